@@ -1,0 +1,51 @@
+"""The errors tflite2q raises on purpose.
+
+Every message says where (file, op or value), why, and what to do next, in one line; the command line prints it as is
+and leaves with `exit_code`.  Anything else that escapes is a bug.
+"""
+
+from __future__ import annotations
+
+
+class Tflite2qError(Exception):
+    """Base of all errors a user can cause or act on."""
+
+    exit_code = 3
+
+
+class ModelError(Tflite2qError):
+    """The model file is malformed: truncated, inconsistent, or not a .tflite at all."""
+
+
+class UnsupportedError(Tflite2qError):
+    """The model is well formed but uses something tflite2q does not implement."""
+
+
+class InvalidGraph(Tflite2qError):
+    """A graph breaks a rule of the dialect (shapes, dtypes, quantization parameters, order)."""
+
+
+class SchemeError(Tflite2qError):
+    """A scheme does not exist or its file is wrong."""
+
+    exit_code = 2
+
+
+class Unchanged(Tflite2qError):
+    """The scheme asks for nothing that the model is not already."""
+
+
+class DataError(Tflite2qError):
+    """Input data (images, arrays, labels) does not fit the model or cannot be read."""
+
+
+class TargetError(Tflite2qError):
+    """A target is unknown or this machine cannot compile or link for it."""
+
+    exit_code = 2
+
+
+class UsageError(Tflite2qError):
+    """Arguments that contradict each other or an output that must not be overwritten."""
+
+    exit_code = 2

@@ -1,0 +1,131 @@
+"""Rescaling: how an int32 accumulator becomes an output code.
+
+A `Rescale` is a plain value (real multipliers, output zero point, clamp, and which arithmetic); its meaning is written
+over the core vocabulary once and used by every op that rescales.  Kernels implement the same contract by hand and are
+compared with it bit for bit.  Equation numbers refer to docs/quantization.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from tflite2q import numerics
+from tflite2q.core import Core
+
+T = TypeVar("T")
+
+ARITHMETICS = ("fixed", "float64", "float32", "shift")
+
+# Adding 1.5 * 2**23 to a float32 below 2**22 in magnitude leaves its nearest integer (ties to even) in the low bits.
+MAGIC = np.float32(12582912.0)
+
+
+@dataclass(frozen=True)
+class Rescale:
+    """code = clamp(round(accumulator * real) + zero_point, low, high).
+
+    `real` has one multiplier, or one for each channel of the accumulator's last axis.  `arithmetic` says how the product is rounded:
+
+    fixed     the reference kernels' two-step fixed point (eq. 8); wraps and rounds exactly as they do
+    float64   one float64 product, ties away from zero (eq. 10): the reference FULLY_CONNECTED
+    float32   one float32 product, clamped, ties to even (eq. 11)
+    shift     `real` is a power of two: add half, shift right (eq. 12)
+    """
+
+    real: tuple[float, ...]
+    zero_point: int
+    low: int
+    high: int
+    dtype: str
+    arithmetic: str = "fixed"
+
+    def __post_init__(self) -> None:
+        if self.arithmetic not in ARITHMETICS:
+            raise ValueError(f"rescaling arithmetic {self.arithmetic!r} is none of {', '.join(ARITHMETICS)}")
+        if self.arithmetic == "shift" and any(np.frexp(r)[0] != 0.5 for r in self.real):
+            raise ValueError("shift arithmetic needs every multiplier to be a power of two")
+
+    def fixed_point(self) -> tuple[numerics.Ints, numerics.Ints]:
+        """(m, shift) of eq. 5, one each per multiplier."""
+        return numerics.quantize_multiplier(np.array(self.real))
+
+    def shifts(self) -> numerics.Ints:
+        """Right-shift counts of the `shift` arithmetic (negative: left)."""
+        return np.array([1 - int(np.frexp(r)[1]) for r in self.real], np.int64)
+
+    def meaning(self, core: Core[T], acc: T) -> T:
+        """`acc`: int32 (or int64) accumulators, channels last.  Returns codes of `dtype`, same shape."""
+        if self.arithmetic in ("fixed", "shift"):
+            if self.arithmetic == "fixed":
+                scaled = multiply_fixed(core, acc, *self.fixed_point())
+            else:
+                scaled = shift_rounding(core, acc, self.shifts())
+            code = core.add(scaled, int_const(core, self.zero_point))
+            return core.astype(core.clip(code, self.low, self.high), self.dtype)
+        low, high = self.low - self.zero_point, self.high - self.zero_point
+        real = np.array(self.real, dtype=self.arithmetic)
+        product = core.multiply(core.astype(acc, self.arithmetic), core.const(real))
+        product = core.clip(product, low, high)
+        if self.arithmetic == "float32":
+            rounded = core.subtract(core.add(product, core.const(MAGIC[None])), core.const(MAGIC[None]))
+        else:
+            rounded = round_half_away(core, product, "float64")
+        code = core.add(core.astype(rounded, "int32"), core.const(np.array([self.zero_point], np.int32)))
+        return core.astype(code, self.dtype)
+
+
+def int_const(core: Core[T], values: npt.ArrayLike) -> T:
+    """An int64 constant with at least one axis, so that it broadcasts against any accumulator."""
+    return core.const(np.atleast_1d(np.asarray(values, dtype=np.int64)))
+
+
+def multiply_fixed(core: Core[T], x: T, m: npt.ArrayLike, shift: npt.ArrayLike) -> T:
+    """eq. 8 over core: x (int32 or int64 holding int32 values) to int64.  `m`, `shift`: one, or one per last-axis channel."""
+    m, shift = np.atleast_1d(np.asarray(m, np.int64)), np.atleast_1d(np.asarray(shift, np.int64))
+    wide = core.astype(x, "int64")
+    left, right = np.maximum(shift, 0) & 31, np.maximum(-shift, 0)
+    if left.any():
+        # The C code shifts an int32; what it drops at the top is dropped here by the two casts.
+        wide = core.astype(core.astype(core.left_shift(wide, core.const(left)), "int32"), "int64")
+    product = core.add(core.multiply(wide, core.const(m)), int_const(core, 1 << 30))
+    return rounding_shift_right(core, core.right_shift(product, int_const(core, 31)), right)
+
+
+def rounding_shift_right(core: Core[T], x: T, n: npt.ArrayLike) -> T:
+    """eq. 7 over core: int64 x / 2**n, ties away from zero.  `n`: constant counts, broadcast against x."""
+    n = np.atleast_1d(np.asarray(n, np.int64))
+    if not n.any():
+        return x
+    half = np.where(n > 0, np.left_shift(np.int64(1), np.maximum(n - 1, 0)), 0)
+    minus_if_negative = core.right_shift(x, int_const(core, 63))
+    if (n == 0).any():
+        minus_if_negative = core.bitwise_and(minus_if_negative, core.const(-(n > 0).astype(np.int64)))
+    return core.right_shift(core.add(core.add(x, core.const(half)), minus_if_negative), core.const(n))
+
+
+def shift_rounding(core: Core[T], x: T, n: npt.ArrayLike) -> T:
+    """eq. 12 over core: x / 2**n, ties toward plus infinity; negative n shifts left.  int64 out."""
+    n = np.atleast_1d(np.asarray(n, np.int64))
+    wide = core.astype(x, "int64")
+    left, right = np.maximum(-n, 0), np.maximum(n, 0)
+    if left.any():
+        wide = core.left_shift(wide, core.const(left))
+    if not right.any():
+        return wide
+    half = np.where(right > 0, np.left_shift(np.int64(1), np.maximum(right - 1, 0)), 0)
+    return core.right_shift(core.add(wide, core.const(half)), core.const(right))
+
+
+def round_half_away(core: Core[T], x: T, dtype: str) -> T:
+    """eq. 3 over core: C's `round()` of floating point x of `dtype`, still floating point."""
+    whole = core.trunc(x)
+    half = core.const(np.full(1, 0.5, dtype))
+    one = core.const(np.ones(1, dtype))
+    zero = core.const(np.zeros(1, dtype))
+    away = core.where(core.less_equal(half, core.abs(core.subtract(x, whole))), one, zero)
+    signed = core.where(core.less(x, zero), core.negative(away), away)
+    return core.add(whole, signed)
