@@ -1,0 +1,282 @@
+"""Contracts between the lowering and the kernels, and what a kernel is.  Nothing here needs TVM.
+
+A contract is a value that says everything about one hot operation: geometry, types, zero points, constants, rescaling.
+A kernel refuses a contract with a sentence, or builds a TIR function for it, together with the constants packed the way
+that function wants them.  The function's text depends only on what `Built.key` holds: weights, biases, multipliers and
+shifts are inputs, so layers of equal shape share one compiled function.
+
+Calling convention of every built function: activations in the order of the contract, packed constants, then the
+output, all compact row-major tensors of exactly the shapes in `Built`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tflite2q.numerics import code_range
+from tflite2q.rescale import Rescale
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Shape and dtype of an input or output."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+@dataclass(frozen=True, eq=False)
+class Conv2D:
+    """x [batch, in_h, in_w, in_c] * weights [out_c, kh, kw, in_c / groups] (OHWI) -> [batch, out_h, out_w, out_c].
+
+    accumulator = sum (x - x_zero_point) * (weight - weight_zero_point) + bias, int32 with wrap-around; taps outside the
+    image contribute zero.  `weights` are raw codes (int8 or uint8); `weight_zero_points` has one entry or one per output
+    channel; `padding` is (top, left, bottom, right); `bias` is int32 [out_c] or None.
+    """
+
+    batch: int
+    in_h: int
+    in_w: int
+    in_c: int
+    out_h: int
+    out_w: int
+    out_c: int
+    strides: tuple[int, int]
+    dilation: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    groups: int
+    x_dtype: str
+    x_zero_point: int
+    weights: Array
+    weight_zero_points: tuple[int, ...]
+    bias: Array | None
+    rescale: Rescale
+
+    def __post_init__(self) -> None:
+        expected = (self.out_c, *self.kernel, self.in_c // self.groups)
+        if self.weights.shape != expected:
+            raise ValueError(f"convolution weights have shape {self.weights.shape}, the contract says {expected}")
+
+    @property
+    def kernel(self) -> tuple[int, int]:
+        return int(self.weights.shape[1]), int(self.weights.shape[2])
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return (Tensor((self.batch, self.in_h, self.in_w, self.in_c), self.x_dtype),)
+
+    @property
+    def output(self) -> Tensor:
+        return Tensor((self.batch, self.out_h, self.out_w, self.out_c), self.rescale.dtype)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulate operations, padding included."""
+        kh, kw = self.kernel
+        return self.output.size * kh * kw * (self.in_c // self.groups)
+
+
+@dataclass(frozen=True, eq=False)
+class DepthwiseConv2D:
+    """x [batch, in_h, in_w, in_c] * weights [1, kh, kw, out_c] -> [batch, out_h, out_w, out_c].
+
+    Output channel c reads input channel c // depth_multiplier, depth_multiplier = out_c / in_c.  All else as `Conv2D`.
+    """
+
+    batch: int
+    in_h: int
+    in_w: int
+    in_c: int
+    out_h: int
+    out_w: int
+    out_c: int
+    strides: tuple[int, int]
+    dilation: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    x_dtype: str
+    x_zero_point: int
+    weights: Array
+    weight_zero_points: tuple[int, ...]
+    bias: Array | None
+    rescale: Rescale
+
+    def __post_init__(self) -> None:
+        if self.weights.shape != (1, *self.kernel, self.out_c) or self.out_c % self.in_c:
+            raise ValueError(f"depthwise weights of shape {self.weights.shape} for {self.in_c} to {self.out_c} channels")
+
+    @property
+    def kernel(self) -> tuple[int, int]:
+        return int(self.weights.shape[1]), int(self.weights.shape[2])
+
+    @property
+    def depth_multiplier(self) -> int:
+        return self.out_c // self.in_c
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return (Tensor((self.batch, self.in_h, self.in_w, self.in_c), self.x_dtype),)
+
+    @property
+    def output(self) -> Tensor:
+        return Tensor((self.batch, self.out_h, self.out_w, self.out_c), self.rescale.dtype)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulate operations, padding included."""
+        kh, kw = self.kernel
+        return self.output.size * kh * kw
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """x [rows, depth] * weights [units, depth] -> [rows, units]; arithmetic as `Conv2D`."""
+
+    rows: int
+    depth: int
+    units: int
+    x_dtype: str
+    x_zero_point: int
+    weights: Array
+    weight_zero_points: tuple[int, ...]
+    bias: Array | None
+    rescale: Rescale
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return (Tensor((self.rows, self.depth), self.x_dtype),)
+
+    @property
+    def output(self) -> Tensor:
+        return Tensor((self.rows, self.units), self.rescale.dtype)
+
+    @property
+    def macs(self) -> int:
+        return self.rows * self.depth * self.units
+
+    def conv2d(self) -> Conv2D:
+        """The same computation as a 1x1 convolution over one row of `rows` pixels."""
+        return Conv2D(
+            batch=1, in_h=1, in_w=self.rows, in_c=self.depth, out_h=1, out_w=self.rows, out_c=self.units,
+            strides=(1, 1), dilation=(1, 1), padding=(0, 0, 0, 0), groups=1, x_dtype=self.x_dtype,
+            x_zero_point=self.x_zero_point, weights=self.weights.reshape(self.units, 1, 1, self.depth),
+            weight_zero_points=self.weight_zero_points, bias=self.bias, rescale=self.rescale,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Pooling of raw codes: x [batch, in_h, in_w, c] -> [batch, out_h, out_w, c], same dtype, clamped to [low, high].
+
+    `kind` is "max" or "average"; taps outside the image do not count.  The average divides by the number of taps inside
+    and rounds half away from zero (for uint8 that is half up).
+    """
+
+    kind: str
+    batch: int
+    in_h: int
+    in_w: int
+    channels: int
+    out_h: int
+    out_w: int
+    window: tuple[int, int]
+    strides: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    dtype: str
+    low: int
+    high: int
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return (Tensor((self.batch, self.in_h, self.in_w, self.channels), self.dtype),)
+
+    @property
+    def output(self) -> Tensor:
+        return Tensor((self.batch, self.out_h, self.out_w, self.channels), self.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Lookup:
+    """A unary function of an 8-bit tensor: y = table[x - lowest code of x's dtype].
+
+    `table` has 256 entries of the output's dtype; `shape` is that of both tensors.
+    """
+
+    shape: tuple[int, ...]
+    x_dtype: str
+    table: Array
+
+    def __post_init__(self) -> None:
+        if self.table.shape != (256,) or self.x_dtype not in ("uint8", "int8"):
+            raise ValueError(f"a look-up maps 256 codes of an 8-bit type, not {self.table.shape} of {self.x_dtype}")
+
+    @property
+    def low(self) -> int:
+        """The code that table[0] belongs to."""
+        return code_range(self.x_dtype)[0]
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return (Tensor(self.shape, self.x_dtype),)
+
+    @property
+    def output(self) -> Tensor:
+        return Tensor(self.shape, str(self.table.dtype))
+
+
+@dataclass(frozen=True, eq=False)
+class Eltwise:
+    """Any element-wise function of broadcasting tensors, as one fused loop.
+
+    `meaning(core, *inputs)` is written over the element-wise part of `tflite2q.core.Core`; its constants have one element,
+    or broadcast along the output's last axis.  `key` identifies the meaning with all its parameters: equal keys on equal
+    shapes share one function.
+    """
+
+    name: str
+    key: Hashable
+    meaning: Callable[..., Any]
+    inputs: tuple[Tensor, ...]
+    output: Tensor
+
+
+Contract = Conv2D | DepthwiseConv2D | Dense | Pool | Lookup | Eltwise
+
+
+@dataclass(frozen=True, eq=False)
+class Built:
+    """A kernel made for a contract.
+
+    `name` decodes as types_operation_arithmetic_tile__isa.  `key` is all that `func` (a tvm.tirx.PrimFunc) depends on.
+    """
+
+    name: str
+    key: Hashable
+    func: Any
+    inputs: tuple[Tensor, ...]
+    constants: tuple[Array, ...]
+    output: Tensor
+
+
+class Kernel(Protocol):
+    """One way of computing one kind of contract on one kind of processor."""
+
+    @property
+    def name(self) -> str:
+        """As reports and `--explain` print it."""
+
+    def refuses(self, contract: Any, target: Any) -> str | None:
+        """Why this kernel cannot or should not compute `contract` on `target` (a tvm.target.Target); None if it can."""
+
+    def build(self, contract: Any, target: Any) -> Built:
+        """Call only if `refuses` gave None."""
