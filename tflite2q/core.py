@@ -61,7 +61,8 @@ class Core(Protocol[T]):
 
     def sqrt(self, x: T) -> T: ...
 
-    def exp(self, x: T) -> T: ...
+    def exp(self, x: T) -> T:
+        """Like log and tanh: evaluated in float64, then rounded to x's dtype, so that float32 results are portable."""
 
     def log(self, x: T) -> T: ...
 

@@ -1,0 +1,127 @@
+"""Named targets: what a name on the command line compiles for.  Data only; TVM's target objects are made in `lower`."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tflite2q.errors import TargetError
+
+
+@dataclass(frozen=True)
+class Target:
+    """A processor to compile for: LLVM's triple, CPU and feature switches ("+name" or "-name")."""
+
+    name: str
+    sentence: str
+    mtriple: str = ""
+    mcpu: str = ""
+    mattr: tuple[str, ...] = ()
+    kind: str = "llvm"
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """As TVM's target constructor takes it.  `native` is only complete after `native_target`."""
+        chosen = {"mtriple": self.mtriple, "mcpu": self.mcpu, "mattr": list(self.mattr)}
+        return {"kind": self.kind, **{key: value for key, value in chosen.items() if value}}
+
+
+_ARM = "aarch64-unknown-linux-gnu"
+_X86 = "x86_64-unknown-linux-gnu"
+
+NATIVE = Target("native", "this machine, with every feature its processor and operating system offer")
+
+TARGETS: tuple[Target, ...] = (
+    NATIVE,
+    Target("x86-64", "any 64-bit x86 (SSE2)", _X86, "x86-64"),
+    Target("x86-64-v3", "x86 with AVX2, since Haswell and Zen 1", _X86, "x86-64-v3"),
+    Target("x86-64-v4", "x86 with AVX-512, no integer dot products", _X86, "x86-64-v4"),
+    Target("x86-64-vnni", "x86 with AVX-512 VNNI, since Ice Lake and Zen 4", _X86, "x86-64-v4", ("+avx512vnni",)),
+    Target("x86-64-avxvnni", "x86 with 256-bit AVX-VNNI, since Alder Lake", _X86, "x86-64-v3", ("+avxvnni",)),
+    Target("aarch64", "any 64-bit Arm (NEON)", _ARM, "", ("+neon",)),
+    Target("aarch64-dotprod", "64-bit Arm v8.2 with dot products", _ARM, "", ("+v8.2a", "+dotprod")),
+    Target("aarch64-i8mm", "64-bit Arm v8.6 with 8-bit matrix products", _ARM, "", ("+v8.6a", "+dotprod", "+i8mm")),
+    Target("cortex-a53", "Arm Cortex-A53 (NEON)", _ARM, "cortex-a53"),
+    Target("cortex-a72", "Arm Cortex-A72 (NEON)", _ARM, "cortex-a72"),
+    Target("cortex-a76", "Arm Cortex-A76 (dot products)", _ARM, "cortex-a76"),
+    Target("raspberry-pi-3", "Raspberry Pi 3 and Zero 2, 64-bit system (Cortex-A53)", _ARM, "cortex-a53"),
+    Target("raspberry-pi-4", "Raspberry Pi 4, 64-bit system (Cortex-A72)", _ARM, "cortex-a72"),
+    Target("raspberry-pi-5", "Raspberry Pi 5 (Cortex-A76, dot products)", _ARM, "cortex-a76"),
+    Target("pixel-8", "phones with Arm Cortex-X3/A715 (8-bit matrix products)", "aarch64-linux-android", "cortex-a715"),
+    Target("graviton2", "AWS Graviton 2 (Neoverse N1, dot products)", _ARM, "neoverse-n1"),
+    Target("graviton3", "AWS Graviton 3 (Neoverse V1, 8-bit matrix products)", _ARM, "neoverse-v1"),
+    Target("apple-m1", "Apple M1, macOS (dot products)", "arm64-apple-macos", "apple-m1"),
+    Target("apple-m2", "Apple M2 and later, macOS (8-bit matrix products)", "arm64-apple-macos", "apple-m2"),
+    Target("riscv64", "64-bit RISC-V, base and compressed instructions", "riscv64-unknown-linux-gnu", "generic-rv64", (
+        "+m", "+a", "+f", "+d", "+c",
+    )),
+    Target("wasm32", "WebAssembly, object file only", "wasm32-unknown-unknown-wasm", "", ("+simd128",)),
+)  # fmt: skip
+
+# Features of the kernel interface (/proc/cpuinfo) under LLVM's names, where the program makes use of them.
+_X86_FLAGS: Mapping[str, str] = {
+    "ssse3": "ssse3", "sse4_1": "sse4.1", "sse4_2": "sse4.2", "popcnt": "popcnt", "avx": "avx", "avx2": "avx2",
+    "fma": "fma", "f16c": "f16c", "bmi1": "bmi", "bmi2": "bmi2", "abm": "lzcnt", "avx512f": "avx512f",
+    "avx512bw": "avx512bw", "avx512dq": "avx512dq", "avx512vl": "avx512vl", "avx512cd": "avx512cd",
+    "avx512ifma": "avx512ifma", "avx512vbmi": "avx512vbmi", "avx512_vbmi2": "avx512vbmi2",
+    "avx512_vnni": "avx512vnni", "avx512_bitalg": "avx512bitalg", "avx512_vpopcntdq": "avx512vpopcntdq",
+    "avx512_bf16": "avx512bf16", "avx512_fp16": "avx512fp16", "avx_vnni": "avxvnni", "gfni": "gfni", "vaes": "vaes",
+    "vpclmulqdq": "vpclmulqdq", "amx_tile": "amx-tile", "amx_int8": "amx-int8", "amx_bf16": "amx-bf16",
+}  # fmt: skip
+_ARM_FLAGS: Mapping[str, str] = {"asimddp": "dotprod", "i8mm": "i8mm", "asimdhp": "fullfp16", "sve": "sve"}
+
+
+def find(name: str) -> Target:
+    """The target called `name`, or any TVM target given as JSON.  Raises TargetError naming the nearest known one."""
+    for target in TARGETS:
+        if target.name == name:
+            return target
+    if name.lstrip().startswith("{"):
+        return _from_json(name)
+    near = difflib.get_close_matches(name, [target.name for target in TARGETS], 1, 0.4)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise TargetError(f"target {name!r} is not known{hint} (`tflite2q targets` lists them; TVM's JSON works too)")
+
+
+def _from_json(text: str) -> Target:
+    try:
+        spec = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise TargetError(f"target {text!r} is not valid JSON: {error}") from error
+    unknown = set(spec) - {"kind", "mtriple", "mcpu", "mattr", "keys", "tag"}
+    if unknown or spec.get("kind") != "llvm":
+        what = f"key {sorted(unknown)[0]!r}" if unknown else f"kind {spec.get('kind')!r}"
+        raise TargetError(f"target {text!r}: {what} is not supported; use kind llvm with mtriple, mcpu and mattr")
+    attributes = tuple(str(switch) for switch in spec.get("mattr", ()))
+    return Target(text, "as given", str(spec.get("mtriple", "")), str(spec.get("mcpu", "")), attributes)
+
+
+def native_target(mcpu: str, implied: frozenset[str]) -> Target:
+    """`native`, given LLVM's name for this processor and the features LLVM believes that name implies.
+
+    A virtual machine or the operating system may hide features of the processor it names, and offer others; what the
+    running kernel reports decides.  Where it reports nothing (not Linux), LLVM's belief stands.
+    """
+    offered = reported_features()
+    if not offered:
+        return Target(NATIVE.name, NATIVE.sentence, "", mcpu)
+    flags = _ARM_FLAGS if platform.machine() in ("aarch64", "arm64") else _X86_FLAGS
+    present = {llvm for flag, llvm in flags.items() if flag in offered}
+    hidden = set(flags.values()) & implied - present
+    switches = (*(f"+{name}" for name in sorted(present - implied)), *(f"-{name}" for name in sorted(hidden)))
+    return Target(NATIVE.name, NATIVE.sentence, "", mcpu, switches)
+
+
+def reported_features(path: str = "/proc/cpuinfo") -> frozenset[str]:
+    """The processor features Linux reports, under its own names; empty where there is no such report."""
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError:
+        return frozenset()
+    found = (line.split(":", 1)[1].split() for line in lines if line.startswith(("flags", "Features")) and ":" in line)
+    return frozenset(next(found, ()))
