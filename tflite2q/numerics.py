@@ -115,3 +115,39 @@ def activation_range(activation: str, scale: float, zero_point: int, dtype: str)
     if ceiling is not None:
         high = min(high, code(ceiling))
     return low, high
+
+
+def exp_on_negative(t: IntLike, integer_bits: int) -> Ints:
+    """exp(t) for t <= 0 in fixed point with `integer_bits` integer bits; the result is Q0.31 (eq. 17).
+
+    gemmlowp's exp_on_negative_values: a fourth-order polynomial on [-1/4, 0), then one multiplication for each set bit
+    of the multiple of 1/4 that was taken off.
+    """
+    value = np.asarray(t, dtype=np.int64)
+    fraction_bits = 31 - integer_bits
+    quarter = 1 << (fraction_bits - 2)
+    remainder = (value & (quarter - 1)) - quarter
+    z = np.left_shift(remainder, integer_bits) + (1 << 28)
+    z2 = high_multiply(z, z)
+    z3, z4 = high_multiply(z2, z), high_multiply(z2, z2)
+    third = high_multiply(rounding_shift_right(z4, 2) + z3, 715827883) + z2  # 715827883 = 1/3 in Q0.31
+    # exp(-1/8) in Q0.31, about which the polynomial is expanded.
+    result = 1895147668 + high_multiply(1895147668, z + rounding_shift_right(third, 1))
+    taken = remainder - value
+    for exponent, factor in _EXP_OF_MINUS_POWERS:
+        bit = fraction_bits + exponent
+        if bit < 31:
+            result = np.where((taken >> bit) & 1 == 1, high_multiply(result, factor), result)
+    return np.where(value == 0, 2**31 - 1, result)
+
+
+# (k, exp(-2**k) in Q0.31), the factors gemmlowp uses.
+_EXP_OF_MINUS_POWERS = (
+    (-2, 1672461947),
+    (-1, 1302514674),
+    (0, 790015084),
+    (1, 290630308),
+    (2, 39332535),
+    (3, 720401),
+    (4, 242),
+)

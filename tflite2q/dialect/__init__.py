@@ -1,0 +1,1 @@
+"""The dialect: the intermediate representation into which models are read and from which they are written."""

@@ -1,0 +1,151 @@
+"""A graph: values, ops in execution order, and what else a .tflite model carries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from tflite2q.dialect.op import Op
+from tflite2q.dialect.types import STORAGE, Value
+from tflite2q.errors import InvalidGraph
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A SignatureDef: (public name, value name) pairs of inputs and outputs under a key."""
+
+    key: str
+    inputs: tuple[tuple[str, str], ...]
+    outputs: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One subgraph of a model.  Values keep the order of the file's tensors, ops the order of execution.
+
+    `metadata` are the file's (name, bytes) buffers; `files` the associated files packed behind the model (labels, ...).
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    values: tuple[Value, ...]
+    ops: tuple[Op, ...]
+    name: str = ""
+    description: str = ""
+    signatures: tuple[Signature, ...] = ()
+    metadata: tuple[tuple[str, bytes], ...] = ()
+    files: tuple[tuple[str, bytes], ...] = field(default=())
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Value]:
+        return {value.name: value for value in self.values}
+
+    @cached_property
+    def producers(self) -> Mapping[str, Op]:
+        """Value name -> the op that defines it."""
+        return {name: op for op in self.ops for name in op.outputs}
+
+    @cached_property
+    def consumers(self) -> Mapping[str, tuple[Op, ...]]:
+        """Value name -> the ops that read it, in execution order, each once."""
+        found: dict[str, list[Op]] = {value.name: [] for value in self.values}
+        for op in self.ops:
+            for name in dict.fromkeys(n for n in op.inputs if n is not None):
+                found[name].append(op)
+        return {name: tuple(ops) for name, ops in found.items()}
+
+    def __getitem__(self, name: str) -> Value:
+        return self.by_name[name]
+
+    def ins(self, op: Op) -> list[Value | None]:
+        """The operand values of `op`, None where absent."""
+        return [None if name is None else self[name] for name in op.inputs]
+
+    def outs(self, op: Op) -> list[Value]:
+        return [self[name] for name in op.outputs]
+
+    def with_(self, **changes: Any) -> Graph:
+        return replace(self, **changes)
+
+    def macs(self) -> int:
+        """Multiply-accumulate operations of one run."""
+        return sum(op.macs(self.ins(op), self.outs(op)) for op in self.ops)
+
+
+def verify(graph: Graph) -> Graph:
+    """Check every rule of the dialect; returns the graph, or raises InvalidGraph naming the op and the rule."""
+    if len(graph.by_name) != len(graph.values):
+        raise InvalidGraph("two values have the same name")
+    for value in graph.values:
+        _verify_value(value)
+    defined = {v.name for v in graph.values if v.constant is not None or v.variable} | set(graph.inputs)
+    for index, op in enumerate(graph.ops):
+        try:
+            op.check_operands()
+            _verify_names(op, graph.by_name, defined)
+            _verify_types(op, graph)
+        except InvalidGraph as error:
+            raise InvalidGraph(f"op {index} {op.mnemonic} {op.name!r}: {error}") from error
+        defined.update(op.outputs)
+    for name in (*graph.inputs, *graph.outputs):
+        if name not in defined:
+            raise InvalidGraph(f"graph output {name!r} is never computed")
+    return graph
+
+
+def _verify_value(value: Value) -> None:
+    kind = value.type
+    if kind.dtype not in STORAGE:
+        raise InvalidGraph(f"value {value.name!r}: dtype {kind.dtype} is not known")
+    if any(size < 0 for size in kind.shape):
+        raise InvalidGraph(f"value {value.name!r}: shape {list(kind.shape)} is not static; fix the dynamic dimensions")
+    q = kind.quantization
+    if q is not None and q.axis is not None and (q.axis >= len(kind.shape) or kind.shape[q.axis] != len(q.scale)):
+        raise InvalidGraph(f"value {value.name!r}: {len(q.scale)} scales on axis {q.axis} of shape {list(kind.shape)}")
+    if value.constant is None:
+        return
+    array = value.constant.array
+    if array.shape != kind.shape or array.dtype.name != STORAGE[kind.dtype]:
+        declared = f"{kind.dtype}{list(kind.shape)}"
+        raise InvalidGraph(f"value {value.name!r}: data is {array.dtype.name}{list(array.shape)}, declared {declared}")
+
+
+def _verify_names(op: Op, values: Mapping[str, Value], defined: set[str]) -> None:
+    for name in (*op.inputs, *op.outputs):
+        if name is not None and name not in values:
+            raise InvalidGraph(f"value {name!r} does not exist")
+    for name in op.inputs:
+        if name is not None and name not in defined:
+            raise InvalidGraph(f"reads {name!r} before it is computed")
+    for name in op.outputs:
+        if name in defined:
+            raise InvalidGraph(f"defines {name!r} a second time")
+
+
+def _verify_types(op: Op, graph: Graph) -> None:
+    ins, outs = graph.ins(op), graph.outs(op)
+    op.verify(ins, outs)
+    for value, shape in zip(outs, op.infer(ins, outs), strict=True):
+        if value.type.shape != tuple(shape):
+            raise InvalidGraph(f"result {value.name!r} is {list(value.type.shape)} but should be {list(shape)}")
+
+
+def used(graph: Graph) -> Graph:
+    """rewrite: drop values that no op, input or output mentions."""
+    names: set[str | None] = set(graph.inputs) | set(graph.outputs)
+    for op in graph.ops:
+        names.update(op.inputs, op.outputs)
+    return graph.with_(values=tuple(v for v in graph.values if v.name in names))
+
+
+def fresh(names: Iterator[str] | Sequence[str], wish: str) -> str:
+    """`wish`, or `wish` with the first number behind it that makes it a new name."""
+    taken = set(names)
+    if wish not in taken:
+        return wish
+    number = 1
+    while f"{wish}_{number}" in taken:
+        number += 1
+    return f"{wish}_{number}"

@@ -1,0 +1,172 @@
+"""What an op is: one class that holds every fact about it.
+
+Operands, attributes with their TFLite option names, shapes, verification, meaning over the core vocabulary, what a
+scheme may do with its parameters, and the kernel contract it may use.  The reader, the writer, the text form, the
+reference and the lowering are generic loops over these facts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Generic, TypeVar
+
+from tflite2q.core import Core
+from tflite2q.dialect.types import Quantization, TensorType, Value
+from tflite2q.errors import InvalidGraph
+
+T = TypeVar("T")
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A named operand slot.  Role is what a scheme sees: activation, weights, bias, or plain (shapes, axes, indices)."""
+
+    name: str
+    role: str = "activation"
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Builtin:
+    """A TFLite operator that encodes a dialect op.
+
+    `options` names its options table; `versions` is the lowest operator version by the dtype of the first operand
+    (others: 1); `fixed` are attribute values that this operator stands for, when several operators share one class;
+    `custom` operators are named by `name` and keep their options in a flexbuffer.
+    """
+
+    name: str
+    options: str | None = None
+    versions: Mapping[str, int] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    custom: bool = False
+
+
+# Most operators got their int8 kernel in version 2 and their int16 kernel in version 3 or later.
+INT8_VERSION_2: Mapping[str, int] = {"int8": 2}
+
+
+def attribute(option: str | None, default: Any, enum: str | None = None) -> Any:
+    """A dataclass field read from and written to TFLite option `option` (None: known to the dialect alone).
+
+    `enum` names the TFLite enumeration whose member names are the attribute's values.
+    """
+    return field(default=default, metadata={"option": option, "enum": enum})
+
+
+@dataclass(frozen=True)
+class Tensor(Generic[T]):
+    """An operand during execution: the graph's value and the core implementation's tensor."""
+
+    value: Value
+    data: T
+
+    @property
+    def type(self) -> TensorType:
+        return self.value.type
+
+
+class Operands(Generic[T]):
+    """The operands of an op; an absent optional one is None for `get` and an InvalidGraph for `[]`."""
+
+    def __init__(self, tensors: Sequence[Tensor[T] | None]) -> None:
+        self.tensors = tuple(tensors)
+
+    def __getitem__(self, index: int) -> Tensor[T]:
+        tensor = self.get(index)
+        if tensor is None:
+            raise InvalidGraph(f"operand {index} is missing")
+        return tensor
+
+    @property
+    def values(self) -> list[Value | None]:
+        return [None if tensor is None else tensor.value for tensor in self.tensors]
+
+    def get(self, index: int) -> Tensor[T] | None:
+        return self.tensors[index] if index < len(self.tensors) else None
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def __iter__(self) -> Iterator[Tensor[T]]:
+        return (tensor for tensor in self.tensors if tensor is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Op:
+    """Base of all ops: names of the values it reads (None: absent optional operand) and defines."""
+
+    inputs: tuple[str | None, ...]
+    outputs: tuple[str, ...]
+    version: int = 1  # TFLite operator version of the file
+
+    mnemonic: ClassVar[str]
+    builtins: ClassVar[tuple[Builtin, ...]]
+    operands: ClassVar[tuple[Operand, ...]]
+    results: ClassVar[tuple[str, ...]] = ("y",)
+    variadic: ClassVar[bool] = False  # the last operand repeats
+    contract: ClassVar[str | None] = None  # name of the kernel contract that may compute it
+    dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8")  # quantized activations TFLite has a kernel for
+
+    @property
+    def name(self) -> str:
+        """An op is known by its first result, whose name is unique in the graph."""
+        return self.outputs[0]
+
+    @classmethod
+    def attributes(cls) -> tuple[Any, ...]:
+        """The dataclass fields that are attributes, in declaration order."""
+        return tuple(f for f in fields(cls) if "option" in f.metadata)
+
+    @property
+    def builtin(self) -> Builtin:
+        """The TFLite operator that this op is written as."""
+        return next(b for b in self.builtins if all(getattr(self, k) == v for k, v in b.fixed.items()))
+
+    def operand(self, index: int) -> Operand:
+        """The slot of input `index`; repeats the last one of a variadic op."""
+        return self.operands[min(index, len(self.operands) - 1)]
+
+    def with_(self, **changes: Any) -> Op:
+        return replace(self, **changes)
+
+    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
+        """Raise InvalidGraph if types do not fit; shapes are checked against `infer` by the graph."""
+
+    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+        """Shapes of the results.  `outs` are the declared results, for ops whose operands do not determine shapes."""
+        raise NotImplementedError
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        """The op's results, written over the core vocabulary."""
+        raise NotImplementedError
+
+    def ties(self, dtype: str) -> tuple[tuple[str, ...], ...]:
+        """Groups of values that must keep equal quantization parameters when activations are of `dtype`."""
+        return ()
+
+    def fixed_result(self, dtype: str) -> Quantization | None:
+        """The result's parameters where TFLite's kernel prescribes them for activations of `dtype`."""
+        return None
+
+    def macs(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> int:
+        """Multiply-accumulate operations of one run; 0 for ops without products."""
+        return 0
+
+    def check_operands(self) -> None:
+        """Raise InvalidGraph on a wrong number of inputs or outputs or a missing required one."""
+        required = sum(not slot.optional for slot in self.operands)
+        most = len(self.inputs) if self.variadic else len(self.operands)
+        if not required <= len(self.inputs) <= most:
+            raise InvalidGraph(f"takes {required} to {most} operands, has {len(self.inputs)}")
+        for index, name in enumerate(self.inputs):
+            if name is None and not self.operand(index).optional:
+                raise InvalidGraph(f"operand {self.operand(index).name} is missing")
+
+
+def require(condition: bool, why: str) -> None:
+    """Raise InvalidGraph(why) unless `condition`: one line a rule in `verify`."""
+    if not condition:
+        raise InvalidGraph(why)

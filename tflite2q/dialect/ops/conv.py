@@ -1,0 +1,192 @@
+"""Convolutions: int32 accumulation of (x - z_x) * (w - z_w), bias, rescale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+import numpy as np
+
+from tflite2q import numerics
+from tflite2q.core import Core
+from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require
+from tflite2q.dialect.types import TensorType, Value
+from tflite2q.dialect.window import Window, window
+from tflite2q.rescale import Rescale
+
+T = TypeVar("T")
+
+
+def product_scales(x: TensorType, weights: TensorType, y: TensorType, channels: int) -> tuple[float, ...]:
+    """Real multipliers s_x * s_w[c] / s_y of a convolution, one, or one for each output channel (eq. 4).
+
+    The uint8 kernels round the product of the input scales to float32 first, the int8 ones keep it in float64.
+    """
+    scales = weights.parameters.scale
+    s_w = np.array(scales, np.float32)
+    product = np.float64(x.scale) * s_w.astype(np.float64)
+    if x.dtype == "uint8":
+        product = (np.float32(x.scale) * s_w).astype(np.float64)
+    return tuple(float(p) for p in product / np.float64(y.scale))
+
+
+def centred(core: Core[T], x: T, zero_point: int | Sequence[int], dtype: str = "int32") -> T:
+    """x - zero_point in a wider integer type; no operation for a zero point of 0."""
+    wide = core.astype(x, dtype)
+    zero_points = np.atleast_1d(np.array(zero_point, dtype))
+    return core.subtract(wide, core.const(zero_points)) if zero_points.any() else wide
+
+
+def check_product(x: Value, weights: Value, bias: Value | None, y: Value) -> None:
+    """Rules shared by convolutions and dense layers."""
+    if x.type.dtype == "float32":
+        require(y.type.dtype == "float32", "float input needs a float result")
+        return
+    for value in (x, weights, y):
+        require(value.type.quantized, f"{value.name!r} has no quantization parameters")
+    require(x.type.dtype == y.type.dtype, f"input is {x.type.dtype} but result {y.type.dtype}")
+    if bias is not None:
+        wide = ("int32", "int64") if x.type.dtype == "int16" else ("int32",)
+        require(bias.type.dtype in wide, f"bias is {bias.type.dtype}, not {' or '.join(wide)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convolution(Op):
+    """What CONV_2D and DEPTHWISE_CONV_2D share; `rescale` is the scheme's arithmetic ("tflite", "float32", "shift")."""
+
+    padding: str = attribute("Padding", "SAME", enum="Padding")
+    stride_h: int = attribute("StrideH", 1)
+    stride_w: int = attribute("StrideW", 1)
+    dilation_h: int = attribute("DilationHFactor", 1)
+    dilation_w: int = attribute("DilationWFactor", 1)
+    activation: str = attribute("FusedActivationFunction", "NONE", enum="ActivationFunctionType")
+    rescale: str = attribute(None, "tflite")
+
+    operands: ClassVar[tuple[Operand, ...]] = (
+        Operand("x"),
+        Operand("weights", "weights"),
+        Operand("bias", "bias", optional=True),
+    )
+    dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8", "int16")
+    channel_axis: ClassVar[int]  # of the weights: where the output channel is
+
+    def window(self, x: Value, weights: Value) -> Window:
+        return window(
+            x.type.shape,
+            (weights.type.shape[1], weights.type.shape[2]),
+            (self.stride_h, self.stride_w),
+            self.padding,
+            (self.dilation_h, self.dilation_w),
+        )
+
+    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
+        x, weights = ins[0], ins[1]
+        assert x is not None and weights is not None
+        require(len(x.type.shape) == 4, f"input must have 4 axes, has {len(x.type.shape)}")
+        require(len(weights.type.shape) == 4, f"weights must have 4 axes, have {len(weights.type.shape)}")
+        bias = ins[2] if len(ins) > 2 else None
+        check_product(x, weights, bias, outs[0])
+        channels = weights.type.shape[self.channel_axis]
+        if bias is not None:
+            require(bias.type.size == channels, f"bias has {bias.type.size} entries for {channels} channels")
+        q = weights.type.quantization
+        if q is not None and q.axis is not None:
+            require(q.axis == self.channel_axis, f"weights have scales on axis {q.axis}, not {self.channel_axis}")
+
+    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+        x, weights = ins[0], ins[1]
+        assert x is not None and weights is not None
+        out_h, out_w = self.window(x, weights).out
+        return ((x.type.shape[0], out_h, out_w, weights.type.shape[self.channel_axis]),)
+
+    def macs(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> int:
+        weights = ins[1]
+        assert weights is not None
+        return outs[0].type.size * weights.type.size // weights.type.shape[self.channel_axis]
+
+    def rescaling(self, ins: Sequence[Value | None], y: Value) -> Rescale:
+        """How accumulators become codes of y."""
+        x, weights = ins[0], ins[1]
+        assert x is not None and weights is not None
+        out = y.type
+        low, high = numerics.activation_range(self.activation, out.scale, out.zero_point, out.dtype)
+        real = product_scales(x.type, weights.type, out, weights.type.shape[self.channel_axis])
+        arithmetic = "fixed" if self.rescale == "tflite" else self.rescale
+        return Rescale(real, out.zero_point, low, high, out.dtype, arithmetic)
+
+    def hwio(self, core: Core[T], weights: T, shape: Shape) -> T:
+        """Weights in HWIO layout."""
+        raise NotImplementedError
+
+    def groups(self, x: TensorType, weights: TensorType) -> int:
+        raise NotImplementedError
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        x, weights, bias = ins[0], ins[1], ins.get(2)
+        geometry = self.window(x.value, weights.value)
+        w_zero = weights.type.parameters.zero_point
+        centred_weights = centred(core, weights.data, w_zero[0] if not any(w_zero) else w_zero)
+        # Padding contributes nothing to the sum: it is filled with zeros after the zero point is gone.
+        acc = core.conv2d(
+            geometry.pad(core, centred(core, x.data, x.type.zero_point), 0),
+            self.hwio(core, centred_weights, weights.type.shape),
+            geometry.strides,
+            geometry.dilation,
+            self.groups(x.type, weights.type),
+        )
+        if bias is not None:
+            acc = core.add(acc, core.reshape(bias.data, (bias.type.size,)))
+        return (self.rescaling(ins.values, outs[0]).meaning(core, acc),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conv2D(Convolution):
+    """Convolution, weights OHWI; fewer weight input channels than x has means groups."""
+
+    mnemonic: ClassVar[str] = "q.conv2d"
+    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("CONV_2D", "Conv2DOptions", {"int8": 3, "int16": 4}),)
+    contract: ClassVar[str | None] = "conv2d"
+    channel_axis: ClassVar[int] = 0
+
+    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
+        super().verify(ins, outs)
+        x, weights = ins[0], ins[1]
+        assert x is not None and weights is not None
+        channels, filters = x.type.shape[3], weights.type.shape
+        fits = filters[3] > 0 and channels % filters[3] == 0 and filters[0] % (channels // filters[3]) == 0
+        require(fits, f"{channels} input channels do not split into groups for weights {list(filters)}")
+
+    def groups(self, x: TensorType, weights: TensorType) -> int:
+        return x.shape[3] // weights.shape[3]
+
+    def hwio(self, core: Core[T], weights: T, shape: Shape) -> T:
+        return core.permute_dims(weights, (1, 2, 3, 0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthwiseConv2D(Convolution):
+    """Convolution of each channel by itself, weights [1,kh,kw,C*m]; the depth multiplier m follows from the shapes."""
+
+    depth_multiplier: int = attribute("DepthMultiplier", 1)
+
+    mnemonic: ClassVar[str] = "q.depthwise_conv2d"
+    builtins: ClassVar[tuple[Builtin, ...]] = (
+        Builtin("DEPTHWISE_CONV_2D", "DepthwiseConv2DOptions", {"int8": 3, "int16": 5}),
+    )
+    contract: ClassVar[str | None] = "depthwise_conv2d"
+    channel_axis: ClassVar[int] = 3
+
+    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
+        super().verify(ins, outs)
+        x, weights = ins[0], ins[1]
+        assert x is not None and weights is not None
+        channels, filters = x.type.shape[3], weights.type.shape
+        require(filters[0] == 1, f"depthwise weights must have shape [1,h,w,c], have {list(filters)}")
+        require(channels > 0 and filters[3] % channels == 0, f"{filters[3]} filters for {channels} channels")
+
+    def groups(self, x: TensorType, weights: TensorType) -> int:
+        return x.shape[3]
+
+    def hwio(self, core: Core[T], weights: T, shape: Shape) -> T:
+        return core.reshape(weights, (shape[1], shape[2], 1, shape[3]))

@@ -1,0 +1,161 @@
+"""Pooling and means: integer averages need no scales, and a maximum needs no arithmetic at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+import numpy as np
+
+from tflite2q import numerics
+from tflite2q.core import Core
+from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, attribute, require
+from tflite2q.dialect.types import Value
+from tflite2q.dialect.window import Window, window
+from tflite2q.rescale import int_const, multiply_fixed
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool(Op):
+    """A window of [N,H,W,C]; padding takes no part.  Input and result share their parameters."""
+
+    padding: str = attribute("Padding", "VALID", enum="Padding")
+    stride_h: int = attribute("StrideH", 1)
+    stride_w: int = attribute("StrideW", 1)
+    filter_h: int = attribute("FilterHeight", 1)
+    filter_w: int = attribute("FilterWidth", 1)
+    activation: str = attribute("FusedActivationFunction", "NONE", enum="ActivationFunctionType")
+
+    operands: ClassVar[tuple[Operand, ...]] = (Operand("x"),)
+    dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8", "int16")
+
+    def window(self, x: Value) -> Window:
+        return window(
+            x.type.shape, (self.filter_h, self.filter_w), (self.stride_h, self.stride_w), self.padding
+        )
+
+    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
+        x = ins[0]
+        assert x is not None
+        require(len(x.type.shape) == 4, f"input must have 4 axes, has {len(x.type.shape)}")
+        require(x.type.dtype == outs[0].type.dtype, f"input is {x.type.dtype} but result {outs[0].type.dtype}")
+
+    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+        x = ins[0]
+        assert x is not None
+        n, _, _, channels = x.type.shape
+        return ((n, *self.window(x).out, channels),)
+
+    def clamp(self, y: Value) -> tuple[int, int]:
+        """Codes between which the fused activation keeps the result."""
+        return numerics.activation_range(self.activation, y.type.scale, y.type.zero_point, y.type.dtype)
+
+    def ties(self, dtype: str) -> tuple[tuple[str, ...], ...]:
+        source = self.inputs[0]
+        assert source is not None
+        return ((source, self.outputs[0]),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AveragePool2D(Pool):
+    """Mean of the codes of the valid part of each window.
+
+    uint8 rounds half up (the sum is never negative), signed types half away from zero, as the reference kernels do.
+    """
+
+    mnemonic: ClassVar[str] = "q.average_pool2d"
+    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("AVERAGE_POOL_2D", "Pool2DOptions", {"int8": 2, "int16": 3}),)
+    contract: ClassVar[str | None] = "average_pool2d"
+
+    def macs(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> int:
+        return 0
+
+    def counts(self, x: Value) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
+        """Valid elements of each window, [1,out_h,out_w,1]."""
+        geometry = self.window(x)
+        per_axis = []
+        for axis in range(2):
+            first = np.arange(geometry.out[axis]) * geometry.strides[axis] - geometry.before[axis]
+            last = np.minimum(first + geometry.size[axis], x.type.shape[1 + axis])
+            per_axis.append(last - np.maximum(first, 0))
+        return (per_axis[0][:, None] * per_axis[1][None, :]).astype(np.int32)[None, :, :, None]
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        x = ins[0]
+        geometry = self.window(x.value)
+        wide = core.astype(x.data, "int32")
+        if geometry.size == x.type.shape[1:3] and geometry.out == (1, 1) and not geometry.padded:
+            total = core.sum(wide, (1, 2), keepdims=True)
+        else:
+            channels = x.type.shape[3]
+            ones = core.const(np.ones((*geometry.size, 1, channels), np.int32))
+            total = core.conv2d(geometry.pad(core, wide, 0), ones, geometry.strides, groups=channels)
+        counts = self.counts(x.value)
+        half = core.const(counts // 2)
+        mean = core.floor_divide(core.add(core.abs(total), half), core.const(counts))
+        if x.type.dtype != "uint8":
+            mean = core.where(core.less(total, core.const(np.zeros(1, np.int32))), core.negative(mean), mean)
+        low, high = self.clamp(outs[0])
+        return (core.astype(core.clip(mean, low, high), x.type.dtype),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaxPool2D(Pool):
+    """Largest code of each window, clamped."""
+
+    mnemonic: ClassVar[str] = "q.max_pool2d"
+    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("MAX_POOL_2D", "Pool2DOptions", {"int8": 2, "int16": 3}),)
+    contract: ClassVar[str | None] = "max_pool2d"
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        x = ins[0]
+        geometry = self.window(x.value)
+        largest = core.max_pool2d(
+            geometry.pad(core, x.data, x.type.range[0]), geometry.size, geometry.strides
+        )
+        low, high = self.clamp(outs[0])
+        return (core.clip(largest, low, high),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mean(Op):
+    """Mean over constant axes, rescaled: the division by the count is folded into the multiplier (eq. 14)."""
+
+    keep_dims: bool = attribute("KeepDims", False)
+
+    mnemonic: ClassVar[str] = "q.mean"
+    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("MEAN", "ReducerOptions", INT8_VERSION_2),)
+    operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("axes", "plain"))
+    contract: ClassVar[str | None] = "mean"
+
+    def axes(self, ins: Sequence[Value | None]) -> tuple[int, ...]:
+        """The reduced axes, sorted, none negative."""
+        x, axes = ins[0], ins[1]
+        assert x is not None and axes is not None
+        rank = len(x.type.shape)
+        listed = [int(a) for a in axes.data.reshape(-1)]
+        require(all(-rank <= a < rank for a in listed), f"axes {listed} do not fit {rank} axes")
+        return tuple(sorted({a % rank for a in listed}))
+
+    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+        x, axes = ins[0], self.axes(ins)
+        assert x is not None
+        kept = (1 if axis in axes else size for axis, size in enumerate(x.type.shape))
+        if self.keep_dims:
+            return (tuple(kept),)
+        return (tuple(size for axis, size in enumerate(x.type.shape) if axis not in axes),)
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        x, y = ins[0], outs[0].type
+        axes = self.axes(ins.values)
+        count = int(np.prod([x.type.shape[axis] for axis in axes], dtype=np.int64))
+        m, shift = (int(v) for v in numerics.quantize_multiplier(np.float64(x.type.scale) / np.float64(y.scale)))
+        k = min(int(np.log2(count)), 32, 31 + shift)
+        total = core.sum(core.astype(x.data, "int32"), axes, keepdims=self.keep_dims)
+        sum_of_parts = core.subtract(core.astype(total, "int64"), int_const(core, x.type.zero_point * count))
+        scaled = multiply_fixed(core, sum_of_parts, (m << k) // count, shift - k)
+        code = core.add(scaled, int_const(core, y.zero_point))
+        return (core.reshape(core.astype(core.clip(code, *y.range), y.dtype), y.shape),)

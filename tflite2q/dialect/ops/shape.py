@@ -1,0 +1,150 @@
+"""Data movement: codes are copied, parameters do not matter, and no arithmetic is done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+import numpy as np
+
+from tflite2q.core import Core
+from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, attribute, require
+from tflite2q.dialect.types import TensorType, Value
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Movement(Op):
+    """Copies codes of its first operand; all it moves shares one set of parameters."""
+
+    operands: ClassVar[tuple[Operand, ...]] = (Operand("x"),)
+    dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8", "int16")
+
+    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
+        assert ins[0] is not None
+        for y in outs:
+            require(y.type.dtype == ins[0].type.dtype, f"moves {ins[0].type.dtype} into {y.type.dtype}")
+
+    def ties(self, dtype: str) -> tuple[tuple[str, ...], ...]:
+        moved = [
+            name for index, name in enumerate(self.inputs) if name and self.operand(index).role == "activation"
+        ]
+        return ((*moved, *self.outputs),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reshape(Movement):
+    """RESHAPE, SQUEEZE, EXPAND_DIMS: the result's declared shape says it all; a second operand is only carried."""
+
+    kind: str = attribute(None, "reshape")
+    new_shape: tuple[int, ...] = attribute("NewShape", ())
+    squeeze_dims: tuple[int, ...] = attribute("SqueezeDims", ())
+
+    mnemonic: ClassVar[str] = "q.reshape"
+    builtins: ClassVar[tuple[Builtin, ...]] = (
+        Builtin("RESHAPE", "ReshapeOptions", {}, {"kind": "reshape"}),
+        Builtin("SQUEEZE", "SqueezeOptions", INT8_VERSION_2, {"kind": "squeeze"}),
+        Builtin("EXPAND_DIMS", "ExpandDimsOptions", {}, {"kind": "expand_dims"}),
+    )
+    operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("shape", "plain", optional=True))
+
+    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+        assert ins[0] is not None
+        have, want = ins[0].type, outs[0].type
+        require(have.size == want.size, f"{list(have.shape)} has {have.size} elements, result {list(want.shape)} not")
+        return (want.shape,)
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        return (core.reshape(ins[0].data, outs[0].type.shape),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pad(Movement):
+    """PAD fills with the zero point (real 0), PADV2 with a given constant code."""
+
+    kind: str = attribute(None, "pad")
+
+    mnemonic: ClassVar[str] = "q.pad"
+    builtins: ClassVar[tuple[Builtin, ...]] = (
+        Builtin("PAD", "PadOptions", {"int8": 2, "int16": 3}, {"kind": "pad"}),
+        Builtin("PADV2", "PadV2Options", {"int8": 2, "int16": 3}, {"kind": "padv2"}),
+    )
+    operands: ClassVar[tuple[Operand, ...]] = (
+        Operand("x"),
+        Operand("paddings", "plain"),
+        Operand("value", optional=True),
+    )
+
+    def amounts(self, ins: Sequence[Value | None]) -> tuple[list[int], list[int]]:
+        """Elements added before and after, per axis."""
+        assert ins[0] is not None and ins[1] is not None
+        table = ins[1].data
+        rank = len(ins[0].type.shape)
+        require(table.shape == (rank, 2), f"paddings have shape {list(table.shape)}, not [{rank}, 2]")
+        require(bool((table >= 0).all()), "paddings must not be negative")
+        return [int(v) for v in table[:, 0]], [int(v) for v in table[:, 1]]
+
+    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+        assert ins[0] is not None
+        before, after = self.amounts(ins)
+        return (tuple(b + n + a for b, n, a in zip(before, ins[0].type.shape, after, strict=True)),)
+
+    def fill(self, ins: Sequence[Value | None], y: TensorType) -> float:
+        """The code (or real number) written into the padding."""
+        if len(ins) > 2 and ins[2] is not None:
+            return float(ins[2].data.reshape(-1)[0])
+        return float(y.zero_point) if y.quantization is not None else 0.0
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        before, after = self.amounts(ins.values)
+        return (core.pad(ins[0].data, before, after, self.fill(ins.values, outs[0].type)),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Concat(Movement):
+    """Concatenation along an axis.
+
+    uint8 inputs with parameters other than the result's are rescaled in float32, as the reference kernel does; for
+    other dtypes the format demands equal parameters.
+    """
+
+    axis: int = attribute("Axis", 0)
+    activation: str = attribute("FusedActivationFunction", "NONE", enum="ActivationFunctionType")
+
+    mnemonic: ClassVar[str] = "q.concat"
+    builtins: ClassVar[tuple[Builtin, ...]] = (
+        Builtin("CONCATENATION", "ConcatenationOptions", {"int8": 2, "int16": 3}),
+    )
+    variadic: ClassVar[bool] = True
+
+    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+        shapes = [value.type.shape for value in ins if value is not None]
+        rank = len(shapes[0])
+        require(-rank <= self.axis < rank, f"axis {self.axis} does not exist")
+        axis = self.axis % rank
+        rest = {tuple(n for i, n in enumerate(shape) if i != axis) for shape in shapes}
+        require(len(rest) == 1, f"parts {[list(s) for s in shapes]} differ beside axis {axis}")
+        total = sum(shape[axis] for shape in shapes)
+        return (tuple(total if i == axis else n for i, n in enumerate(shapes[0])),)
+
+    def ties(self, dtype: str) -> tuple[tuple[str, ...], ...]:
+        return () if dtype == "uint8" else super().ties(dtype)
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        parts = [_rescaled_part(core, part.data, part.type, outs[0].type) for part in ins]
+        return (core.concat(parts, self.axis % len(outs[0].type.shape)),)
+
+
+def _rescaled_part(core: Core[T], x: T, source: TensorType, y: TensorType) -> T:
+    """x in y's parameters: round(q * k + b) + z_y, k = s_x * (1 / s_y), b = -z_x * k, all in float32."""
+    if source.dtype != "uint8" or source.quantization == y.quantization or not source.quantized:
+        return x
+    k = np.float32(source.scale) * (np.float32(1) / np.float32(y.scale))
+    codes = np.arange(256, dtype=np.float32)
+    real = codes * k + np.float32(-source.zero_point) * k
+    whole = np.trunc(real)
+    rounded = whole + np.where(np.abs(real - whole) >= 0.5, np.sign(real), np.float32(0))
+    table = np.clip(rounded + y.zero_point, 0, 255).astype(np.uint8)
+    return core.take(core.const(table), core.astype(x, "int32"))

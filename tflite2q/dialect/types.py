@@ -1,0 +1,162 @@
+"""Types and values of the dialect: what a tensor is, not what is done with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tflite2q.errors import InvalidGraph
+from tflite2q.numerics import RANGES
+
+# dtype -> the NumPy dtype its elements are held in (int4 is held unpacked, one element a byte).
+STORAGE = {name: name for name in ("uint8", "int8", "int16", "int32", "int64", "float32", "float64", "bool")} | {
+    "uint16": "uint16",
+    "uint32": "uint32",
+    "float16": "float16",
+    "int4": "int8",
+}
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """real = scale * (code - zero_point) (eq. 1), for the whole tensor (axis None) or for each slice along `axis`.
+
+    Scales are float32 values, held exactly in Python floats.
+    """
+
+    scale: tuple[float, ...]
+    zero_point: tuple[int, ...]
+    axis: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.scale) != len(self.zero_point) or not self.scale:
+            raise InvalidGraph(f"{len(self.scale)} scales with {len(self.zero_point)} zero points")
+        if self.axis is None and len(self.scale) != 1:
+            raise InvalidGraph(f"{len(self.scale)} scales without an axis")
+        if any(not np.isfinite(s) or s <= 0 or float(np.float32(s)) != s for s in self.scale):
+            raise InvalidGraph("a scale must be a positive, finite float32")
+
+    @staticmethod
+    def per_tensor(scale: float, zero_point: int) -> Quantization:
+        return Quantization((float(np.float32(scale)),), (int(zero_point),))
+
+    @staticmethod
+    def per_channel(scales: npt.ArrayLike, axis: int) -> Quantization:
+        """Symmetric: every zero point 0."""
+        values = tuple(float(s) for s in np.asarray(scales, np.float32))
+        return Quantization(values, (0,) * len(values), axis if len(values) > 1 else None)
+
+    @property
+    def symmetric(self) -> bool:
+        return not any(self.zero_point)
+
+    def scales(self, channels: int) -> npt.NDArray[np.float32]:
+        """One scale for each of `channels` channels."""
+        return np.broadcast_to(np.array(self.scale, np.float32), (channels,))
+
+    def zero_points(self, channels: int) -> npt.NDArray[np.int64]:
+        """One zero point for each of `channels` channels."""
+        return np.broadcast_to(np.array(self.zero_point, np.int64), (channels,))
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """Shape (static), dtype and, for quantized tensors, quantization parameters."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    quantization: Quantization | None = None
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def quantized(self) -> bool:
+        return self.quantization is not None and self.dtype in RANGES
+
+    @property
+    def parameters(self) -> Quantization:
+        """Quantization parameters.  Raises InvalidGraph where there are none."""
+        if self.quantization is None:
+            raise InvalidGraph("has no quantization parameters")
+        return self.quantization
+
+    @property
+    def scale(self) -> float:
+        """The per-tensor scale."""
+        return self._single(self.parameters.scale)
+
+    @property
+    def zero_point(self) -> int:
+        """The per-tensor zero point."""
+        return self._single(self.parameters.zero_point)
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """Lowest and highest code of the dtype."""
+        return RANGES[self.dtype]
+
+    def with_(self, **changes: Any) -> TensorType:
+        return replace(self, **changes)
+
+    def _single(self, values: tuple[Any, ...]) -> Any:
+        if len(values) != 1:
+            raise InvalidGraph("is quantized per channel where one scale for the whole tensor is needed")
+        return values[0]
+
+
+class Constant:
+    """Immutable array data with value equality; `array` is read-only and of the type's storage dtype."""
+
+    __slots__ = ("_hash", "array")
+
+    def __init__(self, array: npt.NDArray[Any]) -> None:
+        frozen = np.ascontiguousarray(array).reshape(np.shape(array))
+        if frozen is array or frozen.base is not None:
+            frozen = frozen.copy()
+        frozen.flags.writeable = False
+        self.array = frozen
+        self._hash: int | None = None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Constant):
+            return NotImplemented
+        a, b = self.array, other.array
+        return a is b or (a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes())
+
+    def __hash__(self) -> int:
+        if self._hash is None:
+            self._hash = hash((self.array.dtype.str, self.array.shape, self.array.tobytes()))
+        return self._hash
+
+    def __repr__(self) -> str:
+        return f"Constant({self.array.dtype.name}{list(self.array.shape)})"
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor of a graph.  Its name is unique in the graph and is the TFLite tensor's name.
+
+    `constant` is its data if known; `variable` marks state that survives between runs; `shape_signature` is the shape
+    with -1 for dimensions the file declares dynamic, or None.
+    """
+
+    name: str
+    type: TensorType
+    constant: Constant | None = None
+    variable: bool = False
+    shape_signature: tuple[int, ...] | None = None
+
+    @property
+    def data(self) -> npt.NDArray[Any]:
+        """The constant's array.  Raises InvalidGraph where the value is not constant."""
+        if self.constant is None:
+            raise InvalidGraph(f"{self.name} must be constant")
+        return self.constant.array
+
+    def with_(self, **changes: Any) -> Value:
+        return replace(self, **changes)

@@ -1,0 +1,1 @@
+"""The .tflite file format: reading into and writing from the dialect."""

@@ -1,0 +1,376 @@
+"""The only door to the `tflite` package: bytes of a .tflite file to plain records and back.
+
+The package's generated code reads wherever an offset points, so a damaged file can raise almost anything or ask for
+absurd lengths; every vector's length is checked against the file's, and whatever else goes wrong becomes a ModelError.
+Source: TFLite's schema.fbs and https://flatbuffers.dev/internals.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import flatbuffers
+import numpy as np
+import tflite
+
+from tflite2q.errors import ModelError
+from tflite2q.flatbuffer.records import (
+    ModelRecord,
+    OperatorCode,
+    OperatorRecord,
+    OptionValue,
+    SignatureRecord,
+    SubgraphRecord,
+    TensorRecord,
+)
+
+IDENTIFIER = b"TFL3"
+SCHEMA_VERSION = 3
+PLACEHOLDER = 127  # deprecated_builtin_code is one byte; larger codes are only in builtin_code
+ALIGNMENT = 16  # of buffer data, `force_align` in the schema
+
+
+@cache
+def enum_names(enum: str) -> Mapping[int, str]:
+    """Value -> member name of a TFLite enumeration."""
+    members = vars(getattr(tflite, enum)).items()
+    return {value: name for name, value in members if isinstance(value, int) and not name.startswith("_")}
+
+
+@cache
+def enum_values(enum: str) -> Mapping[str, int]:
+    """Member name -> value of a TFLite enumeration."""
+    return {name: value for value, name in enum_names(enum).items()}
+
+
+@cache
+def option_fields(table: str) -> tuple[str, ...]:
+    """Fields of an options table, in the order of the schema."""
+    prefix = f"{table}Add"
+    return tuple(name[len(prefix) :] for name in vars(tflite) if name.startswith(prefix))
+
+
+@cache
+def option_defaults(table: str) -> Mapping[str, OptionValue]:
+    """What each field of an options table reads as where a file leaves it out."""
+    encoder = _Encoder(flatbuffers.Builder(64))
+    encoder.builder.Finish(encoder.table(table))
+    data = bytes(encoder.builder.Output())
+    reader = getattr(tflite, table).GetRootAs(data, 0)
+    return {name: _Decoder(data).option(reader, name) for name in option_fields(table)}
+
+
+# ------------------------------------------------------------------------------------------------------------ decode
+
+
+def decode(data: bytes) -> ModelRecord:
+    """Records of a .tflite file.  Raises ModelError if it is not one or is damaged."""
+    if not data:
+        raise ModelError("the file is empty; expected a .tflite model")
+    if data[4:8] != IDENTIFIER:
+        raise ModelError("this is not a .tflite model: bytes 4 to 7 should be 'TFL3'")
+    try:
+        return _Decoder(data).model()
+    except ModelError:
+        raise
+    except (struct.error, ValueError, IndexError, TypeError, KeyError, OverflowError, AttributeError) as error:
+        raise ModelError(f"the file is truncated or damaged ({error}); get an intact copy") from error
+
+
+class _Decoder:
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def model(self) -> ModelRecord:
+        model = tflite.Model.GetRootAs(self.data, 0)
+        if model.Version() != SCHEMA_VERSION:
+            raise ModelError(f"schema version {model.Version()} is not supported, only {SCHEMA_VERSION}")
+        return ModelRecord(
+            description=_text(model.Description()) or "",
+            codes=self.each(model.OperatorCodesLength(), model.OperatorCodes, self.code),
+            buffers=self.each(model.BuffersLength(), model.Buffers, self.buffer),
+            subgraphs=self.each(model.SubgraphsLength(), model.Subgraphs, self.subgraph),
+            signatures=self.each(model.SignatureDefsLength(), model.SignatureDefs, self.signature),
+            metadata=self.each(model.MetadataLength(), model.Metadata, lambda m: (_text(m.Name()) or "", m.Buffer())),
+        )
+
+    def each(self, length: int, get: Callable[[int], Any], decode_one: Callable[[Any], Any]) -> tuple[Any, ...]:
+        self.check_length(length, 4)
+        return tuple(decode_one(get(index)) for index in range(length))
+
+    def check_length(self, length: int, item: int) -> None:
+        if length * item > len(self.data):
+            raise ModelError(f"the file is damaged: a vector of {length} elements does not fit {len(self.data)} bytes")
+
+    def numbers(self, table: Any, field: str, item: int = 4) -> tuple[Any, ...]:
+        """A vector of numbers as a tuple of Python numbers; () where absent."""
+        length = getattr(table, f"{field}Length")()
+        self.check_length(length, item)
+        return tuple(getattr(table, f"{field}AsNumpy")().tolist()) if length else ()
+
+    def bytes_at(self, offset: int, size: int, what: str) -> memoryview:
+        """`size` bytes stored outside the flatbuffer."""
+        if offset + size > len(self.data):
+            raise ModelError(f"{what} lies at {offset}..{offset + size} of a file of {len(self.data)} bytes; truncated?")
+        return memoryview(self.data)[offset : offset + size]
+
+    @staticmethod
+    def code(code: Any) -> OperatorCode:
+        number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+        name = enum_names("BuiltinOperator").get(number, f"BUILTIN_{number}")
+        if name == "CUSTOM":
+            return OperatorCode(_text(code.CustomCode()) or "(unnamed)", code.Version(), custom=True)
+        return OperatorCode(name, code.Version())
+
+    def buffer(self, buffer: Any) -> memoryview | bytes:
+        # Offsets 0 and 1 are the writer's placeholders for "inside".
+        if buffer.Offset() > 1:
+            return self.bytes_at(buffer.Offset(), buffer.Size(), "a buffer")
+        length = buffer.DataLength()
+        self.check_length(length, 1)
+        return memoryview(buffer.DataAsNumpy()) if length else b""
+
+    def subgraph(self, graph: Any) -> SubgraphRecord:
+        return SubgraphRecord(
+            name=_text(graph.Name()) or "",
+            tensors=self.each(graph.TensorsLength(), graph.Tensors, self.tensor),
+            inputs=self.numbers(graph, "Inputs"),
+            outputs=self.numbers(graph, "Outputs"),
+            operators=self.each(graph.OperatorsLength(), graph.Operators, self.operator),
+        )
+
+    def tensor(self, tensor: Any) -> TensorRecord:
+        q, problem = tensor.Quantization(), None
+        if tensor.Sparsity() is not None:
+            problem = "is sparse"
+        elif q is not None and q.DetailsType():
+            problem = "has blockwise or custom quantization"
+        number = tensor.Type()
+        signature = self.numbers(tensor, "ShapeSignature")
+        return TensorRecord(
+            name=_text(tensor.Name()) or None,
+            shape=self.numbers(tensor, "Shape"),
+            dtype=enum_names("TensorType").get(number, f"type {number}").lower(),
+            buffer=tensor.Buffer(),
+            scale=() if q is None else self.numbers(q, "Scale"),
+            zero_point=() if q is None else self.numbers(q, "ZeroPoint", 8),
+            axis=0 if q is None else q.QuantizedDimension(),
+            variable=tensor.IsVariable(),
+            shape_signature=signature or None,
+            problem=problem,
+        )
+
+    def operator(self, op: Any) -> OperatorRecord:
+        kind, options = self.options(op)
+        custom = b""
+        if op.LargeCustomOptionsOffset() > 1:
+            where = op.LargeCustomOptionsOffset(), op.LargeCustomOptionsSize()
+            custom = bytes(self.bytes_at(*where, "an operator's custom options"))
+        elif op.CustomOptionsLength():
+            self.check_length(op.CustomOptionsLength(), 1)
+            custom = op.CustomOptionsAsNumpy().tobytes()
+        return OperatorRecord(
+            code=op.OpcodeIndex(),
+            inputs=self.numbers(op, "Inputs"),
+            outputs=self.numbers(op, "Outputs"),
+            intermediates=self.numbers(op, "Intermediates"),
+            options_type=kind,
+            options=options,
+            custom_options=custom,
+        )
+
+    def options(self, op: Any) -> tuple[str | None, dict[str, OptionValue]]:
+        for enum, number, table in (
+            ("BuiltinOptions", op.BuiltinOptionsType(), op.BuiltinOptions()),
+            ("BuiltinOptions2", op.BuiltinOptions2Type(), op.BuiltinOptions2()),
+        ):
+            if number and table is not None:
+                kind = enum_names(enum).get(number)
+                if kind is None:
+                    raise ModelError(f"operator options of unknown type {number}; the file is damaged or too new")
+                reader = getattr(tflite, kind)()
+                reader.Init(table.Bytes, table.Pos)
+                return kind, {name: self.option(reader, name) for name in option_fields(kind)}
+        return None, {}
+
+    def option(self, reader: Any, name: str) -> OptionValue:
+        if hasattr(reader, f"{name}AsNumpy"):
+            return self.numbers(reader, name)
+        if hasattr(reader, f"{name}Length"):  # a vector of strings or tables: carried by no op of the dialect
+            return ()
+        value: OptionValue | None = getattr(reader, name)()
+        return b"" if value is None else value
+
+    def signature(self, signature: Any) -> SignatureRecord:
+        def one(item: Any) -> tuple[str, int]:
+            return _text(item.Name()) or "", item.TensorIndex()
+
+        return SignatureRecord(
+            key=_text(signature.SignatureKey()) or "",
+            inputs=self.each(signature.InputsLength(), signature.Inputs, one),
+            outputs=self.each(signature.OutputsLength(), signature.Outputs, one),
+            subgraph=signature.SubgraphIndex(),
+        )
+
+
+def _text(raw: bytes | None) -> str | None:
+    return None if raw is None else raw.decode("utf-8", "surrogateescape")
+
+
+# ------------------------------------------------------------------------------------------------------------ encode
+
+
+def encode(model: ModelRecord) -> bytes:
+    """The bytes of a .tflite file; equal records give equal bytes."""
+    size = sum(len(b) for b in model.buffers) + 4096
+    encoder = _Encoder(flatbuffers.Builder(size))
+    builder = encoder.builder
+    # What is written first lies last in the file: large data go to the end, behind the tables.
+    buffers = encoder.offsets([encoder.buffer(data) for data in model.buffers])
+    codes = encoder.offsets([encoder.code(code) for code in model.codes])
+    subgraphs = encoder.offsets([encoder.subgraph(graph) for graph in model.subgraphs])
+    metadata = encoder.offsets(
+        [
+            encoder.table("Metadata", Name=encoder.string(name), Buffer=buffer)
+            for name, buffer in model.metadata
+        ]
+    )
+    signatures = encoder.offsets([encoder.signature(signature) for signature in model.signatures])
+    root = encoder.table(
+        "Model",
+        Version=SCHEMA_VERSION,
+        OperatorCodes=codes,
+        Subgraphs=subgraphs,
+        Description=encoder.string(model.description),
+        Buffers=buffers,
+        Metadata=metadata if model.metadata else None,
+        SignatureDefs=signatures if model.signatures else None,
+    )
+    builder.Finish(root, IDENTIFIER)
+    return bytes(builder.Output())
+
+
+class _Encoder:
+    def __init__(self, builder: flatbuffers.Builder) -> None:
+        self.builder = builder
+
+    def table(self, name: str, **fields: Any) -> int:
+        """A table of the schema; fields that are None are left out."""
+        getattr(tflite, f"{name}Start")(self.builder)
+        for field, value in fields.items():
+            if value is not None:
+                getattr(tflite, f"{name}Add{field}")(self.builder, value)
+        return int(getattr(tflite, f"{name}End")(self.builder))
+
+    def string(self, text: str) -> int:
+        return int(self.builder.CreateString(text.encode("utf-8", "surrogateescape")))
+
+    def offsets(self, items: Sequence[int]) -> int:
+        self.builder.StartVector(4, len(items), 4)
+        for item in reversed(items):
+            self.builder.PrependUOffsetTRelative(item)
+        return int(self.builder.EndVector())
+
+    def vector(self, values: Iterable[int | float] | None, dtype: str) -> int | None:
+        if values is None:
+            return None
+        return int(self.builder.CreateNumpyVector(np.array(list(values), dtype)))
+
+    def data(self, data: bytes | memoryview, alignment: int) -> int:
+        """A byte vector whose first byte is aligned."""
+        self.builder.StartVector(1, len(data), alignment)
+        self.builder.head -= len(data)
+        head = self.builder.head
+        self.builder.Bytes[head : head + len(data)] = bytes(data)
+        self.builder.vectorNumElems = len(data)
+        return int(self.builder.EndVector())
+
+    def buffer(self, data: bytes | memoryview) -> int:
+        return self.table("Buffer", Data=self.data(data, ALIGNMENT) if len(data) else None)
+
+    def code(self, code: OperatorCode) -> int:
+        number = enum_values("BuiltinOperator")["CUSTOM" if code.custom else code.name]
+        return self.table(
+            "OperatorCode",
+            CustomCode=self.string(code.name) if code.custom else None,
+            DeprecatedBuiltinCode=min(number, PLACEHOLDER),
+            BuiltinCode=number,
+            Version=code.version,
+        )
+
+    def subgraph(self, graph: SubgraphRecord) -> int:
+        name = self.string(graph.name) if graph.name else None
+        tensors = self.offsets([self.tensor(tensor) for tensor in graph.tensors])
+        operators = self.offsets([self.operator(op) for op in graph.operators])
+        return self.table(
+            "SubGraph",
+            Tensors=tensors,
+            Inputs=self.vector(graph.inputs, "int32"),
+            Outputs=self.vector(graph.outputs, "int32"),
+            Operators=operators,
+            Name=name,
+        )
+
+    def tensor(self, tensor: TensorRecord) -> int:
+        quantization = None
+        if tensor.scale:
+            scale = self.vector(tensor.scale, "float32")
+            zero_point = self.vector(tensor.zero_point, "int64")
+            quantization = self.table(
+                "QuantizationParameters", Scale=scale, ZeroPoint=zero_point, QuantizedDimension=tensor.axis
+            )
+        return self.table(
+            "Tensor",
+            Shape=self.vector(tensor.shape, "int32"),
+            Type=enum_values("TensorType")[tensor.dtype.upper()],
+            Buffer=tensor.buffer,
+            Name=None if tensor.name is None else self.string(tensor.name),
+            Quantization=quantization,
+            IsVariable=tensor.variable,
+            ShapeSignature=self.vector(tensor.shape_signature, "int32"),
+            HasRank=True,
+        )
+
+    def operator(self, op: OperatorRecord) -> int:
+        custom = self.data(op.custom_options, ALIGNMENT) if op.custom_options else None
+        where, options = self.options(op)
+        return self.table(
+            "Operator",
+            OpcodeIndex=op.code,
+            Inputs=self.vector(op.inputs, "int32"),
+            Outputs=self.vector(op.outputs, "int32"),
+            CustomOptions=custom,
+            Intermediates=self.vector(op.intermediates or None, "int32"),
+            **where,
+            **options,
+        )
+
+    def options(self, op: OperatorRecord) -> tuple[dict[str, int], dict[str, int]]:
+        """The operator's options table and the field that says which table it is."""
+        if op.options_type is None:
+            return {}, {}
+        fields: dict[str, Any] = {}
+        for name, value in op.options.items():
+            if isinstance(value, tuple):
+                fields[name] = self.vector(value, "int32") if value else None
+            elif isinstance(value, bytes):
+                fields[name] = int(self.builder.CreateString(value)) if value else None
+            else:
+                fields[name] = value
+        offset = self.table(op.options_type, **fields)
+        union = "BuiltinOptions" if op.options_type in enum_values("BuiltinOptions") else "BuiltinOptions2"
+        return {f"{union}Type": enum_values(union)[op.options_type]}, {union: offset}
+
+    def signature(self, signature: SignatureRecord) -> int:
+        def maps(items: tuple[tuple[str, int], ...]) -> int:
+            tables = [self.table("TensorMap", Name=self.string(n), TensorIndex=i) for n, i in items]
+            return self.offsets(tables)
+
+        inputs, outputs = maps(signature.inputs), maps(signature.outputs)
+        key = self.string(signature.key)
+        return self.table(
+            "SignatureDef", Inputs=inputs, Outputs=outputs, SignatureKey=key, SubgraphIndex=signature.subgraph
+        )
