@@ -1,6 +1,6 @@
 """The core vocabulary: the few array operations in which every dialect op is written.
 
-An op's meaning is a function over `Core`; `reference.py` runs it with NumPy, `lower.py` builds Relax from it, so the two
+An op's meaning is a function over `Core`; `oracle.py` runs it with NumPy, `lower.py` builds Relax from it, so the two
 cannot drift apart.  Operations are named and behave as in Relax: operands broadcast, dtypes do not mix unless said so,
 right shifts are arithmetic, division by constants is written as multiplication and shift, layouts are NHWC.
 

@@ -1,4 +1,4 @@
-"""The core vocabulary in NumPy: what `reference.py` runs.
+"""The core vocabulary in NumPy: what `oracle.py` runs.
 
 Integer results wrap at their own width, as in Relax.  Convolutions and matrix products of integers go through BLAS in
 float32 or float64 when every partial sum provably stays exactly representable, else through int64; the result is the
