@@ -1,0 +1,170 @@
+"""From an int32 accumulator to an output code, in TIR: the second implementation of `tflite2q.rescale.Rescale`.
+
+Written once for all kernels, on vectors of any width.  An `Epilogue` is what the text of a kernel depends on; the
+multipliers themselves are packed constants, one vector per block of output channels.  Bias is not here: kernels start
+their accumulators with it.
+
+fixed    eq. 8 rounds twice: H = (v * m + 2**30) >> 31, then (H + half - (H < 0)) >> n with half = 2**(n - 1).  The second
+         rounding's half joins the first constant, R = 2**30 + half * 2**31, so that (v * m + R) >> 31 = H + half.  The
+         sign of v serves as the sign of H (they differ only where v < 0 and H = 0; (half - 1) >> n is then 0 as well).  If
+         the clamp cuts off everything below the zero point, a negative H ends at the clamp with or without its
+         correction, and the correction is left out.
+float64  trunc(t + copysign(c, t)) with c the largest number below 0.5 rounds half away from zero (eq. 10).
+float32  adding 1.5 * 2**23 leaves the nearest integer in the low bits (eq. 11); they are used as an integer.
+shift    (v + half) >> n (eq. 12).
+
+All are exact for every int32 accumulator: if a layer's accumulator could come so near to 2**31 that an int32 step
+would overflow (`wide`), that step is done in 64 bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tflite2q.kernels.base import Array, Tensor
+from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, load, vector
+from tflite2q.rescale import MAGIC, Rescale
+
+_INT31 = 2**31
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """Everything but the numbers of a `Rescale`.
+
+    `left`, `right`: some multiplier shifts that way; `right_everywhere`: all do.  `wide`: see the module.
+    """
+
+    arithmetic: str
+    zero_point: int
+    low: int
+    high: int
+    dtype: str
+    left: bool
+    right: bool
+    right_everywhere: bool
+    wide: bool
+
+    @staticmethod
+    def of(rescale: Rescale, bound: Array) -> Epilogue:
+        """`bound`: the largest magnitude each output channel's accumulator can have."""
+        left, right = _shifts(rescale)
+        reach = np.minimum(bound.astype(np.float64), _INT31) * 2.0**left
+        half = np.where(right > 0, 2.0 ** (right - 1), 0.0)
+        return Epilogue(
+            rescale.arithmetic, rescale.zero_point, rescale.low, rescale.high, rescale.dtype,
+            left=bool(left.any()), right=bool(right.any()), right_everywhere=bool((right > 0).all()),
+            wide=bool((reach + half >= _INT31 - 1).any()),
+        )  # fmt: skip
+
+    @property
+    def corrects_negatives(self) -> bool:
+        """Whether the fixed point needs its correction for negative numbers."""
+        return self.right and self.low < self.zero_point
+
+    @property
+    def _shift_dtype(self) -> str:
+        return "int64" if self.wide else "int32"
+
+    def pack(self, rescale: Rescale, channels: Array) -> tuple[Array, ...]:
+        """Constants by output channel, arranged as the index array `channels` says: what `codes` loads from."""
+        left, right = _shifts(rescale)
+        half = np.where(right > 0, np.left_shift(np.int64(1), np.maximum(right - 1, 0)), 0)
+        arrays: list[Array]
+        if self.arithmetic == "fixed":
+            m, _ = rescale.fixed_point()
+            arrays = [m.astype(np.int32), (2**30 + (half << 31)).astype(np.int64)]
+        elif self.arithmetic == "shift":
+            arrays = [half.astype(self._shift_dtype)]
+        else:
+            return (_spread(np.array(rescale.real, self.arithmetic), channels),)
+        arrays += [right.astype(np.int32)] * self.right + [left.astype(np.int32)] * self.left
+        return tuple(_spread(a, channels) for a in arrays)
+
+    def tensors(self, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
+        """Shapes and dtypes of what `pack` returns for `channels` of `shape`."""
+        if self.arithmetic == "fixed":
+            names = ["int32", "int64"]
+        elif self.arithmetic == "shift":
+            names = [self._shift_dtype]
+        else:
+            return (Tensor(shape, self.arithmetic),)
+        return tuple(Tensor(shape, n) for n in names + ["int32"] * self.right + ["int32"] * self.left)
+
+    def codes(self, v: Expr, constants: tuple[Buffer, ...], index: tuple[Expr, ...], lanes: int) -> Expr:
+        """Codes, as int32, of accumulators `v` (int32 of `lanes`), whose constants start at `index`."""
+        loads = [load(c, *index, lanes=lanes) for c in constants]
+        if self.arithmetic in ("float32", "float64"):
+            return getattr(self, f"_{self.arithmetic}")(v, loads[0], lanes)
+        rounded = self._fixed(v, loads, lanes) if self.arithmetic == "fixed" else self._shift(v, loads, lanes)
+        return self._clamp(rounded, lanes)
+
+    def _fixed(self, v: Expr, loads: list[Expr], lanes: int) -> Expr:
+        wide = vector("int64", lanes)
+        m, rounding, *shifts = loads
+        if self.left:
+            v = T.Bind(T.shift_left(v, shifts[-1]))
+        product = T.cast(v, wide) * T.cast(m, wide) + rounding
+        scaled = T.shift_right(product, broadcast(T.int64(31), lanes))
+        if not self.wide:
+            scaled = T.cast(scaled, vector("int32", lanes))
+        if not self.right:
+            return scaled
+        count = T.cast(shifts[0], wide) if self.wide else shifts[0]
+        if self.corrects_negatives:
+            negative = T.cast(T.shift_right(v, broadcast(31, lanes)), wide if self.wide else vector("int32", lanes))
+            if not self.right_everywhere:
+                zero = T.cast(broadcast(0, lanes), wide) if self.wide else broadcast(0, lanes)
+                negative = T.Select(count > zero, negative, zero)
+            scaled = scaled + negative
+        return T.shift_right(scaled, count)
+
+    def _shift(self, v: Expr, loads: list[Expr], lanes: int) -> Expr:
+        half, *shifts = loads
+        if self.wide:
+            v, half, *shifts = [T.cast(e, vector("int64", lanes)) for e in (v, half, *shifts)]
+        if self.left:
+            v = T.shift_left(v, shifts[-1])
+        return T.shift_right(v + half, shifts[0]) if self.right else v
+
+    def _float32(self, v: Expr, real: Expr, lanes: int) -> Expr:
+        t = T.cast(v, vector("float32", lanes)) * real
+        t = self._clip(t, "float32", lanes) + broadcast(T.float32(float(MAGIC)), lanes)
+        bits = T.reinterpret(vector("int32", lanes), t)
+        return bits - broadcast(int(MAGIC.view(np.int32)) - self.zero_point, lanes)
+
+    def _float64(self, v: Expr, real: Expr, lanes: int) -> Expr:
+        t = T.Bind(self._clip(T.cast(v, vector("float64", lanes)) * real, "float64", lanes))
+        half, minus = (broadcast(T.float64(float(np.nextafter(h, 0.0))), lanes) for h in (0.5, -0.5))
+        away = T.Select(t < broadcast(T.float64(0.0), lanes), minus, half)
+        return T.cast(t + away, vector("int32", lanes)) + broadcast(self.zero_point, lanes)
+
+    def _clip(self, t: Expr, dtype: str, lanes: int) -> Expr:
+        low, high = (broadcast(T.FloatImm(dtype, float(b - self.zero_point)), lanes) for b in (self.low, self.high))
+        return T.min(T.max(t, low), high)
+
+    def _clamp(self, rounded: Expr, lanes: int) -> Expr:
+        dtype = "int64" if self.wide else "int32"
+        low, high = (broadcast(T.IntImm(dtype, b - self.zero_point), lanes) for b in (self.low, self.high))
+        clamped = T.cast(T.min(T.max(rounded, low), high), vector("int32", lanes))
+        return clamped + broadcast(self.zero_point, lanes) if self.zero_point else clamped
+
+
+def _shifts(rescale: Rescale) -> tuple[Array, Array]:
+    """(left, right) shift counts per multiplier, none negative."""
+    if rescale.arithmetic == "fixed":
+        shift = rescale.fixed_point()[1]
+        return np.maximum(shift, 0) & 31, np.maximum(-shift, 0)
+    if rescale.arithmetic == "shift":
+        shift = rescale.shifts()
+        # A count beyond 62 gives zero, as 62 does, and would not fit the machine's shift.
+        return np.maximum(-shift, 0), np.clip(shift, 0, 62)
+    none = np.zeros(len(rescale.real), np.int64)
+    return none, none
+
+
+def _spread(values: Array, channels: Array) -> Array:
+    """`values` (one, or one per channel) picked by `channels`."""
+    return np.ascontiguousarray(values[channels] if len(values) > 1 else np.broadcast_to(values, channels.shape))

@@ -1,0 +1,62 @@
+"""Constants of convolutions in the form kernels want: zero points folded away, channels in blocks, bounds.
+
+With padding filled by the input zero point z_x, and z_w the weight zero point,
+
+    sum (x - z_x) (w - z_w) + b  =  sum x w  -  z_w sum x  +  (b - z_x sum (w - z_w))
+
+so an input zero point costs nothing at run time, and a weight zero point one sum of inputs per output pixel - or
+nothing, if weights are stored in 16 bits as w - z_w.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from tflite2q.kernels.base import Array, Conv2D, DepthwiseConv2D
+from tflite2q.numerics import code_range, wrap32
+
+
+def blocks(total: int, width: int) -> Array:
+    """Starts of blocks of `width` that cover range(total); the last one overlaps its neighbour instead of overhanging.
+
+    What lies in two blocks is computed twice, with the same result: no tails, no masks.
+    """
+    return np.minimum(np.arange(math.ceil(total / width)) * width, total - width)
+
+
+def lane_count(channels: int, most: int) -> int:
+    """The largest power of two that is at most `channels` and `most`."""
+    return 1 << (min(channels, most).bit_length() - 1)
+
+
+def centered_weights(contract: Conv2D | DepthwiseConv2D) -> Array:
+    """Weights minus their zero points, int64, in the contract's layout."""
+    zero = np.asarray(contract.weight_zero_points, np.int64)
+    axis_last = isinstance(contract, DepthwiseConv2D)
+    return contract.weights.astype(np.int64) - (zero if axis_last else zero.reshape(-1, 1, 1, 1))
+
+
+def weight_sums(contract: Conv2D | DepthwiseConv2D, absolute: bool = False) -> Array:
+    """Sum of the centered weights (or of their magnitudes) of each output channel, int64."""
+    weights = centered_weights(contract)
+    weights = np.abs(weights) if absolute else weights
+    return weights.sum(axis=(0, 1, 2) if isinstance(contract, DepthwiseConv2D) else (1, 2, 3))
+
+
+def folded_bias(contract: Conv2D | DepthwiseConv2D, x_zero_point: int) -> Array:
+    """int32 [out_c]: bias with the input zero point folded in.
+
+    `x_zero_point` is that of the codes the kernel multiplies, which may be shifted from the contract's.
+    """
+    bias = 0 if contract.bias is None else contract.bias.astype(np.int64)
+    return wrap32(bias - x_zero_point * weight_sums(contract)).astype(np.int32)
+
+
+def accumulator_bound(contract: Conv2D | DepthwiseConv2D) -> Array:
+    """float64 [out_c]: no accumulator of the channel is larger in magnitude."""
+    low, high = code_range(contract.x_dtype)
+    reach = max(high - contract.x_zero_point, contract.x_zero_point - low)
+    bias = 0.0 if contract.bias is None else np.abs(contract.bias.astype(np.float64))
+    return np.asarray(weight_sums(contract, absolute=True) * float(reach) + bias, np.float64)

@@ -1,0 +1,66 @@
+"""Loops and scratch shared by the kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tflite2q.kernels.base import Tensor
+from tflite2q.kernels.tir import Buffer, T, broadcast, load, store, vector, view
+
+# Starting a parallel region takes about as long as this many multiply-accumulates on one core; smaller ones stay serial.
+PARALLEL_MACS = 1 << 18
+
+
+def region(extent: int, work: int) -> Any:
+    """A loop that runs on all threads if `work` (multiply-accumulates, or bytes moved times eight) makes that pay."""
+    return T.parallel(extent) if work >= PARALLEL_MACS and extent > 1 else T.serial(extent)
+
+
+def padded_image(x: Buffer, tensor: Tensor, padding: tuple[int, int, int, int], fill: int) -> Buffer:
+    """x, whose parameter may have another shape, as [batch, h, w, c]; if there is padding, a copy with it filled."""
+    n, h, w, c = tensor.shape
+    top, left, bottom, right = padding
+    source = view(x, tensor.shape, tensor.dtype)
+    if not any(padding):
+        return source
+    rows, width, row = h + top + bottom, (w + left + right) * c, w * c
+    image = T.decl_buffer((n, rows, w + left + right, c), tensor.dtype)
+    flat = view(image, (n * rows, width), tensor.dtype)
+    lines = view(x, (n * h, row), tensor.dtype)
+    with region(n * rows, n * rows * width * 8) as r:
+        inside = T.And(r % rows >= top, r % rows < top + h)
+        with T.If(inside):
+            with T.Then():
+                _fill(flat, r, 0, left * c, fill, tensor.dtype)
+                _copy(flat, lines, r, left * c, r // rows * h + r % rows - top, row, tensor.dtype)
+                _fill(flat, r, left * c + row, right * c, fill, tensor.dtype)
+            with T.Else():
+                _fill(flat, r, 0, width, fill, tensor.dtype)
+    return image
+
+
+def chunks(length: int, lanes: int, emit: Any) -> None:
+    """`emit(start, lanes)` so that vectors cover range(length), the last two overlapping if they must."""
+    lanes = min(lanes, 1 << (length.bit_length() - 1)) if length else 0
+    if not length:
+        return
+    count = -(-length // lanes)
+    if count == 1:
+        emit(0, lanes)
+        return
+    with T.serial(count) as i:
+        emit(T.min(i * lanes, length - lanes), lanes)
+
+
+def _fill(target: Buffer, row: Any, start: int, length: int, value: int, dtype: str) -> None:
+    def emit(at: Any, lanes: int) -> None:
+        store(target, broadcast(T.IntImm(dtype, value), lanes), row, start + at, lanes=lanes)
+
+    chunks(length, 64, emit)
+
+
+def _copy(target: Buffer, source: Buffer, row: Any, start: int, source_row: Any, length: int, dtype: str) -> None:
+    def emit(at: Any, lanes: int) -> None:
+        store(target, load(source, source_row, at, lanes=lanes), row, start + at, lanes=lanes)
+
+    chunks(length, 64, emit)

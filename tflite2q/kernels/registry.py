@@ -1,0 +1,31 @@
+"""Which kernels there are, in the order in which they are tried.  The last of each tuple is total."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tflite2q.kernels.base import Contract, Conv2D, Dense, DepthwiseConv2D, Eltwise, Kernel, Lookup, Pool
+from tflite2q.kernels.generic.conv import GenericConv, GenericDepthwise
+from tflite2q.kernels.generic.eltwise import GenericEltwise
+from tflite2q.kernels.generic.lookup import GenericLookup
+from tflite2q.kernels.generic.pool import GenericPool
+
+KERNELS: dict[type, tuple[Kernel, ...]] = {
+    Conv2D: (GenericConv(),),
+    DepthwiseConv2D: (GenericDepthwise(),),
+    Dense: (GenericConv(),),
+    Pool: (GenericPool(),),
+    Lookup: (GenericLookup(),),
+    Eltwise: (GenericEltwise(),),
+}
+
+
+def select(contract: Contract, target: Any) -> tuple[Kernel, list[tuple[str, str]]]:
+    """The first kernel that accepts `contract` on `target` (a tvm.target.Target), and who refused before it and why."""
+    refused: list[tuple[str, str]] = []
+    for kernel in KERNELS[type(contract)]:
+        reason = kernel.refuses(contract, target)
+        if reason is None:
+            return kernel, refused
+        refused.append((kernel.name, reason))
+    raise AssertionError(f"no total kernel for {type(contract).__name__}")

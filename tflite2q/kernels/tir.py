@@ -1,0 +1,82 @@
+"""The few TIR constructs that kernels are written in; the only place in `kernels/` that knows TVM's builder.
+
+Functions are built by statement, with Python as the macro language: a Python `for` unrolls, `T.serial` loops.  Vectors
+are explicit (`load` and `store` of so many lanes), so that what LLVM sees is already in registers of the right width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tvm
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script.builder import ir as T
+
+from tflite2q.kernels.base import Tensor
+
+Expr = Any  # a TIR expression, scalar or vector, or a Python number
+Buffer = Any
+
+__all__ = ["Buffer", "Expr", "T", "broadcast", "function", "lanes_of", "load", "local", "store", "view", "wrapping_add"]
+
+
+def function(
+    inputs: Sequence[Tensor], constants: Sequence[Tensor], output: Tensor, body: Callable[..., None]
+) -> tvm.tirx.PrimFunc:
+    """A PrimFunc whose parameters are inputs, constants and output; `body(*buffers)` emits its statements.
+
+    Buffers do not alias.  Relax must not take a one-input function for a reshape (its HasReshapePattern looks at
+    functions of two buffers and expects a root block), so lowering always passes at least one constant.
+    """
+    with IRBuilder() as builder:
+        with T.prim_func():
+            T.func_name("kernel")
+            T.func_attr({"tirx.noalias": True})
+            names = [f"x{i}" for i in range(len(inputs))] + [f"c{i}" for i in range(len(constants))] + ["y"]
+            body(*[T.arg(n, T.buffer(t.shape, t.dtype)) for n, t in zip(names, [*inputs, *constants, output], strict=True)])
+    return builder.get()
+
+
+def lanes_of(value: Expr) -> int:
+    return int(value.ty.lanes) if hasattr(value, "ty") else 1
+
+
+def load(buffer: Buffer, *index: Expr, lanes: int = 1) -> Expr:
+    """`lanes` consecutive elements of the last axis, from `index` on."""
+    *outer, last = index
+    return buffer[(*outer, last if lanes == 1 else T.ramp(last, 1, lanes))]
+
+
+def store(buffer: Buffer, value: Expr, *index: Expr, lanes: int = 1) -> None:
+    *outer, last = index
+    T.buffer_store(buffer, value, [*outer, last if lanes == 1 else T.ramp(last, 1, lanes)])
+
+
+def local(size: int, dtype: str) -> Buffer:
+    """Scratch that LLVM turns into registers when every index is a constant.
+
+    Up to one kilobyte TVM puts it on the stack (with scope "local" it would call an allocator each time), where LLVM's
+    scalar replacement finds it; more accumulators than that go into several.
+    """
+    return T.decl_buffer((size,), dtype)
+
+
+def view(buffer: Buffer, shape: Sequence[int], dtype: str | None = None) -> Buffer:
+    """The same memory with another shape."""
+    return T.decl_buffer(tuple(shape), dtype or buffer.dtype, data=buffer.data)
+
+
+def broadcast(value: Expr, lanes: int) -> Expr:
+    return value if lanes == 1 else T.broadcast(value, lanes)
+
+
+def wrapping_add(a: Expr, b: Expr, lanes: int) -> Expr:
+    """int32 addition modulo 2**32.  Plain signed addition tells LLVM that it never overflows."""
+    unsigned, signed = vector("uint32", lanes), vector("int32", lanes)
+    return T.reinterpret(signed, T.reinterpret(unsigned, a) + T.reinterpret(unsigned, b))
+
+
+def vector(dtype: str, lanes: int) -> str:
+    """The name of a vector type."""
+    return dtype if lanes == 1 else f"{dtype}x{lanes}"
