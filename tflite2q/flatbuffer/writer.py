@@ -1,0 +1,145 @@
+"""A graph to the bytes of a .tflite file: the reader's mirror.
+
+The same graph always gives the same bytes, and reading them gives the same graph.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tflite2q.dialect.graph import Graph, verify
+from tflite2q.dialect.op import Op
+from tflite2q.dialect.types import Value
+from tflite2q.errors import UnsupportedError
+from tflite2q import files
+from tflite2q.flatbuffer import schema
+from tflite2q.flatbuffer.records import (
+    ModelRecord,
+    OperatorCode,
+    OperatorRecord,
+    OptionValue,
+    SignatureRecord,
+    SubgraphRecord,
+    TensorRecord,
+)
+
+ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # associated files carry no time, so that equal graphs give equal bytes
+
+
+def save(graph: Graph, path: str | os.PathLike[str], force: bool = False) -> None:
+    """Write `graph` to `path`, whole or not at all.
+
+    Raises UsageError if the file exists and `force` is not given, or cannot be written.
+    """
+    files.write(Path(path), write(graph), force=force)
+
+
+def write(graph: Graph) -> bytes:
+    """The bytes of a .tflite file.  Raises InvalidGraph, or UnsupportedError where the format cannot express an op."""
+    data = schema.encode(_Writer(verify(graph)).model())
+    if not graph.files:
+        return data
+    stream = io.BytesIO(data)
+    with zipfile.ZipFile(stream, "a", zipfile.ZIP_STORED) as archive:
+        for name, content in graph.files:
+            archive.writestr(zipfile.ZipInfo(name, ZIP_EPOCH), content)
+    return stream.getvalue()
+
+
+class _Writer:
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.index = {value.name: index for index, value in enumerate(graph.values)}
+        self.buffers: dict[bytes, int] = {b"": 0}
+        self.codes: dict[OperatorCode, int] = {}
+
+    def model(self) -> ModelRecord:
+        graph = self.graph
+        metadata = tuple((name, self.buffer(data)) for name, data in graph.metadata)
+        subgraph = SubgraphRecord(
+            name=graph.name,
+            tensors=tuple(self.tensor(value) for value in graph.values),
+            inputs=self.indices(graph.inputs),
+            outputs=self.indices(graph.outputs),
+            operators=tuple(self.operator(op) for op in graph.ops),
+        )
+        return ModelRecord(
+            description=graph.description,
+            codes=tuple(self.codes),
+            buffers=tuple(self.buffers),
+            subgraphs=(subgraph,),
+            signatures=tuple(
+                SignatureRecord(s.key, self.public(s.inputs), self.public(s.outputs)) for s in graph.signatures
+            ),
+            metadata=metadata,
+        )
+
+    def indices(self, names: tuple[str | None, ...]) -> tuple[int, ...]:
+        return tuple(-1 if name is None else self.index[name] for name in names)
+
+    def public(self, names: tuple[tuple[str, str], ...]) -> tuple[tuple[str, int], ...]:
+        return tuple((public, self.index[name]) for public, name in names)
+
+    def buffer(self, data: bytes) -> int:
+        """Index of a buffer with these bytes; equal constants share one."""
+        return self.buffers.setdefault(data, len(self.buffers))
+
+    def tensor(self, value: Value) -> TensorRecord:
+        q = value.type.quantization
+        return TensorRecord(
+            name=value.name,
+            shape=value.type.shape,
+            dtype=value.type.dtype,
+            buffer=self.buffer(_bytes(value)),
+            scale=() if q is None else q.scale,
+            zero_point=() if q is None else q.zero_point,
+            axis=0 if q is None or q.axis is None else q.axis,
+            variable=value.variable,
+            shape_signature=value.shape_signature,
+        )
+
+    def operator(self, op: Op) -> OperatorRecord:
+        builtin = op.builtin
+        code = OperatorCode(builtin.name, op.version, builtin.custom)
+        return OperatorRecord(
+            code=self.codes.setdefault(code, len(self.codes)),
+            inputs=self.indices(op.inputs),
+            outputs=self.indices(op.outputs),
+            options_type=builtin.options,
+            options={} if builtin.options is None else _options(op, builtin.options),
+        )
+
+
+def _bytes(value: Value) -> bytes:
+    """The constant's bytes as the format stores them; b"" for other values."""
+    if value.constant is None:
+        return b""
+    array = value.constant.array
+    if value.type.dtype != "int4":
+        return array.tobytes()
+    flat = array.reshape(-1).astype(np.uint8) & 15
+    padded = np.append(flat, np.zeros(flat.size % 2, np.uint8))
+    return (padded[0::2] | (padded[1::2] << 4)).tobytes()
+
+
+def _options(op: Op, table: str) -> dict[str, OptionValue]:
+    """The op's attributes as fields of its options table.
+
+    Raises UnsupportedError for an attribute that the table cannot hold and that says something.
+    """
+    fields = schema.option_fields(table)
+    found: dict[str, OptionValue] = {}
+    for field in op.attributes():
+        option, enum = field.metadata["option"], field.metadata["enum"]
+        value: Any = getattr(op, field.name)
+        if option in fields:
+            found[option] = value if enum is None else schema.enum_values(enum)[value]
+        elif option is not None and value != field.default:
+            raise UnsupportedError(f"{op.mnemonic} {op.name!r}: a .tflite cannot express {field.name} = {value!r}")
+    return found
