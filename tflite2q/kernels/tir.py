@@ -18,7 +18,8 @@ from tflite2q.kernels.base import Tensor
 Expr = Any  # a TIR expression, scalar or vector, or a Python number
 Buffer = Any
 
-__all__ = ["Buffer", "Expr", "T", "broadcast", "function", "lanes_of", "load", "local", "store", "view", "wrapping_add"]
+__all__ = ["Buffer", "Expr", "T", "broadcast", "function", "lanes_of", "load", "local", "store", "uncontracted", "vector", "view",
+           "wrapping_add"]  # fmt: skip
 
 
 def function(
@@ -80,3 +81,13 @@ def wrapping_add(a: Expr, b: Expr, lanes: int) -> Expr:
 def vector(dtype: str, lanes: int) -> str:
     """The name of a vector type."""
     return dtype if lanes == 1 else f"{dtype}x{lanes}"
+
+
+def uncontracted(product: Expr) -> Expr:
+    """A floating point product that LLVM must round before it is added to anything.
+
+    TVM lets LLVM contract a product and a sum into one fused multiply-add, which rounds once where the reference
+    kernels round twice.
+    """
+    fence = T.llvm_lookup_intrinsic_id("llvm.arithmetic.fence")
+    return T.Bind(T.call_llvm_pure_intrin(product.ty.dtype, fence, product))

@@ -18,7 +18,7 @@ import numpy as np
 from tflite2q.kernels import layout
 from tflite2q.kernels.base import Array, Built, Eltwise, Tensor
 from tflite2q.kernels.loops import region
-from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, function, load, store, vector, view
+from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, function, load, store, uncontracted, vector, view
 
 MOST_LANES = 16
 GRAIN = 64  # vectors that one thread takes at a time
@@ -46,7 +46,8 @@ class TirCore:
         return T.Bind(a - b)
 
     def multiply(self, a: Expr, b: Expr) -> Expr:
-        return T.Bind(a * b)
+        product = T.Bind(a * b)
+        return uncontracted(product) if _scalar_type(product).startswith("float") else product
 
     def divide(self, a: Expr, b: Expr) -> Expr:
         return T.Bind(T.Div(a, b))
