@@ -1,0 +1,183 @@
+"""The text form of a graph: `parse_graph(print_graph(graph)) == graph`.  Its grammar is in docs/architecture.md.
+
+    graph "digits" {
+      inputs (%image)
+      outputs (%scores)
+
+      values {
+        %image : uint8[1, 8, 8, 1] <0.0625:0>
+        %filters : int8[4, 3, 3, 1] <axis 0, 0.01:0, 0.02:0, 0.03:0, 0.01:0> = zlib "eJw..."
+        %bias : int32[4] <0.000625:0> = [12, -3, 0, 7]
+        %scores : uint8[1, 4, 4, 4] <0.05:0>
+      }
+
+      ops {
+        %scores = q.conv2d(%image, %filters, %bias) {stride_h = 2, stride_w = 2}
+      }
+    }
+
+Values stand in the order of the file's tensors, ops in the order of execution.  Attributes of an op, its version and
+all other parts of a graph that have their default value are left out.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import MISSING, Field, fields
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tflite2q.dialect.graph import Graph, Signature
+from tflite2q.dialect.lexer import quoted, value_name, word
+from tflite2q.dialect.op import Op
+from tflite2q.dialect.parser import Parser
+from tflite2q.dialect.types import STORAGE, Quantization, Value
+from tflite2q.errors import InvalidGraph
+
+Constants = Literal["full", "elided"]
+
+INLINE = 16  # constants of at most so many elements are written as a list
+SHOWN_SCALES = 4  # of a per-channel quantization, when the rest is elided
+
+
+def print_graph(graph: Graph, constants: Constants = "full") -> str:
+    """The graph as text.
+
+    `constants="elided"` writes large constants as the start of their SHA-256, long lists of scales by their first few
+    and data of metadata and files likewise: short enough to read and to compare, but not to be parsed.
+    """
+    return _Printer(constants == "elided").graph(graph)
+
+
+def parse_graph(text: str) -> Graph:
+    """The graph that `text` describes; it is not verified.
+
+    Raises InvalidGraph with line and column where the text breaks the grammar, names an unknown op or attribute, or has
+    elided constants.
+    """
+    return Parser(text).graph()
+
+
+class _Printer:
+    def __init__(self, elided: bool) -> None:
+        self.elided = elided
+
+    def graph(self, graph: Graph) -> str:
+        head = [f"graph {quoted(graph.name)} {{"]
+        if graph.description:
+            head.append(f"  description {quoted(graph.description)}")
+        head.append(f"  inputs {_names(graph.inputs)}")
+        head.append(f"  outputs {_names(graph.outputs)}")
+        head += [f"  {_signature(signature)}" for signature in graph.signatures]
+        for kind, entries in (("metadata", graph.metadata), ("file", graph.files)):
+            head += [f"  {kind} {quoted(name)} = {self.data(data)}" for name, data in entries]
+        values = [f"    {self.value(value)}" for value in graph.values]
+        ops = [f"    {_op(op)}{_result_types(op, graph)}" for op in graph.ops]
+        return "\n".join([*head, "", "  values {", *values, "  }", "", "  ops {", *ops, "  }", "}", ""])
+
+    def value(self, value: Value) -> str:
+        kind = value.type
+        parts = [f"{value_name(value.name)} : {_type(kind.dtype, kind.shape)}"]
+        if kind.quantization is not None:
+            parts.append(self.quantization(kind.quantization))
+        if value.shape_signature is not None:
+            parts.append(f"dynamic{list(value.shape_signature)}")
+        if value.variable:
+            parts.append("variable")
+        if value.constant is not None:
+            parts.append(f"= {self.constant(value.constant.array, value)}")
+        return " ".join(parts)
+
+    def quantization(self, q: Quantization) -> str:
+        pairs = [f"{real(np.float32(s))}:{z}" for s, z in zip(q.scale, q.zero_point, strict=True)]
+        if self.elided and len(pairs) > SHOWN_SCALES:
+            pairs = [*pairs[:SHOWN_SCALES], f"elided {len(pairs) - SHOWN_SCALES} more"]
+        if q.axis is not None:
+            pairs.insert(0, f"axis {q.axis}")
+        return f"<{', '.join(pairs)}>"
+
+    def constant(self, array: npt.NDArray[Any], value: Value) -> str:
+        declared = array.dtype.name == STORAGE.get(value.type.dtype) and array.shape == value.type.shape
+        prefix = "" if declared else f"{_type(array.dtype.name, array.shape)} "
+        if array.size <= INLINE and (array.dtype.kind != "f" or bool(np.isfinite(array).all())):
+            return f"{prefix}[{', '.join(_element(e) for e in array.reshape(-1))}]"
+        return prefix + self.data(array.astype(array.dtype.newbyteorder("<")).tobytes())
+
+    def data(self, data: bytes) -> str:
+        if self.elided:
+            return f'elided "sha256:{hashlib.sha256(data).hexdigest()[:16]}" {len(data)} bytes'
+        return f'zlib "{base64.b64encode(zlib.compress(data, 9)).decode("ascii")}"'
+
+
+def _names(names: Iterable[str | None]) -> str:
+    return f"({', '.join('_' if name is None else value_name(name) for name in names)})"
+
+
+def _signature(signature: Signature) -> str:
+    def pairs(items: Sequence[tuple[str, str]]) -> str:
+        return f"({', '.join(f'{word(public)} = {value_name(name)}' for public, name in items)})"
+
+    return f"signature {quoted(signature.key)} {pairs(signature.inputs)} -> {pairs(signature.outputs)}"
+
+
+def _type(dtype: str, shape: Sequence[int]) -> str:
+    return f"{word(dtype)}{list(shape)}"
+
+
+def _result_types(op: Op, graph: Graph) -> str:
+    """A comment: the reader of a long listing should not have to look the results up."""
+    known = [graph.by_name[name].type for name in op.outputs if name in graph.by_name]
+    return f"  // {', '.join(_type(kind.dtype, kind.shape) for kind in known)}" if known else ""
+
+
+def _op(op: Op) -> str:
+    results = ", ".join(value_name(name) for name in op.outputs)
+    text = f"{results} = {op.mnemonic}{_names(op.inputs)}"
+    attributes = [f"{f.name} = {attribute_text(getattr(op, f.name))}" for f in fields(op) if _said(op, f)]
+    if attributes:
+        text += f" {{{', '.join(attributes)}}}"
+    return text if op.version == 1 else f"{text} version {op.version}"
+
+
+def _said(op: Op, field: Field[Any]) -> bool:
+    """Whether the text names the field: attributes that differ from their default in value or in type (1 and 1.0)."""
+    if field.name in ("inputs", "outputs", "version"):
+        return False
+    default = field.default if field.default_factory is MISSING else field.default_factory()
+    value = getattr(op, field.name)
+    return default is MISSING or type(value) is not type(default) or value != default
+
+
+def attribute_text(value: object) -> str:
+    """An attribute's value; its notation tells its type.  Raises InvalidGraph for a type without one."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return str(int(value))
+    if isinstance(value, float):
+        return float.__repr__(value)
+    if isinstance(value, str):
+        return word(value)
+    if isinstance(value, bytes):
+        return f'bytes "{base64.b64encode(value).decode("ascii")}"'
+    if isinstance(value, tuple):
+        return f"[{', '.join(attribute_text(item) for item in value)}]"
+    raise InvalidGraph(f"an attribute of type {type(value).__name__} has no text form")
+
+
+def real(value: np.floating[Any]) -> str:
+    """The shortest decimal that reads back as the same number of the same width."""
+    return str(value)
+
+
+def _element(element: np.generic) -> str:
+    if isinstance(element, np.bool_):
+        return str(bool(element)).lower()
+    return real(element) if isinstance(element, np.floating) else str(element)
