@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,11 @@ class Dataset:
 
     def __iter__(self) -> Iterator[list[Array]]:
         return (self.make(index) for index in range(len(self)))
+
+    def first(self, count: int) -> Dataset:
+        """At most `count` of the samples."""
+        labels = None if self.labels is None else self.labels[:count]
+        return Dataset(self.source, self.names[:count], self.make, labels)
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ def load(
         found = _images(where, _single(where, inputs), limit, pixels)
     if labels is None:
         return found
-    return Dataset(found.source, found.names, found.make, read_labels(labels, found.names, limit is not None))
+    return replace(found, labels=read_labels(labels, found.names, limit is not None))
 
 
 def synthetic(inputs: Sequence[Value], samples: int = SYNTHETIC_SAMPLES, seed: int = 0) -> Dataset:

@@ -1,0 +1,129 @@
+# `make` alone lists what there is. Every target that runs Python first makes the virtual environment it needs.
+PYTHON ?= python3
+VENV   ?= .venv
+PY     := $(VENV)/bin/python
+CLI    := $(PY) -m tflite2q
+
+SCHEME ?= int8
+TARGET ?= native
+OUT    ?= converted
+THREADS ?= 1
+MODELS ?= models/digits_uint8.tflite
+TESTS  ?= tests
+JOBS   ?= 2
+
+DEMO_MODEL  := models/digits_uint8.tflite
+DEMO_DATA   := models/digits_test.npz
+DEMO_LABELS := models/digits_labels.csv
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## list the targets
+	@echo "make TARGET [NAME=value ...]"; echo
+	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) \
+	  | awk -F'|' '{ printf "  %-14s %s\n", $$1, $$2 }'
+	@echo; echo "now: MODELS=$(MODELS) SCHEME=$(SCHEME) OUT=$(OUT) TARGET=$(TARGET) THREADS=$(THREADS) PYTHON=$(PYTHON)"
+
+# --- environments: what a user needs, and on top of it what a developer needs ---
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "Python 3.10 or later is needed, $(PYTHON) is older; give PYTHON=..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.user: $(VENV)/.python setup.cfg pyproject.toml
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[litert,images,report]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.user
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+# --- using it ---
+
+.PHONY: demo
+demo: $(VENV)/.user ## convert and compare a real uint8 model, and show the result
+	@mkdir -p $(OUT)
+	$(CLI) inspect $(DEMO_MODEL)
+	$(CLI) convert $(DEMO_MODEL) --scheme $(SCHEME) --force -o $(OUT)/digits.$(SCHEME).tflite
+	$(CLI) compare $(DEMO_MODEL) $(OUT)/digits.$(SCHEME).tflite --data $(DEMO_DATA) --labels $(DEMO_LABELS) --threads $(THREADS)
+
+# One output for each model, named by its stem and scheme. A stem that occurs twice in MODELS is an error here, because
+# the second file would silently replace the first.
+converted = $(OUT)/$(notdir $(basename $(1))).$(notdir $(basename $(SCHEME))).tflite
+outputs   := $(foreach model,$(MODELS),$(call converted,$(model)))
+scheme_file := $(firstword $(wildcard $(SCHEME) schemes/$(SCHEME).toml))
+ifneq ($(filter convert,$(MAKECMDGOALS)),)
+ifneq ($(words $(MODELS)),$(words $(sort $(MODELS))))
+$(error MODELS names a file twice)
+endif
+ifneq ($(words $(outputs)),$(words $(sort $(outputs))))
+$(error two files in MODELS have the same name and would both become one file in $(OUT); convert them into different OUT folders)
+endif
+endif
+
+.PHONY: convert
+convert: $(outputs) ## convert MODELS='a.tflite b.tflite' to SCHEME in folder OUT; only what is out of date; -j2 for two at once
+
+define conversion
+$(call converted,$(1)): $(1) $(scheme_file) | $(VENV)/.user
+	@mkdir -p $$(@D)
+	$$(CLI) convert $$< --scheme $$(SCHEME) --force -o $$@
+endef
+$(foreach model,$(sort $(MODELS)),$(eval $(call conversion,$(model))))
+
+.PHONY: compare
+compare: $(VENV)/.user ## compare each of MODELS with its conversion to SCHEME [DATA=... LABELS=...]
+	@set -e; for model in $(MODELS); do \
+	  $(CLI) compare $$model --scheme $(SCHEME) --threads $(THREADS) --target $(TARGET) \
+	    $(if $(DATA),--data $(DATA)) $(if $(LABELS),--labels $(LABELS)); done
+
+.PHONY: models
+models: $(VENV)/.dev ## train and quantize the models in models/ again
+	$(PY) models/train_digits.py
+
+# --- working on it ---
+
+.PHONY: check
+check: lint test ## lint, then test
+
+.PHONY: lint
+lint: $(VENV)/.dev ## ruff, mypy --strict, import rules, generated documents
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --config setup.cfg
+	$(PY) docs/generate.py --check
+
+.PHONY: format
+format: $(VENV)/.dev ## let ruff lay out the code
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+.PHONY: test
+test: $(VENV)/.dev ## the quick tests [TESTS=tests/cli JOBS=2]
+	$(PY) -m pytest -n $(JOBS) -m 'not slow' $(TESTS)
+
+.PHONY: test-slow
+test-slow: $(VENV)/.dev ## the tests that `make test` leaves out
+	$(PY) -m pytest -n $(JOBS) -m slow $(TESTS)
+
+.PHONY: docs
+docs: $(VENV)/.dev ## write the generated documents again (commands, ops, schemes, kernels)
+	$(PY) docs/generate.py
+
+.PHONY: bench
+bench: $(VENV)/.dev ## measure speed against LiteRT and print the tables
+	$(PY) -m benchmarks
+
+.PHONY: wheel
+wheel: $(VENV)/.dev ## build the wheel and the source archive into dist/
+	$(PY) -m build --outdir dist
+
+.PHONY: clean
+clean: ## remove what was built, not the environment
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache converted
+	find tflite2q tests schemes models benchmarks docs -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,78 @@
+"""The command line: parses, calls the library, prints.  Commands import what they need when they run, so that
+`--help` costs nothing but click."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from tflite2q import __version__
+from tflite2q.cli.compare import compare
+from tflite2q.cli.convert import convert
+from tflite2q.cli.inspect import inspect
+from tflite2q.cli.run import run_command
+from tflite2q.cli.schemes import schemes
+from tflite2q.cli.targets import targets
+from tflite2q.errors import Tflite2qError
+
+COMMANDS: tuple[click.Command, ...] = (inspect, convert, run_command, compare, schemes, targets)
+
+WRONG_USAGE = 2
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+
+class _InOrder(click.Group):
+    """Lists the commands in the order in which one uses them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="tflite2q %(version)s")
+def tflite2q() -> None:
+    """Convert quantized TensorFlow Lite models to other quantization schemes, compile them, and measure the difference.
+
+    Exit codes: 0 fine; 1 a gate failed; 2 wrong usage; 3 the input cannot be used (malformed, unsupported, or not
+    changed by the scheme).
+    """
+
+
+for command in COMMANDS:
+    tflite2q.add_command(command)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line and return its exit code; errors become one line on stderr."""
+    try:
+        result = tflite2q.main(args=list(arguments), prog_name="tflite2q", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return WRONG_USAGE
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "tflite2q"
+        return _fail(f"{error.format_message().rstrip('.')}; see `{path} --help`", WRONG_USAGE)
+    except click.ClickException as error:
+        return _fail(error.format_message(), WRONG_USAGE)
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted", INTERRUPTED)
+    except Tflite2qError as error:
+        return _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        # Whoever read our output has enough; what is still buffered must not raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}; check the path, its rights and the free space", WRONG_USAGE)
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(f"tflite2q: {' '.join(message.split())}", err=True)
+    return code

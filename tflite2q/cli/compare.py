@@ -1,0 +1,89 @@
+"""`tflite2q compare`"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from tflite2q.cli.options import (
+    ANY_PATH,
+    MODEL,
+    interface_option,
+    json_option,
+    pixel_options,
+    scheme_option,
+    target_option,
+    threads_option,
+)
+
+
+class _Offset(click.ParamType):
+    name = "auto|N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        if value in (None, "auto"):
+            return None
+        try:
+            return int(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither 'auto' nor a whole number", param, ctx)
+
+
+@click.command()
+@click.argument("original", type=MODEL)
+@click.argument("other", type=MODEL, required=False)
+@scheme_option
+@interface_option
+@click.option(
+    "--data", type=ANY_PATH, help="Inputs: folder of images, CSV of file,label, .npy or .npz.  [default: random]"
+)
+@click.option("--labels", type=MODEL, help="Right answers: CSV of file,label (or one a line), .npy or .npz.")
+@click.option(
+    "--label-offset",
+    type=_Offset(),
+    default="auto",
+    show_default=True,
+    help="Added to each label; auto adds 1 for 1001 classes and labels below 1000 (class 0 is background).",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Use only the first N samples.")
+@pixel_options
+@target_option
+@threads_option
+@click.option("--speed/--no-speed", default=True, show_default=True, help="Measure the time of a run.")
+@click.option(
+    "--layer-samples",
+    type=click.IntRange(min=0),
+    default=2,
+    show_default=True,
+    help="Samples on which every layer is compared, by the NumPy reference; 0 leaves layers out.",
+)
+@click.option("--every-layer", is_flag=True, help="Show all layers, not only the worst.")
+@json_option
+def compare(
+    original: str, other: str | None, scheme: str | None, interface: str | None, json_path: str | None,
+    every_layer: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Measure OTHER, or ORIGINAL converted to --scheme, against ORIGINAL: accuracy, layers, speed and size.
+
+    Both run compiled with TVM with the same threads, in turns; LiteRT's times stand beside them where ai-edge-litert is
+    installed.  With --labels, top-1 and top-5 are counted; without, how often both give the same class.  Errors are in
+    steps: multiples of the original tensor's scale.
+    """
+    if (other is None) == (scheme is None):
+        raise click.UsageError("give either a second model or --scheme NAME|FILE")
+    if other is not None and interface is not None:
+        raise click.UsageError("--interface goes with --scheme")
+    if options["labels"] is not None and options["data"] is None:
+        raise click.UsageError("--labels needs --data")
+    from tflite2q import pipeline
+    from tflite2q.cli import output
+    from tflite2q.cli.progress import Progress
+    from tflite2q.report import json, text
+
+    output.check_json(json_path)
+    with Progress() as progress:
+        converted = pipeline.convert(original, pipeline.scheme_of(scheme, interface)) if scheme is not None else other
+        assert converted is not None
+        result = pipeline.compare(original, converted, progress=progress, **options)
+    output.emit(json.comparison(result), json_path, lambda console: text.comparison(console, result, every_layer))

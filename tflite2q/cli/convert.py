@@ -1,0 +1,121 @@
+"""`tflite2q convert`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tflite2q.cli.options import (
+    ANY_PATH,
+    MODEL,
+    force_option,
+    interface_option,
+    json_option,
+    scheme_option,
+    target_option,
+    threads_option,
+)
+
+if TYPE_CHECKING:
+    from tflite2q.cli.progress import Progress
+    from tflite2q.rewrites import Conversion
+
+STAGES = ("load", "convert", "lower")
+
+
+@click.command()
+@click.argument("model", type=MODEL)
+@scheme_option
+@click.option(
+    "-o", "--output", type=ANY_PATH, help="The .tflite to write.  [default: MODEL-stem.SCHEME.tflite beside MODEL]"
+)
+@click.option("--lib", type=ANY_PATH, metavar="OUT.so", help="Also compile it with TVM, to this shared library.")
+@target_option
+@threads_option
+@interface_option
+@click.option(
+    "--until", type=click.Choice(STAGES), help="Stop after this stage and print the graph or module; write nothing."
+)
+@force_option
+@json_option
+def convert(
+    model: str,
+    scheme: str | None,
+    output: str | None,
+    lib: str | None,
+    target: str,
+    threads: int,
+    interface: str | None,
+    until: str | None,
+    force: bool,
+    json_path: str | None,
+) -> None:
+    """Rewrite a model to another quantization scheme and say what that changed.
+
+    Needs no data and no float model.  Layers that keep every integer are `exact`; what others lose is listed.  A model
+    that already is what the scheme asks for is not written, and the exit code is 3.
+    """
+    if scheme is None:
+        raise click.UsageError("give --scheme NAME|FILE (`tflite2q schemes` lists the names)")
+    from tflite2q import files, pipeline
+    from tflite2q.cli import output as out
+    from tflite2q.cli.progress import Progress
+    from tflite2q.comparison import Comparison, Size
+    from tflite2q.report import json, text
+
+    if until is not None:
+        with Progress() as progress:
+            click.echo(_dump(model, scheme, interface, target, until, progress))
+        return
+    chosen = pipeline.scheme_of(scheme, interface)
+    path = Path(output) if output is not None else Path(model).with_name(f"{Path(model).stem}.{chosen.name}.tflite")
+    for planned in (path, lib):
+        if planned is not None:
+            files.refuse_overwrite(planned, force)
+    out.check_json(json_path)
+    with Progress() as progress:
+        conversion = pipeline.convert(model, chosen)
+        before, content = pipeline.size_of(model), pipeline.content_of(conversion)
+        if lib is not None:
+            _save_library(conversion, lib, target, threads, force, progress)
+        files.write(path, content, force)
+    result = Comparison(
+        model=Path(model).name,
+        scheme=chosen.name,
+        target=target if lib is not None else None,
+        layers=pipeline.layers_of(conversion),
+        accuracy=None,
+        speed=None,
+        size=Size(before, len(content)),
+    )
+    written = [str(path)] if lib is None else [str(path), lib]
+    out.emit(
+        {**json.comparison(result), "written": written},
+        json_path,
+        lambda console: text.conversion(console, result, written),
+    )
+
+
+def _save_library(conversion: Conversion, lib: str, target: str, threads: int, force: bool, progress: Progress) -> None:
+    from tflite2q import files, pipeline
+
+    progress(f"compiling for {target}")
+    executable = pipeline.compile(conversion, target, threads)
+    with files.replacing(lib, force) as temporary:
+        executable.save(str(temporary))
+
+
+def _dump(model: str, scheme: str, interface: str | None, target: str, until: str, progress: Progress) -> str:
+    """The graph (or, lowered, the module) after a stage, as text."""
+    from tflite2q import pipeline
+
+    graph = pipeline.load(model)
+    if until == "load":
+        return pipeline.text_of(graph)
+    conversion = pipeline.convert(graph, pipeline.scheme_of(scheme, interface))
+    if until == "convert":
+        return pipeline.text_of(conversion)
+    progress(f"lowering for {target}")
+    return pipeline.lowered_text(conversion, target)

@@ -1,0 +1,59 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+MODEL = click.Path(dir_okay=False)
+ANY_PATH = click.Path()
+
+
+def together(options: Sequence[Callable[[F], F]]) -> Callable[[F], F]:
+    """One decorator that adds all `options`, shown in that order."""
+
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+json_option = click.option(
+    "--json",
+    "json_path",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    help="Also write the result as JSON to FILE; '-' prints it instead of the text.",
+)
+force_option = click.option("--force", is_flag=True, help="Overwrite output files that exist.")
+scheme_option = click.option(
+    "--scheme", metavar="NAME|FILE", help="Scheme to convert to: a name of `tflite2q schemes` or a .toml."
+)
+interface_option = click.option(
+    "--interface",
+    type=click.Choice(["keep", "scheme"]),
+    help="The model's own input and output types: keep them, or as the scheme has them.  [default: the scheme's]",
+)
+target_option = click.option(
+    "--target",
+    default="native",
+    show_default=True,
+    help="Processor to compile for: a name of `tflite2q targets` or TVM's JSON.",
+)
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of the compiled model."
+)
+pixel_options = together(
+    [
+        click.option("--mean", type=float, help="With --std: feed (pixel - mean) / std instead of pixel codes."),
+        click.option(
+            "--std", type=float, help="See --mean.  [default for inputs that are not 8 bits wide: 127.5, 127.5]"
+        ),
+    ]
+)

@@ -1,0 +1,44 @@
+"""Printing and writing results, the same way in every command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tflite2q import files
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Of a table that goes to a file or a pipe: wide enough that no name is cut.
+PLAIN_WIDTH = 200
+
+
+def console() -> Console:
+    """A console on stdout: colours and box lines on a terminal, plain text elsewhere."""
+    from rich.console import Console
+
+    terminal = sys.stdout.isatty()
+    return Console(width=None if terminal else PLAIN_WIDTH, highlight=False, soft_wrap=not terminal)
+
+
+def check_json(json_path: str | None) -> None:
+    """Refuse an impossible place for the JSON before any work is done.  Reports are made to be replaced."""
+    if json_path is not None and json_path != "-":
+        files.refuse_overwrite(json_path, force=True)
+
+
+def emit(document: Mapping[str, Any], json_path: str | None, text: Callable[[Console], None]) -> None:
+    """Print `text`, or the JSON of `document` for '-'; write it to any other `json_path` too."""
+    encoded = json.dumps(document, indent=2, allow_nan=False) + "\n"
+    if json_path == "-":
+        click.echo(encoded, nl=False)
+        return
+    text(console())
+    if json_path is not None:
+        files.write(Path(json_path), encoded.encode(), force=True)

@@ -1,0 +1,66 @@
+"""`tflite2q run`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tflite2q.cli.options import (
+    ANY_PATH,
+    MODEL,
+    force_option,
+    json_option,
+    pixel_options,
+    target_option,
+    threads_option,
+)
+
+
+@click.command("run")
+@click.argument("model", metavar="MODEL|LIB", type=MODEL)
+@click.option(
+    "--input",
+    "inputs",
+    type=ANY_PATH,
+    multiple=True,
+    required=True,
+    metavar="FILE",
+    help="Folder of images, image, CSV of files, .npy or .npz; once, or once for each input in order.",
+)
+@click.option(
+    "--output", type=MODEL, metavar="FILE", help="Write the outputs: .npz (arrays by name) or .npy (one output)."
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Use only the first N samples.")
+@pixel_options
+@target_option
+@threads_option
+@force_option
+@json_option
+def run_command(
+    model: str, inputs: tuple[str, ...], output: str | None, limit: int | None, mean: float | None, std: float | None,
+    target: str, threads: int, force: bool, json_path: str | None,
+) -> None:  # fmt: skip
+    """Run a model, compiled with TVM, or a library that `convert --lib` wrote, and show what it says.
+
+    Shows the five highest classes of outputs that hold one score a class, and the range of others.  --output keeps the
+    exact codes, samples on the first axis.
+    """
+    from tflite2q import files, pipeline, prediction
+    from tflite2q.cli import output as out
+    from tflite2q.cli.progress import Progress
+    from tflite2q.data import Normalization
+    from tflite2q.report import json, text
+
+    if output is not None:
+        prediction.check_suffix(output)
+        files.refuse_overwrite(output, force)
+    out.check_json(json_path)
+    with Progress() as progress:
+        progress("compiling")
+        executable = pipeline.executable_of(model, target, threads)
+        samples = prediction.samples(inputs, executable.inputs, limit, Normalization.of(mean, std))
+        results = prediction.run(executable.run, executable.outputs, samples, progress)
+        if output is not None:
+            files.write(output, prediction.encoded(results, executable.outputs, Path(output).suffix), force)
+    out.emit(json.prediction(Path(model).name, results), json_path, lambda console: text.prediction(console, results))

@@ -1,0 +1,20 @@
+"""`tflite2q schemes`"""
+
+from __future__ import annotations
+
+import click
+
+from tflite2q.cli.options import json_option
+
+
+@click.command()
+@json_option
+def schemes(json_path: str | None) -> None:
+    """List the schemes that come with tflite2q, with a sentence each."""
+    from tflite2q import scheme
+    from tflite2q.cli import output
+    from tflite2q.report import json, text
+
+    found = [scheme.find(name) for name in scheme.shipped()]
+    rows = [(each.name, f"{each.summary} {each.when}".strip()) for each in found]
+    output.emit(json.names("schemes", rows), json_path, lambda console: text.names(console, rows))

@@ -1,0 +1,99 @@
+"""What a model is made of, as plain values for the reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.op import Op
+from tflite2q.dialect.types import Quantization, Value
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor's type; `scale` and `zero_point` have one entry a tensor, or one a channel along `axis`."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    scale: tuple[float, ...] = ()
+    zero_point: tuple[int, ...] = ()
+    axis: int | None = None
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """One op: its TFLite operator, its first result, its weights if it has some, and its work in one run."""
+
+    index: int
+    name: str
+    op: str
+    tflite: str
+    output: TensorInfo
+    weights: TensorInfo | None
+    macs: int
+
+
+@dataclass(frozen=True)
+class SchemeEffect:
+    """What converting to a scheme would do: how many layers end in each loss class, or why it cannot be done."""
+
+    scheme: str
+    sentence: str
+    losses: tuple[tuple[str, int], ...] = ()
+    channels: int = 0
+    channels_rescaled: int = 0
+    refused: str | None = None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A whole model; `parameters` counts the elements of its constants, `macs` the multiply-accumulates of one run."""
+
+    model: str
+    size: int
+    description: str
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    layers: tuple[LayerInfo, ...]
+    parameters: int
+    macs: int
+    schemes: tuple[SchemeEffect, ...] = ()
+
+
+def inspect(graph: Graph, model: str, size: int, schemes: tuple[SchemeEffect, ...] = ()) -> Inspection:
+    """Describe `graph`, read from a file called `model` of `size` bytes."""
+    layers = tuple(_layer(graph, index, op) for index, op in enumerate(graph.ops))
+    return Inspection(
+        model=model,
+        size=size,
+        description=graph.description,
+        inputs=tuple(_tensor(graph[name]) for name in graph.inputs),
+        outputs=tuple(_tensor(graph[name]) for name in graph.outputs),
+        layers=layers,
+        parameters=sum(value.type.size for value in graph.values if value.constant is not None),
+        macs=sum(layer.macs for layer in layers),
+        schemes=schemes,
+    )
+
+
+def _layer(graph: Graph, index: int, op: Op) -> LayerInfo:
+    operands = graph.ins(op)
+    weights = next((v for k, v in enumerate(operands) if v is not None and op.operand(k).role == "weights"), None)
+    return LayerInfo(
+        index=index,
+        name=op.name,
+        op=op.mnemonic,
+        tflite=op.builtin.name,
+        output=_tensor(graph[op.outputs[0]]),
+        weights=None if weights is None else _tensor(weights),
+        macs=op.macs(operands, graph.outs(op)),
+    )
+
+
+def _tensor(value: Value) -> TensorInfo:
+    kind = value.type
+    q: Quantization | None = kind.quantization if kind.quantized else None
+    if q is None:
+        return TensorInfo(value.name, kind.dtype, kind.shape)
+    return TensorInfo(value.name, kind.dtype, kind.shape, q.scale, q.zero_point, q.axis)

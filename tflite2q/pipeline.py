@@ -1,0 +1,287 @@
+"""The stages in order, each a function: load, convert, compile, reference, compare.
+
+These are the functions of the public Python interface.  Wherever a *model* is asked for, a graph, a conversion or the
+path of a .tflite file will do.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from tflite2q import comparison, data, inspection, litert, oracle, rewrites
+from tflite2q import scheme as schemes
+from tflite2q.comparison import Accuracy, Comparison, Layer, LayerError, Progress, Size, Speed, quiet
+from tflite2q.data import Dataset, Normalization
+from tflite2q.dialect import text as dialect_text
+from tflite2q.dialect.graph import Graph
+from tflite2q.errors import TargetError, Tflite2qError, Unchanged
+from tflite2q.flatbuffer import reader, writer
+from tflite2q.inspection import Inspection, SchemeEffect
+from tflite2q.rewrites import Conversion
+from tflite2q.scheme import Scheme
+
+if TYPE_CHECKING:
+    from tflite2q.runtime import Executable
+
+Array = npt.NDArray[Any]
+FilePath = str | os.PathLike[str]
+Model = Graph | Conversion | FilePath
+
+# Layers are compared by the NumPy reference, which takes about 0.25 s a sample of a 300 M MAC model.
+LAYER_SAMPLES = 2
+
+
+def load(path: FilePath) -> Graph:
+    """Read and verify a .tflite file.
+
+    Raises ModelError (damaged), UnsupportedError (operators tflite2q lacks, all named) or InvalidGraph.
+    """
+    return reader.load(path)
+
+
+def convert(model: Model, scheme: Scheme | str | os.PathLike[str], interface: str | None = None) -> Conversion:
+    """Rewrite a model to a scheme (a Scheme, the name of a shipped one, or the path of a .toml).
+
+    `interface` "keep" or "scheme" overrides what the scheme says about the model's own inputs and outputs.  Raises
+    SchemeError, or Unchanged if the model is already what the scheme asks for.
+    """
+    return rewrites.convert(graph_of(model), scheme_of(scheme, interface))
+
+
+def compile(model: Model, target: str = "native", threads: int = 1) -> Executable:
+    """Compile a model with TVM for a target (a name of `tflite2q targets` or TVM's JSON).  Raises TargetError."""
+    from tflite2q import runtime
+
+    return runtime.compile(graph_of(model), target=target, threads=threads)
+
+
+def load_library(path: FilePath, threads: int = 1) -> Executable:
+    """Load what `Executable.save` wrote."""
+    from tflite2q import runtime
+
+    return runtime.load_library(path, threads=threads)
+
+
+def reference(model: Model, *inputs: npt.ArrayLike, every: bool = False) -> list[Array] | dict[str, Array]:
+    """Run a model with NumPy, bit for bit as TFLite's reference kernels: its outputs, in order.
+
+    With `every`, all values by their TFLite tensor names.  Raises DataError for inputs that do not fit.
+    """
+    graph = graph_of(model)
+    return oracle.run_every(graph, *inputs) if every else oracle.run(graph, *inputs)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `compare` measures and on what; see there."""
+
+    data: FilePath | None = None
+    labels: FilePath | None = None
+    limit: int | None = None
+    label_offset: int | None = None
+    mean: float | None = None
+    std: float | None = None
+    target: str = "native"
+    threads: int = 1
+    speed: bool = True
+    layer_samples: int = LAYER_SAMPLES
+
+
+def compare(original: Model, converted: Model, *, progress: Progress = quiet, **options: Any) -> Comparison:
+    """Measure what distinguishes two models of equal inputs and outputs: accuracy, layers, speed and size.
+
+    Options, all by keyword: `data` (folder of images, CSV of file,label, .npy or .npz; without it random inputs),
+    `labels` (for top-1 and top-5), `limit` (samples), `label_offset`, `mean` and `std` (of pixels), `target`,
+    `threads`, `speed` (False: do not time), `layer_samples` (0: do not compare layers).  `progress` is called as work goes on.
+    """
+    chosen = Options(**options)
+    before, after = graph_of(original), graph_of(converted)
+    comparison.check_comparable(before, after)
+    samples = dataset(before, chosen)
+    notes: list[str] = []
+    accuracy, speed = _outputs_and_speed(before, after, samples, chosen, notes, progress)
+    layers = comparison.merge_layers(layers_of(converted), _layer_errors(before, after, samples, chosen, progress))
+    return Comparison(
+        model=name_of(original),
+        scheme=converted.scheme.name if isinstance(converted, Conversion) else None,
+        target=chosen.target,
+        layers=layers,
+        accuracy=accuracy,
+        speed=speed,
+        size=Size(size_of(original), size_of(converted)),
+        notes=tuple(notes),
+    )
+
+
+def inspect(path: FilePath) -> Inspection:
+    """Describe the model at `path`, and what each shipped scheme would do to it."""
+    graph = load(path)
+    effects = tuple(_effect(graph, schemes.find(name)) for name in schemes.shipped())
+    return inspection.inspect(graph, Path(path).name, os.path.getsize(path), effects)
+
+
+def graph_of(model: Model) -> Graph:
+    """The graph that a model stands for, read if it is a path."""
+    if isinstance(model, Graph):
+        return model
+    return model.graph if isinstance(model, Conversion) else load(model)
+
+
+def scheme_of(scheme: Scheme | str | os.PathLike[str], interface: str | None = None) -> Scheme:
+    """The scheme meant, with another interface policy if one is given.  Raises SchemeError."""
+    found = schemes.find(scheme)
+    return found if interface is None else replace(found, interface=interface)
+
+
+def name_of(model: Model) -> str:
+    """How reports call a model: its file's name, or its graph's."""
+    if isinstance(model, str | os.PathLike):
+        return Path(model).name
+    return graph_of(model).name or "model"
+
+
+def content_of(model: Model) -> bytes:
+    """The bytes of the model's .tflite file.  Raises UnsupportedError where the format cannot express it."""
+    return writer.write(graph_of(model))
+
+
+def text_of(model: Model) -> str:
+    """The model's graph in the dialect's text form."""
+    return dialect_text.print_graph(graph_of(model))
+
+
+def lowered_text(model: Model, target: str = "native") -> str:
+    """The Relax and TIR text that a model lowers to for a target.  Raises TargetError."""
+    from tflite2q import runtime
+
+    return runtime.lowered_text(graph_of(model), target)
+
+
+def executable_of(path: FilePath, target: str, threads: int) -> Executable:
+    """A library loaded, or a .tflite compiled."""
+    if Path(path).suffix == ".so":
+        return load_library(path, threads)
+    return compile(path, target, threads)
+
+
+def size_of(model: Model) -> int | None:
+    """Bytes of the model's .tflite file; None where its graph cannot be expressed as one."""
+    if isinstance(model, str | os.PathLike):
+        return os.path.getsize(model)
+    try:
+        return len(content_of(model))
+    except Tflite2qError:
+        return None
+
+
+def layers_of(model: Model) -> tuple[Layer, ...]:
+    """What a conversion did to each layer; nothing for other models."""
+    if not isinstance(model, Conversion):
+        return ()
+    return tuple(Layer(x.name, x.op, x.loss, x.channels, x.channels_rescaled) for x in model.layers)
+
+
+def dataset(graph: Graph, options: Options) -> Dataset:
+    """The samples to compare on: the data given, or random codes."""
+    inputs = [graph[name] for name in graph.inputs]
+    if options.data is None:
+        return data.synthetic(inputs, options.limit or data.SYNTHETIC_SAMPLES)
+    pixels = Normalization.of(options.mean, options.std)
+    return data.load(Path(options.data), inputs, options.labels, options.limit, pixels)
+
+
+def _outputs_and_speed(
+    before: Graph, after: Graph, samples: Dataset, options: Options, notes: list[str], progress: Progress
+) -> tuple[Accuracy, Speed | None]:
+    """Both by the compiled models; where the target's code cannot run here, outputs by the reference and no speed."""
+    try:
+        progress("compiling", 0, 2)
+        first = compile(before, options.target, options.threads)
+        progress("compiling", 1, 2)
+        second = compile(after, options.target, options.threads)
+    except TargetError as error:
+        notes.append(f"outputs are the reference's, and there is no speed: {error}")
+        run_first, run_second = (lambda *x: oracle.run(before, *x)), (lambda *x: oracle.run(after, *x))
+        return _accuracy(before, after, run_first, run_second, samples, options, progress), None
+    accuracy = _accuracy(before, after, first.run, second.run, samples, options, progress)
+    if not options.speed:
+        return accuracy, None
+    with _litert_files(before, after, notes) as paths:
+        speed = comparison.measure_speed(first.times, second.times, options.threads, paths, progress)
+    return accuracy, speed
+
+
+def _accuracy(
+    before: Graph,
+    after: Graph,
+    run_before: comparison.Runner,
+    run_after: comparison.Runner,
+    samples: Dataset,
+    options: Options,
+    progress: Progress,
+) -> Accuracy:
+    offset = options.label_offset
+    return comparison.measure_accuracy(before, after, run_before, run_after, samples, offset, progress)
+
+
+def _layer_errors(
+    before: Graph, after: Graph, samples: Dataset, options: Options, progress: Progress
+) -> tuple[LayerError, ...]:
+    few = samples.first(options.layer_samples)
+    return comparison.measure_layers(
+        before,
+        after,
+        lambda *x: oracle.run_every(before, *x),
+        lambda *x: oracle.run_every(after, *x),
+        few,
+        progress,
+    )
+
+
+@contextmanager
+def _litert_files(before: Graph, after: Graph, notes: list[str]) -> Iterator[tuple[str | None, str | None]]:
+    """Both graphs as files for LiteRT; None where it is not installed or a graph cannot be written."""
+    if not litert.available():
+        notes.append("LiteRT was not timed; to have it: pip install 'tflite2q[litert]'")
+        yield None, None
+        return
+    with tempfile.TemporaryDirectory(prefix="tflite2q-") as folder:
+        paths: list[str | None] = []
+        for stem, graph in (("original", before), ("converted", after)):
+            path = os.path.join(folder, f"{stem}.tflite")
+            try:
+                writer.save(graph, path)
+            except Tflite2qError as error:
+                notes.append(f"LiteRT did not time the {stem} model: {error}")
+                paths.append(None)
+            else:
+                paths.append(path)
+        yield paths[0], paths[1]
+
+
+def _effect(graph: Graph, scheme: Scheme) -> SchemeEffect:
+    try:
+        layers = layers_of(rewrites.convert(graph, scheme))
+    except Unchanged:
+        return SchemeEffect(scheme.name, scheme.summary, refused="nothing: the model is that already")
+    except Tflite2qError as error:
+        return SchemeEffect(scheme.name, scheme.summary, refused=f"cannot: {error}")
+    counts: dict[str, int] = {}
+    for layer in layers:
+        if layer.loss is not None:
+            counts[layer.loss] = counts.get(layer.loss, 0) + 1
+    return SchemeEffect(
+        scheme.name,
+        scheme.summary,
+        tuple(sorted(counts.items())),
+        sum(layer.channels or 0 for layer in layers),
+        sum(layer.channels_rescaled or 0 for layer in layers),
+    )

@@ -1,0 +1,54 @@
+"""Results as JSON documents: plain dicts with stable keys.
+
+`schema_version` grows when a key changes its meaning or disappears; new keys do not change it.  Ratios lie between 0
+and 1, times are milliseconds, sizes bytes; null stands for what was not measured, and for the signal-to-noise ratio of
+a layer without noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from tflite2q.comparison import Comparison, Layer
+from tflite2q.inspection import Inspection
+from tflite2q.prediction import Prediction
+
+SCHEMA_VERSION = 1
+
+Document = dict[str, Any]
+
+
+def comparison(result: Comparison) -> Document:
+    """Keys: model, scheme, target, layers, accuracy, speed, size, notes."""
+    return {"schema_version": SCHEMA_VERSION, **asdict(result), "layers": layers(result.layers)}
+
+
+def inspection(result: Inspection) -> Document:
+    """Keys: model, size, description, inputs, outputs, layers, parameters, macs, schemes."""
+    return {"schema_version": SCHEMA_VERSION, **asdict(result)}
+
+
+def layers(lines: Sequence[Layer]) -> list[Document]:
+    return [{**asdict(line), "sqnr_db": None if line.sqnr_db is None else round(line.sqnr_db, 3)} for line in lines]
+
+
+def names(key: str, rows: Sequence[tuple[str, str]]) -> Document:
+    """Keys: `key`, a list of {name, sentence}."""
+    return {"schema_version": SCHEMA_VERSION, key: [{"name": name, "sentence": sentence} for name, sentence in rows]}
+
+
+def prediction(model: str, results: Sequence[Prediction]) -> Document:
+    """Keys: model, predictions: {sample, outputs: {name, classes: {class, score}, low, high}}."""
+    found = [
+        {
+            "sample": result.sample,
+            "outputs": [
+                {**asdict(o), "classes": [{"class": k, "score": score} for k, score in o.classes]}
+                for o in result.outputs
+            ],
+        }
+        for result in results
+    ]
+    return {"schema_version": SCHEMA_VERSION, "model": model, "predictions": found}

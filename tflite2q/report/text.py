@@ -1,0 +1,263 @@
+"""Results as text for people: tables on a terminal, aligned columns elsewhere."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tflite2q.comparison import Accuracy, Comparison, Layer, Pair, Size, Speed
+from tflite2q.inspection import Inspection, SchemeEffect, TensorInfo
+from tflite2q.prediction import Prediction, Summary
+
+WORST_LAYERS = 5
+
+
+def comparison(console: Console, result: Comparison, every_layer: bool = False) -> None:
+    """Accuracy, speed, size, and the layers with the largest error (or all of them)."""
+    title = result.model + (f" -> {result.scheme}" if result.scheme else "")
+    _line(console, title)
+    table = _table(console, ("", False), ("original", True), ("converted", True), ("change", True))
+    for row in (*_accuracy_rows(result.accuracy), *_speed_rows(result.speed), *_size_rows(result.size)):
+        table.add_row(*map(Text, row))
+    console.print(table)
+    if result.accuracy is not None:
+        _line(console, agreement(result.accuracy))
+    measured = [layer for layer in result.layers if layer.max_step_error is not None or layer.sqnr_db is not None]
+    if measured:
+        exact = sum(layer.sqnr_db is None for layer in measured)
+        _line(
+            console, f"{exact} of {len(measured)} layers give the same numbers in both; error inside the whole model:"
+        )
+        shown = measured if every_layer else worst(measured)
+        if shown:
+            layers(console, shown)
+    for note in result.notes:
+        _line(console, f"note: {note}")
+
+
+def conversion(console: Console, result: Comparison, written: Sequence[str]) -> None:
+    """What a conversion did to the layers and the size, and the files it wrote."""
+    _line(console, f"{result.model} -> {result.scheme}")
+    changed = [line for line in result.layers if line.loss not in (None, "exact")]
+    if changed:
+        layers(console, changed)
+    _line(console, summary(result.layers))
+    if result.size is not None:
+        _line(console, size(result.size))
+    for path in written:
+        _line(console, f"wrote {path}")
+
+
+def prediction(console: Console, results: Sequence[Prediction]) -> None:
+    """One row a sample and output."""
+    table = _table(console, ("sample", False), ("output", False), ("says", False))
+    for result in results:
+        for output in result.outputs:
+            table.add_row(Text(result.sample), Text(output.name), Text(_says(output)))
+    console.print(table)
+
+
+def agreement(accuracy: Accuracy) -> str:
+    """One sentence about how far the outputs lie apart."""
+    parts = []
+    if accuracy.agreement_top1 is not None:
+        parts.append(f"same class in {_percent(accuracy.agreement_top1)}")
+    if accuracy.max_step_error is not None:
+        parts.append(f"outputs differ by at most {accuracy.max_step_error:g} steps")
+    parts.append(f"by {accuracy.mean_abs_error:.3g} on average")
+    plural = "" if accuracy.samples == 1 else "s"
+    return f"{accuracy.samples} sample{plural} of {accuracy.source}: {', '.join(parts)}"
+
+
+def worst(lines: Sequence[Layer]) -> list[Layer]:
+    """The layers with the lowest signal-to-noise ratio, worst first; those without noise are left out."""
+    noisy = [line for line in lines if line.sqnr_db is not None]
+    return sorted(noisy, key=lambda line: line.sqnr_db or 0.0)[:WORST_LAYERS]
+
+
+def layers(console: Console, lines: Sequence[Layer]) -> None:
+    """One row a layer; columns that nothing is known for are left out."""
+    rows = [
+        (
+            line.name,
+            line.op,
+            loss(line),
+            "" if line.sqnr_db is None else f"{line.sqnr_db:.1f} dB",
+            "" if line.max_step_error is None else f"{line.max_step_error:g}",
+        )
+        for line in lines
+    ]
+    columns = (("layer", False), ("op", False), ("loss", False), ("signal/noise", True), ("largest error, steps", True))
+    kept = [k for k in range(len(columns)) if k < 2 or any(row[k] for row in rows)]
+    table = _table(console, *(columns[k] for k in kept))
+    for row in rows:
+        table.add_row(*(Text(row[k]) for k in kept))
+    console.print(table)
+
+
+def loss(line: Layer) -> str:
+    """A layer's loss class, with its channels where some were rescaled."""
+    if line.loss is None:
+        return ""
+    if line.channels_rescaled:
+        return f"{line.loss}: {line.channels_rescaled} of {line.channels} channels"
+    return line.loss
+
+
+def summary(lines: Sequence[Layer]) -> str:
+    """How many layers ended in each loss class, and how many channels were rescaled."""
+    counts = Counter(line.loss for line in lines if line.loss is not None)
+    text = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+    channels = sum(line.channels or 0 for line in lines)
+    rescaled = sum(line.channels_rescaled or 0 for line in lines)
+    if not channels:
+        return f"layers: {text or 'none changed'}"
+    return f"layers: {text}; {rescaled} of {channels} weight channels rescaled"
+
+
+def size(result: Size) -> str:
+    """Both sizes and their difference."""
+    if result.original is None or result.converted is None:
+        return "size: not known"
+    change = _relative(result.original, result.converted)
+    return f"size: {_bytes(result.original)} -> {_bytes(result.converted)} ({change})"
+
+
+def inspection(console: Console, result: Inspection) -> None:
+    """The model's head, its layers, and what each scheme would do."""
+    _line(
+        console,
+        f"{result.model}: {_bytes(result.size)}, {len(result.layers)} layers, "
+        f"{_count(result.parameters)} parameters, {_count(result.macs)} multiply-accumulates",
+    )
+    for kind, tensors in (("input", result.inputs), ("output", result.outputs)):
+        for tensor in tensors:
+            _line(console, f"{kind} {tensor.name}: {_type(tensor)}")
+    table = _table(
+        console, ("#", True), ("layer", False), ("op", False), ("weights", False), ("result", False), ("MACs", True)
+    )
+    for layer in result.layers:
+        weights = "" if layer.weights is None else _type(layer.weights)
+        cells = (
+            str(layer.index),
+            layer.name,
+            layer.op,
+            weights,
+            _type(layer.output),
+            _count(layer.macs) if layer.macs else "",
+        )
+        table.add_row(*map(Text, cells))
+    console.print(table)
+    if result.schemes:
+        effects(console, result.schemes)
+
+
+def effects(console: Console, schemes: Sequence[SchemeEffect]) -> None:
+    """What each scheme would do to a model, one row a scheme."""
+    table = _table(console, ("scheme", False), ("would do", False))
+    for effect in schemes:
+        counts = ", ".join(f"{count} {name}" for name, count in effect.losses)
+        rescaled = (
+            f"; {effect.channels_rescaled} of {effect.channels} weight channels rescaled" if effect.channels else ""
+        )
+        table.add_row(Text(effect.scheme), Text(effect.refused or f"layers: {counts}{rescaled}"))
+    console.print(table)
+
+
+def names(console: Console, rows: Sequence[tuple[str, str]]) -> None:
+    """A list of names with a sentence each."""
+    table = _table(console, ("name", False), ("", False))
+    for name, sentence in rows:
+        table.add_row(Text(name), Text(sentence))
+    console.print(table)
+
+
+def _accuracy_rows(accuracy: Accuracy | None) -> list[tuple[str, str, str, str]]:
+    if accuracy is None:
+        return []
+    pairs: tuple[tuple[str, Pair | None], ...] = (("top-1", accuracy.top1), ("top-5", accuracy.top5))
+    return [
+        (
+            name,
+            _percent(pair.original),
+            _percent(pair.converted),
+            f"{(pair.converted - pair.original) * 100:+.1f} points",
+        )
+        for name, pair in pairs
+        if pair is not None
+    ]
+
+
+def _speed_rows(speed: Speed | None) -> list[tuple[str, str, str, str]]:
+    if speed is None:
+        return []
+    threads = f"{speed.threads} thread" + ("s" if speed.threads > 1 else "")
+    rows = [(f"TVM, {threads}", _ms(speed.original_ms), _ms(speed.converted_ms), f"{speed.speedup:.2f} times as fast")]
+    before, after = speed.litert_original_ms, speed.litert_converted_ms
+    if before is not None or after is not None:
+        change = f"{before / after:.2f} times as fast" if before and after else ""
+        rows.append((f"LiteRT, {threads}", _ms(before), _ms(after), change))
+    return rows
+
+
+def _size_rows(result: Size | None) -> list[tuple[str, str, str, str]]:
+    if result is None or result.original is None or result.converted is None:
+        return []
+    change = _relative(result.original, result.converted)
+    return [("size", _bytes(result.original), _bytes(result.converted), change)]
+
+
+def _says(output: Summary) -> str:
+    if output.classes:
+        return ", ".join(f"class {number}: {score:.4g}" for number, score in output.classes)
+    return f"{output.low:.6g} to {output.high:.6g}"
+
+
+def _table(console: Console, *columns: tuple[str, bool]) -> Table:
+    """A table with (heading, right-aligned) columns; without lines where the console is no terminal."""
+    from rich import box
+
+    table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading, right in columns:
+        table.add_column(heading, justify="right" if right else "left", overflow="fold")
+    return table
+
+
+def _line(console: Console, text: str) -> None:
+    console.print(Text(text))
+
+
+def _type(tensor: TensorInfo) -> str:
+    text = f"{tensor.dtype}[{'x'.join(map(str, tensor.shape))}]"
+    if not tensor.scale:
+        return text
+    if len(tensor.scale) > 1:
+        return f"{text} {len(tensor.scale)} scales" + ("" if not any(tensor.zero_point) else ", zero points")
+    return f"{text} scale {tensor.scale[0]:.6g} zero point {tensor.zero_point[0]}"
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.1f} %"
+
+
+def _ms(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f} ms"
+
+
+def _relative(before: float, after: float) -> str:
+    return f"{(after / before - 1) * 100:+.1f} %" if before else ""
+
+
+def _bytes(count: int) -> str:
+    return f"{count:,} bytes" if count < 10_000 else f"{count / 1000:,.0f} kB"
+
+
+def _count(number: int) -> str:
+    for size_of, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= size_of:
+            return f"{number / size_of:.3g} {unit}"
+    return str(number)
