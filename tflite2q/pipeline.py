@@ -100,7 +100,8 @@ def compare(original: Model, converted: Model, *, progress: Progress = quiet, **
 
     Options, all by keyword: `data` (folder of images, CSV of file,label, .npy or .npz; without it random inputs),
     `labels` (for top-1 and top-5), `limit` (samples), `label_offset`, `mean` and `std` (of pixels), `target`,
-    `threads`, `speed` (False: do not time), `layer_samples` (0: do not compare layers).  `progress` is called as work goes on.
+    `threads`, `speed` (False: do not time), `layer_samples` (0: do not compare layers).  `progress` is told how
+    work goes on.
     """
     chosen = Options(**options)
     before, after = graph_of(original), graph_of(converted)

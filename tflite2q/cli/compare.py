@@ -30,7 +30,7 @@ class _Offset(click.ParamType):
             self.fail(f"{value!r} is neither 'auto' nor a whole number", param, ctx)
 
 
-@click.command()
+@click.command(short_help="Measure one model against another.")
 @click.argument("original", type=MODEL)
 @click.argument("other", type=MODEL, required=False)
 @scheme_option

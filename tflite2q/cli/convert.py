@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 STAGES = ("load", "convert", "lower")
 
 
-@click.command()
+@click.command(short_help="Rewrite a model to another quantization scheme.")
 @click.argument("model", type=MODEL)
 @scheme_option
 @click.option(

@@ -7,7 +7,7 @@ import click
 from tflite2q.cli.options import MODEL, json_option
 
 
-@click.command()
+@click.command(short_help="Show a model's layers, types and work, and what schemes would do.")
 @click.argument("model", type=MODEL)
 @json_option
 def inspect(model: str, json_path: str | None) -> None:

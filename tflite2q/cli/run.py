@@ -17,7 +17,7 @@ from tflite2q.cli.options import (
 )
 
 
-@click.command("run")
+@click.command("run", short_help="Run a model or a compiled library.")
 @click.argument("model", metavar="MODEL|LIB", type=MODEL)
 @click.option(
     "--input",

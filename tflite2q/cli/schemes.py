@@ -7,7 +7,7 @@ import click
 from tflite2q.cli.options import json_option
 
 
-@click.command()
+@click.command(short_help="List the schemes that come with tflite2q.")
 @json_option
 def schemes(json_path: str | None) -> None:
     """List the schemes that come with tflite2q, with a sentence each."""

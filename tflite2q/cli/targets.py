@@ -7,7 +7,7 @@ import click
 from tflite2q.cli.options import json_option
 
 
-@click.command()
+@click.command(short_help="List the targets a model can be compiled for.")
 @json_option
 def targets(json_path: str | None) -> None:
     """List the targets a model can be compiled for, with a sentence each; TVM's own target JSON works too."""

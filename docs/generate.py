@@ -1,0 +1,110 @@
+"""Writes the generated parts of the documents: what can be listed is never typed.
+
+A part stands between `<!-- generated: NAME -->` and `<!-- end -->` in README.md or docs/*.md.  With --check nothing is
+written; documents that are not up to date are named and the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import click
+
+from tflite2q import scheme
+from tflite2q.cli import tflite2q as command_group
+from tflite2q.dialect.ops import OPS
+from tflite2q.targets import TARGETS
+
+ROOT = Path(__file__).parent.parent
+PART = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def commands() -> str:
+    """Every command: what it does, its arguments and options."""
+    return "\n".join(_command(name, command) for name, command in command_group.commands.items())
+
+
+def _command(name: str, command: click.Command) -> str:
+    arguments = [p for p in command.params if isinstance(p, click.Argument)]
+    usage = " ".join(a.make_metavar(click.Context(command)) for a in arguments)
+    options = [(_signature(o), _prose(o.help or "")) for o in command.params if isinstance(o, click.Option)]
+    title = " ".join(("tflite2q", name, usage)).rstrip()
+    return f"## `{title}`\n\n{_prose(command.help or '')}\n\n{_table(('option', 'meaning'), options)}"
+
+
+def _signature(option: click.Option) -> str:
+    """An option's names and what it takes, as it is typed."""
+    names = ", ".join((*option.opts, *option.secondary_opts))
+    if option.is_flag:
+        return f"`{names}`"
+    if isinstance(option.type, click.Choice):
+        return f"`{names} {{{','.join(option.type.choices)}}}`"
+    default = "" if option.default is None or not option.show_default else f" (default {option.default})"
+    return f"`{names} {option.metavar or option.type.name.upper().split()[0]}`{default}"
+
+
+def _prose(text: str) -> str:
+    """Help text as Markdown: paragraphs stay, other line breaks do not."""
+    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+
+
+def ops() -> str:
+    """Every TFLite operator that is read, and the dialect op that it becomes."""
+    rows = [
+        (
+            f"`{builtin.name}`" + (" (custom)" if builtin.custom else ""),
+            f"`{op.mnemonic}`",
+            ", ".join(op.dtypes),
+            f"`{op.contract}`" if op.contract else "core operations",
+        )
+        for op in OPS
+        for builtin in op.builtins
+    ]
+    return _table(("TFLite operator", "dialect op", "quantized types", "kernel contract"), sorted(rows))
+
+
+def schemes() -> str:
+    """Every shipped scheme."""
+    found = [scheme.find(name) for name in scheme.shipped()]
+    return _table(("scheme", "what it is", "when to use it"), [(f"`{s.name}`", s.summary, s.when) for s in found])
+
+
+def targets() -> str:
+    """Every named target."""
+    return _table(("target", "processor"), [(f"`{target.name}`", target.sentence) for target in TARGETS])
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+PARTS: dict[str, Callable[[], str]] = {"commands": commands, "ops": ops, "schemes": schemes, "targets": targets}
+
+
+def updated(text: str) -> str:
+    """`text` with every generated part made anew."""
+    return PART.sub(lambda part: f"{part[1]}\n{PARTS[part[2]]()}\n{part[3]}", text)
+
+
+def main(arguments: Sequence[str]) -> int:
+    stale = []
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        if not path.exists():
+            continue
+        text = path.read_text("utf-8")
+        if updated(text) == text:
+            continue
+        stale.append(path)
+        if "--check" not in arguments:
+            path.write_text(updated(text), "utf-8")
+    for path in stale:
+        print(f"{path.relative_to(ROOT)}: {'is out of date: run `make docs`' if '--check' in arguments else 'written'}")
+    return 1 if stale and "--check" in arguments else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
