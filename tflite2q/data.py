@@ -15,6 +15,7 @@ covers the model's input, then cropped centrally.
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,9 +29,12 @@ from tflite2q.dialect.types import STORAGE, Value
 from tflite2q.errors import DataError
 
 Array = npt.NDArray[Any]
+FilePath = str | os.PathLike[str]
+Source = FilePath | Array | Mapping[str, Array]
 
 CENTRAL_FRACTION = 0.875
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+MEMORY = Path("the given data")  # how messages call arrays that come from no file
 LABEL_KEYS = ("labels", "label", "y")
 SYNTHETIC_SAMPLES = 8
 
@@ -83,28 +87,31 @@ class Normalization:
 
 
 def load(
-    path: str | Path,
+    source: Source,
     inputs: Sequence[Value],
-    labels: str | Path | None = None,
+    labels: FilePath | npt.ArrayLike | None = None,
     limit: int | None = None,
     pixels: Normalization = Normalization(),
 ) -> Dataset:
-    """Samples from a folder of images, one image, a CSV of `file,label`, a `.npy` or a `.npz`.
+    """Samples from a folder of images, one image, a CSV of `file,label`, a `.npy`, a `.npz`, or arrays in memory.
 
-    `inputs` are the model's inputs; a model with several takes a `.npz` with an array for each, by name.  `limit` keeps
-    the first samples.  Raises DataError where the data cannot be read or does not fit.
+    `inputs` are the model's inputs; a model with several takes a `.npz` (or mapping) with an array for each, by name.
+    `limit` keeps the first samples.  Raises DataError where the data cannot be read or does not fit.
     """
-    where = Path(path)
     if limit is not None and limit < 1:
         raise DataError(f"a limit of {limit} samples leaves nothing; give at least 1")
-    if not where.exists():
-        raise DataError(f"{where}: no such file or folder")
-    if where.suffix.lower() in (".npy", ".npz"):
-        found = _arrays(where, inputs, limit, pixels)
+    if isinstance(source, np.ndarray):
+        found = _arrays(MEMORY, {"": source}, inputs, limit, pixels)
+    elif isinstance(source, Mapping):
+        found = _arrays(MEMORY, source, inputs, limit, pixels)
     else:
-        found = _images(where, _single(where, inputs), limit, pixels)
+        found = _from_file(Path(source), inputs, limit, pixels)
     if labels is None:
         return found
+    if not isinstance(labels, str | os.PathLike):
+        return replace(
+            found, labels=_in_order(MEMORY, _label_array(MEMORY, {"": np.asarray(labels)}), found.names, True)
+        )
     return replace(found, labels=read_labels(labels, found.names, limit is not None))
 
 
@@ -163,7 +170,7 @@ def encode(array: Array, value: Value, pixels: Normalization = Normalization()) 
     raise DataError(f"input {value.name!r} takes {dtype}, the data is {array.dtype.name}; convert it first")
 
 
-def read_labels(path: str | Path, names: Sequence[str], may_be_more: bool = False) -> npt.NDArray[np.int64]:
+def read_labels(path: FilePath, names: Sequence[str], may_be_more: bool = False) -> npt.NDArray[np.int64]:
     """One class number for each sample: by file name where the file has a column for it, else in order.
 
     Reads `.npy`, `.npz` (array `labels`) and text with a label, or `file,label`, a line; a heading is skipped.
@@ -171,7 +178,7 @@ def read_labels(path: str | Path, names: Sequence[str], may_be_more: bool = Fals
     """
     where = Path(path)
     if where.suffix.lower() in (".npy", ".npz"):
-        return _in_order(where, _label_array(where), names, may_be_more)
+        return _in_order(where, _label_array(where, _load_arrays(where)), names, may_be_more)
     rows = _rows(where)
     if rows and not _is_integer(rows[0][-1]):
         rows = rows[1:]
@@ -202,6 +209,16 @@ def align_labels(labels: npt.NDArray[np.int64], classes: int, offset: int | None
         shift = f" after an offset of {offset}" if offset else ""
         raise DataError(f"label {wrong[0]}{shift} is not one of the model's {classes} classes; see --label-offset")
     return aligned
+
+
+def _from_file(where: Path, inputs: Sequence[Value], limit: int | None, pixels: Normalization) -> Dataset:
+    if not where.exists():
+        raise DataError(f"{where}: no such file or folder")
+    if where.suffix.lower() in (".npy", ".npz"):
+        return _arrays(where, _load_arrays(where), inputs, limit, pixels)
+    if len(inputs) != 1:
+        raise DataError(f"{where}: the model takes {len(inputs)} inputs; give a .npz with an array named for each")
+    return _images(where, inputs[0], limit, pixels)
 
 
 def _images(where: Path, value: Value, limit: int | None, pixels: Normalization) -> Dataset:
@@ -262,8 +279,9 @@ def _image(file: Path, shape: tuple[int, ...]) -> Array:
     return codes.reshape(shape)
 
 
-def _arrays(where: Path, inputs: Sequence[Value], limit: int | None, pixels: Normalization) -> Dataset:
-    stored = _load_arrays(where)
+def _arrays(
+    where: Path, stored: Mapping[str, Array], inputs: Sequence[Value], limit: int | None, pixels: Normalization
+) -> Dataset:
     columns = []
     for value in inputs:
         array = _array_for(where, value, inputs, stored)
@@ -317,8 +335,7 @@ def _samples(where: Path, array: Array, value: Value) -> Array:
     raise DataError(f"{where}: input {value.name!r} takes samples of {list(shape)}, the array is {list(array.shape)}")
 
 
-def _label_array(where: Path) -> Array:
-    stored = _load_arrays(where)
+def _label_array(where: Path, stored: Mapping[str, Array]) -> Array:
     keys = [key for key in LABEL_KEYS if key in stored] or list(stored)
     labels = stored[keys[0]]
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
@@ -338,12 +355,6 @@ def _rows(where: Path) -> list[list[str]]:
             return [[cell.strip() for cell in row] for row in csv.reader(file) if any(cell.strip() for cell in row)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{where}: cannot be read as lines of file,label") from error
-
-
-def _single(where: Path, inputs: Sequence[Value]) -> Value:
-    if len(inputs) != 1:
-        raise DataError(f"{where}: the model takes {len(inputs)} inputs; give a .npz with an array named for each")
-    return inputs[0]
 
 
 def _transfer(array: Array, source: Value, target: Value) -> Array:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from tflite2q import comparison, data, inspection, litert, oracle, rewrites
 from tflite2q import scheme as schemes
 from tflite2q.comparison import Accuracy, Comparison, Layer, LayerError, Progress, Size, Speed, quiet
-from tflite2q.data import Dataset, Normalization
+from tflite2q.data import Dataset, Normalization, Source
 from tflite2q.dialect import text as dialect_text
 from tflite2q.dialect.graph import Graph
 from tflite2q.errors import TargetError, Tflite2qError, Unchanged
@@ -83,8 +83,8 @@ def reference(model: Model, *inputs: npt.ArrayLike, every: bool = False) -> list
 class Options:
     """What `compare` measures and on what; see there."""
 
-    data: FilePath | None = None
-    labels: FilePath | None = None
+    data: Source | None = None
+    labels: FilePath | npt.ArrayLike | None = None
     limit: int | None = None
     label_offset: int | None = None
     mean: float | None = None
@@ -98,8 +98,8 @@ class Options:
 def compare(original: Model, converted: Model, *, progress: Progress = quiet, **options: Any) -> Comparison:
     """Measure what distinguishes two models of equal inputs and outputs: accuracy, layers, speed and size.
 
-    Options, all by keyword: `data` (folder of images, CSV of file,label, .npy or .npz; without it random inputs),
-    `labels` (for top-1 and top-5), `limit` (samples), `label_offset`, `mean` and `std` (of pixels), `target`,
+    Options, all by keyword: `data` (folder of images, CSV of file,label, .npy, .npz or arrays; without it random
+    inputs), `labels` (for top-1 and top-5), `limit` (samples), `label_offset`, `mean` and `std` (of pixels), `target`,
     `threads`, `speed` (False: do not time), `layer_samples` (0: do not compare layers).  `progress` is told how
     work goes on.
     """
@@ -196,7 +196,7 @@ def dataset(graph: Graph, options: Options) -> Dataset:
     if options.data is None:
         return data.synthetic(inputs, options.limit or data.SYNTHETIC_SAMPLES)
     pixels = Normalization.of(options.mean, options.std)
-    return data.load(Path(options.data), inputs, options.labels, options.limit, pixels)
+    return data.load(options.data, inputs, options.labels, options.limit, pixels)
 
 
 def _outputs_and_speed(

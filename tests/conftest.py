@@ -1,0 +1,59 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+class Outcome(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def digits() -> Path:
+    """The project's own uint8 model."""
+    return ROOT / "models" / "digits_uint8.tflite"
+
+
+@pytest.fixture(scope="session")
+def digits_data() -> tuple[Path, Path]:
+    """Held-out images and labels of the digits model."""
+    return ROOT / "models" / "digits_test.npz", ROOT / "models" / "digits_labels.csv"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Models and photos that lie beside the checkout; tests that need them are skipped where they are absent."""
+    if not SHARED.is_dir():
+        pytest.skip("the folder of shared models is not here")
+    return SHARED
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Runs the command line in this process."""
+    from tflite2q.cli import run
+
+    def call(*arguments: object) -> Outcome:
+        capfd.readouterr()
+        code = run([str(argument) for argument in arguments])
+        return Outcome(code, *capfd.readouterr())
+
+    return call
