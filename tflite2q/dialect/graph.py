@@ -11,6 +11,9 @@ from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import STORAGE, Value
 from tflite2q.errors import InvalidGraph
 
+LARGEST = 2**31 - 1  # elements of a value: TFLite counts them in an int
+MOST_AXES = 32  # of a value: as many as every NumPy has
+
 
 @dataclass(frozen=True)
 class Signature:
@@ -101,6 +104,8 @@ def _verify_value(value: Value) -> None:
         raise InvalidGraph(f"value {value.name!r}: dtype {kind.dtype} is not known")
     if any(size < 0 for size in kind.shape):
         raise InvalidGraph(f"value {value.name!r}: shape {list(kind.shape)} is not static; fix the dynamic dimensions")
+    if kind.size > LARGEST or len(kind.shape) > MOST_AXES:
+        raise InvalidGraph(f"value {value.name!r}: shape {list(kind.shape[:MOST_AXES])} is too large")
     q = kind.quantization
     if q is not None and q.axis is not None and (q.axis >= len(kind.shape) or kind.shape[q.axis] != len(q.scale)):
         raise InvalidGraph(f"value {value.name!r}: {len(q.scale)} scales on axis {q.axis} of shape {list(kind.shape)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -72,7 +73,7 @@ class TensorType:
 
     @property
     def size(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
     @property
     def quantized(self) -> bool:
@@ -88,12 +89,14 @@ class TensorType:
     @property
     def scale(self) -> float:
         """The per-tensor scale."""
-        return self._single(self.parameters.scale)
+        self._check_single()
+        return self.parameters.scale[0]
 
     @property
     def zero_point(self) -> int:
         """The per-tensor zero point."""
-        return self._single(self.parameters.zero_point)
+        self._check_single()
+        return self.parameters.zero_point[0]
 
     @property
     def range(self) -> tuple[int, int]:
@@ -103,10 +106,9 @@ class TensorType:
     def with_(self, **changes: Any) -> TensorType:
         return replace(self, **changes)
 
-    def _single(self, values: tuple[Any, ...]) -> Any:
-        if len(values) != 1:
+    def _check_single(self) -> None:
+        if len(self.parameters.scale) != 1:
             raise InvalidGraph("is quantized per channel where one scale for the whole tensor is needed")
-        return values[0]
 
 
 class Constant:
