@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,24 @@ def native_target(mcpu: str, implied: frozenset[str]) -> Target:
     hidden = set(flags.values()) & implied - present
     switches = (*(f"+{name}" for name in sorted(present - implied)), *(f"-{name}" for name in sorted(hidden)))
     return Target(NATIVE.name, NATIVE.sentence, "", mcpu, switches)
+
+
+def instruction_features() -> frozenset[str]:
+    """LLVM's names of the features that decide whether code runs or meets an illegal instruction."""
+    return frozenset((*_X86_FLAGS.values(), *_ARM_FLAGS.values()))
+
+
+def missing_features(needed: Iterable[str]) -> list[str]:
+    """Those of `needed` (LLVM's names) that this machine reports not to have; none where it reports nothing."""
+    offered = reported_features()
+    here = {llvm for flag, llvm in (*_X86_FLAGS.items(), *_ARM_FLAGS.items()) if flag in offered}
+    return sorted(set(needed) - here) if offered else []
+
+
+def architecture(triple: str) -> str:
+    """The processor family of an LLVM triple or of Python's `platform.machine()`, under LLVM's name."""
+    first = triple.split("-")[0].lower()
+    return {"arm64": "aarch64", "amd64": "x86_64"}.get(first, first)
 
 
 def reported_features(path: str = "/proc/cpuinfo") -> frozenset[str]:

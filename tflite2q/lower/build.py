@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import tvm
 from tvm import relax
 from tvm.relax import transform
@@ -11,18 +14,66 @@ from tvm.relax import transform
 EXEC_MODES = ("compiled", "bytecode")
 
 
-def passes() -> Any:
-    """From core operations and kernel calls to a module the virtual machine's code generator takes.
+@dataclass(frozen=True)
+class Call:
+    """One call of a compiled function while the graph runs, and the index of the op it (or its last part) computes."""
 
-    Reshapes are kept out of legalization: they become views at run time instead of copies.
+    function: str
+    op: int
+
+
+@dataclass(frozen=True)
+class Built:
+    """A relax executable and the calls it makes, in order."""
+
+    executable: Any
+    calls: tuple[Call, ...]
+
+
+def build(module: Any, target: Any, exec_mode: str = EXEC_MODES[0], manifest: bytes = b"") -> Built:
+    """Machine code of `module` (a tvm.IRModule with a function `main`) for `target` (a tvm.target.Target).
+
+    `exec_mode` "compiled" turns the sequence of kernel calls into machine code too; "bytecode" interprets it.  The
+    library's function `manifest` returns `manifest` as a tensor of bytes.
+    """
+    module = _with_manifest(module, manifest)
+    with target:
+        grouped = _grouping()(module)
+        fused = transform.FuseTIR()(grouped)
+    executable = relax.build(fused, target=target, relax_pipeline=_planning(), exec_mode=exec_mode)
+    functions = (call.args[0].name_hint for _, call in _kernel_calls(fused))
+    calls = tuple(Call(*pair) for pair in zip(functions, _op_indices(grouped), strict=True))
+    return Built(executable, calls)
+
+
+def _with_manifest(module: Any, manifest: bytes) -> Any:
+    builder = relax.BlockBuilder(module)
+    with builder.function("manifest", []):
+        with builder.dataflow():
+            content = builder.emit_output(relax.const(np.frombuffer(manifest, np.uint8), dtype="uint8"))
+        builder.emit_func_output(content)
+    return builder.get()
+
+
+def _grouping() -> Any:
+    """Core operations to TIR functions, chains of them gathered into groups that become one function each.
+
+    Reshapes are left alone: they become views at run time instead of copies.
     """
     return tvm.transform.Sequential(
         [
             transform.LegalizeOps(skip_ops=["relax.reshape"]),
+            transform.DeadCodeElimination(),
             transform.AnnotateTIROpPattern(),
             transform.FuseOps(),
-            transform.FuseTIR(),
-            transform.DeadCodeElimination(),
+        ]
+    )
+
+
+def _planning() -> Any:
+    """Calls to instructions, with every buffer planned before the first run."""
+    return tvm.transform.Sequential(
+        [
             transform.ToNonDataflow(),
             transform.RemovePurityChecking(),
             transform.CallTIRRewrite(),
@@ -37,9 +88,20 @@ def passes() -> Any:
     )
 
 
-def build(module: Any, target: Any, exec_mode: str = EXEC_MODES[0]) -> Any:
-    """A relax executable of `module` (a tvm.IRModule) for `target` (a tvm.target.Target).
+def _op_indices(grouped: Any) -> list[int]:
+    """For each call in `main`, the index of the op it computes (of a group: the last one); -1 if it belongs to none."""
+    indices = []
+    for variable, call in _kernel_calls(grouped):
+        bindings = grouped[call.op].body.blocks[-1].bindings if isinstance(call.op, tvm.ir.GlobalVar) else ()
+        names = (variable.name, *(binding.var.name for binding in bindings))
+        found = [int(match.group(1)) for name in names if (match := re.match(r"op(\d+)_", name))]
+        indices.append(found[-1] if found else -1)
+    return indices
 
-    `exec_mode` "compiled" turns the sequence of kernel calls into machine code too; "bytecode" interprets it.
-    """
-    return relax.build(module, target=target, relax_pipeline=passes(), exec_mode=exec_mode)
+
+def _kernel_calls(module: Any) -> list[tuple[Any, Any]]:
+    """(variable, call) for each binding in `main` that runs a TIR function or a group of them."""
+    bindings = [binding for block in module["main"].body.blocks for binding in block.bindings]
+    calls = [(b.var, b.value) for b in bindings if isinstance(b.value, relax.Call)]
+    call_tir = tvm.ir.Op.get("relax.call_tir")
+    return [(var, call) for var, call in calls if call.op == call_tir or isinstance(call.op, tvm.ir.GlobalVar)]

@@ -29,9 +29,15 @@ class RelaxCore:
     Sums, matrix products and convolutions must not overflow their dtype, and int64 sums and products neither.
     """
 
-    def __init__(self, builder: relax.BlockBuilder) -> None:
+    def __init__(self, builder: relax.BlockBuilder, name_hint: str = "") -> None:
+        """Emits into `builder`'s current block; `name_hint` begins the names of all variables made."""
         self._builder = builder
+        self._name_hint = name_hint
         self._known = NumpyCore()
+
+    def emit(self, expression: Any) -> Any:
+        """A variable bound to `expression`."""
+        return self._builder.emit(expression, name_hint=self._name_hint)
 
     def expr(self, x: Value) -> Any:
         """`x` as a relax expression; constants are embedded with their exact dtype."""
@@ -44,7 +50,7 @@ class RelaxCore:
         """`name(*operands, *args)`: by NumPy if every operand is known, else `build(*expressions)` emitted."""
         if all(isinstance(x, (np.ndarray, np.generic)) for x in operands):
             return getattr(self._known, name)(*operands, *args)
-        return self._builder.emit(build(*(self.expr(x) for x in operands)))
+        return self.emit(build(*(self.expr(x) for x in operands)))
 
     def _wrapping(self, name: str, a: Value, b: Value, build: Callable[..., Any]) -> Value:
         """Integer arithmetic that wraps at its own width."""
@@ -71,7 +77,7 @@ class RelaxCore:
     def multiply(self, a: Value, b: Value) -> Value:
         product = self._wrapping("multiply", a, b, R.multiply)
         if dtype_of(product).startswith("float") and not isinstance(product, np.ndarray):
-            return self._builder.emit(self._builder.call_te(_rounded, product))
+            return self.emit(self._builder.call_te(_rounded, product))
         return product
 
     def divide(self, a: Value, b: Value) -> Value:
@@ -147,6 +153,8 @@ class RelaxCore:
         return self._apply("take", (table, indices), lambda t, i: self._builder.call_te(_take, t, i, axis), axis)
 
     def reshape(self, x: Value, shape: Sequence[int]) -> Value:
+        if shape_of(x) == tuple(shape):
+            return x
         return self._apply("reshape", (x,), lambda e: R.reshape(e, tuple(shape)), shape)
 
     def permute_dims(self, x: Value, axes: Sequence[int]) -> Value:
@@ -158,7 +166,7 @@ class RelaxCore:
     def concat(self, parts: Sequence[Value], axis: int) -> Value:
         if all(isinstance(part, np.ndarray) for part in parts):
             return self._known.concat(parts, axis)
-        return self._builder.emit(R.concat([self.expr(part) for part in parts], axis))
+        return self.emit(R.concat([self.expr(part) for part in parts], axis))
 
     def pad(self, x: Value, before: Sequence[int], after: Sequence[int], value: float) -> Value:
         if not any(before) and not any(after):

@@ -1,0 +1,172 @@
+"""Dialect ops as kernel contracts: the facts a kernel needs, gathered from an op and its values.
+
+An op names its contract; the function of that name here fills it in, or gives None where the op's types are outside the
+contract (int16 or float activations, weights that are not constant), and the op goes through core operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tflite2q.dialect.op import Op, Operands, Tensor
+from tflite2q.dialect.ops.conv import Convolution
+from tflite2q.dialect.ops.dense import Dense
+from tflite2q.dialect.ops.pool import Pool
+from tflite2q.dialect.types import STORAGE, TensorType, Value
+from tflite2q.kernels import base
+from tflite2q.numpy_core import NumpyCore
+
+EIGHT_BITS = ("int8", "uint8")
+
+Values = Sequence[Value | None]
+
+
+def contract_of(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None:
+    """The contract that `op` on these values fulfils, or None if only core operations can compute it."""
+    if op.contract is None or op.contract not in _BUILDERS or any(0 in v.type.shape for v in (*ins, *outs) if v):
+        return None
+    return _BUILDERS[op.contract](op, ins, outs)
+
+
+def activations(op: Op, contract: base.Contract) -> list[str]:
+    """Names of the values that are the contract's inputs, in its order."""
+    names = [name for name in op.inputs if name is not None]
+    return names[: len(contract.inputs)]
+
+
+def _constants(ins: Values) -> bool:
+    """Whether all operands behind the first are constant or absent."""
+    return all(value is None or value.constant is not None for value in ins[1:])
+
+
+def _product(ins: Values) -> tuple[TensorType, TensorType, Any] | None:
+    """Types of input and weights and the bias array of a convolution or dense layer that kernels can compute."""
+    x, weights = ins[0], ins[1]
+    if x is None or weights is None or x.type.dtype not in EIGHT_BITS or not _constants(ins):
+        return None
+    if STORAGE[weights.type.dtype] not in EIGHT_BITS:
+        return None
+    bias = ins[2] if len(ins) > 2 else None
+    return x.type, weights.type, None if bias is None else bias.data.reshape(-1)
+
+
+def _convolution(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None:
+    facts = _product(ins)
+    if facts is None or not isinstance(op, Convolution):
+        return None
+    x, weights, bias = facts
+    image, filters, y = ins[0], ins[1], outs[0]
+    assert image is not None and filters is not None
+    geometry = op.window(image, filters)
+    common: dict[str, Any] = {
+        "batch": x.shape[0],
+        "in_h": x.shape[1],
+        "in_w": x.shape[2],
+        "in_c": x.shape[3],
+        "out_h": y.type.shape[1],
+        "out_w": y.type.shape[2],
+        "out_c": y.type.shape[3],
+        "strides": geometry.strides,
+        "dilation": geometry.dilation,
+        "padding": (*geometry.before, *geometry.after),
+        "x_dtype": x.dtype,
+        "x_zero_point": x.zero_point,
+        "weight_zero_points": weights.parameters.zero_point,
+        "bias": bias,
+        "rescale": op.rescaling(ins, y),
+    }
+    data = filters.data
+    if op.contract == "conv2d":
+        return base.Conv2D(groups=op.groups(x, weights), weights=data, **common)
+    if x.shape[3] == 1:  # one input channel: the same sums as an ordinary convolution, which has the faster kernels
+        return base.Conv2D(groups=1, weights=np.ascontiguousarray(data.transpose(3, 1, 2, 0)), **common)
+    return base.DepthwiseConv2D(weights=data, **common)
+
+
+def _dense(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None:
+    facts = _product(ins)
+    if facts is None or not isinstance(op, Dense):
+        return None
+    x, weights, bias = facts
+    filters = ins[1]
+    assert filters is not None
+    units, depth = weights.shape
+    return base.Dense(
+        rows=x.size // depth,
+        depth=depth,
+        units=units,
+        x_dtype=x.dtype,
+        x_zero_point=x.zero_point,
+        weights=filters.data,
+        weight_zero_points=weights.parameters.zero_point,
+        bias=bias,
+        rescale=op.rescaling(ins, outs[0]),
+    )
+
+
+def _pool(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None:
+    x = ins[0]
+    if x is None or x.type.dtype not in EIGHT_BITS or not isinstance(op, Pool):
+        return None
+    geometry = op.window(x)
+    low, high = op.clamp(outs[0])
+    batch, in_h, in_w, channels = x.type.shape
+    return base.Pool(
+        kind="max" if op.contract == "max_pool2d" else "average",
+        batch=batch,
+        in_h=in_h,
+        in_w=in_w,
+        channels=channels,
+        out_h=geometry.out[0],
+        out_w=geometry.out[1],
+        window=geometry.size,
+        strides=geometry.strides,
+        padding=(*geometry.before, *geometry.after),
+        dtype=x.type.dtype,
+        low=low,
+        high=high,
+    )
+
+
+def _eltwise(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None:
+    """A look-up table for one 8-bit operand, a fused loop for more."""
+    operands = [value for value in ins if value is not None]
+    if len(operands) == 1 and operands[0].type.dtype in EIGHT_BITS:
+        return base.Lookup(operands[0].type.shape, operands[0].type.dtype, lookup_table(op, operands[0], outs[0]))
+    y = outs[0].type
+
+    def meaning(core: Any, *data: Any) -> Any:
+        tensors = [Tensor(value, each) for value, each in zip(operands, data, strict=True)]
+        return op.meaning(core, Operands(tensors), outs)[0]
+
+    parameters = tuple((v.type.dtype, v.type.quantization) for v in (*operands, *outs))
+    attributes = tuple(getattr(op, field.name) for field in op.attributes())
+    return base.Eltwise(
+        name=op.mnemonic.removeprefix("q."),
+        key=(op.mnemonic, attributes, parameters),
+        meaning=meaning,
+        inputs=tuple(base.Tensor(v.type.shape, STORAGE[v.type.dtype]) for v in operands),
+        output=base.Tensor(y.shape, STORAGE[y.dtype]),
+    )
+
+
+def lookup_table(op: Op, x: Value, y: Value) -> Any:
+    """An element-wise op's results for the 256 codes of x's 8-bit dtype, lowest first: its own meaning tabulates it."""
+    low, high = x.type.range
+    codes = np.arange(low, high + 1).astype(x.type.dtype)
+    line, result = (v.with_(type=v.type.with_(shape=codes.shape), constant=None) for v in (x, y))
+    return op.meaning(NumpyCore(), Operands([Tensor(line, codes)]), [result])[0]
+
+
+_BUILDERS: Mapping[str, Callable[[Op, Values, Sequence[Value]], base.Contract | None]] = {
+    "conv2d": _convolution,
+    "depthwise_conv2d": _convolution,
+    "dense": _dense,
+    "average_pool2d": _pool,
+    "max_pool2d": _pool,
+    "eltwise": _eltwise,
+    "lookup": _eltwise,
+}

@@ -1,0 +1,44 @@
+"""Writing a compiled model as a shared library."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from tflite2q.lower.link import link, linker
+
+# TVM prints this for every constant it saves; it means nothing to a user.
+NOISE = b"Warning: Scope Saving:"
+
+
+def export(executable: Any, path: str, triple: str | None) -> None:
+    """Write a relax executable to `path`, linked for LLVM's `triple` (None: this machine).  Raises TargetError."""
+    linker(triple)  # before the work: whether there is one
+
+    def join(output: str, objects: Sequence[str], **_: Any) -> None:
+        link(output, objects, triple)
+
+    with _without_noise():
+        executable.export_library(path, fcompile=join)
+
+
+@contextmanager
+def _without_noise() -> Iterator[None]:
+    """Keeps lines with NOISE, which native code writes, off stderr; other lines come out at the end of the block."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            caught.seek(0)
+            for line in caught:
+                if NOISE not in line:
+                    os.write(2, line)

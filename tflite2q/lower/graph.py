@@ -1,0 +1,118 @@
+"""A dialect graph as a Relax module: each op by a kernel where one takes its contract, by core operations otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tvm import relax
+
+from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.op import Op, Operands, Tensor
+from tflite2q.dialect.types import STORAGE, TensorType
+from tflite2q.kernels import base
+from tflite2q.kernels.registry import select
+from tflite2q.lower.contracts import activations, contract_of
+from tflite2q.lower.relax_core import RelaxCore, shape_of
+from tflite2q.oracle import initial_state
+
+CORE_OPERATIONS = "core operations"
+OPAQUE = 8  # TVM's op pattern of functions that fusion leaves alone
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How one op is computed: the kernel's name, and why each better one refused it."""
+
+    op: str
+    mnemonic: str
+    kernel: str
+    refusals: tuple[tuple[str, str], ...] = ()
+    macs: int = 0
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A tvm.IRModule whose function `main` takes the graph's inputs and returns a tuple of its outputs."""
+
+    module: Any
+    choices: tuple[Choice, ...]
+
+
+@dataclass
+class _State:
+    """What is known while ops are lowered one after another."""
+
+    graph: Graph
+    target: Any
+    builder: Any
+    values: dict[str, Any]
+    functions: dict[Hashable, Any] = field(default_factory=dict)
+
+
+def lower(graph: Graph, target: Any, use_kernels: bool = True) -> Lowered:
+    """`graph` for `target` (a tvm.target.Target); without kernels, every op is its own definition over core operations.
+
+    Variables that ops only read start from their initial state in every run.
+    """
+    builder = relax.BlockBuilder()
+    parameters = [relax.Var(f"input{i}", _relax_type(graph[name].type)) for i, name in enumerate(graph.inputs)]
+    state = _State(graph, target, builder, dict(zip(graph.inputs, parameters, strict=True)))
+    for value in graph.values:
+        if value.constant is not None:
+            state.values[value.name] = value.constant.array
+        elif value.variable:
+            state.values[value.name] = initial_state(value.type)
+    choices = []
+    with builder.function("main", parameters):
+        with builder.dataflow():
+            for index, op in enumerate(graph.ops):
+                choices.append(_lower_op(state, op, f"op{index}_", use_kernels))
+            core = RelaxCore(builder)
+            results = [core.expr(state.values[name]) for name in graph.outputs]
+            outputs = builder.emit_output(relax.Tuple(results))
+        builder.emit_func_output(outputs)
+    return Lowered(builder.get(), tuple(choices))
+
+
+def _lower_op(state: _State, op: Op, hint: str, use_kernels: bool) -> Choice:
+    graph = state.graph
+    ins, outs = graph.ins(op), graph.outs(op)
+    core = RelaxCore(state.builder, hint)
+    macs = op.macs(ins, outs)
+    contract = contract_of(op, ins, outs) if use_kernels else None
+    if contract is not None:
+        kernel, refusals = select(contract, state.target)
+        built = kernel.build(contract, state.target)
+        result = _call(state, core, built, [state.values[name] for name in activations(op, contract)])
+        state.values[op.outputs[0]] = core.reshape(result, outs[0].type.shape)
+        return Choice(op.name, op.mnemonic, built.name, tuple(refusals), macs)
+    operands = Operands([None if n is None else Tensor(graph[n], state.values[n]) for n in op.inputs])
+    for name, result in zip(op.outputs, op.meaning(core, operands, outs), strict=True):
+        state.values[name] = result
+    return Choice(op.name, op.mnemonic, CORE_OPERATIONS, (), macs)
+
+
+def _call(state: _State, core: RelaxCore, built: base.Built, operands: Sequence[Any]) -> Any:
+    """The result of a kernel; kernels with equal keys are one function."""
+    if built.key not in state.functions:
+        function = built.func.with_attr("op_pattern", OPAQUE)
+        state.functions[built.key] = state.builder.add_func(function, _identifier(built.name))
+    inputs = [_shaped(core, x, tensor) for x, tensor in zip(operands, built.inputs, strict=True)]
+    constants = [core.expr(array) for array in built.constants]
+    output = relax.TensorType(built.output.shape, built.output.dtype)
+    return core.emit(relax.call_tir(state.functions[built.key], [*inputs, *constants], output))
+
+
+def _shaped(core: RelaxCore, x: Any, tensor: base.Tensor) -> Any:
+    """`x` as a relax expression of the shape a kernel wants; a different view, never a copy."""
+    return core.expr(x if shape_of(x) == tensor.shape else core.reshape(x, tensor.shape))
+
+
+def _identifier(name: str) -> str:
+    return "".join(c if c.isalnum() or c == "_" else "_" for c in name)
+
+
+def _relax_type(kind: TensorType) -> Any:
+    return relax.TensorType(kind.shape, STORAGE[kind.dtype])

@@ -1,0 +1,41 @@
+"""TVM's virtual machine, as little of it as running a model takes."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import tvm
+from tvm import relax
+
+from tflite2q.errors import DataError
+
+FASTEST_CORES = 1  # TVM's affinity mode: threads on the fastest cores first
+
+_configured = threading.local()
+
+
+def load(path: str) -> Any:
+    """The code of a shared library.  Raises DataError if the system cannot load it."""
+    try:
+        return tvm.runtime.load_module(path)
+    except (RuntimeError, OSError, ValueError) as error:
+        why = str(error).strip().splitlines()[-1]
+        raise DataError(f"{path}: cannot be loaded: {why}") from error
+
+
+def machine(code: Any) -> Any:
+    """A virtual machine on this processor for an executable or a loaded library; `machine["main"]` is the model."""
+    return relax.VirtualMachine(code, tvm.cpu())
+
+
+def tensor(array: Any) -> Any:
+    """A TVM tensor with a copy of `array`."""
+    return tvm.runtime.tensor(array)
+
+
+def use_threads(count: int) -> None:
+    """Run parallel regions started by the calling thread on `count` threads."""
+    if getattr(_configured, "count", None) != count:
+        tvm.get_global_func("runtime.config_threadpool")(FASTEST_CORES, count)
+        _configured.count = count

@@ -1,0 +1,111 @@
+"""The manifest of a compiled library: what it takes, gives, was compiled for and needs, readable without loading it."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tflite2q.dialect.types import Quantization, TensorType, Value
+from tflite2q.errors import DataError
+
+SCHEMA_VERSION = 1
+
+# In a library's file: this, the length of the JSON text in eight decimal digits, and the text in UTF-8.
+MARK = b"\0tflite2q-manifest\0"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """`target` is the name given, `spec` what it meant to TVM; `features` are those of the processor that the code may
+    use, under LLVM's names; `kernels` lists (op, kernel) in execution order."""
+
+    version: str
+    model: str
+    target: str
+    spec: Mapping[str, Any]
+    features: tuple[str, ...]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    kernels: tuple[tuple[str, str], ...] = ()
+
+    def encode(self) -> bytes:
+        """The bytes that a library carries."""
+        content = {
+            "schema_version": SCHEMA_VERSION,
+            "tflite2q": self.version,
+            "model": self.model,
+            "target": self.target,
+            "spec": dict(self.spec),
+            "features": list(self.features),
+            "inputs": [_tensor(value) for value in self.inputs],
+            "outputs": [_tensor(value) for value in self.outputs],
+            "kernels": [list(pair) for pair in self.kernels],
+        }
+        text = json.dumps(content, separators=(",", ":")).encode()
+        return MARK + b"%08d" % len(text) + text
+
+
+def decode(data: bytes) -> Manifest:
+    """The manifest in `encode`d bytes.  Raises DataError if they are damaged."""
+    try:
+        start = len(MARK) + 8
+        content = json.loads(data[start : start + int(data[len(MARK) : start])])
+        if content["schema_version"] != SCHEMA_VERSION:
+            raise DataError(
+                f"its manifest has version {content['schema_version']}, not {SCHEMA_VERSION}; compile it anew"
+            )
+        return Manifest(
+            content["tflite2q"],
+            content["model"],
+            content["target"],
+            content["spec"],
+            tuple(content["features"]),
+            tuple(_value(tensor) for tensor in content["inputs"]),
+            tuple(_value(tensor) for tensor in content["outputs"]),
+            tuple((op, kernel) for op, kernel in content["kernels"]),
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise DataError(f"its manifest is damaged ({error}); compile it anew") from error
+
+
+def read(path: str | os.PathLike[str]) -> Manifest:
+    """The manifest inside the library at `path`, whatever processor it is for.  Raises DataError if there is none."""
+    where = os.fspath(path)
+    try:
+        with open(where, "rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                raise DataError(f"{where}: is empty, not a library that tflite2q compiled")
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                found = content.find(MARK)
+                if found < 0:
+                    raise DataError(f"{where}: is not a library that tflite2q compiled; make one with `convert --lib`")
+                length = int(content[found + len(MARK) : found + len(MARK) + 8])
+                return decode(content[found : found + len(MARK) + 8 + length])
+    except OSError as error:
+        raise DataError(f"{where}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(f"{where}: its manifest is damaged ({error}); compile it anew") from error
+
+
+def _tensor(value: Value) -> dict[str, Any]:
+    kind = value.type
+    found: dict[str, Any] = {"name": value.name, "dtype": kind.dtype, "shape": list(kind.shape)}
+    q = kind.quantization
+    if q is not None:
+        found["quantization"] = {"scale": list(q.scale), "zero_point": list(q.zero_point), "axis": q.axis}
+    return found
+
+
+def _value(tensor: Mapping[str, Any]) -> Value:
+    q = tensor.get("quantization")
+    parameters = None if q is None else Quantization(tuple(q["scale"]), tuple(q["zero_point"]), q["axis"])
+    return Value(tensor["name"], TensorType(tuple(tensor["shape"]), tensor["dtype"], parameters))
+
+
+def bare(values: Sequence[Value]) -> tuple[Value, ...]:
+    """The values' names and types alone, as a manifest keeps them."""
+    return tuple(Value(value.name, value.type) for value in values)
