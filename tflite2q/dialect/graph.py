@@ -8,8 +8,9 @@ from functools import cached_property
 from typing import Any
 
 from tflite2q.dialect.op import Op
-from tflite2q.dialect.types import STORAGE, Value
+from tflite2q.dialect.types import STORAGE, Quantization, Value
 from tflite2q.errors import InvalidGraph
+from tflite2q.numerics import RANGES
 
 LARGEST = 2**31 - 1  # elements of a value: TFLite counts them in an int
 MOST_AXES = 32  # of a value: as many as every NumPy has
@@ -83,6 +84,9 @@ def verify(graph: Graph) -> Graph:
         raise InvalidGraph("two values have the same name")
     for value in graph.values:
         _verify_value(value)
+    for name in graph.inputs:
+        if name not in graph.by_name:
+            raise InvalidGraph(f"graph input {name!r} does not exist")
     defined = {v.name for v in graph.values if v.constant is not None or v.variable} | set(graph.inputs)
     for index, op in enumerate(graph.ops):
         try:
@@ -92,9 +96,13 @@ def verify(graph: Graph) -> Graph:
         except InvalidGraph as error:
             raise InvalidGraph(f"op {index} {op.mnemonic} {op.name!r}: {error}") from error
         defined.update(op.outputs)
-    for name in (*graph.inputs, *graph.outputs):
+    for name in graph.outputs:
         if name not in defined:
             raise InvalidGraph(f"graph output {name!r} is never computed")
+    for signature in graph.signatures:
+        for public, name in (*signature.inputs, *signature.outputs):
+            if name not in graph.by_name:
+                raise InvalidGraph(f"signature {signature.key!r}: {public!r} stands for {name!r}, which does not exist")
     return graph
 
 
@@ -106,15 +114,23 @@ def _verify_value(value: Value) -> None:
         raise InvalidGraph(f"value {value.name!r}: shape {list(kind.shape)} is not static; fix the dynamic dimensions")
     if kind.size > LARGEST or len(kind.shape) > MOST_AXES:
         raise InvalidGraph(f"value {value.name!r}: shape {list(kind.shape[:MOST_AXES])} is too large")
-    q = kind.quantization
-    if q is not None and q.axis is not None and (q.axis >= len(kind.shape) or kind.shape[q.axis] != len(q.scale)):
-        raise InvalidGraph(f"value {value.name!r}: {len(q.scale)} scales on axis {q.axis} of shape {list(kind.shape)}")
+    if kind.quantization is not None:
+        _verify_quantization(value, kind.quantization)
     if value.constant is None:
         return
     array = value.constant.array
     if array.shape != kind.shape or array.dtype.name != STORAGE[kind.dtype]:
         declared = f"{kind.dtype}{list(kind.shape)}"
         raise InvalidGraph(f"value {value.name!r}: data is {array.dtype.name}{list(array.shape)}, declared {declared}")
+
+
+def _verify_quantization(value: Value, q: Quantization) -> None:
+    shape, dtype = value.type.shape, value.type.dtype
+    if q.axis is not None and (not 0 <= q.axis < len(shape) or shape[q.axis] != len(q.scale)):
+        raise InvalidGraph(f"value {value.name!r}: {len(q.scale)} scales on axis {q.axis} of shape {list(shape)}")
+    low, high = RANGES.get(dtype, (0, 0))
+    if dtype in RANGES and not all(low <= z <= high for z in q.zero_point):
+        raise InvalidGraph(f"value {value.name!r}: a zero point is not in the range of {dtype}")
 
 
 def _verify_names(op: Op, values: Mapping[str, Value], defined: set[str]) -> None:
@@ -132,14 +148,17 @@ def _verify_names(op: Op, values: Mapping[str, Value], defined: set[str]) -> Non
 def _verify_types(op: Op, graph: Graph) -> None:
     ins, outs = graph.ins(op), graph.outs(op)
     op.verify(ins, outs)
-    for value, shape in zip(outs, op.infer(ins, outs), strict=True):
+    shapes = op.infer(ins, outs)
+    if len(shapes) != len(outs):
+        raise InvalidGraph(f"has {len(outs)} results but should have {len(shapes)}")
+    for value, shape in zip(outs, shapes, strict=True):
         if value.type.shape != tuple(shape):
             raise InvalidGraph(f"result {value.name!r} is {list(value.type.shape)} but should be {list(shape)}")
 
 
 def used(graph: Graph) -> Graph:
     """rewrite: drop values that no op, input or output mentions."""
-    names: set[str | None] = set(graph.inputs) | set(graph.outputs)
+    names: set[str | None] = {*graph.inputs, *graph.outputs}
     for op in graph.ops:
         names.update(op.inputs, op.outputs)
     return graph.with_(values=tuple(v for v in graph.values if v.name in names))

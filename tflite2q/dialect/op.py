@@ -101,6 +101,8 @@ class Op:
     inputs: tuple[str | None, ...]
     outputs: tuple[str, ...]
     version: int = 1  # TFLite operator version of the file
+    # Tensors of the file that hold no data, only the parameters of numbers inside the operator (LSTM).
+    intermediates: tuple[Value, ...] = ()
 
     mnemonic: ClassVar[str]
     builtins: ClassVar[tuple[Builtin, ...]]
@@ -109,6 +111,9 @@ class Op:
     variadic: ClassVar[bool] = False  # the last operand repeats
     contract: ClassVar[str | None] = None  # name of the kernel contract that may compute it
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8")  # quantized activations TFLite has a kernel for
+    convertible: ClassVar[bool] = True  # False: a scheme leaves the op and the types around it alone
+    channel_axis: ClassVar[int] = 0  # of an operand in the role of weights: where its output channel is
+    converts: ClassVar[bool] = False  # True: operand and result may be of different quantized types
 
     @property
     def name(self) -> str:

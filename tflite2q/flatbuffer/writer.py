@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from tflite2q import files
 from tflite2q.dialect.graph import Graph, verify
 from tflite2q.dialect.op import Op
+from tflite2q.dialect.ops.opaque import Opaque
 from tflite2q.dialect.types import Value
 from tflite2q.errors import UnsupportedError
-from tflite2q import files
 from tflite2q.flatbuffer import schema
 from tflite2q.flatbuffer.records import (
     ModelRecord,
@@ -55,7 +57,9 @@ def write(graph: Graph) -> bytes:
 class _Writer:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.index = {value.name: index for index, value in enumerate(graph.values)}
+        inside = {value.name: value for op in graph.ops for value in op.intermediates}
+        self.tensors = (*graph.values, *inside.values())
+        self.index = {value.name: index for index, value in enumerate(self.tensors)}
         self.buffers: dict[bytes, int] = {b"": 0}
         self.codes: dict[OperatorCode, int] = {}
 
@@ -64,7 +68,7 @@ class _Writer:
         metadata = tuple((name, self.buffer(data)) for name, data in graph.metadata)
         subgraph = SubgraphRecord(
             name=graph.name,
-            tensors=tuple(self.tensor(value) for value in graph.values),
+            tensors=tuple(self.tensor(value) for value in self.tensors),
             inputs=self.indices(graph.inputs),
             outputs=self.indices(graph.outputs),
             operators=tuple(self.operator(op) for op in graph.ops),
@@ -107,12 +111,15 @@ class _Writer:
     def operator(self, op: Op) -> OperatorRecord:
         builtin = op.builtin
         code = OperatorCode(builtin.name, op.version, builtin.custom)
+        options_type, options, custom_options = _all_options(op)
         return OperatorRecord(
             code=self.codes.setdefault(code, len(self.codes)),
             inputs=self.indices(op.inputs),
             outputs=self.indices(op.outputs),
-            options_type=builtin.options,
-            options={} if builtin.options is None else _options(op, builtin.options),
+            intermediates=tuple(self.index[value.name] for value in op.intermediates),
+            options_type=options_type,
+            options=options,
+            custom_options=custom_options,
         )
 
 
@@ -125,7 +132,19 @@ def _bytes(value: Value) -> bytes:
         return array.tobytes()
     flat = array.reshape(-1).astype(np.uint8) & 15
     padded = np.append(flat, np.zeros(flat.size % 2, np.uint8))
-    return (padded[0::2] | (padded[1::2] << 4)).tobytes()
+    packed: npt.NDArray[np.uint8] = padded[0::2] | (padded[1::2] << 4)
+    return packed.tobytes()
+
+
+def _all_options(op: Op) -> tuple[str | None, dict[str, OptionValue], bytes]:
+    """The name of the op's options table, its fields, and the options of a custom operator."""
+    if isinstance(op, Opaque):
+        return op.options_type, dict(op.options), op.custom_options
+    builtin = op.builtin
+    if builtin.custom:
+        named = {f.metadata["option"]: getattr(op, f.name) for f in op.attributes()}
+        return None, {}, schema.flexbuffer_bytes({k: v for k, v in named.items() if k is not None})
+    return builtin.options, {} if builtin.options is None else _options(op, builtin.options), b""
 
 
 def _options(op: Op, table: str) -> dict[str, OptionValue]:

@@ -11,7 +11,7 @@ import numpy as np
 from tflite2q import numerics
 from tflite2q.core import Core
 from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, attribute, require
-from tflite2q.dialect.ops.conv import centred
+from tflite2q.dialect.ops.common import CODES, activated, broadcast_shape, centred, check_numbers, given, is_codes
 from tflite2q.dialect.types import TensorType, Value
 from tflite2q.rescale import Rescale, int_const, multiply_fixed, round_half_away
 
@@ -97,7 +97,8 @@ class Requantize(Op):
     """QUANTIZE: codes of one scale to codes of another, or real numbers to codes (eq. 2)."""
 
     mnemonic: ClassVar[str] = "q.requantize"
-    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("QUANTIZE", "QuantizeOptions"),)
+    converts: ClassVar[bool] = True
+    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("QUANTIZE", "QuantizeOptions", {"int16": 2}),)
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"),)
     contract: ClassVar[str | None] = "eltwise"
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8", "int16")
@@ -136,6 +137,7 @@ class Dequantize(Op):
     """Codes to real numbers, the product in float64 (eq. 1)."""
 
     mnemonic: ClassVar[str] = "q.dequantize"
+    converts: ClassVar[bool] = True
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("DEQUANTIZE", "DequantizeOptions", INT8_VERSION_2),)
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"),)
     contract: ClassVar[str | None] = "eltwise"

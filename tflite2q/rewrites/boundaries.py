@@ -1,0 +1,145 @@
+"""rewrite: a q.requantize wherever neighbours may come to disagree, before types are assigned.
+
+    before: %y = q.conv2d(%x, ...)                  %x: the model's own input, which keeps its type
+    after:  %x_0 = q.requantize(%x); %y = q.conv2d(%x_0, ...)
+
+Each starts as an identity (or, for parts of a concatenation, as the rescaling the concatenation did); those that are
+still identities when types are assigned are dropped again by `drop_identities`, so what stays is what is needed.
+"""
+
+from __future__ import annotations
+
+from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.op import Op
+from tflite2q.dialect.ops.eltwise import Requantize
+from tflite2q.dialect.types import TensorType, Value
+from tflite2q.rewrites.edit import Editor
+from tflite2q.rewrites.parameters import Boundaries, is_activation, wanted
+from tflite2q.scheme import Activations, Scheme
+
+
+def guard(graph: Graph, scheme: Scheme) -> tuple[Graph, Boundaries]:
+    """The graph with boundaries between values that keep their type and those that follow the scheme."""
+    return _Guard(graph, scheme).run()
+
+
+class _Guard:
+    def __init__(self, graph: Graph, scheme: Scheme) -> None:
+        self.graph, self.scheme = graph, scheme
+        self.editor = Editor(graph)
+        self.editor.ops = []
+        self.wants = {op.name: wanted(op, graph, scheme) for op in graph.ops}
+        self.pinned = self._kept()
+        self.asked: dict[str, Activations] = {}
+        self.made_for: dict[str, Activations | None] = {}  # what the maker of a value computes with
+        self.made: dict[tuple[str, Activations | None, TensorType], str] = {}
+
+    def _kept(self) -> set[str]:
+        """Values that keep their type: the interface, unless the scheme changes it, and what ops left alone touch."""
+        kept: set[str] = set()
+        if self.scheme.interface == "keep":
+            kept.update(n for n in (*self.graph.inputs, *self.graph.outputs) if is_activation(self.graph[n]))
+        for op in self.graph.ops:
+            if self.wants[op.name] is None:
+                kept.update(v.name for v in self.graph.outs(op) if is_activation(v))
+        return kept
+
+    def run(self) -> tuple[Graph, Boundaries]:
+        renamed: dict[str, str] = {}  # outputs that keep their type, to the free value behind them
+        for op in self.graph.ops:
+            name_before = op.name
+            op = self.editor.replace_inputs(op, renamed)
+            op = op.with_(inputs=tuple(self._operand(op, i, n) for i, n in enumerate(op.inputs)))
+            kept_outputs = [name for name in op.outputs if self._splits(op, name)]
+            for name in kept_outputs:
+                inner = self.editor.add(self.editor.values[name], near=name)
+                op = op.with_(outputs=tuple(inner if n == name else n for n in op.outputs))
+                renamed[name] = inner
+            self.made_for.update(dict.fromkeys(op.outputs, self.wants[name_before]))
+            self.editor.ops.append(op)
+            for name in kept_outputs:
+                self.editor.ops.append(Requantize(inputs=(renamed[name],), outputs=(name,)))
+        return self.editor.graph(), Boundaries(frozenset(self.pinned), self.asked, renamed)
+
+    def _splits(self, op: Op, name: str) -> bool:
+        """Whether a free op's result is a model output that keeps its type; a converting op makes any type itself."""
+        return name in self.pinned and self.wants[op.name] is not None and not op.converts
+
+    def _operand(self, op: Op, index: int, name: str | None) -> str | None:
+        """The value that `op` is to read instead of `name`."""
+        if name is None or op.converts or op.operand(index).role != "activation":
+            return name
+        value = self.editor.values[name]
+        if not is_activation(value) or value.constant is not None:
+            return name
+        wants = self.wants[op.name]
+        if wants is None:
+            return name if name in self.pinned else self._requantize(value, None, value.type)
+        return self._free_operand(op, value, wants)
+
+    def _free_operand(self, op: Op, value: Value, wants: Activations) -> str:
+        """Behind a boundary: what is pinned, made for another dtype, or tied to values of other parameters."""
+        tied = self._tied_type(op, value, wants)
+        made_for = self.made_for.get(value.name)
+        other_dtype = made_for is not None and made_for.dtype != wants.dtype
+        if tied != value.type or value.name in self.pinned or other_dtype:
+            return self._requantize(value, wants, tied)
+        return value.name
+
+    def _tied_type(self, op: Op, value: Value, wants: Activations) -> TensorType:
+        """`value`'s type with the parameters of the result it must share them with in the new dtype but not the old."""
+        result = self.graph[op.name].type
+        tied_before = any(value.name in group for group in op.ties(value.type.dtype))
+        tied_after = any({value.name, op.name} <= set(group) for group in op.ties(wants.dtype))
+        if tied_after and not tied_before:
+            return value.type.with_(dtype=result.dtype, quantization=result.quantization)
+        return value.type
+
+    def _requantize(self, value: Value, wants: Activations | None, kind: TensorType) -> str:
+        """A value behind a boundary, one for all readers with the same wish; `wants` None keeps the type."""
+        key = (value.name, wants, kind)
+        if key not in self.made:
+            dtype = kind.dtype if wants is None else wants.dtype
+            name, op = self.editor.requantize(value.name, kind, f"{value.name}_{dtype}")
+            self.editor.ops.append(op)
+            self.made[key] = name
+            if wants is None:
+                self.pinned.add(name)
+            else:
+                self.asked[name] = wants
+        return self.made[key]
+
+
+def drop_identities(graph: Graph, original: Graph) -> Graph:
+    """The graph without requantizations between equal types, other than those `original` has."""
+    editor = Editor(graph)
+    renamed: dict[str, str] = {}
+    kept: list[Op] = []
+    before = {op.name for op in original.ops if isinstance(op, Requantize) and _is_identity(op, original)}
+    for op in graph.ops:
+        if isinstance(op, Requantize) and op.name not in before and _is_identity(op, graph):
+            source, target = op.inputs[0], op.outputs[0]
+            assert source is not None
+            source = renamed.get(source, source)
+            if target not in graph.outputs:
+                renamed[target] = source
+                continue
+            if source not in graph.inputs and source not in graph.outputs:
+                renamed = {old: target if new == source else new for old, new in renamed.items()} | {source: target}
+                kept = [_rename(old, source, target) for old in kept]
+                continue
+        kept.append(editor.replace_inputs(op, renamed))
+    editor.ops = kept
+    return editor.graph()
+
+
+def _is_identity(op: Op, graph: Graph) -> bool:
+    assert op.inputs[0] is not None
+    return graph[op.inputs[0]].type == graph[op.outputs[0]].type
+
+
+def _rename(op: Op, old: str, new: str) -> Op:
+    return op.with_(
+        inputs=tuple(new if n == old else n for n in op.inputs),
+        outputs=tuple(new if n == old else n for n in op.outputs),
+    )

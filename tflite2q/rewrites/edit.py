@@ -1,0 +1,60 @@
+"""Editing a frozen graph: the few operations that rewrites are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tflite2q.dialect.graph import Graph, fresh
+from tflite2q.dialect.op import Op
+from tflite2q.dialect.ops.eltwise import Requantize
+from tflite2q.dialect.types import TensorType, Value
+
+
+class Editor:
+    """A graph under construction: values and ops of `graph`, changed in place until `graph()` is asked for."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self.values: dict[str, Value] = dict(graph.by_name)
+        self.ops: list[Op] = list(graph.ops)
+
+    def graph(self) -> Graph:
+        """The edited graph, without values nobody mentions, in the original order."""
+        names: set[str | None] = set(self._graph.inputs) | set(self._graph.outputs)
+        for op in self.ops:
+            names.update(op.inputs, op.outputs)
+        kept = tuple(value for value in self.values.values() if value.name in names)
+        return self._graph.with_(values=kept, ops=tuple(self.ops))
+
+    def add(self, value: Value, near: str | None = None) -> str:
+        """Add `value` under its name, or a new one made of it; after value `near` if given.  Returns the name."""
+        name = fresh(self.values, value.name)
+        self._insert(value.with_(name=name), near)
+        return name
+
+    def _insert(self, value: Value, near: str | None) -> None:
+        if near is None:
+            self.values[value.name] = value
+            return
+        ordered: dict[str, Value] = {}
+        for name, old in self.values.items():
+            ordered[name] = old
+            if name == near:
+                ordered[value.name] = value
+        self.values = ordered
+
+    def constant(self, value: Value) -> str:
+        """A constant by its name, or under a new name if another consumer already holds something else there."""
+        old = self.values.get(value.name)
+        if old == value:
+            return value.name
+        return self.add(value, near=value.name if old is not None else None)
+
+    def replace_inputs(self, op: Op, names: Mapping[str, str]) -> Op:
+        """`op` reading renamed values."""
+        return op.with_(inputs=tuple(names.get(n, n) if n is not None else None for n in op.inputs))
+
+    def requantize(self, source: str, kind: TensorType, wish: str) -> tuple[str, Op]:
+        """A new value of type `kind` and the op that makes it from `source`; the op is not yet placed."""
+        name = self.add(Value(wish, kind, shape_signature=self.values[source].shape_signature), near=source)
+        return name, Requantize(inputs=(source,), outputs=(name,))
