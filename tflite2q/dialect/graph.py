@@ -157,10 +157,12 @@ def _verify_types(op: Op, graph: Graph) -> None:
 
 
 def used(graph: Graph) -> Graph:
-    """rewrite: drop values that no op, input or output mentions."""
+    """rewrite: drop values that no op, input, output or signature mentions."""
     names: set[str | None] = {*graph.inputs, *graph.outputs}
     for op in graph.ops:
         names.update(op.inputs, op.outputs)
+    for signature in graph.signatures:
+        names.update(name for _, name in (*signature.inputs, *signature.outputs))
     return graph.with_(values=tuple(v for v in graph.values if v.name in names))
 
 
