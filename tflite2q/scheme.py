@@ -1,7 +1,7 @@
 """Schemes: which quantization parameters a graph should have, as data.
 
-A scheme is a TOML file (format: docs/schemes.md), read into frozen values.  Unknown keys and impossible combinations are
-errors that name the nearest thing that exists.
+A scheme is a TOML file (format: docs/schemes.md), read into frozen values.  Unknown keys and impossible combinations
+are errors that name the nearest thing that exists.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Match:
-    """Which ops a rule is for: all given patterns must fit.  `op` is the mnemonic without "q.", `name` the op's name."""
+    """Which ops a rule is for: all given patterns must fit.  `op`: mnemonic without "q."; `name`: the op's."""
 
     op: str = "*"
     name: str = "*"
@@ -140,7 +140,7 @@ def find(scheme: str | os.PathLike[str] | Scheme) -> Scheme:
 
 
 def parse(text: str, name: str, where: str | None = None) -> Scheme:
-    """A scheme of the text of a TOML file.  Raises SchemeError naming `where` (the scheme's name if None) and the key."""
+    """A scheme of the text of a TOML file.  Raises SchemeError naming `where` (or `name`) and the key."""
     try:
         return _scheme(tomllib.loads(text), name)
     except tomllib.TOMLDecodeError as error:

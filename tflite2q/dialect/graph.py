@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -166,7 +166,7 @@ def used(graph: Graph) -> Graph:
     return graph.with_(values=tuple(v for v in graph.values if v.name in names))
 
 
-def fresh(names: Iterator[str] | Sequence[str], wish: str) -> str:
+def fresh(names: Iterable[str], wish: str) -> str:
     """`wish`, or `wish` with the first number behind it that makes it a new name."""
     taken = set(names)
     if wish not in taken:

@@ -29,7 +29,8 @@ class LayerChange:
 
     `loss`: "exact" (same integers, same grid), "rescaled" (channels_rescaled of `channels` weight channels lost
     precision), "requantized" (the result has another grid), None (left alone: nothing of it is quantized, or the scheme
-    has no form for it).  `bound` is how far a result can be from the original's for equal real inputs, in steps of the new result.
+    has no form for it).  `bound` is how far a result can be from the original's for equal real inputs, in steps of the
+    new result.
     """
 
     name: str
@@ -65,9 +66,8 @@ def convert(graph: Graph, scheme: Scheme) -> Conversion:
     new = drop_identities(rewriter.run(), graph)
     if new == graph:
         raise Unchanged(f"the model already is what scheme {scheme.name} asks for; nothing was written")
-    layers = tuple(
-        _change(op, graph, new, rewriter.weights.get(boundaries.inner.get(op.name, op.name))) for op in graph.ops
-    )
+    weights = {name: rewriter.weights.get(boundaries.inner.get(name, name)) for name in graph.producers}
+    layers = tuple(_change(op, graph, new, weights[op.name]) for op in graph.ops)
     inserted = _requantizations(new) - _requantizations(graph)
     return Conversion(verify(new), scheme, layers, inserted)
 

@@ -20,7 +20,7 @@ class Editor:
 
     def graph(self) -> Graph:
         """The edited graph, without values nobody mentions, in the original order."""
-        names: set[str | None] = set(self._graph.inputs) | set(self._graph.outputs)
+        names: set[str | None] = {*self._graph.inputs, *self._graph.outputs}
         for op in self.ops:
             names.update(op.inputs, op.outputs)
         kept = tuple(value for value in self.values.values() if value.name in names)

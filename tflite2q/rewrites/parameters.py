@@ -34,7 +34,7 @@ class Boundaries:
 
 @dataclass(frozen=True)
 class Wish:
-    """What a value should become: settings of the layer that makes it, or `fixed` parameters that nothing may change."""
+    """What a value should become: settings of the layer that makes it, or the `fixed` parameters of the format."""
 
     activations: Activations
     fixed: Quantization | None = None
@@ -99,7 +99,7 @@ def _classes(graph: Graph, scheme: Scheme) -> list[list[str]]:
         activations = wanted(op, graph, scheme)
         for group in op.ties(activations.dtype) if activations else ():
             tied = [name for name in group if name in leader]
-            # Values that differ in the file are not one class, whatever the op says: their codes are copied as they are.
+            # Values that differ in the file are not one class, whatever the op says: their codes are copied as is.
             same = [name for name in tied if graph[name].type.quantization == graph[tied[0]].type.quantization]
             for name in same[1:]:
                 leader[find(name)] = find(same[0])
@@ -116,10 +116,7 @@ def _solve(graph: Graph, members: Sequence[str], wishes: Mapping[str, Wish]) -> 
     settings = wishes[members[0]].activations
     fixed = [wish.fixed for wish in (wishes[name] for name in members) if wish.fixed is not None]
     old = graph[members[0]].type
-    if fixed:
-        new = fixed[0]
-    else:
-        new = parameters(old, settings, _real_range(graph, members))
+    new = fixed[0] if fixed else parameters(old, settings, _real_range(graph, members))
     return {name: graph[name].type.with_(dtype=settings.dtype, quantization=new) for name in members}
 
 

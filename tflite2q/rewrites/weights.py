@@ -28,7 +28,7 @@ class NewWeights:
 
 
 def convert_weights(value: Value, axis: int, settings: Weights) -> NewWeights:
-    """`value` under `settings`; `axis` is the output channel's.  Weights that conform already are returned as they are."""
+    """`value` under `settings`; `axis` is the output channel's.  Weights that conform are returned as they are."""
     channels = value.type.shape[axis]
     if conforms(value, settings):
         return NewWeights(value, np.zeros(channels, bool), np.zeros(value.type.shape))
@@ -94,7 +94,7 @@ def _fit_symmetric(
 def _fit_asymmetric(
     units: numerics.Floats, base: numerics.Floats, dtype: str
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32], int]:
-    """Codes, one scale and one zero point for the tensor, the middle of the dtype if that fits: it is cheap to take off."""
+    """Codes, one scale and one zero point for the tensor: the middle of the dtype if that fits, as it costs least."""
     low, high = numerics.code_range(dtype)
     middle = (low + high + 1) // 2
     bottom, top = min(float(units.min(initial=0.0)), 0.0), max(float(units.max(initial=0.0)), 0.0)
