@@ -50,7 +50,7 @@ class Epilogue:
     @staticmethod
     def of(rescale: Rescale, bound: Array) -> Epilogue:
         """`bound`: the largest magnitude each output channel's accumulator can have."""
-        left, right = _shifts(rescale)
+        left, right = shifts(rescale)
         reach = np.minimum(bound.astype(np.float64), _INT31) * 2.0**left
         half = np.where(right > 0, 2.0 ** (right - 1), 0.0)
         return Epilogue(
@@ -70,7 +70,7 @@ class Epilogue:
 
     def pack(self, rescale: Rescale, channels: Array) -> tuple[Array, ...]:
         """Constants by output channel, arranged as the index array `channels` says: what `codes` loads from."""
-        left, right = _shifts(rescale)
+        left, right = shifts(rescale)
         half = np.where(right > 0, np.left_shift(np.int64(1), np.maximum(right - 1, 0)), 0)
         arrays: list[Array]
         if self.arithmetic == "fixed":
@@ -79,9 +79,9 @@ class Epilogue:
         elif self.arithmetic == "shift":
             arrays = [half.astype(self._shift_dtype)]
         else:
-            return (_spread(np.array(rescale.real, self.arithmetic), channels),)
+            return (spread(np.array(rescale.real, self.arithmetic), channels),)
         arrays += [right.astype(np.int32)] * self.right + [left.astype(np.int32)] * self.left
-        return tuple(_spread(a, channels) for a in arrays)
+        return tuple(spread(a, channels) for a in arrays)
 
     def tensors(self, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
         """Shapes and dtypes of what `pack` returns for `channels` of `shape`."""
@@ -95,11 +95,21 @@ class Epilogue:
 
     def codes(self, v: Expr, constants: tuple[Buffer, ...], index: tuple[Expr, ...], lanes: int) -> Expr:
         """Codes, as int32, of accumulators `v` (int32 of `lanes`), whose constants start at `index`."""
+        rounded = self.rounded(v, constants, index, lanes)
+        low, high = (broadcast(b - self.zero_point, lanes) for b in (self.low, self.high))
+        clamped = T.min(T.max(rounded, low), high)
+        return clamped + broadcast(self.zero_point, lanes) if self.zero_point else clamped
+
+    def rounded(self, v: Expr, constants: tuple[Buffer, ...], index: tuple[Expr, ...], lanes: int) -> Expr:
+        """The rescaled accumulators as int32, before the zero point and the clamp."""
         loads = [load(c, *index, lanes=lanes) for c in constants]
         if self.arithmetic in ("float32", "float64"):
             return getattr(self, f"_{self.arithmetic}")(v, loads[0], lanes)
-        rounded = self._fixed(v, loads, lanes) if self.arithmetic == "fixed" else self._shift(v, loads, lanes)
-        return self._clamp(rounded, lanes)
+        wide = self._fixed(v, loads, lanes) if self.arithmetic == "fixed" else self._shift(v, loads, lanes)
+        if not self.wide:
+            return wide
+        low, high = (broadcast(T.int64(b - self.zero_point), lanes) for b in (self.low, self.high))
+        return T.cast(T.min(T.max(wide, low), high), vector("int32", lanes))
 
     def _fixed(self, v: Expr, loads: list[Expr], lanes: int) -> Expr:
         wide = vector("int64", lanes)
@@ -132,27 +142,20 @@ class Epilogue:
     def _float32(self, v: Expr, real: Expr, lanes: int) -> Expr:
         t = T.cast(v, vector("float32", lanes)) * real
         t = self._clip(t, "float32", lanes) + broadcast(T.float32(float(MAGIC)), lanes)
-        bits = T.reinterpret(vector("int32", lanes), t)
-        return bits - broadcast(int(MAGIC.view(np.int32)) - self.zero_point, lanes)
+        return T.reinterpret(vector("int32", lanes), t) - broadcast(int(MAGIC.view(np.int32)), lanes)
 
     def _float64(self, v: Expr, real: Expr, lanes: int) -> Expr:
         t = T.Bind(self._clip(T.cast(v, vector("float64", lanes)) * real, "float64", lanes))
         half, minus = (broadcast(T.float64(float(np.nextafter(h, 0.0))), lanes) for h in (0.5, -0.5))
         away = T.Select(t < broadcast(T.float64(0.0), lanes), minus, half)
-        return T.cast(t + away, vector("int32", lanes)) + broadcast(self.zero_point, lanes)
+        return T.cast(t + away, vector("int32", lanes))
 
     def _clip(self, t: Expr, dtype: str, lanes: int) -> Expr:
         low, high = (broadcast(T.FloatImm(dtype, float(b - self.zero_point)), lanes) for b in (self.low, self.high))
         return T.min(T.max(t, low), high)
 
-    def _clamp(self, rounded: Expr, lanes: int) -> Expr:
-        dtype = "int64" if self.wide else "int32"
-        low, high = (broadcast(T.IntImm(dtype, b - self.zero_point), lanes) for b in (self.low, self.high))
-        clamped = T.cast(T.min(T.max(rounded, low), high), vector("int32", lanes))
-        return clamped + broadcast(self.zero_point, lanes) if self.zero_point else clamped
 
-
-def _shifts(rescale: Rescale) -> tuple[Array, Array]:
+def shifts(rescale: Rescale) -> tuple[Array, Array]:
     """(left, right) shift counts per multiplier, none negative."""
     if rescale.arithmetic == "fixed":
         shift = rescale.fixed_point()[1]
@@ -165,6 +168,6 @@ def _shifts(rescale: Rescale) -> tuple[Array, Array]:
     return none, none
 
 
-def _spread(values: Array, channels: Array) -> Array:
+def spread(values: Array, channels: Array) -> Array:
     """`values` (one, or one per channel) picked by `channels`."""
     return np.ascontiguousarray(values[channels] if len(values) > 1 else np.broadcast_to(values, channels.shape))

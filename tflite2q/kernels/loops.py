@@ -16,15 +16,19 @@ def region(extent: int, work: int) -> Any:
     return T.parallel(extent) if work >= PARALLEL_MACS and extent > 1 else T.serial(extent)
 
 
-def padded_image(x: Buffer, tensor: Tensor, padding: tuple[int, int, int, int], fill: int) -> Buffer:
-    """x, whose parameter may have another shape, as [batch, h, w, c]; if there is padding, a copy with it filled."""
+def padded_image(
+    x: Buffer, tensor: Tensor, padding: tuple[int, int, int, int], fill: int, slack: int = 0
+) -> Buffer:
+    """x [batch, h, w, c], whose parameter may have another shape, as one axis; if padded, a copy with it filled.
+
+    With `slack` it is always a copy, followed by that many readable bytes.
+    """
     n, h, w, c = tensor.shape
     top, left, bottom, right = padding
-    source = view(x, tensor.shape, tensor.dtype)
-    if not any(padding):
-        return source
+    if not any(padding) and not slack:
+        return view(x, (tensor.size,), tensor.dtype)
     rows, width, row = h + top + bottom, (w + left + right) * c, w * c
-    image = T.decl_buffer((n, rows, w + left + right, c), tensor.dtype)
+    image = T.decl_buffer((n * rows * width + slack,), tensor.dtype)
     flat = view(image, (n * rows, width), tensor.dtype)
     lines = view(x, (n * h, row), tensor.dtype)
     with region(n * rows, n * rows * width * 8) as r:

@@ -65,7 +65,7 @@ def local(size: int, dtype: str) -> Buffer:
 
 def view(buffer: Buffer, shape: Sequence[int], dtype: str | None = None) -> Buffer:
     """The same memory with another shape."""
-    return T.decl_buffer(tuple(shape), dtype or buffer.dtype, data=buffer.data)
+    return T.decl_buffer(tuple(shape), dtype or str(buffer.dtype), data=buffer.data)
 
 
 def broadcast(value: Expr, lanes: int) -> Expr:

@@ -20,7 +20,7 @@ from tflite2q.kernels import layout
 from tflite2q.kernels.base import Array, Built, Conv2D, Dense, DepthwiseConv2D, Tensor
 from tflite2q.kernels.epilogue import Epilogue
 from tflite2q.kernels.loops import padded_image, region
-from tflite2q.kernels.tir import Buffer, T, broadcast, function, load, local, store, vector
+from tflite2q.kernels.tir import Buffer, T, broadcast, function, load, local, store, vector, view
 
 MOST_LANES = 16
 PIXELS = 4
@@ -149,8 +149,10 @@ def _dense(key: tuple[str, Plan]) -> Any:
 def _body(plan: Plan, x: Buffer, weights: Buffer, bias: Buffer, starts: Buffer, *rest: Buffer) -> None:
     *constants, y = rest
     n, out_h, out_w, out_c = plan.output.shape
-    image = padded_image(x, plan.inputs, plan.padding, plan.x_zero_point)
-    y = T.decl_buffer((n, out_h, out_w, out_c), plan.output.dtype, data=y.data)
+    batch, h, w, c = plan.inputs.shape
+    padded = (batch, h + plan.padding[0] + plan.padding[2], w + plan.padding[1] + plan.padding[3], c)
+    image = view(padded_image(x, plan.inputs, plan.padding, plan.x_zero_point), padded, plan.inputs.dtype)
+    y = view(y, plan.output.shape, plan.output.dtype)
     columns = layout.blocks(out_w, plan.pixels)
     count = len(plan.block_starts)
     # The innermost loop runs over pixels, so that a block of weights stays in the first-level cache for a row.

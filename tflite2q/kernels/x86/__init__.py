@@ -1,0 +1,1 @@
+"""Kernels for x86 by level of vector instructions."""

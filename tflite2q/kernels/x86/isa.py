@@ -1,0 +1,119 @@
+"""Levels of x86 vector instructions, and the few operations in which they differ.
+
+A level multiplies four consecutive unsigned input bytes by four weights per 32-bit lane and adds the products to the
+lane's accumulator.  With VNNI that is one instruction, vpdpbusd, which does not saturate.  AVX2's vpmaddubsw does, so
+there the bytes are widened: even and odd bytes of the four become two pairs of 16 bits for two vpmaddwd.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tflite2q.kernels.base import Array
+from tflite2q.kernels.tir import Expr, T, broadcast, vector
+
+
+@dataclass(frozen=True)
+class Isa:
+    """`lanes`: 32-bit lanes of a vector; `most_accumulators`: how many fit in registers beside weights and inputs;
+    `features`: LLVM's names of what it needs."""
+
+    name: str
+    lanes: int
+    most_accumulators: int
+    features: tuple[str, ...]
+    dot_intrinsic: str | None
+
+    def lacks(self, target: Any) -> str | None:
+        """Why `target` cannot run this level."""
+        if target.kind.name != "llvm":
+            return f"target kind {target.kind.name} is not llvm"
+        missing = [f for f in self.features if not _has_feature(target, f)]
+        return f"the target has no {' or '.join(missing)}" if missing else None
+
+    @property
+    def weight_dtype(self) -> str:
+        return "int8" if self.dot_intrinsic else "int16"
+
+    @property
+    def weights_per_vector(self) -> int:
+        """Elements of `weight_dtype` that one step of one vector takes (in one load, or two for vpmaddwd)."""
+        return 4 * self.lanes
+
+    def arrange(self, weights: Array) -> Array:
+        """Integer weights [..., lanes, 4] as the elements [..., 4 * lanes] that `dot` reads."""
+        lead = weights.shape[:-2]
+        if self.dot_intrinsic is None:  # the even bytes' weights of all lanes, then the odd bytes'
+            weights = np.stack([weights[..., 0::2], weights[..., 1::2]], axis=len(lead))
+        return np.ascontiguousarray(weights.reshape(*lead, 4 * self.lanes), self.weight_dtype)
+
+    def spread(self, four: Expr) -> tuple[Expr, ...]:
+        """Four input bytes (one int32) in every lane, as `dot` wants them."""
+        everywhere = T.Bind(broadcast(four, self.lanes))
+        if self.dot_intrinsic:
+            return (everywhere,)
+        low_bytes = broadcast(0x00FF00FF, self.lanes)
+        even = T.bitwise_and(everywhere, low_bytes)
+        odd = T.bitwise_and(T.shift_right(everywhere, broadcast(8, self.lanes)), low_bytes)
+        return T.Bind(even), T.Bind(odd)
+
+    def dot(self, accumulator: Expr, inputs: tuple[Expr, ...], weights: tuple[Expr, ...]) -> Expr:
+        """accumulator + four products per lane."""
+        if self.dot_intrinsic:
+            bytes_ = vector("int8", 4 * self.lanes)
+            return self._call(self.dot_intrinsic, "int32", accumulator, T.reinterpret(bytes_, inputs[0]), weights[0])
+        for x, w in zip(inputs, weights, strict=True):
+            pairs = T.reinterpret(vector("int16", 2 * self.lanes), x)
+            accumulator = accumulator + self._call("llvm.x86.avx2.pmadd.wd", "int32", pairs, w)
+        return accumulator
+
+    def load_weights(self, load: Any) -> tuple[Expr, ...]:
+        """`load(offset, count)` reads elements; the operands of `dot`."""
+        if self.dot_intrinsic:
+            return (T.Bind(load(0, 4 * self.lanes)),)
+        return T.Bind(load(0, 2 * self.lanes)), T.Bind(load(2 * self.lanes, 2 * self.lanes))
+
+    def pack32(self, a: Expr, b: Expr) -> Expr:
+        """Two vectors of int32 to one of int16, saturated, interleaved by 128 bits."""
+        name = "llvm.x86.avx512.packssdw.512" if self.lanes == 16 else "llvm.x86.avx2.packssdw"
+        return T.Bind(T.call_llvm_pure_intrin(vector("int16", 2 * self.lanes), _id(name), a, b))
+
+    def pack16(self, a: Expr, b: Expr, dtype: str) -> Expr:
+        """Two vectors of int16 to one of `dtype` (int8 or uint8), saturated, interleaved by 128 bits."""
+        stem = "packuswb" if dtype == "uint8" else "packsswb"
+        name = f"llvm.x86.avx512.{stem}.512" if self.lanes == 16 else f"llvm.x86.avx2.{stem}"
+        packed = T.call_llvm_pure_intrin(vector("int8", 4 * self.lanes), _id(name), a, b)
+        return T.Bind(T.reinterpret(vector(dtype, 4 * self.lanes), packed))
+
+    def round_float32(self, t: Expr) -> Expr:
+        """float32 to the nearest int32, ties to even."""
+        if self.lanes == 8:
+            return self._call("llvm.x86.avx.cvt.ps2dq.256", "int32", t)
+        zero = broadcast(T.int32(0), 16)
+        current = 4  # the rounding mode in force, which is to nearest even
+        return self._call("llvm.x86.avx512.mask.cvtps2dq.512", "int32", t, zero, T.int16(-1), T.int32(current))
+
+    def _call(self, name: str, dtype: str, *operands: Expr) -> Expr:
+        return T.call_llvm_pure_intrin(vector(dtype, self.lanes), _id(name), *operands)
+
+
+AVX512VNNI = Isa(
+    "avx512vnni", 16, 24, ("avx512vnni", "avx512bw", "avx512dq", "avx512vl"), "llvm.x86.avx512.vpdpbusd.512"
+)
+AVXVNNI = Isa("avxvnni", 8, 12, ("avxvnni", "avx2"), "llvm.x86.avx512.vpdpbusd.256")
+AVX2 = Isa("avx2", 8, 8, ("avx2",), None)
+
+LEVELS = (AVX512VNNI, AVXVNNI, AVX2)
+
+
+def _has_feature(target: Any, feature: str) -> bool:
+    from tvm.target import codegen
+
+    return bool(codegen.llvm_cpu_has_features(feature, target))
+
+
+def _id(name: str) -> Any:
+    return T.llvm_lookup_intrinsic_id(name)
