@@ -118,11 +118,11 @@ def test_layer_errors_by_hand(digits: Path) -> None:
 
 
 def test_merge_keeps_what_each_side_knows() -> None:
-    done = [Layer("a", "q.conv2d", "exact", 8, 0), Layer("gone", "q.add", "exact", 0, 0)]
+    done = [Layer("a", "q.conv2d", "exact", 8, 0, 1.5), Layer("gone", "q.add", "exact", 0, 0)]
     measured = [LayerError("a", "q.conv2d", None, 0.0), LayerError("b", "q.add", 30.0, 1.0)]
     assert comparison.merge_layers(done, measured) == (
-        Layer("a", "q.conv2d", "exact", 8, 0, None, 0.0),
-        Layer("b", "q.add", None, None, None, 30.0, 1.0),
+        Layer("a", "q.conv2d", "exact", 8, 0, 1.5, None, 0.0),
+        Layer("b", "q.add", sqnr_db=30.0, max_step_error=1.0),
     )
     assert comparison.merge_layers(done, []) == tuple(done)
 

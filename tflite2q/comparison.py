@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -91,13 +91,17 @@ class Size:
 
 @dataclass(frozen=True)
 class Layer:
-    """One line of a report: what the conversion did to a layer (None: not known) and what was measured (None: not)."""
+    """One line of a report: what the conversion did to a layer (None: not known) and what was measured (None: not).
+
+    `bound` is how far the result can be from the original's for equal real inputs, in steps of the new result.
+    """
 
     name: str
     op: str
     loss: str | None = None
     channels: int | None = None
     channels_rescaled: int | None = None
+    bound: float | None = None
     sqnr_db: float | None = None
     max_step_error: float | None = None
 
@@ -110,9 +114,9 @@ class Comparison:
     scheme: str | None
     target: str | None
     layers: tuple[Layer, ...]
-    accuracy: Accuracy | None
-    speed: Speed | None
-    size: Size | None
+    accuracy: Accuracy | None = None
+    speed: Speed | None = None
+    size: Size | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -223,18 +227,15 @@ def measure_speed(
 def merge_layers(done: Sequence[Layer], measured: Sequence[LayerError]) -> tuple[Layer, ...]:
     """What the conversion did to each layer, joined by name with what was measured, in the original's order."""
     known = {layer.name: layer for layer in done}
-    joined = [
-        Layer(
-            error.name,
-            error.op,
-            *((layer.loss, layer.channels, layer.channels_rescaled) if layer else (None, None, None)),
-            error.sqnr_db,
-            error.max_step_error,
+    joined = tuple(
+        replace(
+            known.get(error.name, Layer(error.name, error.op)),
+            sqnr_db=error.sqnr_db,
+            max_step_error=error.max_step_error,
         )
         for error in measured
-        for layer in [known.get(error.name)]
-    ]
-    return tuple(joined) or tuple(done)
+    )
+    return joined or tuple(done)
 
 
 def has_classes(value: Value) -> bool:

@@ -39,21 +39,32 @@ Model = Graph | Conversion | FilePath
 LAYER_SAMPLES = 2
 
 
-def load(path: FilePath) -> Graph:
+def load(path: FilePath, allow_unsupported: bool = False) -> Graph:
     """Read and verify a .tflite file.
 
-    Raises ModelError (damaged), UnsupportedError (operators tflite2q lacks, all named) or InvalidGraph.
+    Raises ModelError (damaged), UnsupportedError (operators tflite2q lacks, all named) or InvalidGraph.  With
+    `allow_unsupported` such operators are carried through; that graph can be converted but not run.
     """
-    return reader.load(path)
+    return reader.load(path, allow_unsupported)
 
 
-def convert(model: Model, scheme: Scheme | str | os.PathLike[str], interface: str | None = None) -> Conversion:
+def convert(
+    model: Model, scheme: Scheme | FilePath, interface: str | None = None, allow_unsupported: bool = False
+) -> Conversion:
     """Rewrite a model to a scheme (a Scheme, the name of a shipped one, or the path of a .toml).
 
-    `interface` "keep" or "scheme" overrides what the scheme says about the model's own inputs and outputs.  Raises
-    SchemeError, or Unchanged if the model is already what the scheme asks for.
+    `interface` "keep" or "scheme" overrides what the scheme says about the model's own inputs and outputs;
+    `allow_unsupported` as for `load`.  Raises SchemeError, or Unchanged if the model already is what the scheme asks
+    for.
     """
-    return rewrites.convert(graph_of(model), scheme_of(scheme, interface))
+    chosen = scheme_of(scheme, interface)
+    if not isinstance(model, str | os.PathLike):
+        return rewrites.convert(graph_of(model), chosen)
+    graph = load(model, allow_unsupported)
+    try:
+        return rewrites.convert(graph, chosen)
+    except Tflite2qError as error:
+        raise type(error)(f"{os.fspath(model)}: {error}") from error
 
 
 def compile(model: Model, target: str = "native", threads: int = 1) -> Executable:
@@ -136,7 +147,7 @@ def graph_of(model: Model) -> Graph:
     return model.graph if isinstance(model, Conversion) else load(model)
 
 
-def scheme_of(scheme: Scheme | str | os.PathLike[str], interface: str | None = None) -> Scheme:
+def scheme_of(scheme: Scheme | FilePath, interface: str | None = None) -> Scheme:
     """The scheme meant, with another interface policy if one is given.  Raises SchemeError."""
     found = schemes.find(scheme)
     return found if interface is None else replace(found, interface=interface)
@@ -155,8 +166,8 @@ def content_of(model: Model) -> bytes:
 
 
 def text_of(model: Model) -> str:
-    """The model's graph in the dialect's text form."""
-    return dialect_text.print_graph(graph_of(model))
+    """The model's graph in the dialect's text form, long constants shortened."""
+    return dialect_text.print_graph(graph_of(model), "elided")
 
 
 def lowered_text(model: Model, target: str = "native") -> str:
@@ -187,7 +198,7 @@ def layers_of(model: Model) -> tuple[Layer, ...]:
     """What a conversion did to each layer; nothing for other models."""
     if not isinstance(model, Conversion):
         return ()
-    return tuple(Layer(x.name, x.op, x.loss, x.channels, x.channels_rescaled) for x in model.layers)
+    return tuple(Layer(x.name, x.op, x.loss, x.channels, x.channels_rescaled, x.bound) for x in model.layers)
 
 
 def dataset(graph: Graph, options: Options) -> Dataset:
@@ -206,6 +217,7 @@ def _outputs_and_speed(
     try:
         progress("compiling", 0, 2)
         first = compile(before, options.target, options.threads)
+        first.require_runnable()
         progress("compiling", 1, 2)
         second = compile(after, options.target, options.threads)
     except TargetError as error:

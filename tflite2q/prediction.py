@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,10 @@ def encoded(predictions: Sequence[Prediction], outputs: Sequence[Value], suffix:
     stacked = {v.name: np.stack([p.arrays[k] for p in predictions]) for k, v in enumerate(outputs)}
     stream = io.BytesIO()
     if suffix.lower() == ".npz":
-        np.savez(stream, **stacked)
+        with zipfile.ZipFile(stream, "w") as archive:  # np.savez takes no array that is called "file"
+            for name, array in stacked.items():
+                with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w") as entry:
+                    np.lib.format.write_array(entry, array, allow_pickle=False)
     elif len(stacked) == 1:
         np.save(stream, next(iter(stacked.values())), allow_pickle=False)
     else:

@@ -18,16 +18,14 @@ from tflite2q.cli.options import (
 )
 
 
-class _Offset(click.ParamType):
-    name = "auto|N"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
-        if value in (None, "auto"):
-            return None
-        try:
-            return int(value)
-        except ValueError:
-            self.fail(f"{value!r} is neither 'auto' nor a whole number", param, ctx)
+def _offset(context: click.Context, parameter: click.Parameter, value: str) -> int | None:
+    """None for auto."""
+    if value == "auto":
+        return None
+    try:
+        return int(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is neither 'auto' nor a whole number") from error
 
 
 @click.command(short_help="Measure one model against another.")
@@ -41,7 +39,8 @@ class _Offset(click.ParamType):
 @click.option("--labels", type=MODEL, help="Right answers: CSV of file,label (or one a line), .npy or .npz.")
 @click.option(
     "--label-offset",
-    type=_Offset(),
+    metavar="auto|N",
+    callback=_offset,
     default="auto",
     show_default=True,
     help="Added to each label; auto adds 1 for 1001 classes and labels below 1000 (class 0 is background).",

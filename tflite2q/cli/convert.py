@@ -20,7 +20,6 @@ from tflite2q.cli.options import (
 
 if TYPE_CHECKING:
     from tflite2q.cli.progress import Progress
-    from tflite2q.rewrites import Conversion
 
 STAGES = ("load", "convert", "lower")
 
@@ -38,6 +37,11 @@ STAGES = ("load", "convert", "lower")
 @click.option(
     "--until", type=click.Choice(STAGES), help="Stop after this stage and print the graph or module; write nothing."
 )
+@click.option(
+    "--allow-unsupported",
+    is_flag=True,
+    help="Carry operators that tflite2q lacks through unchanged, with their tensors.",
+)
 @force_option
 @json_option
 def convert(
@@ -49,6 +53,7 @@ def convert(
     threads: int,
     interface: str | None,
     until: str | None,
+    allow_unsupported: bool,
     force: bool,
     json_path: str | None,
 ) -> None:
@@ -67,7 +72,7 @@ def convert(
 
     if until is not None:
         with Progress() as progress:
-            click.echo(_dump(model, scheme, interface, target, until, progress))
+            click.echo(_dump(model, scheme, interface, target, until, allow_unsupported, progress))
         return
     chosen = pipeline.scheme_of(scheme, interface)
     path = Path(output) if output is not None else Path(model).with_name(f"{Path(model).stem}.{chosen.name}.tflite")
@@ -76,18 +81,18 @@ def convert(
             files.refuse_overwrite(planned, force)
     out.check_json(json_path)
     with Progress() as progress:
-        conversion = pipeline.convert(model, chosen)
+        progress("converting")
+        conversion = pipeline.convert(model, chosen, allow_unsupported=allow_unsupported)
         before, content = pipeline.size_of(model), pipeline.content_of(conversion)
         if lib is not None:
-            _save_library(conversion, lib, target, threads, force, progress)
+            progress(f"compiling for {target}")
+            pipeline.compile(conversion, target, threads).save(lib, force)
         files.write(path, content, force)
     result = Comparison(
         model=Path(model).name,
         scheme=chosen.name,
         target=target if lib is not None else None,
         layers=pipeline.layers_of(conversion),
-        accuracy=None,
-        speed=None,
         size=Size(before, len(content)),
     )
     written = [str(path)] if lib is None else [str(path), lib]
@@ -98,23 +103,21 @@ def convert(
     )
 
 
-def _save_library(conversion: Conversion, lib: str, target: str, threads: int, force: bool, progress: Progress) -> None:
-    from tflite2q import files, pipeline
-
-    progress(f"compiling for {target}")
-    executable = pipeline.compile(conversion, target, threads)
-    with files.replacing(lib, force) as temporary:
-        executable.save(str(temporary))
-
-
-def _dump(model: str, scheme: str, interface: str | None, target: str, until: str, progress: Progress) -> str:
+def _dump(
+    model: str,
+    scheme: str,
+    interface: str | None,
+    target: str,
+    until: str,
+    allow_unsupported: bool,
+    progress: Progress,
+) -> str:
     """The graph (or, lowered, the module) after a stage, as text."""
     from tflite2q import pipeline
 
-    graph = pipeline.load(model)
     if until == "load":
-        return pipeline.text_of(graph)
-    conversion = pipeline.convert(graph, pipeline.scheme_of(scheme, interface))
+        return pipeline.text_of(pipeline.load(model, allow_unsupported))
+    conversion = pipeline.convert(model, scheme, interface, allow_unsupported)
     if until == "convert":
         return pipeline.text_of(conversion)
     progress(f"lowering for {target}")

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from types import TracebackType
 
 PATIENCE = 2.0
-INTERVAL = 0.1
+INTERVAL = 0.2
 
 
 class Progress:
-    """Call it with (what, done, total); leaving the block wipes the line."""
+    """Call it with (what, done, total); leaving the block wipes the line.
+
+    A thread of its own draws the line, so that time is seen to pass during a long step too.
+    """
 
     def __init__(self) -> None:
         self._start = time.monotonic()
-        self._last = 0.0
+        self._text = ""
         self._width = 0
-        self._shown = sys.stderr.isatty()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._draw, daemon=True) if sys.stderr.isatty() else None
 
     def __call__(self, what: str, done: int = 0, total: int = 0) -> None:
-        now = time.monotonic()
-        if not self._shown or now - self._start < PATIENCE or now - self._last < INTERVAL:
-            return
-        self._last = now
-        self._write(f"{what} {done}/{total}" if total else f"{what} ...")
+        self._text = f"{what} {done}/{total}" if total else what
+
+    def _draw(self) -> None:
+        wait = PATIENCE
+        while not self._over.wait(wait):
+            self._write(f"{self._text} ({time.monotonic() - self._start:.0f} s)")
+            wait = INTERVAL
 
     def _write(self, text: str) -> None:
         sys.stderr.write("\r" + text.ljust(self._width))
@@ -32,11 +39,16 @@ class Progress:
         self._width = len(text)
 
     def __enter__(self) -> Progress:
+        if self._thread is not None:
+            self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
         if self._width:
             self._write("")
             sys.stderr.write("\r")

@@ -14,6 +14,7 @@ from tflite2q.inspection import Inspection, SchemeEffect, TensorInfo
 from tflite2q.prediction import Prediction, Summary
 
 WORST_LAYERS = 5
+LONGEST_NAME = 64
 
 
 def comparison(console: Console, result: Comparison, every_layer: bool = False) -> None:
@@ -43,8 +44,13 @@ def conversion(console: Console, result: Comparison, written: Sequence[str]) -> 
     """What a conversion did to the layers and the size, and the files it wrote."""
     _line(console, f"{result.model} -> {result.scheme}")
     changed = [line for line in result.layers if line.loss not in (None, "exact")]
-    if changed:
-        layers(console, changed)
+    shown = sorted(changed, key=lambda line: -(line.bound or 0.0))[:WORST_LAYERS]
+    if shown:
+        _line(console, f"the {len(shown)} of {len(changed)} changed layers with the largest bounds (all: --json FILE):")
+        layers(console, shown)
+    left = [line.op for line in result.layers if line.loss is None]
+    if left:
+        _line(console, f"left alone: {', '.join(f'{n} {op}' for op, n in sorted(Counter(left).items()))}")
     _line(console, summary(result.layers))
     if result.size is not None:
         _line(console, size(result.size))
@@ -57,7 +63,7 @@ def prediction(console: Console, results: Sequence[Prediction]) -> None:
     table = _table(console, ("sample", False), ("output", False), ("says", False))
     for result in results:
         for output in result.outputs:
-            table.add_row(Text(result.sample), Text(output.name), Text(_says(output)))
+            table.add_row(Text(result.sample), Text(short(output.name)), Text(_says(output)))
     console.print(table)
 
 
@@ -83,20 +89,37 @@ def layers(console: Console, lines: Sequence[Layer]) -> None:
     """One row a layer; columns that nothing is known for are left out."""
     rows = [
         (
-            line.name,
+            short(line.name),
             line.op,
             loss(line),
+            "" if line.bound is None else f"{line.bound:.3g}",
             "" if line.sqnr_db is None else f"{line.sqnr_db:.1f} dB",
             "" if line.max_step_error is None else f"{line.max_step_error:g}",
         )
         for line in lines
     ]
-    columns = (("layer", False), ("op", False), ("loss", False), ("signal/noise", True), ("largest error, steps", True))
+    columns = (
+        ("layer", False),
+        ("op", False),
+        ("loss", False),
+        ("bound, steps", True),
+        ("signal/noise", True),
+        ("largest error, steps", True),
+    )
     kept = [k for k in range(len(columns)) if k < 2 or any(row[k] for row in rows)]
     table = _table(console, *(columns[k] for k in kept))
     for row in rows:
         table.add_row(*(Text(row[k]) for k in kept))
     console.print(table)
+
+
+def short(name: str) -> str:
+    """A tensor's name for a table: the first of the names that a fused tensor carries, long ones cut in the middle."""
+    first, _, rest = name.partition(";")
+    if len(first) > LONGEST_NAME:
+        half = LONGEST_NAME // 2
+        first = f"{first[: half - 1]}…{first[-half:]}"
+    return f"{first};…" if rest else first
 
 
 def loss(line: Layer) -> str:
@@ -144,7 +167,7 @@ def inspection(console: Console, result: Inspection) -> None:
         weights = "" if layer.weights is None else _type(layer.weights)
         cells = (
             str(layer.index),
-            layer.name,
+            short(layer.name),
             layer.op,
             weights,
             _type(layer.output),

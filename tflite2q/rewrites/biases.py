@@ -13,21 +13,24 @@ from tflite2q import numerics
 from tflite2q.dialect.types import Constant, Quantization, Value
 
 
-def accumulator_units(x: Quantization, weights: Quantization, channels: int) -> list[Fraction]:
-    """Real size of one accumulator step, for each channel; kernels never look at the bias tensor's own scale."""
+def accumulator_units(x: Quantization, weights: Quantization, channels: int) -> list[float]:
+    """Real size of one accumulator step, for each channel; kernels never look at the bias tensor's own scale.
+
+    Exact: the product of two float32 values has at most 48 significant bits, and a float64 holds 53.
+    """
     (s_x,) = x.scale
-    return [Fraction(s_x) * Fraction(float(s_w)) for s_w in weights.scales(channels)]
+    return [s_x * s_w for s_w in weights.scales(channels).tolist()]
 
 
-def convert_bias(value: Value, old: list[Fraction], new: list[Fraction], scales: Quantization) -> Value:
+def convert_bias(value: Value, old: list[float], new: list[float], scales: Quantization) -> Value:
     """`value` [channels] from `old` accumulator units to `new` ones, its type's parameters set to `scales`.
 
     Rounded to nearest, ties away from zero; saturates at the dtype's range.
     """
     low, high = numerics.code_range(value.type.dtype)
     codes = [
-        min(max(_nearest(Fraction(int(code)) * before / after), low), high)
-        for code, before, after in zip(value.data.reshape(-1), old, new, strict=True)
+        code if before == after else min(max(_nearest(Fraction(code) * Fraction(before) / Fraction(after)), low), high)
+        for code, before, after in zip(value.data.reshape(-1).tolist(), old, new, strict=True)
     ]
     array = np.array(codes, value.data.dtype).reshape(value.type.shape)
     return value.with_(type=value.type.with_(quantization=scales), constant=Constant(array))
