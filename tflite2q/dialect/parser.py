@@ -7,7 +7,7 @@ import binascii
 import difflib
 import zlib
 from collections.abc import Callable
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,6 +22,8 @@ from tflite2q.errors import InvalidGraph
 
 T = TypeVar("T")
 
+# Fields of every op that have a place of their own in the text.
+NOT_ATTRIBUTES = ("inputs", "outputs", "version", "intermediates")
 DEEPEST = 16  # lists within lists
 MOST_ELEMENTS = 2**40  # of a constant; beyond, even the count of bytes is a mistake
 
@@ -149,7 +151,7 @@ class Parser(Cursor):
     def constant(self, declared: TensorType) -> Constant:
         start = self.token
         dtype, shape = STORAGE.get(declared.dtype), declared.shape
-        if start.kind == "word" and start.text not in ("zlib", "elided"):
+        if start.kind == "word" and start.text not in ("bytes", "zlib", "elided"):
             dtype, shape = self.tensor_type()
         if dtype is None or dtype not in STORAGE.values():
             self.fail(start, f"data of dtype {declared.dtype if dtype is None else dtype} cannot be written here")
@@ -193,21 +195,21 @@ class Parser(Cursor):
         return np.frombuffer(data, little).astype(dtype)
 
     def data(self, most: int | None = None) -> bytes:
-        """Bytes in base64 of zlib; of data longer than `most` only some more than that are unpacked."""
+        """Bytes in base64, compressed or not; of data longer than `most` no more than one byte more is unpacked."""
         if self.at("elided"):
             self.refuse_elided()
+        if self.accept("bytes"):
+            return self.encoded()
         self.expect("zlib")
         token = self.token
-        text = self.string("base64")
+        packed, unpacker = self.encoded(), zlib.decompressobj()
         try:
-            unpacker = zlib.decompressobj()
-            packed = base64.b64decode(text, validate=True)
             data = unpacker.decompress(packed, 0 if most is None else most + 1)
-            if not unpacker.eof and (most is None or len(data) <= most):
-                raise ValueError("it ends too early")
-            return data
-        except (zlib.error, binascii.Error, ValueError) as error:
+        except zlib.error as error:
             self.fail(token, f"data cannot be unpacked: {error}")
+        if not unpacker.eof and (most is None or len(data) <= most):
+            self.fail(token, "data cannot be unpacked: it ends too early")
+        return data
 
     def refuse_elided(self) -> None:
         self.fail(self.token, "constants of this text are elided, so it is no graph; print it with constants in full")
@@ -226,17 +228,16 @@ class Parser(Cursor):
         inputs = self.listed("(", self.operand, ")")
         attributes = self.attributes(cls) if self.at("{") else {}
         version = self.integer("a version") if self.accept("version") else 1
-        needed = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
-        for name in needed:
-            if name not in ("inputs", "outputs", *attributes):
-                self.fail(token, f"{token.text} needs the attribute {name}")
-        return cls(inputs=tuple(inputs), outputs=tuple(outputs), version=version, **attributes)
+        intermediates = tuple(self.block(self.value)) if self.accept("intermediates") else ()
+        return cls(
+            inputs=tuple(inputs), outputs=tuple(outputs), version=version, intermediates=intermediates, **attributes
+        )
 
     def operand(self) -> str | None:
         return None if self.accept("_") else self.value_name()
 
     def attributes(self, cls: type[Op]) -> dict[str, Any]:
-        known = [f.name for f in fields(cls) if f.name not in ("inputs", "outputs", "version")]
+        known = [f.name for f in fields(cls) if f.name not in NOT_ATTRIBUTES]
         found: dict[str, Any] = {}
 
         def pair() -> None:
@@ -272,8 +273,8 @@ class Parser(Cursor):
         token = self.token
         try:
             return base64.b64decode(self.string("base64"), validate=True)
-        except (binascii.Error, ValueError) as error:
-            self.fail(token, f"this is not base64: {error}")
+        except (binascii.Error, ValueError):
+            self.fail(token, "this is not base64")
 
 
 def _nearest(name: str, known: list[str]) -> str:

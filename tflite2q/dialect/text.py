@@ -35,13 +35,14 @@ import numpy.typing as npt
 from tflite2q.dialect.graph import Graph, Signature
 from tflite2q.dialect.lexer import quoted, value_name, word
 from tflite2q.dialect.op import Op
-from tflite2q.dialect.parser import Parser
+from tflite2q.dialect.parser import NOT_ATTRIBUTES, Parser
 from tflite2q.dialect.types import STORAGE, Quantization, Value
 from tflite2q.errors import InvalidGraph
 
 Constants = Literal["full", "elided"]
 
 INLINE = 16  # constants of at most so many elements are written as a list
+UNPACKED = 32  # bytes that are neither compressed nor elided
 SHOWN_SCALES = 4  # of a per-channel quantization, when the rest is elided
 
 
@@ -77,7 +78,7 @@ class _Printer:
         for kind, entries in (("metadata", graph.metadata), ("file", graph.files)):
             head += [f"  {kind} {quoted(name)} = {self.data(data)}" for name, data in entries]
         values = [f"    {self.value(value)}" for value in graph.values]
-        ops = [f"    {_op(op)}{_result_types(op, graph)}" for op in graph.ops]
+        ops = [f"    {self.op(op)}{_result_types(op, graph)}" for op in graph.ops]
         return "\n".join([*head, "", "  values {", *values, "  }", "", "  ops {", *ops, "  }", "}", ""])
 
     def value(self, value: Value) -> str:
@@ -92,6 +93,18 @@ class _Printer:
         if value.constant is not None:
             parts.append(f"= {self.constant(value.constant.array, value)}")
         return " ".join(parts)
+
+    def op(self, op: Op) -> str:
+        results = ", ".join(value_name(name) for name in op.outputs)
+        text = f"{results} = {op.mnemonic}{_names(op.inputs)}"
+        attributes = [f"{f.name} = {attribute_text(getattr(op, f.name))}" for f in fields(op) if _said(op, f)]
+        if attributes:
+            text += f" {{{', '.join(attributes)}}}"
+        if op.version != 1:
+            text += f" version {op.version}"
+        if op.intermediates:
+            text += f" intermediates {{{' '.join(self.value(value) for value in op.intermediates)}}}"
+        return text
 
     def quantization(self, q: Quantization) -> str:
         pairs = [f"{real(np.float32(s))}:{z}" for s, z in zip(q.scale, q.zero_point, strict=True)]
@@ -109,6 +122,8 @@ class _Printer:
         return prefix + self.data(array.astype(array.dtype.newbyteorder("<")).tobytes())
 
     def data(self, data: bytes) -> str:
+        if len(data) <= UNPACKED:
+            return attribute_text(data)
         if self.elided:
             return f'elided "sha256:{hashlib.sha256(data).hexdigest()[:16]}" {len(data)} bytes'
         return f'zlib "{base64.b64encode(zlib.compress(data, 9)).decode("ascii")}"'
@@ -135,18 +150,9 @@ def _result_types(op: Op, graph: Graph) -> str:
     return f"  // {', '.join(_type(kind.dtype, kind.shape) for kind in known)}" if known else ""
 
 
-def _op(op: Op) -> str:
-    results = ", ".join(value_name(name) for name in op.outputs)
-    text = f"{results} = {op.mnemonic}{_names(op.inputs)}"
-    attributes = [f"{f.name} = {attribute_text(getattr(op, f.name))}" for f in fields(op) if _said(op, f)]
-    if attributes:
-        text += f" {{{', '.join(attributes)}}}"
-    return text if op.version == 1 else f"{text} version {op.version}"
-
-
 def _said(op: Op, field: Field[Any]) -> bool:
     """Whether the text names the field: attributes that differ from their default in value or in type (1 and 1.0)."""
-    if field.name in ("inputs", "outputs", "version"):
+    if field.name in NOT_ATTRIBUTES:
         return False
     default = field.default if field.default_factory is MISSING else field.default_factory()
     value = getattr(op, field.name)
