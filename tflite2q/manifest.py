@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from tflite2q.dialect.types import Quantization, TensorType, Value
-from tflite2q.errors import DataError
+from tflite2q.errors import DataError, InvalidGraph
 
 SCHEMA_VERSION = 1
 
 # In a library's file: this, the length of the JSON text in eight decimal digits, and the text in UTF-8.
 MARK = b"\0tflite2q-manifest\0"
+MOST_BYTES = 100_000_000  # more than eight digits of length can announce
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,12 @@ class Manifest:
 
 
 def decode(data: bytes) -> Manifest:
-    """The manifest in `encode`d bytes.  Raises DataError if they are damaged."""
+    """The manifest in `encode`d bytes.  Raises DataError if they are damaged or of another version."""
     try:
         start = len(MARK) + 8
         content = json.loads(data[start : start + int(data[len(MARK) : start])])
         if content["schema_version"] != SCHEMA_VERSION:
-            raise DataError(
-                f"its manifest has version {content['schema_version']}, not {SCHEMA_VERSION}; compile it anew"
-            )
+            raise ValueError(f"version {content['schema_version']}, not {SCHEMA_VERSION}")
         return Manifest(
             content["tflite2q"],
             content["model"],
@@ -68,8 +67,8 @@ def decode(data: bytes) -> Manifest:
             tuple(_value(tensor) for tensor in content["outputs"]),
             tuple((op, kernel) for op, kernel in content["kernels"]),
         )
-    except (KeyError, ValueError, TypeError) as error:
-        raise DataError(f"its manifest is damaged ({error}); compile it anew") from error
+    except (KeyError, ValueError, TypeError, InvalidGraph) as error:
+        raise DataError(f"its manifest cannot be read ({error}); compile it anew") from error
 
 
 def read(path: str | os.PathLike[str]) -> Manifest:
@@ -78,17 +77,16 @@ def read(path: str | os.PathLike[str]) -> Manifest:
     try:
         with open(where, "rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
-                raise DataError(f"{where}: is empty, not a library that tflite2q compiled")
+                raise DataError("is empty, not a library that tflite2q compiled")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 found = content.find(MARK)
                 if found < 0:
-                    raise DataError(f"{where}: is not a library that tflite2q compiled; make one with `convert --lib`")
-                length = int(content[found + len(MARK) : found + len(MARK) + 8])
-                return decode(content[found : found + len(MARK) + 8 + length])
+                    raise DataError("is not a library that tflite2q compiled; make one with `convert --lib`")
+                return decode(content[found : found + MOST_BYTES])
     except OSError as error:
         raise DataError(f"{where}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise DataError(f"{where}: its manifest is damaged ({error}); compile it anew") from error
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
 
 
 def _tensor(value: Value) -> dict[str, Any]:

@@ -132,10 +132,12 @@ def _pool(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None:
 
 
 def _eltwise(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None:
-    """A look-up table for one 8-bit operand, a fused loop for more."""
+    """A look-up table for one 8-bit operand, a fused loop for others."""
     operands = [value for value in ins if value is not None]
     if len(operands) == 1 and operands[0].type.dtype in EIGHT_BITS:
         return base.Lookup(operands[0].type.shape, operands[0].type.dtype, lookup_table(op, operands[0], outs[0]))
+    if op.contract == "lookup":  # of more than 256 codes, or of real numbers by functions that loops do not have
+        return None
     y = outs[0].type
 
     def meaning(core: Any, *data: Any) -> Any:

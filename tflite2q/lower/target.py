@@ -21,18 +21,21 @@ def resolve(name: str) -> targets.Target:
 
 
 def tvm_target(target: targets.Target) -> Any:
-    """A tvm.target.Target.  Raises TargetError where LLVM does not know the processor."""
-    spec = target.spec
+    """A tvm.target.Target.  Raises TargetError where LLVM does not know the architecture or the processor.
+
+    Both are checked first, because code generation for an unknown one ends the process.
+    """
+    triple = target.mtriple or str(codegen.llvm_get_system_triple())
+    architecture = targets.architecture(triple)
+    if architecture not in {str(name) for name in codegen.llvm_get_targets()}:
+        raise TargetError(f"target {target.name}: LLVM knows no architecture {architecture!r} (of triple {triple!r})")
+    if target.mcpu and not codegen.llvm_is_valid_cpu(target.mcpu, triple):
+        raise TargetError(f"target {target.name}: LLVM knows no processor {target.mcpu!r} for {triple}")
     try:
-        made = tvm.target.Target(spec)
+        return tvm.target.Target(target.spec)
     except (ValueError, TypeError, RuntimeError) as error:
         why = str(error).strip().splitlines()[-1]
         raise TargetError(f"target {target.name}: {why}") from error
-    if target.mcpu:
-        triple = target.mtriple or str(codegen.llvm_get_system_triple())
-        if not codegen.llvm_is_valid_cpu(target.mcpu, triple):
-            raise TargetError(f"target {target.name}: LLVM knows no processor {target.mcpu!r} for {triple}")
-    return made
 
 
 def features(target: Any) -> frozenset[str]:
