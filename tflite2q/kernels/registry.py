@@ -10,13 +10,15 @@ from tflite2q.kernels.generic.eltwise import GenericEltwise
 from tflite2q.kernels.generic.lookup import GenericLookup
 from tflite2q.kernels.generic.pool import GenericPool
 from tflite2q.kernels.x86.conv import X86Conv
+from tflite2q.kernels.x86.depthwise import X86Depthwise
 from tflite2q.kernels.x86.isa import LEVELS
 
 _X86_CONV = tuple(X86Conv(level) for level in LEVELS)
+_X86_DEPTHWISE = tuple(X86Depthwise(level) for level in LEVELS)
 
 KERNELS: dict[type, tuple[Kernel, ...]] = {
     Conv2D: (*_X86_CONV, GenericConv()),
-    DepthwiseConv2D: (GenericDepthwise(),),
+    DepthwiseConv2D: (*_X86_DEPTHWISE, GenericDepthwise(),),
     Dense: (*_X86_CONV, GenericConv()),
     Pool: (GenericPool(),),
     Lookup: (GenericLookup(),),

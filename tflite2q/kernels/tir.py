@@ -18,8 +18,10 @@ from tflite2q.kernels.base import Tensor
 Expr = Any  # a TIR expression, scalar or vector, or a Python number
 Buffer = Any
 
-__all__ = ["Buffer", "Expr", "T", "broadcast", "function", "lanes_of", "load", "local", "store", "uncontracted", "vector", "view",
-           "wrapping_add"]  # fmt: skip
+__all__ = [
+    "Buffer", "Expr", "T", "broadcast", "function", "load", "local", "shuffle", "store", "uncontracted", "vector", "view",
+    "wrapping_add",
+]  # fmt: skip
 
 
 def function(
@@ -37,10 +39,6 @@ def function(
             names = [f"x{i}" for i in range(len(inputs))] + [f"c{i}" for i in range(len(constants))] + ["y"]
             body(*[T.arg(n, T.buffer(t.shape, t.dtype)) for n, t in zip(names, [*inputs, *constants, output], strict=True)])
     return builder.get()
-
-
-def lanes_of(value: Expr) -> int:
-    return int(value.ty.lanes) if hasattr(value, "ty") else 1
 
 
 def load(buffer: Buffer, *index: Expr, lanes: int = 1) -> Expr:
@@ -70,6 +68,11 @@ def view(buffer: Buffer, shape: Sequence[int], dtype: str | None = None) -> Buff
 
 def broadcast(value: Expr, lanes: int) -> Expr:
     return value if lanes == 1 else T.broadcast(value, lanes)
+
+
+def shuffle(vectors: Sequence[Expr], indices: Sequence[int]) -> Expr:
+    """Elements of the concatenated vectors."""
+    return tvm.tirx.Shuffle(list(vectors), list(indices))
 
 
 def wrapping_add(a: Expr, b: Expr, lanes: int) -> Expr:

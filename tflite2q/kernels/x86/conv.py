@@ -27,7 +27,7 @@ import numpy as np
 from tflite2q.kernels import layout
 from tflite2q.kernels.base import Array, Built, Conv2D, Dense, Tensor
 from tflite2q.kernels.loops import PARALLEL_MACS, padded_image
-from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, function, load, local, store, vector, view
+from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, function, load, local, store, view
 from tflite2q.kernels.x86 import finish, rowsum
 from tflite2q.kernels.x86.finish import Finish
 from tflite2q.kernels.x86.isa import Isa
@@ -320,7 +320,7 @@ class _Tile:
                 four = T.reinterpret("int32", load(self.image, offset + p * step_bytes, lanes=4))
                 if plan.inputs.dtype == "int8":
                     four = T.bitwise_xor(four, T.int32(-0x7F7F7F80))
-                spread = isa.spread(four)
+                spread = isa.operands(broadcast(four, isa.lanes))
                 for accumulator, operand in zip(line, w, strict=True):
                     value = isa.dot(load(accumulator, 0, lanes=isa.lanes), spread, operand)
                     store(accumulator, value, 0, lanes=isa.lanes)
@@ -344,7 +344,7 @@ class _Tile:
             ]
             if finish.packable(self.plan.finish, s.vectors):
                 start = T.min(s.first + block * (4 * lanes), end - 4 * lanes)
-                self.plan.finish.store_packed(rounded, self.y, pixel + p, start)
+                store(self.y, self.plan.finish.packed(rounded), pixel + p, start, lanes=4 * lanes)
                 continue
             for v, value in enumerate(rounded):
                 start = T.min(s.first + (block * s.vectors + v) * lanes, max(end - lanes, s.first))

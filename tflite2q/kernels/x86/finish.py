@@ -18,7 +18,7 @@ import numpy as np
 
 from tflite2q.kernels.base import Array, Tensor
 from tflite2q.kernels.epilogue import Epilogue, shifts, spread
-from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, load, store, vector, wrapping_add
+from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, load, shuffle, store, vector, wrapping_add
 from tflite2q.kernels.x86.isa import Isa
 from tflite2q.numerics import code_range
 from tflite2q.rescale import Rescale
@@ -96,8 +96,8 @@ class Finish:
             scaled = scaled + T.shift_right(v, broadcast(31, lanes))
         return T.shift_right(scaled, load(constants[4], index, 0, lanes=lanes))
 
-    def store_packed(self, rounded: list[Expr], y: Buffer, *index: Expr) -> None:
-        """Codes of four vectors in `channel_order`, to 4 * lanes consecutive elements of y."""
+    def packed(self, rounded: list[Expr]) -> Expr:
+        """Codes of four vectors in `channel_order`, as one vector of 4 * lanes bytes in order."""
         e, isa = self.epilogue, self.isa
         shorts = [isa.pack32(rounded[0], rounded[1]), isa.pack32(rounded[2], rounded[3])]
         if e.zero_point:
@@ -111,7 +111,7 @@ class Finish:
             codes = T.max(codes, broadcast(T.IntImm(e.dtype, e.low), 4 * isa.lanes))
         if e.high < high:
             codes = T.min(codes, broadcast(T.IntImm(e.dtype, e.high), 4 * isa.lanes))
-        store(y, codes, *index, lanes=4 * isa.lanes)
+        return T.Bind(codes)
 
     def store_plain(self, rounded: Expr, count: int, y: Buffer, *index: Expr) -> None:
         """Codes of the first `count` lanes to consecutive elements of y."""
@@ -123,15 +123,15 @@ class Finish:
         done = 0
         while done < count:
             step = 1 << ((count - done).bit_length() - 1)
-            part = codes if step == lanes else _lanes(codes, done, step)
-            store(y, part, *outer, last + done, lanes=step)
+            piece = codes if step == lanes else part(codes, done, step)
+            store(y, piece, *outer, last + done, lanes=step)
             done += step
 
 
 def channel_order(lanes: int, vectors: int) -> Array:
     """[vectors, lanes]: which of the block's channels each lane of its accumulators holds.
 
-    Four vectors are ordered for `store_packed`, others plainly.
+    Four vectors are ordered for `packed`, others plainly.
     """
     if vectors != 4:
         return np.arange(vectors * lanes).reshape(vectors, lanes)
@@ -156,7 +156,6 @@ def _blend(even: Expr, odd: Expr, half: int, narrow: str) -> Expr:
     return T.Bind(T.reinterpret(narrow, T.bitwise_or(T.bitwise_and(even, low), T.bitwise_and(odd, high))))
 
 
-def _lanes(value: Expr, first: int, count: int) -> Expr:
-    from tvm.tirx import Shuffle
-
-    return Shuffle([value], list(range(first, first + count)))
+def part(value: Expr, first: int, count: int) -> Expr:
+    """`count` elements of a vector from `first` on."""
+    return shuffle([value], range(first, first + count))

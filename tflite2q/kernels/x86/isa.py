@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tflite2q.kernels.base import Array
-from tflite2q.kernels.tir import Expr, T, broadcast, vector
+from tflite2q.kernels.tir import Expr, T, broadcast, shuffle, vector
 
 
 @dataclass(frozen=True)
@@ -50,15 +50,27 @@ class Isa:
             weights = np.stack([weights[..., 0::2], weights[..., 1::2]], axis=len(lead))
         return np.ascontiguousarray(weights.reshape(*lead, 4 * self.lanes), self.weight_dtype)
 
-    def spread(self, four: Expr) -> tuple[Expr, ...]:
-        """Four input bytes (one int32) in every lane, as `dot` wants them."""
-        everywhere = T.Bind(broadcast(four, self.lanes))
+    def operands(self, packed: Expr) -> tuple[Expr, ...]:
+        """Four unsigned input bytes in each 32-bit lane, as `dot` wants them."""
+        packed = T.Bind(packed)
         if self.dot_intrinsic:
-            return (everywhere,)
+            return (packed,)
         low_bytes = broadcast(0x00FF00FF, self.lanes)
-        even = T.bitwise_and(everywhere, low_bytes)
-        odd = T.bitwise_and(T.shift_right(everywhere, broadcast(8, self.lanes)), low_bytes)
+        even = T.bitwise_and(packed, low_bytes)
+        odd = T.bitwise_and(T.shift_right(packed, broadcast(8, self.lanes)), low_bytes)
         return T.Bind(even), T.Bind(odd)
+
+    def interleave(self, rows: list[Expr]) -> list[Expr]:
+        """Four vectors of 4 * lanes bytes to four of int32 lanes that hold one byte of each row.
+
+        Unpack instructions work within 128 bits: vector j, lane 4 i + e holds byte 16 i + 4 j + e of the rows.
+        """
+        size = 4 * self.lanes
+        low, high = _unpack(size, 1, 0), _unpack(size, 1, 1)
+        pairs = [[T.Bind(shuffle([a, b], mask)) for a, b in (rows[:2], rows[2:])] for mask in (low, high)]
+        words = [_unpack(size, 2, 0), _unpack(size, 2, 1)]
+        vectors = [shuffle(pair, mask) for pair in pairs for mask in words]
+        return [T.Bind(T.reinterpret(vector("int32", self.lanes), v)) for v in vectors]
 
     def dot(self, accumulator: Expr, inputs: tuple[Expr, ...], weights: tuple[Expr, ...]) -> Expr:
         """accumulator + four products per lane."""
@@ -113,6 +125,15 @@ def _has_feature(target: Any, feature: str) -> bool:
     from tvm.target import codegen
 
     return bool(codegen.llvm_cpu_has_features(feature, target))
+
+
+def _unpack(size: int, unit: int, half: int) -> list[int]:
+    """Indices, into two vectors of `size` bytes, of interleaving `unit` bytes of one half of each 128 bits."""
+    mask: list[int] = []
+    for lane in range(0, size, 16):
+        for at in range(lane + 8 * half, lane + 8 * half + 8, unit):
+            mask += [*range(at, at + unit), *range(size + at, size + at + unit)]
+    return mask
 
 
 def _id(name: str) -> Any:
