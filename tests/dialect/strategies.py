@@ -1,4 +1,4 @@
-"""Arbitrary graphs for Hypothesis: every field of every class may take any value, whether or not the graph makes sense."""
+"""Arbitrary graphs for Hypothesis: every field of every class takes any value, whether or not the graph makes sense."""
 
 from __future__ import annotations
 
