@@ -33,7 +33,7 @@ def compiled(
         with builder.dataflow():
             result = builder.emit_output(core.expr(program(core, *names)))
         builder.emit_func_output(result)
-    executable = build(builder.get(), Target(target), exec_mode)
+    executable = build(builder.get(), Target(target), exec_mode).executable
     machine = relax.VirtualMachine(executable, runtime.device("cpu", 0))
     output: Array = machine["main"](*(runtime.tensor(a) for a in arrays)).numpy()
     return output
@@ -155,6 +155,9 @@ def reduction_cases() -> list[Case]:
         Case("min", lambda c, t: c.min(t, [0], True), (x,)),
         Case("argmax-ties", lambda c, t: c.argmax(t, 1), (few,)),
         Case("argmax-last-axis", lambda c, t: c.argmax(t, -1), (few.astype("int8"),)),
+        Case("argsort-ties", lambda c, t: c.argsort(t, 1), (few,)),
+        Case("argsort-last-axis", lambda c, t: c.argsort(t, 2), (x,)),
+        Case("argsort-float", lambda c, t: c.argsort(t, 0), (few.astype("float32"),)),
         Case("argmax-float", lambda c, t: c.argmax(t, 0), (few.astype("float32"),)),
     ]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tvm import relax, te, tirx
+from tvm import relax, te, tirx, topi
 from tvm.relax import op as R
 
 from tflite2q.numpy_core import NumpyCore
@@ -197,6 +197,14 @@ class RelaxCore:
 
     def argmax(self, x: Value, axis: int) -> Value:
         return self._apply("argmax", (x,), lambda e: R.argmax(e, axis), axis)
+
+    def argsort(self, x: Value, axis: int) -> Value:
+        def build(e: Any) -> Any:
+            return self._builder.call_te(topi.argsort, e, axis=axis, is_ascend=False, dtype="int32")
+
+        if dtype_of(x) in ("int8", "uint8", "int16"):  # widths that the library routine behind topi lacks
+            x = self.astype(x, "int32")
+        return self._apply("argsort", (x,), build, axis)
 
     def matmul(self, a: Value, b: Value, out_dtype: str) -> Value:
         a, b = self.astype(a, out_dtype), self.astype(b, out_dtype)
