@@ -106,6 +106,9 @@ class Core(Protocol[T]):
     def argmax(self, x: T, axis: int) -> T:
         """int64 index of the first largest element; the axis disappears."""
 
+    def argsort(self, x: T, axis: int) -> T:
+        """int32 indices that put x in descending order along `axis`; equal elements keep their order."""
+
     def matmul(self, a: T, b: T, out_dtype: str) -> T:
         """Batched matrix product of the last two axes, accumulated in `out_dtype`."""
 

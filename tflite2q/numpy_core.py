@@ -138,6 +138,11 @@ class NumpyCore:
     def argmax(self, x: Array, axis: int) -> Array:
         return np.argmax(x, axis=axis).astype(np.int64)
 
+    def argsort(self, x: Array, axis: int) -> Array:
+        # A stable ascending sort of the reversed row, reversed again, is a stable descending sort.
+        backwards = np.argsort(np.flip(x, axis), axis=axis, kind="stable")
+        return (x.shape[axis] - 1 - np.flip(backwards, axis)).astype(np.int32)
+
     def matmul(self, a: Array, b: Array, out_dtype: str) -> Array:
         wide = _carrier(a, b, a.shape[-1], out_dtype)
         return np.matmul(a.astype(wide), b.astype(wide)).astype(out_dtype)

@@ -18,7 +18,7 @@ from tflite2q.core import Core
 
 T = TypeVar("T")
 
-ARITHMETICS = ("fixed", "float64", "float32", "shift")
+ARITHMETICS = ("fixed", "fixed16", "float64", "float32", "shift")
 
 # Adding 1.5 * 2**23 to a float32 below 2**22 in magnitude leaves its nearest integer (ties to even) in the low bits.
 MAGIC = np.float32(12582912.0)
@@ -31,6 +31,7 @@ class Rescale:
     `real` has one multiplier, or one for each channel of the accumulator's last axis.  `arithmetic` says how the product is rounded:
 
     fixed     the reference kernels' two-step fixed point (eq. 8); wraps and rounds exactly as they do
+    fixed16   one product with the multiplier's upper 16 bits, for 64-bit accumulators (eq. 20)
     float64   one float64 product, ties away from zero (eq. 10): the reference FULLY_CONNECTED
     float32   one float32 product, clamped, ties to even (eq. 11)
     shift     `real` is a power of two: add half, shift right (eq. 12)
@@ -59,9 +60,11 @@ class Rescale:
 
     def meaning(self, core: Core[T], acc: T) -> T:
         """`acc`: int32 (or int64) accumulators, channels last.  Returns codes of `dtype`, same shape."""
-        if self.arithmetic in ("fixed", "shift"):
+        if self.arithmetic in ("fixed", "fixed16", "shift"):
             if self.arithmetic == "fixed":
                 scaled = multiply_fixed(core, acc, *self.fixed_point())
+            elif self.arithmetic == "fixed16":
+                scaled = multiply_fixed16(core, acc, *self.fixed_point())
             else:
                 scaled = shift_rounding(core, acc, self.shifts())
             code = core.add(scaled, int_const(core, self.zero_point))
@@ -95,6 +98,19 @@ def multiply_fixed(core: Core[T], x: T, m: npt.ArrayLike, shift: npt.ArrayLike) 
     return rounding_shift_right(core, core.right_shift(product, int_const(core, 31)), right)
 
 
+def multiply_fixed16(core: Core[T], x: T, m: npt.ArrayLike, shift: npt.ArrayLike) -> T:
+    """eq. 20 over core: int64 x times m (its upper 16 bits, rounded), then shifted right, ties toward plus infinity."""
+    m, shift = np.atleast_1d(np.asarray(m, np.int64)), np.atleast_1d(np.asarray(shift, np.int64))
+    reduced = np.minimum((m + (1 << 15)) >> 16, 0x7FFF)
+    return shift_rounding(core, core.multiply(core.astype(x, "int64"), core.const(reduced)), 15 - shift)
+
+
+def high_multiply(core: Core[T], a: T, b: T) -> T:
+    """eq. 6 over core, int64 operands holding int32 values; a = b = -2**31 does not occur here."""
+    product = core.add(core.multiply(a, b), int_const(core, 1 << 30))
+    return core.right_shift(product, int_const(core, 31))
+
+
 def rounding_shift_right(core: Core[T], x: T, n: npt.ArrayLike) -> T:
     """eq. 7 over core: int64 x / 2**n, ties away from zero.  `n`: constant counts, broadcast against x."""
     n = np.atleast_1d(np.asarray(n, np.int64))
@@ -105,6 +121,15 @@ def rounding_shift_right(core: Core[T], x: T, n: npt.ArrayLike) -> T:
     if (n == 0).any():
         minus_if_negative = core.bitwise_and(minus_if_negative, core.const(-(n > 0).astype(np.int64)))
     return core.right_shift(core.add(core.add(x, core.const(half)), minus_if_negative), core.const(n))
+
+
+def rounding_shift_by(core: Core[T], x: T, n: T) -> T:
+    """eq. 7 over core with counts known only at run time (int64, 0 to 63)."""
+    one = int_const(core, 1)
+    some = core.astype(core.less(int_const(core, 0), n), "int64")
+    half = core.multiply(some, core.left_shift(one, core.maximum(core.subtract(n, one), int_const(core, 0))))
+    minus_if_negative = core.multiply(some, core.right_shift(x, int_const(core, 63)))
+    return core.right_shift(core.add(core.add(x, half), minus_if_negative), n)
 
 
 def shift_rounding(core: Core[T], x: T, n: npt.ArrayLike) -> T:

@@ -1,7 +1,8 @@
 """The only door to the `tflite` package: bytes of a .tflite file to plain records and back.
 
 The package's generated code reads wherever an offset points, so a damaged file can raise almost anything or ask for
-absurd lengths; every vector's length is checked against the file's, and whatever else goes wrong becomes a ModelError.
+absurd lengths, also in sum: many tables may point to one long vector.  Everything that is unpacked is therefore charged
+to a budget that follows from the file's length, and whatever else goes wrong becomes a ModelError.
 Source: TFLite's schema.fbs and https://flatbuffers.dev/internals.
 """
 
@@ -15,6 +16,7 @@ from typing import Any
 import flatbuffers
 import numpy as np
 import tflite
+from flatbuffers import flexbuffers
 
 from tflite2q.errors import ModelError
 from tflite2q.flatbuffer.records import (
@@ -31,6 +33,7 @@ IDENTIFIER = b"TFL3"
 SCHEMA_VERSION = 3
 PLACEHOLDER = 127  # deprecated_builtin_code is one byte; larger codes are only in builtin_code
 ALIGNMENT = 16  # of buffer data, `force_align` in the schema
+TABLE_COST = 16  # bytes charged for a table: its place in a vector, its own vtable offset and two fields
 
 
 @cache
@@ -63,6 +66,22 @@ def option_defaults(table: str) -> Mapping[str, OptionValue]:
     return {name: _Decoder(data).option(reader, name) for name in option_fields(table)}
 
 
+def flexbuffer_options(data: bytes) -> dict[str, OptionValue]:
+    """Options of a custom operator, a flexbuffer map.  Raises ModelError if they are none."""
+    try:
+        options = flexbuffers.Loads(data) if data else {}
+    except (struct.error, ValueError, IndexError, TypeError, UnicodeDecodeError) as error:
+        raise ModelError(f"a custom operator's options are damaged ({error}); get an intact copy") from error
+    if not isinstance(options, dict):
+        raise ModelError("a custom operator's options are not a flexbuffer map; get an intact copy")
+    return options
+
+
+def flexbuffer_bytes(options: Mapping[str, OptionValue]) -> bytes:
+    """The inverse of `flexbuffer_options`."""
+    return bytes(flexbuffers.Dumps(dict(options)))
+
+
 # ------------------------------------------------------------------------------------------------------------ decode
 
 
@@ -83,46 +102,58 @@ def decode(data: bytes) -> ModelRecord:
 class _Decoder:
     def __init__(self, data: bytes) -> None:
         self.data = data
+        # An honest file unpacks to less than its own length, or a little more where strings and vectors are shared.
+        self.budget = 4 * len(data) + 65536
 
     def model(self) -> ModelRecord:
         model = tflite.Model.GetRootAs(self.data, 0)
         if model.Version() != SCHEMA_VERSION:
             raise ModelError(f"schema version {model.Version()} is not supported, only {SCHEMA_VERSION}")
         return ModelRecord(
-            description=_text(model.Description()) or "",
+            description=self.text(model.Description()) or "",
             codes=self.each(model.OperatorCodesLength(), model.OperatorCodes, self.code),
             buffers=self.each(model.BuffersLength(), model.Buffers, self.buffer),
             subgraphs=self.each(model.SubgraphsLength(), model.Subgraphs, self.subgraph),
             signatures=self.each(model.SignatureDefsLength(), model.SignatureDefs, self.signature),
-            metadata=self.each(model.MetadataLength(), model.Metadata, lambda m: (_text(m.Name()) or "", m.Buffer())),
+            metadata=self.each(model.MetadataLength(), model.Metadata, self.metadata),
         )
 
     def each(self, length: int, get: Callable[[int], Any], decode_one: Callable[[Any], Any]) -> tuple[Any, ...]:
-        self.check_length(length, 4)
+        self.charge(length, TABLE_COST)
         return tuple(decode_one(get(index)) for index in range(length))
 
-    def check_length(self, length: int, item: int) -> None:
-        if length * item > len(self.data):
-            raise ModelError(f"the file is damaged: a vector of {length} elements does not fit {len(self.data)} bytes")
+    def charge(self, length: int, item: int) -> None:
+        """Take a vector of `length` elements of `item` bytes from the budget."""
+        self.budget -= length * item
+        if self.budget < 0:
+            claim = f"a vector of {length} elements"
+            raise ModelError(f"the file is damaged: its {len(self.data)} bytes cannot hold all it claims, {claim}")
+
+    def text(self, raw: bytes | None) -> str | None:
+        if raw is None:
+            return None
+        self.charge(len(raw), 1)
+        return raw.decode("utf-8", "surrogateescape")
 
     def numbers(self, table: Any, field: str, item: int = 4) -> tuple[Any, ...]:
         """A vector of numbers as a tuple of Python numbers; () where absent."""
         length = getattr(table, f"{field}Length")()
-        self.check_length(length, item)
+        self.charge(length, item)
         return tuple(getattr(table, f"{field}AsNumpy")().tolist()) if length else ()
 
     def bytes_at(self, offset: int, size: int, what: str) -> memoryview:
         """`size` bytes stored outside the flatbuffer."""
+        self.charge(size, 1)
         if offset + size > len(self.data):
-            raise ModelError(f"{what} lies at {offset}..{offset + size} of a file of {len(self.data)} bytes; truncated?")
+            where = f"{offset}..{offset + size} of a file of {len(self.data)} bytes"
+            raise ModelError(f"{what} lies at {where}: the file is truncated; get an intact copy")
         return memoryview(self.data)[offset : offset + size]
 
-    @staticmethod
-    def code(code: Any) -> OperatorCode:
+    def code(self, code: Any) -> OperatorCode:
         number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
         name = enum_names("BuiltinOperator").get(number, f"BUILTIN_{number}")
         if name == "CUSTOM":
-            return OperatorCode(_text(code.CustomCode()) or "(unnamed)", code.Version(), custom=True)
+            return OperatorCode(self.text(code.CustomCode()) or "(unnamed)", code.Version(), custom=True)
         return OperatorCode(name, code.Version())
 
     def buffer(self, buffer: Any) -> memoryview | bytes:
@@ -130,12 +161,12 @@ class _Decoder:
         if buffer.Offset() > 1:
             return self.bytes_at(buffer.Offset(), buffer.Size(), "a buffer")
         length = buffer.DataLength()
-        self.check_length(length, 1)
+        self.charge(length, 1)
         return memoryview(buffer.DataAsNumpy()) if length else b""
 
     def subgraph(self, graph: Any) -> SubgraphRecord:
         return SubgraphRecord(
-            name=_text(graph.Name()) or "",
+            name=self.text(graph.Name()) or "",
             tensors=self.each(graph.TensorsLength(), graph.Tensors, self.tensor),
             inputs=self.numbers(graph, "Inputs"),
             outputs=self.numbers(graph, "Outputs"),
@@ -151,7 +182,7 @@ class _Decoder:
         number = tensor.Type()
         signature = self.numbers(tensor, "ShapeSignature")
         return TensorRecord(
-            name=_text(tensor.Name()) or None,
+            name=self.text(tensor.Name()) or None,
             shape=self.numbers(tensor, "Shape"),
             dtype=enum_names("TensorType").get(number, f"type {number}").lower(),
             buffer=tensor.Buffer(),
@@ -170,7 +201,7 @@ class _Decoder:
             where = op.LargeCustomOptionsOffset(), op.LargeCustomOptionsSize()
             custom = bytes(self.bytes_at(*where, "an operator's custom options"))
         elif op.CustomOptionsLength():
-            self.check_length(op.CustomOptionsLength(), 1)
+            self.charge(op.CustomOptionsLength(), 1)
             custom = op.CustomOptionsAsNumpy().tobytes()
         return OperatorRecord(
             code=op.OpcodeIndex(),
@@ -204,20 +235,19 @@ class _Decoder:
         value: OptionValue | None = getattr(reader, name)()
         return b"" if value is None else value
 
+    def metadata(self, entry: Any) -> tuple[str, int]:
+        return self.text(entry.Name()) or "", entry.Buffer()
+
     def signature(self, signature: Any) -> SignatureRecord:
         def one(item: Any) -> tuple[str, int]:
-            return _text(item.Name()) or "", item.TensorIndex()
+            return self.text(item.Name()) or "", item.TensorIndex()
 
         return SignatureRecord(
-            key=_text(signature.SignatureKey()) or "",
+            key=self.text(signature.SignatureKey()) or "",
             inputs=self.each(signature.InputsLength(), signature.Inputs, one),
             outputs=self.each(signature.OutputsLength(), signature.Outputs, one),
             subgraph=signature.SubgraphIndex(),
         )
-
-
-def _text(raw: bytes | None) -> str | None:
-    return None if raw is None else raw.decode("utf-8", "surrogateescape")
 
 
 # ------------------------------------------------------------------------------------------------------------ encode

@@ -5,28 +5,85 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tflite2q.dialect.op import Builtin, Op
+from tflite2q.dialect.ops.binary import Compare, Div, Extremum, FloorDiv, Logical, Prelu, Select, SquaredDifference
 from tflite2q.dialect.ops.conv import Conv2D, DepthwiseConv2D
-from tflite2q.dialect.ops.dense import Dense
+from tflite2q.dialect.ops.dense import BatchMatmul, Dense
 from tflite2q.dialect.ops.eltwise import Add, Dequantize, Mul, Requantize
-from tflite2q.dialect.ops.pool import AveragePool2D, MaxPool2D, Mean
+from tflite2q.dialect.ops.lookup import Lookup
+from tflite2q.dialect.ops.movement import (
+    BroadcastTo,
+    Gather,
+    GatherNd,
+    Pack,
+    Reverse,
+    Slice,
+    Split,
+    StridedSlice,
+    Tile,
+    Transpose,
+    Unpack,
+)
+from tflite2q.dialect.ops.opaque import Opaque
+from tflite2q.dialect.ops.plain import Cast, Fill, OneHot, ShapeOf
+from tflite2q.dialect.ops.pool import AveragePool2D, MaxPool2D
+from tflite2q.dialect.ops.reduce import ArgExtremum, Mean, ReduceExtremum, Sum, TopK
+from tflite2q.dialect.ops.resize import ResizeBilinear, ResizeNearest
 from tflite2q.dialect.ops.shape import Concat, Pad, Reshape
 from tflite2q.dialect.ops.softmax import Softmax
+from tflite2q.dialect.ops.space import MirrorPad, SpaceBatch, SpaceDepth
+from tflite2q.dialect.ops.transpose_conv import TransposeConv
 
 OPS: tuple[type[Op], ...] = (
     Conv2D,
     DepthwiseConv2D,
+    TransposeConv,
     Dense,
+    BatchMatmul,
     AveragePool2D,
     MaxPool2D,
     Mean,
+    Sum,
+    ReduceExtremum,
+    ArgExtremum,
+    TopK,
     Add,
     Mul,
+    Div,
+    FloorDiv,
+    SquaredDifference,
+    Extremum,
+    Prelu,
+    Compare,
+    Logical,
+    Select,
+    Lookup,
     Requantize,
     Dequantize,
     Softmax,
+    ResizeBilinear,
+    ResizeNearest,
     Reshape,
-    Pad,
+    Transpose,
+    Slice,
+    StridedSlice,
+    Split,
     Concat,
+    Pack,
+    Unpack,
+    Gather,
+    GatherNd,
+    Tile,
+    BroadcastTo,
+    Reverse,
+    SpaceDepth,
+    SpaceBatch,
+    Pad,
+    MirrorPad,
+    Cast,
+    ShapeOf,
+    Fill,
+    OneHot,
+    Opaque,
 )
 
 BY_MNEMONIC: Mapping[str, type[Op]] = {op.mnemonic: op for op in OPS}

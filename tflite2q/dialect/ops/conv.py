@@ -11,6 +11,7 @@ import numpy as np
 from tflite2q import numerics
 from tflite2q.core import Core
 from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require
+from tflite2q.dialect.ops.common import activated, centred, given, given_or_none, is_codes
 from tflite2q.dialect.types import TensorType, Value
 from tflite2q.dialect.window import Window, window
 from tflite2q.rescale import Rescale
@@ -31,17 +32,27 @@ def product_scales(x: TensorType, weights: TensorType, y: TensorType, channels: 
     return tuple(float(p) for p in product / np.float64(y.scale))
 
 
-def centred(core: Core[T], x: T, zero_point: int | Sequence[int], dtype: str = "int32") -> T:
-    """x - zero_point in a wider integer type; no operation for a zero point of 0."""
-    wide = core.astype(x, dtype)
-    zero_points = np.atleast_1d(np.array(zero_point, dtype))
-    return core.subtract(wide, core.const(zero_points)) if zero_points.any() else wide
+def wide_accumulator(x: TensorType, bias: TensorType | None) -> str:
+    """Dtype in which products are summed: 64 bits for 16-bit activations, unless an int32 bias says otherwise."""
+    return "int64" if x.dtype == "int16" and (bias is None or bias.dtype == "int64") else "int32"
+
+
+def product_rescale(
+    x: TensorType, y: TensorType, real: tuple[float, ...], activation: str, arithmetic: str, accumulator: str
+) -> Rescale:
+    """How accumulators become codes of y; `arithmetic` "tflite" is what the reference convolutions do."""
+    low, high = numerics.activation_range(activation, y.scale, y.zero_point, y.dtype)
+    if arithmetic == "tflite":
+        arithmetic = "fixed" if accumulator == "int32" else "fixed16"
+    return Rescale(real, y.zero_point, low, high, y.dtype, arithmetic)
 
 
 def check_product(x: Value, weights: Value, bias: Value | None, y: Value) -> None:
     """Rules shared by convolutions and dense layers."""
     if x.type.dtype == "float32":
         require(y.type.dtype == "float32", "float input needs a float result")
+        real = weights.type.dtype == "float32" and (bias is None or bias.type.dtype == "float32")
+        require(real, "float input with quantized weights (dynamic range quantization) is not supported")
         return
     for value in (x, weights, y):
         require(value.type.quantized, f"{value.name!r} has no quantization parameters")
@@ -107,13 +118,10 @@ class Convolution(Op):
 
     def rescaling(self, ins: Sequence[Value | None], y: Value) -> Rescale:
         """How accumulators become codes of y."""
-        x, weights = ins[0], ins[1]
-        assert x is not None and weights is not None
-        out = y.type
-        low, high = numerics.activation_range(self.activation, out.scale, out.zero_point, out.dtype)
-        real = product_scales(x.type, weights.type, out, weights.type.shape[self.channel_axis])
-        arithmetic = "fixed" if self.rescale == "tflite" else self.rescale
-        return Rescale(real, out.zero_point, low, high, out.dtype, arithmetic)
+        x, weights, bias = given(ins, 0).type, given(ins, 1).type, given_or_none(ins, 2)
+        real = product_scales(x, weights, y.type, weights.shape[self.channel_axis])
+        accumulator = wide_accumulator(x, None if bias is None else bias.type)
+        return product_rescale(x, y.type, real, self.activation, self.rescale, accumulator)
 
     def hwio(self, core: Core[T], weights: T, shape: Shape) -> T:
         """Weights in HWIO layout."""
@@ -125,24 +133,33 @@ class Convolution(Op):
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         x, weights, bias = ins[0], ins[1], ins.get(2)
         geometry = self.window(x.value, weights.value)
-        w_zero = weights.type.parameters.zero_point
-        centred_weights = centred(core, weights.data, w_zero[0] if not any(w_zero) else w_zero)
-        # Padding contributes nothing to the sum: it is filled with zeros after the zero point is gone.
+        image, filters, accumulator = x.data, weights.data, "float32"
+        if is_codes(x.type):
+            w_zero = weights.type.parameters.zero_point
+            accumulator = wide_accumulator(x.type, None if bias is None else bias.type)
+            # Padding contributes nothing to the sum: it is filled with zeros after the zero point is gone.
+            image = centred(core, image, x.type.zero_point)
+            filters = centred(core, filters, w_zero[0] if not any(w_zero) else w_zero)
         acc = core.conv2d(
-            geometry.pad(core, centred(core, x.data, x.type.zero_point), 0),
-            self.hwio(core, centred_weights, weights.type.shape),
+            geometry.pad(core, image, 0),
+            self.hwio(core, filters, weights.type.shape),
             geometry.strides,
             geometry.dilation,
             self.groups(x.type, weights.type),
+            accumulator,
         )
         if bias is not None:
-            acc = core.add(acc, core.reshape(bias.data, (bias.type.size,)))
+            acc = core.add(acc, core.reshape(core.astype(bias.data, accumulator), (bias.type.size,)))
+        if accumulator == "float32":
+            return (activated(core, acc, self.activation, "float32"),)
         return (self.rescaling(ins.values, outs[0]).meaning(core, acc),)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conv2D(Convolution):
     """Convolution, weights OHWI; fewer weight input channels than x has means groups."""
+
+    bias_type: str = attribute("QuantizedBiasType", "FLOAT32", enum="TensorType")  # "FLOAT32": not said
 
     mnemonic: ClassVar[str] = "q.conv2d"
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("CONV_2D", "Conv2DOptions", {"int8": 3, "int16": 4}),)

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
+import numpy as np
+
 from tflite2q import numerics
 from tflite2q.core import Core
 from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require
-from tflite2q.dialect.ops.conv import centred, check_product
+from tflite2q.dialect.ops.common import activated, centred, check_codes, given, given_or_none, is_codes
+from tflite2q.dialect.ops.conv import check_product, product_rescale, wide_accumulator
 from tflite2q.dialect.types import Value
 from tflite2q.rescale import Rescale
 
@@ -26,6 +29,7 @@ class Dense(Op):
     activation: str = attribute("FusedActivationFunction", "NONE", enum="ActivationFunctionType")
     keep_num_dims: bool = attribute("KeepNumDims", False)
     asymmetric_inputs: bool = attribute("AsymmetricQuantizeInputs", False)
+    bias_type: str = attribute("QuantizedBiasType", "FLOAT32", enum="TensorType")  # "FLOAT32": not said
     rescale: str = attribute(None, "tflite")
 
     mnemonic: ClassVar[str] = "q.dense"
@@ -80,15 +84,78 @@ class Dense(Op):
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         x, weights, bias = ins[0], ins[1], ins.get(2)
         units, k = weights.type.shape
-        w_zero = weights.type.parameters.zero_point
         columns = core.permute_dims(weights.data, (1, 0))
         rows = core.reshape(x.data, (x.type.size // k, k))
-        acc = core.matmul(
-            centred(core, rows, x.type.zero_point),
-            centred(core, columns, w_zero[0] if not any(w_zero) else w_zero),
-            "int32",
-        )
+        accumulator = "float32"
+        if is_codes(x.type):
+            w_zero = weights.type.parameters.zero_point
+            accumulator = wide_accumulator(x.type, None if bias is None else bias.type)
+            rows = centred(core, rows, x.type.zero_point)
+            columns = centred(core, columns, w_zero[0] if not any(w_zero) else w_zero)
+        acc = core.matmul(rows, columns, accumulator)
         if bias is not None:
-            acc = core.add(acc, core.reshape(bias.data, (units,)))
-        codes = self.rescaling(ins.values, outs[0]).meaning(core, acc)
-        return (core.reshape(codes, outs[0].type.shape),)
+            acc = core.add(acc, core.reshape(core.astype(bias.data, accumulator), (units,)))
+        if accumulator == "float32":
+            y = activated(core, acc, self.activation, "float32")
+        else:
+            y = self.rescaling(ins.values, outs[0]).meaning(core, acc)
+        return (core.reshape(y, outs[0].type.shape),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchMatmul(Op):
+    """Matrix products of the last two axes of a and b, both computed; leading axes broadcast."""
+
+    transpose_a: bool = attribute("AdjX", False)
+    transpose_b: bool = attribute("AdjY", False)
+    asymmetric_inputs: bool = attribute("AsymmetricQuantizeInputs", False)
+
+    mnemonic: ClassVar[str] = "q.batch_matmul"
+    builtins: ClassVar[tuple[Builtin, ...]] = (
+        Builtin("BATCH_MATMUL", "BatchMatMulOptions", {"int8": 2, "int16": 3}),
+    )
+    operands: ClassVar[tuple[Operand, ...]] = (Operand("a"), Operand("b"))
+    dtypes: ClassVar[tuple[str, ...]] = ("int8", "int16")
+
+    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
+        a, b = given(ins, 0), given(ins, 1)
+        if a.type.dtype == "float32":
+            require(b.type.dtype == "float32", "both factors must be real numbers or both quantized")
+        else:
+            check_codes(a, b, outs[0])
+
+    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+        (rows, inner), (depth, columns) = self.matrix(given(ins, 0), 0), self.matrix(given(ins, 1), 1)
+        require(inner == depth, f"{inner} columns of a do not meet {depth} rows of b")
+        a, b = given(ins, 0).type.shape[:-2], given(ins, 1).type.shape[:-2]
+        try:
+            return ((*np.broadcast_shapes(a, b), rows, columns),)
+        except ValueError:
+            require(False, f"leading axes {list(a)} and {list(b)} do not broadcast")
+            raise
+
+    def matrix(self, value: Value, index: int) -> tuple[int, int]:
+        """Rows and columns of factor `index` after its transposition."""
+        require(len(value.type.shape) >= 2, f"{value.name!r} must have at least 2 axes")
+        rows, columns = value.type.shape[-2:]
+        return (columns, rows) if (self.transpose_a, self.transpose_b)[index] else (rows, columns)
+
+    def macs(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> int:
+        return outs[0].type.size * self.matrix(given(ins, 0), 0)[1]
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        a, b, y = ins[0], ins[1], outs[0].type
+        codes = is_codes(a.type)
+        factors = []
+        for factor, transposed in ((a, self.transpose_a), (b, self.transpose_b)):
+            rank = len(factor.type.shape)
+            data = factor.data
+            if transposed:
+                data = core.permute_dims(data, (*range(rank - 2), rank - 1, rank - 2))
+            factors.append(centred(core, data, factor.type.zero_point) if codes else data)
+        if not codes:
+            return (core.matmul(factors[0], factors[1], "float32"),)
+        accumulator = wide_accumulator(a.type, None)
+        real = float(np.float32(a.type.scale) * np.float32(b.type.scale)) / y.scale
+        acc = core.matmul(factors[0], factors[1], accumulator)
+        return (product_rescale(a.type, y, (real,), "NONE", "tflite", accumulator).meaning(core, acc),)

@@ -10,39 +10,57 @@ import numpy as np
 
 from tflite2q import numerics
 from tflite2q.core import Core
-from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, attribute, require
+from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, Tensor, attribute, require
 from tflite2q.dialect.ops.common import CODES, activated, broadcast_shape, centred, check_numbers, given, is_codes
 from tflite2q.dialect.types import TensorType, Value
-from tflite2q.rescale import Rescale, int_const, multiply_fixed, round_half_away
+from tflite2q.rescale import Rescale, int_const, multiply_fixed, round_half_away, rounding_shift_right
 
 T = TypeVar("T")
 
 ADD_HEADROOM = 20  # bits by which addends are shifted left before they are rescaled to a common scale (eq. 15)
+INT16_HEADROOM = 15
 
 
 @dataclass(frozen=True, kw_only=True)
-class Eltwise(Op):
-    """Two operands, broadcast against each other."""
+class Binary(Op):
+    """Two operands, broadcast against each other: quantized codes, or plain numbers of one dtype."""
+
+    operands: ClassVar[tuple[Operand, ...]] = (Operand("a"), Operand("b"))
+    dtypes: ClassVar[tuple[str, ...]] = CODES
+
+    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
+        check_numbers(*ins, *outs)
+
+    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+        return (broadcast_shape(given(ins, 0), given(ins, 1)),)
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        if is_codes(outs[0].type):
+            return (self.codes(core, ins[0], ins[1], outs[0].type),)
+        return (self.numbers(core, ins[0].data, ins[1].data, outs[0].type.dtype),)
+
+    def codes(self, core: Core[T], a: Tensor[T], b: Tensor[T], y: TensorType) -> T:
+        """The result on quantized operands."""
+        raise NotImplementedError
+
+    def numbers(self, core: Core[T], a: T, b: T, dtype: str) -> T:
+        """The result on plain numbers."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eltwise(Binary):
+    """A binary operator with a fused activation."""
 
     activation: str = attribute("FusedActivationFunction", "NONE", enum="ActivationFunctionType")
 
-    operands: ClassVar[tuple[Operand, ...]] = (Operand("a"), Operand("b"))
     contract: ClassVar[str | None] = "eltwise"
 
-    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
-        for value in (*ins, *outs):
-            assert value is not None
-            require(value.type.quantized, f"{value.name!r} has no quantization parameters")
-            require(value.type.dtype == outs[0].type.dtype, f"{value.name!r} is not {outs[0].type.dtype}")
-
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        a, b = ins[0], ins[1]
-        assert a is not None and b is not None
-        try:
-            return (np.broadcast_shapes(a.type.shape, b.type.shape),)
-        except ValueError:
-            require(False, f"shapes {list(a.type.shape)} and {list(b.type.shape)} do not broadcast")
-            raise
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        (result,) = super().meaning(core, ins, outs)
+        if is_codes(outs[0].type):
+            return (result,)
+        return (activated(core, result, self.activation, outs[0].type.dtype),)
 
     def clamp(self, y: TensorType) -> tuple[int, int]:
         return numerics.activation_range(self.activation, y.scale, y.zero_point, y.dtype)
@@ -57,22 +75,39 @@ class Add(Eltwise):
 
     mnemonic: ClassVar[str] = "q.add"
     builtins: ClassVar[tuple[Builtin, ...]] = (
-        Builtin("ADD", "AddOptions", INT8_VERSION_2, {"subtract": False}),
-        Builtin("SUB", "SubOptions", INT8_VERSION_2, {"subtract": True}),
+        Builtin("ADD", "AddOptions", {"int8": 2, "int16": 3}, {"subtract": False}),
+        Builtin("SUB", "SubOptions", {"int8": 2, "int16": 5}, {"subtract": True}),
     )
 
-    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        a, b, y = ins[0], ins[1], outs[0].type
+    def codes(self, core: Core[T], a: Tensor[T], b: Tensor[T], y: TensorType) -> T:
+        if y.dtype == "int16" and self.pot_scale_int16:
+            powers = [exact_log2(kind.scale) for kind in (a.type, b.type, y)]
+            if all(power is not None for power in powers):
+                return self.shifted(core, a, b, y)
+        headroom = INT16_HEADROOM if y.dtype == "int16" else ADD_HEADROOM
         common = 2 * max(a.type.scale, b.type.scale)
         terms = []
         for term in (a, b):
             wide = centred(core, term.data, term.type.zero_point)
-            raised = core.left_shift(wide, core.const(np.array([ADD_HEADROOM], np.int32)))
+            raised = core.left_shift(wide, core.const(np.array([headroom], np.int32)))
             terms.append(multiply_fixed(core, raised, *numerics.quantize_multiplier(term.type.scale / common)))
-        total = core.subtract(*terms) if self.subtract else core.add(*terms)
-        real = common / float(np.float32(2.0**ADD_HEADROOM * y.scale))
-        low, high = self.clamp(y)
-        return (Rescale((real,), y.zero_point, low, high, y.dtype).meaning(core, total),)
+        real = common / float(np.float32(2.0**headroom * y.scale))
+        return Rescale((real,), y.zero_point, *self.clamp(y), y.dtype).meaning(core, self.combined(core, *terms))
+
+    def shifted(self, core: Core[T], a: Tensor[T], b: Tensor[T], y: TensorType) -> T:
+        """16-bit codes whose scales are all powers of two: the finer operand is shifted to the result's scale."""
+        terms = []
+        for term in (a, b):
+            finer = int(np.log2(y.scale / term.type.scale))
+            terms.append(rounding_shift_right(core, core.astype(term.data, "int64"), max(finer, 0)))
+        total = core.clip(self.combined(core, *terms), *y.range)
+        return core.astype(core.clip(total, *self.clamp(y)), y.dtype)
+
+    def combined(self, core: Core[T], a: T, b: T) -> T:
+        return core.subtract(a, b) if self.subtract else core.add(a, b)
+
+    def numbers(self, core: Core[T], a: T, b: T, dtype: str) -> T:
+        return self.combined(core, a, b)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,16 +115,23 @@ class Mul(Eltwise):
     """Product of centred codes, rescaled by s_a * s_b / s_y, all three steps in float32."""
 
     mnemonic: ClassVar[str] = "q.mul"
-    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("MUL", "MulOptions", INT8_VERSION_2),)
+    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("MUL", "MulOptions", {"int8": 2, "int16": 4}),)
 
-    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        a, b, y = ins[0], ins[1], outs[0].type
+    def codes(self, core: Core[T], a: Tensor[T], b: Tensor[T], y: TensorType) -> T:
         product = core.multiply(
             centred(core, a.data, a.type.zero_point), centred(core, b.data, b.type.zero_point)
         )
         real = float(np.float32(a.type.scale) * np.float32(b.type.scale) / np.float32(y.scale))
-        low, high = self.clamp(y)
-        return (Rescale((real,), y.zero_point, low, high, y.dtype).meaning(core, product),)
+        return Rescale((real,), y.zero_point, *self.clamp(y), y.dtype).meaning(core, product)
+
+    def numbers(self, core: Core[T], a: T, b: T, dtype: str) -> T:
+        return core.multiply(a, b)
+
+
+def exact_log2(scale: float) -> int | None:
+    """log2 of a power of two, else None."""
+    fraction, exponent = np.frexp(scale)
+    return int(exponent) - 1 if fraction == 0.5 else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,8 +186,8 @@ class Dequantize(Op):
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8", "int16")
 
     def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
-        assert ins[0] is not None
-        require(ins[0].type.quantized, f"{ins[0].name!r} has no quantization parameters")
+        x = given(ins, 0)
+        require(x.type.dtype == "float16" or x.type.quantized, f"{x.name!r} has no quantization parameters")
         require(outs[0].type.dtype == "float32", "result must be float32")
 
     def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
@@ -154,5 +196,12 @@ class Dequantize(Op):
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         x = ins[0]
-        wide = core.astype(centred(core, x.data, x.type.zero_point), "float64")
-        return (core.astype(core.multiply(wide, core.const(np.array([x.type.scale]))), "float32"),)
+        if x.type.dtype == "float16":
+            return (core.astype(x.data, "float32"),)
+        q, rank = x.type.parameters, len(x.type.shape)
+        per_axis = tuple(len(q.scale) if axis == q.axis else 1 for axis in range(rank)) if q.axis is not None else (1,)
+        wide = core.astype(x.data, "int32")
+        if any(q.zero_point):
+            wide = core.subtract(wide, core.const(np.array(q.zero_point, np.int32).reshape(per_axis)))
+        scales = core.const(np.array(q.scale, np.float64).reshape(per_axis))
+        return (core.astype(core.multiply(core.astype(wide, "float64"), scales), "float32"),)

@@ -10,6 +10,7 @@ import numpy as np
 
 from tflite2q.core import Core
 from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, attribute, require
+from tflite2q.dialect.ops.common import given
 from tflite2q.dialect.types import TensorType, Value
 
 T = TypeVar("T")
@@ -22,10 +23,14 @@ class Movement(Op):
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"),)
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8", "int16")
 
+    def source(self) -> int:
+        """Which operand is moved."""
+        return 0
+
     def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
-        assert ins[0] is not None
+        x = given(ins, self.source())
         for y in outs:
-            require(y.type.dtype == ins[0].type.dtype, f"moves {ins[0].type.dtype} into {y.type.dtype}")
+            require(y.type.dtype == x.type.dtype, f"moves {x.type.dtype} into {y.type.dtype}")
 
     def ties(self, dtype: str) -> tuple[tuple[str, ...], ...]:
         moved = [

@@ -12,39 +12,13 @@ from tflite2q import numerics
 from tflite2q.core import Core
 from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, attribute, require
 from tflite2q.dialect.types import Quantization, Value
-from tflite2q.rescale import int_const
+from tflite2q.fixedpoint import leading_zeros, reciprocal
+from tflite2q.rescale import high_multiply, int_const
 
 T = TypeVar("T")
 
 INPUT_BITS = 5  # integer bits of the fixed-point logit differences
 SUM_BITS = 12  # integer bits of the sum of exponentials
-
-
-def high_multiply(core: Core[T], a: T, b: T) -> T:
-    """eq. 6 over core, int64 operands holding int32 values; a = b = -2**31 does not occur here."""
-    product = core.add(core.multiply(a, b), int_const(core, 1 << 30))
-    return core.right_shift(product, int_const(core, 31))
-
-
-def saturating_left_shift(core: Core[T], x: T, bits: int) -> T:
-    low, high = numerics.RANGES["int32"]
-    return core.clip(core.left_shift(x, int_const(core, bits)), low, high)
-
-
-def reciprocal(core: Core[T], a: T) -> T:
-    """1 / (1 + a) for a in [0, 1), both Q0.31 in int64: three Newton steps (eq. 18)."""
-    half = core.right_shift(core.add(a, int_const(core, 1 << 31)), int_const(core, 1))
-    x = core.add(int_const(core, 1515870810), high_multiply(core, half, int_const(core, -1010580540)))
-    for _ in range(3):
-        rest = core.subtract(int_const(core, 1 << 29), high_multiply(core, half, x))
-        x = core.add(x, saturating_left_shift(core, high_multiply(core, x, rest), 2))
-    return saturating_left_shift(core, x, 1)
-
-
-def leading_zeros(core: Core[T], x: T) -> T:
-    """Leading zero bits of positive int32 values held in int64 [..., 1]: how many powers of two exceed x."""
-    above = core.less(x, core.const(np.left_shift(np.int64(1), np.arange(32, dtype=np.int64))))
-    return core.sum(core.astype(above, "int64"), (-1,), keepdims=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,284 @@
+"""The rarer binary operators: quotients, maxima, comparisons, logic, and PRELU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+import numpy as np
+
+from tflite2q import numerics
+from tflite2q.core import Core
+from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, Tensor, attribute, require
+from tflite2q.dialect.ops.common import CODES, broadcast_shape, centred, check_numbers, given, is_codes, number
+from tflite2q.dialect.ops.eltwise import Binary, Eltwise
+from tflite2q.dialect.types import TensorType, Value
+from tflite2q.fixedpoint import leading_sign_bits, reciprocal_of
+from tflite2q.rescale import Rescale, high_multiply, int_const, multiply_fixed, rounding_shift_by
+
+T = TypeVar("T")
+
+SQUARE_HEADROOM = 7  # bits by which the operands of a squared difference are raised
+COMPARE_HEADROOM = 8  # and those of a comparison
+
+
+def raised_to_common_scale(core: Core[T], x: Tensor[T], headroom: int, real: float) -> T:
+    """(code - zero point) << headroom, times `real` in fixed point; int64."""
+    wide = centred(core, x.data, x.type.zero_point)
+    raised = core.left_shift(wide, core.const(np.array([headroom], np.int32)))
+    return multiply_fixed(core, raised, *numerics.quantize_multiplier(real))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Div(Eltwise):
+    """Quotient; on codes, a fixed-point reciprocal of the divisor (eq. 27).  A divisor of 0 is an error of the data."""
+
+    mnemonic: ClassVar[str] = "q.div"
+    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("DIV", "DivOptions"),)
+    contract: ClassVar[str | None] = None
+    dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8")
+
+    def codes(self, core: Core[T], a: Tensor[T], b: Tensor[T], y: TensorType) -> T:
+        real = np.float32(a.type.scale) / np.float32(np.float32(b.type.scale) * np.float32(y.scale))
+        m, shift = (int(v) for v in numerics.quantize_multiplier(real))
+        dividend, divisor = (centred(core, t.data, t.type.zero_point, "int64") for t in (a, b))
+        zero = int_const(core, 0)
+        negative = core.less(divisor, zero)
+        dividend = core.where(negative, core.negative(dividend), dividend)
+        divisor = core.maximum(core.where(negative, core.negative(divisor), divisor), int_const(core, 1))
+        inverse, bits = reciprocal_of(core, divisor, 31)
+        headroom = leading_sign_bits(core, dividend)
+        quotient = high_multiply(core, core.left_shift(dividend, headroom), inverse)
+        scaled = high_multiply(core, quotient, int_const(core, m))
+        right = core.subtract(core.add(headroom, bits), int_const(core, shift))
+        code = core.add(rounding_shift_by(core, scaled, right), int_const(core, y.zero_point))
+        return core.astype(core.clip(code, *self.clamp(y)), y.dtype)
+
+    def numbers(self, core: Core[T], a: T, b: T, dtype: str) -> T:
+        if dtype == "float32":
+            return core.divide(a, b)
+        return truncated_quotient(core, a, b, dtype)
+
+
+def truncated_quotient(core: Core[T], a: T, b: T, dtype: str) -> T:
+    """C's integer division, toward zero."""
+    quotient = core.floor_divide(core.abs(a), core.abs(b))
+    zero = number(core, 0, dtype)
+    opposite = core.less(core.multiply(_sign(core, a, dtype), _sign(core, b, dtype)), zero)
+    return core.where(opposite, core.negative(quotient), quotient)
+
+
+def _sign(core: Core[T], x: T, dtype: str) -> T:
+    return core.where(core.less(x, number(core, 0, dtype)), number(core, -1, dtype), number(core, 1, dtype))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FloorDiv(Binary):
+    """Quotient rounded toward minus infinity, or the remainder that belongs to it; plain numbers only."""
+
+    remainder: bool = attribute(None, False)
+
+    mnemonic: ClassVar[str] = "q.floor_divide"
+    builtins: ClassVar[tuple[Builtin, ...]] = (
+        Builtin("FLOOR_DIV", "FloorDivOptions", {"float32": 2}, {"remainder": False}),
+        Builtin("FLOOR_MOD", "FloorModOptions", {}, {"remainder": True}),
+    )
+    dtypes: ClassVar[tuple[str, ...]] = ()
+
+    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
+        check_numbers(*ins, *outs)
+        require(not is_codes(outs[0].type), "takes plain numbers, not quantized codes")
+
+    def numbers(self, core: Core[T], a: T, b: T, dtype: str) -> T:
+        quotient = core.floor_divide(a, b)
+        return core.subtract(a, core.multiply(quotient, b)) if self.remainder else quotient
+
+
+@dataclass(frozen=True, kw_only=True)
+class SquaredDifference(Binary):
+    """(a - b) ** 2 on a common scale of twice the larger one (eq. 28)."""
+
+    mnemonic: ClassVar[str] = "q.squared_difference"
+    builtins: ClassVar[tuple[Builtin, ...]] = (
+        Builtin("SQUARED_DIFFERENCE", "SquaredDifferenceOptions", INT8_VERSION_2),
+    )
+    dtypes: ClassVar[tuple[str, ...]] = ("int8",)
+
+    def codes(self, core: Core[T], a: Tensor[T], b: Tensor[T], y: TensorType) -> T:
+        common = 2.0 * max(a.type.scale, b.type.scale)
+        terms = [raised_to_common_scale(core, t, SQUARE_HEADROOM, t.type.scale / common) for t in (a, b)]
+        difference = core.subtract(*terms)
+        real = common * common / float(np.float32(2.0 ** (2 * SQUARE_HEADROOM) * y.scale))
+        square = core.multiply(difference, difference)
+        return Rescale((real,), y.zero_point, *y.range, y.dtype).meaning(core, square)
+
+    def numbers(self, core: Core[T], a: T, b: T, dtype: str) -> T:
+        difference = core.subtract(a, b)
+        return core.multiply(difference, difference)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extremum(Binary):
+    """The larger (or smaller) of two codes or numbers; operands and result share their parameters."""
+
+    smallest: bool = attribute(None, False)
+
+    mnemonic: ClassVar[str] = "q.maximum"
+    builtins: ClassVar[tuple[Builtin, ...]] = (
+        Builtin("MAXIMUM", "MaximumMinimumOptions", {"int8": 2, "int16": 4}, {"smallest": False}),
+        Builtin("MINIMUM", "MaximumMinimumOptions", {"int8": 2, "int16": 4}, {"smallest": True}),
+    )
+
+    def ties(self, dtype: str) -> tuple[tuple[str, ...], ...]:
+        return ((*(name for name in self.inputs if name is not None), *self.outputs),)
+
+    def codes(self, core: Core[T], a: Tensor[T], b: Tensor[T], y: TensorType) -> T:
+        return self.numbers(core, a.data, b.data, y.dtype)
+
+    def numbers(self, core: Core[T], a: T, b: T, dtype: str) -> T:
+        return core.minimum(a, b) if self.smallest else core.maximum(a, b)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prelu(Binary):
+    """x where it is not negative, else x * alpha; alpha broadcasts against x."""
+
+    mnemonic: ClassVar[str] = "q.prelu"
+    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("PRELU"),)
+    operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("alpha"))
+    dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8")
+
+    def codes(self, core: Core[T], a: Tensor[T], b: Tensor[T], y: TensorType) -> T:
+        value, slope = (centred(core, t.data, t.type.zero_point) for t in (a, b))
+        s_x, s_y = np.float32(a.type.scale), np.float32(y.scale)
+        kept = multiply_fixed(core, value, *numerics.quantize_multiplier(s_x / s_y))
+        steep = numerics.quantize_multiplier(np.float32(s_x * np.float32(b.type.scale)) / s_y)
+        sloped = multiply_fixed(core, core.multiply(value, slope), *steep)
+        chosen = core.where(core.less(value, core.const(np.zeros(1, np.int32))), sloped, kept)
+        code = core.add(chosen, int_const(core, y.zero_point))
+        return core.astype(core.clip(code, *y.range), y.dtype)
+
+    def numbers(self, core: Core[T], a: T, b: T, dtype: str) -> T:
+        return core.where(core.less(a, number(core, 0, dtype)), core.multiply(a, b), a)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(Op):
+    """Comparison of codes on their own real scales, or of plain numbers; the result is boolean."""
+
+    relation: str = attribute(None, "LESS")
+
+    mnemonic: ClassVar[str] = "q.compare"
+    builtins: ClassVar[tuple[Builtin, ...]] = tuple(
+        Builtin(name, options, INT8_VERSION_2, {"relation": name})
+        for name, options in (
+            ("EQUAL", "EqualOptions"),
+            ("NOT_EQUAL", "NotEqualOptions"),
+            ("LESS", "LessOptions"),
+            ("LESS_EQUAL", "LessEqualOptions"),
+            ("GREATER", "GreaterOptions"),
+            ("GREATER_EQUAL", "GreaterEqualOptions"),
+        )
+    )
+    operands: ClassVar[tuple[Operand, ...]] = (Operand("a"), Operand("b"))
+
+    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
+        if given(ins, 0).type.dtype != "bool":
+            check_numbers(*ins)
+        require(outs[0].type.dtype == "bool", f"result is {outs[0].type.dtype}, not bool")
+
+    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+        return (broadcast_shape(given(ins, 0), given(ins, 1)),)
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        a, b = ins[0].data, ins[1].data
+        if is_codes(ins[0].type):
+            a, b = (raised_to_common_scale(core, t, COMPARE_HEADROOM, t.type.scale) for t in (ins[0], ins[1]))
+        match self.relation:
+            case "EQUAL":
+                return (core.equal(a, b),)
+            case "NOT_EQUAL":
+                return (negated(core, core.equal(a, b)),)
+            case "LESS":
+                return (core.less(a, b),)
+            case "LESS_EQUAL":
+                return (core.less_equal(a, b),)
+            case "GREATER":
+                return (core.less(b, a),)
+            case _:
+                return (core.less_equal(b, a),)
+
+
+def negated(core: Core[T], condition: T) -> T:
+    return core.where(condition, core.const(np.zeros(1, np.bool_)), core.const(np.ones(1, np.bool_)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logical(Op):
+    """AND, OR and NOT of booleans."""
+
+    function: str = attribute(None, "LOGICAL_AND")
+
+    mnemonic: ClassVar[str] = "q.logical"
+    builtins: ClassVar[tuple[Builtin, ...]] = (
+        Builtin("LOGICAL_AND", "LogicalAndOptions", {}, {"function": "LOGICAL_AND"}),
+        Builtin("LOGICAL_OR", "LogicalOrOptions", {}, {"function": "LOGICAL_OR"}),
+        Builtin("LOGICAL_NOT", "LogicalNotOptions", {}, {"function": "LOGICAL_NOT"}),
+    )
+    operands: ClassVar[tuple[Operand, ...]] = (Operand("a", "plain"), Operand("b", "plain", optional=True))
+    dtypes: ClassVar[tuple[str, ...]] = ()
+
+    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
+        for value in (*ins, *outs):
+            require(value is not None and value.type.dtype == "bool", "operands and result must be bool")
+        require(len(ins) == (1 if self.function == "LOGICAL_NOT" else 2), f"{self.function} with {len(ins)} operands")
+
+    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+        return (broadcast_shape(*(given(ins, index) for index in range(len(ins)))),)
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        a = ins[0].data
+        if self.function == "LOGICAL_NOT":
+            return (negated(core, a),)
+        if self.function == "LOGICAL_AND":
+            return (core.where(a, ins[1].data, core.const(np.zeros(1, np.bool_))),)
+        return (core.where(a, core.const(np.ones(1, np.bool_)), ins[1].data),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Select(Op):
+    """a where the condition holds, else b; both move codes as they are."""
+
+    broadcasts: bool = attribute(None, True)
+
+    mnemonic: ClassVar[str] = "q.select"
+    builtins: ClassVar[tuple[Builtin, ...]] = (
+        Builtin("SELECT_V2", "SelectV2Options", {}, {"broadcasts": True}),
+        Builtin("SELECT", "SelectOptions", INT8_VERSION_2, {"broadcasts": False}),
+    )
+    operands: ClassVar[tuple[Operand, ...]] = (Operand("condition", "plain"), Operand("a"), Operand("b"))
+    dtypes: ClassVar[tuple[str, ...]] = CODES
+
+    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
+        require(given(ins, 0).type.dtype == "bool", f"condition is {given(ins, 0).type.dtype}, not bool")
+        for value in (given(ins, 1), given(ins, 2)):
+            require(value.type.dtype == outs[0].type.dtype, f"{value.name!r} is not {outs[0].type.dtype}")
+
+    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+        condition, a, b = (given(ins, index) for index in range(3))
+        if self.broadcasts:
+            return (broadcast_shape(condition, a, b),)
+        require(a.type.shape == b.type.shape, f"{list(a.type.shape)} and {list(b.type.shape)} differ")
+        rows = len(condition.type.shape) <= 1 and condition.type.shape[:1] == a.type.shape[: len(condition.type.shape)]
+        require(rows or condition.type.shape == a.type.shape, "condition must have the operands' shape or their rows")
+        return (a.type.shape,)
+
+    def ties(self, dtype: str) -> tuple[tuple[str, ...], ...]:
+        return ((*(name for name in self.inputs[1:] if name is not None), *self.outputs),)
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        condition, shape = ins[0].data, ins[0].type.shape
+        if not self.broadcasts and len(shape) == 1:
+            condition = core.reshape(condition, (*shape, *(1 for _ in outs[0].type.shape[1:])))
+        return (core.broadcast_to(core.where(condition, ins[1].data, ins[2].data), outs[0].type.shape),)

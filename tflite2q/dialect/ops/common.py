@@ -1,0 +1,118 @@
+"""What op classes share: facts about types, axes and broadcasting, and a few idioms over the core vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from tflite2q.core import Core
+from tflite2q.dialect.op import Shape, require
+from tflite2q.dialect.types import TensorType, Value
+
+T = TypeVar("T")
+
+CODES = ("uint8", "int8", "int16")  # dtypes of quantized activations
+PLAIN = ("float32", "int32", "int64")  # dtypes whose elements are the numbers themselves
+
+
+def given(values: Sequence[Value | None], index: int) -> Value:
+    """Operand `index`, which `Op.check_operands` has found present."""
+    value = values[index]
+    assert value is not None
+    return value
+
+
+def given_or_none(values: Sequence[Value | None], index: int) -> Value | None:
+    """Operand `index`, or None where it is absent."""
+    return values[index] if index < len(values) else None
+
+
+def is_codes(kind: TensorType) -> bool:
+    """Whether elements are codes of an 8 or 16-bit quantization; integers of 32 bits count as plain numbers."""
+    return kind.quantized and kind.dtype in CODES
+
+
+def check_codes(*values: Value | None) -> None:
+    """All quantized, all of one dtype."""
+    present = [value for value in values if value is not None]
+    for value in present:
+        require(is_codes(value.type), f"{value.name!r} ({value.type.dtype}) has no quantization parameters")
+        same = value.type.dtype == present[0].type.dtype
+        require(same, f"{value.name!r} is {value.type.dtype}, not {present[0].type.dtype}")
+
+
+def check_numbers(*values: Value | None) -> None:
+    """All quantized with one dtype, or all plain numbers of one dtype."""
+    present = [value for value in values if value is not None]
+    if any(is_codes(value.type) for value in present):
+        check_codes(*present)
+        return
+    for value in present:
+        kind = value.type.dtype
+        require(kind in PLAIN, f"{value.name!r} is {kind}; expected quantized codes, float32, int32 or int64")
+        require(kind == present[0].type.dtype, f"{value.name!r} is {kind}, not {present[0].type.dtype}")
+
+
+def equal_parameters(a: TensorType, b: TensorType) -> bool:
+    return a.quantization == b.quantization
+
+
+def axis_of(axis: int, rank: int) -> int:
+    """`axis` counted from the front.  Raises InvalidGraph if there is no such axis."""
+    require(-rank <= axis < rank, f"axis {axis} does not fit {rank} axes")
+    return axis % rank
+
+
+def integers(value: Value | None) -> list[int]:
+    """The entries of a constant integer operand, flattened.  Raises InvalidGraph if it is not constant."""
+    assert value is not None
+    return [int(entry) for entry in value.data.reshape(-1)]
+
+
+def broadcast_shape(*values: Value) -> Shape:
+    """The common shape of broadcast operands.  Raises InvalidGraph if there is none."""
+    shapes = [value.type.shape for value in values]
+    try:
+        return tuple(np.broadcast_shapes(*shapes))
+    except ValueError:
+        require(False, f"shapes {' and '.join(str(list(s)) for s in shapes)} do not broadcast")
+        raise
+
+
+def centred(core: Core[T], x: T, zero_point: int | Sequence[int], dtype: str = "int32") -> T:
+    """x - zero_point in a wider integer type; no operation for a zero point of 0."""
+    wide = core.astype(x, dtype)
+    zero_points = np.atleast_1d(np.array(zero_point, dtype))
+    return core.subtract(wide, core.const(zero_points)) if zero_points.any() else wide
+
+
+def number(core: Core[T], value: float, dtype: str) -> T:
+    """A scalar constant that broadcasts against any operand of `dtype`."""
+    return core.const(np.array([value]).astype(dtype))
+
+
+def float32(value: float) -> npt.NDArray[np.float32]:
+    """A float32 constant that broadcasts against any operand."""
+    return np.array([value], np.float32)
+
+
+FLOAT_BOUNDS = {"RELU": (0.0, None), "RELU6": (0.0, 6.0), "RELU_N1_TO_1": (-1.0, 1.0)}
+
+
+def activated(core: Core[T], x: T, activation: str, dtype: str) -> T:
+    """A fused activation on plain numbers of `dtype`; RELU6 and its kin clamp, others than those are unknown here."""
+    require(activation in ("NONE", *FLOAT_BOUNDS), f"fused activation {activation} is not supported")
+    low, high = FLOAT_BOUNDS.get(activation, (None, None))
+    if low is not None:
+        x = core.maximum(x, number(core, low, dtype))
+    if high is not None:
+        x = core.minimum(x, number(core, high, dtype))
+    return x
+
+
+def gather_constant(core: Core[T], x: T, indices: npt.ArrayLike, axis: int) -> T:
+    """Slices of x along `axis` at constant indices, in that order."""
+    return core.take(x, core.const(np.asarray(indices, np.int32)), axis)

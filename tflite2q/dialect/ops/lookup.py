@@ -1,0 +1,109 @@
+"""Unary functions: one table look-up for quantized tensors, one formula for real numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+import numpy as np
+
+from tflite2q.core import Core
+from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, attribute, require
+from tflite2q.dialect.ops.common import CODES, given, is_codes
+from tflite2q.dialect.ops.formulas import FORMULAS
+from tflite2q.dialect.types import Quantization, TensorType, Value
+from tflite2q.errors import UnsupportedError
+from tflite2q.numerics import code_range
+from tflite2q.tables import FUNCTIONS, Codes, Options, tabulate
+
+T = TypeVar("T")
+
+# Results whose parameters TFLite's kernels prescribe: the real number of one step, by dtype.
+FIXED_STEPS: Mapping[str, Mapping[str, float]] = {
+    "LOGISTIC": {"uint8": 1 / 256, "int8": 1 / 256, "int16": 1 / 32768},
+    "TANH": {"uint8": 1 / 128, "int8": 1 / 128, "int16": 1 / 32768},
+}
+
+
+def _function(name: str, options: str | None = None, versions: Mapping[str, int] | None = None) -> Builtin:
+    return Builtin(name, options, versions or {}, {"function": name})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lookup(Op):
+    """y = function(x), element by element; `function` is the TFLite operator's name."""
+
+    function: str = attribute(None, "RELU")
+    alpha: float = attribute("Alpha", 0.0)
+    approximate: bool = attribute("Approximate", False)
+
+    mnemonic: ClassVar[str] = "q.lookup"
+    builtins: ClassVar[tuple[Builtin, ...]] = (
+        _function("LOGISTIC", None, {"int8": 2, "int16": 3}),
+        _function("TANH", None, {"int8": 2, "int16": 3}),
+        _function("HARD_SWISH", "HardSwishOptions"),
+        _function("LEAKY_RELU", "LeakyReluOptions", {"int8": 2, "int16": 2}),
+        _function("GELU", "GeluOptions", INT8_VERSION_2),
+        _function("ELU", None),
+        _function("EXP", "ExpOptions", {"int8": 2, "int16": 2}),
+        _function("LOG", None, {"int8": 2, "int16": 2}),
+        _function("RELU", None, INT8_VERSION_2),
+        _function("RELU6", None, INT8_VERSION_2),
+        _function("RELU_N1_TO_1", None),
+        _function("RELU_0_TO_1", None),
+        _function("ABS", "AbsOptions", {"int8": 2, "int16": 3}),
+        _function("NEG", "NegOptions"),
+        _function("SQRT", None, INT8_VERSION_2),
+        _function("RSQRT", None, {"int8": 2, "int16": 3}),
+        _function("SQUARE", "SquareOptions"),
+        _function("FLOOR"),
+        _function("CEIL"),
+        _function("ROUND"),
+        _function("SIGN", "SignOptions"),
+    )
+    operands: ClassVar[tuple[Operand, ...]] = (Operand("x"),)
+    contract: ClassVar[str | None] = "lookup"
+    dtypes: ClassVar[tuple[str, ...]] = CODES
+
+    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
+        x, y = given(ins, 0), outs[0]
+        require(x.type.dtype == y.type.dtype, f"input is {x.type.dtype} but result {y.type.dtype}")
+        require(is_codes(x.type) == is_codes(y.type), "input and result must both be quantized or neither")
+        if is_codes(x.type):
+            require(self.function in FUNCTIONS, f"{self.function} takes real numbers, not {x.type.dtype} codes")
+            require(len(x.type.parameters.scale) == 1, f"{x.name!r} is quantized per channel")
+
+    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+        return (given(ins, 0).type.shape,)
+
+    def ties(self, dtype: str) -> tuple[tuple[str, ...], ...]:
+        """NEG negates codes as they are."""
+        source = self.inputs[0]
+        return ((source, self.outputs[0]),) if self.function == "NEG" and source is not None else ()
+
+    def fixed_result(self, dtype: str) -> Quantization | None:
+        step = FIXED_STEPS.get(self.function, {}).get(dtype)
+        if step is None:
+            return None
+        low, high = code_range(dtype)
+        lowest = low if self.function == "LOGISTIC" and dtype != "int16" else (low + high + 1) // 2
+        return Quantization.per_tensor(step, lowest)
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        x, y = ins[0], outs[0].type
+        if not is_codes(x.type):
+            if self.function not in FORMULAS or (self.function == "GELU" and not self.approximate):
+                raise UnsupportedError(f"{self.name!r}: {self.function} of {x.type.dtype} cannot be run")
+            return (FORMULAS[self.function](core, x.data, x.type.dtype, self.alpha),)
+        options = Options(self.alpha, self.approximate)
+        table = tabulate(self.function, _codes(x.type), _codes(y), options)
+        index = core.astype(x.data, "int32")
+        lowest = x.type.range[0]
+        if lowest:
+            index = core.subtract(index, core.const(np.array([lowest], np.int32)))
+        return (core.take(core.const(table), index),)
+
+
+def _codes(kind: TensorType) -> Codes:
+    return Codes(kind.scale, kind.zero_point, kind.dtype)

@@ -1,0 +1,367 @@
+"""Slicing, splitting, stacking, gathering: where codes go, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+import numpy as np
+
+from tflite2q.core import Core
+from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Operand, Operands, Shape, attribute, require
+from tflite2q.dialect.ops.common import axis_of, gather_constant, given, integers
+from tflite2q.dialect.ops.shape import Movement
+from tflite2q.dialect.types import Value
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transpose(Movement):
+    """Axes in a constant new order."""
+
+    mnemonic: ClassVar[str] = "q.transpose"
+    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("TRANSPOSE", "TransposeOptions", {"int8": 2, "int16": 4}),)
+    operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("order", "plain"))
+
+    def order(self, ins: Sequence[Value | None]) -> tuple[int, ...]:
+        rank = len(given(ins, 0).type.shape)
+        order = tuple(axis_of(axis, rank) for axis in integers(given(ins, 1)))
+        require(sorted(order) == list(range(rank)), f"order {list(order)} is no permutation of {rank} axes")
+        return order
+
+    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+        return (tuple(given(ins, 0).type.shape[axis] for axis in self.order(ins)),)
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        return (core.permute_dims(ins[0].data, self.order(ins.values)),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice(Movement):
+    """`size` elements from `begin` on each axis; a size of -1 means all that follow."""
+
+    mnemonic: ClassVar[str] = "q.slice"
+    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("SLICE", "SliceOptions", {"int8": 2, "int16": 4}),)
+    operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("begin", "plain"), Operand("size", "plain"))
+
+    def bounds(self, ins: Sequence[Value | None]) -> tuple[list[int], list[int]]:
+        """First and last + 1 index on each axis."""
+        shape = given(ins, 0).type.shape
+        begin, size = integers(given(ins, 1)), integers(given(ins, 2))
+        require(len(begin) == len(size) == len(shape), f"begin {begin} and size {size} for {len(shape)} axes")
+        end = [extent if n == -1 else b + n for b, n, extent in zip(begin, size, shape, strict=True)]
+        fits = all(0 <= b <= e <= extent for b, e, extent in zip(begin, end, shape, strict=True))
+        require(fits, f"begin {begin} and size {size} do not fit {list(shape)}")
+        return begin, end
+
+    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+        begin, end = self.bounds(ins)
+        return (tuple(e - b for b, e in zip(begin, end, strict=True)),)
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        begin, end = self.bounds(ins.values)
+        axes = range(len(begin))
+        return (core.strided_slice(ins[0].data, axes, begin, end, [1] * len(begin)),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StridedSlice(Movement):
+    """Python's x[begin:end:stride] on each axis.
+
+    Bits of the masks stand for axes: begin or end left open, the axis dropped (shrink), a new axis of 1, and the
+    axes that `...` stands for.  With `offset`, end counts from begin.
+    """
+
+    begin_mask: int = attribute("BeginMask", 0)
+    end_mask: int = attribute("EndMask", 0)
+    ellipsis_mask: int = attribute("EllipsisMask", 0)
+    new_axis_mask: int = attribute("NewAxisMask", 0)
+    shrink_axis_mask: int = attribute("ShrinkAxisMask", 0)
+    offset: bool = attribute("Offset", False)
+
+    mnemonic: ClassVar[str] = "q.strided_slice"
+    builtins: ClassVar[tuple[Builtin, ...]] = (
+        Builtin("STRIDED_SLICE", "StridedSliceOptions", {"int8": 2, "int16": 4}),
+    )
+    operands: ClassVar[tuple[Operand, ...]] = (
+        Operand("x"),
+        Operand("begin", "plain"),
+        Operand("end", "plain"),
+        Operand("strides", "plain"),
+    )
+
+    def ranges(self, ins: Sequence[Value | None]) -> tuple[list[range], list[int]]:
+        """The indices taken on each axis of x, and the result's shape."""
+        shape = given(ins, 0).type.shape
+        begin, end, strides = (integers(given(ins, index)) for index in (1, 2, 3))
+        require(len(begin) == len(end) == len(strides), "begin, end and strides differ in length")
+        require(all(strides), "a stride is 0")
+        added = sum(1 for i in range(len(begin)) if self.new_axis_mask >> i & 1)
+        dots = sum(1 for i in range(len(begin)) if self.ellipsis_mask >> i & 1)
+        require(dots <= 1, "more than one ellipsis")
+        free = len(shape) - (len(begin) - added - dots)
+        require(free >= 0, f"{len(begin)} ranges for {len(shape)} axes")
+        taken: list[range] = []
+        kept: list[int] = []
+        for i, (first, last, stride) in enumerate(zip(begin, end, strides, strict=True)):
+            if self.ellipsis_mask >> i & 1:
+                whole = shape[len(taken) : len(taken) + free]
+                taken += [range(extent) for extent in whole]
+                kept += whole
+            elif self.new_axis_mask >> i & 1:
+                kept.append(1)
+            else:
+                taken.append(self.indices(i, first, last, stride, shape[len(taken)]))
+                kept += [] if self.shrink_axis_mask >> i & 1 else [len(taken[-1])]
+        rest = shape[len(taken) :]
+        return taken + [range(extent) for extent in rest], kept + list(rest)
+
+    def indices(self, i: int, first: int, last: int, stride: int, extent: int) -> range:
+        """The indices that range `i` takes on an axis of `extent`."""
+        if self.offset:
+            last += first
+        if self.shrink_axis_mask >> i & 1:
+            index = first + extent if first < 0 else first
+            require(0 <= index < extent, f"index {first} on an axis of {extent}")
+            return range(index, index + 1)
+        opened = slice(
+            None if self.begin_mask >> i & 1 else first, None if self.end_mask >> i & 1 else last, stride
+        )
+        return range(*opened.indices(extent))
+
+    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+        return (tuple(self.ranges(ins)[1]),)
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        taken, shape = self.ranges(ins.values)
+        begin = [indices.start for indices in taken]
+        end = [indices.stop for indices in taken]
+        strides = [indices.step for indices in taken]
+        return (core.reshape(core.strided_slice(ins[0].data, range(len(taken)), begin, end, strides), shape),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split(Movement):
+    """Consecutive parts along an axis, of equal or given sizes."""
+
+    kind: str = attribute(None, "split")
+    count: int = attribute("NumSplits", 0)
+
+    mnemonic: ClassVar[str] = "q.split"
+    builtins: ClassVar[tuple[Builtin, ...]] = (
+        Builtin("SPLIT", "SplitOptions", INT8_VERSION_2, {"kind": "split"}),
+        Builtin("SPLIT_V", "SplitVOptions", INT8_VERSION_2, {"kind": "split_v"}),
+    )
+    operands: ClassVar[tuple[Operand, ...]] = (Operand("first"), Operand("second"), Operand("axis", optional=True))
+
+    def operand(self, index: int) -> Operand:
+        """SPLIT takes (axis, x), SPLIT_V (x, sizes, axis)."""
+        names = ("axis", "x") if self.kind == "split" else ("x", "sizes", "axis")
+        return Operand(names[index], "activation" if names[index] == "x" else "plain")
+
+    def source(self) -> int:
+        return 1 if self.kind == "split" else 0
+
+    def parts(self, ins: Sequence[Value | None]) -> tuple[int, list[int]]:
+        """The axis and the parts' sizes."""
+        shape = given(ins, self.source()).type.shape
+        axis = axis_of(integers(given(ins, 0 if self.kind == "split" else 2))[0], len(shape))
+        extent = shape[axis]
+        if self.kind == "split":
+            require(self.count > 0 and extent % self.count == 0, f"{extent} does not split into {self.count} parts")
+            return axis, [extent // self.count] * self.count
+        sizes = integers(given(ins, 1))
+        rest = extent - sum(size for size in sizes if size >= 0)
+        sizes = [rest if size < 0 else size for size in sizes]
+        require(sum(sizes) == extent and min(sizes) >= 0, f"sizes {sizes} do not make up {extent}")
+        return axis, sizes
+
+    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+        axis, sizes = self.parts(ins)
+        require(len(sizes) == len(outs), f"{len(sizes)} parts for {len(outs)} results")
+        shape = given(ins, self.source()).type.shape
+        return tuple((*shape[:axis], size, *shape[axis + 1 :]) for size in sizes)
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        axis, sizes = self.parts(ins.values)
+        ends = [int(end) for end in np.cumsum(sizes)]
+        x = ins[self.source()].data
+        pairs = zip(ends, sizes, strict=True)
+        return tuple(core.strided_slice(x, (axis,), (end - size,), (end,), (1,)) for end, size in pairs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pack(Movement):
+    """Equal shapes stacked along a new axis."""
+
+    count: int = attribute("ValuesCount", 0)
+    axis: int = attribute("Axis", 0)
+
+    mnemonic: ClassVar[str] = "q.pack"
+    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("PACK", "PackOptions", {"int8": 2, "int16": 3}),)
+    variadic: ClassVar[bool] = True
+
+    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+        shapes = {given(ins, index).type.shape for index in range(len(ins))}
+        require(len(shapes) == 1, f"parts {[list(s) for s in shapes]} differ")
+        (shape,) = shapes
+        axis = axis_of(self.axis, len(shape) + 1)
+        return ((*shape[:axis], len(ins), *shape[axis:]),)
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        shape = outs[0].type.shape
+        axis = axis_of(self.axis, len(shape))
+        thin = (*shape[:axis], 1, *shape[axis + 1 :])
+        return (core.concat([core.reshape(part.data, thin) for part in ins], axis),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unpack(Movement):
+    """Slices along an axis, which disappears."""
+
+    count: int = attribute("Num", 0)
+    axis: int = attribute("Axis", 0)
+
+    mnemonic: ClassVar[str] = "q.unpack"
+    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("UNPACK", "UnpackOptions", {"int8": 2, "int16": 4}),)
+
+    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+        shape = given(ins, 0).type.shape
+        axis = axis_of(self.axis, len(shape))
+        require(shape[axis] == len(outs), f"{len(outs)} results for {shape[axis]} slices")
+        return ((*shape[:axis], *shape[axis + 1 :]),) * len(outs)
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        axis = axis_of(self.axis, len(ins[0].type.shape))
+        x = ins[0].data
+        slices = (core.strided_slice(x, (axis,), (i,), (i + 1,), (1,)) for i in range(len(outs)))
+        return tuple(core.reshape(part, y.type.shape) for part, y in zip(slices, outs, strict=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gather(Movement):
+    """Slices of x along `axis` at computed indices; the first `batch_axes` axes of both go together."""
+
+    axis: int = attribute("Axis", 0)
+    batch_axes: int = attribute("BatchDims", 0)
+
+    mnemonic: ClassVar[str] = "q.gather"
+    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("GATHER", "GatherOptions", {"int8": 2, "int16": 4}),)
+    operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("indices", "plain"))
+
+    def axes(self, ins: Sequence[Value | None]) -> tuple[int, int]:
+        """The axis taken from and the number of batch axes."""
+        x, indices = given(ins, 0).type.shape, given(ins, 1).type.shape
+        axis = axis_of(self.axis, len(x))
+        batch = self.batch_axes + (len(indices) if self.batch_axes < 0 else 0)
+        fits = 0 <= batch <= min(axis, len(indices)) and x[:batch] == indices[:batch]
+        require(fits, f"{self.batch_axes} batch axes do not fit {list(x)} and {list(indices)}")
+        return axis, batch
+
+    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+        axis, batch = self.axes(ins)
+        x, indices = given(ins, 0).type.shape, given(ins, 1).type.shape
+        return ((*x[:axis], *indices[batch:], *x[axis + 1 :]),)
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        axis, batch = self.axes(ins.values)
+        x, indices = ins[0].type.shape, ins[1].type.shape
+        index = core.astype(ins[1].data, "int32")
+        if batch == 0:
+            return (core.take(ins[0].data, index, axis),)
+        # One axis for batch and gathered axis together: offset each batch's indices by its position.
+        rows, extent = int(np.prod(x[:batch])), x[axis]
+        middle = tuple(range(batch, axis))
+        front = core.permute_dims(ins[0].data, (*range(batch), axis, *middle, *range(axis + 1, len(x))))
+        table = core.reshape(front, (rows * extent, *(x[i] for i in middle), *x[axis + 1 :]))
+        offsets = np.arange(rows, dtype=np.int32)[:, None] * np.int32(extent)
+        flat = core.add(core.reshape(index, (rows, int(np.prod(indices[batch:])))), core.const(offsets))
+        taken = core.reshape(core.take(table, flat, 0), (*indices, *(x[i] for i in middle), *x[axis + 1 :]))
+        rank = len(indices)
+        moved = tuple(range(rank, rank + len(middle)))
+        tail = tuple(range(rank + len(middle), rank + len(x) - batch - 1))
+        return (core.permute_dims(taken, (*range(batch), *moved, *range(batch, rank), *tail)),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatherNd(Movement):
+    """Slices of x at computed positions: each row of `indices` names an element or slice by its leading axes."""
+
+    mnemonic: ClassVar[str] = "q.gather_nd"
+    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("GATHER_ND", "GatherNdOptions", {"int8": 2, "int16": 3}),)
+    operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("indices", "plain"))
+
+    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+        x, indices = given(ins, 0).type.shape, given(ins, 1).type.shape
+        require(len(indices) > 0 and indices[-1] <= len(x), f"indices {list(indices)} for {len(x)} axes")
+        return ((*indices[:-1], *x[indices[-1] :]),)
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        x, indices = ins[0].type.shape, ins[1].type.shape
+        depth = indices[-1]
+        steps = np.array([int(np.prod(x[axis + 1 : depth])) for axis in range(depth)], np.int32)
+        products = core.multiply(core.astype(ins[1].data, "int32"), core.const(steps))
+        table = core.reshape(ins[0].data, (int(np.prod(x[:depth])), *x[depth:]))
+        return (core.take(table, core.sum(products, (-1,)), 0),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile(Movement):
+    """x repeated a constant number of times along each axis."""
+
+    mnemonic: ClassVar[str] = "q.tile"
+    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("TILE", "TileOptions", {"int8": 2, "int16": 3}),)
+    operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("multiples", "plain"))
+
+    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+        shape, times = given(ins, 0).type.shape, integers(given(ins, 1))
+        require(len(shape) == len(times) and min(times, default=0) >= 0, f"multiples {times} for {len(shape)} axes")
+        return (tuple(n * extent for n, extent in zip(times, shape, strict=True)),)
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        x = ins[0].data
+        for axis, (times, extent) in enumerate(zip(integers(ins[1].value), ins[0].type.shape, strict=True)):
+            if times != 1:
+                x = gather_constant(core, x, np.tile(np.arange(extent), times), axis)
+        return (x,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BroadcastTo(Movement):
+    """x repeated to a constant larger shape, by the rules of broadcasting."""
+
+    mnemonic: ClassVar[str] = "q.broadcast_to"
+    builtins: ClassVar[tuple[Builtin, ...]] = (
+        Builtin("BROADCAST_TO", "BroadcastToOptions", {"int8": 2, "int16": 3}),
+    )
+    operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("shape", "plain"))
+
+    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+        have, want = given(ins, 0).type.shape, tuple(integers(given(ins, 1)))
+        aligned = zip(reversed(have), reversed(want), strict=False)
+        fits = len(have) <= len(want) and all(n in (1, wanted) for n, wanted in aligned)
+        require(fits, f"{list(have)} does not broadcast to {list(want)}")
+        return (want,)
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        return (core.broadcast_to(ins[0].data, outs[0].type.shape),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reverse(Movement):
+    """x backwards along constant axes."""
+
+    mnemonic: ClassVar[str] = "q.reverse"
+    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("REVERSE_V2", "ReverseV2Options", {"int8": 3, "int16": 3}),)
+    operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("axes", "plain"))
+
+    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+        return (given(ins, 0).type.shape,)
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        shape = ins[0].type.shape
+        axes = sorted({axis_of(axis, len(shape)) for axis in integers(ins[1].value)})
+        last, before = [shape[axis] - 1 for axis in axes], [-1] * len(axes)
+        return (core.strided_slice(ins[0].data, axes, last, before, before),)

@@ -1,0 +1,45 @@
+"""Operators that tflite2q does not implement, carried through unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NoReturn, TypeVar
+
+from tflite2q.core import Core
+from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute
+from tflite2q.dialect.types import Value
+from tflite2q.errors import UnsupportedError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opaque(Op):
+    """Any operator: what the file says about it, to be written again.  Its operands and results keep their types.
+
+    `code` is the builtin operator's name or the custom code, `options` the fields of the table `options_type`, and
+    `custom_options` the bytes of a custom operator's options.
+    """
+
+    code: str = attribute(None, "")
+    custom: bool = attribute(None, False)
+    options_type: str | None = attribute(None, None)
+    options: tuple[tuple[str, Any], ...] = attribute(None, ())
+    custom_options: bytes = attribute(None, b"")
+
+    mnemonic: ClassVar[str] = "q.opaque"
+    builtins: ClassVar[tuple[Builtin, ...]] = ()
+    operands: ClassVar[tuple[Operand, ...]] = (Operand("x", "fixed", optional=True),)
+    variadic: ClassVar[bool] = True
+
+    @property
+    def builtin(self) -> Builtin:
+        return Builtin(self.code, self.options_type, custom=self.custom)
+
+    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+        return tuple(y.type.shape for y in outs)
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> NoReturn:
+        kind = "custom operator" if self.custom else "operator"
+        raise UnsupportedError(f"{self.name!r}: the {kind} {self.code} cannot be run; the model can only be converted")

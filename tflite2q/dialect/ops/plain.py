@@ -1,0 +1,111 @@
+"""Glue between integers, booleans and real numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+import numpy as np
+
+from tflite2q.core import Core
+from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require
+from tflite2q.dialect.ops.common import axis_of, given, integers
+from tflite2q.dialect.types import STORAGE, Value
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cast(Op):
+    """Elements in another dtype, as C converts them; codes are numbers here."""
+
+    source: str = attribute("InDataType", "FLOAT32", enum="TensorType")
+    target: str = attribute("OutDataType", "FLOAT32", enum="TensorType")
+
+    mnemonic: ClassVar[str] = "q.cast"
+    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("CAST", "CastOptions"),)
+    operands: ClassVar[tuple[Operand, ...]] = (Operand("x", "fixed"),)
+    dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8", "int16")
+
+    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+        return (given(ins, 0).type.shape,)
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        kind, source = outs[0].type.dtype, ins[0].type.dtype
+        if kind == "bool":
+            zero = core.const(np.zeros(1, STORAGE[source]))
+            same = core.equal(ins[0].data, zero)
+            return (core.where(same, core.const(np.zeros(1, np.bool_)), core.const(np.ones(1, np.bool_))),)
+        return (core.astype(ins[0].data, STORAGE[kind]),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapeOf(Op):
+    """The static shape (or its length) of x as a tensor."""
+
+    rank: bool = attribute(None, False)
+    output_type: str = attribute("OutType", "INT32", enum="TensorType")
+
+    mnemonic: ClassVar[str] = "q.shape_of"
+    builtins: ClassVar[tuple[Builtin, ...]] = (
+        Builtin("SHAPE", "ShapeOptions", {}, {"rank": False}),
+        Builtin("RANK", "RankOptions", {}, {"rank": True}),
+    )
+    operands: ClassVar[tuple[Operand, ...]] = (Operand("x", "plain"),)
+    dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8", "int16")
+
+    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+        return ((),) if self.rank else ((len(given(ins, 0).type.shape),),)
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        shape = ins[0].type.shape
+        return (core.const(np.array(len(shape) if self.rank else shape, outs[0].type.dtype)),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fill(Op):
+    """A constant shape filled with one element."""
+
+    mnemonic: ClassVar[str] = "q.fill"
+    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("FILL", "FillOptions", {"int8": 3, "int16": 3}),)
+    operands: ClassVar[tuple[Operand, ...]] = (Operand("shape", "plain"), Operand("value", "fixed"))
+
+    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+        require(given(ins, 1).type.size == 1, "fills with more than one element")
+        return (tuple(integers(given(ins, 0))),)
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        return (core.broadcast_to(core.reshape(ins[1].data, (1,)), outs[0].type.shape),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneHot(Op):
+    """`on` where an index says so, `off` elsewhere, along a new axis of constant length."""
+
+    axis: int = attribute("Axis", -1)
+
+    mnemonic: ClassVar[str] = "q.one_hot"
+    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("ONE_HOT", "OneHotOptions"),)
+    operands: ClassVar[tuple[Operand, ...]] = (
+        Operand("indices", "plain"),
+        Operand("depth", "plain"),
+        Operand("on", "fixed"),
+        Operand("off", "fixed"),
+    )
+
+    def place(self, ins: Sequence[Value | None]) -> int:
+        return axis_of(self.axis, len(given(ins, 0).type.shape) + 1)
+
+    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+        shape, axis = given(ins, 0).type.shape, self.place(ins)
+        return ((*shape[:axis], integers(given(ins, 1))[0], *shape[axis:]),)
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        axis, shape = self.place(ins.values), outs[0].type.shape
+        thin = (*shape[:axis], 1, *shape[axis + 1 :])
+        behind = (1,) * (len(shape) - axis - 1)
+        places = np.arange(shape[axis], dtype=np.int32).reshape(-1, *behind)
+        hit = core.equal(core.reshape(core.astype(ins[0].data, "int32"), thin), core.const(places))
+        on, off = (core.reshape(ins[index].data, (1,)) for index in (2, 3))
+        return (core.where(hit, on, off),)

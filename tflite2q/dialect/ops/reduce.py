@@ -1,0 +1,209 @@
+"""Reductions along constant axes: sums, extrema, positions of extrema, the largest k."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+import numpy as np
+
+from tflite2q import numerics
+from tflite2q.core import Core
+from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, attribute, require
+from tflite2q.dialect.ops.binary import truncated_quotient
+from tflite2q.dialect.ops.common import CODES, axis_of, check_numbers, given, integers, is_codes, number
+from tflite2q.dialect.types import Value
+from tflite2q.rescale import int_const, multiply_fixed
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reduce(Op):
+    """A reduction of x over constant axes."""
+
+    keep_dims: bool = attribute("KeepDims", False)
+
+    operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("axes", "plain"))
+
+    def axes(self, ins: Sequence[Value | None]) -> tuple[int, ...]:
+        """The reduced axes, sorted, none negative."""
+        rank = len(given(ins, 0).type.shape)
+        return tuple(sorted({axis_of(axis, rank) for axis in integers(given(ins, 1))}))
+
+    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
+        check_numbers(given(ins, 0), outs[0])
+
+    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+        shape, axes = given(ins, 0).type.shape, self.axes(ins)
+        if self.keep_dims:
+            return (tuple(1 if axis in axes else size for axis, size in enumerate(shape)),)
+        return (tuple(size for axis, size in enumerate(shape) if axis not in axes),)
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        x, y = ins[0], outs[0].type
+        axes = self.axes(ins.values)
+        if is_codes(y):
+            return (core.reshape(self.codes(core, x.data, axes, x.value, outs[0]), y.shape),)
+        return (core.reshape(self.numbers(core, x.data, axes, x.value), y.shape),)
+
+    def codes(self, core: Core[T], x: T, axes: tuple[int, ...], source: Value, y: Value) -> T:
+        """The reduction of quantized codes."""
+        raise NotImplementedError
+
+    def numbers(self, core: Core[T], x: T, axes: tuple[int, ...], source: Value) -> T:
+        """The reduction of plain numbers."""
+        raise NotImplementedError
+
+    def count(self, source: Value, axes: tuple[int, ...]) -> int:
+        """Elements that are reduced to one."""
+        return int(np.prod([source.type.shape[axis] for axis in axes], dtype=np.int64))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sum(Reduce):
+    """Sum of centred codes, rescaled by s_x / s_y.
+
+    LiteRT's reference kernel of SUM reads int8 codes as if they were uint8; this is the sum its other kernels compute.
+    """
+
+    mnemonic: ClassVar[str] = "q.sum"
+    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("SUM", "ReducerOptions", {"int8": 2, "int16": 3}),)
+    dtypes: ClassVar[tuple[str, ...]] = CODES
+
+    def multiplier(self, real: np.float64, count: int) -> tuple[int, int]:
+        """(m, shift) of eq. 5 that turn the sum of `count` codes into a result."""
+        m, shift = numerics.quantize_multiplier(real)
+        return int(m), int(shift)
+
+    def codes(self, core: Core[T], x: T, axes: tuple[int, ...], source: Value, y: Value) -> T:
+        kind, count = y.type, self.count(source, axes)
+        m, shift = self.multiplier(np.float64(source.type.scale) / np.float64(kind.scale), count)
+        total = core.sum(core.astype(x, "int32"), axes)
+        offset = int_const(core, source.type.zero_point * count)
+        scaled = multiply_fixed(core, core.subtract(core.astype(total, "int64"), offset), m, shift)
+        code = core.add(scaled, int_const(core, kind.zero_point))
+        return core.astype(core.clip(code, *kind.range), kind.dtype)
+
+    def numbers(self, core: Core[T], x: T, axes: tuple[int, ...], source: Value) -> T:
+        return core.sum(x, axes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mean(Sum):
+    """Mean: the sum, with the division by the count folded into the multiplier (eq. 14)."""
+
+    mnemonic: ClassVar[str] = "q.mean"
+    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("MEAN", "ReducerOptions", {"int8": 2, "int16": 3}),)
+    contract: ClassVar[str | None] = "mean"
+
+    def multiplier(self, real: np.float64, count: int) -> tuple[int, int]:
+        m, shift = super().multiplier(real, count)
+        k = min(int(np.log2(count)), 32, 31 + shift)
+        return (m << k) // count, shift - k
+
+    def numbers(self, core: Core[T], x: T, axes: tuple[int, ...], source: Value) -> T:
+        total, dtype = core.sum(x, axes), source.type.dtype
+        count = number(core, self.count(source, axes), dtype)
+        return core.divide(total, count) if dtype == "float32" else truncated_quotient(core, total, count, dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReduceExtremum(Reduce):
+    """Largest or smallest code; x and result share their parameters."""
+
+    smallest: bool = attribute(None, False)
+
+    mnemonic: ClassVar[str] = "q.reduce_max"
+    builtins: ClassVar[tuple[Builtin, ...]] = (
+        Builtin("REDUCE_MAX", "ReducerOptions", {"int8": 2, "int16": 3}, {"smallest": False}),
+        Builtin("REDUCE_MIN", "ReducerOptions", {"int8": 2, "int16": 3}, {"smallest": True}),
+    )
+    dtypes: ClassVar[tuple[str, ...]] = CODES
+
+    def ties(self, dtype: str) -> tuple[tuple[str, ...], ...]:
+        source = self.inputs[0]
+        assert source is not None
+        return ((source, self.outputs[0]),)
+
+    def codes(self, core: Core[T], x: T, axes: tuple[int, ...], source: Value, y: Value) -> T:
+        return self.numbers(core, x, axes, source)
+
+    def numbers(self, core: Core[T], x: T, axes: tuple[int, ...], source: Value) -> T:
+        return core.min(x, axes) if self.smallest else core.max(x, axes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArgExtremum(Op):
+    """Index of the first largest (smallest) element along a constant axis, which disappears."""
+
+    smallest: bool = attribute(None, False)
+    output_type: str = attribute("OutputType", "INT64", enum="TensorType")
+
+    mnemonic: ClassVar[str] = "q.argmax"
+    builtins: ClassVar[tuple[Builtin, ...]] = (
+        Builtin("ARG_MAX", "ArgMaxOptions", INT8_VERSION_2, {"smallest": False}),
+        Builtin("ARG_MIN", "ArgMinOptions", INT8_VERSION_2, {"smallest": True}),
+    )
+    operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("axis", "plain"))
+
+    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
+        require(outs[0].type.dtype in ("int32", "int64"), f"result is {outs[0].type.dtype}, not int32 or int64")
+
+    def axis(self, ins: Sequence[Value | None]) -> int:
+        return axis_of(integers(given(ins, 1))[0], len(given(ins, 0).type.shape))
+
+    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+        shape, axis = given(ins, 0).type.shape, self.axis(ins)
+        return ((*shape[:axis], *shape[axis + 1 :]),)
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        x = ins[0].data
+        if self.smallest:
+            x = reversed_order(core, x, ins[0].type.dtype)
+        return (core.astype(core.argmax(x, self.axis(ins.values)), outs[0].type.dtype),)
+
+
+def reversed_order(core: Core[T], x: T, dtype: str) -> T:
+    """Numbers whose order is the opposite of x's; wide enough that none wraps."""
+    wide = {"float32": "float32", "int64": "int64", "int32": "int64"}.get(dtype, "int32")
+    return core.negative(core.astype(x, wide))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopK(Op):
+    """The k largest elements of each row (last axis), in descending order, of equal ones the first; and their indices."""
+
+    mnemonic: ClassVar[str] = "q.top_k"
+    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("TOPK_V2", "TopKV2Options", {"int8": 2, "int16": 3}),)
+    operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("k", "plain"))
+    results: ClassVar[tuple[str, ...]] = ("values", "indices")
+    dtypes: ClassVar[tuple[str, ...]] = CODES
+
+    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
+        require(len(outs) == 2, f"has {len(outs)} results, not 2")
+        x = given(ins, 0)
+        require(outs[0].type.dtype == x.type.dtype, f"values are {outs[0].type.dtype}, not {x.type.dtype}")
+        require(outs[1].type.dtype in ("int32", "int16"), f"indices are {outs[1].type.dtype}")
+
+    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+        shape, (k,) = given(ins, 0).type.shape, integers(given(ins, 1))
+        require(len(shape) > 0 and 0 <= k <= shape[-1], f"the largest {k} of shape {list(shape)}")
+        return ((*shape[:-1], k),) * 2
+
+    def ties(self, dtype: str) -> tuple[tuple[str, ...], ...]:
+        source = self.inputs[0]
+        assert source is not None
+        return ((source, self.outputs[0]),)
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        shape, k = ins[0].type.shape, outs[0].type.shape[-1]
+        rows, extent = int(np.prod(shape[:-1])), shape[-1]
+        table = core.reshape(ins[0].data, (rows, extent))
+        order = core.strided_slice(core.argsort(table, 1), (1,), (0,), (k,), (1,))
+        offsets = np.arange(rows, dtype=np.int32)[:, None] * np.int32(extent)
+        flat = core.reshape(ins[0].data, (rows * extent,))
+        values = core.take(flat, core.add(order, core.const(offsets)), 0)
+        indices = core.astype(order, outs[1].type.dtype)
+        return core.reshape(values, outs[0].type.shape), core.reshape(indices, outs[1].type.shape)

@@ -1,0 +1,110 @@
+"""TRANSPOSE_CONV: each input pixel adds its weighted filter to the output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+from tflite2q.core import Core
+from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require
+from tflite2q.dialect.ops.common import CODES, activated, centred, given, given_or_none, integers, is_codes
+from tflite2q.dialect.ops.conv import check_product, product_rescale, product_scales, wide_accumulator
+from tflite2q.dialect.types import Value
+from tflite2q.rescale import Rescale
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransposeConv(Op):
+    """The adjoint of a convolution, weights OHWI; computed as a convolution of x spread out with zeros (eq. 26)."""
+
+    padding: str = attribute("Padding", "SAME", enum="Padding")
+    stride_h: int = attribute("StrideH", 1)
+    stride_w: int = attribute("StrideW", 1)
+    activation: str = attribute("FusedActivationFunction", "NONE", enum="ActivationFunctionType")
+    bias_type: str = attribute("QuantizedBiasType", "FLOAT32", enum="TensorType")  # "FLOAT32": not said
+    rescale: str = attribute(None, "tflite")
+
+    mnemonic: ClassVar[str] = "q.transpose_conv2d"
+    builtins: ClassVar[tuple[Builtin, ...]] = (
+        Builtin("TRANSPOSE_CONV", "TransposeConvOptions", {"int8": 2, "int16": 2}),
+    )
+    operands: ClassVar[tuple[Operand, ...]] = (
+        Operand("shape", "plain"),
+        Operand("weights", "weights"),
+        Operand("x"),
+        Operand("bias", "bias", optional=True),
+    )
+    dtypes: ClassVar[tuple[str, ...]] = CODES
+    channel_axis: ClassVar[int] = 0
+
+    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
+        weights, x, bias = given(ins, 1), given(ins, 2), given_or_none(ins, 3)
+        require(len(x.type.shape) == 4, f"input must have 4 axes, has {len(x.type.shape)}")
+        require(len(weights.type.shape) == 4, f"weights must have 4 axes, have {len(weights.type.shape)}")
+        require(self.stride_h > 0 and self.stride_w > 0, "strides must be positive")
+        filters, channels = weights.type.shape[0], weights.type.shape[3]
+        require(x.type.shape[3] == channels, f"{x.type.shape[3]} input channels for weights {list(weights.type.shape)}")
+        check_product(x, weights, bias, outs[0])
+        if bias is not None:
+            require(bias.type.size == filters, f"bias has {bias.type.size} entries for {filters} channels")
+        q = weights.type.quantization
+        if q is not None and q.axis is not None:
+            require(q.axis == 0, f"weights have scales on axis {q.axis}, not 0")
+
+    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+        shape = tuple(integers(given(ins, 0)))
+        weights, x = given(ins, 1).type.shape, given(ins, 2).type.shape
+        require(len(shape) == 4, f"output shape {list(shape)} must have 4 axes")
+        require((shape[0], shape[3]) == (x[0], weights[0]), f"output shape {list(shape)} does not fit the operands")
+        return (shape,)
+
+    def macs(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> int:
+        weights = given(ins, 1).type
+        return given(ins, 2).type.size * weights.size // weights.shape[3]
+
+    def rescaling(self, ins: Sequence[Value | None], y: Value) -> Rescale:
+        """How accumulators become codes of y."""
+        weights, x, bias = given(ins, 1).type, given(ins, 2).type, given_or_none(ins, 3)
+        real = product_scales(x, weights, y.type, weights.shape[0])
+        accumulator = wide_accumulator(x, None if bias is None else bias.type)
+        return product_rescale(x, y.type, real, self.activation, self.rescale, accumulator)
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        weights, x, bias = ins[1], ins[2], ins.get(3)
+        image, filters, accumulator = x.data, weights.data, "float32"
+        if is_codes(x.type):
+            w_zero = weights.type.parameters.zero_point
+            accumulator = wide_accumulator(x.type, None if bias is None else bias.type)
+            image = centred(core, image, x.type.zero_point)
+            filters = centred(core, filters, w_zero[0])
+        _, kernel_h, kernel_w, _ = weights.type.shape
+        # Flipped in height and width, HWIO.
+        flipped = core.strided_slice(filters, (1, 2), (kernel_h - 1, kernel_w - 1), (-1, -1), (-1, -1))
+        spread = self.spread(core, image, x.type.shape, (kernel_h, kernel_w), outs[0].type.shape)
+        acc = core.conv2d(spread, core.permute_dims(flipped, (1, 2, 3, 0)), (1, 1), out_dtype=accumulator)
+        if bias is not None:
+            acc = core.add(acc, core.reshape(core.astype(bias.data, accumulator), (bias.type.size,)))
+        if accumulator == "float32":
+            return (activated(core, acc, self.activation, "float32"),)
+        return (self.rescaling(ins.values, outs[0]).meaning(core, acc),)
+
+    def spread(self, core: Core[T], x: T, shape: Shape, kernel: tuple[int, int], y: Shape) -> T:
+        """x with stride - 1 zeros behind each pixel, padded or cropped so that a plain convolution gives shape y."""
+        n, h, w, c = shape
+        s_h, s_w = self.stride_h, self.stride_w
+        apart = core.pad(core.reshape(x, (n, h, 1, w, 1, c)), (0,) * 6, (0, 0, s_h - 1, 0, s_w - 1, 0), 0)
+        apart = core.reshape(apart, (n, h * s_h, w * s_w, c))
+        begin, end, before, after = [], [], [], []
+        for extent, stride, k, out in zip((h, w), (s_h, s_w), kernel, y[1:3], strict=True):
+            count = -(-out // stride) if self.padding == "SAME" else -(-(out - k + 1) // stride)
+            first = k - 1 - max(0, (count - 1) * stride + k - out) // 2
+            last = out + k - 1 - first - extent * stride
+            begin.append(max(-first, 0))
+            end.append(extent * stride + min(last, 0))
+            before.append(max(first, 0))
+            after.append(max(last, 0))
+        cropped = core.strided_slice(apart, (1, 2), begin, end, (1, 1))
+        return core.pad(cropped, (0, *before, 0), (0, *after, 0), 0)

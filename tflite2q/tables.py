@@ -1,0 +1,341 @@
+"""Unary functions of quantized numbers as tables: one output code for each of the 256 (or 65,536) input codes.
+
+Each function follows TFLite's reference kernel for its dtype, in that kernel's own arithmetic (float32, two-step fixed
+point, 16-bit fixed point, interpolation), because the last bit depends on it.  Pure NumPy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tflite2q import numerics
+from tflite2q.numerics import Ints, code_range, multiply_by_quantized_multiplier, quantize_multiplier
+
+Floats32 = npt.NDArray[np.float32]
+
+ONE, HALF = np.float32(1), np.float32(0.5)
+
+
+@dataclass(frozen=True)
+class Codes:
+    """What the codes of a tensor mean: float32 scale, zero point, dtype."""
+
+    scale: float
+    zero_point: int
+    dtype: str
+
+    def every(self) -> Ints:
+        """All codes of the dtype, lowest first."""
+        low, high = code_range(self.dtype)
+        return np.arange(low, high + 1, dtype=np.int64)
+
+    def clamp(self, codes: npt.ArrayLike) -> npt.NDArray[Any]:
+        return np.clip(codes, *code_range(self.dtype)).astype(self.dtype)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Parameters of the functions that have some: LEAKY_RELU's slope, GELU's formula."""
+
+    alpha: float = 0.0
+    approximate: bool = False
+
+
+def tabulate(function: str, x: Codes, y: Codes, options: Options) -> npt.NDArray[Any]:
+    """y's code for every code of x, lowest first.  `function` is a TFLite operator name of FUNCTIONS."""
+    return FUNCTIONS[function](x, y, options)
+
+
+# ---------------------------------------------------------------------------------------- functions of real numbers
+
+
+def logistic(x: Floats32) -> Floats32:
+    with np.errstate(over="ignore"):
+        return ONE / (ONE + _exp(-x))
+
+
+def gelu(x: Floats32, approximate: bool) -> Floats32:
+    """x * Phi(x), by the error function or by the usual tanh formula."""
+    wide = x.astype(np.float64)
+    if approximate:
+        inner = np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3)
+        return (0.5 * wide * (1 + np.tanh(inner))).astype(np.float32)
+    return (wide * 0.5 * _erfc(-wide * np.sqrt(0.5))).astype(np.float32)
+
+
+def _erfc(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    import math
+
+    return np.array([math.erfc(v) for v in x.reshape(-1)]).reshape(x.shape)
+
+
+def _exp(x: Floats32) -> Floats32:
+    """exp to the nearest float32: evaluated in float64, so that it does not depend on the C library."""
+    with np.errstate(over="ignore"):
+        return np.exp(x.astype(np.float64)).astype(np.float32)
+
+
+def _tanh(x: Floats32) -> Floats32:
+    return np.tanh(x.astype(np.float64)).astype(np.float32)
+
+
+def _elu(x: Floats32) -> Floats32:
+    return np.where(x < 0, np.expm1(np.minimum(x, 0).astype(np.float64)).astype(np.float32), x)
+
+
+# ---------------------------------------------------------------------------------------------- tables by float32
+
+
+def _by_float(transform: Callable[[Floats32, Options, Codes], Floats32]) -> Callable[[Codes, Codes, Options], Any]:
+    """eq. 21: 8-bit codes through float32; 16-bit codes by interpolation between 513 samples."""
+
+    def table(x: Codes, y: Codes, options: Options) -> npt.NDArray[Any]:
+        if x.dtype == "int16":
+            return _interpolated(lambda real: transform(real, options, y), x, y)
+        real = np.float32(x.scale) * (x.every() - x.zero_point).astype(np.float32)
+        scaled = transform(real, options, y) * (ONE / np.float32(y.scale))
+        # A float32 beyond the range of codes saturates; the clip keeps the later cast defined.
+        rounded = _round_float32(np.clip(np.nan_to_num(scaled, nan=0.0), -(2.0**30), 2.0**30).astype(np.float32))
+        return y.clamp((rounded + np.float32(y.zero_point)).astype(np.int64))
+
+    return table
+
+
+def _round_float32(x: Floats32) -> Floats32:
+    return numerics.round_half_away(x).astype(np.float32)
+
+
+def _interpolated(transform: Callable[[Floats32], Floats32], x: Codes, y: Codes) -> npt.NDArray[np.int16]:
+    """eq. 22: TFLite's int16 look-up, 512 linear pieces whose ends are moved by half the error in their middle."""
+    low, high = code_range("int16")
+    first, last = (np.float32(x.scale) * np.float32(c - x.zero_point) for c in (low, high))
+    y_first, y_last = (np.float32(y.scale) * np.float32(c - y.zero_point) for c in (low, high))
+    step = np.float32((last - first) / np.float32(512))
+    half_step = np.float32(step / np.float32(2))
+    inverse = np.float32(np.float32(high - low + 1) / np.float32(y_last - y_first))
+    at = (first + np.arange(513, dtype=np.float32) * step).astype(np.float32)
+    value = transform(at) * inverse
+    middle = _round_float32(transform((at[:-1] + half_step).astype(np.float32)) * inverse)
+    samples = _round_float32(value)
+    straight = _round_float32(((value[1:] + samples[:-1]) / np.float32(2)).astype(np.float32))
+    bias = _round_float32(((straight - middle) / np.float32(2)).astype(np.float32))
+    samples[:-1] -= bias
+    samples[-1] = _round_float32(transform(last[None]) * inverse)[0]
+    ends = np.clip(samples, low, high).astype(np.int64)
+    codes = x.every()
+    index = 256 + (codes >> 7)
+    slope = (ends[index + 1] - ends[index]).astype(np.int16).astype(np.int64)
+    return (ends[index] + ((slope * (codes & 127) + 64) >> 7)).astype(np.int16)
+
+
+def _log(x: Floats32, options: Options, y: Codes) -> Floats32:
+    """Logarithm; what is not positive gives the lowest real number of y's codes."""
+    lowest = np.float32(y.scale) * np.float32(code_range(y.dtype)[0] - y.zero_point)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(x > 0, np.log(x.astype(np.float64)).astype(np.float32), lowest)
+
+
+# ------------------------------------------------------------------------------------------- tables by fixed point
+
+
+def _rectified(low: float, high: float | None) -> Callable[[Codes, Codes, Options], Any]:
+    """RELU and its kin: rescaled by s_x / s_y (a float32 quotient), then clamped."""
+
+    def table(x: Codes, y: Codes, options: Options) -> npt.NDArray[Any]:
+        m, shift = quantize_multiplier(np.float32(x.scale) / np.float32(y.scale))
+        codes = multiply_by_quantized_multiplier(x.every() - x.zero_point, m, shift) + y.zero_point
+        lowest, highest = code_range(y.dtype)
+        lowest = max(lowest, _code(low, y))
+        return np.clip(codes, lowest, highest if high is None else min(highest, _code(high, y))).astype(y.dtype)
+
+    return table
+
+
+def _code(real: float, y: Codes) -> int:
+    return y.zero_point + int(numerics.round_half_away(np.float32(real) / np.float32(y.scale)))
+
+
+def _leaky_relu(x: Codes, y: Codes, options: Options) -> npt.NDArray[Any]:
+    s_x, s_y, alpha = np.float32(x.scale), np.float32(y.scale), np.float32(options.alpha)
+    value = x.every() - x.zero_point
+    positive = multiply_by_quantized_multiplier(value, *quantize_multiplier(s_x / s_y))
+    slope = np.float32(s_x * alpha) / s_y
+    m, shift = quantize_multiplier(np.abs(slope))
+    negative = multiply_by_quantized_multiplier(value, m if slope >= 0 else -m, shift)
+    return y.clamp(np.where(value >= 0, positive, negative) + y.zero_point)
+
+
+def _abs(x: Codes, y: Codes, options: Options) -> npt.NDArray[Any]:
+    value = np.abs(x.every() - x.zero_point)
+    if x.scale != y.scale:
+        value = multiply_by_quantized_multiplier(value, *quantize_multiplier(np.float32(x.scale) / np.float32(y.scale)))
+    return y.clamp(value + y.zero_point)
+
+
+def _neg(x: Codes, y: Codes, options: Options) -> npt.NDArray[Any]:
+    """The kernel negates codes as they are: with a zero point other than 0 that is not the negative number."""
+    return (-x.every()).astype(y.dtype)
+
+
+def _sqrt(x: Codes, y: Codes, options: Options) -> npt.NDArray[Any]:
+    """float32 throughout; the quotient is truncated, not rounded."""
+    real = np.float32(x.scale) * np.maximum(x.every() - x.zero_point, 0).astype(np.float32)
+    quotient = np.sqrt(real) / np.float32(y.scale)
+    return y.clamp(np.trunc(np.minimum(quotient, np.float32(2**20))).astype(np.int64) + y.zero_point)
+
+
+def inverse_sqrt(values: npt.ArrayLike) -> tuple[Ints, Ints]:
+    """(m, shift) with 1 / sqrt(v) ~ m * 2**(shift - 31) for positive integers v (eq. 23): five Newton steps in Q3.28."""
+    v = np.asarray(values, np.int64)
+    shift = np.full(v.shape, 11, np.int64)
+    small = v <= 1
+    v = np.where(small, 1 << 27, v)
+    while (v >= 1 << 29).any():
+        v, shift = np.where(v >= 1 << 29, v >> 2, v), np.where(v >= 1 << 29, shift + 1, shift)
+    bits = np.floor(np.log2(v)).astype(np.int64)
+    pairs = np.maximum((28 - bits) // 2, 0)
+    v, shift = v << (2 * pairs), shift - pairs
+    # v in [2**27, 2**29), its half read as Q3.28.
+    half = numerics.rounding_shift_right(v >> 1, 1)
+    three_halves = (1 << 28) + (1 << 27)
+    root = np.full(v.shape, 1 << 28, np.int64)
+    for _ in range(5):
+        square = numerics.high_multiply(root, root)  # Q6.25
+        cube = _rescale_q(numerics.high_multiply(square, root), 6)  # Q9.22 to Q3.28
+        difference = numerics.wrap32(
+            numerics.high_multiply(three_halves, root) - numerics.high_multiply(half, cube)
+        )  # Q6.25
+        root = _rescale_q(difference, 3)
+    m = numerics.high_multiply(root, 1518500250)  # 1518500250 = sqrt(1/2) in Q0.31
+    m = np.where(shift < 0, m << np.maximum(-shift, 0), m)
+    return np.where(small, 2**31 - 1, m), np.where(small, 0, -np.maximum(shift, 0))
+
+
+def _rescale_q(x: Ints, bits: int) -> Ints:
+    """Saturating left shift by `bits`: fewer integer bits in gemmlowp's Rescale."""
+    low, high = code_range("int32")
+    return np.clip(np.left_shift(x, bits), low, high)
+
+
+def _rsqrt(x: Codes, y: Codes, options: Options) -> npt.NDArray[Any]:
+    value = x.every() - x.zero_point
+    real = np.float64(1) / np.float64(np.float32(np.sqrt(np.float32(x.scale))) * np.float32(y.scale))
+    m, shift = quantize_multiplier(real)
+    inverse, left = inverse_sqrt(np.maximum(value, 1))
+    data = multiply_by_quantized_multiplier(1, inverse, left + 20)
+    codes = multiply_by_quantized_multiplier(data, m, shift - 20) + y.zero_point
+    return y.clamp(np.where(value > 0, codes, code_range(y.dtype)[1]))
+
+
+def _hard_swish(x: Codes, y: Codes, options: Options) -> npt.NDArray[Any]:
+    """16-bit fixed point with the input raised by seven bits (eq. 24)."""
+    raised_scale = np.float32(x.scale) / np.float32(128)
+    m_out, e_out = _reduced(raised_scale / np.float32(y.scale))
+    m_relu, e_relu = _reduced(raised_scale / (np.float32(3) / np.float32(32768)))
+    raised = (x.every() - x.zero_point) << 7
+    product = _high_multiply16(raised, m_out)
+    gate = raised
+    if e_relu > 0:
+        gate = _saturate16(gate << (e_relu - 1))
+    gate = _high_multiply16(gate, m_relu)
+    if e_relu > 0:
+        gate = _saturate16(gate << 1)
+    gate = numerics.rounding_shift_right(gate, max(-e_relu, 0))
+    gate = (gate + (1 << 15)) >> 1
+    scaled = np.trunc(gate * product / 2.0**15).astype(np.int64)
+    return y.clamp(numerics.rounding_shift_right(scaled, -e_out) + y.zero_point)
+
+
+def _reduced(real: np.float32) -> tuple[int, int]:
+    """(16-bit multiplier, exponent) of eq. 5's pair."""
+    m, exponent = quantize_multiplier(real)
+    return min((int(m) + (1 << 15)) >> 16, 32767), int(exponent)
+
+
+def _high_multiply16(a: Ints, b: int) -> Ints:
+    return (a * b + (1 << 14)) >> 15
+
+
+def _saturate16(x: Ints) -> Ints:
+    return np.clip(x, *code_range("int16"))
+
+
+# ----------------------------------------------------------------------- logistic and tanh of 16-bit codes (eq. 25)
+
+SIGMOID_SAMPLES = 256  # of the logistic function at i / 24, in 1/65536
+
+
+def _sigmoid_samples() -> Ints:
+    at = np.arange(SIGMOID_SAMPLES) / 24
+    return np.minimum(np.floor(65536 / (1 + np.exp(-at)) + 0.5), 65535).astype(np.int64)
+
+
+def _argument16(x: Codes, power_of_two_shifts: tuple[int, ...]) -> Ints:
+    """Codes of x times 3 in units of 2**-12, the abscissa of the sampled logistic function."""
+    fraction, exponent = np.frexp(np.float32(x.scale))
+    left = 12 + int(exponent) - 1
+    if fraction == 0.5 and left in power_of_two_shifts:
+        return x.every() * (3 << left)
+    multiplier, shift = float(x.scale) * 4096 * 3, 0
+    while multiplier <= 32767 / 2 and shift <= 30:
+        multiplier, shift = multiplier * 2, shift + 1
+    half = 1 << (shift - 1) if shift else 0
+    return (x.every() * int(multiplier) + half) >> shift
+
+
+def _between_samples(argument: Ints, bits: int, beyond: int) -> Ints:
+    """The sampled logistic function at |argument|, raised by `bits` bits; `beyond` behind the last sample."""
+    magnitude, samples = np.abs(argument), _sigmoid_samples()
+    index = magnitude >> bits
+    inside = np.minimum(index, SIGMOID_SAMPLES - 2)
+    low, high = samples[inside], samples[inside + 1]
+    between = (low << bits) + (magnitude & ((1 << bits) - 1)) * (high - low)
+    return np.where(index >= SIGMOID_SAMPLES - 1, beyond, between)
+
+
+def _logistic16(x: Codes) -> npt.NDArray[np.int16]:
+    argument = _argument16(x, tuple(range(16)))
+    value = _between_samples(argument, 9, 0x7FFF << 10)
+    value = np.where(argument >= 0, value + (1 << 9), (1 << 25) - value + (1 << 9) - 1)
+    return (value >> 10).astype(np.int16)
+
+
+def _tanh16(x: Codes) -> npt.NDArray[np.int16]:
+    argument = _argument16(x, (0, 1))
+    value = _between_samples(argument, 8, 0xFFFF << 8)
+    value = np.where(argument >= 0, value - (1 << 23) + (1 << 7), -value + (1 << 23) + (1 << 7) - 1)
+    return (value >> 8).astype(np.int16)
+
+
+def _or16(
+    narrow: Callable[[Codes, Codes, Options], Any], wide: Callable[[Codes], Any]
+) -> Callable[[Codes, Codes, Options], Any]:
+    def table(x: Codes, y: Codes, options: Options) -> npt.NDArray[Any]:
+        return wide(x) if x.dtype == "int16" else narrow(x, y, options)
+
+    return table
+
+
+FUNCTIONS: Mapping[str, Callable[[Codes, Codes, Options], Any]] = {
+    "LOGISTIC": _or16(_by_float(lambda x, o, y: logistic(x)), _logistic16),
+    "TANH": _or16(_by_float(lambda x, o, y: _tanh(x)), _tanh16),
+    "GELU": _by_float(lambda x, o, y: gelu(x, o.approximate)),
+    "ELU": _by_float(lambda x, o, y: _elu(x)),
+    "EXP": _by_float(lambda x, o, y: _exp(x)),
+    "LOG": _by_float(_log),
+    "HARD_SWISH": _hard_swish,
+    "LEAKY_RELU": _leaky_relu,
+    "RELU": _rectified(0.0, None),
+    "RELU6": _rectified(0.0, 6.0),
+    "RELU_N1_TO_1": _rectified(-1.0, 1.0),
+    "RELU_0_TO_1": _rectified(0.0, 1.0),
+    "ABS": _abs,
+    "NEG": _neg,
+    "SQRT": _sqrt,
+    "RSQRT": _rsqrt,
+}
