@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -19,14 +20,6 @@ if TYPE_CHECKING:
 PLAIN_WIDTH = 200
 
 
-def console() -> Console:
-    """A console on stdout: colours and box lines on a terminal, plain text elsewhere."""
-    from rich.console import Console
-
-    terminal = sys.stdout.isatty()
-    return Console(width=None if terminal else PLAIN_WIDTH, highlight=False, soft_wrap=not terminal)
-
-
 def check_json(json_path: str | None) -> None:
     """Refuse an impossible place for the JSON before any work is done.  Reports are made to be replaced."""
     if json_path is not None and json_path != "-":
@@ -39,6 +32,19 @@ def emit(document: Mapping[str, Any], json_path: str | None, text: Callable[[Con
     if json_path == "-":
         click.echo(encoded, nl=False)
         return
-    text(console())
+    click.echo(_rendered(text), nl=False)
     if json_path is not None:
         files.write(Path(json_path), encoded.encode(), force=True)
+
+
+def _rendered(text: Callable[[Console], None]) -> str:
+    """What `text` prints, for stdout: tables with lines on a terminal, plain aligned columns elsewhere.
+
+    Rich does not write to stdout itself because it ends the process when the reader of a pipe has enough.
+    """
+    from rich.console import Console
+
+    terminal = sys.stdout.isatty()
+    stream = io.StringIO()
+    text(Console(file=stream, force_terminal=terminal, width=None if terminal else PLAIN_WIDTH, highlight=False))
+    return stream.getvalue()

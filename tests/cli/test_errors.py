@@ -1,0 +1,219 @@
+"""What cannot be done is one line on stderr and an exit code, never a traceback, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+Cli = Callable[..., "tuple[int, str, str]"]
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
+    """A folder of files that are no models."""
+    folder = tmp_path_factory.mktemp("broken")
+    content = digits.read_bytes()
+    (folder / "empty.tflite").touch()
+    (folder / "truncated.tflite").write_bytes(content[: len(content) // 2])
+    (folder / "header.tflite").write_bytes(content[:16])
+    (folder / "noise.tflite").write_bytes(np.random.default_rng(0).bytes(4000))
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "picture.png")
+    (folder / "folder.tflite").mkdir()
+    return folder
+
+
+def check_line(err: str) -> None:
+    assert err.startswith("tflite2q: ")
+    assert err.count("\n") == 1
+    assert err.endswith("\n")
+    assert "Traceback" not in err
+
+
+COMMANDS = {
+    "inspect": [],
+    "convert": ["--scheme", "int8"],
+    "run": ["--input", "x.npy"],
+    "compare": ["--scheme", "int8"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("name", ["empty.tflite", "truncated.tflite", "header.tflite", "noise.tflite", "picture.png"])
+def test_what_is_no_model(cli: Cli, broken: Path, command: str, name: str) -> None:
+    before = sorted(broken.iterdir())
+    code, out, err = cli(command, broken / name, *COMMANDS[command])
+    assert code == 3
+    assert out == ""
+    check_line(err)
+    assert name in err
+    assert sorted(broken.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["missing.tflite", "folder.tflite"])
+def test_what_is_no_file(cli: Cli, broken: Path, name: str) -> None:
+    code, _, err = cli("inspect", broken / name)
+    assert code in (2, 3)
+    check_line(err)
+    assert name in err
+
+
+@pytest.mark.parametrize(
+    ("model", "operator"),
+    [
+        ("unknown_custom_op.tflite", "fake-op-double"),
+        ("posenet_mobilenet_v1_075_353_481_16_quant_decoder.tflite", "PosenetDecoderOp"),
+    ],
+)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_unsupported_operators_are_named(cli: Cli, shared: Path, command: str, model: str, operator: str) -> None:
+    code, out, err = cli(command, shared / "models" / model, *COMMANDS[command])
+    assert code == 3
+    assert out == ""
+    check_line(err)
+    assert model in err
+    assert operator in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["nonsense"], "No such command 'nonsense'"),
+        (["inspect"], "Missing argument 'MODEL'"),
+        (["convert", "MODEL"], "give --scheme"),
+        (["convert", "MODEL", "--scheme", "imt8"], "did you mean 'int8'"),
+        (["convert", "MODEL", "--scheme", "int8", "--until", "never"], "'never'"),
+        (
+            ["convert", "MODEL", "--scheme", "int8", "--lib", "x.so", "--target", "hexagno"],
+            "target 'hexagno' is not known",
+        ),
+        (["compare", "MODEL"], "give either a second model or --scheme"),
+        (["compare", "MODEL", "MODEL", "--scheme", "int8"], "give either a second model or --scheme"),
+        (["compare", "MODEL", "--scheme", "int8", "--labels", "x.csv"], "--labels needs --data"),
+        (["compare", "MODEL", "--scheme", "int8", "--threads", "0"], "--threads"),
+        (
+            ["compare", "MODEL", "--scheme", "int8", "--label-offset", "one"],
+            "'one' is neither 'auto' nor a whole number",
+        ),
+        (["run", "MODEL"], "--input"),
+        (["run", "MODEL", "--input", "x.npy", "--output", "x.txt"], ".npy or .npz"),
+    ],
+)
+def test_wrong_usage(
+    cli: Cli, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = cli(*(str(digits) if argument == "MODEL" else argument for argument in arguments))
+    assert code == 2
+    assert out == ""
+    check_line(err)
+    assert expected in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_is_already_so_is_not_written(cli: Cli, digits: Path, tmp_path: Path) -> None:
+    code, _, err = cli("convert", digits, "--scheme", "asymmetric-uint8", "-o", tmp_path / "x.tflite")
+    assert code == 3
+    check_line(err)
+    assert "digits_uint8.tflite" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_output_stays(cli: Cli, digits: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "x.tflite"
+    kept.write_text("precious")
+    code, _, err = cli("convert", digits, "--scheme", "int8", "-o", kept)
+    assert code == 2
+    check_line(err)
+    assert "--force" in err
+    assert kept.read_text() == "precious"
+    assert cli("convert", digits, "--scheme", "int8", "-o", kept, "--force").code == 0
+    assert kept.read_bytes()[4:8] == b"TFL3"
+
+
+@pytest.mark.parametrize("output", ["/dev/full", "nowhere/x.tflite", "."])
+def test_an_output_that_cannot_be_written(cli: Cli, digits: Path, tmp_path: Path, output: str) -> None:
+    code, _, err = cli("convert", digits, "--scheme", "int8", "-o", tmp_path / output)
+    assert code == 2
+    check_line(err)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_that_cannot_be_written(cli: Cli, digits: Path) -> None:
+    code, _, err = cli("inspect", digits, "--json", "/dev/full")
+    assert code == 2
+    check_line(err)
+    assert "No space left" in err
+
+
+def test_a_full_disk_leaves_no_part_of_a_file(
+    cli: Cli, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_write = Path.write_bytes
+
+    def half(self: Path, data: bytes) -> int:
+        real_write(self, data[: len(data) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    code, _, err = cli("convert", digits, "--scheme", "int8", "-o", tmp_path / "x.tflite")
+    assert code == 2
+    check_line(err)
+    assert "No space left on device" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_that_does_not_fit(cli: Cli, digits: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((3, 7), np.uint8))
+    for arguments in (["compare", digits, "--scheme", "int8", "--data"], ["run", digits, "--input"]):
+        code, _, err = cli(*arguments, tmp_path / "x.npy")
+        assert code == 3
+        check_line(err)
+        assert "x.npy" in err
+
+
+def test_models_of_other_shapes_are_not_compared(cli: Cli, digits: Path, shared: Path) -> None:
+    code, _, err = cli("compare", digits, shared / "models" / "kws_ref_model.tflite")
+    assert code == 3
+    check_line(err)
+
+
+def test_a_reader_that_has_enough(digits: Path) -> None:
+    command = f"{sys.executable} -m tflite2q inspect {digits} | head -n 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert done.stdout.splitlines()[-1] in ("0", "141")
+
+
+def test_interrupted(cli: Cli, digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tflite2q import pipeline
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "inspect", interrupt)
+    code, _, err = cli("inspect", digits)
+    assert code == 130
+    assert "Traceback" not in err
+
+
+def test_interrupted_by_a_signal(digits: Path, tmp_path: Path) -> None:
+    # A pipe as input: the program waits for it to be opened for writing until the signal comes.
+    pipe = tmp_path / "never.npy"
+    os.mkfifo(pipe)
+    command = [sys.executable, "-m", "tflite2q", "inspect", str(pipe)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        time.sleep(1.5)
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=30)
+    assert child.returncode == 130
+    assert "Traceback" not in err
