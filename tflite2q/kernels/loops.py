@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tflite2q.kernels.base import Tensor
-from tflite2q.kernels.tir import Buffer, T, broadcast, load, store, vector, view
+from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, load, store, vector, view
 
 # Starting a parallel region takes about as long as this many multiply-accumulates on one core; smaller ones stay serial.
 PARALLEL_MACS = 1 << 18
@@ -14,6 +14,18 @@ PARALLEL_MACS = 1 << 18
 def region(extent: int, work: int) -> Any:
     """A loop that runs on all threads if `work` (multiply-accumulates, or bytes moved times eight) makes that pay."""
     return T.parallel(extent) if work >= PARALLEL_MACS and extent > 1 else T.serial(extent)
+
+
+ZEROS = Tensor((16,), "int32")
+
+
+def moving_zero(zeros: Buffer, i: Expr) -> Expr:
+    """Zero, but LLVM cannot know: an element of a constant of type `ZEROS` that depends on the loop variable `i`.
+
+    Added to the index of a loop's constants it keeps LLVM from loading them all ahead of the loop, into more registers
+    than there are and from there to the stack, where vectors of 64 bytes lie across cache lines.
+    """
+    return T.Bind(zeros[T.bitwise_and(i, ZEROS.shape[0] - 1)])
 
 
 def padded_image(

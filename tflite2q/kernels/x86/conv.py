@@ -26,7 +26,7 @@ import numpy as np
 
 from tflite2q.kernels import layout
 from tflite2q.kernels.base import Array, Built, Conv2D, Dense, Tensor
-from tflite2q.kernels.loops import PARALLEL_MACS, padded_image
+from tflite2q.kernels.loops import PARALLEL_MACS, ZEROS, moving_zero, padded_image
 from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, function, load, local, store, view
 from tflite2q.kernels.x86 import finish, rowsum
 from tflite2q.kernels.x86.finish import Finish
@@ -101,7 +101,7 @@ class Plan:
             Tensor((s.blocks, self.steps, s.vectors, 4 * isa.lanes), isa.weight_dtype) for s in self.sections
         ]  # fmt: skip
         sums = (Tensor((1,), "int32"),) if self.row_sums else ()
-        return (*weights, Tensor((count, isa.lanes), "int32"), *sums, *self.finish.tensors(count))
+        return (*weights, Tensor((count, isa.lanes), "int32"), ZEROS, *sums, *self.finish.tensors(count))
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def _pack(conv: Conv2D, plan: Plan) -> tuple[Array, ...]:
     shift = 128 if conv.x_dtype == "int8" else 0
     bias = layout.folded_bias(conv, conv.x_zero_point + shift)[channels]
     sums = (np.array([128 - conv.weight_zero_points[0]], np.int32),) if plan.row_sums else ()
-    return (*packed, bias, *sums, *plan.finish.pack(conv.rescale, channels))
+    return (*packed, bias, np.zeros(ZEROS.shape, np.int32), *sums, *plan.finish.pack(conv.rescale, channels))
 
 
 @functools.lru_cache(maxsize=None)
@@ -233,14 +233,14 @@ def _function(plan: Plan) -> Any:
 def _body(plan: Plan, x: Buffer, *rest: Buffer) -> None:
     *packed, y = rest
     count = len(plan.sections)
-    weights, bias, packed = packed[:count], packed[count], packed[count + 1 :]
+    weights, (bias, zeros), packed = packed[:count], packed[count : count + 2], packed[count + 2 :]
     slack = 4 if plan.run < 4 else 0
     image = padded_image(x, Tensor(plan.image, plan.inputs.dtype), plan.padding, plan.fill, slack)
     sums = None
     if plan.row_sums:
         sums = rowsum.row_sums(plan, image, packed[0])
         packed = packed[1:]
-    tile = _Tile(plan, image, bias, tuple(packed), sums, view(y, (plan.rows * plan.width, plan.output.shape[-1])))
+    tile = _Tile(plan, image, bias, zeros, tuple(packed), sums, view(y, (plan.rows * plan.width, plan.output.shape[-1])))
     if plan.macs < PARALLEL_MACS:
         tile.chunk(weights, 0, 1)
     elif plan.rows * plan.width >= 4 * plan.sections[0].pixels:
@@ -258,6 +258,7 @@ class _Tile:
     plan: Plan
     image: Buffer
     bias: Buffer
+    zeros: Buffer
     constants: tuple[Buffer, ...]
     sums: Buffer | None
     y: Buffer
@@ -290,7 +291,8 @@ class _Tile:
         row = t // per_row
         column = T.Bind(T.min(t % per_row * s.pixels, plan.width - s.pixels))
         pixel = T.Bind(row * plan.width + column)
-        vectors = [T.Bind(first + block * s.vectors + v) for v in range(s.vectors)]
+        at = T.Bind(first + block * s.vectors + moving_zero(self.zeros, t))
+        vectors = [T.Bind(at + v) for v in range(s.vectors)]
         accumulators = [[local(isa.lanes, "int32") for _ in range(s.vectors)] for _ in range(s.pixels)]
         for p, line in enumerate(accumulators):
             term = self.sums[pixel + p] if self.sums is not None else None
@@ -337,16 +339,18 @@ class _Tile:
         self, s: Section, pixel: Expr, block: Expr, vectors: list[Expr], accumulators: list[list[Buffer]]
     ) -> None:
         lanes, end = s.lanes, s.first + s.channels
-        for p, line in enumerate(accumulators):
-            rounded = [
-                T.Bind(self.plan.finish.rounded(load(a, 0, lanes=lanes), self.constants, index))
-                for a, index in zip(line, vectors, strict=True)
-            ]
+        rounded: list[list[Expr]] = [[] for _ in accumulators]
+        # Vector by vector, so that one's constants serve all pixels from registers.
+        for v, index in enumerate(vectors):
+            for values, line in zip(rounded, accumulators, strict=True):
+                value = load(line[v], 0, lanes=lanes)
+                values.append(T.Bind(self.plan.finish.rounded(value, self.constants, index)))
+        for p, values in enumerate(rounded):
             if finish.packable(self.plan.finish, s.vectors):
                 start = T.min(s.first + block * (4 * lanes), end - 4 * lanes)
-                store(self.y, self.plan.finish.packed(rounded), pixel + p, start, lanes=4 * lanes)
+                store(self.y, self.plan.finish.packed(values), pixel + p, start, lanes=4 * lanes)
                 continue
-            for v, value in enumerate(rounded):
+            for v, value in enumerate(values):
                 start = T.min(s.first + (block * s.vectors + v) * lanes, max(end - lanes, s.first))
                 self.plan.finish.store_plain(value, min(lanes, s.channels), self.y, pixel + p, start)
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from tflite2q.kernels import layout
 from tflite2q.kernels.base import Array, Built, DepthwiseConv2D, Tensor
-from tflite2q.kernels.loops import padded_image, region
+from tflite2q.kernels.loops import ZEROS, moving_zero, padded_image, region
 from tflite2q.kernels.tir import Buffer, Expr, T, function, load, local, shuffle, store, vector, view
 from tflite2q.kernels.x86 import finish
 from tflite2q.kernels.x86.finish import Finish
@@ -80,6 +80,7 @@ class Plan:
         return (
             Tensor(shape, isa.weight_dtype),
             Tensor((blocks * 4, isa.lanes), "int32"),
+            ZEROS,
             *self.finish.tensors(blocks * 4),
         )
 
@@ -178,7 +179,7 @@ def _pack(contract: DepthwiseConv2D, plan: Plan) -> tuple[Array, ...]:
     flat = channels.reshape(-1, isa.lanes)
     shift = 128 if contract.x_dtype == "int8" else 0
     bias = layout.folded_bias(contract, contract.x_zero_point + shift)[flat]
-    return (arranged, bias, *plan.finish.pack(contract.rescale, flat))
+    return (arranged, bias, np.zeros(ZEROS.shape, np.int32), *plan.finish.pack(contract.rescale, flat))
 
 
 @functools.lru_cache(maxsize=None)
@@ -186,11 +187,11 @@ def _function(plan: Plan) -> Any:
     return function([plan.inputs], plan.constants, plan.output, functools.partial(_body, plan))
 
 
-def _body(plan: Plan, x: Buffer, weights: Buffer, bias: Buffer, *rest: Buffer) -> None:
+def _body(plan: Plan, x: Buffer, weights: Buffer, bias: Buffer, zeros: Buffer, *rest: Buffer) -> None:
     *constants, y = rest
     n, out_h, _, _ = plan.output.shape
     image = padded_image(x, plan.inputs, plan.padding, plan.fill)
-    tile = _Tile(plan, image, weights, bias, tuple(constants), view(y, (plan.output.size,), plan.output.dtype))
+    tile = _Tile(plan, image, weights, bias, zeros, tuple(constants), view(y, (plan.output.size,), plan.output.dtype))
     per_image = math.ceil(out_h / plan.rows)
     # An output costs about eight times a multiply-accumulate of a convolution.
     with region(n * per_image, plan.output.size * 64) as i:
@@ -210,6 +211,7 @@ class _Tile:
     image: Buffer
     weights: Buffer
     bias: Buffer
+    zeros: Buffer
     constants: tuple[Buffer, ...]
     y: Buffer
 
@@ -224,7 +226,7 @@ class _Tile:
             column = T.Bind(T.min(t * side, out_w - side))
             source = ((n * h + row * plan.strides[0]) * w + column * plan.strides[1]) * c + channel
             target = ((n * out_h + row) * out_w + column) * c + channel
-            self.tile(s, block, T.Bind(source), w * c, T.Bind(target))
+            self.tile(s, T.Bind(block + moving_zero(self.zeros, t)), T.Bind(source), w * c, T.Bind(target))
 
     def tile(self, s: Section, block: Expr, source: Expr, pitch: int, target: Expr) -> None:
         plan, lanes = self.plan, self.plan.finish.isa.lanes
@@ -246,8 +248,9 @@ class _Tile:
                     store(accumulator, load(self.bias, block * 4 + v, 0, lanes=lanes), 0, lanes=lanes)
             for t in range(plan.kernel[1]):
                 self._multiply(block, t, column(base + t), rows)
-            for r, accumulators in enumerate(rows):
-                self._store(s, block, accumulators, target + (r * out_w + group * s.pixels) * c)
+            codes = self._codes(block, rows)
+            for r, code in enumerate(codes):
+                self._store(s, code, target + (r * out_w + group * s.pixels) * c)
 
     def _multiply(self, block: Expr, t: int, packs: list[list[Any]], rows: list[list[Buffer]]) -> None:
         plan, isa = self.plan, self.plan.finish.isa
@@ -284,19 +287,23 @@ class _Tile:
             value = T.bitwise_xor(value, T.broadcast(T.uint8(128), size))
         return T.Bind(value)
 
-    def _store(self, s: Section, block: Expr, accumulators: list[Buffer], target: Expr) -> None:
+    def _codes(self, block: Expr, rows: list[list[Buffer]]) -> list[Expr]:
+        """Bytes to store for each row.  Vector by vector, so that one's constants serve all rows from registers."""
         plan, lanes = self.plan, self.plan.finish.isa.lanes
-        rounded = [
-            T.Bind(plan.finish.rounded(load(a, 0, lanes=lanes), self.constants, block * 4 + v))
-            for v, a in enumerate(accumulators)
-        ]
-        codes = plan.finish.packed(rounded)
-        if s.pixels == 1 or plan.output.shape[3] == s.width:
-            store(self.y, codes, target, lanes=4 * lanes)
+        rounded: list[list[Expr]] = [[] for _ in rows]
+        for v in range(4):
+            for values, accumulators in zip(rounded, rows, strict=True):
+                value = load(accumulators[v], 0, lanes=lanes)
+                values.append(T.Bind(plan.finish.rounded(value, self.constants, block * 4 + v)))
+        return [plan.finish.packed(values) for values in rounded]
+
+    def _store(self, s: Section, codes: Expr, target: Expr) -> None:
+        size, channels = 4 * self.plan.finish.isa.lanes, self.plan.output.shape[3]
+        if s.pixels == 1 or channels == s.width:
+            store(self.y, codes, target, lanes=size)
             return
         for i in range(s.pixels):
-            piece = finish.part(codes, i * s.width, s.width)
-            store(self.y, piece, target + i * plan.output.shape[3], lanes=s.width)
+            store(self.y, finish.part(codes, i * s.width, s.width), target + i * channels, lanes=s.width)
 
 
 def _elements(weights: Buffer, block: Expr, at: int, offset: int, count: int) -> Expr:

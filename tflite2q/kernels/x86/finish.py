@@ -84,8 +84,12 @@ class Finish:
         by32 = broadcast(T.int64(32), half)
         pairs = T.Bind(T.reinterpret(wide, v))
         m_even, m_odd, r_even, r_odd = (load(c, index, 0, lanes=half) for c in constants[:4])
-        even = T.shift_right(T.shift_left(pairs, by32), by32) * m_even + r_even
-        odd = T.shift_right(pairs, by32) * m_odd + r_odd
+
+        def low32(e: Expr) -> Expr:  # sign-extended: the form in which LLVM recognizes vpmuldq
+            return T.shift_right(T.shift_left(e, by32), by32)
+
+        even = low32(pairs) * low32(m_even) + r_even
+        odd = T.shift_right(pairs, by32) * low32(m_odd) + r_odd
         if self.one_shift:
             counts = [load(c, index, 0, lanes=half) for c in constants[4:]]
             return _blend(T.shift_right(even, counts[0]), T.shift_right(odd, counts[1]), half, narrow)

@@ -1,0 +1,296 @@
+"""Convolution and dense layers as an implicit matrix product on Arm.
+
+A tile of `pixels` output pixels times up to sixteen output channels stays in registers, 24 of the 32 as accumulators.
+Each pixel's next sixteen bytes are loaded once; their units multiply all accumulators of the pixel, and a unit's weights
+are read once for all pixels.  With 6 x 16 tiles the inner loop of the dot product level is 96 multiplications to 22 loads.
+What limits it is the multiplier's throughput, and memory for weights that exceed the caches.
+
+Weights that do not fit in eight bits after their zero point is subtracted take the sum of each pixel's inputs, which is
+computed once for all channels; at the NEON level they fit the sixteen bits that its weights have.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tflite2q.kernels import layout
+from tflite2q.kernels.arm import isa
+from tflite2q.kernels.arm.finish import Finish
+from tflite2q.kernels.arm.isa import LANES, Form, Level
+from tflite2q.kernels.base import Array, Built, Conv2D, Dense, Tensor
+from tflite2q.kernels.loops import PARALLEL_MACS, ZEROS, moving_zero, padded_image
+from tflite2q.kernels.product import Geometry, Section
+from tflite2q.kernels.tir import Buffer, Expr, T, function, load, store, view, wrapping_add
+from tflite2q.kernels.x86.rowsum import row_sums
+
+ACCUMULATORS = 24
+MOST_PIXELS = 8
+BLOCK = 4  # vectors of the widest blocks
+CHUNKS = 16  # pieces into which a parallel layer's pixels are cut, at most
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the text of the function depends on."""
+
+    inputs: Tensor
+    output: Tensor
+    geometry: Geometry
+    fill: int
+    sections: tuple[Section, ...]
+    row_sums: bool
+    form: Form
+    finish: Finish
+
+    @property
+    def steps(self) -> int:
+        """Units that one output pixel takes."""
+        return len(self.geometry.runs) * self.geometry.units(self.form.unit)
+
+    @property
+    def macs(self) -> int:
+        return self.output.size * len(self.geometry.runs) * self.geometry.run
+
+    @property
+    def constants(self) -> tuple[Tensor, ...]:
+        count = sum(s.blocks * s.vectors for s in self.sections)
+        weights = [
+            Tensor((s.blocks, self.steps, s.block * self.form.unit), self.form.weight_dtype) for s in self.sections
+        ]  # fmt: skip
+        sums = (Tensor((1,), "int32"),) if self.row_sums else ()
+        return (*weights, Tensor((count, LANES), "int32"), ZEROS, *sums, *self.finish.tensors(count))
+
+
+@dataclass(frozen=True)
+class ArmConv:
+    """Conv2D and Dense contracts on one level of instructions."""
+
+    level: Level
+
+    @property
+    def name(self) -> str:
+        return f"conv2d__{self.level.name}"
+
+    def refuses(self, contract: Conv2D | Dense, target: Any) -> str | None:
+        lacks = self.level.lacks(target)
+        if lacks:
+            return lacks
+        if contract.x_dtype not in ("uint8", "int8"):
+            return f"inputs are {contract.x_dtype}"
+        if isinstance(contract, Conv2D) and contract.groups != 1:
+            return f"{contract.groups} groups"
+        conv = contract.conv2d() if isinstance(contract, Dense) else contract
+        if self.level != isa.NEON and not _fits(conv) and len(conv.weight_zero_points) > 1:
+            return "weights have zero points by channel and need nine bits"
+        return None
+
+    def build(self, contract: Conv2D | Dense, target: Any) -> Built:
+        conv = contract.conv2d() if isinstance(contract, Dense) else contract
+        plan = _plan(conv, contract.inputs[0], contract.output, self.level)
+        s = plan.sections[0]
+        types = f"{contract.x_dtype[0]}8s{plan.form.weight_dtype.removeprefix('int')}"
+        operation = "dense" if isinstance(contract, Dense) else "conv2d"
+        arithmetic = f"{conv.rescale.arithmetic}_{s.pixels}x{s.block}"
+        name = f"{types}_{operation}_{arithmetic}__{self.level.name}_{plan.form.name}"
+        return Built(name, (name, plan), _function(plan), contract.inputs, _pack(conv, plan), contract.output)
+
+
+def _fits(conv: Conv2D) -> bool:
+    """Whether centered weights fit in eight bits."""
+    weights = layout.centered_weights(conv)
+    return bool(weights.min() >= -128 and weights.max() <= 127)
+
+
+def _form(conv: Conv2D, level: Level, width: int) -> Form:
+    """Matrix products take two pixels beside each other; a single one, as in most dense layers, takes dot products."""
+    if level == isa.NEON:
+        return isa.widen(conv.x_dtype)
+    if level == isa.I8MM and width >= 2:
+        return isa.matrix(conv.x_dtype)
+    return isa.dot(conv.x_dtype, mixed=level == isa.I8MM)
+
+
+def _plan(conv: Conv2D, inputs: Tensor, output: Tensor, level: Level) -> Plan:
+    geometry = Geometry.of(conv)
+    form = _form(conv, level, geometry.width)
+    sums = form.weight_dtype == "int8" and not _fits(conv)
+    finish = Finish.of(conv.rescale, layout.accumulator_bound(conv))
+    sections = _sections(conv.out_c, geometry.width, form)
+    return Plan(inputs, output, geometry, conv.x_zero_point, sections, sums, form, finish)
+
+
+def _sections(channels: int, width: int, form: Form) -> tuple[Section, ...]:
+    """Blocks of sixteen channels as far as they go, then one narrower block for what is left."""
+    wide = BLOCK * LANES
+    rest = channels % wide
+    if channels >= wide and (rest == 0 or rest > wide - LANES):
+        return (_section(0, channels, BLOCK, width, form),)
+    whole = channels - rest
+    head = (_section(0, whole, BLOCK, width, form),) if whole else ()
+    vectors = math.ceil(rest / LANES)
+    # With channels to spare before it, the rest starts early enough to end at the last one.
+    first = max(channels - vectors * LANES, 0) if whole else 0
+    return (*head, _section(first, channels - first, vectors, width, form))
+
+
+def _section(first: int, channels: int, vectors: int, width: int, form: Form) -> Section:
+    most = min(ACCUMULATORS // vectors, MOST_PIXELS, width)
+    choices = range(max(most - most % form.pixels, form.pixels), 0, -form.pixels)
+
+    def work(pixels: int) -> float:
+        """Of one step over all tiles: multiplications, loads of inputs (one a chunk) and of weights."""
+        loads = pixels * form.unit / form.chunk + vectors
+        return math.ceil(width / pixels) * (pixels * vectors + loads)
+
+    return Section(first, channels, vectors, min(choices, key=work), LANES)
+
+
+def _pack(conv: Conv2D, plan: Plan) -> tuple[Array, ...]:
+    form = plan.form
+    weights = conv.weights.astype(np.int64) - 128 if plan.row_sums else layout.centered_weights(conv)
+    grouped = plan.geometry.grouped(weights, form.unit)  # [channels, steps, unit]
+    indices = [s.channel_indices() for s in plan.sections]
+    packed = [
+        np.ascontiguousarray(grouped[index].transpose(0, 2, 1, 3).reshape(len(index), plan.steps, -1), form.weight_dtype)
+        for index in indices
+    ]
+    channels = np.concatenate([index.reshape(-1, LANES) for index in indices])
+    bias = layout.folded_bias(conv, conv.x_zero_point - form.shift)
+    sums: tuple[Array, ...] = ()
+    if plan.row_sums:
+        # The sums are of unsigned bytes; what the multiplied codes are less than those is made good here.
+        factor = 128 - conv.weight_zero_points[0]
+        less = 128 if conv.x_dtype == "int8" or form.shift else 0
+        reads = len(plan.geometry.runs) * plan.geometry.run
+        bias = (bias.astype(np.int64) - factor * less * reads).astype(np.int32)
+        sums = (np.array([factor], np.int32),)
+    zeros = np.zeros(ZEROS.shape, np.int32)
+    return (*packed, bias[channels], zeros, *sums, *plan.finish.pack(conv.rescale, channels))
+
+
+@functools.lru_cache(maxsize=None)
+def _function(plan: Plan) -> Any:
+    return function([plan.inputs], plan.constants, plan.output, functools.partial(_body, plan))
+
+
+def _body(plan: Plan, x: Buffer, *rest: Buffer) -> None:
+    *packed, y = rest
+    g, count = plan.geometry, len(plan.sections)
+    weights, (bias, zeros), packed = packed[:count], packed[count : count + 2], packed[count + 2 :]
+    slack = plan.form.unit if g.run < plan.form.unit else 0
+    image = padded_image(x, Tensor(g.image, plan.inputs.dtype), g.padding, plan.fill, slack)
+    sums = None
+    if plan.row_sums:
+        sums = row_sums(g, plan.inputs.dtype, image, packed[0])
+        packed = packed[1:]
+    y = view(y, (g.rows * g.width, plan.output.shape[-1]))
+    loops = _Loops(plan, image, bias, zeros, tuple(packed), sums, y)
+    pixels = g.rows * g.width
+    if plan.macs < PARALLEL_MACS:
+        loops.chunk(weights, 0, 1)
+    elif pixels >= 4 * plan.sections[0].pixels:
+        chunks = min(CHUNKS, math.ceil(pixels / plan.sections[0].pixels))
+        with T.parallel(chunks) as i:
+            loops.chunk(weights, i, chunks)
+    else:
+        loops.by_block(weights)
+
+
+@dataclass(frozen=True)
+class _Loops:
+    """The buffers of a function under construction, and the loops over them."""
+
+    plan: Plan
+    image: Buffer
+    bias: Buffer
+    zeros: Buffer
+    constants: tuple[Buffer, ...]
+    sums: Buffer | None
+    y: Buffer
+
+    def chunk(self, weights: list[Buffer], index: Expr, chunks: int) -> None:
+        """All channels of one piece of the pixels.  A block's weights are used for the whole piece before the next."""
+        first = 0
+        for s, w in zip(self.plan.sections, weights, strict=True):
+            tiles = self._tiles(s)
+            begin, end = (0, tiles) if chunks == 1 else (index * tiles // chunks, (index + 1) * tiles // chunks)
+            with T.serial(s.blocks) as block:
+                with T.serial(end - begin) as t:
+                    self.tile(s, w, first, block, begin + t)
+            first += s.blocks * s.vectors
+
+    def by_block(self, weights: list[Buffer]) -> None:
+        """Few pixels: threads share the channels instead."""
+        first = 0
+        for s, w in zip(self.plan.sections, weights, strict=True):
+            with T.parallel(s.blocks) if s.blocks > 1 else T.serial(s.blocks) as block:
+                with T.serial(self._tiles(s)) as t:
+                    self.tile(s, w, first, block, t)
+            first += s.blocks * s.vectors
+
+    def _tiles(self, s: Section) -> int:
+        return self.plan.geometry.rows * math.ceil(self.plan.geometry.width / s.pixels)
+
+    def tile(self, s: Section, weights: Buffer, first: int, block: Expr, t: Expr) -> None:
+        """`pixels` x `vectors`, from bias to stored codes."""
+        g = self.plan.geometry
+        per_row = math.ceil(g.width / s.pixels)
+        row = t // per_row
+        column = T.Bind(T.min(t % per_row * s.pixels, g.width - s.pixels))
+        pixel = T.Bind(row * g.width + column)
+        at = T.Bind(first + block * s.vectors + moving_zero(self.zeros, t))
+        tile = self.plan.form.open(s.pixels, s.vectors)
+        biases = [load(self.bias, at + v, 0, lanes=LANES) for v in range(s.vectors)]
+        tile.start([[self._first(b, pixel + p) for b in biases] for p in range(s.pixels)])
+        self._multiply(s, weights, block, g.address(row, column), tile)
+        self._finish(s, pixel, block, at, tile.values())
+
+    def _first(self, bias: Expr, pixel: Expr) -> Expr:
+        """An accumulator's first value: the bias, and the sum of the pixel's inputs if it is needed."""
+        if self.sums is None:
+            return bias
+        return wrapping_add(bias, T.Broadcast(self.sums[pixel], LANES), LANES)
+
+    def _multiply(self, s: Section, weights: Buffer, block: Expr, address: Expr, tile: isa.Tile) -> None:
+        g, form = self.plan.geometry, self.plan.form
+        units, per_chunk = g.units(form.unit), form.chunk // form.unit
+
+        def reader(offset: Expr) -> isa.InputReader:
+            return lambda p, count: load(self.image, offset + p * g.pixel_step, lanes=count)
+
+        def weight_reader(step: Expr) -> isa.WeightReader:
+            return lambda start, count: load(weights, block, step, start, lanes=count)
+
+        whole = g.run // form.chunk
+        for first, count, pitch in g.regular_runs():
+            with T.serial(count) as r:
+                base = T.Bind(address + g.runs[first] + r * pitch)
+                step = T.Bind((first + r) * units)
+                with T.serial(whole) as c:
+                    inputs = tile.chunk(reader(T.Bind(base + c * form.chunk)))
+                    for index in range(per_chunk):
+                        tile.multiply(inputs, index, weight_reader(step + c * per_chunk + index))
+                for unit in range(whole * per_chunk, units):
+                    inputs = tile.rest(reader(base + g.unit_start(unit, form.unit)))
+                    tile.multiply(inputs, 0, weight_reader(step + unit))
+
+    def _finish(self, s: Section, pixel: Expr, block: Expr, at: Expr, values: list[list[Expr]]) -> None:
+        finish = self.plan.finish
+        rounded: list[list[Expr]] = [[] for _ in values]
+        # Vector by vector, so that one's constants serve all pixels from registers.
+        for v in range(s.vectors):
+            for found, line in zip(rounded, values, strict=True):
+                found.append(finish.rounded(line[v], self.constants, at + v))
+        start = s.start(block)
+        for p, found in enumerate(rounded):
+            if finish.packable(s.vectors):
+                store(self.y, finish.packed(found), pixel + p, start, lanes=s.block)
+                continue
+            for v, value in enumerate(found):
+                count = min(LANES, s.stored - v * LANES)
+                finish.store_plain(value, count, self.y, pixel + p, start + v * LANES)

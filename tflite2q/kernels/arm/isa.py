@@ -1,0 +1,220 @@
+"""Levels of Arm vector instructions, and how each multiplies a tile of pixels by a tile of channels.
+
+`Widen`   NEON: smlal by element.  16-bit weights of four channels times one input, widened to 16 bits.  Weights of nine
+          bits fit.
+`Dot`     sdot (or sudot) by element: four weights of four channels times four input bytes.
+`Matrix`  smmla (or usmmla): eight weights of two channels times eight input bytes of two pixels, twice the work of sdot.
+
+Sixteen (or eight) input bytes of each pixel are loaded at once and used element by element, so that neither broadcasts
+nor single loads stand between the multiplications.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tflite2q.kernels.tir import Expr, T, load, local, shuffle, store, vector, wrapping_add
+
+LANES = 4  # 32-bit lanes of a vector
+INT32X4 = vector("int32", LANES)
+
+# Elements from `first` on, so many: of a unit's weights, or of a pixel's input.
+WeightReader = Callable[[int, int], Expr]
+InputReader = Callable[[int, int], Expr]  # (pixel, count)
+
+
+@dataclass(frozen=True)
+class Level:
+    """`features`: LLVM's names of what it needs."""
+
+    name: str
+    features: tuple[str, ...]
+
+    def lacks(self, target: Any) -> str | None:
+        """Why `target` (a tvm.target.Target) cannot run this level."""
+        from tvm.target import codegen
+
+        if target.kind.name != "llvm" or not str(target.attrs["mtriple"]).startswith(("aarch64", "arm64")):
+            return "the target is not a 64-bit Arm"
+        missing = [f for f in self.features if not codegen.llvm_cpu_has_features(f, target)]
+        return f"the target has no {' or '.join(missing)}" if missing else None
+
+
+NEON = Level("neon", ("neon",))
+DOTPROD = Level("dotprod", ("neon", "dotprod"))
+I8MM = Level("i8mm", ("neon", "dotprod", "i8mm"))
+
+LEVELS = (I8MM, DOTPROD, NEON)
+
+
+class Tile(Protocol):
+    """Accumulators of so many pixels times so many vectors of four channels, and the inputs they take."""
+
+    def start(self, values: list[list[Expr]]) -> None:
+        """Set them to int32x4 values [pixels][vectors]."""
+
+    def chunk(self, read: InputReader) -> list[Expr]:
+        """`Form.chunk` input bytes of each pixel, in registers."""
+
+    def rest(self, read: InputReader) -> list[Expr]:
+        """The bytes of one unit of each pixel, in registers as if they were the chunk's first unit."""
+
+    def multiply(self, inputs: list[Expr], index: int, weights: WeightReader) -> None:
+        """Add the products of unit `index` of `inputs` and a unit's weights."""
+
+    def values(self) -> list[list[Expr]]:
+        """The int32x4 values [pixels][vectors]."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a tile multiplies.
+
+    `unit`: input bytes of a pixel that one multiplication takes; `chunk`: those loaded at once; `shift`: what is
+    subtracted from each input code on the way; `pixels`: tiles have a multiple of so many.
+    """
+
+    name: str
+    dtype: str
+    unit: int
+    chunk: int
+    weight_dtype: str
+    shift: int
+    pixels: int
+    tile: Callable[[Form, int, int], Tile]
+
+    def open(self, pixels: int, vectors: int) -> Tile:
+        return self.tile(self, pixels, vectors)
+
+
+class _Single:
+    """One accumulator for each pixel and vector."""
+
+    def __init__(self, form: Form, pixels: int, vectors: int) -> None:
+        self.form = form
+        self.accumulators = [[local(LANES, "int32") for _ in range(vectors)] for _ in range(pixels)]
+
+    def start(self, values: list[list[Expr]]) -> None:
+        for line, row in zip(self.accumulators, values, strict=True):
+            for accumulator, value in zip(line, row, strict=True):
+                store(accumulator, value, 0, lanes=LANES)
+
+    def values(self) -> list[list[Expr]]:
+        return [[load(a, 0, lanes=LANES) for a in line] for line in self.accumulators]
+
+
+class _WidenTile(_Single):
+    def chunk(self, read: InputReader) -> list[Expr]:
+        return [T.Bind(T.cast(read(p, 8), "int16x8")) for p in range(len(self.accumulators))]
+
+    def rest(self, read: InputReader) -> list[Expr]:
+        return [T.Bind(T.Broadcast(T.cast(read(p, 1), "int16"), 8)) for p in range(len(self.accumulators))]
+
+    def multiply(self, inputs: list[Expr], index: int, weights: WeightReader) -> None:
+        vectors = len(self.accumulators[0])
+        operands: list[Expr] = []
+        for first in range(0, vectors - 1, 2):
+            two = T.Bind(weights(first * LANES, 2 * LANES))
+            operands += [shuffle([two], [0, 1, 2, 3]), shuffle([two], [4, 5, 6, 7])]
+        if vectors % 2:
+            operands.append(T.Bind(weights((vectors - 1) * LANES, LANES)))
+        for x, line in zip(inputs, self.accumulators, strict=True):
+            element = shuffle([x], [index] * LANES)
+            for accumulator, w in zip(line, operands, strict=True):
+                store(accumulator, widening(load(accumulator, 0, lanes=LANES), w, element), 0, lanes=LANES)
+
+
+class _DotTile(_Single):
+    def chunk(self, read: InputReader) -> list[Expr]:
+        return [self._signed(T.reinterpret(INT32X4, read(p, 16))) for p in range(len(self.accumulators))]
+
+    def rest(self, read: InputReader) -> list[Expr]:
+        fours = [T.reinterpret("int32", read(p, 4)) for p in range(len(self.accumulators))]
+        return [self._signed(T.Broadcast(four, LANES)) for four in fours]
+
+    def _signed(self, bytes_: Expr) -> Expr:
+        """Flipping the upper bit turns unsigned bytes into signed ones that are 128 less."""
+        if self.form.shift:
+            bytes_ = T.bitwise_xor(bytes_, T.Broadcast(T.int32(-0x7F7F7F80), LANES))
+        return T.Bind(bytes_)
+
+    def multiply(self, inputs: list[Expr], index: int, weights: WeightReader) -> None:
+        operands = [T.Bind(weights(v * 16, 16)) for v in range(len(self.accumulators[0]))]
+        mixed = self.form.dtype == "uint8" and not self.form.shift
+        for x, line in zip(inputs, self.accumulators, strict=True):
+            four = T.reinterpret("int8x16", shuffle([x], [index] * LANES))
+            for accumulator, w in zip(line, operands, strict=True):
+                value = load(accumulator, 0, lanes=LANES)
+                # By element, the unsigned operand is the input's: LLVM makes sudot of it.
+                product = intrinsic("usdot", value, four, w) if mixed else intrinsic("sdot", value, w, four)
+                store(accumulator, product, 0, lanes=LANES)
+
+
+class _MatrixTile:
+    """An accumulator holds two pixels times two channels: p0c0 p0c1 p1c0 p1c1."""
+
+    def __init__(self, form: Form, pixels: int, vectors: int) -> None:
+        self.form = form
+        self.accumulators = [[local(LANES, "int32") for _ in range(2 * vectors)] for _ in range(pixels // 2)]
+
+    def start(self, values: list[list[Expr]]) -> None:
+        for pair, line in enumerate(self.accumulators):
+            for v, (a, b) in enumerate(zip(values[2 * pair], values[2 * pair + 1], strict=True)):
+                store(line[2 * v], shuffle([a, b], [0, 1, 4, 5]), 0, lanes=LANES)
+                store(line[2 * v + 1], shuffle([a, b], [2, 3, 6, 7]), 0, lanes=LANES)
+
+    def values(self) -> list[list[Expr]]:
+        found: list[list[Expr]] = []
+        for line in self.accumulators:
+            loaded = [load(a, 0, lanes=LANES) for a in line]
+            pairs = list(zip(loaded[0::2], loaded[1::2], strict=True))
+            found.append([shuffle(pair, [0, 1, 4, 5]) for pair in pairs])
+            found.append([shuffle(pair, [2, 3, 6, 7]) for pair in pairs])
+        return found
+
+    def chunk(self, read: InputReader) -> list[Expr]:
+        """For each pair of pixels, the first and the second eight bytes of both."""
+        eights = [T.Bind(T.reinterpret("int64x2", read(p, 16))) for p in range(2 * len(self.accumulators))]
+        pairs = list(zip(eights[0::2], eights[1::2], strict=True))
+        return [T.Bind(shuffle(pair, order)) for pair in pairs for order in ([0, 2], [1, 3])]
+
+    def rest(self, read: InputReader) -> list[Expr]:
+        eights = [T.reinterpret("int64", read(p, 8)) for p in range(2 * len(self.accumulators))]
+        pairs = [T.Bind(shuffle(pair, [0, 1])) for pair in zip(eights[0::2], eights[1::2], strict=True)]
+        return [each for pair in pairs for each in (pair, pair)]
+
+    def multiply(self, inputs: list[Expr], index: int, weights: WeightReader) -> None:
+        name = "usmmla" if self.form.dtype == "uint8" else "smmla"
+        operands = [T.Bind(weights(half * 16, 16)) for half in range(len(self.accumulators[0]))]
+        for pair, line in enumerate(self.accumulators):
+            x = T.reinterpret("int8x16", inputs[2 * pair + index])
+            for accumulator, w in zip(line, operands, strict=True):
+                store(accumulator, intrinsic(name, load(accumulator, 0, lanes=LANES), x, w), 0, lanes=LANES)
+
+
+def widen(dtype: str) -> Form:
+    return Form("smlal", dtype, 1, 8, "int16", 0, 1, _WidenTile)
+
+
+def dot(dtype: str, mixed: bool) -> Form:
+    """`mixed`: the processor multiplies unsigned by signed bytes."""
+    return Form("dot", dtype, 4, 16, "int8", 128 if dtype == "uint8" and not mixed else 0, 1, _DotTile)
+
+
+def matrix(dtype: str) -> Form:
+    return Form("mmla", dtype, 8, 16, "int8", 0, 2, _MatrixTile)
+
+
+def widening(accumulator: Expr, a: Expr, b: Expr) -> Expr:
+    """accumulator + a * b, of int16x4 in 32 bits: smlal."""
+    return wrapping_add(accumulator, intrinsic("smull", a, b), LANES)
+
+
+def intrinsic(name: str, *operands: Expr, dtype: str = INT32X4) -> Expr:
+    """LLVM's intrinsic of a NEON instruction."""
+    identifier = T.llvm_lookup_intrinsic_id(f"llvm.aarch64.neon.{name}")
+    return T.call_llvm_pure_intrin(dtype, identifier, *operands)
+
+
