@@ -250,7 +250,28 @@ class Eltwise:
     output: Tensor
 
 
-Contract = Conv2D | DepthwiseConv2D | Dense | Pool | Lookup | Eltwise
+@dataclass(frozen=True, eq=False)
+class Softmax:
+    """Softmax of each row of x [rows, classes], same dtype, in the reference kernels' fixed point.
+
+    `exponentials` is int64 [256]: exp of what lies so many codes below the row's largest, in Q0.31, 0 where dropped.
+    """
+
+    rows: int
+    classes: int
+    dtype: str
+    exponentials: Array
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return (self.output,)
+
+    @property
+    def output(self) -> Tensor:
+        return Tensor((self.rows, self.classes), self.dtype)
+
+
+Contract = Conv2D | DepthwiseConv2D | Dense | Pool | Lookup | Eltwise | Softmax
 
 
 @dataclass(frozen=True, eq=False)

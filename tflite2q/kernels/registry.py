@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from tflite2q.kernels.base import Contract, Conv2D, Dense, DepthwiseConv2D, Eltwise, Kernel, Lookup, Pool
+from tflite2q.kernels.base import Contract, Conv2D, Dense, DepthwiseConv2D, Eltwise, Kernel, Lookup, Pool, Softmax
 from tflite2q.kernels.generic.conv import GenericConv, GenericDepthwise
 from tflite2q.kernels.generic.eltwise import GenericEltwise
 from tflite2q.kernels.generic.lookup import GenericLookup
 from tflite2q.kernels.generic.pool import GenericPool
+from tflite2q.kernels.generic.softmax import GenericSoftmax
 from tflite2q.kernels.x86.conv import X86Conv
 from tflite2q.kernels.x86.depthwise import X86Depthwise
 from tflite2q.kernels.x86.isa import LEVELS
@@ -23,6 +24,7 @@ KERNELS: dict[type, tuple[Kernel, ...]] = {
     Pool: (GenericPool(),),
     Lookup: (GenericLookup(),),
     Eltwise: (GenericEltwise(),),
+    Softmax: (GenericSoftmax(),),
 }
 
 

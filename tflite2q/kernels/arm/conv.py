@@ -22,11 +22,11 @@ from tflite2q.kernels import layout
 from tflite2q.kernels.arm import isa
 from tflite2q.kernels.arm.finish import Finish
 from tflite2q.kernels.arm.isa import LANES, Form, Level
+from tflite2q.kernels.arm.sums import row_sums
 from tflite2q.kernels.base import Array, Built, Conv2D, Dense, Tensor
 from tflite2q.kernels.loops import PARALLEL_MACS, ZEROS, moving_zero, padded_image
 from tflite2q.kernels.product import Geometry, Section
 from tflite2q.kernels.tir import Buffer, Expr, T, function, load, store, view, wrapping_add
-from tflite2q.kernels.x86.rowsum import row_sums
 
 ACCUMULATORS = 24
 MOST_PIXELS = 8
@@ -163,12 +163,7 @@ def _pack(conv: Conv2D, plan: Plan) -> tuple[Array, ...]:
     bias = layout.folded_bias(conv, conv.x_zero_point - form.shift)
     sums: tuple[Array, ...] = ()
     if plan.row_sums:
-        # The sums are of unsigned bytes; what the multiplied codes are less than those is made good here.
-        factor = 128 - conv.weight_zero_points[0]
-        less = 128 if conv.x_dtype == "int8" or form.shift else 0
-        reads = len(plan.geometry.runs) * plan.geometry.run
-        bias = (bias.astype(np.int64) - factor * less * reads).astype(np.int32)
-        sums = (np.array([factor], np.int32),)
+        sums = (np.array([128 - conv.weight_zero_points[0]], np.int32),)
     zeros = np.zeros(ZEROS.shape, np.int32)
     return (*packed, bias[channels], zeros, *sums, *plan.finish.pack(conv.rescale, channels))
 
@@ -186,7 +181,7 @@ def _body(plan: Plan, x: Buffer, *rest: Buffer) -> None:
     image = padded_image(x, Tensor(g.image, plan.inputs.dtype), g.padding, plan.fill, slack)
     sums = None
     if plan.row_sums:
-        sums = row_sums(g, plan.inputs.dtype, image, packed[0])
+        sums = row_sums(g, plan.form, image, packed[0])
         packed = packed[1:]
     y = view(y, (g.rows * g.width, plan.output.shape[-1]))
     loops = _Loops(plan, image, bias, zeros, tuple(packed), sums, y)

@@ -135,10 +135,7 @@ class _DotTile(_Single):
         return [self._signed(T.Broadcast(four, LANES)) for four in fours]
 
     def _signed(self, bytes_: Expr) -> Expr:
-        """Flipping the upper bit turns unsigned bytes into signed ones that are 128 less."""
-        if self.form.shift:
-            bytes_ = T.bitwise_xor(bytes_, T.Broadcast(T.int32(-0x7F7F7F80), LANES))
-        return T.Bind(bytes_)
+        return T.Bind(flipped(bytes_) if self.form.shift else bytes_)
 
     def multiply(self, inputs: list[Expr], index: int, weights: WeightReader) -> None:
         operands = [T.Bind(weights(v * 16, 16)) for v in range(len(self.accumulators[0]))]
@@ -205,6 +202,11 @@ def dot(dtype: str, mixed: bool) -> Form:
 
 def matrix(dtype: str) -> Form:
     return Form("mmla", dtype, 8, 16, "int8", 0, 2, _MatrixTile)
+
+
+def flipped(bytes_: Expr) -> Expr:
+    """Unsigned bytes, in an int32x4, as signed ones that are 128 less: their upper bits flipped."""
+    return T.bitwise_xor(bytes_, T.Broadcast(T.int32(-0x7F7F7F80), LANES))
 
 
 def widening(accumulator: Expr, a: Expr, b: Expr) -> Expr:

@@ -222,7 +222,7 @@ def _pack(conv: Conv2D, plan: Plan) -> tuple[Array, ...]:
     shift = 128 if conv.x_dtype == "int8" else 0
     bias = layout.folded_bias(conv, conv.x_zero_point + shift)[channels]
     sums = (np.array([128 - conv.weight_zero_points[0]], np.int32),) if plan.row_sums else ()
-    return (*packed, bias, np.zeros(ZEROS.shape, np.int32), *sums, *plan.finish.pack(conv.rescale, channels))
+    return (*packed, bias, np.zeros(ZEROS.shape, np.int32), *sums, *plan.finish.pack(conv.rescale, layout.accumulator_bound(conv), channels))
 
 
 @functools.lru_cache(maxsize=None)

@@ -179,7 +179,7 @@ def _pack(contract: DepthwiseConv2D, plan: Plan) -> tuple[Array, ...]:
     flat = channels.reshape(-1, isa.lanes)
     shift = 128 if contract.x_dtype == "int8" else 0
     bias = layout.folded_bias(contract, contract.x_zero_point + shift)[flat]
-    return (arranged, bias, np.zeros(ZEROS.shape, np.int32), *plan.finish.pack(contract.rescale, flat))
+    return (arranged, bias, np.zeros(ZEROS.shape, np.int32), *plan.finish.pack(contract.rescale, layout.accumulator_bound(contract), flat))
 
 
 @functools.lru_cache(maxsize=None)

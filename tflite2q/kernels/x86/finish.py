@@ -4,6 +4,8 @@ fixed    64-bit products exist for the even 32-bit lanes only (vpmuldq), so even
          blended at the end.  Where negative numbers need no correction, both shifts become one 64-bit shift: even lanes
          by 31 + n, odd lanes by n - 1, which leaves the result in the upper half, where the blend wants it.  Eight
          instructions for 16 outputs; eleven with the correction.
+line     where `tflite2q.kernels.line` proves it equal, the fixed point is one fused multiply-add in float32: three
+         instructions, four where negative numbers count, two more to mend a single accumulator.
 float32  vcvtps2dq rounds to nearest even by itself: three instructions.
 
 Codes of four vectors are packed into one with three saturating packs, which do most of the clamping.  Packs interleave
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tflite2q.kernels import line
 from tflite2q.kernels.base import Array, Tensor
 from tflite2q.kernels.epilogue import Epilogue, shifts, spread
 from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, load, shuffle, store, vector, wrapping_add
@@ -26,15 +29,25 @@ from tflite2q.rescale import Rescale
 
 @dataclass(frozen=True)
 class Finish:
-    """An `Epilogue` on one level of instructions.  `form`: "even_odd", "convert", or "plain" for the portable text."""
+    """An `Epilogue` on one level of instructions.
+
+    `form`: "line", "even_odd" (fixed point), "convert" (float32), or "plain" for the portable text.  `middle`, `mended`,
+    `signed` describe a line.
+    """
 
     epilogue: Epilogue
     isa: Isa
     form: str
+    middle: int = 0
+    signed: bool = False
+    mended: bool = False
 
     @staticmethod
     def of(rescale: Rescale, bound: Array, isa: Isa) -> Finish:
         epilogue = Epilogue.of(rescale, bound)
+        proven = line.prove(rescale, bound)
+        if proven is not None:
+            return Finish(epilogue, isa, "line", proven.middle, proven.signed, proven.mend is not None)
         form = "plain"
         if rescale.arithmetic == "fixed" and epilogue.right_everywhere and not (epilogue.left or epilogue.wide):
             form = "even_odd"
@@ -47,8 +60,12 @@ class Finish:
         """Whether both shifts of the fixed point become one (AVX2 has no arithmetic 64-bit shift)."""
         return not self.epilogue.corrects_negatives and self.isa.lanes == 16
 
-    def pack(self, rescale: Rescale, channels: Array) -> tuple[Array, ...]:
+    def pack(self, rescale: Rescale, bound: Array, channels: Array) -> tuple[Array, ...]:
         """Constants for accumulators whose lanes hold `channels` [vectors, lanes]."""
+        if self.form == "line":
+            proven = line.prove(rescale, bound)
+            assert proven is not None
+            return tuple(np.ascontiguousarray(a[channels]) for a in (proven.slope, proven.offset, *(proven.mend or ())))
         if self.form != "even_odd":
             return self.epilogue.pack(rescale, channels)
         m, _ = rescale.fixed_point()
@@ -64,19 +81,35 @@ class Finish:
     def tensors(self, vectors: int) -> tuple[Tensor, ...]:
         """Shapes and dtypes of what `pack` returns."""
         lanes = self.isa.lanes
+        if self.form == "line":
+            names = ["float32"] * 2 + ["int32"] * 2 * self.mended
+            return tuple(Tensor((vectors, lanes), name) for name in names)
         if self.form != "even_odd":
             return self.epilogue.tensors((vectors, lanes))
         wide = Tensor((vectors, lanes // 2), "int64")
         return (wide,) * 6 if self.one_shift else (wide,) * 4 + (Tensor((vectors, lanes), "int32"),)
 
     def rounded(self, v: Expr, constants: tuple[Buffer, ...], index: Expr) -> Expr:
-        """Rescaled accumulators of vector `index` as int32, before zero point and clamp."""
+        """Rescaled accumulators of vector `index` as int32, before zero point, middle and clamp."""
+        if self.form == "line":
+            return self._line(v, [load(c, index, 0, lanes=self.isa.lanes) for c in constants])
         if self.form == "plain":
             return self.epilogue.rounded(v, constants, (index, 0), self.isa.lanes)
         if self.form == "convert":
             real = load(constants[0], index, 0, lanes=self.isa.lanes)
             return self.isa.round_float32(T.cast(v, vector("float32", self.isa.lanes)) * real)
         return self._even_odd(v, constants, index)
+
+    def _line(self, v: Expr, loads: list[Expr]) -> Expr:
+        slope, offset, *mend = loads
+        floats, ints = vector("float32", self.isa.lanes), vector("int32", self.isa.lanes)
+        x = T.Bind(T.cast(v, floats))
+        if self.signed:
+            sign = T.bitwise_and(T.reinterpret(ints, x), broadcast(T.int32(-(2**31)), self.isa.lanes))
+            offset = T.reinterpret(floats, T.bitwise_or(sign, T.reinterpret(ints, offset)))
+        fused = T.call_llvm_pure_intrin(floats, T.llvm_lookup_intrinsic_id("llvm.fma"), x, slope, offset)
+        rounded = T.Bind(self.isa.round_float32(fused))
+        return T.Select(T.EQ(v, mend[0]), rounded + mend[1], rounded) if mend else rounded
 
     def _even_odd(self, v: Expr, constants: tuple[Buffer, ...], index: Expr) -> Expr:
         half, lanes = self.isa.lanes // 2, self.isa.lanes
@@ -104,10 +137,10 @@ class Finish:
         """Codes of four vectors in `channel_order`, as one vector of 4 * lanes bytes in order."""
         e, isa = self.epilogue, self.isa
         shorts = [isa.pack32(rounded[0], rounded[1]), isa.pack32(rounded[2], rounded[3])]
-        if e.zero_point:
+        if e.zero_point + self.middle:
             lanes = 2 * isa.lanes
             add = T.llvm_lookup_intrinsic_id("llvm.sadd.sat")
-            zero = broadcast(T.int16(e.zero_point), lanes)
+            zero = broadcast(T.int16(e.zero_point + self.middle), lanes)
             shorts = [T.Bind(T.call_llvm_pure_intrin(vector("int16", lanes), add, s, zero)) for s in shorts]
         codes = isa.pack16(shorts[0], shorts[1], e.dtype)
         low, high = code_range(e.dtype)
@@ -120,8 +153,9 @@ class Finish:
     def store_plain(self, rounded: Expr, count: int, y: Buffer, *index: Expr) -> None:
         """Codes of the first `count` lanes to consecutive elements of y."""
         lanes, e = self.isa.lanes, self.epilogue
-        low, high = (broadcast(T.int32(b - e.zero_point), lanes) for b in (e.low, e.high))
-        codes = T.min(T.max(rounded, low), high) + broadcast(T.int32(e.zero_point), lanes)
+        shift = e.zero_point + self.middle
+        low, high = (broadcast(T.int32(b - shift), lanes) for b in (e.low, e.high))
+        codes = T.min(T.max(rounded, low), high) + broadcast(T.int32(shift), lanes)
         codes = T.Bind(T.cast(codes, vector(e.dtype, lanes)))
         *outer, last = index
         done = 0

@@ -115,8 +115,8 @@ class Isa:
 AVX512VNNI = Isa(
     "avx512vnni", 16, 24, ("avx512vnni", "avx512bw", "avx512dq", "avx512vl"), "llvm.x86.avx512.vpdpbusd.512"
 )
-AVXVNNI = Isa("avxvnni", 8, 12, ("avxvnni", "avx2"), "llvm.x86.avx512.vpdpbusd.256")
-AVX2 = Isa("avx2", 8, 8, ("avx2",), None)
+AVXVNNI = Isa("avxvnni", 8, 12, ("avxvnni", "avx2", "fma"), "llvm.x86.avx512.vpdpbusd.256")
+AVX2 = Isa("avx2", 8, 8, ("avx2", "fma"), None)
 
 LEVELS = (AVX512VNNI, AVXVNNI, AVX2)
 

@@ -1,0 +1,98 @@
+"""Softmax of rows of 8-bit codes for any LLVM target.
+
+A code's result depends only on how far it lies below the row's largest code, one of 256 distances.  So a row takes three
+passes over its codes (largest; sum of tabulated exponentials; look-up of the result) and one over the 256 distances,
+which alone does the 64-bit arithmetic.  The scalar look-ups of the last two passes limit it.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from tflite2q import numerics
+from tflite2q.dialect.ops.softmax import SUM_BITS, row_scale, share
+from tflite2q.kernels.base import Built, Softmax, Tensor
+from tflite2q.kernels.generic.eltwise import TirCore
+from tflite2q.kernels.loops import chunks, region
+from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, function, load, store, vector
+from tflite2q.rescale import int_const
+
+MOST_LANES = 64
+LANES_OF_64_BITS = 8
+DISTANCES = 256
+
+
+class GenericSoftmax:
+    """Softmax contracts; total."""
+
+    name = "generic_softmax"
+
+    def refuses(self, contract: Softmax, target: Any) -> str | None:
+        return None
+
+    def build(self, contract: Softmax, target: Any) -> Built:
+        name = f"{contract.dtype}_softmax__generic"
+        addends = numerics.rounding_shift_right(contract.exponentials, SUM_BITS).astype(np.int64)
+        constants = (contract.exponentials.astype(np.int64), addends)
+        func = _softmax(contract.output)
+        return Built(name, (name, contract.output), func, contract.inputs, constants, contract.output)
+
+
+@functools.lru_cache(maxsize=None)
+def _softmax(tensor: Tensor) -> Any:
+    table = Tensor((DISTANCES,), "int64")
+    return function([tensor], [table, table], tensor, functools.partial(_body, tensor))
+
+
+def _body(tensor: Tensor, x: Buffer, exponentials: Buffer, addends: Buffer, y: Buffer) -> None:
+    rows, classes = tensor.shape
+    with region(rows, rows * classes * 16) as row:
+        largest = _largest(x, row, classes, tensor.dtype)
+        inverse, shift = row_scale(TirCore(1, _no_constant), _sum(x, row, classes, largest, addends))
+        results = T.decl_buffer((DISTANCES,), tensor.dtype)
+        low, high = numerics.code_range(tensor.dtype)
+        core = TirCore(LANES_OF_64_BITS, _no_constant)
+        with T.serial(DISTANCES // LANES_OF_64_BITS) as i:
+            start = i * LANES_OF_64_BITS
+            e = T.Bind(load(exponentials, start, lanes=LANES_OF_64_BITS))
+            code = share(core, e, *(broadcast(v, LANES_OF_64_BITS) for v in (inverse, shift)))
+            code = core.clip(core.add(code, int_const(core, low)), low, high)
+            store(results, core.astype(code, tensor.dtype), start, lanes=LANES_OF_64_BITS)
+
+        def emit(at: Expr, lanes: int) -> None:
+            for k in range(lanes):
+                T.buffer_store(y, results[largest - T.cast(x[row, at + k], "int32")], [row, at + k])
+
+        chunks(classes, 4, emit)
+
+
+def _largest(x: Buffer, row: Expr, classes: int, dtype: str) -> Expr:
+    """The row's largest code, int32."""
+    lanes = min(MOST_LANES, 1 << (classes.bit_length() - 1))
+    best = T.decl_buffer((lanes,), dtype)
+    store(best, load(x, row, 0, lanes=lanes), 0, lanes=lanes)
+
+    def emit(at: Expr, width: int) -> None:
+        store(best, T.max(load(best, 0, lanes=width), load(x, row, at, lanes=width)), 0, lanes=width)
+
+    chunks(classes, lanes, emit)
+    while lanes > 1:
+        lanes //= 2
+        store(best, T.max(load(best, 0, lanes=lanes), load(best, lanes, lanes=lanes)), 0, lanes=lanes)
+    return T.Bind(T.cast(best[0], "int32"))
+
+
+def _sum(x: Buffer, row: Expr, classes: int, largest: Expr, addends: Buffer) -> Expr:
+    """Sum of the row's exponentials, int64."""
+    total = T.decl_buffer((1,), "int64")
+    T.buffer_store(total, T.int64(0), [0])
+    with T.serial(classes) as i:
+        T.buffer_store(total, total[0] + addends[largest - T.cast(x[row, i], "int32")], [0])
+    return T.Bind(total[0])
+
+
+def _no_constant(array: Any) -> Expr:
+    raise TypeError(f"softmax has no constants along an axis, this one has shape {array.shape}")

@@ -1,0 +1,155 @@
+"""The fixed-point rescale as one fused multiply-add in float32, where that can be proven equal.
+
+The reference's two-step rounding (eq. 8) is a monotone step function of the accumulator, and so is
+`rint(fma(float32(v), slope, offset))`.  Two monotone step functions are equal if each step is taken at the same v.  For
+8-bit outputs there are at most 255 steps a channel, and where the first function takes them has a closed form, so both
+sides of every step can be checked when a model is compiled: what passes is exact for all accumulators, by proof.
+
+Where negative numbers matter, rounding ties away from zero moves the steps of negative v, so the offset takes the sign
+of v.  Where they do not (everything below the zero point is clamped) the middle of the output range is subtracted
+beforehand, which gives float32 one more bit where it needs it.
+
+A line that fails at single accumulators may be mended at one of them per channel (`Line.mend`).  Channels of one layer
+with equal multipliers pass or fail together: layers quantized by tensor nearly always pass, of layers quantized by
+channel about half do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tflite2q.kernels.base import Array
+from tflite2q.rescale import Rescale
+
+_EXACT_FLOAT32 = 2.0**24  # integers up to here are float32 numbers
+_NEVER = -(2**31)  # an accumulator that no channel reaches
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """code - zero_point - middle = rint(fma(v, slope, offset)), one entry per channel.
+
+    `signed`: the offset takes the sign of v.  `mend`: (v, correction) int32 arrays of the one accumulator per channel
+    whose result is off, or None if there is none anywhere.
+    """
+
+    slope: Array
+    offset: Array
+    signed: bool
+    middle: int
+    mend: tuple[Array, Array] | None
+
+
+def prove(rescale: Rescale, bound: Array) -> Line | None:
+    """A line equal to `rescale` for accumulators up to `bound` (one per channel) in magnitude, or None."""
+    m, shift = (np.broadcast_to(a, bound.shape) for a in rescale.fixed_point())
+    if rescale.arithmetic != "fixed" or (shift > -1).any() or (shift < -24).any() or (m == 0).any():
+        return None
+    low, high = rescale.low - rescale.zero_point, rescale.high - rescale.zero_point
+    if high - low > 255:
+        return None
+    signed = low < 0
+    middle = 0 if signed else (low + high + 1) // 2
+    levels = np.arange(low + 1, high + 1)
+    steps = _Steps(levels - middle, _first_accumulators(m, -shift, levels), bound, signed)
+    real = np.ldexp(m.astype(np.float64), shift - 31)
+    best = steps.fit(real.astype(np.float32))
+    for ulps in (1, -1, 2, -2, 3, -3):
+        poor = best.wrong > 0
+        if not poor.any():
+            break
+        nudged = (real.astype(np.float32).view(np.int32) + np.int32(ulps)).view(np.float32)
+        best = best.better(steps.fit(nudged))
+    if best.wrong.max(initial=0) > 1:
+        return None
+    mend = steps.mend(best) if best.wrong.any() else None
+    return Line(best.slope, best.offset, signed, middle, mend)
+
+
+def _first_accumulators(m: Array, n: Array, levels: Array) -> Array:
+    """[channels, levels]: the smallest v whose rescaled value reaches the level (eq. 8 with right shift n >= 1).
+
+    The second rounding, (H + half - (H < 0)) >> n, reaches k from H = k * 2**n - half on, one later for k <= 0; the
+    first, (v * m + 2**30) >> 31, reaches H from v = ceil((H * 2**31 - 2**30) / m) on.
+    """
+    m, n, k = m[:, None], n[:, None], levels[None, :]
+    high = (k << n) - (np.int64(1) << (n - 1)) + (k <= 0)
+    return -((-((high << 31) - (1 << 30))) // m)
+
+
+@dataclass(frozen=True, eq=False)
+class _Fit:
+    """A line for each channel and the number of accumulators at which it is wrong."""
+
+    slope: Array
+    offset: Array
+    wrong: Array
+
+    def better(self, other: _Fit) -> _Fit:
+        """Of each channel the line with fewer errors."""
+        pick = other.wrong < self.wrong
+        pairs = ((self.slope, other.slope), (self.offset, other.offset), (self.wrong, other.wrong))
+        return _Fit(*(np.where(pick, b, a) for a, b in pairs))
+
+
+@dataclass(frozen=True, eq=False)
+class _Steps:
+    """Where each channel's exact function steps up: to `levels[k]` at v = `first[channel, k]`."""
+
+    levels: Array
+    first: Array
+    bound: Array
+    signed: bool
+
+    def reached(self, v: Array) -> Array:
+        """Accumulators that can occur."""
+        return np.abs(v) <= self.bound[:, None]
+
+    def fit(self, slope: Array) -> _Fit:
+        """The offset in the middle of those that real arithmetic allows."""
+        products = slope.astype(np.float64)[:, None] * self.first
+        # At `first` the line must lie at or above level - 1/2, one accumulator earlier below it.
+        least = self.levels - 0.5 - products
+        most = least + slope.astype(np.float64)[:, None]
+        if self.signed:  # for negative v the offset is subtracted
+            flip = self.first <= 0
+            least, most = np.where(flip, -most, least), np.where(flip, -least, most)
+        used = self.reached(self.first)
+        least = np.where(used, least, -np.inf).max(axis=1, initial=-np.inf)
+        most = np.where(used, most, np.inf).min(axis=1, initial=np.inf)
+        middle = np.where(np.isfinite(least) & np.isfinite(most), (least + most) / 2, 0.5 * self.signed)
+        offset = middle.astype(np.float32)
+        if self.signed:
+            offset = np.abs(offset)
+        early, late = self.errors(slope, offset)
+        return _Fit(slope, offset, early.sum(axis=1) + late.sum(axis=1))
+
+    def errors(self, slope: Array, offset: Array) -> tuple[Array, Array]:
+        """Booleans [channels, levels]: the line steps too early (is up at first - 1), too late (not up at first)."""
+        before = self.first - 1
+        early = (evaluate(before, slope, offset, self.signed) >= self.levels) & self.reached(before)
+        late = (evaluate(self.first, slope, offset, self.signed) < self.levels) & self.reached(self.first)
+        return early, late
+
+    def mend(self, fit: _Fit) -> tuple[Array, Array]:
+        early, late = self.errors(fit.slope, fit.offset)
+        where = np.argmax(early | late, axis=1)
+        pick = np.arange(len(where)), where
+        accumulator = np.where(early[pick], self.first[pick] - 1, self.first[pick])
+        accumulator = np.where(fit.wrong > 0, accumulator, _NEVER)
+        return accumulator.astype(np.int32), np.where(early[pick], -1, 1).astype(np.int32)
+
+
+def evaluate(v: Array, slope: Array, offset: Array, signed: bool) -> Array:
+    """The line at integers v [channels, n], exactly as the fused instruction computes it.
+
+    float64 holds the product of two float32 numbers exactly, and here the sum too: it is below 2**9 and a multiple of
+    the slope's last bit, which is at least 2**-48.  So the one rounding is the last one, to float32.
+    """
+    x = v.astype(np.float32)
+    moved = np.broadcast_to(offset[:, None], x.shape)
+    moved = np.copysign(moved, x) if signed else moved
+    total = x.astype(np.float64) * slope.astype(np.float64)[:, None] + moved
+    return np.rint(total.astype(np.float32))
