@@ -34,8 +34,8 @@ def load(path: str | os.PathLike[str], allow_unsupported: bool = False) -> Graph
     """Read a .tflite file.
 
     With `allow_unsupported`, operators that tflite2q does not implement become `q.opaque` ops, which can be written
-    again but not run.  Raises ModelError if it cannot be read or is damaged, UnsupportedError (naming every operator) if tflite2q lacks
-    something it uses, InvalidGraph if it contradicts itself.  Each message starts with the path.
+    again but not run.  Raises ModelError if the file cannot be read or is damaged, UnsupportedError (naming every
+    operator) if tflite2q lacks something it uses, InvalidGraph if it contradicts itself.  Messages start with the path.
     """
     try:
         return read(Path(path).read_bytes(), allow_unsupported)
@@ -50,8 +50,8 @@ def read(data: bytes, allow_unsupported: bool = False) -> Graph:
     model = schema.decode(data)
     if len(model.subgraphs) != 1:
         raise UnsupportedError(
-            f"the model has {len(model.subgraphs)} subgraphs (control flow or shared parts); only models with one can be "
-            "read: export it without control flow"
+            f"the model has {len(model.subgraphs)} subgraphs (control flow or shared parts); only models with one can "
+            "be read: export it without control flow"
         )
     try:
         graph = _Reader(model, allow_unsupported).graph()
@@ -259,7 +259,7 @@ def _attributes(cls: type[Op], builtin: Builtin, record: OperatorRecord) -> dict
         if option in options:
             value = options.pop(option)
             if enum is not None and value not in schema.enum_names(enum):
-                raise UnsupportedError(f"{option} {value} is unknown")
+                raise UnsupportedError(f"{option} {value!r} is unknown")
             found[field.name] = value if enum is None else schema.enum_names(enum)[int(value)]  # type: ignore[arg-type]
     if builtin.custom:  # TFLite's custom kernels, too, ignore keys that they do not know
         return found

@@ -33,6 +33,8 @@ IDENTIFIER = b"TFL3"
 SCHEMA_VERSION = 3
 PLACEHOLDER = 127  # deprecated_builtin_code is one byte; larger codes are only in builtin_code
 ALIGNMENT = 16  # of buffer data, `force_align` in the schema
+# What the generated code and the flexbuffer reader raise when they follow an offset to where nothing sensible is.
+_DAMAGE = (struct.error, ValueError, IndexError, TypeError, KeyError, OverflowError, AttributeError)
 TABLE_COST = 16  # bytes charged for a table: its place in a vector, its own vtable offset and two fields
 
 
@@ -67,14 +69,25 @@ def option_defaults(table: str) -> Mapping[str, OptionValue]:
 
 
 def flexbuffer_options(data: bytes) -> dict[str, OptionValue]:
-    """Options of a custom operator, a flexbuffer map.  Raises ModelError if they are none."""
+    """Options of a custom operator, the scalars of a flexbuffer map.  Raises ModelError if they are none.
+
+    Vectors and maps within are left out: no custom operator of the dialect has any, and those of a damaged file may
+    share their parts so that they unpack to exponentially many.
+    """
+    if not data:
+        return {}
     try:
-        options = flexbuffers.Loads(data) if data else {}
-    except (struct.error, ValueError, IndexError, TypeError, UnicodeDecodeError) as error:
+        root = flexbuffers.GetRoot(data)
+        if not root.IsMap or len(root.AsMap) > len(data):
+            raise ValueError("no map")
+        items = zip(root.AsMap.Keys, root.AsMap.Values, strict=True)
+        return {key.AsKey: value.Value for key, value in items if _is_scalar(value)}
+    except _DAMAGE as error:
         raise ModelError(f"a custom operator's options are damaged ({error}); get an intact copy") from error
-    if not isinstance(options, dict):
-        raise ModelError("a custom operator's options are not a flexbuffer map; get an intact copy")
-    return options
+
+
+def _is_scalar(value: Any) -> bool:
+    return bool(value.IsBool or value.IsInt or value.IsFloat or value.IsString or value.IsBlob)
 
 
 def flexbuffer_bytes(options: Mapping[str, OptionValue]) -> bytes:
@@ -95,7 +108,7 @@ def decode(data: bytes) -> ModelRecord:
         return _Decoder(data).model()
     except ModelError:
         raise
-    except (struct.error, ValueError, IndexError, TypeError, KeyError, OverflowError, AttributeError) as error:
+    except _DAMAGE as error:
         raise ModelError(f"the file is truncated or damaged ({error}); get an intact copy") from error
 
 
@@ -263,10 +276,7 @@ def encode(model: ModelRecord) -> bytes:
     codes = encoder.offsets([encoder.code(code) for code in model.codes])
     subgraphs = encoder.offsets([encoder.subgraph(graph) for graph in model.subgraphs])
     metadata = encoder.offsets(
-        [
-            encoder.table("Metadata", Name=encoder.string(name), Buffer=buffer)
-            for name, buffer in model.metadata
-        ]
+        [encoder.table("Metadata", Name=encoder.string(name), Buffer=buffer) for name, buffer in model.metadata]
     )
     signatures = encoder.offsets([encoder.signature(signature) for signature in model.signatures])
     root = encoder.table(

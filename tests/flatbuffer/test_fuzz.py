@@ -1,0 +1,162 @@
+"""Damaged files: whatever bytes a file has, reading it ends soon, with a graph or a Tflite2qError."""
+
+from __future__ import annotations
+
+import random
+import resource
+import struct
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from handmade import model, with_external_buffers
+
+from tflite2q.errors import Tflite2qError
+from tflite2q.flatbuffer.reader import read
+from tflite2q.flatbuffer.schema import encode, flexbuffer_bytes, flexbuffer_options
+
+SHARED = Path(__file__).parents[3] / "shared" / "models"
+SMALL = ("kws_ref_model", "vww_96_int8", "pretrainedResnet_quant", "split_concat", "unknown_custom_op", "ad01_int8")
+LARGE = ("mobilenet_v1_0.25_128_quant", "keras_lstm_mnist_ptq", "movenet_single_pose_lightning_ptq")
+# Numbers at which offsets, lengths, indices and dimensions go wrong.
+NUMBERS = [struct.pack("<i", n) for n in (0, 1, -1, 4, 127, 255, 2**16, 2**24, 2**31 - 1, -(2**31), 2**30)]
+HEADROOM = 1 << 30  # bytes that reading a small damaged file may take
+
+
+def damaged(data: bytes, numbers: random.Random) -> bytes:
+    """The file cut short, or with a few bits, bytes or numbers changed, taken out or copied elsewhere.
+
+    Tables lie at the ends of a file and constants between them, so most damage is done near the ends.
+    """
+    size = len(data)
+    if numbers.random() < 0.1:
+        return data[: numbers.randrange(size)]
+    found = bytearray(data)
+    kind = numbers.randrange(5)
+    for _ in range(numbers.choice([1, 1, 1, 2, 4, 16])):
+        place = numbers.choice(
+            [numbers.randrange(size), numbers.randrange(min(size, 4096)), -numbers.randrange(1, 20_000)]
+        )
+        place = max(place % size, 8) if place >= 0 else max(size + place, 8)
+        if kind == 0:
+            found[place % len(found)] ^= 1 << numbers.randrange(8)
+        elif kind == 1:
+            found[place % len(found)] = numbers.choice([0, 1, 127, 128, 255])
+        elif kind == 2:
+            found[place // 4 * 4 : place // 4 * 4 + 4] = numbers.choice([*NUMBERS, struct.pack("<i", size - place)])
+        elif kind == 3:
+            del found[place : place + numbers.randrange(1, 9)]
+        else:
+            source = numbers.randrange(size)
+            found[place : place + 8] = data[source : source + 8]
+    return bytes(found)
+
+
+@pytest.fixture
+def little_memory() -> Iterator[None]:
+    """An allocation far beyond what the file explains fails instead of taking the machine with it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + HEADROOM, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def fuzz(data: bytes, seed: str, count: int) -> None:
+    numbers = random.Random(seed)
+    outcomes = {"read": 0, "refused": 0}
+    for index in range(count):
+        try:
+            read(damaged(data, numbers), allow_unsupported=index % 2 == 0)
+            outcomes["read"] += 1
+        except Tflite2qError as error:
+            assert "\n" not in str(error)
+            outcomes["refused"] += 1
+    assert outcomes["refused"] > count // 20, "the damage does not reach what matters"
+
+
+@pytest.mark.usefixtures("little_memory")
+@pytest.mark.parametrize("name", SMALL)
+def test_damaged_models(name: str, shared: Path) -> None:
+    fuzz((SHARED / f"{name}.tflite").read_bytes(), name, 300)
+
+
+@pytest.mark.usefixtures("little_memory")
+@pytest.mark.parametrize("name", LARGE)
+def test_damaged_large_models(name: str, shared: Path) -> None:
+    fuzz((SHARED / f"{name}.tflite").read_bytes(), name, 60)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("little_memory")
+@pytest.mark.parametrize("name", [*SMALL, *LARGE])
+def test_many_damaged_models(name: str, shared: Path) -> None:
+    fuzz((SHARED / f"{name}.tflite").read_bytes(), f"{name} again", 3000)
+
+
+@pytest.mark.usefixtures("little_memory")
+@pytest.mark.parametrize("kind", ["plain", "external buffers", "associated files"])
+def test_damaged_handmade_models(kind: str, tmp_path: Path) -> None:
+    data = with_external_buffers(model()) if kind == "external buffers" else encode(model())
+    if kind == "associated files":
+        path = tmp_path / "model.tflite"
+        path.write_bytes(data)
+        with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("labels.txt", "cat\ndog\n" * 20)
+        data = path.read_bytes()
+    fuzz(data, kind, 1500)
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_every_truncation_of_a_model() -> None:
+    data = encode(model())
+    for size in range(len(data)):
+        try:
+            read(data[:size])
+        except Tflite2qError as error:
+            assert str(error)
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_every_single_byte_set_to_an_extreme() -> None:
+    data = encode(model())
+    for place in range(len(data)):
+        for byte in (0, 0x7F, 0x80, 0xFF):
+            try:
+                read(data[:place] + bytes([byte]) + data[place + 1 :])
+            except Tflite2qError as error:
+                assert str(error)
+
+
+def test_damaged_custom_options() -> None:
+    options = {"scale": 0.1, "fast": True, "name": "abc", "count": -5, "large": 2**40}
+    data = flexbuffer_bytes(options)
+    assert flexbuffer_options(data) == options
+    numbers = random.Random(0)
+    for _ in range(5000):
+        found = bytearray(data)
+        for _ in range(numbers.choice([1, 2, 4])):
+            found[numbers.randrange(len(found))] = numbers.choice([0, 1, 127, 255, numbers.randrange(256)])
+        try:
+            flexbuffer_options(bytes(found[: numbers.choice([len(found), numbers.randrange(len(found))])]))
+        except Tflite2qError as error:
+            assert str(error)
+
+
+def test_custom_options_that_share_their_parts_do_not_multiply() -> None:
+    """Forty vectors, each of two references to the one before: 2**40 elements, were they unpacked."""
+    vector, integer, byte = 10 << 2, 1 << 2, 1
+    data = bytearray(b"a\0" + bytes([1, 1]) + bytes([1, 7, integer]))  # the key "a", then [key offset], then [7]
+    data[3] = 3  # from the one offset of the keys back to "a"
+    keys, inner = 3, 5
+    for level in range(40):
+        start = len(data) + 1
+        kind = integer if level == 0 else vector
+        values = [7, 7] if level == 0 else [start - inner, start + 1 - inner]
+        data += bytes([2, *values, kind, kind])
+        inner = start
+    start = len(data) + 3
+    data += bytes([len(data) - keys, byte, 1, start - inner, vector])
+    data += bytes([len(data) - start, 9 << 2, byte])  # the root: a map
+    assert flexbuffer_options(bytes(data)) == {}
