@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from tflite2q import comparison, data, inspection, litert, oracle, rewrites
+from tflite2q import calibration, comparison, data, inspection, litert, oracle, rewrites
 from tflite2q import scheme as schemes
 from tflite2q.comparison import Accuracy, Comparison, Layer, LayerError, Progress, Size, Speed, quiet
 from tflite2q.data import Dataset, Normalization, Source
@@ -37,6 +37,8 @@ Model = Graph | Conversion | FilePath
 
 # Layers are compared by the NumPy reference, which takes about 0.25 s a sample of a 300 M MAC model.
 LAYER_SAMPLES = 2
+# Calibration runs the reference too; ranges and means of a layer have settled by then.
+CALIBRATION_SAMPLES = 50
 
 
 def load(path: FilePath, allow_unsupported: bool = False) -> Graph:
@@ -49,22 +51,37 @@ def load(path: FilePath, allow_unsupported: bool = False) -> Graph:
 
 
 def convert(
-    model: Model, scheme: Scheme | FilePath, interface: str | None = None, allow_unsupported: bool = False
+    model: Model,
+    scheme: Scheme | FilePath,
+    interface: str | None = None,
+    allow_unsupported: bool = False,
+    data: FilePath | None = None,
+    limit: int | None = CALIBRATION_SAMPLES,
 ) -> Conversion:
     """Rewrite a model to a scheme (a Scheme, the name of a shipped one, or the path of a .toml).
 
     `interface` "keep" or "scheme" overrides what the scheme says about the model's own inputs and outputs;
-    `allow_unsupported` as for `load`.  Raises SchemeError, or Unchanged if the model already is what the scheme asks
-    for.
+    `allow_unsupported` as for `load`.  `data` (as for `compare`, at most `limit` samples of it), never needed, calibrates
+    new ranges and bias correction on the original model's answers.  Raises SchemeError, or Unchanged if the model
+    already is what the scheme asks for.
     """
     chosen = scheme_of(scheme, interface)
     if not isinstance(model, str | os.PathLike):
-        return rewrites.convert(graph_of(model), chosen)
+        return _convert(graph_of(model), chosen, data, limit)
     graph = load(model, allow_unsupported)
     try:
-        return rewrites.convert(graph, chosen)
+        return _convert(graph, chosen, data, limit)
     except Tflite2qError as error:
         raise type(error)(f"{os.fspath(model)}: {error}") from error
+
+
+def _convert(graph: Graph, scheme: Scheme, data: FilePath | None, limit: int | None) -> Conversion:
+    if data is not None:
+        seen = calibration.observe(graph, list(dataset(graph, Options(data=data, limit=limit))))
+        return rewrites.convert(graph, scheme, seen, calibrate=True)
+    if rewrites.needs_means(graph, scheme):
+        return rewrites.convert(graph, scheme, calibration.observe(graph, calibration.noise_images(graph)))
+    return rewrites.convert(graph, scheme)
 
 
 def compile(model: Model, target: str = "native", threads: int = 1) -> Executable:

@@ -1,7 +1,8 @@
 """Schemes: which quantization parameters a graph should have, as data.
 
-A scheme is a TOML file (format: docs/schemes.md), read into frozen values.  Unknown keys and impossible combinations
-are errors that name the nearest thing that exists.
+A scheme is a TOML file (format: docs/schemes.md), read into frozen values.  The settings below are the whole format: a
+field is a key, its choices are in its metadata, and unknown keys, unknown values and combinations that nothing can
+execute are errors that name the nearest thing that exists.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from functools import cache
@@ -17,6 +18,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops import BY_MNEMONIC
 from tflite2q.errors import SchemeError
@@ -26,54 +28,144 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-ACTIVATION_DTYPES = ("uint8", "int8")
-WEIGHT_DTYPES = ("uint8", "int8")
-GRANULARITIES = ("per-tensor", "per-channel")
-INTERFACES = ("keep", "scheme")
+
+def _setting(default: Any, *choices: Any, help: str) -> Any:
+    """A key of the format: one of `choices`, or any value of the default's type where there are none."""
+    return field(default=default, metadata={"choices": choices, "help": help})
 
 
 @dataclass(frozen=True)
 class Activations:
-    """How results of ops are represented."""
+    """How the results of ops are represented."""
 
-    dtype: str
-    symmetric: bool = False
+    dtype: str = _setting("int8", "uint8", "int8", "int16", "float32", help="type of the codes")
+    symmetric: bool = _setting(False, True, False, help="zero point 0 wherever the range and the format allow")
+    scale: str = _setting("any", "any", "power-of-two", help="which scales are allowed")
+    range: str = _setting(
+        "min-max", "min-max", "percentile", "least-squares", help="what of the values seen a new scale must cover"
+    )
+    percentile: float = _setting(99.99, help="of the values, with range = 'percentile'")
 
 
 @dataclass(frozen=True)
 class Weights:
-    """How weights are represented; symmetric ones use codes of [-limit, limit], the limit being the dtype's highest."""
+    """How weights are represented.  Symmetric ones use [-n, n], n being the dtype's highest code."""
 
-    dtype: str
-    symmetric: bool = True
-    granularity: str = "per-channel"
+    dtype: str = _setting("int8", "uint8", "int8", "int4", "float32", help="type of the codes")
+    symmetric: bool = _setting(True, True, False, help="zero point 0")
+    granularity: str = _setting("per-channel", "per-channel", "per-tensor", help="one scale a channel, or one in all")
+    range: str = _setting(
+        "max", "max", "least-squares", "percentile", help="how the scale of weights that do not fit is chosen"
+    )
+    percentile: float = _setting(99.9, help="of |w|, with range = 'percentile'")
+    scale: str = _setting("any", "any", "power-of-two", help="which scales are allowed")
+
+
+@dataclass(frozen=True)
+class Rescaling:
+    """How accumulators become codes."""
+
+    arithmetic: str = _setting("tflite", "tflite", "float32", "shift", help="see docs/quantization.md, eq. 8 to 12")
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What is done, without data, against the loss."""
+
+    bias_correction: bool = _setting(False, True, False, help="biases make up for the mean error of rounded weights")
+    equalize: bool = _setting(False, True, False, help="even out channel ranges across neighbouring layers first")
 
 
 @dataclass(frozen=True)
 class Layer:
     """What a scheme says of one op."""
 
-    activations: Activations
-    weights: Weights
+    activations: Activations = Activations()
+    weights: Weights = Weights()
+    rescale: Rescaling = Rescaling()
+    recover: Recovery = Recovery()
+
+
+ROLES: Mapping[str, type] = {
+    "activations": Activations,
+    "weights": Weights,
+    "rescale": Rescaling,
+    "recover": Recovery,
+}
+INTERFACES = ("keep", "scheme")
+Range = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Match:
-    """Which ops a rule is for: all given patterns must fit.  `op`: mnemonic without "q."; `name`: the op's."""
+    """Which ops a rule is for: every key that is given must fit.
+
+    `op` is a pattern for the mnemonic without "q.", `name` one for the op's name (its first result).  The others are
+    ranges [first, last]: `index` among the ops, `from_input` and `from_output` among the ops with weights, counted from
+    1 at the nearer end, `channels` the output channels of an op with weights.
+    """
 
     op: str = "*"
     name: str = "*"
+    index: Range | None = None
+    from_input: Range | None = None
+    from_output: Range | None = None
+    channels: Range | None = None
 
-    def fits(self, op: Op) -> bool:
-        return fnmatchcase(op.mnemonic.removeprefix("q."), self.op) and fnmatchcase(op.name, self.name)
+    def fits(self, place: Place) -> bool:
+        return (
+            fnmatchcase(place.op.mnemonic.removeprefix("q."), self.op)
+            and fnmatchcase(place.op.name, self.name)
+            and all(
+                wanted is None or (have is not None and wanted[0] <= have <= wanted[1])
+                for wanted, have in (
+                    (self.index, place.index),
+                    (self.from_input, place.from_input),
+                    (self.from_output, place.from_output),
+                    (self.channels, place.channels),
+                )
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an op stands in its graph; the last three only for ops with weights."""
+
+    op: Op
+    index: int
+    from_input: int | None = None
+    from_output: int | None = None
+    channels: int | None = None
+
+
+def places(graph: Graph) -> list[Place]:
+    """Where each op of the graph stands."""
+    weighted: dict[str, int] = {}
+    for op in graph.ops:
+        for slot, name in enumerate(op.inputs):
+            if name is not None and op.operand(slot).role == "weights":
+                shape = graph[name].type.shape
+                weighted[op.name] = shape[op.channel_axis] if shape else 1
+    order = {name: position + 1 for position, name in enumerate(weighted)}
+    return [
+        Place(op, index, order[op.name], len(order) + 1 - order[op.name], weighted[op.name])
+        if op.name in order
+        else Place(op, index)
+        for index, op in enumerate(graph.ops)
+    ]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Changes to the scheme's settings for the ops that match; `changes` are (role, key, value)."""
+    """Changes to the scheme's settings for the ops that match; `changes` are (role, key, value).
+
+    A rule that matches no op of a model is an error unless it is `optional`.
+    """
 
     match: Match
     changes: tuple[tuple[str, str, Any], ...]
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,32 +176,41 @@ class Scheme:
     """
 
     name: str
-    summary: str
-    when: str
-    activations: Activations
-    weights: Weights
+    summary: str = ""
+    when: str = ""
+    layer: Layer = Layer()
     interface: str = "keep"
     rules: tuple[Rule, ...] = field(default=())
 
-    def layer(self, op: Op) -> Layer:
-        """What the scheme says of `op`."""
-        layer = Layer(self.activations, self.weights)
+    def layers(self, graph: Graph) -> dict[str, Layer]:
+        """What the scheme says of each op of `graph`, by the op's name.
+
+        Raises SchemeError for a rule that matches nothing, or settings that contradict each other on an op.
+        """
+        where = places(graph)
+        for number, rule in enumerate(self.rules):
+            if not rule.optional and not any(rule.match.fits(place) for place in where):
+                raise SchemeError(f"{self.name}: rules[{number}] matches no op of the model{_hint(rule.match, graph)}")
+        return {place.op.name: self._layer(place) for place in where}
+
+    def _layer(self, place: Place) -> Layer:
+        layer = self.layer
         for rule in self.rules:
-            if rule.match.fits(op):
+            if rule.match.fits(place):
                 for role, key, value in rule.changes:
                     layer = replace(layer, **{role: replace(getattr(layer, role), **{key: value})})
-        _check_layer(layer, f"{self.name}: for {op.mnemonic} {op.name!r} ")
+        _check_layer(layer, f"{self.name}: for {place.op.mnemonic} {place.op.name!r}: ")
         return layer
 
 
-ROLES: Mapping[str, type] = {"activations": Activations, "weights": Weights}
-CHOICES: Mapping[tuple[str, str], Sequence[object]] = {
-    ("activations", "dtype"): ACTIVATION_DTYPES,
-    ("activations", "symmetric"): (True, False),
-    ("weights", "dtype"): WEIGHT_DTYPES,
-    ("weights", "symmetric"): (True, False),
-    ("weights", "granularity"): GRANULARITIES,
-}
+def _hint(match: Match, graph: Graph) -> str:
+    if match.name != "*":
+        return _nearest(match.name, [op.name for op in graph.ops])
+    kinds = sorted({op.mnemonic.removeprefix("q.") for op in graph.ops})
+    return f"; it has {', '.join(kinds)}; an optional rule (optional = true) may match nothing"
+
+
+# ------------------------------------------------------------------------------------------------------------- files
 
 
 @cache
@@ -128,9 +229,8 @@ def find(scheme: str | os.PathLike[str] | Scheme) -> Scheme:
         return parse(resources.files("tflite2q.schemes").joinpath(f"{text}.toml").read_text("utf-8"), text)
     path = Path(text)
     if path.suffix != ".toml":
-        raise SchemeError(
-            f"scheme {text!r} does not exist{_nearest(text, shipped())}; there are {', '.join(shipped())}"
-        )
+        known = ", ".join(shipped())
+        raise SchemeError(f"scheme {text!r} does not exist{_nearest(text, shipped())}; there are {known}")
     try:
         return parse(path.read_text("utf-8"), path.stem, where=text)
     except OSError as error:
@@ -150,77 +250,109 @@ def parse(text: str, name: str, where: str | None = None) -> Scheme:
 
 
 def _scheme(table: dict[str, Any], name: str) -> Scheme:
-    allowed = ("summary", "when", "interface", "activations", "weights", "rules")
-    _check_keys(table, allowed, "")
+    _check_keys(table, ("summary", "when", "interface", *ROLES, "rules"), "")
     for key in ("activations", "weights"):
         if key not in table:
             raise SchemeError(f"[{key}] is missing")
+        if "dtype" not in _settings(key, table[key], f"{key}."):
+            raise SchemeError(f"{key}.dtype is missing")
     interface = table.get("interface", "keep")
     if interface not in INTERFACES:
         raise SchemeError(f"interface = {interface!r} is none of {', '.join(INTERFACES)}")
     rules = table.get("rules", [])
     if not isinstance(rules, list):
         raise SchemeError("rules must be a list of tables: [[rules]]")
-    scheme = Scheme(
+    layer = Layer(**{role: kind(**_settings(role, table.get(role, {}), f"{role}.")) for role, kind in ROLES.items()})
+    _check_layer(layer, "")
+    return Scheme(
         name=name,
         summary=str(table.get("summary", "")),
         when=str(table.get("when", "")),
-        activations=Activations(**_settings("activations", table["activations"], "activations.")),
-        weights=Weights(**_settings("weights", table["weights"], "weights.")),
+        layer=layer,
         interface=interface,
         rules=tuple(_rule(rule, f"rules[{index}]") for index, rule in enumerate(rules)),
     )
-    _check_layer(Layer(scheme.activations, scheme.weights), "")
-    return scheme
 
 
-def _rule(table: dict[str, Any], where: str) -> Rule:
-    _check_keys(table, ("match", *ROLES), f"{where}.")
-    match = table.get("match", {})
-    _check_keys(match, [f.name for f in fields(Match)], f"{where}.match.")
-    pattern = match.get("op", "*")
-    kinds = [mnemonic.removeprefix("q.") for mnemonic in BY_MNEMONIC]
-    if not any(fnmatchcase(kind, pattern) for kind in kinds):
-        raise SchemeError(f"{where}.match.op = {pattern!r} fits no op{_nearest(pattern, kinds)}")
+def _rule(table: Any, where: str) -> Rule:
+    _check_keys(table, ("match", "optional", *ROLES), f"{where}.")
     changes = [
         (role, key, value)
         for role in ROLES
         if role in table
-        for key, value in _settings(role, table[role], f"{where}.{role}.", partial=True).items()
+        for key, value in _settings(role, table[role], f"{where}.{role}.").items()
     ]
     if not changes:
         raise SchemeError(f"{where} changes nothing; give it {' or '.join(ROLES)}")
-    return Rule(Match(**match), tuple(changes))
+    optional = table.get("optional", False)
+    if not isinstance(optional, bool):
+        raise SchemeError(f"{where}.optional = {optional!r} is neither true nor false")
+    return Rule(_match(table.get("match", {}), f"{where}.match."), tuple(changes), optional)
 
 
-def _settings(role: str, table: Any, where: str, partial: bool = False) -> dict[str, Any]:
-    keys = [f.name for f in fields(ROLES[role])]
-    _check_keys(table, keys, where)
+def _match(table: Any, where: str) -> Match:
+    _check_keys(table, [f.name for f in fields(Match)], where)
+    kinds = [mnemonic.removeprefix("q.") for mnemonic in BY_MNEMONIC]
+    given: dict[str, Any] = {}
     for key, value in table.items():
-        choices = CHOICES[role, key]
-        if value not in choices or type(value) is not type(choices[0]):
-            raise SchemeError(f"{where}{key} = {value!r} is none of {', '.join(map(str, choices))}")
-    if not partial and "dtype" not in table:
-        raise SchemeError(f"{where}dtype is missing")
+        if key in ("op", "name"):
+            if not isinstance(value, str):
+                raise SchemeError(f"{where}{key} = {value!r} must be a pattern such as 'conv*'")
+            if key == "op" and not any(fnmatchcase(kind, value) for kind in kinds):
+                raise SchemeError(f"{where}op = {value!r} fits no op{_nearest(value, kinds)}")
+            given[key] = value
+        else:
+            pair = isinstance(value, list) and len(value) == 2 and all(type(v) is int for v in value)
+            if not pair or value[0] > value[1]:
+                raise SchemeError(f"{where}{key} = {value!r} must be a range [first, last]")
+            given[key] = (value[0], value[1])
+    return Match(**given)
+
+
+def _settings(role: str, table: Any, where: str) -> dict[str, Any]:
+    """The keys of one role, each checked against its choices."""
+    known = {f.name: f for f in fields(ROLES[role])}
+    _check_keys(table, list(known), where)
+    for key, value in table.items():
+        choices, default = known[key].metadata["choices"], known[key].default
+        if choices and (value not in choices or type(value) is not type(choices[0])):
+            close = _nearest(str(value), [str(choice) for choice in choices])
+            raise SchemeError(f"{where}{key} = {value!r} is none of {', '.join(map(str, choices))}{close}")
+        if not choices and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise SchemeError(f"{where}{key} = {value!r} must be a number such as {default}")
     return dict(table)
 
 
+# What TFLite, and so the dialect, has kernels for: activations, weights.
+PAIRS = (("uint8", "uint8"), ("int8", "int8"), ("int8", "int4"), ("int16", "int8"), ("float32", "float32"))
+
+
 def _check_layer(layer: Layer, where: str) -> None:
-    weights, activations = layer.weights, layer.activations
+    """Raise SchemeError for settings that contradict each other."""
+    activations, weights = layer.activations, layer.weights
+    if (activations.dtype, weights.dtype) not in PAIRS:
+        fitting = " or ".join(w for a, w in PAIRS if a == activations.dtype)
+        raise SchemeError(f"{where}{activations.dtype} activations need {fitting} weights, not {weights.dtype}")
     if weights.dtype == "uint8" and (weights.symmetric or weights.granularity == "per-channel"):
-        raise SchemeError(f"{where}weights of uint8 must have symmetric = false and granularity = 'per-tensor'")
-    if activations.dtype == "uint8" and weights.dtype != "uint8":
-        raise SchemeError(f"{where}uint8 activations need uint8 weights: TFLite has no other uint8 kernels")
-    if activations.dtype == "int8" and (weights.dtype != "int8" or not weights.symmetric):
-        raise SchemeError(f"{where}int8 activations need symmetric int8 weights: TFLite has no other int8 kernels")
+        raise SchemeError(f"{where}uint8 weights need symmetric = false and granularity = 'per-tensor'")
+    if weights.dtype in ("int8", "int4") and not weights.symmetric:
+        raise SchemeError(f"{where}{weights.dtype} weights need symmetric = true")
+    if activations.dtype == "int16" and not activations.symmetric:
+        raise SchemeError(f"{where}int16 activations need symmetric = true")
+    if layer.rescale.arithmetic == "shift" and {activations.scale, weights.scale} != {"power-of-two"}:
+        raise SchemeError(f"{where}arithmetic = 'shift' needs scale = 'power-of-two' for activations and weights")
+    for role, percentile in (("weights", weights.percentile), ("activations", activations.percentile)):
+        if not 0 < percentile <= 100:
+            raise SchemeError(f"{where}{role}.percentile = {percentile} is not in (0, 100]")
 
 
-def _check_keys(table: Any, allowed: Sequence[str], where: str) -> None:
+def _check_keys(table: Any, allowed: Iterable[str], where: str) -> None:
+    known = list(allowed)
     if not isinstance(table, dict):
-        raise SchemeError(f"{where.rstrip('.')} must be a table")
+        raise SchemeError(f"{where.rstrip('.') or 'the file'} must be a table")
     for key in table:
-        if key not in allowed:
-            raise SchemeError(f"key {where}{key} is unknown{_nearest(key, allowed)}; there are {', '.join(allowed)}")
+        if key not in known:
+            raise SchemeError(f"key {where}{key} is unknown{_nearest(key, known)}; there are {', '.join(known)}")
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:

@@ -42,6 +42,11 @@ STAGES = ("load", "convert", "lower")
     is_flag=True,
     help="Carry operators that tflite2q lacks through unchanged, with their tensors.",
 )
+@click.option(
+    "--data",
+    type=ANY_PATH,
+    help="Samples (as for compare) to calibrate new ranges and bias correction on; never needed.",
+)
 @force_option
 @json_option
 def convert(
@@ -54,6 +59,7 @@ def convert(
     interface: str | None,
     until: str | None,
     allow_unsupported: bool,
+    data: str | None,
     force: bool,
     json_path: str | None,
 ) -> None:
@@ -82,7 +88,7 @@ def convert(
     out.check_json(json_path)
     with Progress() as progress:
         progress("converting")
-        conversion = pipeline.convert(model, chosen, allow_unsupported=allow_unsupported)
+        conversion = pipeline.convert(model, chosen, allow_unsupported=allow_unsupported, data=data)
         before, content = pipeline.size_of(model), pipeline.content_of(conversion)
         if lib is not None:
             progress(f"compiling for {target}")

@@ -1,5 +1,6 @@
 """Rewriting a graph to a scheme: small steps from graph to graph, put in order by `convert`."""
 
-from tflite2q.rewrites.conversion import Conversion, LayerChange, convert
+from tflite2q.rewrites.conversion import Conversion, convert, needs_means
+from tflite2q.rewrites.losses import LayerChange
 
-__all__ = ["Conversion", "LayerChange", "convert"]
+__all__ = ["Conversion", "LayerChange", "convert", "needs_means"]

@@ -5,12 +5,16 @@ before: %b: s32[16], in units of s_x * s_w          after: %b: s32[16], in units
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
 
 from tflite2q import numerics
 from tflite2q.dialect.types import Constant, Quantization, Value
+
+# dtype of the activations -> dtype of the bias that TFLite's kernels take with it
+BIAS_DTYPES = {"uint8": "int32", "int8": "int32", "int16": "int64", "float32": "float32"}
 
 
 def accumulator_units(x: Quantization, weights: Quantization, channels: int) -> list[float]:
@@ -22,18 +26,35 @@ def accumulator_units(x: Quantization, weights: Quantization, channels: int) -> 
     return [s_x * s_w for s_w in weights.scales(channels).tolist()]
 
 
-def convert_bias(value: Value, old: list[float], new: list[float], scales: Quantization) -> Value:
-    """`value` [channels] from `old` accumulator units to `new` ones, its type's parameters set to `scales`.
+def convert_bias(
+    value: Value,
+    old: Sequence[float],
+    new: Sequence[float],
+    scales: Quantization,
+    dtype: str = "int32",
+    correction: Sequence[float] | None = None,
+) -> Value:
+    """`value` [channels] from `old` accumulator units to `new` ones as `dtype`, its parameters set to `scales`.
 
-    Rounded to nearest, ties away from zero; saturates at the dtype's range.
+    `correction`, in real numbers, is added to each channel.  Rounded to nearest, ties away from zero; saturates at the
+    dtype's range.
     """
-    low, high = numerics.code_range(value.type.dtype)
+    low, high = numerics.code_range(dtype)
+    extra = [0.0] * len(old) if correction is None else correction
     codes = [
-        code if before == after else min(max(_nearest(Fraction(code) * Fraction(before) / Fraction(after)), low), high)
-        for code, before, after in zip(value.data.reshape(-1).tolist(), old, new, strict=True)
+        code
+        if before == after and not plus
+        else min(max(_nearest((Fraction(code) * Fraction(before) + Fraction(plus)) / Fraction(after)), low), high)
+        for code, before, after, plus in zip(value.data.reshape(-1).tolist(), old, new, extra, strict=True)
     ]
-    array = np.array(codes, value.data.dtype).reshape(value.type.shape)
-    return value.with_(type=value.type.with_(quantization=scales), constant=Constant(array))
+    array = np.array(codes, dtype).reshape(value.type.shape)
+    return value.with_(type=value.type.with_(dtype=dtype, quantization=scales), constant=Constant(array))
+
+
+def real_bias(value: Value, old: Sequence[float]) -> Value:
+    """`value` as float32 real numbers."""
+    array = (value.data.reshape(-1) * np.array(old)).astype(np.float32).reshape(value.type.shape)
+    return value.with_(type=value.type.with_(dtype="float32", quantization=None), constant=Constant(array))
 
 
 def _nearest(x: Fraction) -> int:

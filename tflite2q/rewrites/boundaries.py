@@ -11,24 +11,27 @@ from __future__ import annotations
 
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
-from tflite2q.dialect.ops.eltwise import Requantize
+from tflite2q.dialect.ops.eltwise import Dequantize, Requantize
 from tflite2q.dialect.types import TensorType, Value
 from tflite2q.rewrites.edit import Editor
-from tflite2q.rewrites.parameters import Boundaries, is_activation, wanted
-from tflite2q.scheme import Activations, Scheme
+from tflite2q.rewrites.parameters import Boundaries
+from tflite2q.rewrites.plan import Plan, is_activation
+from tflite2q.scheme import Activations
+
+CASTS = (Requantize, Dequantize)
 
 
-def guard(graph: Graph, scheme: Scheme) -> tuple[Graph, Boundaries]:
+def guard(graph: Graph, plan: Plan) -> tuple[Graph, Boundaries]:
     """The graph with boundaries between values that keep their type and those that follow the scheme."""
-    return _Guard(graph, scheme).run()
+    return _Guard(graph, plan).run()
 
 
 class _Guard:
-    def __init__(self, graph: Graph, scheme: Scheme) -> None:
-        self.graph, self.scheme = graph, scheme
+    def __init__(self, graph: Graph, plan: Plan) -> None:
+        self.graph, self.plan = graph, plan
         self.editor = Editor(graph)
         self.editor.ops = []
-        self.wants = {op.name: wanted(op, graph, scheme) for op in graph.ops}
+        self.wants = {op.name: plan.wanted(op, graph) for op in graph.ops}
         self.pinned = self._kept()
         self.asked: dict[str, Activations] = {}
         self.made_for: dict[str, Activations | None] = {}  # what the maker of a value computes with
@@ -37,7 +40,7 @@ class _Guard:
     def _kept(self) -> set[str]:
         """Values that keep their type: the interface, unless the scheme changes it, and what ops left alone touch."""
         kept: set[str] = set()
-        if self.scheme.interface == "keep":
+        if self.plan.scheme.interface == "keep":
             kept.update(n for n in (*self.graph.inputs, *self.graph.outputs) if is_activation(self.graph[n]))
         for op in self.graph.ops:
             if self.wants[op.name] is None:
@@ -115,9 +118,9 @@ def drop_identities(graph: Graph, original: Graph) -> Graph:
     editor = Editor(graph)
     renamed: dict[str, str] = {}
     kept: list[Op] = []
-    before = {op.name for op in original.ops if isinstance(op, Requantize) and _is_identity(op, original)}
+    before = {op.name for op in original.ops if isinstance(op, CASTS) and _is_identity(op, original)}
     for op in graph.ops:
-        if isinstance(op, Requantize) and op.name not in before and _is_identity(op, graph):
+        if isinstance(op, CASTS) and op.name not in before and _is_identity(op, graph):
             source, target = op.inputs[0], op.outputs[0]
             assert source is not None
             source = renamed.get(source, source)
@@ -128,9 +131,17 @@ def drop_identities(graph: Graph, original: Graph) -> Graph:
                 renamed = {old: target if new == source else new for old, new in renamed.items()} | {source: target}
                 kept = [_rename(old, source, target) for old in kept]
                 continue
-        kept.append(editor.replace_inputs(op, renamed))
+        kept.append(editor.replace_inputs(_fitting(op, graph), renamed))
     editor.ops = kept
     return editor.graph()
+
+
+def _fitting(op: Op, graph: Graph) -> Op:
+    """A cast of the class that its types now need: to real numbers it is a q.dequantize, to codes a q.requantize."""
+    if not isinstance(op, CASTS):
+        return op
+    cls = Dequantize if graph[op.outputs[0]].type.dtype == "float32" else Requantize
+    return op if isinstance(op, cls) else cls(inputs=op.inputs, outputs=op.outputs)
 
 
 def _is_identity(op: Op, graph: Graph) -> bool:

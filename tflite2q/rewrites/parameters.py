@@ -14,12 +14,11 @@ import numpy as np
 
 from tflite2q import numerics
 from tflite2q.dialect.graph import Graph
-from tflite2q.dialect.op import Op
-from tflite2q.dialect.types import Quantization, TensorType, Value
-from tflite2q.scheme import Activations, Scheme
+from tflite2q.dialect.types import Quantization, TensorType
+from tflite2q.rewrites.plan import Plan, activation_operands, is_activation
+from tflite2q.scheme import Activations
 
-# dtypes that hold activations; int32 tensors with a scale are accumulators and biases.
-ACTIVATION_DTYPES = ("uint8", "int8", "int16")
+RealRange = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -40,39 +39,25 @@ class Wish:
     fixed: Quantization | None = None
 
 
-def is_activation(value: Value) -> bool:
-    return value.type.dtype in ACTIVATION_DTYPES and value.type.quantization is not None
+def assign(
+    graph: Graph, plan: Plan, boundaries: Boundaries, observed: Mapping[str, RealRange]
+) -> dict[str, TensorType]:
+    """The new type of every activation that is computed or given, by name.
 
-
-def wanted(op: Op, graph: Graph, scheme: Scheme) -> Activations | None:
-    """The activations that `op` is to compute with; None if it must stay as it is."""
-    layer = scheme.layer(op)
-    if not op.convertible or layer.activations.dtype not in op.dtypes:
-        return None
-    touched = [v for v in (*activation_operands(op, graph), *graph.outs(op)) if is_activation(v)]
-    return layer.activations if touched else None
-
-
-def activation_operands(op: Op, graph: Graph) -> list[Value]:
-    """Quantized operands in an activation's role."""
-    named = [(op.operand(i).role, name) for i, name in enumerate(op.inputs) if name is not None]
-    return [graph[name] for role, name in named if role == "activation" and is_activation(graph[name])]
-
-
-def assign(graph: Graph, scheme: Scheme, boundaries: Boundaries) -> dict[str, TensorType]:
-    """The new type of every activation that is computed or given, by name."""
-    wishes = _wishes(graph, scheme, boundaries)
+    `observed` ranges of real numbers, where there are some, narrow what a new scale has to cover.
+    """
+    wishes = _wishes(graph, plan, boundaries)
     types: dict[str, TensorType] = {}
-    for members in _classes(graph, scheme):
-        types.update(_solve(graph, members, wishes))
+    for members in _classes(graph, plan):
+        types.update(_solve(graph, members, wishes, observed))
     return types
 
 
-def _wishes(graph: Graph, scheme: Scheme, boundaries: Boundaries) -> dict[str, Wish]:
+def _wishes(graph: Graph, plan: Plan, boundaries: Boundaries) -> dict[str, Wish]:
     """What each activation's maker wants of it; inputs follow their first reader; pinned values have no wish."""
     wishes: dict[str, Wish] = {}
     for op in graph.ops:
-        activations = wanted(op, graph, scheme)
+        activations = plan.wanted(op, graph)
         if activations is None:
             continue
         for value in activation_operands(op, graph):
@@ -85,7 +70,7 @@ def _wishes(graph: Graph, scheme: Scheme, boundaries: Boundaries) -> dict[str, W
     return {name: wish for name, wish in wishes.items() if name not in boundaries.pinned}
 
 
-def _classes(graph: Graph, scheme: Scheme) -> list[list[str]]:
+def _classes(graph: Graph, plan: Plan) -> list[list[str]]:
     """Activations that are not constant, grouped by the ties of the ops that read and make them."""
     leader = {v.name: v.name for v in graph.values if is_activation(v) and v.constant is None}
 
@@ -96,7 +81,7 @@ def _classes(graph: Graph, scheme: Scheme) -> list[list[str]]:
         return name
 
     for op in graph.ops:
-        activations = wanted(op, graph, scheme)
+        activations = plan.wanted(op, graph)
         for group in op.ties(activations.dtype) if activations else ():
             tied = [name for name in group if name in leader]
             # Values that differ in the file are not one class, whatever the op says: their codes are copied as is.
@@ -109,46 +94,64 @@ def _classes(graph: Graph, scheme: Scheme) -> list[list[str]]:
     return list(groups.values())
 
 
-def _solve(graph: Graph, members: Sequence[str], wishes: Mapping[str, Wish]) -> dict[str, TensorType]:
+def _solve(
+    graph: Graph, members: Sequence[str], wishes: Mapping[str, Wish], observed: Mapping[str, RealRange]
+) -> dict[str, TensorType]:
     """One set of parameters for a class."""
     if any(name not in wishes for name in members):
         return {name: graph[name].type for name in members}
     settings = wishes[members[0]].activations
+    if settings.dtype == "float32":
+        return {name: graph[name].type.with_(dtype="float32", quantization=None) for name in members}
     fixed = [wish.fixed for wish in (wishes[name] for name in members) if wish.fixed is not None]
     old = graph[members[0]].type
-    new = fixed[0] if fixed else parameters(old, settings, _real_range(graph, members))
+    new = fixed[0] if fixed else parameters(old, settings, _real_range(graph, members, observed))
     return {name: graph[name].type.with_(dtype=settings.dtype, quantization=new) for name in members}
 
 
-def _real_range(graph: Graph, members: Sequence[str]) -> tuple[float, float]:
-    """Real numbers that the class can hold: its codes' range, less what fused activations cut off."""
+def _real_range(graph: Graph, members: Sequence[str], observed: Mapping[str, RealRange]) -> RealRange:
+    """Real numbers that the class can hold: its codes' range, less what activations cut off and data leave out."""
     low, high = np.inf, -np.inf
     for name in members:
         kind = graph[name].type
-        producer = graph.producers.get(name)
-        activation = getattr(producer, "activation", "NONE")
-        first, last = numerics.activation_range(activation, kind.scale, kind.zero_point, kind.dtype)
-        low = min(low, kind.scale * (first - kind.zero_point))
-        high = max(high, kind.scale * (last - kind.zero_point))
+        activation = getattr(graph.producers.get(name), "activation", "NONE")
+        codes = numerics.activation_range(activation, kind.scale, kind.zero_point, kind.dtype)
+        first, last = (kind.scale * (code - kind.zero_point) for code in codes)
+        if name in observed:
+            first, last = max(first, observed[name][0]), min(last, observed[name][1])
+        low, high = min(low, first), max(high, last)
     return low, high
 
 
-def parameters(old: TensorType, settings: Activations, real_range: tuple[float, float]) -> Quantization:
+def parameters(old: TensorType, settings: Activations, real_range: RealRange) -> Quantization:
     """Parameters of `settings` for a value of type `old` that spans `real_range`.
 
     A dtype of the same width keeps the scale and shifts the zero point (eq. 20), which loses nothing; where the zero
-    point must be 0 and is not, the scale is chosen anew so that the range fits (eq. 24).
+    point must be 0 and is not, or the scale a power of two and is not, they are chosen anew so that the range fits
+    (eq. 24).  A range that has both signs cannot have zero point 0 unsigned and gets the zero point it needs.
     """
     low, high = numerics.code_range(settings.dtype)
     old_low, old_high = old.range
-    if high - low == old_high - old_low:
-        shifted = old.zero_point + low - old_low
-        if shifted == 0 or not settings.symmetric:
-            return Quantization.per_tensor(old.scale, shifted)
     bottom, top = min(real_range[0], 0.0), max(real_range[1], 0.0)
-    if settings.symmetric:
-        scale = max(top / high, bottom / low if low < 0 else 0.0)
-        return Quantization.per_tensor(scale, 0)
-    scale = (top - bottom) / (high - low)
-    zero_point = low - int(numerics.round_half_away(bottom / scale))
+    symmetric = settings.symmetric and (low < 0 or bottom == 0.0)
+    if high - low == old_high - old_low and _allowed(old.scale, settings):
+        shifted = old.zero_point + low - old_low
+        if shifted == 0 or not symmetric:
+            return Quantization.per_tensor(old.scale, shifted)
+    below_zero = bottom / low if low < 0 else 0.0
+    scale = max(top / high, below_zero) if symmetric else (top - bottom) / (high - low)
+    scale = scale or old.scale  # a value that is always 0
+    if settings.scale == "power-of-two":
+        scale = power_of_two_at_least(scale)
+    zero_point = 0 if symmetric else low - int(numerics.round_half_away(bottom / scale))
     return Quantization.per_tensor(scale, zero_point)
+
+
+def _allowed(scale: float, settings: Activations) -> bool:
+    return settings.scale == "any" or power_of_two_at_least(scale) == scale
+
+
+def power_of_two_at_least(scale: float) -> float:
+    """The smallest power of two that is not below `scale` (eq. 25)."""
+    fraction, exponent = np.frexp(scale)
+    return float(np.ldexp(1.0, int(exponent) - (1 if fraction == 0.5 else 0)))

@@ -1,7 +1,9 @@
 """rewrite: weights to the scheme's dtype and granularity, exactly wherever the integers fit (eq. 21, 22).
 
-before: %w: u8[16,3,3,8] (scale 0.02, zero point 131)
-after:  %w: s8[16,3,3,8] (16 scales on axis 0, each 0.02 unless its channel had to be rescaled)
+    before: %w: u8[16,3,3,8] (scale 0.02, zero point 131)
+    after:  %w: s8[16,3,3,8] (16 scales on axis 0, each 0.02 unless its channel had to be rescaled)
+
+Weights are handled as rows: one row an output channel, in `units` of a scale of that row.
 """
 
 from __future__ import annotations
@@ -14,7 +16,11 @@ import numpy.typing as npt
 
 from tflite2q import numerics
 from tflite2q.dialect.types import Constant, Quantization, Value
+from tflite2q.rewrites.parameters import power_of_two_at_least
 from tflite2q.scheme import Weights
+
+# Scales that are tried for a least-squares fit, as parts of the scale that just covers the largest weight.
+CANDIDATES = np.linspace(1.0, 0.4, 61)
 
 
 @dataclass(frozen=True)
@@ -27,74 +33,139 @@ class NewWeights:
     error: npt.NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Weights [channels, n] = codes * scales[:, None] after fitting, zero_point still to be added."""
+
+    codes: numerics.Floats
+    scales: npt.NDArray[np.float32]
+    zero_point: int = 0
+
+
 def convert_weights(value: Value, axis: int, settings: Weights) -> NewWeights:
     """`value` under `settings`; `axis` is the output channel's.  Weights that conform are returned as they are."""
     channels = value.type.shape[axis]
     if conforms(value, settings):
         return NewWeights(value, np.zeros(channels, bool), np.zeros(value.type.shape))
-    q = value.type.parameters
-    shape = [1] * len(value.type.shape)
-    shape[axis] = channels
-    zero_points = q.zero_points(channels).reshape(shape)
-    old_scales = q.scales(channels).astype(np.float64)
-    centred = value.data.astype(np.int64) - zero_points
-    if settings.granularity == "per-tensor":
-        centred_units, base = _common_units(centred, old_scales, shape)
-    else:
-        centred_units, base = centred.astype(np.float64), old_scales
-    if settings.symmetric:
-        codes, scales, zero_point = _fit_symmetric(centred_units, base, axis, settings)
-    else:
-        codes, scales, zero_point = _fit_asymmetric(centred_units, base, settings.dtype)
-    wide = codes.astype(np.int64) - zero_point
-    error = wide * scales.astype(np.float64).reshape(shape) - centred * old_scales.reshape(shape)
-    others = tuple(i for i in range(centred.ndim) if i != axis)
-    rescaled = (error != 0).any(axis=others) if value.type.size else np.zeros(channels, bool)
+    units, base = integer_rows(value, axis)
+    real = units * base[:, None]
+    if settings.dtype == "float32":
+        array = _from_rows(real.astype(np.float32), value.type.shape, axis)
+        kind = value.type.with_(dtype="float32", quantization=None)
+        return NewWeights(
+            value.with_(type=kind, constant=Constant(array)),
+            np.zeros(channels, bool),
+            array - _from_rows(real, value.type.shape, axis),
+        )
+    rows = _fit(units, base, settings)
+    error = rows.codes * rows.scales.astype(np.float64)[:, None] - real
+    storage = "int8" if settings.dtype == "int4" else settings.dtype
+    codes = _from_rows((rows.codes + rows.zero_point).astype(storage), value.type.shape, axis)
     if settings.granularity == "per-channel":
-        new = Quantization.per_channel(scales, axis)
+        new = Quantization.per_channel(rows.scales, axis)
     else:
-        new = Quantization.per_tensor(float(scales[0]), zero_point)
+        new = Quantization.per_tensor(float(rows.scales[0]), rows.zero_point)
     kind = value.type.with_(dtype=settings.dtype, quantization=new)
-    return NewWeights(value.with_(type=kind, constant=Constant(codes)), rescaled, error)
+    return NewWeights(
+        value.with_(type=kind, constant=Constant(codes)),
+        (error != 0).any(axis=1),
+        _from_rows(error, value.type.shape, axis),
+    )
 
 
 def conforms(value: Value, settings: Weights) -> bool:
-    """Whether nothing would be gained: right dtype and symmetry, and no finer granularity than allowed."""
+    """Whether nothing would be gained: right dtype, symmetry, kind of scale, and no finer granularity than allowed."""
     q = value.type.parameters
     fine_enough = q.axis is None or settings.granularity == "per-channel"
     symmetric_enough = q.symmetric or not settings.symmetric
-    return value.type.dtype == settings.dtype and symmetric_enough and fine_enough
+    scales_allowed = settings.scale == "any" or all(power_of_two_at_least(s) == s for s in q.scale)
+    return value.type.dtype == settings.dtype and symmetric_enough and fine_enough and scales_allowed
 
 
-def _common_units(
-    centred: numerics.Ints, scales: numerics.Floats, shape: list[int]
-) -> tuple[numerics.Floats, numerics.Floats]:
-    """Weights in units of the largest scale, so that one scale serves all channels; whole numbers if all are equal."""
-    base = np.full_like(scales, scales.max(initial=0.0))
-    return centred * (scales / base).reshape(shape), base
+def integer_rows(value: Value, axis: int) -> tuple[numerics.Floats, numerics.Floats]:
+    """The weights as whole numbers [channels, n], zero point taken off, and the scale of each row."""
+    channels = value.type.shape[axis]
+    q = value.type.parameters
+    rows = np.moveaxis(value.data, axis, 0).reshape(channels, -1).astype(np.float64)
+    return rows - q.zero_points(channels)[:, None], q.scales(channels).astype(np.float64)
 
 
-def _fit_symmetric(
-    units: numerics.Floats, base: numerics.Floats, axis: int, settings: Weights
-) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32], int]:
-    """Codes, one scale a channel, and zero point 0; a channel that fits keeps its integers and its scale (eq. 21)."""
+def _from_rows(rows: npt.NDArray[Any], shape: tuple[int, ...], axis: int) -> npt.NDArray[Any]:
+    rest = tuple(size for index, size in enumerate(shape) if index != axis)
+    return np.moveaxis(rows.reshape(shape[axis], *rest), 0, axis)
+
+
+def _fit(units: numerics.Floats, base: numerics.Floats, settings: Weights) -> Rows:
+    if settings.granularity == "per-tensor":  # units of one common scale; still whole numbers if all were equal
+        common = base.max(initial=0.0)
+        units, base = units * (base / common)[:, None], np.full_like(base, common)
+    if settings.symmetric:
+        return _fit_symmetric(units, base, settings)
+    return _fit_asymmetric(units, base, settings.dtype)
+
+
+def _fit_symmetric(units: numerics.Floats, base: numerics.Floats, settings: Weights) -> Rows:
+    """Zero point 0.  A channel that fits keeps its integers and its scale (eq. 21), others are rescaled (eq. 22)."""
     limit = numerics.code_range(settings.dtype)[1]
-    others = tuple(i for i in range(units.ndim) if i != axis)
-    largest = np.abs(units).max(axis=others, initial=0.0)
+    codes, scales = units.copy(), base.astype(np.float32)
+    largest = np.abs(units).max(axis=1, initial=0.0)
+    rows = largest > limit
+    if settings.scale == "power-of-two":
+        rows = rows | np.array([power_of_two_at_least(s) != s for s in base], bool)
+    if settings.granularity == "per-tensor" and rows.any():
+        rows[:] = True
+    if not rows.any():
+        return Rows(codes, scales)
+    ratios = _covering(units[rows], limit, settings)
     if settings.granularity == "per-tensor":
-        largest = np.full_like(largest, largest.max(initial=0.0))
-    scales = (base * np.maximum(largest / limit, 1.0)).astype(np.float32)
-    shape = [1] * units.ndim
-    shape[axis] = -1
-    ratio = np.where(largest <= limit, 1.0, base / scales.astype(np.float64)).reshape(shape)
-    codes = np.clip(numerics.round_half_away(units * ratio), -limit, limit)
-    return codes.astype(settings.dtype), scales, 0
+        ratios[:] = ratios.max()
+    new = base[rows] * ratios
+    if settings.scale == "power-of-two":
+        new = np.array([power_of_two_at_least(scale) for scale in new])
+    scales[rows] = new.astype(np.float32)
+    exact: numerics.Floats = units[rows] * (base[rows] / scales[rows].astype(np.float64))[:, None]
+    codes[rows] = round_preserving_sums(exact, limit)
+    return Rows(codes, scales)
 
 
-def _fit_asymmetric(
-    units: numerics.Floats, base: numerics.Floats, dtype: str
-) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32], int]:
-    """Codes, one scale and one zero point for the tensor: the middle of the dtype if that fits, as it costs least."""
+def _covering(units: numerics.Floats, limit: int, settings: Weights) -> numerics.Floats:
+    """Old units a new step should span, for each row."""
+    magnitudes = np.abs(units)
+    whole = magnitudes.max(axis=1) / limit
+    if settings.range == "percentile":
+        tail: numerics.Floats = np.percentile(magnitudes, settings.percentile, axis=1)
+        return np.where(tail > 0, tail / limit, whole)
+    if settings.range == "max":
+        return np.asarray(whole)
+    best, least = whole.copy(), np.full(len(units), np.inf)
+    for part in CANDIDATES:
+        step = np.where(whole > 0, whole * part, 1.0)[:, None]
+        error = ((np.clip(np.rint(units / step), -limit, limit) * step - units) ** 2).sum(axis=1)
+        better = error < least
+        best[better], least[better] = step[better, 0], error[better]
+    return np.asarray(best)
+
+
+def round_preserving_sums(exact: numerics.Floats, limit: int) -> numerics.Floats:
+    """Rows rounded to whole numbers in [-limit, limit] whose sum is as near the row's sum as can be (eq. 22).
+
+    Neighbouring inputs of a convolution are alike, and most are positive, so what a rounded filter does to their mean
+    weighs more than what it does to their differences.  Where rounding to nearest shifts the sum, the entries nearest a
+    tie are rounded the other way.
+    """
+    nearest = np.clip(numerics.round_half_away(exact), -limit, limit)
+    rest = exact - nearest
+    for row in np.flatnonzero(np.abs(np.rint(rest.sum(axis=1))) > 0):
+        missing = int(np.rint(rest[row].sum()))
+        direction = 1 if missing > 0 else -1
+        movable = np.flatnonzero((rest[row] * direction > 0) & (np.abs(nearest[row] + direction) <= limit))
+        chosen = movable[np.argsort(-rest[row, movable] * direction, kind="stable")[: abs(missing)]]
+        nearest[row, chosen] += direction
+    return nearest
+
+
+def _fit_asymmetric(units: numerics.Floats, base: numerics.Floats, dtype: str) -> Rows:
+    """One scale and one zero point for the tensor: the middle of the dtype if that fits, as it costs least."""
     low, high = numerics.code_range(dtype)
     middle = (low + high + 1) // 2
     bottom, top = min(float(units.min(initial=0.0)), 0.0), max(float(units.max(initial=0.0)), 0.0)
@@ -103,5 +174,5 @@ def _fit_asymmetric(
     else:
         scale = float(np.float32(base[0] * max(1.0, (top - bottom) / (high - low))))
         zero_point = low - int(numerics.round_half_away(bottom * base[0] / scale))
-    codes = np.clip(numerics.round_half_away(units * (base[0] / scale)) + zero_point, low, high)
-    return codes.astype(dtype), np.full(len(base), scale, np.float32), zero_point
+    codes = np.clip(numerics.round_half_away(units * (base[0] / scale)), low - zero_point, high - zero_point)
+    return Rows(codes, np.full(len(base), scale, np.float32), zero_point)

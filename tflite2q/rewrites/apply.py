@@ -1,0 +1,139 @@
+"""rewrite: every value its assigned type, every op the weights, biases, constants and arithmetic that go with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from tflite2q import numerics
+from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.op import Op
+from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
+from tflite2q.errors import InvalidGraph
+from tflite2q.rewrites.biases import BIAS_DTYPES, accumulator_units, convert_bias, real_bias
+from tflite2q.rewrites.edit import Editor
+from tflite2q.rewrites.parameters import parameters
+from tflite2q.rewrites.plan import Plan, is_activation
+from tflite2q.rewrites.weights import NewWeights, convert_weights
+from tflite2q.scheme import Activations, Layer
+
+Means = Mapping[str, npt.NDArray[np.float64]]
+
+
+class Applier:
+    """Applies a plan and assigned types to a guarded graph; afterwards `weights` tells what became of each op's.
+
+    `means` are the elements' real means of the values that feed layers whose biases are to be corrected.
+    """
+
+    def __init__(self, graph: Graph, plan: Plan, types: Mapping[str, TensorType], means: Means) -> None:
+        self.graph, self.plan, self.types, self.means = graph, plan, types, means
+        self.editor = Editor(graph)
+        self.weights: dict[str, NewWeights] = {}
+
+    def run(self) -> Graph:
+        for name, kind in self.types.items():
+            self.editor.values[name] = self.editor.values[name].with_(type=kind)
+        self.editor.ops = [self._op(op) for op in self.graph.ops]
+        return self.editor.graph()
+
+    def _op(self, op: Op) -> Op:
+        if self.plan.wanted(op, self.graph) is None:
+            return op
+        layer = self.plan.layer(op)
+        inputs = list(op.inputs)
+        roles = {op.operand(i).role: i for i, name in enumerate(inputs) if name is not None}
+        if "weights" in roles and self._value(op, roles["weights"]).type.quantized:
+            inputs[roles["weights"]] = weights = self._weights(op, roles["weights"], layer)
+            if "bias" in roles:
+                inputs[roles["bias"]] = self._bias(op, roles["bias"], roles["weights"], weights, layer)
+        for index, name in enumerate(inputs):
+            if name is not None and op.operand(index).role == "activation":
+                inputs[index] = self._constant_activation(op, name, layer.activations)
+        op = op.with_(inputs=tuple(inputs))
+        if hasattr(op, "rescale"):
+            op = op.with_(rescale=layer.rescale.arithmetic)
+        return self._with_version(op)
+
+    def _value(self, op: Op, index: int) -> Value:
+        name = op.inputs[index]
+        assert name is not None
+        return self.graph[name]
+
+    def _weights(self, op: Op, index: int, layer: Layer) -> str:
+        value = self._value(op, index)
+        if value.constant is None:
+            raise InvalidGraph(f"{op.mnemonic} {op.name!r}: weights are computed by the model and cannot be converted")
+        new = convert_weights(value, op.channel_axis, layer.weights)
+        self.weights[op.name] = new
+        return self._replace(value, new.value)
+
+    def _bias(self, op: Op, bias: int, weights: int, new_weights: str, layer: Layer) -> str:
+        """The bias in units of the new accumulator."""
+        assert op.inputs[0] is not None
+        old_bias, w_old, w_new = self._value(op, bias), self._value(op, weights), self.editor.values[new_weights]
+        x_old, x_new = self.graph[op.inputs[0]], self.editor.values[op.inputs[0]]
+        if x_old.type == x_new.type and w_old.type == w_new.type:
+            return old_bias.name
+        channels = w_old.type.shape[op.channel_axis]
+        old = accumulator_units(x_old.type.parameters, w_old.type.parameters, channels)
+        if layer.activations.dtype == "float32":
+            return self._replace(old_bias, real_bias(old_bias, old))
+        new = accumulator_units(x_new.type.parameters, w_new.type.parameters, channels)
+        scales = np.float32(x_new.type.scale) * np.array(w_new.type.parameters.scale, np.float32)
+        stated = Quantization.per_channel(scales, 0)
+        dtype = BIAS_DTYPES[layer.activations.dtype]
+        correction = self._correction(op, x_old.name) if layer.recover.bias_correction else None
+        return self._replace(old_bias, convert_bias(old_bias, old, new, stated, dtype, correction))
+
+    def _correction(self, op: Op, x: str) -> list[float] | None:
+        """What the weights' errors add to each output channel on average, with the opposite sign (eq. 26)."""
+        error = self.weights[op.name].error
+        if x not in self.means or not error.any():
+            return None
+        mean = self.means[x]
+        if error.ndim == 2:  # [units, k]
+            return [-float(v) for v in error @ mean.reshape(-1, error.shape[1]).mean(axis=0)]
+        channel = mean.reshape(-1, mean.shape[-1]).mean(axis=0)
+        if op.channel_axis == 3:  # [1, kh, kw, channels * multiplier]
+            per_output = np.repeat(channel, error.shape[3] // len(channel))
+            return [-float(v) for v in error.sum(axis=(0, 1, 2)) * per_output]
+        groups = len(channel) // error.shape[3]
+        split = channel.reshape(groups, 1, error.shape[3])
+        per_filter = error.sum(axis=(1, 2)).reshape(groups, -1, error.shape[3])
+        return [-float(v) for v in (per_filter * split).sum(axis=2).reshape(-1)]
+
+    def _constant_activation(self, op: Op, name: str, settings: Activations) -> str:
+        """A constant in an activation's place: in the parameters it is tied to, or in its own."""
+        value = self.graph[name]
+        if value.constant is None or not is_activation(value):
+            return name
+        kind = value.type
+        real = kind.scale * (value.data.astype(np.float64) - kind.zero_point)
+        if settings.dtype == "float32":
+            plain = kind.with_(dtype="float32", quantization=None)
+            return self._replace(value, value.with_(type=plain, constant=Constant(real.astype(np.float32))))
+        tied = [self.types.get(n) for group in op.ties(settings.dtype) if name in group for n in group if n != name]
+        if tied and tied[0] is not None:
+            new = tied[0].parameters
+        else:
+            new = parameters(kind, settings, (float(real.min(initial=0.0)), float(real.max(initial=0.0))))
+        codes = numerics.round_half_away(real / new.scale[0]) + new.zero_point[0]
+        array = np.clip(codes, *numerics.code_range(settings.dtype)).astype(settings.dtype)
+        changed = kind.with_(dtype=settings.dtype, quantization=new)
+        return self._replace(value, value.with_(type=changed, constant=Constant(array)))
+
+    def _replace(self, old: Value, new: Value) -> str:
+        """`new` in place of the constant `old`; a copy where another op still reads something else under that name."""
+        if self.editor.values[old.name] == old and len(self.graph.consumers[old.name]) == 1:
+            self.editor.values[old.name] = new
+            return old.name
+        return self.editor.constant(new)
+
+    def _with_version(self, op: Op) -> Op:
+        """`op` with the operator version that its first operand's dtype needs."""
+        first = next((self.editor.values[n] for n in op.inputs if n is not None), None)
+        needed = op.builtin.versions.get(first.type.dtype, 1) if first is not None else 1
+        return op.with_(version=max(op.version, needed))

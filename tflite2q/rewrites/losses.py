@@ -1,0 +1,68 @@
+"""What a conversion did to each layer, and how far its results can be off."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.op import Op
+from tflite2q.dialect.types import TensorType
+from tflite2q.rewrites.plan import activation_operands, is_activation
+from tflite2q.rewrites.weights import NewWeights
+
+
+@dataclass(frozen=True)
+class LayerChange:
+    """What a conversion did to one op of the original.
+
+    `loss`: "exact" (same integers, same grid), "rescaled" (`channels_rescaled` of `channels` weight channels lost
+    precision), "requantized" (the result has another grid), "dequantized" (the result is float32), None (left alone:
+    nothing of it is quantized, or the scheme has no form for it).  `bound` is how far a result can be from the
+    original's for equal real inputs, in steps of the new result.
+    """
+
+    name: str
+    op: str
+    loss: str | None
+    channels: int | None = None
+    channels_rescaled: int | None = None
+    bound: float | None = None
+
+
+def change(op: Op, old: Graph, new: Graph, weights: NewWeights | None) -> LayerChange:
+    """What became of `op` of graph `old` in graph `new`."""
+    result = old[op.name].type
+    now = new[op.name].type if op.name in new.by_name else result
+    touched = [v for v in (*activation_operands(op, old), *old.outs(op)) if is_activation(v)]
+    if not touched:
+        return LayerChange(op.name, op.mnemonic, None)
+    channels = rescaled = None
+    if weights is not None:
+        channels, rescaled = len(weights.rescaled), int(weights.rescaled.sum())
+    if result.quantized and not now.quantized:
+        loss = "dequantized"
+    elif result.quantized and now.scale != result.scale:
+        loss = "requantized"
+    else:
+        loss = "rescaled" if rescaled else "exact"
+    return LayerChange(op.name, op.mnemonic, loss, channels, rescaled, _bound(op, old, result, now, weights))
+
+
+def _bound(op: Op, old: Graph, result: TensorType, now: TensorType, weights: NewWeights | None) -> float | None:
+    """Steps of the new result by which it can differ, given equal real inputs: the weights' error on the largest
+    input, half a step of each grid, and nothing where neither dtype nor grid nor weights changed."""
+    if not (result.quantized and now.quantized):
+        return None
+    bound = 0.0
+    if now.scale != result.scale:
+        bound += 0.5 + 0.5 * result.scale / now.scale
+    elif now != result:
+        bound += 1.0  # TFLite's uint8 and int8 kernels round some ties and multipliers differently
+    if weights is not None and weights.rescaled.any() and op.inputs[0] is not None:
+        x = old[op.inputs[0]].type
+        reach = max(abs(code - x.zero_point) for code in x.range) * x.scale
+        axes = tuple(i for i in range(weights.error.ndim) if i != op.channel_axis)
+        bound += float(np.abs(weights.error).sum(axis=axes).max()) * reach / now.scale + 1.0
+    return bound

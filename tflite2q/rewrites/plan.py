@@ -1,0 +1,53 @@
+"""What a scheme says of one graph: the settings of each op, and which ops it cannot apply to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.op import Op
+from tflite2q.dialect.types import Value
+from tflite2q.scheme import Activations, Layer, Scheme
+
+# dtypes that hold activations; int32 tensors with a scale are accumulators and biases.
+ACTIVATION_DTYPES = ("uint8", "int8", "int16")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Settings by op name; ops that rewrites insert have the scheme's base settings."""
+
+    scheme: Scheme
+    layers: Mapping[str, Layer]
+
+    @staticmethod
+    def of(scheme: Scheme, graph: Graph) -> Plan:
+        """Raises SchemeError for rules that do not fit the graph."""
+        return Plan(scheme, scheme.layers(graph))
+
+    def layer(self, op: Op) -> Layer:
+        return self.layers.get(op.name, self.scheme.layer)
+
+    def renamed(self, inner: Mapping[str, str]) -> Plan:
+        """The plan for a graph in which ops have other names: `inner` maps an old name to the new one."""
+        return Plan(self.scheme, {**self.layers, **{new: self.layers[old] for old, new in inner.items()}})
+
+    def wanted(self, op: Op, graph: Graph) -> Activations | None:
+        """The activations that `op` is to compute with; None if it must stay as it is."""
+        settings = self.layer(op).activations
+        if not op.convertible or settings.dtype not in op.dtypes:
+            return None
+        touched = [v for v in (*activation_operands(op, graph), *graph.outs(op)) if is_activation(v)]
+        return settings if touched else None
+
+
+def is_activation(value: Value) -> bool:
+    """Whether a value holds quantized codes that a scheme may change."""
+    return value.type.dtype in ACTIVATION_DTYPES and value.type.quantization is not None
+
+
+def activation_operands(op: Op, graph: Graph) -> list[Value]:
+    """Quantized operands in an activation's role."""
+    named = [(op.operand(i).role, name) for i, name in enumerate(op.inputs) if name is not None]
+    return [graph[name] for role, name in named if role == "activation" and is_activation(graph[name])]
