@@ -108,9 +108,13 @@ class Layer:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The whole comparison; parts that were not asked for or could not be measured are None, `notes` says why."""
+    """The whole comparison; parts that were not asked for or could not be measured are None, `notes` says why.
+
+    `other` is what `model` is compared with: the name of a file, or of the scheme it was converted to.
+    """
 
     model: str
+    other: str
     scheme: str | None
     target: str | None
     layers: tuple[Layer, ...]

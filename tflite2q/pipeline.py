@@ -138,9 +138,11 @@ def compare(original: Model, converted: Model, *, progress: Progress = quiet, **
     notes: list[str] = []
     accuracy, speed = _outputs_and_speed(before, after, samples, chosen, notes, progress)
     layers = comparison.merge_layers(layers_of(converted), _layer_errors(before, after, samples, chosen, progress))
+    scheme = converted.scheme.name if isinstance(converted, Conversion) else None
     return Comparison(
         model=name_of(original),
-        scheme=converted.scheme.name if isinstance(converted, Conversion) else None,
+        other=scheme or name_of(converted),
+        scheme=scheme,
         target=chosen.target,
         layers=layers,
         accuracy=accuracy,

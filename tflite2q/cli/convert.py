@@ -96,6 +96,7 @@ def convert(
         files.write(path, content, force)
     result = Comparison(
         model=Path(model).name,
+        other=chosen.name,
         scheme=chosen.name,
         target=target if lib is not None else None,
         layers=pipeline.layers_of(conversion),

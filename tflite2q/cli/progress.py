@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from types import TracebackType
+from typing import TextIO
 
 PATIENCE = 2.0
 INTERVAL = 0.2
@@ -17,12 +18,13 @@ class Progress:
     A thread of its own draws the line, so that time is seen to pass during a long step too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = sys.stderr if stream is None else stream
         self._start = time.monotonic()
         self._text = ""
         self._width = 0
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._draw, daemon=True) if sys.stderr.isatty() else None
+        self._thread = threading.Thread(target=self._draw, daemon=True) if self._stream.isatty() else None
 
     def __call__(self, what: str, done: int = 0, total: int = 0) -> None:
         self._text = f"{what} {done}/{total}" if total else what
@@ -34,8 +36,8 @@ class Progress:
             wait = INTERVAL
 
     def _write(self, text: str) -> None:
-        sys.stderr.write("\r" + text.ljust(self._width))
-        sys.stderr.flush()
+        self._stream.write("\r" + text.ljust(self._width))
+        self._stream.flush()
         self._width = len(text)
 
     def __enter__(self) -> Progress:
@@ -51,5 +53,5 @@ class Progress:
             self._thread.join()
         if self._width:
             self._write("")
-            sys.stderr.write("\r")
-            sys.stderr.flush()
+            self._stream.write("\r")
+            self._stream.flush()

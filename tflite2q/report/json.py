@@ -21,7 +21,7 @@ Document = dict[str, Any]
 
 
 def comparison(result: Comparison) -> Document:
-    """Keys: model, scheme, target, layers, accuracy, speed, size, notes."""
+    """Keys: model, other, scheme, target, layers, accuracy, speed, size, notes."""
     return {"schema_version": SCHEMA_VERSION, **asdict(result), "layers": layers(result.layers)}
 
 

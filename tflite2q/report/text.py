@@ -19,8 +19,7 @@ LONGEST_NAME = 64
 
 def comparison(console: Console, result: Comparison, every_layer: bool = False) -> None:
     """Accuracy, speed, size, and the layers with the largest error (or all of them)."""
-    title = result.model + (f" -> {result.scheme}" if result.scheme else "")
-    _line(console, title)
+    _line(console, f"{result.model} -> {result.other}")
     table = _table(console, ("", False), ("original", True), ("converted", True), ("change", True))
     for row in (*_accuracy_rows(result.accuracy), *_speed_rows(result.speed), *_size_rows(result.size)):
         table.add_row(*map(Text, row))
@@ -42,7 +41,7 @@ def comparison(console: Console, result: Comparison, every_layer: bool = False) 
 
 def conversion(console: Console, result: Comparison, written: Sequence[str]) -> None:
     """What a conversion did to the layers and the size, and the files it wrote."""
-    _line(console, f"{result.model} -> {result.scheme}")
+    _line(console, f"{result.model} -> {result.other}")
     changed = [line for line in result.layers if line.loss not in (None, "exact")]
     shown = sorted(changed, key=lambda line: -(line.bound or 0.0))[:WORST_LAYERS]
     if shown:
