@@ -134,7 +134,7 @@ def exp_on_negative(t: IntLike, integer_bits: int) -> Ints:
     # exp(-1/8) in Q0.31, about which the polynomial is expanded.
     result = 1895147668 + high_multiply(1895147668, z + rounding_shift_right(third, 1))
     taken = remainder - value
-    for exponent, factor in _EXP_OF_MINUS_POWERS:
+    for exponent, factor in EXP_OF_MINUS_POWERS:
         bit = fraction_bits + exponent
         if bit < 31:
             result = np.where((taken >> bit) & 1 == 1, high_multiply(result, factor), result)
@@ -142,7 +142,7 @@ def exp_on_negative(t: IntLike, integer_bits: int) -> Ints:
 
 
 # (k, exp(-2**k) in Q0.31), the factors gemmlowp uses.
-_EXP_OF_MINUS_POWERS = (
+EXP_OF_MINUS_POWERS = (
     (-2, 1672461947),
     (-1, 1302514674),
     (0, 790015084),

@@ -67,17 +67,21 @@ class Rescale:
                 scaled = multiply_fixed16(core, acc, *self.fixed_point())
             else:
                 scaled = shift_rounding(core, acc, self.shifts())
-            code = core.add(scaled, int_const(core, self.zero_point))
+            code = core.add(scaled, int_const(core, self.zero_point)) if self.zero_point else scaled
             return core.astype(core.clip(code, self.low, self.high), self.dtype)
-        low, high = self.low - self.zero_point, self.high - self.zero_point
         real = np.array(self.real, dtype=self.arithmetic)
-        product = core.multiply(core.astype(acc, self.arithmetic), core.const(real))
-        product = core.clip(product, low, high)
+        return self.code(core, core.multiply(core.astype(acc, self.arithmetic), core.const(real)))
+
+    def code(self, core: Core[T], product: T) -> T:
+        """Codes of real numbers of steps, floating point as the arithmetic says."""
+        product = core.clip(product, self.low - self.zero_point, self.high - self.zero_point)
         if self.arithmetic == "float32":
             rounded = core.subtract(core.add(product, core.const(MAGIC[None])), core.const(MAGIC[None]))
         else:
             rounded = round_half_away(core, product, "float64")
-        code = core.add(core.astype(rounded, "int32"), core.const(np.array([self.zero_point], np.int32)))
+        code = core.astype(rounded, "int32")
+        if self.zero_point:
+            code = core.add(code, core.const(np.array([self.zero_point], np.int32)))
         return core.astype(code, self.dtype)
 
 
@@ -103,6 +107,11 @@ def multiply_fixed16(core: Core[T], x: T, m: npt.ArrayLike, shift: npt.ArrayLike
     m, shift = np.atleast_1d(np.asarray(m, np.int64)), np.atleast_1d(np.asarray(shift, np.int64))
     reduced = np.minimum((m + (1 << 15)) >> 16, 0x7FFF)
     return shift_rounding(core, core.multiply(core.astype(x, "int64"), core.const(reduced)), 15 - shift)
+
+
+def wrapped32(core: Core[T], x: T) -> T:
+    """int64 x as the int32 with the same low bits, still int64."""
+    return core.astype(core.astype(x, "int32"), "int64")
 
 
 def high_multiply(core: Core[T], a: T, b: T) -> T:

@@ -56,7 +56,7 @@ def tabulate(function: str, x: Codes, y: Codes, options: Options) -> npt.NDArray
 
 def logistic(x: Floats32) -> Floats32:
     with np.errstate(over="ignore"):
-        return ONE / (ONE + _exp(-x))
+        return ONE / (ONE + exp32(-x))
 
 
 def gelu(x: Floats32, approximate: bool) -> Floats32:
@@ -74,7 +74,7 @@ def _erfc(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.array([math.erfc(v) for v in x.reshape(-1)]).reshape(x.shape)
 
 
-def _exp(x: Floats32) -> Floats32:
+def exp32(x: Floats32) -> Floats32:
     """exp to the nearest float32: evaluated in float64, so that it does not depend on the C library."""
     with np.errstate(over="ignore"):
         return np.exp(x.astype(np.float64)).astype(np.float32)
@@ -96,7 +96,7 @@ def _by_float(transform: Callable[[Floats32, Options, Codes], Floats32]) -> Call
 
     def table(x: Codes, y: Codes, options: Options) -> npt.NDArray[Any]:
         if x.dtype == "int16":
-            return _interpolated(lambda real: transform(real, options, y), x, y)
+            return interpolated(lambda real: transform(real, options, y), x, y)
         real = np.float32(x.scale) * (x.every() - x.zero_point).astype(np.float32)
         scaled = transform(real, options, y) * (ONE / np.float32(y.scale))
         # A float32 beyond the range of codes saturates; the clip keeps the later cast defined.
@@ -110,7 +110,7 @@ def _round_float32(x: Floats32) -> Floats32:
     return numerics.round_half_away(x).astype(np.float32)
 
 
-def _interpolated(transform: Callable[[Floats32], Floats32], x: Codes, y: Codes) -> npt.NDArray[np.int16]:
+def interpolated(transform: Callable[[Floats32], Floats32], x: Codes, y: Codes) -> npt.NDArray[np.int16]:
     """eq. 22: TFLite's int16 look-up, 512 linear pieces whose ends are moved by half the error in their middle."""
     low, high = code_range("int16")
     first, last = (np.float32(x.scale) * np.float32(c - x.zero_point) for c in (low, high))
@@ -326,7 +326,7 @@ FUNCTIONS: Mapping[str, Callable[[Codes, Codes, Options], Any]] = {
     "TANH": _or16(_by_float(lambda x, o, y: _tanh(x)), _tanh16),
     "GELU": _by_float(lambda x, o, y: gelu(x, o.approximate)),
     "ELU": _by_float(lambda x, o, y: _elu(x)),
-    "EXP": _by_float(lambda x, o, y: _exp(x)),
+    "EXP": _by_float(lambda x, o, y: exp32(x)),
     "LOG": _by_float(_log),
     "HARD_SWISH": _hard_swish,
     "LEAKY_RELU": _leaky_relu,

@@ -151,12 +151,11 @@ def _result_types(op: Op, graph: Graph) -> str:
 
 
 def _said(op: Op, field: Field[Any]) -> bool:
-    """Whether the text names the field: attributes that differ from their default in value or in type (1 and 1.0)."""
+    """Whether the text names the field: attributes that differ from their default, be it in type or sign (1, 1.0, -0.0)."""
     if field.name in NOT_ATTRIBUTES:
         return False
     default = field.default if field.default_factory is MISSING else field.default_factory()
-    value = getattr(op, field.name)
-    return default is MISSING or type(value) is not type(default) or value != default
+    return repr(getattr(op, field.name)) != repr(default)
 
 
 def attribute_text(value: object) -> str:

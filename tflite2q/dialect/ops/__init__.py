@@ -8,6 +8,7 @@ from tflite2q.dialect.op import Builtin, Op
 from tflite2q.dialect.ops.binary import Compare, Div, Extremum, FloorDiv, Logical, Prelu, Select, SquaredDifference
 from tflite2q.dialect.ops.conv import Conv2D, DepthwiseConv2D
 from tflite2q.dialect.ops.dense import BatchMatmul, Dense
+from tflite2q.dialect.ops.detection import DetectionPostprocess
 from tflite2q.dialect.ops.eltwise import Add, Dequantize, Mul, Requantize
 from tflite2q.dialect.ops.lookup import Lookup
 from tflite2q.dialect.ops.movement import (
@@ -23,9 +24,11 @@ from tflite2q.dialect.ops.movement import (
     Transpose,
     Unpack,
 )
+from tflite2q.dialect.ops.normalize import L2Norm, LogSoftmax
 from tflite2q.dialect.ops.opaque import Opaque
 from tflite2q.dialect.ops.plain import Cast, Fill, OneHot, ShapeOf
 from tflite2q.dialect.ops.pool import AveragePool2D, MaxPool2D
+from tflite2q.dialect.ops.recurrent import Lstm, Svdf
 from tflite2q.dialect.ops.reduce import ArgExtremum, Mean, ReduceExtremum, Sum, TopK
 from tflite2q.dialect.ops.resize import ResizeBilinear, ResizeNearest
 from tflite2q.dialect.ops.shape import Concat, Pad, Reshape
@@ -60,6 +63,8 @@ OPS: tuple[type[Op], ...] = (
     Requantize,
     Dequantize,
     Softmax,
+    LogSoftmax,
+    L2Norm,
     ResizeBilinear,
     ResizeNearest,
     Reshape,
@@ -83,6 +88,9 @@ OPS: tuple[type[Op], ...] = (
     ShapeOf,
     Fill,
     OneHot,
+    Lstm,
+    Svdf,
+    DetectionPostprocess,
     Opaque,
 )
 

@@ -11,7 +11,16 @@ import numpy as np
 from tflite2q import numerics
 from tflite2q.core import Core
 from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, Tensor, attribute, require
-from tflite2q.dialect.ops.common import CODES, activated, broadcast_shape, centred, check_numbers, given, is_codes
+from tflite2q.dialect.ops.common import (
+    CODES,
+    activated,
+    broadcast_shape,
+    centred,
+    check_numbers,
+    float32,
+    given,
+    is_codes,
+)
 from tflite2q.dialect.types import TensorType, Value
 from tflite2q.rescale import Rescale, int_const, multiply_fixed, round_half_away, rounding_shift_right
 
@@ -50,9 +59,10 @@ class Binary(Op):
 
 @dataclass(frozen=True, kw_only=True)
 class Eltwise(Binary):
-    """A binary operator with a fused activation."""
+    """A binary operator with a fused activation; `rescale` is the scheme's arithmetic."""
 
     activation: str = attribute("FusedActivationFunction", "NONE", enum="ActivationFunctionType")
+    rescale: str = attribute(None, "tflite")
 
     contract: ClassVar[str | None] = "eltwise"
 
@@ -80,6 +90,10 @@ class Add(Eltwise):
     )
 
     def codes(self, core: Core[T], a: Tensor[T], b: Tensor[T], y: TensorType) -> T:
+        if self.rescale == "float32":
+            return self.in_float32(core, a, b, y)
+        if self.rescale == "shift":
+            return self.in_shifts(core, a, b, y)
         if y.dtype == "int16" and self.pot_scale_int16:
             powers = [exact_log2(kind.scale) for kind in (a.type, b.type, y)]
             if all(power is not None for power in powers):
@@ -103,6 +117,26 @@ class Add(Eltwise):
         total = core.clip(self.combined(core, *terms), *y.range)
         return core.astype(core.clip(total, *self.clamp(y)), y.dtype)
 
+    def in_float32(self, core: Core[T], a: Tensor[T], b: Tensor[T], y: TensorType) -> T:
+        """Each operand in steps of the result, by one float32 product (eq. 11)."""
+        terms = []
+        for term in (a, b):
+            wide = core.astype(centred(core, term.data, term.type.zero_point), "float32")
+            terms.append(core.multiply(wide, core.const(float32(term.type.scale / y.scale))))
+        total = self.combined(core, *terms)
+        return Rescale((1.0,), y.zero_point, *self.clamp(y), y.dtype, "float32").code(core, total)
+
+    def in_shifts(self, core: Core[T], a: Tensor[T], b: Tensor[T], y: TensorType) -> T:
+        """Scales are powers of two: operands shifted left to the finer of their scales, the sum shifted right (eq. 12)."""
+        finer = min(a.type.scale, b.type.scale)
+        terms = []
+        for term in (a, b):
+            bits = int(np.log2(term.type.scale / finer))
+            wide = centred(core, term.data, term.type.zero_point)
+            terms.append(core.left_shift(wide, core.const(np.array([bits], np.int32))) if bits else wide)
+        rescale = Rescale((finer / y.scale,), y.zero_point, *self.clamp(y), y.dtype, "shift")
+        return rescale.meaning(core, self.combined(core, *terms))
+
     def combined(self, core: Core[T], a: T, b: T) -> T:
         return core.subtract(a, b) if self.subtract else core.add(a, b)
 
@@ -122,10 +156,15 @@ class Mul(Eltwise):
             centred(core, a.data, a.type.zero_point), centred(core, b.data, b.type.zero_point)
         )
         real = float(np.float32(a.type.scale) * np.float32(b.type.scale) / np.float32(y.scale))
-        return Rescale((real,), y.zero_point, *self.clamp(y), y.dtype).meaning(core, product)
+        return Rescale((real,), y.zero_point, *self.clamp(y), y.dtype, arithmetic(self.rescale)).meaning(core, product)
 
     def numbers(self, core: Core[T], a: T, b: T, dtype: str) -> T:
         return core.multiply(a, b)
+
+
+def arithmetic(rescale: str) -> str:
+    """The arithmetic of a `Rescale` for a scheme's word for it."""
+    return "fixed" if rescale == "tflite" else rescale
 
 
 def exact_log2(scale: float) -> int | None:
@@ -137,6 +176,8 @@ def exact_log2(scale: float) -> int | None:
 @dataclass(frozen=True, kw_only=True)
 class Requantize(Op):
     """QUANTIZE: codes of one scale to codes of another, or real numbers to codes (eq. 2)."""
+
+    rescale: str = attribute(None, "tflite")
 
     mnemonic: ClassVar[str] = "q.requantize"
     converts: ClassVar[bool] = True
@@ -161,7 +202,8 @@ class Requantize(Op):
             return (quantize_real(core, x.data, y),)
         real = np.float64(x.type.scale) / np.float64(y.scale)
         wide = centred(core, x.data, x.type.zero_point)
-        return (Rescale((float(real),), y.zero_point, *y.range, y.dtype).meaning(core, wide),)
+        rescale = Rescale((float(real),), y.zero_point, *y.range, y.dtype, arithmetic(self.rescale))
+        return (rescale.meaning(core, wide),)
 
 
 def quantize_real(core: Core[T], x: T, y: TensorType) -> T:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from tflite2q import numerics
 from tflite2q.core import Core
 from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, attribute, require
+from tflite2q.dialect.ops.common import check_numbers, float32, is_codes
 from tflite2q.dialect.types import Quantization, Value
 from tflite2q.fixedpoint import leading_zeros, reciprocal
-from tflite2q.rescale import high_multiply, int_const
+from tflite2q.rescale import high_multiply, int_const, multiply_fixed
+from tflite2q.tables import Codes, exp32, interpolated
 
 T = TypeVar("T")
 
@@ -35,14 +39,15 @@ class Softmax(Op):
     def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
         x, y = ins[0], outs[0]
         assert x is not None
-        require(x.type.quantized, f"{x.name!r} has no quantization parameters")
-        require(x.type.dtype == y.type.dtype, f"input is {x.type.dtype} but result {y.type.dtype}")
+        check_numbers(x, y)
 
     def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
         assert ins[0] is not None
         return (ins[0].type.shape,)
 
     def fixed_result(self, dtype: str) -> Quantization | None:
+        if dtype == "int16":
+            return Quantization.per_tensor(1 / 32768, 0)
         return Quantization.per_tensor(1 / 256, numerics.code_range(dtype)[0])
 
     def exponentials(self, scale: float) -> numerics.Ints:
@@ -56,6 +61,10 @@ class Softmax(Op):
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         x = ins[0]
+        if not is_codes(x.type):
+            return (self.of_numbers(core, x.data),)
+        if x.type.dtype == "int16":
+            return (self.of_int16(core, x.data, x.type.scale),)
         low, high = x.type.range
         table = self.exponentials(x.type.scale)
         wide = core.astype(x.data, "int32")
@@ -63,11 +72,58 @@ class Softmax(Op):
         e = core.take(core.const(table), below_max)
         shares = core.take(core.const(numerics.rounding_shift_right(table, SUM_BITS)), below_max)
         total = core.sum(shares, (-1,), keepdims=True)
-        zeros = leading_zeros(core, total)
-        fraction = core.subtract(core.left_shift(total, zeros), int_const(core, 1 << 31))
-        product = high_multiply(core, reciprocal(core, fraction), e)
-        # product / 2**shift to nearest; it is never negative, so ties need no sign.
-        shift = core.subtract(int_const(core, SUM_BITS + 31 - 8), zeros)
-        half = core.left_shift(int_const(core, 1), core.subtract(shift, int_const(core, 1)))
-        code = core.add(core.right_shift(core.add(product, half), shift), int_const(core, low))
+        inverse, shift = row_scale(core, total)
+        code = core.add(share(core, e, inverse, shift), int_const(core, low))
         return (core.astype(core.clip(code, low, high), x.type.dtype),)
+
+
+def row_scale(core: Core[T], total: T) -> tuple[T, T]:
+    """(r, n) for a row's sum of exponentials (Q12.19): 1 / total ~ r * 2**-n once r is multiplied by a Q0.31 share."""
+    zeros = leading_zeros(core, total)
+    fraction = core.subtract(core.left_shift(total, zeros), int_const(core, 1 << 31))
+    return reciprocal(core, fraction), core.subtract(int_const(core, SUM_BITS + 31 - 8), zeros)
+
+
+def share(core: Core[T], e: T, inverse: T, shift: T) -> T:
+    """256 * e / total, to nearest; it is never negative, so ties need no sign."""
+    product = high_multiply(core, inverse, e)
+    half = core.left_shift(int_const(core, 1), core.subtract(shift, int_const(core, 1)))
+    return core.right_shift(core.add(product, half), shift)
+
+    def of_numbers(self, core: Core[T], x: T) -> T:
+        """exp(beta * (x - max)) over its sum, in float32."""
+        below = core.multiply(core.subtract(x, core.max(x, (-1,), keepdims=True)), core.const(float32(self.beta)))
+        e = core.exp(below)
+        return core.divide(e, core.sum(e, (-1,), keepdims=True))
+
+    def of_int16(self, core: Core[T], x: T, scale: float) -> T:
+        """16-bit codes: exp and reciprocal by interpolated tables (eq. 35)."""
+        exponential, reciprocal_table = int16_tables()
+        wide = core.astype(x, "int32")
+        below = core.subtract(wide, core.max(wide, (-1,), keepdims=True))
+        m, shift = numerics.quantize_multiplier(np.float64(scale) * np.float64(self.beta) / (10.0 / 65535.0))
+        # Tables start at the lowest code: 32768 more than the code itself.
+        place = core.clip(core.add(multiply_fixed(core, below, m, shift), int_const(core, 32767)), -32768, 32767)
+        e = core.take(core.const(exponential), core.astype(core.add(place, int_const(core, 32768)), "int32"))
+        wide_e = core.astype(e, "int64")
+        total = core.sum(wide_e, (-1,), keepdims=True)  # Q16.15
+        zeros = leading_zeros(core, total)
+        one = int_const(core, 1)
+        raised = core.left_shift(total, core.subtract(zeros, one))
+        fraction = core.right_shift(core.add(raised, int_const(core, 1 << 13)), int_const(core, 14))
+        place = core.clip(core.subtract(fraction, int_const(core, 3 << 15)), -32768, 32767)
+        place = core.astype(core.add(place, int_const(core, 32768)), "int32")
+        inverse = core.astype(core.take(core.const(reciprocal_table), place), "int64")
+        shift_right = core.subtract(int_const(core, 31), zeros)
+        half = core.left_shift(one, core.subtract(shift_right, one))
+        code = core.right_shift(core.add(core.multiply(wide_e, inverse), half), shift_right)
+        return core.astype(core.clip(code, 0, 32767), "int16")
+
+
+@cache
+def int16_tables() -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int16]]:
+    """exp on [-10, 0] and 1 / (1 + x) on [0, 1], both Q0.15, for all int16 arguments."""
+    y = Codes(float(np.float32(2.0 / 65535.0)), 0, "int16")
+    exponential = interpolated(exp32, Codes(float(np.float32(10.0 / 65535.0)), 32767, "int16"), y)
+    unit = Codes(float(np.float32(1.0 / 65535.0)), -32768, "int16")
+    return exponential, interpolated(lambda x: np.float32(1) / (np.float32(1) + x), unit, y)

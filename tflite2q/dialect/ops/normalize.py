@@ -1,0 +1,127 @@
+"""Normalization of rows: log-softmax and division by the Euclidean length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+import numpy as np
+
+from tflite2q import numerics
+from tflite2q.core import Core
+from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, Tensor, attribute, require
+from tflite2q.dialect.ops.common import centred, check_numbers, given, is_codes
+from tflite2q.dialect.types import Quantization, TensorType, Value
+from tflite2q.fixedpoint import inverse_square_root, log_of_sum
+from tflite2q.rescale import high_multiply, int_const, multiply_fixed, rounding_shift_by, rounding_shift_right, wrapped32
+
+T = TypeVar("T")
+
+INPUT_BITS = 5  # integer bits of the fixed-point logit differences
+SUM_BITS = 12  # integer bits of the sum of exponentials
+OUTPUT_BITS = 4  # integer bits of the logarithms
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowWise(Op):
+    """A function of the last axis that keeps the shape."""
+
+    operands: ClassVar[tuple[Operand, ...]] = (Operand("x"),)
+    dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8")
+
+    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
+        check_numbers(given(ins, 0), outs[0])
+
+    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+        return (given(ins, 0).type.shape,)
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        if is_codes(ins[0].type):
+            return (self.codes(core, ins[0], outs[0].type),)
+        return (self.numbers(core, ins[0].data),)
+
+    def codes(self, core: Core[T], x: Tensor[T], y: TensorType) -> T:
+        """The result on quantized operands."""
+        raise NotImplementedError
+
+    def numbers(self, core: Core[T], x: T) -> T:
+        """The result on float32 numbers."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogSoftmax(RowWise):
+    """x - log(sum(exp(x))) in steps of 1/16 from 0 down (eq. 36, 37)."""
+
+    mnemonic: ClassVar[str] = "q.log_softmax"
+    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("LOG_SOFTMAX", "LogSoftmaxOptions", INT8_VERSION_2),)
+
+    def fixed_result(self, dtype: str) -> Quantization | None:
+        return Quantization.per_tensor(1 / 16, numerics.code_range(dtype)[1])
+
+    def codes(self, core: Core[T], x: Tensor[T], y: TensorType) -> T:
+        scale = x.type.scale
+        real = min(scale * 2.0 ** (31 - INPUT_BITS), 2.0**31 - 1)
+        m, left = (int(v) for v in numerics.quantize_multiplier(real))
+        reverse_m, reverse_left = (int(v) for v in numerics.quantize_multiplier((1 << (31 - left)) / float(m)))
+        radius = int(np.floor(((1 << INPUT_BITS) - 1) * 2.0 ** (31 - INPUT_BITS) / 2.0**left))
+        difference = -np.arange(256, dtype=np.int64)
+        logits = numerics.multiply_by_quantized_multiplier(difference, m, left)
+        shares = numerics.rounding_shift_right(numerics.exp_on_negative(logits, INPUT_BITS), SUM_BITS)
+        table = np.where(difference < -radius, 0, shares)
+        wide = core.astype(x.data, "int32")
+        below = core.subtract(core.max(wide, (-1,), keepdims=True), wide)
+        log_sum = log_of_sum(core, core.sum(core.take(core.const(table), below), (-1,), keepdims=True))
+        least = wrapped32(core, core.subtract(log_sum, int_const(core, 1 << 31)))
+        least = multiply_fixed(core, least, reverse_m, reverse_left)
+        least = core.maximum(int_const(core, -radius - 1), least)
+        q5 = core.subtract(core.take(core.const(logits), below), log_sum)
+        code = rounding_shift_right(core, wrapped32(core, q5), 31 - INPUT_BITS - OUTPUT_BITS)
+        low, high = y.range
+        code = core.clip(core.add(code, int_const(core, high)), low, high)
+        inside = core.less(least, core.negative(core.astype(below, "int64")))
+        return core.astype(core.where(inside, code, int_const(core, low)), y.dtype)
+
+    def numbers(self, core: Core[T], x: T) -> T:
+        below = core.subtract(x, core.max(x, (-1,), keepdims=True))
+        return core.subtract(below, core.log(core.sum(core.exp(below), (-1,), keepdims=True)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class L2Norm(RowWise):
+    """x / |x| over the last axis, in steps of 1/128 (eq. 38)."""
+
+    activation: str = attribute("FusedActivationFunction", "NONE", enum="ActivationFunctionType")
+
+    mnemonic: ClassVar[str] = "q.l2_norm"
+    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("L2_NORMALIZATION", "L2NormOptions", INT8_VERSION_2),)
+
+    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
+        super().verify(ins, outs)
+        require(self.activation == "NONE", f"fused activation {self.activation} is not supported")
+
+    def fixed_result(self, dtype: str) -> Quantization | None:
+        low, high = numerics.code_range(dtype)
+        return Quantization.per_tensor(1 / 128, (low + high + 1) // 2)
+
+    def codes(self, core: Core[T], x: Tensor[T], y: TensorType) -> T:
+        value = centred(core, x.data, x.type.zero_point, "int64")
+        inverse, shift = inverse_square_root(core, core.sum(core.multiply(value, value), (-1,), keepdims=True))
+        low, high = y.range
+        if y.dtype == "int8":
+            # A left shift of 7 - shift, in the two-step fixed point of eq. 8.
+            left = core.subtract(int_const(core, 7), shift)
+            zero = int_const(core, 0)
+            raised = wrapped32(core, core.left_shift(value, core.maximum(left, zero)))
+            scaled = high_multiply(core, raised, inverse)
+            code = rounding_shift_by(core, scaled, core.maximum(core.negative(left), zero))
+        else:
+            raised = core.multiply(value, int_const(core, 128))
+            code = rounding_shift_by(core, high_multiply(core, raised, inverse), shift)
+        code = core.add(code, int_const(core, (low + high + 1) // 2))
+        return core.astype(core.clip(code, low, high), y.dtype)
+
+    def numbers(self, core: Core[T], x: T) -> T:
+        length = core.sqrt(core.sum(core.multiply(x, x), (-1,), keepdims=True))
+        return core.divide(x, core.maximum(length, core.const(np.array([1e-6], np.float32))))

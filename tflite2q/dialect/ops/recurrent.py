@@ -1,0 +1,215 @@
+"""Recurrent layers in integers: UNIDIRECTIONAL_SEQUENCE_LSTM and SVDF.
+
+State lives in variables; a run starts from the values that the variables hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+import numpy as np
+
+from tflite2q import numerics
+from tflite2q.core import Core
+from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require
+from tflite2q.dialect.ops.common import centred, check_codes, given, given_or_none
+from tflite2q.dialect.ops.eltwise import exact_log2
+from tflite2q.dialect.types import TensorType, Value
+from tflite2q.errors import UnsupportedError
+from tflite2q.gemmlowp16 import logistic_table, tanh_table
+from tflite2q.rescale import Rescale, int_const, multiply_fixed, rounding_shift_right
+
+T = TypeVar("T")
+
+GATES = ("input", "forget", "cell", "output")
+GATE_STEP = np.float32(2.0**-12)  # of the gates' sums before their activation, Q3.12
+HIDDEN = 4  # the intermediate tensor that holds the parameters of the hidden state before projection
+HALF_RANGE = 1 << 15  # of a gate after its activation, Q0.15
+
+
+def _lstm_operands() -> tuple[Operand, ...]:
+    def group(pattern: str, optional: bool, gates: Sequence[str] = GATES) -> list[Operand]:
+        return [Operand(pattern.format(gate), "fixed", optional or gate == "input") for gate in gates]
+
+    return (
+        Operand("x", "fixed"),
+        *group("input_to_{}", False),
+        *group("recurrent_to_{}", False),
+        *group("peephole_{}", True, ("input", "forget", "output")),
+        *group("bias_{}", False),
+        Operand("projection", "fixed", optional=True),
+        Operand("projection_bias", "fixed", optional=True),
+        Operand("hidden", "fixed"),
+        Operand("cell", "fixed"),
+        *group("normalization_{}", True),
+    )
+
+
+INPUT_WEIGHTS, RECURRENT_WEIGHTS, BIASES, HIDDEN_STATE, CELL_STATE = 1, 5, 12, 18, 19
+REFUSED = {9: "peepholes", 10: "peepholes", 11: "peepholes", 16: "a projection", 20: "layer normalization",
+           21: "layer normalization", 22: "layer normalization", 23: "layer normalization"}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lstm(Op):
+    """The int8 LSTM with a 16-bit cell (eq. 32).  Without input-gate weights, that gate is 1 - forget (CIFG)."""
+
+    activation: str = attribute("FusedActivationFunction", "TANH", enum="ActivationFunctionType")
+    cell_clip: float = attribute("CellClip", 0.0)
+    projection_clip: float = attribute("ProjClip", 0.0)
+    time_major: bool = attribute("TimeMajor", False)
+    asymmetric_inputs: bool = attribute("AsymmetricQuantizeInputs", False)
+
+    mnemonic: ClassVar[str] = "q.lstm"
+    builtins: ClassVar[tuple[Builtin, ...]] = (
+        Builtin("UNIDIRECTIONAL_SEQUENCE_LSTM", "UnidirectionalSequenceLSTMOptions"),
+    )
+    operands: ClassVar[tuple[Operand, ...]] = _lstm_operands()
+    dtypes: ClassVar[tuple[str, ...]] = ("int8",)
+
+    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
+        x, hidden, cell = given(ins, 0), given(ins, HIDDEN_STATE), given(ins, CELL_STATE)
+        if x.type.dtype != "int8" or given(ins, 2).type.dtype != "int8":
+            raise UnsupportedError(f"{self.name!r}: only the int8 LSTM is supported, this one reads {x.type.dtype}")
+        for index, what in REFUSED.items():
+            if given_or_none(ins, index) is not None:
+                raise UnsupportedError(f"{self.name!r}: an LSTM with {what} is not supported")
+        check_codes(x, hidden, outs[0])
+        require(cell.type.dtype == "int16", f"cell state is {cell.type.dtype}, not int16")
+        require(exact_log2(cell.type.scale) is not None, "the cell state's scale must be a power of two")
+        require(len(self.intermediates) > HIDDEN, "the parameters of the hidden state are missing")
+        require(len(x.type.shape) == 3, f"input must have 3 axes, has {len(x.type.shape)}")
+
+    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+        return ((*given(ins, 0).type.shape[:2], given(ins, RECURRENT_WEIGHTS + 1).type.shape[1]),)
+
+    def macs(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> int:
+        steps = int(np.prod(given(ins, 0).type.shape[:2]))
+        weights = (value for value in ins[INPUT_WEIGHTS : RECURRENT_WEIGHTS + 4] if value is not None)
+        return steps * sum(value.type.size for value in weights)
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        x, hidden, cell = ins[0], ins[HIDDEN_STATE], ins[CELL_STATE]
+        gates = [i for i in range(4) if ins.get(INPUT_WEIGHTS + i) is not None]
+        batch_axis = 1 if self.time_major else 0
+        batch, steps = x.type.shape[batch_axis], x.type.shape[1 - batch_axis]
+        depth = x.type.shape[2]
+        sequence = x.data if self.time_major else core.permute_dims(x.data, (1, 0, 2))
+        from_input = self.products(core, ins, INPUT_WEIGHTS, gates, x.type, core.reshape(sequence, (steps * batch, depth)))
+        wide = core.reshape(from_input, (steps, batch, _width(ins, gates)))
+        h, c = hidden.data, cell.data
+        results = []
+        for step in range(steps):
+            now = core.strided_slice(wide, (0,), (step,), (step + 1,), (1,))
+            now = core.reshape(now, (batch, _width(ins, gates)))
+            recurrent = self.products(core, ins, RECURRENT_WEIGHTS, gates, hidden.type, h)
+            sums = core.clip(core.add(now, recurrent), -HALF_RANGE, HALF_RANGE - 1)
+            c, h = self.step(core, sums, c, gates, cell.type, hidden.type)
+            results.append(core.reshape(h, (1, *hidden.type.shape)))
+        y = core.concat(results, 0)
+        return (y if self.time_major else core.permute_dims(y, (1, 0, 2)),)
+
+    def products(self, core: Core[T], ins: Operands[T], first: int, gates: list[int], x: TensorType, data: T) -> T:
+        """16-bit sums of all gates side by side, in steps of 2**-12; int64.  Biases go with the input's products."""
+        weights = [ins[first + gate] for gate in gates]
+        columns = core.permute_dims(core.concat([w.data for w in weights], 0), (1, 0))
+        acc = core.matmul(centred(core, data, x.zero_point), core.astype(columns, "int32"), "int32")
+        if first == INPUT_WEIGHTS:
+            acc = core.add(acc, core.concat([ins[BIASES + gate].data for gate in gates], 0))
+        units = weights[0].type.shape[0]
+        real = [np.float32(w.type.scale) * np.float32(x.scale) / GATE_STEP for w in weights]
+        m, shift = numerics.quantize_multiplier(np.repeat(np.array(real, np.float64), units))
+        return core.clip(multiply_fixed(core, acc, m, shift), -HALF_RANGE, HALF_RANGE - 1)
+
+    def step(
+        self, core: Core[T], sums: T, c: T, gates: list[int], cell: TensorType, hidden: TensorType
+    ) -> tuple[T, T]:
+        """The next cell (int16) and hidden state (int8) from the gates' sums."""
+        units = cell.shape[1]
+        activated: dict[int, T] = {}
+        for place, gate in enumerate(gates):
+            part = core.strided_slice(sums, (1,), (place * units,), ((place + 1) * units,), (1,))
+            table = tanh_table(3) if GATES[gate] == "cell" else logistic_table(3)
+            activated[gate] = _by_table(core, table, part)
+        forget = activated[1]
+        admit = activated[0] if 0 in activated else core.subtract(int_const(core, HALF_RANGE - 1), forget)
+        power = exact_log2(cell.scale)
+        assert power is not None
+        kept = rounding_shift_right(core, core.multiply(forget, core.astype(c, "int64")), 15)
+        added = rounding_shift_right(core, core.multiply(admit, activated[2]), 30 + power)
+        state = core.clip(core.add(kept, added), -HALF_RANGE, HALF_RANGE - 1)
+        if self.cell_clip > 0:
+            limit = int(min(np.float32(self.cell_clip) / np.float32(cell.scale), np.float32(HALF_RANGE - 1)))
+            state = core.clip(state, -limit, limit)
+        squashed = _by_table(core, tanh_table(15 + power), state)
+        inside = self.intermediates[HIDDEN].type
+        real = np.float32(2.0**-15) / np.float32(inside.scale) * np.float32(2.0**-15)
+        rescale = Rescale((float(real),), inside.zero_point, *hidden.range, hidden.dtype)
+        return core.astype(state, "int16"), rescale.meaning(core, core.multiply(activated[3], squashed))
+
+
+def _width(ins: Operands[T], gates: list[int]) -> int:
+    return len(gates) * ins[INPUT_WEIGHTS + gates[0]].type.shape[0]
+
+
+def _by_table(core: Core[T], table: np.ndarray[tuple[int, ...], np.dtype[np.int16]], x: T) -> T:
+    """A function of 16-bit numbers held in int64; int64 out."""
+    index = core.add(core.astype(x, "int32"), core.const(np.array([HALF_RANGE], np.int32)))
+    return core.astype(core.take(core.const(table), index), "int64")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Svdf(Op):
+    """A dense layer factored into features and time (eq. 33): int8 features, int16 state and time weights."""
+
+    rank: int = attribute("Rank", 1)
+    activation: str = attribute("FusedActivationFunction", "NONE", enum="ActivationFunctionType")
+    asymmetric_inputs: bool = attribute("AsymmetricQuantizeInputs", False)
+
+    mnemonic: ClassVar[str] = "q.svdf"
+    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("SVDF", "SVDFOptions", {"int8": 3}),)
+    operands: ClassVar[tuple[Operand, ...]] = (
+        Operand("x", "fixed"),
+        Operand("features", "fixed"),
+        Operand("times", "fixed"),
+        Operand("bias", "fixed", optional=True),
+        Operand("state", "fixed"),
+    )
+    dtypes: ClassVar[tuple[str, ...]] = ("int8",)
+
+    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
+        x, features, times, state = (given(ins, index) for index in (0, 1, 2, 4))
+        if x.type.dtype != "int8" or state.type.dtype != "int16":
+            raise UnsupportedError(f"{self.name!r}: only int8 SVDF with int16 state is supported")
+        check_codes(x, outs[0])
+        filters, memory = times.type.shape
+        require(self.rank > 0 and filters % self.rank == 0, f"{filters} filters of rank {self.rank}")
+        require(features.type.shape == (filters, x.type.shape[1]), "feature weights do not fit input and filters")
+        require(state.type.shape == (x.type.shape[0], memory * filters), "state does not fit batch, filters and memory")
+
+    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+        return ((given(ins, 0).type.shape[0], given(ins, 2).type.shape[0] // self.rank),)
+
+    def macs(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> int:
+        return given(ins, 0).type.shape[0] * (given(ins, 1).type.size + given(ins, 2).type.size)
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        x, features, times, bias, state = ins[0], ins[1], ins[2], ins.get(3), ins[4]
+        batch, (filters, memory) = x.type.shape[0], times.type.shape
+        y = outs[0].type
+        columns = core.astype(core.permute_dims(features.data, (1, 0)), "int32")
+        acc = core.matmul(centred(core, x.data, x.type.zero_point), columns, "int32")
+        real = np.float32(x.type.scale) * np.float32(features.type.scale) / np.float32(state.type.scale)
+        newest = Rescale((float(real),), 0, -HALF_RANGE, HALF_RANGE - 1, "int16").meaning(core, acc)
+        old = core.reshape(state.data, (batch, filters, memory))
+        kept = core.strided_slice(old, (2,), (1,), (memory,), (1,))
+        line = core.concat([kept, core.reshape(newest, (batch, filters, 1))], 2)
+        products = core.multiply(core.astype(line, "int32"), core.astype(times.data, "int32"))
+        units = filters // self.rank
+        total = core.sum(core.reshape(products, (batch, units, self.rank * memory)), (2,))
+        if bias is not None:
+            total = core.add(total, bias.data)
+        scale = np.float32(state.type.scale) * np.float32(times.type.scale) / np.float32(y.scale)
+        return (Rescale((float(scale),), y.zero_point, *y.range, y.dtype).meaning(core, total),)
