@@ -28,7 +28,8 @@ MAGIC = np.float32(12582912.0)
 class Rescale:
     """code = clamp(round(accumulator * real) + zero_point, low, high).
 
-    `real` has one multiplier, or one for each channel of the accumulator's last axis.  `arithmetic` says how the product is rounded:
+    `real` has one multiplier, or one for each channel of the accumulator's last axis.  `arithmetic` says how the product
+    is rounded:
 
     fixed     the reference kernels' two-step fixed point (eq. 8); wraps and rounds exactly as they do
     fixed16   one product with the multiplier's upper 16 bits, for 64-bit accumulators (eq. 20)
@@ -91,7 +92,7 @@ def int_const(core: Core[T], values: npt.ArrayLike) -> T:
 
 
 def multiply_fixed(core: Core[T], x: T, m: npt.ArrayLike, shift: npt.ArrayLike) -> T:
-    """eq. 8 over core: x (int32 or int64 holding int32 values) to int64.  `m`, `shift`: one, or one per last-axis channel."""
+    """eq. 8 over core: x (int32, or int64 holding int32 values) to int64.  `m`, `shift`: one, or one a channel."""
     m, shift = np.atleast_1d(np.asarray(m, np.int64)), np.atleast_1d(np.asarray(shift, np.int64))
     wide = core.astype(x, "int64")
     left, right = np.maximum(shift, 0) & 31, np.maximum(-shift, 0)

@@ -14,7 +14,7 @@ from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
 from tflite2q.errors import InvalidGraph
 from tflite2q.rewrites.biases import BIAS_DTYPES, accumulator_units, convert_bias, real_bias
 from tflite2q.rewrites.edit import Editor
-from tflite2q.rewrites.parameters import parameters
+from tflite2q.rewrites.parameters import parameters, power_of_two_at_least
 from tflite2q.rewrites.plan import Plan, is_activation
 from tflite2q.rewrites.weights import NewWeights, convert_weights
 from tflite2q.scheme import Activations, Layer
@@ -54,8 +54,16 @@ class Applier:
                 inputs[index] = self._constant_activation(op, name, layer.activations)
         op = op.with_(inputs=tuple(inputs))
         if hasattr(op, "rescale"):
-            op = op.with_(rescale=layer.rescale.arithmetic)
+            op = op.with_(rescale=self._arithmetic(op, layer))
         return self._with_version(op)
+
+    def _arithmetic(self, op: Op, layer: Layer) -> str:
+        """The scheme's arithmetic; shifting only where every scale is a power of two (the interface's may not be)."""
+        if layer.rescale.arithmetic != "shift":
+            return layer.rescale.arithmetic
+        touched = [self.editor.values[name].type for name in (*op.inputs, *op.outputs) if name is not None]
+        scales = [scale for kind in touched if kind.quantized for scale in kind.parameters.scale]
+        return "shift" if all(power_of_two_at_least(scale) == scale for scale in scales) else "tflite"
 
     def _value(self, op: Op, index: int) -> Value:
         name = op.inputs[index]

@@ -127,7 +127,7 @@ class Add(Eltwise):
         return Rescale((1.0,), y.zero_point, *self.clamp(y), y.dtype, "float32").code(core, total)
 
     def in_shifts(self, core: Core[T], a: Tensor[T], b: Tensor[T], y: TensorType) -> T:
-        """Scales are powers of two: operands shifted left to the finer of their scales, the sum shifted right (eq. 12)."""
+        """Scales are powers of two: operands shifted left to the finer scale, the sum shifted right (eq. 12)."""
         finer = min(a.type.scale, b.type.scale)
         terms = []
         for term in (a, b):
