@@ -97,7 +97,7 @@ class Applier:
         return self._replace(old_bias, convert_bias(old_bias, old, new, stated, dtype, correction))
 
     def _correction(self, op: Op, x: str) -> list[float] | None:
-        """What the weights' errors add to each output channel on average, with the opposite sign (eq. 26)."""
+        """What the weights' errors add to each output channel on average, with the opposite sign (eq. S7)."""
         error = self.weights[op.name].error
         if x not in self.means or not error.any():
             return None

@@ -1,4 +1,4 @@
-"""rewrite: biases to the new accumulator's scale, in exact arithmetic (eq. 23).
+"""rewrite: biases to the new accumulator's scale, in exact arithmetic (eq. S4).
 
 before: %b: s32[16], in units of s_x * s_w          after: %b: s32[16], in units of s_x' * s_w'[c]
 """

@@ -126,9 +126,9 @@ def _real_range(graph: Graph, members: Sequence[str], observed: Mapping[str, Rea
 def parameters(old: TensorType, settings: Activations, real_range: RealRange) -> Quantization:
     """Parameters of `settings` for a value of type `old` that spans `real_range`.
 
-    A dtype of the same width keeps the scale and shifts the zero point (eq. 20), which loses nothing; where the zero
+    A dtype of the same width keeps the scale and shifts the zero point (eq. S1), which loses nothing; where the zero
     point must be 0 and is not, or the scale a power of two and is not, they are chosen anew so that the range fits
-    (eq. 24).  A range that has both signs cannot have zero point 0 unsigned and gets the zero point it needs.
+    (eq. S5).  A range that has both signs cannot have zero point 0 unsigned and gets the zero point it needs.
     """
     low, high = numerics.code_range(settings.dtype)
     old_low, old_high = old.range
@@ -152,6 +152,6 @@ def _allowed(scale: float, settings: Activations) -> bool:
 
 
 def power_of_two_at_least(scale: float) -> float:
-    """The smallest power of two that is not below `scale` (eq. 25)."""
+    """The smallest power of two that is not below `scale` (eq. S6)."""
     fraction, exponent = np.frexp(scale)
     return float(np.ldexp(1.0, int(exponent) - (1 if fraction == 0.5 else 0)))

@@ -1,4 +1,4 @@
-"""rewrite: weights to the scheme's dtype and granularity, exactly wherever the integers fit (eq. 21, 22).
+"""rewrite: weights to the scheme's dtype and granularity, exactly wherever the integers fit (eq. S2, S3).
 
     before: %w: u8[16,3,3,8] (scale 0.02, zero point 131)
     after:  %w: s8[16,3,3,8] (16 scales on axis 0, each 0.02 unless its channel had to be rescaled)
@@ -105,7 +105,7 @@ def _fit(units: numerics.Floats, base: numerics.Floats, settings: Weights) -> Ro
 
 
 def _fit_symmetric(units: numerics.Floats, base: numerics.Floats, settings: Weights) -> Rows:
-    """Zero point 0.  A channel that fits keeps its integers and its scale (eq. 21), others are rescaled (eq. 22)."""
+    """Zero point 0.  A channel that fits keeps its integers and its scale (eq. S2), others are rescaled (eq. S3)."""
     limit = numerics.code_range(settings.dtype)[1]
     codes, scales = units.copy(), base.astype(np.float32)
     largest = np.abs(units).max(axis=1, initial=0.0)
@@ -147,7 +147,7 @@ def _covering(units: numerics.Floats, limit: int, settings: Weights) -> numerics
 
 
 def round_preserving_sums(exact: numerics.Floats, limit: int) -> numerics.Floats:
-    """Rows rounded to whole numbers in [-limit, limit] whose sum is as near the row's sum as can be (eq. 22).
+    """Rows rounded to whole numbers in [-limit, limit] whose sum is as near the row's sum as can be (eq. S3).
 
     Neighbouring inputs of a convolution are alike, and most are positive, so what a rounded filter does to their mean
     weighs more than what it does to their differences.  Where rounding to nearest shifts the sum, the entries nearest a
