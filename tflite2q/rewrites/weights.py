@@ -112,14 +112,14 @@ def _fit_symmetric(units: numerics.Floats, base: numerics.Floats, settings: Weig
     rows = largest > limit
     if settings.scale == "power-of-two":
         rows = rows | np.array([power_of_two_at_least(s) != s for s in base], bool)
-    if settings.granularity == "per-tensor" and rows.any():
+    if settings.granularity == "per-tensor" and (rows.any() or (units != np.rint(units)).any()):
         rows[:] = True
     if not rows.any():
         return Rows(codes, scales)
     ratios = _covering(units[rows], limit, settings)
     if settings.granularity == "per-tensor":
         ratios[:] = ratios.max()
-    new = base[rows] * ratios
+    new = base[rows] * np.where(ratios > 0, ratios, 1.0)  # rows of zeros say nothing: their biases keep their units
     if settings.scale == "power-of-two":
         new = np.array([power_of_two_at_least(scale) for scale in new])
     scales[rows] = new.astype(np.float32)
@@ -129,7 +129,7 @@ def _fit_symmetric(units: numerics.Floats, base: numerics.Floats, settings: Weig
 
 
 def _covering(units: numerics.Floats, limit: int, settings: Weights) -> numerics.Floats:
-    """Old units a new step should span, for each row."""
+    """Old units a new step should span, for each row; 0 for rows of zeros."""
     magnitudes = np.abs(units)
     whole = magnitudes.max(axis=1) / limit
     if settings.range == "percentile":
@@ -143,7 +143,7 @@ def _covering(units: numerics.Floats, limit: int, settings: Weights) -> numerics
         error = ((np.clip(np.rint(units / step), -limit, limit) * step - units) ** 2).sum(axis=1)
         better = error < least
         best[better], least[better] = step[better, 0], error[better]
-    return np.asarray(best)
+    return np.where(whole > 0, best, 0.0)
 
 
 def round_preserving_sums(exact: numerics.Floats, limit: int) -> numerics.Floats:

@@ -1,0 +1,60 @@
+"""Biases against exact fractions computed here, from nothing but the two graphs."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import floor
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import everything
+
+import tflite2q
+from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.op import Op
+
+LIMIT = 2**31 - 1
+
+
+def nearest(x: Fraction) -> int:
+    """Ties away from zero."""
+    return floor(x + Fraction(1, 2)) if x >= 0 else -floor(-x + Fraction(1, 2))
+
+
+def expected(before: Graph, after: Graph, old: Op, new: Op) -> list[int]:
+    """Every bias in units of the new accumulator, s_x * s_w[c], as an exact fraction of the old one."""
+    units = []
+    for graph, op in ((before, old), (after, new)):
+        x, weights = graph[op.inputs[0]].type, graph[op.inputs[1]].type
+        count = weights.shape[op.channel_axis]
+        scales = weights.parameters.scale * (count // len(weights.parameters.scale))
+        units.append([Fraction(x.scale) * Fraction(s) for s in scales])
+    codes = before[old.inputs[2]].data.reshape(-1).tolist()
+    whole = [nearest(code * a / b) for code, a, b in zip(codes, *units, strict=True)]
+    return [max(-LIMIT - 1, min(LIMIT, code)) for code in whole]
+
+
+def products(graph: Graph) -> list[Op]:
+    return [op for op in graph.ops if len(op.inputs) > 2 and op.operand(2).role == "bias"]
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([100, 127, 128, 140, 255]))
+@pytest.mark.parametrize("scheme", ["int8", "symmetric-int8"])
+def test_biases_are_the_nearest_integers_of_exact_fractions(scheme: str, seed: int, spread: int) -> None:
+    before = everything(seed, spread)
+    after = tflite2q.convert(before, scheme).graph
+    for old, new in zip(products(before), products(after), strict=True):
+        bias = after[new.inputs[2]]
+        assert bias.data.tolist() == expected(before, after, old, new)
+        assert bias.type.dtype == "int32"
+        assert bias.type.parameters.symmetric
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_biases_of_channels_that_fit_are_unchanged(seed: int) -> None:
+    before = everything(seed, spread=100)
+    after = tflite2q.convert(before, "int8").graph
+    for old, new in zip(products(before), products(after), strict=True):
+        assert after[new.inputs[2]].data.tolist() == before[old.inputs[2]].data.tolist()
+        assert after[new.inputs[1]].type.parameters.scale[0] == before[old.inputs[1]].type.scale

@@ -1,0 +1,277 @@
+"""Where old and new meet: interfaces, mixed rules, shared parameters, and no requantization that is not needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import Net, everything
+from test_conversions import assert_judged_equal
+
+import tflite2q
+from tflite2q import oracle, scheme
+from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.ops.eltwise import Requantize
+from tflite2q.dialect.types import Quantization
+from tflite2q.errors import Unchanged
+from tflite2q.rewrites import Conversion
+
+INT8 = """
+[activations]
+dtype = "int8"
+symmetric = {symmetric}
+[weights]
+dtype = "int8"
+"""
+
+
+def requantizations(graph: Graph) -> list[tuple[str | None, str]]:
+    return [(op.inputs[0], op.outputs[0]) for op in graph.ops if isinstance(op, Requantize)]
+
+
+def chain(**more: object) -> Net:
+    """x -> a -> b -> c, three convolutions; a and c are never negative."""
+    net = Net(seed=1)
+    x = net.input("x", (1, 4, 4, 3), (0.02, 120))
+    a = net.conv(x, "a", 4, (0.1, 0), activation="RELU", **more)
+    b = net.conv(a, "b", 4, (0.2, 130), **more)
+    net.conv(b, "c", 4, (0.3, 0), activation="RELU", **more)
+    return net
+
+
+def saved(conversion: Conversion, folder: Path) -> Graph:
+    """The converted graph, once LiteRT has confirmed its bits."""
+    path = folder / "converted.tflite"
+    conversion.save(path)
+    assert_judged_equal(conversion.graph, path)
+    return conversion.graph
+
+
+# --- interfaces ---
+
+
+def test_keep_requantizes_at_the_models_own_inputs_and_outputs_only(tmp_path: Path) -> None:
+    conversion = tflite2q.convert(chain().graph("c"), "int8")
+    graph = saved(conversion, tmp_path)
+    first, last = requantizations(graph)
+    assert (first[0], last[1]) == ("x", "c")
+    assert conversion.requantizations == 2
+    assert [graph[n].type.dtype for n in ("x", "a", "b", "c")] == ["uint8", "int8", "int8", "uint8"]
+    # uint8 to int8 with the zero point shifted by 128 is lossless: it flips the top bit.
+    codes = np.arange(48, dtype=np.uint8).reshape(1, 4, 4, 3) * 5
+    every = oracle.run_every(graph, codes)
+    np.testing.assert_array_equal(every[first[1]].view(np.uint8), codes ^ 0x80)
+
+
+def test_scheme_changes_the_interface_and_inserts_nothing(tmp_path: Path) -> None:
+    conversion = tflite2q.convert(chain().graph("c"), "int8", "scheme")
+    graph = saved(conversion, tmp_path)
+    assert requantizations(graph) == []
+    assert {value.type.dtype for value in graph.values} == {"int8", "int32"}
+
+
+def test_an_output_that_is_read_again_is_computed_once(tmp_path: Path) -> None:
+    before = chain().graph("b", "c")
+    graph = saved(tflite2q.convert(before, "int8"), tmp_path)
+    assert [op.mnemonic for op in graph.ops].count("q.conv2d") == 3
+    assert len(requantizations(graph)) == 3
+    assert graph.outputs == ("b", "c")
+    assert graph["b"] == before["b"]
+
+
+def test_an_input_that_is_an_output_too_stays_what_it_is(tmp_path: Path) -> None:
+    graph = saved(tflite2q.convert(chain().graph("x", "c"), "int8"), tmp_path)
+    assert graph["x"].type.dtype == "uint8"
+
+
+def test_requantizations_of_the_original_that_become_identities_are_dropped() -> None:
+    net = Net(dtype="uint8")
+    x = net.input("x", (1, 2, 2, 3), (0.02, 120))
+    as_int8 = net.values[x].type.with_(dtype="int8", quantization=Quantization.per_tensor(0.02, -8))
+    net.values["y"] = net.values[x].with_(name="y", type=as_int8)
+    net.op(Requantize(inputs=(x,), outputs=("y",)))
+    net.dtype = "int8"
+    net.conv("y", "c", 4, (0.1, 3))
+    conversion = tflite2q.convert(net.graph("c"), "int8", "scheme")
+    assert requantizations(conversion.graph) == []
+    assert conversion.requantizations == -1
+    assert conversion.graph["x"].type.dtype == "int8"
+
+
+# --- what was asked for already ---
+
+
+@pytest.mark.parametrize("interface", ["keep", "scheme"])
+def test_a_model_that_is_already_so_is_unchanged(interface: str) -> None:
+    with pytest.raises(Unchanged, match="already is what scheme asymmetric-uint8 asks for"):
+        tflite2q.convert(chain().graph("c"), "asymmetric-uint8", interface)
+    once = tflite2q.convert(chain().graph("c"), "symmetric-int8", interface).graph
+    with pytest.raises(Unchanged):
+        tflite2q.convert(once, "symmetric-int8", interface)
+
+
+# --- values ---
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_activations_shifted_by_128_stand_for_the_same_numbers(seed: int) -> None:
+    before = everything(seed)
+    after = tflite2q.convert(before, "int8", "scheme").graph
+    for op in before.ops:
+        old, new = before[op.name].type, after[op.name].type
+        if op.mnemonic == "q.concat":
+            continue  # its parts come to share parameters
+        assert (new.scale, new.zero_point) == (old.scale, old.zero_point - 128)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_symmetric_zero_points_are_0_wherever_they_are_a_choice(seed: int) -> None:
+    before = everything(seed)
+    after = tflite2q.convert(before, "symmetric-int8", "scheme").graph
+    for value in after.values:
+        if value.type.quantization is None:
+            continue
+        if value.name == "scores":  # softmax prescribes its result
+            assert value.type.quantization == Quantization.per_tensor(1 / 256, -128)
+        else:
+            assert value.type.quantization.symmetric, value.name
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_a_symmetric_grid_spans_all_numbers_the_old_one_could_hold(seed: int) -> None:
+    before = everything(seed)
+    after = tflite2q.convert(before, "symmetric-int8", "scheme").graph
+    for name in ("x", "first", "deep", "left", "right", "sum", "logits"):
+        old, new = before[name].type, after[name].type
+        low, high = -old.zero_point * old.scale, (255 - old.zero_point) * old.scale
+        if name in ("first", "deep"):
+            low = 0.0
+        reach = 127 * new.scale
+        assert reach >= max(high, -low * 127 / 128) * (1 - 1e-6)
+        assert reach <= max(high, -low) * (1 + 1e-6)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["int8", "symmetric-int8"]))
+def test_values_that_must_share_parameters_do(seed: int, name: str) -> None:
+    graph = tflite2q.convert(everything(seed), name).graph
+    for op in graph.ops:
+        for group in op.ties("int8"):
+            assert len({graph[member].type.quantization for member in group}) == 1, op.name
+        fixed = op.fixed_result("int8")
+        assert fixed is None or graph[op.name].type.quantization == fixed
+
+
+def test_a_fixed_result_that_is_moved_fixes_what_it_is_moved_to(tmp_path: Path) -> None:
+    net = Net(seed=3)
+    x = net.input("x", (1, 6), (0.1, 100))
+    scores = net.softmax(net.dense(x, "logits", 6, (0.2, 128)), "scores")
+    net.flatten(scores, "moved")
+    graph = saved(tflite2q.convert(net.graph("moved"), "symmetric-int8", "scheme"), tmp_path)
+    assert graph["moved"].type.parameters == graph["scores"].type.parameters == Quantization.per_tensor(1 / 256, -128)
+
+
+# --- concatenation ---
+
+
+def joined(parameters: list[tuple[float, int]], q: tuple[float, int]) -> Graph:
+    net = Net(seed=5)
+    x = net.input("x", (1, 4, 4, 3), (0.02, 120))
+    parts = [net.conv(x, f"part{i}", 2, p) for i, p in enumerate(parameters)]
+    return net.graph(net.concat(parts, "y", q))
+
+
+def test_parts_of_other_scales_are_requantized_before_an_int8_concatenation(tmp_path: Path) -> None:
+    before = joined([(0.1, 128), (0.2, 128), (0.2, 100)], (0.2, 128))
+    graph = saved(tflite2q.convert(before, "int8", "scheme"), tmp_path)
+    assert [source for source, _ in requantizations(graph)] == ["part0", "part2"]
+    concat = graph.ops[-1]
+    assert {graph[name].type.quantization for name in concat.inputs} == {graph["y"].type.quantization}
+    # The rescaling that the uint8 concatenation did itself is the same, up to one step of a tie.
+    codes = np.random.default_rng(0).integers(0, 256, (1, 4, 4, 3), dtype=np.uint8)
+    (old,) = oracle.run(before, codes)
+    (new,) = oracle.run(graph, (codes ^ 0x80).view(np.int8))
+    assert np.abs(old.astype(int) - 128 - new).max() <= 1
+
+
+def test_parts_of_equal_scales_need_no_requantization(tmp_path: Path) -> None:
+    graph = saved(tflite2q.convert(joined([(0.2, 128)] * 3, (0.2, 128)), "int8", "scheme"), tmp_path)
+    assert requantizations(graph) == []
+
+
+def test_symmetric_parts_of_equal_scales_share_the_new_one(tmp_path: Path) -> None:
+    graph = saved(tflite2q.convert(joined([(0.2, 100)] * 2, (0.2, 100)), "symmetric-int8", "scheme"), tmp_path)
+    assert requantizations(graph) == []
+    assert graph["part0"].type.quantization == graph["y"].type.quantization
+
+
+# --- mixed rules ---
+
+
+def mixed(rules: str, symmetric: bool = False) -> scheme.Scheme:
+    return scheme.parse(INT8.format(symmetric=str(symmetric).lower()) + rules, "mixed")
+
+
+def test_a_rule_for_one_layer_requantizes_nothing_where_its_kernel_does_it(tmp_path: Path) -> None:
+    """A convolution rescales to any parameters: another zero point of its result needs no op of its own."""
+    rules = "[[rules]]\nmatch.name = 'b'\nactivations.symmetric = true\n"
+    graph = saved(tflite2q.convert(chain().graph("c"), mixed(rules), "scheme"), tmp_path)
+    assert requantizations(graph) == []
+    assert graph["b"].type.zero_point == 0
+    assert graph["a"].type.zero_point == -128
+
+
+def test_a_layer_left_in_uint8_is_surrounded_by_two_requantizations(tmp_path: Path) -> None:
+    rules = """
+    [[rules]]
+    match.name = "b"
+    activations.dtype = "uint8"
+    weights = {dtype = "uint8", symmetric = false, granularity = "per-tensor"}
+    """
+    before = chain().graph("c")
+    graph = saved(tflite2q.convert(before, mixed(rules), "scheme"), tmp_path)
+    assert [graph[op.name].type.dtype for op in graph.ops] == ["int8", "uint8", "uint8", "int8", "int8"]
+    assert len(requantizations(graph)) == 2
+    weights = next(op for op in graph.ops if op.name == "b").inputs[1]
+    assert graph[weights] == before["b/w"]
+
+
+def test_two_readers_with_the_same_wish_share_a_requantization(tmp_path: Path) -> None:
+    net = Net(seed=2)
+    x = net.input("x", (1, 4, 4, 3), (0.02, 120))
+    a = net.conv(x, "a", 4, (0.1, 10))
+    left, right = net.conv(a, "left", 4, (0.2, 130)), net.conv(a, "right", 4, (0.2, 120))
+    net.add(left, right, "sum", (0.4, 128))
+    rules = """
+    [[rules]]
+    match.name = "a"
+    activations.dtype = "uint8"
+    weights = {dtype = "uint8", symmetric = false, granularity = "per-tensor"}
+    """
+    graph = saved(tflite2q.convert(net.graph("sum"), mixed(rules), "scheme"), tmp_path)
+    assert [source for source, _ in requantizations(graph)] == ["a"]
+
+
+def test_a_symmetric_max_pool_keeps_the_parameters_of_what_it_pools(tmp_path: Path) -> None:
+    net = Net(seed=4)
+    x = net.input("x", (1, 4, 4, 3), (0.02, 120))
+    net.conv(net.max_pool(net.conv(x, "a", 4, (0.1, 40)), "pooled"), "c", 4, (0.3, 90))
+    rules = "[[rules]]\nmatch.op = 'max_pool2d'\nactivations.symmetric = true\n"
+    graph = saved(tflite2q.convert(net.graph("c"), mixed(rules), "scheme"), tmp_path)
+    assert graph["a"].type.parameters == graph["pooled"].type.parameters
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_litert_confirms_random_mixtures(seed: int, tmp_path: Path) -> None:
+    """Every layer of a network draws its settings; whatever comes out, its bits are right."""
+    draw = np.random.default_rng(seed)
+    graph = everything(seed)
+    uint8 = 'activations.dtype = "uint8"\nweights = {dtype = "uint8", symmetric = false, granularity = "per-tensor"}\n'
+    choices = (uint8, "activations.symmetric = true\n", 'weights.granularity = "per-tensor"\n', None)
+    rules = ""
+    for op in graph.ops:
+        chosen = choices[draw.integers(len(choices))]
+        rules += f"[[rules]]\nmatch.name = {op.name!r}\n{chosen}" if chosen else ""
+    saved(tflite2q.convert(graph, mixed(rules), "scheme"), tmp_path)

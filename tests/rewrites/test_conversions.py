@@ -1,0 +1,114 @@
+"""Whole conversions of real models, judged by LiteRT: its reference kernels agree with ours on every tensor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SHARED
+from litert import run_litert
+from networks import everything
+
+import tflite2q
+from tflite2q import data, oracle, scheme
+from tflite2q.dialect.graph import Graph
+from tflite2q.errors import Unchanged, UnsupportedError
+from tflite2q.flatbuffer import reader
+from tflite2q.rewrites import Conversion
+
+SCHEMES = ("asymmetric-uint8", "int8", "symmetric-int8")
+MODELS = sorted(path.stem for path in (SHARED / "models").glob("*.tflite"))
+
+
+def convert(path: Path, name: str, interface: str) -> Conversion:
+    try:
+        return tflite2q.convert(path, name, interface)
+    except Unchanged as same:
+        # It must be true, not only said: every quantized result inside is what the scheme asks for.
+        wanted = scheme.find(name).activations.dtype
+        graph = tflite2q.load(path)
+        inside = [v for op in graph.ops for v in graph.outs(op) if interface == "scheme" or v.name not in graph.outputs]
+        assert {value.type.dtype for value in inside if value.type.quantized} <= {wanted, "int32"}
+        pytest.skip(str(same))
+    except UnsupportedError as unsupported:
+        pytest.skip(str(unsupported))
+
+
+def assert_judged_equal(graph: Graph, path: Path, seed: int = 0) -> None:
+    """LiteRT's reference kernels compute our reference's bits in every tensor; its default kernels take the file."""
+    (inputs,) = data.synthetic([graph[n] for n in graph.inputs], 1, seed)
+    judged = run_litert(path, inputs, "ref", every=True)
+    ours = oracle.run_every(graph, *inputs)
+    results = [name for op in graph.ops for name in op.outputs]
+    assert set(results) <= set(judged)
+    for name in results:
+        np.testing.assert_array_equal(ours[name], judged[name], err_msg=name)
+    usual = run_litert(path, inputs, "default")
+    assert list(usual) == list(graph.outputs)
+
+
+@pytest.mark.parametrize("interface", ["keep", "scheme"])
+@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("model", MODELS)
+def test_litert_computes_our_bits_on_converted_models(
+    model: str, name: str, interface: str, shared: Path, tmp_path: Path
+) -> None:
+    original = shared / "models" / f"{model}.tflite"
+    conversion = convert(original, name, interface)
+    path = tmp_path / "converted.tflite"
+    conversion.save(path)
+    assert reader.load(path) == conversion.graph
+    assert_judged_equal(conversion.graph, path)
+    before = tflite2q.load(original)
+    assert (conversion.graph.inputs, conversion.graph.outputs) == (before.inputs, before.outputs)
+    if interface == "keep":
+        assert all(before[name] == conversion.graph[name] for name in (*before.inputs, *before.outputs))
+    assert [layer.name for layer in conversion.layers] == [op.name for op in before.ops]
+    with pytest.raises(Unchanged):
+        tflite2q.convert(conversion.graph, name, interface)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("name", ["int8", "symmetric-int8"])
+def test_litert_computes_our_bits_on_small_networks(name: str, seed: int, tmp_path: Path) -> None:
+    graph = everything(seed)
+    for interface in ("keep", "scheme"):
+        path = tmp_path / f"{interface}.tflite"
+        conversion = tflite2q.convert(graph, name, interface)
+        conversion.save(path)
+        assert_judged_equal(conversion.graph, path, seed)
+
+
+@pytest.mark.parametrize("name", ["int8", "symmetric-int8"])
+def test_a_conversion_and_its_way_back_stay_close(name: str, digits: Path, digits_data: tuple[Path, Path]) -> None:
+    """uint8 to int8 to uint8: what the first step lost at most doubles; labels hardly move."""
+    before = tflite2q.load(digits)
+    there = tflite2q.convert(before, name, "scheme").graph
+    back = tflite2q.convert(there, "asymmetric-uint8", "scheme").graph
+    assert {back[n].type.dtype for n in (*back.inputs, *back.outputs)} == {"uint8"}
+    samples = data.load(digits_data[0], [before[n] for n in before.inputs], limit=100)
+    agree = 0
+    for x in samples:
+        (first,), (last,) = oracle.run(before, *x), oracle.run(back, *x)
+        agree += int(first.argmax() == last.argmax())
+    assert agree >= 98
+
+
+def test_layers_report_what_was_lost(shared: Path) -> None:
+    """Classes of loss against a recount from the two graphs' constants."""
+    before = tflite2q.load(shared / "models" / "mobilenet_v2_1.0_224_quant.tflite")
+    conversion = tflite2q.convert(before, "int8")
+    for op, layer in zip(before.ops, conversion.layers, strict=True):
+        if layer.channels is None:
+            continue
+        old = before[op.inputs[1]]
+        axis = op.channel_axis
+        centred = np.moveaxis(old.data.astype(np.int64) - old.type.zero_point, axis, 0)
+        widest = np.abs(centred.reshape(centred.shape[0], -1)).max(1)
+        assert layer.channels == len(widest)
+        assert layer.channels_rescaled == int((widest > 127).sum())
+        assert layer.loss == ("rescaled" if layer.channels_rescaled else "exact")
+    weighted = [layer for layer in conversion.layers if layer.channels]
+    share = sum(layer.channels_rescaled for layer in weighted) / sum(layer.channels for layer in weighted)
+    assert 0 < share < 0.05

@@ -1,0 +1,161 @@
+"""Weights to int8: exact wherever integers fit, within half a step elsewhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
+from tflite2q.rewrites.weights import convert_weights
+from tflite2q.scheme import Weights
+
+PER_CHANNEL = Weights("int8", symmetric=True, granularity="per-channel")
+PER_TENSOR = Weights("int8", symmetric=True, granularity="per-tensor")
+LEGACY = Weights("uint8", symmetric=False, granularity="per-tensor")
+
+# A scale is rounded to float32, which moves the largest weight of 127 steps by a little.
+ROUNDED = 127 * 2.0**-24
+
+SCALES = st.floats(2.0**-20, 16, width=32).map(float)
+SHAPES = arrays.array_shapes(min_dims=4, max_dims=4, max_side=5)
+
+
+def weights(codes: np.ndarray, q: Quantization) -> Value:
+    return Value("w", TensorType(codes.shape, codes.dtype.name, q), Constant(codes))
+
+
+def real(value: Value, axis: int) -> np.ndarray:
+    """scale * (code - zero point) in float64."""
+    shape = [1] * len(value.type.shape)
+    shape[axis] = -1
+    channels = value.type.shape[axis]
+    q = value.type.parameters
+    scales = q.scales(channels).astype(np.float64).reshape(shape)
+    return scales * (value.data.astype(np.int64) - q.zero_points(channels).reshape(shape))
+
+
+def channels(array: np.ndarray, axis: int) -> np.ndarray:
+    return np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+
+
+@given(SHAPES.flatmap(lambda s: arrays.arrays(np.uint8, s)), SCALES, st.integers(0, 255), st.sampled_from([0, 3]))
+def test_a_channel_that_fits_keeps_its_integers_and_its_scale(
+    codes: np.ndarray, scale: float, zero_point: int, axis: int
+) -> None:
+    old = weights(codes, Quantization.per_tensor(scale, zero_point))
+    new = convert_weights(old, axis, PER_CHANNEL)
+    centred = codes.astype(np.int64) - zero_point
+    fits = np.abs(channels(centred, axis)).max(1) <= 127
+    scales = new.value.type.parameters.scales(codes.shape[axis])
+    assert new.value.type.dtype == "int8"
+    assert new.value.type.parameters.symmetric
+    np.testing.assert_array_equal(channels(new.value.data, axis)[fits], channels(centred, axis)[fits])
+    assert (scales[fits] == np.float32(scale)).all()
+    assert not new.rescaled[fits].any()
+
+
+@given(SHAPES.flatmap(lambda s: arrays.arrays(np.uint8, s)), SCALES, st.integers(0, 255), st.sampled_from([0, 3]))
+def test_a_rescaled_channel_is_within_a_step_keeps_its_sum_and_uses_the_whole_range(
+    codes: np.ndarray, scale: float, zero_point: int, axis: int
+) -> None:
+    old = weights(codes, Quantization.per_tensor(scale, zero_point))
+    new = convert_weights(old, axis, PER_CHANNEL)
+    wide = np.abs(channels(codes.astype(np.int64) - zero_point, axis)).max(1) > 127
+    scales = new.value.type.parameters.scales(codes.shape[axis]).astype(np.float64)
+    error = channels(real(new.value, axis) - real(old, axis), axis)
+    # An entry may be rounded the other way, for the sum's sake; no scale is further off than float32 rounding takes it.
+    assert (np.abs(error).max(1) < scales * (1 + ROUNDED)).all()
+    largest = np.abs(channels(new.value.data.astype(np.int64), axis)).max(1)
+    assert (largest[wide] >= 126).all()
+    assert new.value.data.min() >= -127
+    np.testing.assert_allclose(new.error, real(new.value, axis) - real(old, axis), atol=1e-12 * scale)
+    np.testing.assert_array_equal(new.rescaled, np.abs(error).max(1) > 0)
+
+
+@given(arrays.arrays(np.uint8, (3, 4, 1, 5)), SCALES, st.integers(0, 255))
+def test_the_sum_of_a_rescaled_channel_is_within_half_a_step(codes: np.ndarray, scale: float, zero_point: int) -> None:
+    codes[:, 0, 0, 0] = zero_point  # an entry of 0 in each channel, so that not all are at the ends
+    old = weights(codes, Quantization.per_tensor(scale, zero_point))
+    new = convert_weights(old, 0, PER_CHANNEL)
+    scales = new.value.type.parameters.scales(3).astype(np.float64)
+    sums = channels(real(new.value, 0) - real(old, 0), 0).sum(1)
+    centred = channels(codes.astype(np.int64) - zero_point, 0)
+    inside = (np.abs(centred) < np.abs(centred).max(1, keepdims=True)).sum(1)  # entries free to move either way
+    assert (np.abs(sums)[inside >= 19] <= scales[inside >= 19] * (0.5 + 20 * ROUNDED)).all()
+
+
+@given(SHAPES.flatmap(lambda s: arrays.arrays(np.uint8, s)), SCALES, st.integers(0, 255))
+def test_one_scale_for_the_tensor_is_exact_only_if_every_channel_fits(
+    codes: np.ndarray, scale: float, zero_point: int
+) -> None:
+    old = weights(codes, Quantization.per_tensor(scale, zero_point))
+    new = convert_weights(old, 0, PER_TENSOR)
+    (step,) = new.value.type.parameters.scale
+    assert new.value.type.parameters.axis is None
+    centred = codes.astype(np.int64) - zero_point
+    if np.abs(centred).max() <= 127:
+        assert step == scale
+        np.testing.assert_array_equal(new.value.data, centred)
+    else:
+        assert step > scale
+    assert np.abs(real(new.value, 0) - real(old, 0)).max() < step * (1 + ROUNDED)
+
+
+@given(arrays.arrays(np.int8, (4, 2, 2, 3)), st.lists(SCALES, min_size=4, max_size=4))
+def test_channels_of_different_scales_merge_into_one_that_just_covers_them(
+    codes: np.ndarray, scales: list[float]
+) -> None:
+    old = weights(codes, Quantization.per_channel(scales, 0))
+    new = convert_weights(old, 0, PER_TENSOR)
+    (step,) = new.value.type.parameters.scale
+    assert np.abs(real(new.value, 0) - real(old, 0)).max() < step * (1 + ROUNDED)
+    if len(set(scales)) > 1 and new.rescaled.any():
+        assert step == pytest.approx(np.abs(real(old, 0)).max() / 127)
+
+
+@given(arrays.arrays(np.int8, (3, 2, 2, 3)), SCALES)
+def test_power_of_two_scales_are_powers_of_two_and_zeros_keep_theirs(codes: np.ndarray, scale: float) -> None:
+    codes[1] = 0
+    old = weights(codes, Quantization.per_tensor(scale, 0))
+    new = convert_weights(old, 0, Weights("int8", scale="power-of-two"))
+    steps = new.value.type.parameters.scales(3)
+    assert (np.frexp(steps)[0] == 0.5).all()
+    assert scale <= steps[1] < 2 * scale
+    error = channels(real(new.value, 0) - real(old, 0), 0)
+    assert (np.abs(error).max(1) < steps * (1 + ROUNDED)).all()
+
+
+@given(arrays.arrays(np.int8, (3, 1, 1, 4)), SCALES)
+def test_int8_to_legacy_uint8_moves_the_zero_point_only(codes: np.ndarray, scale: float) -> None:
+    new = convert_weights(weights(codes, Quantization.per_tensor(scale, 0)), 0, LEGACY)
+    assert new.value.type.parameters == Quantization.per_tensor(scale, 128)
+    np.testing.assert_array_equal(new.value.data, codes.astype(np.int64) + 128)
+    assert not new.rescaled.any()
+
+
+@given(arrays.arrays(np.int8, (3, 1, 1, 4)), st.lists(SCALES, min_size=3, max_size=3))
+def test_per_channel_to_legacy_uint8_is_within_a_step(codes: np.ndarray, scales: list[float]) -> None:
+    old = weights(codes, Quantization.per_channel(scales, 0))
+    new = convert_weights(old, 0, LEGACY)
+    (step,), (zero_point,) = new.value.type.parameters.scale, new.value.type.parameters.zero_point
+    assert 0 <= zero_point <= 255
+    # Half a step for the code, half a step more at the ends, where the rounded zero point cuts off.
+    assert np.abs(real(new.value, 0) - real(old, 0)).max() <= step * (1 + 256 * 2.0**-24)
+
+
+@pytest.mark.parametrize("settings", [PER_CHANNEL, PER_TENSOR])
+def test_weights_that_conform_are_returned_as_they_are(settings: Weights) -> None:
+    old = weights(np.full((2, 1, 1, 2), -128, np.int8), Quantization.per_tensor(0.25, 0))
+    assert convert_weights(old, 0, settings).value is old
+
+
+def test_by_hand() -> None:
+    codes = np.array([[3, 130], [3, 131]], np.uint8).reshape(2, 1, 1, 2)
+    new = convert_weights(weights(codes, Quantization.per_tensor(0.5, 3)), 0, PER_CHANNEL)
+    # Channel 0: 0 and 127 fit.  Channel 1: 128 does not; its scale grows to 0.5 * 128 / 127.
+    assert new.value.data.reshape(2, 2).tolist() == [[0, 127], [0, 127]]
+    assert new.value.type.parameters.scale == (0.5, float(np.float32(0.5 * 128 / 127)))
+    assert new.rescaled.tolist() == [False, 127 * np.float64(np.float32(64 / 127)) != 64]
