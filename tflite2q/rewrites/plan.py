@@ -30,8 +30,9 @@ class Plan:
         return self.layers.get(op.name, self.scheme.layer)
 
     def renamed(self, inner: Mapping[str, str]) -> Plan:
-        """The plan for a graph in which ops have other names: `inner` maps an old name to the new one."""
-        return Plan(self.scheme, {**self.layers, **{new: self.layers[old] for old, new in inner.items()}})
+        """The plan for a graph in which results, of which the first names its op, have the new names of `inner`."""
+        new = {new: self.layers[old] for old, new in inner.items() if old in self.layers}
+        return Plan(self.scheme, {**self.layers, **new})
 
     def wanted(self, op: Op, graph: Graph) -> Activations | None:
         """The activations that `op` is to compute with; None if it must stay as it is."""
