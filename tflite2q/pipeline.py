@@ -25,7 +25,7 @@ from tflite2q.dialect.graph import Graph
 from tflite2q.errors import TargetError, Tflite2qError, Unchanged
 from tflite2q.flatbuffer import reader, writer
 from tflite2q.inspection import Inspection, SchemeEffect
-from tflite2q.rewrites import Conversion
+from tflite2q.rewrites import Conversion, Forecast
 from tflite2q.scheme import Scheme
 
 if TYPE_CHECKING:
@@ -61,9 +61,9 @@ def convert(
     """Rewrite a model to a scheme (a Scheme, the name of a shipped one, or the path of a .toml).
 
     `interface` "keep" or "scheme" overrides what the scheme says about the model's own inputs and outputs;
-    `allow_unsupported` as for `load`.  `data` (as for `compare`, at most `limit` samples of it), never needed, calibrates
-    new ranges and bias correction on the original model's answers.  Raises SchemeError, or Unchanged if the model
-    already is what the scheme asks for.
+    `allow_unsupported` as for `load`.  `data` (as for `compare`, at most `limit` samples of it), never needed,
+    calibrates new ranges and bias correction on the original model's answers.  Raises SchemeError, or Unchanged if the
+    model already is what the scheme asks for.
     """
     chosen = scheme_of(scheme, interface)
     if not isinstance(model, str | os.PathLike):
@@ -155,7 +155,8 @@ def compare(original: Model, converted: Model, *, progress: Progress = quiet, **
 def inspect(path: FilePath) -> Inspection:
     """Describe the model at `path`, and what each shipped scheme would do to it."""
     graph = load(path)
-    effects = tuple(_effect(graph, schemes.find(name)) for name in schemes.shipped())
+    forecast = Forecast(graph)
+    effects = tuple(_effect(forecast, schemes.find(name)) for name in schemes.shipped())
     return inspection.inspect(graph, Path(path).name, os.path.getsize(path), effects)
 
 
@@ -299,9 +300,9 @@ def _litert_files(before: Graph, after: Graph, notes: list[str]) -> Iterator[tup
         yield paths[0], paths[1]
 
 
-def _effect(graph: Graph, scheme: Scheme) -> SchemeEffect:
+def _effect(forecast: Forecast, scheme: Scheme) -> SchemeEffect:
     try:
-        layers = layers_of(rewrites.convert(graph, scheme))
+        layers = forecast.layers(scheme)
     except Unchanged:
         return SchemeEffect(scheme.name, scheme.summary, refused="nothing: the model is that already")
     except Tflite2qError as error:

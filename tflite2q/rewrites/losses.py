@@ -41,13 +41,17 @@ def change(op: Op, old: Graph, new: Graph, weights: NewWeights | None) -> LayerC
     channels = rescaled = None
     if weights is not None:
         channels, rescaled = len(weights.rescaled), int(weights.rescaled.sum())
-    if result.quantized and not now.quantized:
-        loss = "dequantized"
-    elif result.quantized and now.scale != result.scale:
-        loss = "requantized"
-    else:
-        loss = "rescaled" if rescaled else "exact"
+    loss = loss_class(result, now, bool(rescaled))
     return LayerChange(op.name, op.mnemonic, loss, channels, rescaled, _bound(op, old, result, now, weights))
+
+
+def loss_class(result: TensorType, now: TensorType, rescaled: bool) -> str:
+    """The loss of a layer whose result was `result` and is `now`; `rescaled` if some of its weights lost precision."""
+    if result.quantized and not now.quantized:
+        return "dequantized"
+    if result.quantized and now.scale != result.scale:
+        return "requantized"
+    return "rescaled" if rescaled else "exact"
 
 
 def _bound(op: Op, old: Graph, result: TensorType, now: TensorType, weights: NewWeights | None) -> float | None:

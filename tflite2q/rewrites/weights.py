@@ -19,8 +19,12 @@ from tflite2q.dialect.types import Constant, Quantization, Value
 from tflite2q.rewrites.parameters import power_of_two_at_least
 from tflite2q.scheme import Weights
 
-# Scales that are tried for a least-squares fit, as parts of the scale that just covers the largest weight.
-CANDIDATES = np.linspace(1.0, 0.4, 61)
+# Steps that are tried for a least-squares fit, as parts of the step that just covers the largest weight.
+COARSE = np.linspace(1.0, 0.4, 13)
+FINE = np.linspace(-0.04, 0.04, 9)
+
+
+Gains = tuple[numerics.Floats, numerics.Floats]
 
 
 @dataclass(frozen=True)
@@ -42,12 +46,20 @@ class Rows:
     zero_point: int = 0
 
 
-def convert_weights(value: Value, axis: int, settings: Weights) -> NewWeights:
-    """`value` under `settings`; `axis` is the output channel's.  Weights that conform are returned as they are."""
+def convert_weights(value: Value, axis: int, settings: Weights, gains: Gains | None = None) -> NewWeights:
+    """`value` under `settings`; `axis` is the output channel's.  Weights that conform are returned as they are.
+
+    `gains` are factors for the last axis and for the output channels that the weights are multiplied by first.
+    """
     channels = value.type.shape[axis]
-    if conforms(value, settings):
+    if gains is None and conforms(value, settings):
         return NewWeights(value, np.zeros(channels, bool), np.zeros(value.type.shape))
     units, base = integer_rows(value, axis)
+    if gains is not None:
+        last, outer = gains
+        spread = np.broadcast_to(last, value.type.shape)
+        units = units * np.moveaxis(spread, axis, 0).reshape(channels, -1)
+        base = base * outer
     real = units * base[:, None]
     if settings.dtype == "float32":
         array = _from_rows(real.astype(np.float32), value.type.shape, axis)
@@ -109,10 +121,8 @@ def _fit_symmetric(units: numerics.Floats, base: numerics.Floats, settings: Weig
     limit = numerics.code_range(settings.dtype)[1]
     codes, scales = units.copy(), base.astype(np.float32)
     largest = np.abs(units).max(axis=1, initial=0.0)
-    rows = largest > limit
-    if settings.scale == "power-of-two":
-        rows = rows | np.array([power_of_two_at_least(s) != s for s in base], bool)
-    if settings.granularity == "per-tensor" and (rows.any() or (units != np.rint(units)).any()):
+    rows = outgrown(largest, base, settings)
+    if (units != np.rint(units)).any():  # channels of unlike scales share one now
         rows[:] = True
     if not rows.any():
         return Rows(codes, scales)
@@ -128,6 +138,14 @@ def _fit_symmetric(units: numerics.Floats, base: numerics.Floats, settings: Weig
     return Rows(codes, scales)
 
 
+def outgrown(largest: numerics.Floats, base: numerics.Floats, settings: Weights) -> npt.NDArray[np.bool_]:
+    """Which rows, of `largest` magnitude in units of scale `base`, cannot keep their integers under symmetric codes."""
+    rows = largest > numerics.code_range(settings.dtype)[1]
+    if settings.scale == "power-of-two":
+        rows = rows | np.array([power_of_two_at_least(s) != s for s in base], bool)
+    return np.full_like(rows, rows.any()) if settings.granularity == "per-tensor" else rows
+
+
 def _covering(units: numerics.Floats, limit: int, settings: Weights) -> numerics.Floats:
     """Old units a new step should span, for each row; 0 for rows of zeros."""
     magnitudes = np.abs(units)
@@ -137,13 +155,26 @@ def _covering(units: numerics.Floats, limit: int, settings: Weights) -> numerics
         return np.where(tail > 0, tail / limit, whole)
     if settings.range == "max":
         return np.asarray(whole)
+    return _least_squares(units, np.where(whole > 0, whole, 1.0), limit)
+
+
+def _least_squares(units: numerics.Floats, whole: numerics.Floats, limit: int) -> numerics.Floats:
+    """Step of least squared error for each row, searched on a coarse grid of parts of `whole`, then a fine one."""
+    narrow = units.astype(np.float32)  # enough to compare errors with, and half the memory traffic
     best, least = whole.copy(), np.full(len(units), np.inf)
-    for part in CANDIDATES:
-        step = np.where(whole > 0, whole * part, 1.0)[:, None]
-        error = ((np.clip(np.rint(units / step), -limit, limit) * step - units) ** 2).sum(axis=1)
-        better = error < least
-        best[better], least[better] = step[better, 0], error[better]
-    return np.where(whole > 0, best, 0.0)
+    for centre, offsets in ((0.0, COARSE), (1.0, FINE)):
+        around = best / whole * centre
+        for offset in offsets:
+            step = ((around + offset) * whole).astype(np.float32)[:, None]
+            rounded = narrow / step
+            np.rint(rounded, out=rounded)
+            np.clip(rounded, -limit, limit, out=rounded)
+            rounded *= step
+            rounded -= narrow
+            error = np.einsum("ij,ij->i", rounded, rounded)
+            better = error < least
+            best[better], least[better] = step[better, 0], error[better]
+    return best
 
 
 def round_preserving_sums(exact: numerics.Floats, limit: int) -> numerics.Floats:
