@@ -14,6 +14,7 @@ from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.ops.conv import Conv2D, DepthwiseConv2D
 from tflite2q.dialect.ops.eltwise import Add, Requantize
 from tflite2q.dialect.ops.shape import Reshape
+from tflite2q.dialect.ops.softmax import Softmax
 from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
 from tflite2q.flatbuffer import reader
 from tflite2q.kernels import base
@@ -217,3 +218,20 @@ def test_constant_operand_of_an_addition() -> None:
     graph = Graph(("a",), ("y",), (a, fixed, y), (Add(inputs=("a", "k"), outputs=("y",)),))
     assert_exact(graph, True)
     assert_exact(graph, False)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+@pytest.mark.parametrize("shape", [(1, 1001), (3, 7), (2, 4, 64), (5, 2), (1, 70)])
+def test_softmax(shape: tuple[int, ...], dtype: str) -> None:
+    lowest = 0 if dtype == "uint8" else -128
+    x, y = value("x", shape, dtype, 0.07, lowest + 31), value("y", shape, dtype, 1 / 256, lowest)
+    assert_exact(Graph(("x",), ("y",), (x, y), (Softmax(inputs=("x",), outputs=("y",), beta=1.0),)), True, seeds=4)
+
+
+@pytest.mark.parametrize("classes", [1, 3, 600])
+def test_softmax_of_equal_logits(classes: int) -> None:
+    """Also more of them than the reference kernel's sum can hold."""
+    x, y = value("x", (2, classes), "int8", 0.1, 0), value("y", (2, classes), "int8", 1 / 256, -128)
+    graph = Graph(("x",), ("y",), (x, y), (Softmax(inputs=("x",), outputs=("y",)),))
+    codes = np.full((2, classes), 5, np.int8)
+    np.testing.assert_array_equal(runtime.compile(graph).run(codes)[0], oracle.run(graph, codes)[0])

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-import numpy as np
-
 from tflite2q import numerics
 from tflite2q.core import Core
 from tflite2q.rescale import high_multiply, int_const, rounding_shift_right
@@ -33,9 +31,10 @@ def reciprocal(core: Core[T], a: T) -> T:
 
 def leading_zeros(core: Core[T], x: T) -> T:
     """Leading zero bits of int32 values that are not negative: binary search; 32 for 0."""
-    count = core.astype(core.equal(x, int_const(core, 0)), "int64")
+    zero = int_const(core, 0)
+    count = core.where(core.equal(x, zero), int_const(core, 1), zero)
     for bits in (16, 8, 4, 2, 1):
-        step = core.multiply(core.astype(core.less(x, int_const(core, 1 << (32 - bits))), "int64"), int_const(core, bits))
+        step = core.where(core.less(x, int_const(core, 1 << (32 - bits))), int_const(core, bits), zero)
         count, x = core.add(count, step), core.left_shift(x, step)
     return count
 

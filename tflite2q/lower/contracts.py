@@ -15,6 +15,7 @@ from tflite2q.dialect.op import Op, Operands, Tensor
 from tflite2q.dialect.ops.conv import Convolution
 from tflite2q.dialect.ops.dense import Dense
 from tflite2q.dialect.ops.pool import Pool
+from tflite2q.dialect.ops.softmax import Softmax
 from tflite2q.dialect.types import STORAGE, TensorType, Value
 from tflite2q.kernels import base
 from tflite2q.numpy_core import NumpyCore
@@ -155,6 +156,14 @@ def _eltwise(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None
     )
 
 
+def _softmax(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None:
+    x = ins[0]
+    if x is None or x.type.dtype not in EIGHT_BITS or not x.type.shape or not isinstance(op, Softmax):
+        return None
+    classes = x.type.shape[-1]
+    return base.Softmax(x.type.size // classes, classes, x.type.dtype, op.exponentials(x.type.scale))
+
+
 def lookup_table(op: Op, x: Value, y: Value) -> Any:
     """An element-wise op's results for the 256 codes of x's 8-bit dtype, lowest first: its own meaning tabulates it."""
     low, high = x.type.range
@@ -171,4 +180,5 @@ _BUILDERS: Mapping[str, Callable[[Op, Values, Sequence[Value]], base.Contract | 
     "max_pool2d": _pool,
     "eltwise": _eltwise,
     "lookup": _eltwise,
+    "softmax": _softmax,
 }

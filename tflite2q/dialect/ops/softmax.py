@@ -77,18 +77,13 @@ class Softmax(Op):
         return (core.astype(core.clip(code, low, high), x.type.dtype),)
 
 
-def row_scale(core: Core[T], total: T) -> tuple[T, T]:
-    """(r, n) for a row's sum of exponentials (Q12.19): 1 / total ~ r * 2**-n once r is multiplied by a Q0.31 share."""
-    zeros = leading_zeros(core, total)
-    fraction = core.subtract(core.left_shift(total, zeros), int_const(core, 1 << 31))
-    return reciprocal(core, fraction), core.subtract(int_const(core, SUM_BITS + 31 - 8), zeros)
-
-
-def share(core: Core[T], e: T, inverse: T, shift: T) -> T:
-    """256 * e / total, to nearest; it is never negative, so ties need no sign."""
-    product = high_multiply(core, inverse, e)
-    half = core.left_shift(int_const(core, 1), core.subtract(shift, int_const(core, 1)))
-    return core.right_shift(core.add(product, half), shift)
+@cache
+def int16_tables() -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int16]]:
+    """exp on [-10, 0] and 1 / (1 + x) on [0, 1], both Q0.15, for all int16 arguments."""
+    y = Codes(float(np.float32(2.0 / 65535.0)), 0, "int16")
+    exponential = interpolated(exp32, Codes(float(np.float32(10.0 / 65535.0)), 32767, "int16"), y)
+    unit = Codes(float(np.float32(1.0 / 65535.0)), -32768, "int16")
+    return exponential, interpolated(lambda x: np.float32(1) / (np.float32(1) + x), unit, y)
 
     def of_numbers(self, core: Core[T], x: T) -> T:
         """exp(beta * (x - max)) over its sum, in float32."""
@@ -120,10 +115,15 @@ def share(core: Core[T], e: T, inverse: T, shift: T) -> T:
         return core.astype(core.clip(code, 0, 32767), "int16")
 
 
-@cache
-def int16_tables() -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int16]]:
-    """exp on [-10, 0] and 1 / (1 + x) on [0, 1], both Q0.15, for all int16 arguments."""
-    y = Codes(float(np.float32(2.0 / 65535.0)), 0, "int16")
-    exponential = interpolated(exp32, Codes(float(np.float32(10.0 / 65535.0)), 32767, "int16"), y)
-    unit = Codes(float(np.float32(1.0 / 65535.0)), -32768, "int16")
-    return exponential, interpolated(lambda x: np.float32(1) / (np.float32(1) + x), unit, y)
+def row_scale(core: Core[T], total: T) -> tuple[T, T]:
+    """(r, n) for a row's sum of exponentials (Q12.19): 1 / total ~ r * 2**-n once r is multiplied by a Q0.31 share."""
+    zeros = leading_zeros(core, total)
+    fraction = core.subtract(core.left_shift(total, zeros), int_const(core, 1 << 31))
+    return reciprocal(core, fraction), core.subtract(int_const(core, SUM_BITS + 31 - 8), zeros)
+
+
+def share(core: Core[T], e: T, inverse: T, shift: T) -> T:
+    """256 * e / total, to nearest; it is never negative, so ties need no sign."""
+    product = high_multiply(core, inverse, e)
+    half = core.left_shift(int_const(core, 1), core.subtract(shift, int_const(core, 1)))
+    return core.right_shift(core.add(product, half), shift)

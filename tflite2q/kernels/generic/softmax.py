@@ -1,8 +1,8 @@
 """Softmax of rows of 8-bit codes for any LLVM target.
 
-A code's result depends only on how far it lies below the row's largest code, one of 256 distances.  So a row takes three
-passes over its codes (largest; sum of tabulated exponentials; look-up of the result) and one over the 256 distances,
-which alone does the 64-bit arithmetic.  The scalar look-ups of the last two passes limit it.
+A code's result depends only on how far it lies below the row's largest code, one of 256 distances.  So a row takes
+three passes over its codes (largest; sum of tabulated exponentials; look-up of the result) and one over the 256
+distances, which alone does the 64-bit arithmetic.  The scalar look-ups of the last two passes limit it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,33 @@ from tflite2q.dialect.ops.softmax import SUM_BITS, row_scale, share
 from tflite2q.kernels.base import Built, Softmax, Tensor
 from tflite2q.kernels.generic.eltwise import TirCore
 from tflite2q.kernels.loops import chunks, region
-from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, function, load, store, vector
+from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, function, load, store
 from tflite2q.rescale import int_const
 
 MOST_LANES = 64
 LANES_OF_64_BITS = 8
 DISTANCES = 256
+
+
+class _OpaqueCore(TirCore):
+    """Keeps what is used more than once in memory (for LLVM: in a register), out of sight of TVM's simplifier.
+
+    It substitutes definitions, and so takes time exponential in the depth of Newton's iteration and of a bit search.
+    """
+
+    def left_shift(self, a: Expr, b: Expr) -> Expr:
+        return self._kept(super().left_shift(a, b))
+
+    def multiply(self, a: Expr, b: Expr) -> Expr:
+        return self._kept(super().multiply(a, b))
+
+    def where(self, condition: Expr, a: Expr, b: Expr) -> Expr:
+        return self._kept(super().where(condition, a, b))
+
+    def _kept(self, value: Expr) -> Expr:
+        cell = T.decl_buffer((LANES_OF_64_BITS,), "int64")
+        store(cell, value, 0, lanes=LANES_OF_64_BITS)
+        return T.Bind(load(cell, 0, lanes=LANES_OF_64_BITS))
 
 
 class GenericSoftmax:
@@ -41,7 +62,7 @@ class GenericSoftmax:
         return Built(name, (name, contract.output), func, contract.inputs, constants, contract.output)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _softmax(tensor: Tensor) -> Any:
     table = Tensor((DISTANCES,), "int64")
     return function([tensor], [table, table], tensor, functools.partial(_body, tensor))
@@ -51,14 +72,15 @@ def _body(tensor: Tensor, x: Buffer, exponentials: Buffer, addends: Buffer, y: B
     rows, classes = tensor.shape
     with region(rows, rows * classes * 16) as row:
         largest = _largest(x, row, classes, tensor.dtype)
-        inverse, shift = row_scale(TirCore(1, _no_constant), _sum(x, row, classes, largest, addends))
         results = T.decl_buffer((DISTANCES,), tensor.dtype)
         low, high = numerics.code_range(tensor.dtype)
-        core = TirCore(LANES_OF_64_BITS, _no_constant)
+        core: Any = _OpaqueCore(LANES_OF_64_BITS, _no_constant)
+        total = T.Bind(broadcast(_sum(x, row, classes, largest, addends), LANES_OF_64_BITS))
+        inverse, shift = row_scale(core, total)
         with T.serial(DISTANCES // LANES_OF_64_BITS) as i:
             start = i * LANES_OF_64_BITS
             e = T.Bind(load(exponentials, start, lanes=LANES_OF_64_BITS))
-            code = share(core, e, *(broadcast(v, LANES_OF_64_BITS) for v in (inverse, shift)))
+            code = share(core, e, inverse, shift)
             code = core.clip(core.add(code, int_const(core, low)), low, high)
             store(results, core.astype(code, tensor.dtype), start, lanes=LANES_OF_64_BITS)
 
