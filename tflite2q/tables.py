@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tflite2q import numerics
+from tflite2q.fixedpoint import inverse_square_root
 from tflite2q.numerics import Ints, code_range, multiply_by_quantized_multiplier, quantize_multiplier
+from tflite2q.numpy_core import NumpyCore
 
 Floats32 = npt.NDArray[np.float32]
 
@@ -98,7 +101,8 @@ def _by_float(transform: Callable[[Floats32, Options, Codes], Floats32]) -> Call
         if x.dtype == "int16":
             return interpolated(lambda real: transform(real, options, y), x, y)
         real = np.float32(x.scale) * (x.every() - x.zero_point).astype(np.float32)
-        scaled = transform(real, options, y) * (ONE / np.float32(y.scale))
+        with np.errstate(over="ignore"):
+            scaled = transform(real, options, y) * (ONE / np.float32(y.scale))
         # A float32 beyond the range of codes saturates; the clip keeps the later cast defined.
         rounded = _round_float32(np.clip(np.nan_to_num(scaled, nan=0.0), -(2.0**30), 2.0**30).astype(np.float32))
         return y.clamp((rounded + np.float32(y.zero_point)).astype(np.int64))
@@ -112,6 +116,17 @@ def _round_float32(x: Floats32) -> Floats32:
 
 def interpolated(transform: Callable[[Floats32], Floats32], x: Codes, y: Codes) -> npt.NDArray[np.int16]:
     """eq. 22: TFLite's int16 look-up, 512 linear pieces whose ends are moved by half the error in their middle."""
+    # Beyond the range of codes float32 may overflow; such samples are clipped.
+    with np.errstate(over="ignore", invalid="ignore"):
+        ends = _samples(transform, x, y)
+    codes = x.every()
+    index = 256 + (codes >> 7)
+    slope = (ends[index + 1] - ends[index]).astype(np.int16).astype(np.int64)
+    return (ends[index] + ((slope * (codes & 127) + 64) >> 7)).astype(np.int16)
+
+
+def _samples(transform: Callable[[Floats32], Floats32], x: Codes, y: Codes) -> Ints:
+    """The 513 ends of the linear pieces, as codes."""
     low, high = code_range("int16")
     first, last = (np.float32(x.scale) * np.float32(c - x.zero_point) for c in (low, high))
     y_first, y_last = (np.float32(y.scale) * np.float32(c - y.zero_point) for c in (low, high))
@@ -126,11 +141,7 @@ def interpolated(transform: Callable[[Floats32], Floats32], x: Codes, y: Codes) 
     bias = _round_float32(((straight - middle) / np.float32(2)).astype(np.float32))
     samples[:-1] -= bias
     samples[-1] = _round_float32(transform(last[None]) * inverse)[0]
-    ends = np.clip(samples, low, high).astype(np.int64)
-    codes = x.every()
-    index = 256 + (codes >> 7)
-    slope = (ends[index + 1] - ends[index]).astype(np.int16).astype(np.int64)
-    return (ends[index] + ((slope * (codes & 127) + 64) >> 7)).astype(np.int16)
+    return np.clip(np.nan_to_num(samples), low, high).astype(np.int64)
 
 
 def _log(x: Floats32, options: Options, y: Codes) -> Floats32:
@@ -189,47 +200,21 @@ def _sqrt(x: Codes, y: Codes, options: Options) -> npt.NDArray[Any]:
     return y.clamp(np.trunc(np.minimum(quotient, np.float32(2**20))).astype(np.int64) + y.zero_point)
 
 
-def inverse_sqrt(values: npt.ArrayLike) -> tuple[Ints, Ints]:
-    """(m, shift) with 1 / sqrt(v) ~ m * 2**(shift - 31) for positive integers v (eq. 23): five Newton steps in Q3.28."""
-    v = np.asarray(values, np.int64)
-    shift = np.full(v.shape, 11, np.int64)
-    small = v <= 1
-    v = np.where(small, 1 << 27, v)
-    while (v >= 1 << 29).any():
-        v, shift = np.where(v >= 1 << 29, v >> 2, v), np.where(v >= 1 << 29, shift + 1, shift)
-    bits = np.floor(np.log2(v)).astype(np.int64)
-    pairs = np.maximum((28 - bits) // 2, 0)
-    v, shift = v << (2 * pairs), shift - pairs
-    # v in [2**27, 2**29), its half read as Q3.28.
-    half = numerics.rounding_shift_right(v >> 1, 1)
-    three_halves = (1 << 28) + (1 << 27)
-    root = np.full(v.shape, 1 << 28, np.int64)
-    for _ in range(5):
-        square = numerics.high_multiply(root, root)  # Q6.25
-        cube = _rescale_q(numerics.high_multiply(square, root), 6)  # Q9.22 to Q3.28
-        difference = numerics.wrap32(
-            numerics.high_multiply(three_halves, root) - numerics.high_multiply(half, cube)
-        )  # Q6.25
-        root = _rescale_q(difference, 3)
-    m = numerics.high_multiply(root, 1518500250)  # 1518500250 = sqrt(1/2) in Q0.31
-    m = np.where(shift < 0, m << np.maximum(-shift, 0), m)
-    return np.where(small, 2**31 - 1, m), np.where(small, 0, -np.maximum(shift, 0))
-
-
-def _rescale_q(x: Ints, bits: int) -> Ints:
-    """Saturating left shift by `bits`: fewer integer bits in gemmlowp's Rescale."""
-    low, high = code_range("int32")
-    return np.clip(np.left_shift(x, bits), low, high)
-
-
 def _rsqrt(x: Codes, y: Codes, options: Options) -> npt.NDArray[Any]:
     value = x.every() - x.zero_point
     real = np.float64(1) / np.float64(np.float32(np.sqrt(np.float32(x.scale))) * np.float32(y.scale))
     m, shift = quantize_multiplier(real)
-    inverse, left = inverse_sqrt(np.maximum(value, 1))
-    data = multiply_by_quantized_multiplier(1, inverse, left + 20)
+    inverse, right = inverse_square_root(NumpyCore(), np.maximum(value, 1))
+    data = multiply_by_quantized_multiplier(1, inverse, 20 - right)
     codes = multiply_by_quantized_multiplier(data, m, shift - 20) + y.zero_point
     return y.clamp(np.where(value > 0, codes, code_range(y.dtype)[1]))
+
+
+def _positive(x: Floats32, y: Codes) -> Floats32:
+    """1 / sqrt(x); what is not positive gives the highest real number of y's codes."""
+    highest = np.float32(y.scale) * np.float32(code_range(y.dtype)[1] - y.zero_point)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(x > 0, ONE / np.sqrt(x), highest)
 
 
 def _hard_swish(x: Codes, y: Codes, options: Options) -> npt.NDArray[Any]:
@@ -270,9 +255,21 @@ def _saturate16(x: Ints) -> Ints:
 SIGMOID_SAMPLES = 256  # of the logistic function at i / 24, in 1/65536
 
 
+@cache
 def _sigmoid_samples() -> Ints:
-    at = np.arange(SIGMOID_SAMPLES) / 24
-    return np.minimum(np.floor(65536 / (1 + np.exp(-at)) + 0.5), 65535).astype(np.int64)
+    """The function plus half of what a chord to the next sample is too low in its middle, so that chords lie around it.
+
+    The last one is the largest uint16.
+    """
+
+    def at(place: Ints | npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return 65536 / (1 + np.exp(-place / 24))
+
+    index = np.arange(SIGMOID_SAMPLES)
+    low, high = at(index), at(index + 1)
+    samples = np.rint(low + (at(index + 0.5) - (low + high) / 2) / 2).astype(np.int64)
+    samples[-1] = 65535
+    return samples
 
 
 def _argument16(x: Codes, power_of_two_shifts: tuple[int, ...]) -> Ints:
@@ -313,17 +310,17 @@ def _tanh16(x: Codes) -> npt.NDArray[np.int16]:
 
 
 def _or16(
-    narrow: Callable[[Codes, Codes, Options], Any], wide: Callable[[Codes], Any]
+    narrow: Callable[[Codes, Codes, Options], Any], wide: Callable[[Codes, Codes], Any]
 ) -> Callable[[Codes, Codes, Options], Any]:
     def table(x: Codes, y: Codes, options: Options) -> npt.NDArray[Any]:
-        return wide(x) if x.dtype == "int16" else narrow(x, y, options)
+        return wide(x, y) if x.dtype == "int16" else narrow(x, y, options)
 
     return table
 
 
 FUNCTIONS: Mapping[str, Callable[[Codes, Codes, Options], Any]] = {
-    "LOGISTIC": _or16(_by_float(lambda x, o, y: logistic(x)), _logistic16),
-    "TANH": _or16(_by_float(lambda x, o, y: _tanh(x)), _tanh16),
+    "LOGISTIC": _or16(_by_float(lambda x, o, y: logistic(x)), lambda x, y: _logistic16(x)),
+    "TANH": _or16(_by_float(lambda x, o, y: _tanh(x)), lambda x, y: _tanh16(x)),
     "GELU": _by_float(lambda x, o, y: gelu(x, o.approximate)),
     "ELU": _by_float(lambda x, o, y: _elu(x)),
     "EXP": _by_float(lambda x, o, y: exp32(x)),
@@ -337,5 +334,5 @@ FUNCTIONS: Mapping[str, Callable[[Codes, Codes, Options], Any]] = {
     "ABS": _abs,
     "NEG": _neg,
     "SQRT": _sqrt,
-    "RSQRT": _rsqrt,
+    "RSQRT": _or16(_rsqrt, lambda x, y: interpolated(lambda real: _positive(real, y), x, y)),
 }

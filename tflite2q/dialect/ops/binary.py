@@ -52,7 +52,14 @@ class Div(Eltwise):
         quotient = high_multiply(core, core.left_shift(dividend, headroom), inverse)
         scaled = high_multiply(core, quotient, int_const(core, m))
         right = core.subtract(core.add(headroom, bits), int_const(core, shift))
-        code = core.add(rounding_shift_by(core, scaled, right), int_const(core, y.zero_point))
+        quotient = rounding_shift_by(core, scaled, core.minimum(right, int_const(core, 31)))
+        # Shifts beyond 31 (of dividends near 0) are undefined in C: x86 takes five bits of the count, and the rounding
+        # term becomes 1 for numbers that are not negative.
+        few_bits = core.right_shift(scaled, core.bitwise_and(right, int_const(core, 31)))
+        not_negative = core.astype(core.less_equal(zero, scaled), "int64")
+        odd = core.add(few_bits, not_negative)
+        quotient = core.where(core.less(int_const(core, 31), right), odd, quotient)
+        code = core.add(quotient, int_const(core, y.zero_point))
         return core.astype(core.clip(code, *self.clamp(y)), y.dtype)
 
     def numbers(self, core: Core[T], a: T, b: T, dtype: str) -> T:

@@ -312,7 +312,7 @@ class Tile(Movement):
     """x repeated a constant number of times along each axis."""
 
     mnemonic: ClassVar[str] = "q.tile"
-    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("TILE", "TileOptions", {"int8": 2, "int16": 3}),)
+    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("TILE", "TileOptions"),)
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("multiples", "plain"))
 
     def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
@@ -334,7 +334,7 @@ class BroadcastTo(Movement):
 
     mnemonic: ClassVar[str] = "q.broadcast_to"
     builtins: ClassVar[tuple[Builtin, ...]] = (
-        Builtin("BROADCAST_TO", "BroadcastToOptions", {"int8": 2, "int16": 3}),
+        Builtin("BROADCAST_TO", "BroadcastToOptions", {**dict.fromkeys(("uint8", "float32", "int32", "int64"), 2), "int8": 3, "int16": 3}),
     )
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("shape", "plain"))
 

@@ -10,12 +10,14 @@ import numpy as np
 
 from tflite2q import numerics
 from tflite2q.core import Core
-from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, attribute, require
+from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require
+from tflite2q.dialect.ops.common import activated, check_numbers, is_codes
 from tflite2q.dialect.types import Value
 from tflite2q.dialect.window import Window, window
-from tflite2q.rescale import int_const, multiply_fixed
 
 T = TypeVar("T")
+
+LOWEST_FLOAT32 = float(np.finfo(np.float32).min)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,7 @@ class Pool(Op):
         x = ins[0]
         assert x is not None
         require(len(x.type.shape) == 4, f"input must have 4 axes, has {len(x.type.shape)}")
-        require(x.type.dtype == outs[0].type.dtype, f"input is {x.type.dtype} but result {outs[0].type.dtype}")
+        check_numbers(x, outs[0])
 
     def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
         x = ins[0]
@@ -86,14 +88,18 @@ class AveragePool2D(Pool):
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         x = ins[0]
         geometry = self.window(x.value)
-        wide = core.astype(x.data, "int32")
+        dtype = "int32" if is_codes(x.type) else "float32"
+        wide = core.astype(x.data, dtype)
         if geometry.size == x.type.shape[1:3] and geometry.out == (1, 1) and not geometry.padded:
             total = core.sum(wide, (1, 2), keepdims=True)
         else:
             channels = x.type.shape[3]
-            ones = core.const(np.ones((*geometry.size, 1, channels), np.int32))
-            total = core.conv2d(geometry.pad(core, wide, 0), ones, geometry.strides, groups=channels)
+            ones = core.const(np.ones((*geometry.size, 1, channels), dtype))
+            total = core.conv2d(geometry.pad(core, wide, 0), ones, geometry.strides, groups=channels, out_dtype=dtype)
         counts = self.counts(x.value)
+        if dtype == "float32":
+            mean = core.divide(total, core.const(counts.astype(np.float32)))
+            return (activated(core, mean, self.activation, dtype),)
         half = core.const(counts // 2)
         mean = core.floor_divide(core.add(core.abs(total), half), core.const(counts))
         if x.type.dtype != "uint8":
@@ -113,8 +119,9 @@ class MaxPool2D(Pool):
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         x = ins[0]
         geometry = self.window(x.value)
-        largest = core.max_pool2d(
-            geometry.pad(core, x.data, x.type.range[0]), geometry.size, geometry.strides
-        )
+        lowest = x.type.range[0] if is_codes(x.type) else LOWEST_FLOAT32
+        largest = core.max_pool2d(geometry.pad(core, x.data, lowest), geometry.size, geometry.strides)
+        if not is_codes(x.type):
+            return (activated(core, largest, self.activation, x.type.dtype),)
         low, high = self.clamp(outs[0])
         return (core.clip(largest, low, high),)

@@ -50,7 +50,7 @@ class Reshape(Movement):
     mnemonic: ClassVar[str] = "q.reshape"
     builtins: ClassVar[tuple[Builtin, ...]] = (
         Builtin("RESHAPE", "ReshapeOptions", {}, {"kind": "reshape"}),
-        Builtin("SQUEEZE", "SqueezeOptions", INT8_VERSION_2, {"kind": "squeeze"}),
+        Builtin("SQUEEZE", "SqueezeOptions", {}, {"kind": "squeeze"}),
         Builtin("EXPAND_DIMS", "ExpandDimsOptions", {}, {"kind": "expand_dims"}),
     )
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("shape", "plain", optional=True))

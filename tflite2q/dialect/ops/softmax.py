@@ -76,15 +76,6 @@ class Softmax(Op):
         code = core.add(share(core, e, inverse, shift), int_const(core, low))
         return (core.astype(core.clip(code, low, high), x.type.dtype),)
 
-
-@cache
-def int16_tables() -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int16]]:
-    """exp on [-10, 0] and 1 / (1 + x) on [0, 1], both Q0.15, for all int16 arguments."""
-    y = Codes(float(np.float32(2.0 / 65535.0)), 0, "int16")
-    exponential = interpolated(exp32, Codes(float(np.float32(10.0 / 65535.0)), 32767, "int16"), y)
-    unit = Codes(float(np.float32(1.0 / 65535.0)), -32768, "int16")
-    return exponential, interpolated(lambda x: np.float32(1) / (np.float32(1) + x), unit, y)
-
     def of_numbers(self, core: Core[T], x: T) -> T:
         """exp(beta * (x - max)) over its sum, in float32."""
         below = core.multiply(core.subtract(x, core.max(x, (-1,), keepdims=True)), core.const(float32(self.beta)))
@@ -113,6 +104,15 @@ def int16_tables() -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int16]]:
         half = core.left_shift(one, core.subtract(shift_right, one))
         code = core.right_shift(core.add(core.multiply(wide_e, inverse), half), shift_right)
         return core.astype(core.clip(code, 0, 32767), "int16")
+
+
+@cache
+def int16_tables() -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int16]]:
+    """exp on [-10, 0] and 1 / (1 + x) on [0, 1], both Q0.15, for all int16 arguments."""
+    y = Codes(float(np.float32(2.0 / 65535.0)), 0, "int16")
+    exponential = interpolated(exp32, Codes(float(np.float32(10.0 / 65535.0)), 32767, "int16"), y)
+    unit = Codes(float(np.float32(1.0 / 65535.0)), -32768, "int16")
+    return exponential, interpolated(lambda x: np.float32(1) / (np.float32(1) + x), unit, y)
 
 
 def row_scale(core: Core[T], total: T) -> tuple[T, T]:

@@ -27,7 +27,7 @@ class SpaceDepth(Movement):
     mnemonic: ClassVar[str] = "q.space_depth"
     builtins: ClassVar[tuple[Builtin, ...]] = (
         Builtin("SPACE_TO_DEPTH", "SpaceToDepthOptions", INT8_VERSION_2, {"to_depth": True}),
-        Builtin("DEPTH_TO_SPACE", "DepthToSpaceOptions", INT8_VERSION_2, {"to_depth": False}),
+        Builtin("DEPTH_TO_SPACE", "DepthToSpaceOptions", {}, {"to_depth": False}),
     )
 
     def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
