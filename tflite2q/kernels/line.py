@@ -119,7 +119,8 @@ class _Steps:
         used = self.reached(self.first)
         least = np.where(used, least, -np.inf).max(axis=1, initial=-np.inf)
         most = np.where(used, most, np.inf).min(axis=1, initial=np.inf)
-        middle = np.where(np.isfinite(least) & np.isfinite(most), (least + most) / 2, 0.5 * self.signed)
+        found = np.isfinite(least) & np.isfinite(most)
+        middle = (np.where(found, least, 0.5 * self.signed) + np.where(found, most, 0.5 * self.signed)) / 2
         offset = middle.astype(np.float32)
         if self.signed:
             offset = np.abs(offset)

@@ -1,9 +1,10 @@
 """Convolution and dense layers as an implicit matrix product on Arm.
 
-A tile of `pixels` output pixels times up to sixteen output channels stays in registers, 24 of the 32 as accumulators.
-Each pixel's next sixteen bytes are loaded once; their units multiply all accumulators of the pixel, and a unit's weights
-are read once for all pixels.  With 6 x 16 tiles the inner loop of the dot product level is 96 multiplications to 22 loads.
-What limits it is the multiplier's throughput, and memory for weights that exceed the caches.
+A tile of `pixels` output pixels times up to sixteen output channels stays in registers.  Each pixel's next bytes are
+loaded once; their units multiply all accumulators of the pixel, and a unit's weights are read once for all pixels.  With
+5 x 16 tiles the inner loop of the dot product level is 80 multiplications to 13 loads (weights come in pairs), with 6 x 16
+that of the matrix level 24 to 10.  What limits it is the multiplier's throughput, and memory for weights that exceed the
+caches.
 
 Weights that do not fit in eight bits after their zero point is subtracted take the sum of each pixel's inputs, which is
 computed once for all channels; at the NEON level they fit the sixteen bits that its weights have.
@@ -20,7 +21,7 @@ import numpy as np
 
 from tflite2q.kernels import layout
 from tflite2q.kernels.arm import isa
-from tflite2q.kernels.arm.finish import Finish
+from tflite2q.kernels.arm.finish import PACKED, Finish
 from tflite2q.kernels.arm.isa import LANES, Form, Level
 from tflite2q.kernels.arm.sums import row_sums
 from tflite2q.kernels.base import Array, Built, Conv2D, Dense, Tensor
@@ -28,7 +29,6 @@ from tflite2q.kernels.loops import PARALLEL_MACS, ZEROS, moving_zero, padded_ima
 from tflite2q.kernels.product import Geometry, Section
 from tflite2q.kernels.tir import Buffer, Expr, T, function, load, store, view, wrapping_add
 
-ACCUMULATORS = 24
 MOST_PIXELS = 8
 BLOCK = 4  # vectors of the widest blocks
 CHUNKS = 16  # pieces into which a parallel layer's pixels are cut, at most
@@ -139,7 +139,7 @@ def _sections(channels: int, width: int, form: Form) -> tuple[Section, ...]:
 
 
 def _section(first: int, channels: int, vectors: int, width: int, form: Form) -> Section:
-    most = min(ACCUMULATORS // vectors, MOST_PIXELS, width)
+    most = min(form.accumulators // vectors, MOST_PIXELS, width)
     choices = range(max(most - most % form.pixels, form.pixels), 0, -form.pixels)
 
     def work(pixels: int) -> float:
@@ -283,7 +283,7 @@ class _Loops:
                 found.append(finish.rounded(line[v], self.constants, at + v))
         start = s.start(block)
         for p, found in enumerate(rounded):
-            if finish.packable(s.vectors):
+            if s.stored == PACKED and finish.packable:
                 store(self.y, finish.packed(found), pixel + p, start, lanes=s.block)
                 continue
             for v, value in enumerate(found):

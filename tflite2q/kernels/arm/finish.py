@@ -77,8 +77,10 @@ class Finish:
             high = intrinsic("sqadd", high, minus_one)
         return T.Bind(intrinsic("srshl", high, count))
 
-    def packable(self, vectors: int) -> bool:
-        return vectors * LANES == PACKED and self.epilogue.dtype in ("int8", "uint8")
+    @property
+    def packable(self) -> bool:
+        """Whether `packed` can make the codes."""
+        return self.epilogue.dtype in ("int8", "uint8")
 
     def packed(self, rounded: list[Expr]) -> Expr:
         """Codes of four vectors, as one vector of the output's dtype."""

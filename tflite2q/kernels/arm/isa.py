@@ -5,8 +5,8 @@
 `Dot`     sdot (or sudot) by element: four weights of four channels times four input bytes.
 `Matrix`  smmla (or usmmla): eight weights of two channels times eight input bytes of two pixels, twice the work of sdot.
 
-Sixteen (or eight) input bytes of each pixel are loaded at once and used element by element, so that neither broadcasts
-nor single loads stand between the multiplications.
+The first two load sixteen (or eight) input bytes of each pixel at once and use them element by element, so that neither
+broadcasts nor single loads stand between the multiplications.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ class Form:
     """How a tile multiplies.
 
     `unit`: input bytes of a pixel that one multiplication takes; `chunk`: those loaded at once; `shift`: what is
-    subtracted from each input code on the way; `pixels`: tiles have a multiple of so many.
+    subtracted from each input code on the way; `pixels`: tiles have a multiple of so many; `accumulators`: vectors of
+    them that leave enough of the 32 registers for inputs and weights (one more is spilled in the inner loop).
     """
 
     name: str
@@ -83,6 +84,7 @@ class Form:
     weight_dtype: str
     shift: int
     pixels: int
+    accumulators: int
     tile: Callable[[Form, int, int], Tile]
 
     def open(self, pixels: int, vectors: int) -> Tile:
@@ -172,36 +174,34 @@ class _MatrixTile:
         return found
 
     def chunk(self, read: InputReader) -> list[Expr]:
-        """For each pair of pixels, the first and the second eight bytes of both."""
-        eights = [T.Bind(T.reinterpret("int64x2", read(p, 16))) for p in range(2 * len(self.accumulators))]
-        pairs = list(zip(eights[0::2], eights[1::2], strict=True))
-        return [T.Bind(shuffle(pair, order)) for pair in pairs for order in ([0, 2], [1, 3])]
+        """Eight bytes of both pixels of each pair; sixteen each, to be zipped, would take too many registers."""
+        eights = [T.reinterpret("int64", read(p, 8)) for p in range(2 * len(self.accumulators))]
+        return [T.Bind(shuffle(pair, [0, 1])) for pair in zip(eights[0::2], eights[1::2], strict=True)]
 
     def rest(self, read: InputReader) -> list[Expr]:
-        eights = [T.reinterpret("int64", read(p, 8)) for p in range(2 * len(self.accumulators))]
-        pairs = [T.Bind(shuffle(pair, [0, 1])) for pair in zip(eights[0::2], eights[1::2], strict=True)]
-        return [each for pair in pairs for each in (pair, pair)]
+        return self.chunk(read)
 
     def multiply(self, inputs: list[Expr], index: int, weights: WeightReader) -> None:
         name = "usmmla" if self.form.dtype == "uint8" else "smmla"
-        operands = [T.Bind(weights(half * 16, 16)) for half in range(len(self.accumulators[0]))]
-        for pair, line in enumerate(self.accumulators):
-            x = T.reinterpret("int8x16", inputs[2 * pair + index])
-            for accumulator, w in zip(line, operands, strict=True):
-                store(accumulator, intrinsic(name, load(accumulator, 0, lanes=LANES), x, w), 0, lanes=LANES)
+        for half in range(len(self.accumulators[0])):
+            w = T.Bind(weights(half * 16, 16))
+            for eights, line in zip(inputs, self.accumulators, strict=True):
+                x = T.reinterpret("int8x16", eights)
+                value = load(line[half], 0, lanes=LANES)
+                store(line[half], intrinsic(name, value, x, w), 0, lanes=LANES)
 
 
 def widen(dtype: str) -> Form:
-    return Form("smlal", dtype, 1, 8, "int16", 0, 1, _WidenTile)
+    return Form("smlal", dtype, 1, 8, "int16", 0, 1, 20, _WidenTile)
 
 
 def dot(dtype: str, mixed: bool) -> Form:
     """`mixed`: the processor multiplies unsigned by signed bytes."""
-    return Form("dot", dtype, 4, 16, "int8", 128 if dtype == "uint8" and not mixed else 0, 1, _DotTile)
+    return Form("dot", dtype, 4, 16, "int8", 128 if dtype == "uint8" and not mixed else 0, 1, 20, _DotTile)
 
 
 def matrix(dtype: str) -> Form:
-    return Form("mmla", dtype, 8, 16, "int8", 0, 2, _MatrixTile)
+    return Form("mmla", dtype, 8, 8, "int8", 0, 2, 24, _MatrixTile)
 
 
 def flipped(bytes_: Expr) -> Expr:

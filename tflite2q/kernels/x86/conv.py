@@ -293,11 +293,11 @@ class _Tile:
         pixel = T.Bind(row * plan.width + column)
         at = T.Bind(first + block * s.vectors + moving_zero(self.zeros, t))
         vectors = [T.Bind(at + v) for v in range(s.vectors)]
-        accumulators = [[local(isa.lanes, "int32") for _ in range(s.vectors)] for _ in range(s.pixels)]
+        accumulators = [local(s.vectors * isa.lanes, "int32") for _ in range(s.pixels)]
         for p, line in enumerate(accumulators):
             term = self.sums[pixel + p] if self.sums is not None else None
-            for v, accumulator in enumerate(line):
-                store(accumulator, finish.start(self.bias, vectors[v], isa, term), 0, lanes=isa.lanes)
+            for v, index in enumerate(vectors):
+                store(line, finish.start(self.bias, index, isa, term), v * isa.lanes, lanes=isa.lanes)
         self._multiply(s, weights, block, self._address(row, column), accumulators)
         self._finish(s, pixel, block, vectors, accumulators)
 
@@ -312,7 +312,7 @@ class _Tile:
         line = row // out_h * h + row % out_h * plan.strides[0]
         return T.Bind((line * w + column * plan.strides[1]) * c)
 
-    def _multiply(self, s: Section, weights: Buffer, block: Expr, address: Expr, accumulators: list[list[Buffer]]) -> None:
+    def _multiply(self, s: Section, weights: Buffer, block: Expr, address: Expr, accumulators: list[Buffer]) -> None:
         plan, isa = self.plan, self.plan.isa
         step_bytes = plan.strides[1] * plan.image[3]
 
@@ -323,9 +323,9 @@ class _Tile:
                 if plan.inputs.dtype == "int8":
                     four = T.bitwise_xor(four, T.int32(-0x7F7F7F80))
                 spread = isa.operands(broadcast(four, isa.lanes))
-                for accumulator, operand in zip(line, w, strict=True):
-                    value = isa.dot(load(accumulator, 0, lanes=isa.lanes), spread, operand)
-                    store(accumulator, value, 0, lanes=isa.lanes)
+                for v, operand in enumerate(w):
+                    value = isa.dot(load(line, v * isa.lanes, lanes=isa.lanes), spread, operand)
+                    store(line, value, v * isa.lanes, lanes=isa.lanes)
 
         pitch = plan.runs[1] - plan.runs[0] if len(plan.runs) > 1 else 0
         regular = all(r == i * pitch for i, r in enumerate(plan.runs))
@@ -336,14 +336,14 @@ class _Tile:
                 step(T.Bind(address + base + r * pitch + inside), first + r * plan.groups + g)
 
     def _finish(
-        self, s: Section, pixel: Expr, block: Expr, vectors: list[Expr], accumulators: list[list[Buffer]]
+        self, s: Section, pixel: Expr, block: Expr, vectors: list[Expr], accumulators: list[Buffer]
     ) -> None:
         lanes, end = s.lanes, s.first + s.channels
         rounded: list[list[Expr]] = [[] for _ in accumulators]
         # Vector by vector, so that one's constants serve all pixels from registers.
         for v, index in enumerate(vectors):
             for values, line in zip(rounded, accumulators, strict=True):
-                value = load(line[v], 0, lanes=lanes)
+                value = load(line, v * lanes, lanes=lanes)
                 values.append(T.Bind(self.plan.finish.rounded(value, self.constants, index)))
         for p, values in enumerate(rounded):
             if finish.packable(self.plan.finish, s.vectors):

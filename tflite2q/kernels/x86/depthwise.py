@@ -129,7 +129,7 @@ def _plan(contract: DepthwiseConv2D, isa: Isa) -> Plan:
     rows = min(rows, contract.out_h)
     weights = layout.centered_weights(contract)
     fits = isa.dot_intrinsic is None or (weights.min() >= -128 and weights.max() <= 127)
-    columns = 1 if kw > 3 or isa.lanes == 8 else 4
+    columns = 1 if kw > 3 or isa.lanes == 8 else 2
     return Plan(
         contract.inputs[0], contract.output, (kh, kw), contract.strides, contract.padding, contract.x_zero_point, rows,
         1 if fits else 2, _sections(contract, isa, columns),
@@ -242,27 +242,27 @@ class _Tile:
             base = group * s.pixels * plan.strides[1]
             for old in [key for key in columns if key < base]:
                 del columns[old]
-            rows = [[local(lanes, "int32") for _ in range(4)] for _ in range(plan.rows)]
+            rows = [local(4 * lanes, "int32") for _ in range(plan.rows)]
             for accumulators in rows:
-                for v, accumulator in enumerate(accumulators):
-                    store(accumulator, load(self.bias, block * 4 + v, 0, lanes=lanes), 0, lanes=lanes)
+                for v in range(4):
+                    store(accumulators, load(self.bias, block * 4 + v, 0, lanes=lanes), v * lanes, lanes=lanes)
             for t in range(plan.kernel[1]):
                 self._multiply(block, t, column(base + t), rows)
             codes = self._codes(block, rows)
             for r, code in enumerate(codes):
                 self._store(s, code, target + (r * out_w + group * s.pixels) * c)
 
-    def _multiply(self, block: Expr, t: int, packs: list[list[Any]], rows: list[list[Buffer]]) -> None:
+    def _multiply(self, block: Expr, t: int, packs: list[list[Any]], rows: list[Buffer]) -> None:
         plan, isa = self.plan, self.plan.finish.isa
         for r, accumulators in enumerate(rows):
             first, last = r * plan.strides[0], r * plan.strides[0] + plan.kernel[0] - 1
             for g in range(first // 4, last // 4 + 1):
                 for n in range(plan.passes):
                     at = (((r * plan.kernel[1] + t) * plan.packs + g) * plan.passes + n) * 4
-                    for v, accumulator in enumerate(accumulators):
+                    for v, packed in enumerate(packs[g]):
                         w = isa.load_weights(functools.partial(_elements, self.weights, block, at + v))
-                        value = isa.dot(load(accumulator, 0, lanes=isa.lanes), packs[g][v], w)
-                        store(accumulator, value, 0, lanes=isa.lanes)
+                        value = isa.dot(load(accumulators, v * isa.lanes, lanes=isa.lanes), packed, w)
+                        store(accumulators, value, v * isa.lanes, lanes=isa.lanes)
 
     def _packed(self, s: Section, address: Expr, pitch: int, g: int) -> list[Any]:
         """Four vectors of one column's input rows 4 g to 4 g + 3, as operands of the dot product."""
@@ -287,13 +287,13 @@ class _Tile:
             value = T.bitwise_xor(value, T.broadcast(T.uint8(128), size))
         return T.Bind(value)
 
-    def _codes(self, block: Expr, rows: list[list[Buffer]]) -> list[Expr]:
+    def _codes(self, block: Expr, rows: list[Buffer]) -> list[Expr]:
         """Bytes to store for each row.  Vector by vector, so that one's constants serve all rows from registers."""
         plan, lanes = self.plan, self.plan.finish.isa.lanes
         rounded: list[list[Expr]] = [[] for _ in rows]
         for v in range(4):
             for values, accumulators in zip(rounded, rows, strict=True):
-                value = load(accumulators[v], 0, lanes=lanes)
+                value = load(accumulators, v * lanes, lanes=lanes)
                 values.append(T.Bind(plan.finish.rounded(value, self.constants, block * 4 + v)))
         return [plan.finish.packed(values) for values in rounded]
 
