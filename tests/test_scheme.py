@@ -26,7 +26,7 @@ granularity = "per-channel"
 
 
 def layers(found: scheme.Scheme) -> dict[str, scheme.Layer]:
-    """What a scheme says of a network of convolutions (body/a, body/b, head/a), a dense layer (head/last), a softmax."""
+    """What a scheme says of convolutions (body/a, body/b, head/a), a dense layer (head/last) and a softmax."""
     net = Net()
     x = net.input("x", (1, 2, 2, 3), (0.02, 128))
     y = net.conv(net.conv(x, "body/a", 8, (0.1, 0)), "body/b", 16, (0.1, 0))

@@ -26,7 +26,7 @@ def convert(path: Path, name: str, interface: str) -> Conversion:
         return tflite2q.convert(path, name, interface)
     except Unchanged as same:
         # It must be true, not only said: every quantized result inside is what the scheme asks for.
-        wanted = scheme.find(name).activations.dtype
+        wanted = scheme.find(name).layer.activations.dtype
         graph = tflite2q.load(path)
         inside = [v for op in graph.ops for v in graph.outs(op) if interface == "scheme" or v.name not in graph.outputs]
         assert {value.type.dtype for value in inside if value.type.quantized} <= {wanted, "int32"}

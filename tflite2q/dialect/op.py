@@ -21,7 +21,11 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Operand:
-    """A named operand slot.  Role is what a scheme sees: activation, weights, bias, or plain (shapes, axes, indices)."""
+    """A named operand slot.
+
+    Role is what a scheme sees: activation, weights, bias, fixed (the op's arithmetic is bound to this type, so a scheme
+    leaves the op and the types around it alone), or plain (shapes, axes, indices).
+    """
 
     name: str
     role: str = "activation"
@@ -111,7 +115,6 @@ class Op:
     variadic: ClassVar[bool] = False  # the last operand repeats
     contract: ClassVar[str | None] = None  # name of the kernel contract that may compute it
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8")  # quantized activations TFLite has a kernel for
-    convertible: ClassVar[bool] = True  # False: a scheme leaves the op and the types around it alone
     channel_axis: ClassVar[int] = 0  # of an operand in the role of weights: where its output channel is
     converts: ClassVar[bool] = False  # True: operand and result may be of different quantized types
 
@@ -119,6 +122,11 @@ class Op:
     def name(self) -> str:
         """An op is known by its first result, whose name is unique in the graph."""
         return self.outputs[0]
+
+    @property
+    def convertible(self) -> bool:
+        """Whether a scheme may change the types around the op."""
+        return all(slot.role != "fixed" for slot in self.operands)
 
     @classmethod
     def attributes(cls) -> tuple[Any, ...]:

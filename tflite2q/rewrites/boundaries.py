@@ -12,7 +12,7 @@ from __future__ import annotations
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.eltwise import Dequantize, Requantize
-from tflite2q.dialect.types import TensorType, Value
+from tflite2q.dialect.types import Quantization, TensorType, Value
 from tflite2q.rewrites.edit import Editor
 from tflite2q.rewrites.parameters import Boundaries
 from tflite2q.rewrites.plan import Plan, is_activation
@@ -45,7 +45,17 @@ class _Guard:
         for op in self.graph.ops:
             if self.wants[op.name] is None:
                 kept.update(v.name for v in self.graph.outs(op) if is_activation(v))
+                kept.update(n for n in op.inputs if n is not None and self._made_for_fixed(n))
         return kept
+
+    def _made_for_fixed(self, name: str) -> bool:
+        """Whether a value is a conversion that only ops which are left alone read: the boundary is there already."""
+        maker = self.graph.producers.get(name)
+        return (
+            maker is not None
+            and maker.converts
+            and all(self.wants[reader.name] is None for reader in self.graph.consumers[name])
+        )
 
     def run(self) -> tuple[Graph, Boundaries]:
         renamed: dict[str, str] = {}  # outputs that keep their type, to the free value behind them
@@ -70,10 +80,10 @@ class _Guard:
 
     def _operand(self, op: Op, index: int, name: str | None) -> str | None:
         """The value that `op` is to read instead of `name`."""
-        if name is None or op.converts or op.operand(index).role != "activation":
+        if name is None or op.converts or op.operand(index).role not in ("activation", "fixed"):
             return name
         value = self.editor.values[name]
-        if not is_activation(value) or value.constant is not None:
+        if not is_activation(value) or value.constant is not None or value.variable:
             return name
         wants = self.wants[op.name]
         if wants is None:
@@ -142,6 +152,26 @@ def _fitting(op: Op, graph: Graph) -> Op:
         return op
     cls = Dequantize if graph[op.outputs[0]].type.dtype == "float32" else Requantize
     return op if isinstance(op, cls) else cls(inputs=op.inputs, outputs=op.outputs)
+
+
+def split_casts(graph: Graph) -> Graph:
+    """rewrite: between uint8 and int16 through int8, for TFLite's QUANTIZE has no kernel for that pair.
+
+    before: %y: u8 = q.requantize(%x: s16)      after: %t: s8 = q.requantize(%x); %y: u8 = q.requantize(%t), exactly
+    """
+    editor = Editor(graph)
+    ops: list[Op] = []
+    for op in editor.ops:
+        source = op.inputs[0] if isinstance(op, Requantize) else None
+        if source is None or {graph[source].type.dtype, graph[op.name].type.dtype} != {"uint8", "int16"}:
+            ops.append(op)
+            continue
+        legacy = graph[source].type if graph[source].type.dtype == "uint8" else graph[op.name].type
+        middle = legacy.with_(dtype="int8", quantization=Quantization.per_tensor(legacy.scale, legacy.zero_point - 128))
+        name, first = editor.requantize(source, middle, f"{op.name}_int8")
+        ops += [first, op.with_(inputs=(name,))]
+    editor.ops = ops
+    return editor.graph()
 
 
 def _is_identity(op: Op, graph: Graph) -> bool:
