@@ -105,11 +105,15 @@ format: $(VENV)/.dev ## let ruff lay out the code
 
 .PHONY: test
 test: $(VENV)/.dev ## the quick tests [TESTS=tests/cli JOBS=2]
-	$(PY) -m pytest -n $(JOBS) -m 'not slow' $(TESTS)
+	$(PY) -m pytest -n $(JOBS) -m 'not slow and not aarch64' $(TESTS)
 
 .PHONY: test-slow
 test-slow: $(VENV)/.dev ## the tests that `make test` leaves out
 	$(PY) -m pytest -n $(JOBS) -m slow $(TESTS)
+
+.PHONY: test-aarch64
+test-aarch64: $(VENV)/.dev ## run Arm code under an emulator; needs Debian's qemu-user-static and debootstrap
+	$(PY) -m pytest -m aarch64 tests/aarch64
 
 .PHONY: docs
 docs: $(VENV)/.dev ## write the generated documents again (commands, ops, schemes, kernels)
