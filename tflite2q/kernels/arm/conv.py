@@ -1,10 +1,10 @@
 """Convolution and dense layers as an implicit matrix product on Arm.
 
 A tile of `pixels` output pixels times up to sixteen output channels stays in registers.  Each pixel's next bytes are
-loaded once; their units multiply all accumulators of the pixel, and a unit's weights are read once for all pixels.  With
-5 x 16 tiles the inner loop of the dot product level is 80 multiplications to 13 loads (weights come in pairs), with 6 x 16
-that of the matrix level 24 to 10.  What limits it is the multiplier's throughput, and memory for weights that exceed the
-caches.
+loaded once; their units multiply all accumulators of the pixel, and a unit's weights are read once for all pixels.
+With 5 x 16 tiles the inner loop of the dot product level is 80 multiplications to 13 loads (weights come in pairs),
+with 6 x 16 that of the matrix level 24 to 10.  What limits it is the multiplier's throughput, and memory for weights
+that exceed the caches.
 
 Weights that do not fit in eight bits after their zero point is subtracted take the sum of each pixel's inputs, which is
 computed once for all channels; at the NEON level they fit the sixteen bits that its weights have.
@@ -156,7 +156,9 @@ def _pack(conv: Conv2D, plan: Plan) -> tuple[Array, ...]:
     grouped = plan.geometry.grouped(weights, form.unit)  # [channels, steps, unit]
     indices = [s.channel_indices() for s in plan.sections]
     packed = [
-        np.ascontiguousarray(grouped[index].transpose(0, 2, 1, 3).reshape(len(index), plan.steps, -1), form.weight_dtype)
+        np.ascontiguousarray(
+            grouped[index].transpose(0, 2, 1, 3).reshape(len(index), plan.steps, -1), form.weight_dtype
+        )
         for index in indices
     ]
     channels = np.concatenate([index.reshape(-1, LANES) for index in indices])
@@ -168,7 +170,7 @@ def _pack(conv: Conv2D, plan: Plan) -> tuple[Array, ...]:
     return (*packed, bias[channels], zeros, *sums, *plan.finish.pack(conv.rescale, channels))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _function(plan: Plan) -> Any:
     return function([plan.inputs], plan.constants, plan.output, functools.partial(_body, plan))
 
@@ -214,18 +216,17 @@ class _Loops:
         for s, w in zip(self.plan.sections, weights, strict=True):
             tiles = self._tiles(s)
             begin, end = (0, tiles) if chunks == 1 else (index * tiles // chunks, (index + 1) * tiles // chunks)
-            with T.serial(s.blocks) as block:
-                with T.serial(end - begin) as t:
-                    self.tile(s, w, first, block, begin + t)
+            with T.serial(s.blocks) as block, T.serial(end - begin) as t:
+                self.tile(s, w, first, block, begin + t)
             first += s.blocks * s.vectors
 
     def by_block(self, weights: list[Buffer]) -> None:
         """Few pixels: threads share the channels instead."""
         first = 0
         for s, w in zip(self.plan.sections, weights, strict=True):
-            with T.parallel(s.blocks) if s.blocks > 1 else T.serial(s.blocks) as block:
-                with T.serial(self._tiles(s)) as t:
-                    self.tile(s, w, first, block, t)
+            blocks = T.parallel(s.blocks) if s.blocks > 1 else T.serial(s.blocks)
+            with blocks as block, T.serial(self._tiles(s)) as t:
+                self.tile(s, w, first, block, t)
             first += s.blocks * s.vectors
 
     def _tiles(self, s: Section) -> int:

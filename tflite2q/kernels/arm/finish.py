@@ -113,5 +113,3 @@ class Finish:
             return
         for lane in range(count):
             store(y, shuffle([codes], [lane]), *outer, last + lane)
-
-

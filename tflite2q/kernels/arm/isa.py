@@ -1,9 +1,9 @@
 """Levels of Arm vector instructions, and how each multiplies a tile of pixels by a tile of channels.
 
-`Widen`   NEON: smlal by element.  16-bit weights of four channels times one input, widened to 16 bits.  Weights of nine
+`widen`   NEON: smlal by element.  16-bit weights of four channels times one input, widened to 16 bits.  Weights of nine
           bits fit.
-`Dot`     sdot (or sudot) by element: four weights of four channels times four input bytes.
-`Matrix`  smmla (or usmmla): eight weights of two channels times eight input bytes of two pixels, twice the work of sdot.
+`dot`     sdot (or sudot) by element: four weights of four channels times four input bytes.
+`matrix`  smmla (or usmmla): eight weights of two channels times eight input bytes of two pixels, twice the work.
 
 The first two load sixteen (or eight) input bytes of each pixel at once and use them element by element, so that neither
 broadcasts nor single loads stand between the multiplications.
@@ -218,5 +218,3 @@ def intrinsic(name: str, *operands: Expr, dtype: str = INT32X4) -> Expr:
     """LLVM's intrinsic of a NEON instruction."""
     identifier = T.llvm_lookup_intrinsic_id(f"llvm.aarch64.neon.{name}")
     return T.call_llvm_pure_intrin(dtype, identifier, *operands)
-
-

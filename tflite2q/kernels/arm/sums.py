@@ -17,17 +17,16 @@ def row_sums(g: Geometry, form: Form, image: Buffer, factor: Buffer) -> Buffer:
     A dot product with ones adds sixteen of them at once.
     """
     sums = T.decl_buffer((g.rows * g.width,), "int32")
-    with region(g.rows, g.rows * g.width * g.run * len(g.runs)) as row:
-        with T.serial(g.width) as column:
-            address = g.address(row, column)
-            total = local(LANES, "int32")
-            store(total, T.Broadcast(T.int32(0), LANES), 0, lanes=LANES)
-            for first, count, pitch in g.regular_runs():
-                with T.serial(count) as r:
-                    _add_run(g, form, image, T.Bind(address + g.runs[first] + r * pitch), total)
-            add = T.llvm_lookup_intrinsic_id("llvm.vector.reduce.add")
-            value = T.call_llvm_pure_intrin("int32", add, load(total, 0, lanes=LANES))
-            store(sums, value * factor[0], row * g.width + column)
+    with region(g.rows, g.rows * g.width * g.run * len(g.runs)) as row, T.serial(g.width) as column:
+        address = g.address(row, column)
+        total = local(LANES, "int32")
+        store(total, T.Broadcast(T.int32(0), LANES), 0, lanes=LANES)
+        for first, count, pitch in g.regular_runs():
+            with T.serial(count) as r:
+                _add_run(g, form, image, T.Bind(address + g.runs[first] + r * pitch), total)
+        add = T.llvm_lookup_intrinsic_id("llvm.vector.reduce.add")
+        value = T.call_llvm_pure_intrin("int32", add, load(total, 0, lanes=LANES))
+        store(sums, value * factor[0], row * g.width + column)
     return sums
 
 

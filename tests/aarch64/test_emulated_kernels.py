@@ -1,0 +1,138 @@
+"""Arm kernels on emulated processors compute what plain integer loops compute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import tvm
+from aarch64.emulator import Emulator, Unavailable, prepared
+from aarch64.layers import Layer, codes
+from kernels import integer
+
+from tflite2q.kernels.arm import isa
+from tflite2q.kernels.arm.conv import ArmConv
+from tflite2q.kernels.base import Built, Conv2D, Dense, DepthwiseConv2D
+from tflite2q.lower.link import link
+from tflite2q.lower.target import resolve, tvm_target
+from tflite2q.rescale import Rescale
+
+pytestmark = [pytest.mark.slow, pytest.mark.aarch64]
+
+Array = npt.NDArray[Any]
+Contract = Conv2D | Dense | DepthwiseConv2D
+
+# Each level of instructions, compiled for a target of that level, on the least processor that has them.
+LEVELS = {
+    "cortex-a53": ("cortex-a53", isa.NEON),
+    "cortex-a76": ("cortex-a76", isa.DOTPROD),
+    "max": ("aarch64-i8mm", isa.I8MM),
+}
+
+
+SAME = (1, 1, 1, 1)
+LAYERS: dict[str, Layer] = {
+    "plain": Layer(in_c=64, out_c=32),
+    "unsigned": Layer(in_c=64, out_c=32, x="uint8", y="uint8"),
+    "mixed_types": Layer(in_c=32, x="uint8", y="int8"),
+    "asymmetric": Layer(in_c=40, out_c=24, x="uint8", y="uint8", weights="uint8", weight_zero_point=77),
+    "asymmetric_signed_input": Layer(in_c=40, out_c=24, weights="uint8", weight_zero_point=200),
+    "asymmetric_3x3": Layer(
+        in_c=5, out_c=9, kernel=(3, 3), padding=SAME, x="uint8", y="uint8", weights="uint8", weight_zero_point=3
+    ),
+    "first_layer": Layer(in_c=3, out_c=8, size=9, kernel=(3, 3), stride=2, padding=(0, 0, 1, 1), x="uint8", y="uint8"),
+    "one_byte_runs": Layer(in_c=1, out_c=4, kernel=(3, 1), padding=(1, 0, 1, 0)),
+    "odd_depth": Layer(in_c=23, out_c=13, kernel=(3, 3), padding=SAME),
+    "few_channels": Layer(in_c=16, out_c=2),
+    "three_channels": Layer(in_c=9, out_c=3, x="uint8", y="uint8"),
+    "overlapping_blocks": Layer(in_c=17, out_c=31),
+    "narrow_rest": Layer(in_c=8, out_c=34, kernel=(2, 3), padding=SAME),
+    "dilated": Layer(in_c=12, out_c=16, size=9, kernel=(3, 3), dilation=2, padding=(2, 2, 2, 2)),
+    "strided_1x1": Layer(in_c=20, out_c=16, size=7, stride=2),
+    "one_pixel": Layer(in_c=96, out_c=20, size=1),
+    "relu": Layer(in_c=24, out_c=16, relu=True),
+    "large_multipliers": Layer(in_c=4, out_c=16, scale=1.5),
+    "large_bias": Layer(in_c=16, out_c=16, large_bias=True, scale=1e-7),
+    "large_bias_and_multipliers": Layer(in_c=16, out_c=16, large_bias=True, scale=1.5),
+    "float32": Layer(in_c=24, out_c=20, arithmetic="float32"),
+    "float64": Layer(in_c=24, out_c=20, arithmetic="float64", x="uint8", y="uint8"),
+    "shift": Layer(in_c=24, out_c=20, arithmetic="shift"),
+    "shift_relu_unsigned": Layer(in_c=24, out_c=16, arithmetic="shift", x="uint8", y="uint8", relu=True),
+    "parallel": Layer(in_c=64, out_c=48, size=14),
+}
+
+
+@pytest.fixture(scope="session", params=LEVELS)
+def emulator(request: pytest.FixtureRequest) -> Iterator[Emulator]:
+    try:
+        yield Emulator(prepared(), request.param)
+    except Unavailable as error:
+        pytest.skip(str(error))
+
+
+def arguments(contract: Contract, built: Built, seed: int) -> list[Array]:
+    x = codes(np.random.default_rng(seed), contract.inputs[0].shape, contract.x_dtype)
+    return [x, *built.constants, np.zeros(built.output.shape, built.output.dtype)]
+
+
+def run(emulator: Emulator, folder: Path, built: dict[str, Built], given: dict[str, list[Array]]) -> dict[str, Array]:
+    """The functions' outputs, from one library run by one process."""
+    target = tvm_target(resolve(LEVELS[emulator.cpu][0]))
+    module = tvm.IRModule({name: each.func.with_attr("global_symbol", name) for name, each in built.items()})
+    library, source, results = (str(folder / name) for name in ("kernels.so", "inputs.npz", "outputs.npz"))
+    tvm.compile(module, target=target).export_library(
+        library, fcompile=lambda output, objects, **_: link(output, objects, str(target.attrs["mtriple"]))
+    )
+    np.savez(source, **{f"{name}.{i}": a for name, arrays in given.items() for i, a in enumerate(arrays)})
+    emulator.run(Path(__file__).with_name("device.py"), "kernels", library, source, results)
+    with np.load(results) as found:
+        return {name: found[name] for name in built}
+
+
+def test_convolutions(emulator: Emulator, tmp_path: Path) -> None:
+    name, level = LEVELS[emulator.cpu]
+    target = tvm_target(resolve(name))
+    kernel = ArmConv(level)
+    contracts = {name: layer.contract(seed) for seed, (name, layer) in enumerate(LAYERS.items())}
+    refused = {name: kernel.refuses(c, target) for name, c in contracts.items()}
+    assert not any(refused.values()), refused
+    built = {name: kernel.build(c, target) for name, c in contracts.items()}
+    given = {name: arguments(contracts[name], each, seed) for seed, (name, each) in enumerate(built.items())}
+    found = run(emulator, tmp_path, built, given)
+    wrong = {
+        name: int(np.abs(found[name].astype(int) - integer.conv(contract, given[name][0])).max())
+        for name, contract in contracts.items()
+        if not np.array_equal(found[name], integer.conv(contract, given[name][0]))
+    }
+    assert not wrong, f"largest differences: {wrong}"
+    values = {name: len(np.unique(found[name])) for name in contracts}
+    assert min(values.values()) > 1, f"outputs that never vary prove nothing: {values}"
+
+
+def test_dense(emulator: Emulator, tmp_path: Path) -> None:
+    name, level = LEVELS[emulator.cpu]
+    target = tvm_target(resolve(name))
+    generator = np.random.default_rng(5)
+    rescale = Rescale(tuple(generator.uniform(1e-4, 1e-3, 21)), 3, -128, 127, "int8", "fixed")
+    base = Dense(
+        rows=1, depth=75, units=21, x_dtype="int8", x_zero_point=4, weights=codes(generator, (21, 75), "int8"),
+        weight_zero_points=(0,), bias=None, rescale=rescale,
+    )  # fmt: skip
+    contracts = {
+        "one_row": base,
+        "rows": replace(base, rows=7),
+        "float64": replace(base, rescale=replace(rescale, arithmetic="float64")),
+        "asymmetric": replace(
+            base, x_dtype="uint8", weights=codes(generator, (21, 75), "uint8"), weight_zero_points=(99,)
+        ),
+    }
+    built = {name: ArmConv(level).build(c, target) for name, c in contracts.items()}
+    given = {name: arguments(contracts[name], each, seed) for seed, (name, each) in enumerate(built.items())}
+    found = run(emulator, tmp_path, built, given)
+    for name, contract in contracts.items():
+        np.testing.assert_array_equal(found[name], integer.dense(contract, given[name][0]), err_msg=name)
