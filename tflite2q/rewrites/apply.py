@@ -14,6 +14,7 @@ from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
 from tflite2q.errors import InvalidGraph
 from tflite2q.rewrites.biases import BIAS_DTYPES, accumulator_units, convert_bias, real_bias
 from tflite2q.rewrites.edit import Editor
+from tflite2q.rewrites.equalize import equalize, input_gain, output_gain
 from tflite2q.rewrites.parameters import parameters, power_of_two_at_least
 from tflite2q.rewrites.plan import Plan, is_activation
 from tflite2q.rewrites.weights import NewWeights, convert_weights
@@ -31,6 +32,7 @@ class Applier:
     def __init__(self, graph: Graph, plan: Plan, types: Mapping[str, TensorType], means: Means) -> None:
         self.graph, self.plan, self.types, self.means = graph, plan, types, means
         self.editor = Editor(graph)
+        self.factors = equalize(graph, plan)
         self.weights: dict[str, NewWeights] = {}
 
     def run(self) -> Graph:
@@ -74,7 +76,9 @@ class Applier:
         value = self._value(op, index)
         if value.constant is None:
             raise InvalidGraph(f"{op.mnemonic} {op.name!r}: weights are computed by the model and cannot be converted")
-        new = convert_weights(value, op.channel_axis, layer.weights)
+        gains = (input_gain(op, self.factors), 1 / output_gain(op, self.factors))
+        scaled = op.inputs[0] in self.factors or op.name in self.factors
+        new = convert_weights(value, op.channel_axis, layer.weights, gains if scaled else None)
         self.weights[op.name] = new
         return self._replace(value, new.value)
 
@@ -83,10 +87,11 @@ class Applier:
         assert op.inputs[0] is not None
         old_bias, w_old, w_new = self._value(op, bias), self._value(op, weights), self.editor.values[new_weights]
         x_old, x_new = self.graph[op.inputs[0]], self.editor.values[op.inputs[0]]
-        if x_old.type == x_new.type and w_old.type == w_new.type:
+        if x_old.type == x_new.type and w_old.type == w_new.type and op.name not in self.factors:
             return old_bias.name
         channels = w_old.type.shape[op.channel_axis]
-        old = accumulator_units(x_old.type.parameters, w_old.type.parameters, channels)
+        units = accumulator_units(x_old.type.parameters, w_old.type.parameters, channels)
+        old = (np.array(units) / output_gain(op, self.factors)).tolist()
         if layer.activations.dtype == "float32":
             return self._replace(old_bias, real_bias(old_bias, old))
         new = accumulator_units(x_new.type.parameters, w_new.type.parameters, channels)
@@ -101,7 +106,7 @@ class Applier:
         error = self.weights[op.name].error
         if x not in self.means or not error.any():
             return None
-        mean = self.means[x]
+        mean = self.means[x] / self.factors.get(x, 1.0)
         if error.ndim == 2:  # [units, k]
             return [-float(v) for v in error @ mean.reshape(-1, error.shape[1]).mean(axis=0)]
         channel = mean.reshape(-1, mean.shape[-1]).mean(axis=0)

@@ -11,7 +11,7 @@ from tflite2q.dialect.ops.eltwise import Requantize
 from tflite2q.errors import Unchanged
 from tflite2q.flatbuffer import writer
 from tflite2q.rewrites.apply import Applier
-from tflite2q.rewrites.boundaries import drop_identities, guard
+from tflite2q.rewrites.boundaries import drop_identities, guard, split_casts
 from tflite2q.rewrites.losses import LayerChange, change
 from tflite2q.rewrites.parameters import Boundaries, assign
 from tflite2q.rewrites.plan import Plan
@@ -50,7 +50,7 @@ def convert(
     ranges = real_ranges(known, scheme.layer.activations) if calibrate else {}
     means = {name: observation.mean for name, observation in known.items()}
     applier = Applier(guarded, plan, assign(guarded, plan, boundaries, ranges), means)
-    new = drop_identities(applier.run(), graph)
+    new = split_casts(drop_identities(applier.run(), graph))
     if new == graph:
         raise Unchanged(f"the model already is what scheme {scheme.name} asks for; nothing was written")
     weights = {name: applier.weights.get(boundaries.inner.get(name, name)) for name in graph.producers}

@@ -192,7 +192,7 @@ def round_preserving_sums(exact: numerics.Floats, limit: int) -> numerics.Floats
         movable = np.flatnonzero((rest[row] * direction > 0) & (np.abs(nearest[row] + direction) <= limit))
         chosen = movable[np.argsort(-rest[row, movable] * direction, kind="stable")[: abs(missing)]]
         nearest[row, chosen] += direction
-    return nearest
+    return np.asarray(nearest)
 
 
 def _fit_asymmetric(units: numerics.Floats, base: numerics.Floats, dtype: str) -> Rows:
