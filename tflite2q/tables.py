@@ -26,7 +26,7 @@ ONE, HALF = np.float32(1), np.float32(0.5)
 
 @dataclass(frozen=True)
 class Codes:
-    """What the codes of a tensor mean: float32 scale, zero point, dtype."""
+    """What the codes of a tensor mean: scale (a float32 number, unless a kernel has its own), zero point, dtype."""
 
     scale: float
     zero_point: int
@@ -59,7 +59,7 @@ def tabulate(function: str, x: Codes, y: Codes, options: Options) -> npt.NDArray
 
 def logistic(x: Floats32) -> Floats32:
     with np.errstate(over="ignore"):
-        return ONE / (ONE + exp32(-x))
+        return ONE / (ONE + _exp(-x))
 
 
 def gelu(x: Floats32, approximate: bool) -> Floats32:
@@ -77,7 +77,7 @@ def _erfc(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.array([math.erfc(v) for v in x.reshape(-1)]).reshape(x.shape)
 
 
-def exp32(x: Floats32) -> Floats32:
+def _exp(x: Floats32) -> Floats32:
     """exp to the nearest float32: evaluated in float64, so that it does not depend on the C library."""
     with np.errstate(over="ignore"):
         return np.exp(x.astype(np.float64)).astype(np.float32)
@@ -114,33 +114,39 @@ def _round_float32(x: Floats32) -> Floats32:
     return numerics.round_half_away(x).astype(np.float32)
 
 
-def interpolated(transform: Callable[[Floats32], Floats32], x: Codes, y: Codes) -> npt.NDArray[np.int16]:
-    """eq. 22: TFLite's int16 look-up, 512 linear pieces whose ends are moved by half the error in their middle."""
+def interpolated(
+    transform: Callable[[Any], Any], x: Codes, y: Codes, real: type[np.floating[Any]] = np.float32
+) -> npt.NDArray[np.int16]:
+    """eq. 22: TFLite's int16 look-up, 512 linear pieces whose ends are moved by half the error in their middle.
+
+    `real` is the floating-point type in which the pieces are computed.
+    """
     # Beyond the range of codes float32 may overflow; such samples are clipped.
     with np.errstate(over="ignore", invalid="ignore"):
-        ends = _samples(transform, x, y)
+        ends = _samples(transform, x, y, real)
     codes = x.every()
     index = 256 + (codes >> 7)
     slope = (ends[index + 1] - ends[index]).astype(np.int16).astype(np.int64)
     return (ends[index] + ((slope * (codes & 127) + 64) >> 7)).astype(np.int16)
 
 
-def _samples(transform: Callable[[Floats32], Floats32], x: Codes, y: Codes) -> Ints:
+def _samples(transform: Callable[[Any], Any], x: Codes, y: Codes, real: type[np.floating[Any]]) -> Ints:
     """The 513 ends of the linear pieces, as codes."""
     low, high = code_range("int16")
-    first, last = (np.float32(x.scale) * np.float32(c - x.zero_point) for c in (low, high))
-    y_first, y_last = (np.float32(y.scale) * np.float32(c - y.zero_point) for c in (low, high))
-    step = np.float32((last - first) / np.float32(512))
-    half_step = np.float32(step / np.float32(2))
-    inverse = np.float32(np.float32(high - low + 1) / np.float32(y_last - y_first))
-    at = (first + np.arange(513, dtype=np.float32) * step).astype(np.float32)
+
+    def rounded(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return numerics.round_half_away(values).astype(real)
+
+    first, last = (real(x.scale) * real(code - x.zero_point) for code in (low, high))
+    y_first, y_last = (real(y.scale) * real(code - y.zero_point) for code in (low, high))
+    step, inverse = (last - first) / real(512), real(high - low + 1) / (y_last - y_first)
+    at = first + np.arange(513).astype(real) * step
     value = transform(at) * inverse
-    middle = _round_float32(transform((at[:-1] + half_step).astype(np.float32)) * inverse)
-    samples = _round_float32(value)
-    straight = _round_float32(((value[1:] + samples[:-1]) / np.float32(2)).astype(np.float32))
-    bias = _round_float32(((straight - middle) / np.float32(2)).astype(np.float32))
-    samples[:-1] -= bias
-    samples[-1] = _round_float32(transform(last[None]) * inverse)[0]
+    samples = rounded(value)
+    middle = rounded(transform(at[:-1] + step / real(2)) * inverse)
+    straight = rounded((value[1:] + samples[:-1]) / real(2))
+    samples[:-1] -= rounded((straight - middle) / real(2))
+    samples[-1] = rounded(transform(np.array([last])) * inverse)[0]
     return np.clip(np.nan_to_num(samples), low, high).astype(np.int64)
 
 
@@ -323,7 +329,7 @@ FUNCTIONS: Mapping[str, Callable[[Codes, Codes, Options], Any]] = {
     "TANH": _or16(_by_float(lambda x, o, y: _tanh(x)), lambda x, y: _tanh16(x)),
     "GELU": _by_float(lambda x, o, y: gelu(x, o.approximate)),
     "ELU": _by_float(lambda x, o, y: _elu(x)),
-    "EXP": _by_float(lambda x, o, y: exp32(x)),
+    "EXP": _by_float(lambda x, o, y: _exp(x)),
     "LOG": _by_float(_log),
     "HARD_SWISH": _hard_swish,
     "LEAKY_RELU": _leaky_relu,

@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from tflite2q import numerics
 from tflite2q.core import Core
-from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, attribute, require
+from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, attribute
 from tflite2q.dialect.ops.common import check_numbers, float32, is_codes
 from tflite2q.dialect.types import Quantization, Value
 from tflite2q.fixedpoint import leading_zeros, reciprocal
 from tflite2q.rescale import high_multiply, int_const, multiply_fixed
-from tflite2q.tables import Codes, exp32, interpolated
+from tflite2q.tables import Codes, interpolated
 
 T = TypeVar("T")
 
@@ -108,11 +108,10 @@ class Softmax(Op):
 
 @cache
 def int16_tables() -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int16]]:
-    """exp on [-10, 0] and 1 / (1 + x) on [0, 1], both Q0.15, for all int16 arguments."""
-    y = Codes(float(np.float32(2.0 / 65535.0)), 0, "int16")
-    exponential = interpolated(exp32, Codes(float(np.float32(10.0 / 65535.0)), 32767, "int16"), y)
-    unit = Codes(float(np.float32(1.0 / 65535.0)), -32768, "int16")
-    return exponential, interpolated(lambda x: np.float32(1) / (np.float32(1) + x), unit, y)
+    """exp on [-10, 0] and 1 / (1 + x) on [0, 1], both Q0.15, for all int16 arguments; computed in float64."""
+    y = Codes(2 / 65535, 0, "int16")
+    exponential = interpolated(np.exp, Codes(10 / 65535, 32767, "int16"), y, np.float64)
+    return exponential, interpolated(lambda x: 1 / (1 + x), Codes(1 / 65535, -32768, "int16"), y, np.float64)
 
 
 def row_scale(core: Core[T], total: T) -> tuple[T, T]:
