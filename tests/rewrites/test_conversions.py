@@ -80,6 +80,38 @@ def test_litert_computes_our_bits_on_small_networks(name: str, seed: int, tmp_pa
         assert_judged_equal(conversion.graph, path, seed)
 
 
+@pytest.mark.parametrize("name", sorted(set(scheme.shipped()) - set(SCHEMES)))
+@pytest.mark.parametrize("model", ["digits", "small", "mobilenet_v1_0.25_128_quant", "vww_96_int8"])
+def test_litert_computes_our_bits_under_every_shipped_scheme(
+    model: str, name: str, digits: Path, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """A file holds parameters, not the arithmetic of rescaling: it is compared with what it says itself."""
+    if model == "small":
+        graph = everything(11)
+    elif model == "digits":
+        graph = tflite2q.load(digits)
+    else:
+        graph = tflite2q.load(request.getfixturevalue("shared") / "models" / f"{model}.tflite")
+    path = tmp_path / "converted.tflite"
+    try:
+        tflite2q.convert(graph, name).save(path)
+    except Unchanged as same:
+        assert name in ("symmetric-uint8", "float32")
+        pytest.skip(str(same))
+    assert_judged_equal(reader.load(path), path)
+
+
+def test_types_around_unsupported_operators_stay(shared: Path) -> None:
+    before = tflite2q.load(
+        shared / "models" / "posenet_mobilenet_v1_075_353_481_16_quant_decoder.tflite", allow_unsupported=True
+    )
+    after = tflite2q.convert(before, "symmetric-int8").graph
+    (old,), (new,) = ([op for op in g.ops if op.mnemonic == "q.opaque"] for g in (before, after))
+    assert [after[n].type for n in new.inputs] == [before[n].type for n in old.inputs]
+    assert [after[n].type for n in new.outputs] == [before[n].type for n in old.outputs]
+    assert {after[op.name].type.zero_point for op in after.ops if op.mnemonic == "q.conv2d"} == {0}
+
+
 @pytest.mark.parametrize("name", ["int8", "symmetric-int8"])
 def test_a_conversion_and_its_way_back_stay_close(name: str, digits: Path, digits_data: tuple[Path, Path]) -> None:
     """uint8 to int8 to uint8: what the first step lost at most doubles; labels hardly move."""
