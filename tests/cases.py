@@ -312,7 +312,10 @@ def _requantize(d: Draw, source: str, target: str) -> Case:
     x = d.kind(shape, source)
     if source == "float32":
         return d.case(ops.Requantize, (d.input(x),), d.kind((), target))
-    y = d.kind((), target, x.scale * float(np.exp(d.rng.uniform(-1.5, 1.5))))
+    if source == "int32":
+        x = x.with_(quantization=Quantization.per_tensor(d.scale(), 0))
+    scale = x.scale * float(np.exp(d.rng.uniform(-1.5, 1.5)))
+    y = TensorType((), target, Quantization.per_tensor(scale, d.zero_point(target) if target in CODES else 0))
     if {source, target} == {"int8", "uint8"} and d.chance(0.4):
         y = d.kind((), target, x.scale, x.zero_point + (128 if target == "uint8" else -128))
     return d.case(ops.Requantize, (d.input(x),), y)
@@ -368,8 +371,7 @@ NUMBERS = (*CODES, "float32")
 GLUE = ("float32", "int32")
 LOOKUPS = {
     **{name: (*CODES, *REAL) for name in ("LOGISTIC", "TANH", "LEAKY_RELU")},
-    **{name: (*EIGHT, *REAL) for name in ("HARD_SWISH", "GELU", "RELU", "RELU6", "RELU_N1_TO_1")},
-    "RELU_0_TO_1": REAL,
+    **{name: (*EIGHT, *REAL) for name in ("HARD_SWISH", "GELU", "RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1")},
     "EXP": ("int8", "int16", "float32"),
     "LOG": ("int8", "int16", "float32"),
     "ABS": ("int8", "int16", "float32", "int32"),
@@ -384,7 +386,7 @@ RELATIONS = ("EQUAL", "NOT_EQUAL", "LESS", "LESS_EQUAL", "GREATER", "GREATER_EQU
 CASTS = (("uint8", "int32"), ("int32", "float32"), ("float32", "int32"), ("int8", "float32"), ("float32", "uint8"),
          ("bool", "float32"), ("int32", "bool"), ("int32", "int64"), ("int32", "uint8"))  # fmt: skip
 REQUANTIZES = (("uint8", "uint8"), ("uint8", "int8"), ("int8", "uint8"), ("int8", "int8"), ("int16", "int16"),
-               ("int16", "int8"), ("float32", "uint8"), ("float32", "int8"), ("float32", "int16"))  # fmt: skip
+               ("int16", "int8"), ("int16", "int32"), ("int32", "int16"), ("int32", "int8"), ("float32", "uint8"), ("float32", "int8"), ("float32", "int16"))  # fmt: skip
 
 FAMILIES: Mapping[str, Family] = {
     **_each("CONV_2D", NUMBERS, _convolution, ops.Conv2D),

@@ -55,7 +55,7 @@ def read(data: bytes, allow_unsupported: bool = False) -> Graph:
         )
     try:
         graph = _Reader(model, allow_unsupported).graph()
-        return verify(used(graph.with_(files=_associated_files(data))))
+        return verify(_with_shapes(used(graph.with_(files=_associated_files(data)))))
     except (IndexError, ValueError, TypeError, KeyError, ArithmeticError, AssertionError) as error:
         raise ModelError(f"the file is damaged: {error}") from error
 
@@ -194,6 +194,21 @@ class _Reader:
             return tuple((name, self.name(index)) for name, index in items)
 
         return [Signature(s.key, named(s.inputs), named(s.outputs)) for s in self.model.signatures]
+
+
+def _with_shapes(graph: Graph) -> Graph:
+    """rewrite: shapes that the file leaves open ([] of a result that is no scalar, as TOCO wrote custom operators)."""
+    values = dict(graph.by_name)
+    for op in graph.ops:
+        outs = [values[name] for name in op.outputs]
+        if all(y.type.shape != () for y in outs):
+            continue
+        op.check_operands()
+        ins = [None if name is None else values[name] for name in op.inputs]
+        for y, shape in zip(outs, op.infer(ins, outs), strict=True):
+            if y.type.shape == () and y.type.shape != tuple(shape):
+                values[y.name] = y.with_(type=y.type.with_(shape=tuple(shape)))
+    return graph.with_(values=tuple(values[v.name] for v in graph.values))
 
 
 def _supported(code: OperatorCode) -> bool:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from tflite2q.core import Core
 from tflite2q.dialect.op import Shape, require
 from tflite2q.dialect.types import TensorType, Value
+from tflite2q.errors import InvalidGraph
 
 T = TypeVar("T")
 
@@ -19,9 +20,10 @@ PLAIN = ("float32", "int32", "int64")  # dtypes whose elements are the numbers t
 
 
 def given(values: Sequence[Value | None], index: int) -> Value:
-    """Operand `index`, which `Op.check_operands` has found present."""
-    value = values[index]
-    assert value is not None
+    """Operand `index`.  Raises InvalidGraph if it is absent."""
+    value = given_or_none(values, index)
+    if value is None:
+        raise InvalidGraph(f"operand {index} is missing")
     return value
 
 
@@ -70,6 +72,13 @@ def integers(value: Value | None) -> list[int]:
     """The entries of a constant integer operand, flattened.  Raises InvalidGraph if it is not constant."""
     assert value is not None
     return [int(entry) for entry in value.data.reshape(-1)]
+
+
+def integer(value: Value) -> int:
+    """The one entry of a constant integer operand.  Raises InvalidGraph if it has none or is not constant."""
+    entries = integers(value)
+    require(len(entries) == 1, f"{value.name!r} has {len(entries)} entries, not one")
+    return entries[0]
 
 
 def broadcast_shape(*values: Value) -> Shape:

@@ -34,7 +34,7 @@ def product_scales(x: TensorType, weights: TensorType, y: TensorType, channels: 
 
 def wide_accumulator(x: TensorType, bias: TensorType | None) -> str:
     """Dtype in which products are summed: 64 bits for 16-bit activations, unless an int32 bias says otherwise."""
-    return "int64" if x.dtype == "int16" and (bias is None or bias.dtype == "int64") else "int32"
+    return "int64" if x.dtype == "int16" and (bias is None or bias.dtype != "int32") else "int32"
 
 
 def product_rescale(
@@ -58,7 +58,8 @@ def check_product(x: Value, weights: Value, bias: Value | None, y: Value) -> Non
         require(value.type.quantized, f"{value.name!r} has no quantization parameters")
     require(x.type.dtype == y.type.dtype, f"input is {x.type.dtype} but result {y.type.dtype}")
     if bias is not None:
-        wide = ("int32", "int64") if x.type.dtype == "int16" else ("int32",)
+        # Some transposed convolutions of 16-bit activations come with 16-bit biases, which TFLite Micro accepts.
+        wide = ("int64", "int32", "int16") if x.type.dtype == "int16" else ("int32",)
         require(bias.type.dtype in wide, f"bias is {bias.type.dtype}, not {' or '.join(wide)}")
 
 

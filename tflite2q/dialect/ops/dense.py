@@ -11,7 +11,7 @@ import numpy as np
 from tflite2q import numerics
 from tflite2q.core import Core
 from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require
-from tflite2q.dialect.ops.common import activated, centred, check_codes, given, given_or_none, is_codes
+from tflite2q.dialect.ops.common import activated, centred, check_codes, given, is_codes
 from tflite2q.dialect.ops.conv import check_product, product_rescale, wide_accumulator
 from tflite2q.dialect.types import Value
 from tflite2q.rescale import Rescale

@@ -10,7 +10,7 @@ import numpy as np
 
 from tflite2q.core import Core
 from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Operand, Operands, Shape, attribute, require
-from tflite2q.dialect.ops.common import axis_of, gather_constant, given, integers
+from tflite2q.dialect.ops.common import axis_of, gather_constant, given, integer, integers
 from tflite2q.dialect.ops.shape import Movement
 from tflite2q.dialect.types import Value
 
@@ -126,9 +126,7 @@ class StridedSlice(Movement):
             index = first + extent if first < 0 else first
             require(0 <= index < extent, f"index {first} on an axis of {extent}")
             return range(index, index + 1)
-        opened = slice(
-            None if self.begin_mask >> i & 1 else first, None if self.end_mask >> i & 1 else last, stride
-        )
+        opened = slice(None if self.begin_mask >> i & 1 else first, None if self.end_mask >> i & 1 else last, stride)
         return range(*opened.indices(extent))
 
     def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
@@ -167,7 +165,7 @@ class Split(Movement):
     def parts(self, ins: Sequence[Value | None]) -> tuple[int, list[int]]:
         """The axis and the parts' sizes."""
         shape = given(ins, self.source()).type.shape
-        axis = axis_of(integers(given(ins, 0 if self.kind == "split" else 2))[0], len(shape))
+        axis = axis_of(integer(given(ins, 0 if self.kind == "split" else 2)), len(shape))
         extent = shape[axis]
         if self.kind == "split":
             require(self.count > 0 and extent % self.count == 0, f"{extent} does not split into {self.count} parts")
@@ -175,7 +173,7 @@ class Split(Movement):
         sizes = integers(given(ins, 1))
         rest = extent - sum(size for size in sizes if size >= 0)
         sizes = [rest if size < 0 else size for size in sizes]
-        require(sum(sizes) == extent and min(sizes) >= 0, f"sizes {sizes} do not make up {extent}")
+        require(sum(sizes) == extent and min(sizes, default=0) >= 0, f"sizes {sizes} do not make up {extent}")
         return axis, sizes
 
     def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
@@ -334,7 +332,11 @@ class BroadcastTo(Movement):
 
     mnemonic: ClassVar[str] = "q.broadcast_to"
     builtins: ClassVar[tuple[Builtin, ...]] = (
-        Builtin("BROADCAST_TO", "BroadcastToOptions", {**dict.fromkeys(("uint8", "float32", "int32", "int64"), 2), "int8": 3, "int16": 3}),
+        Builtin(
+            "BROADCAST_TO",
+            "BroadcastToOptions",
+            {**dict.fromkeys(("uint8", "float32", "int32", "int64"), 2), "int8": 3, "int16": 3},
+        ),
     )
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("shape", "plain"))
 

@@ -14,7 +14,14 @@ from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, 
 from tflite2q.dialect.ops.common import centred, check_numbers, given, is_codes
 from tflite2q.dialect.types import Quantization, TensorType, Value
 from tflite2q.fixedpoint import inverse_square_root, log_of_sum
-from tflite2q.rescale import high_multiply, int_const, multiply_fixed, rounding_shift_by, rounding_shift_right, wrapped32
+from tflite2q.rescale import (
+    high_multiply,
+    int_const,
+    multiply_fixed,
+    rounding_shift_by,
+    rounding_shift_right,
+    wrapped32,
+)
 
 T = TypeVar("T")
 

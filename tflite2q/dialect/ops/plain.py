@@ -10,7 +10,7 @@ import numpy as np
 
 from tflite2q.core import Core
 from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require
-from tflite2q.dialect.ops.common import axis_of, given, integers
+from tflite2q.dialect.ops.common import axis_of, given, integer, integers
 from tflite2q.dialect.types import STORAGE, Value
 
 T = TypeVar("T")
@@ -99,7 +99,7 @@ class OneHot(Op):
 
     def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
         shape, axis = given(ins, 0).type.shape, self.place(ins)
-        return ((*shape[:axis], integers(given(ins, 1))[0], *shape[axis:]),)
+        return ((*shape[:axis], integer(given(ins, 1)), *shape[axis:]),)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         axis, shape = self.place(ins.values), outs[0].type.shape

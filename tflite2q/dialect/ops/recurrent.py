@@ -83,7 +83,9 @@ class Lstm(Op):
         require(len(x.type.shape) == 3, f"input must have 3 axes, has {len(x.type.shape)}")
 
     def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        return ((*given(ins, 0).type.shape[:2], given(ins, RECURRENT_WEIGHTS + 1).type.shape[1]),)
+        recurrent = given(ins, RECURRENT_WEIGHTS + 1).type.shape
+        require(len(recurrent) == 2, f"recurrent weights must have 2 axes, have {len(recurrent)}")
+        return ((*given(ins, 0).type.shape[:2], recurrent[1]),)
 
     def macs(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> int:
         steps = int(np.prod(given(ins, 0).type.shape[:2]))
@@ -97,7 +99,9 @@ class Lstm(Op):
         batch, steps = x.type.shape[batch_axis], x.type.shape[1 - batch_axis]
         depth = x.type.shape[2]
         sequence = x.data if self.time_major else core.permute_dims(x.data, (1, 0, 2))
-        from_input = self.products(core, ins, INPUT_WEIGHTS, gates, x.type, core.reshape(sequence, (steps * batch, depth)))
+        from_input = self.products(
+            core, ins, INPUT_WEIGHTS, gates, x.type, core.reshape(sequence, (steps * batch, depth))
+        )
         wide = core.reshape(from_input, (steps, batch, _width(ins, gates)))
         h, c = hidden.data, cell.data
         results = []
@@ -123,9 +127,7 @@ class Lstm(Op):
         m, shift = numerics.quantize_multiplier(np.repeat(np.array(real, np.float64), units))
         return core.clip(multiply_fixed(core, acc, m, shift), -HALF_RANGE, HALF_RANGE - 1)
 
-    def step(
-        self, core: Core[T], sums: T, c: T, gates: list[int], cell: TensorType, hidden: TensorType
-    ) -> tuple[T, T]:
+    def step(self, core: Core[T], sums: T, c: T, gates: list[int], cell: TensorType, hidden: TensorType) -> tuple[T, T]:
         """The next cell (int16) and hidden state (int8) from the gates' sums."""
         units = cell.shape[1]
         activated: dict[int, T] = {}
@@ -184,6 +186,7 @@ class Svdf(Op):
         if x.type.dtype != "int8" or state.type.dtype != "int16":
             raise UnsupportedError(f"{self.name!r}: only int8 SVDF with int16 state is supported")
         check_codes(x, outs[0])
+        require(len(x.type.shape) == 2 and len(times.type.shape) == 2, "input and time weights must have 2 axes")
         filters, memory = times.type.shape
         require(self.rank > 0 and filters % self.rank == 0, f"{filters} filters of rank {self.rank}")
         require(features.type.shape == (filters, x.type.shape[1]), "feature weights do not fit input and filters")

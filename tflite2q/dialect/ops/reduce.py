@@ -12,7 +12,7 @@ from tflite2q import numerics
 from tflite2q.core import Core
 from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, attribute, require
 from tflite2q.dialect.ops.binary import truncated_quotient
-from tflite2q.dialect.ops.common import CODES, axis_of, check_numbers, given, integers, is_codes, number
+from tflite2q.dialect.ops.common import CODES, axis_of, check_numbers, given, integer, integers, is_codes, number
 from tflite2q.dialect.types import Value
 from tflite2q.rescale import int_const, multiply_fixed
 
@@ -152,7 +152,7 @@ class ArgExtremum(Op):
         require(outs[0].type.dtype in ("int32", "int64"), f"result is {outs[0].type.dtype}, not int32 or int64")
 
     def axis(self, ins: Sequence[Value | None]) -> int:
-        return axis_of(integers(given(ins, 1))[0], len(given(ins, 0).type.shape))
+        return axis_of(integer(given(ins, 1)), len(given(ins, 0).type.shape))
 
     def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
         shape, axis = given(ins, 0).type.shape, self.axis(ins)
