@@ -15,7 +15,7 @@ from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.ops import OPS
 from tflite2q.dialect.text import parse_graph, print_graph
 from tflite2q.dialect.types import Constant, TensorType, Value
-from tflite2q.errors import InvalidGraph, UnsupportedError
+from tflite2q.errors import InvalidGraph
 from tflite2q.flatbuffer.reader import load
 
 ROOT = Path(__file__).parents[2]
@@ -44,13 +44,12 @@ def test_every_op_round_trips(cls, data) -> None:
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
 def test_models_round_trip(path: Path) -> None:
-    try:
-        graph = load(path)
-    except UnsupportedError as error:
-        pytest.skip(str(error))
+    graph = load(path, allow_unsupported=True)
     assert parse_graph(print_graph(graph)) == graph
     elided = print_graph(graph, "elided")
     assert "zlib" not in elided
+    if "elided" not in elided:  # a model too small to leave anything out
+        return
     with pytest.raises(InvalidGraph, match=r"line \d+, column \d+: constants of this text are elided"):
         parse_graph(elided)
 

@@ -1,4 +1,4 @@
-"""Verification of graphs: whatever is wrong with one, InvalidGraph says so and nothing else escapes."""
+"""Verification of graphs: whatever is wrong with one, an error of ours says so and nothing else escapes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tflite2q.dialect.ops import OPS
 from tflite2q.dialect.ops.shape import Reshape
 from tflite2q.dialect.parser import NOT_ATTRIBUTES
 from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
-from tflite2q.errors import InvalidGraph
+from tflite2q.errors import Tflite2qError
 
 DTYPES = st.sampled_from(["uint8", "int8", "int16", "int32", "float32", "bool", "int4"])
 SHAPES = st.lists(st.integers(0, 4), max_size=5).map(tuple)
@@ -45,20 +45,20 @@ def single_op_graphs(draw: st.DrawFn, cls) -> Graph:
 @pytest.mark.parametrize("cls", OPS, ids=lambda cls: cls.mnemonic)
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_ops_refuse_what_does_not_fit_with_invalid_graph(cls, data: st.DataObject) -> None:
+def test_ops_refuse_what_does_not_fit_in_our_words(cls, data: st.DataObject) -> None:
     graph = data.draw(single_op_graphs(cls))
     try:
         assert verify(graph) is graph
-    except InvalidGraph as error:
+    except Tflite2qError as error:
         assert str(error)
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(graphs())
-def test_arbitrary_graphs_are_refused_with_invalid_graph(graph: Graph) -> None:
+def test_arbitrary_graphs_are_refused_in_our_words(graph: Graph) -> None:
     try:
         verify(graph)
-    except InvalidGraph as error:
+    except Tflite2qError as error:
         assert str(error)
 
 

@@ -151,7 +151,7 @@ def _result_types(op: Op, graph: Graph) -> str:
 
 
 def _said(op: Op, field: Field[Any]) -> bool:
-    """Whether the text names the field: attributes that differ from their default, be it in type or sign (1, 1.0, -0.0)."""
+    """Whether the text names the field: attributes that differ from their default, if only in type or sign of zero."""
     if field.name in NOT_ATTRIBUTES:
         return False
     default = field.default if field.default_factory is MISSING else field.default_factory()

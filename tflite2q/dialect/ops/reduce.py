@@ -173,7 +173,7 @@ def reversed_order(core: Core[T], x: T, dtype: str) -> T:
 
 @dataclass(frozen=True, kw_only=True)
 class TopK(Op):
-    """The k largest elements of each row (last axis), in descending order, of equal ones the first; and their indices."""
+    """The k largest elements of each row (last axis), falling, of equal ones the first; and their indices."""
 
     mnemonic: ClassVar[str] = "q.top_k"
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("TOPK_V2", "TopKV2Options", {"int8": 2, "int16": 3}),)
