@@ -8,6 +8,7 @@ import pytest
 
 from tflite2q import targets
 from tflite2q.errors import TargetError
+from tflite2q.lower.capabilities import capabilities
 from tflite2q.lower.target import features, resolve, tvm_target
 
 
@@ -49,6 +50,10 @@ def test_features(name: str, has: set[str], lacks: set[str]) -> None:
         ('{"kind": "llvm", "mcpuu": "haswell"}', "mcpuu"),
         ('{"kind": "llvm", "mcpu": "no-such-processor"}', "no-such-processor"),
         ('{"kind"', "not valid JSON"),
+        ('{"kind": "llvm", "fast-math": true}', "fast-math"),
+        ("llvm mcpu=haswell", "-key=value"),
+        ("nvidia/jetson-nano", "cuda"),
+        ("raspberry-pi/4b", "raspberry-pi-4"),
         ('{"kind": "llvm", "mtriple": "no-such-triple"}', "no-such"),
     ],
 )
@@ -63,6 +68,33 @@ def test_json_targets() -> None:
     found = resolve('{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "haswell", "mattr": ["-avx2"]}')
     assert "avx2" not in features(tvm_target(found))
     assert "sse4.2" in features(tvm_target(found))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "llvm -mtriple=aarch64-linux-gnu -mcpu=cortex-a72 -num-cores=4",
+        '{"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a72", "num-cores": 4}',
+        "raspberry-pi/4b-aarch64",
+    ],
+)
+def test_targets_in_the_terms_of_tvm(name: str) -> None:
+    found = resolve(name)
+    assert (found.mtriple, found.mcpu, dict(found.options)) == ("aarch64-linux-gnu", "cortex-a72", {"num-cores": 4})
+    assert tvm_target(found).attrs["num-cores"] == 4
+
+
+def test_capabilities() -> None:
+    found = {each.name: each for each in capabilities()}
+    assert list(found) == [target.name for target in targets.TARGETS]
+    assert found["x86-64-v3"].features == ("sse2", "ssse3", "sse4.1", "avx", "avx2", "fma")
+    assert found["aarch64-i8mm"].features == ("neon", "dotprod", "i8mm")
+    kernels = {name: dict(each.kernels) for name, each in found.items()}
+    assert kernels["x86-64-vnni"]["conv2d"] == "conv2d__avx512vnni"
+    assert kernels["raspberry-pi-4"]["conv2d"] == "conv2d__neon"
+    assert kernels["raspberry-pi-5"]["dense"] == "conv2d__dotprod"
+    assert kernels["graviton3"]["conv2d"] == "conv2d__i8mm"
+    assert kernels["riscv64"]["conv2d"] == kernels["wasm32"]["conv2d"] == "generic_conv2d"
 
 
 def cpuinfo(tmp_path: Path, line: str) -> str:

@@ -29,6 +29,7 @@ from tflite2q.rewrites import Conversion, Forecast
 from tflite2q.scheme import Scheme
 
 if TYPE_CHECKING:
+    from tflite2q.lower.capabilities import Capability
     from tflite2q.runtime import Executable
 
 Array = npt.NDArray[Any]
@@ -158,6 +159,13 @@ def inspect(path: FilePath) -> Inspection:
     forecast = Forecast(graph)
     effects = tuple(_effect(forecast, schemes.find(name)) for name in schemes.shipped())
     return inspection.inspect(graph, Path(path).name, os.path.getsize(path), effects)
+
+
+def targets() -> list[Capability]:
+    """Every named target: what it is, what it assumes and which kernels it gets."""
+    from tflite2q.lower.capabilities import capabilities
+
+    return capabilities()
 
 
 def graph_of(model: Model) -> Graph:

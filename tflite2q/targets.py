@@ -15,7 +15,10 @@ from tflite2q.errors import TargetError
 
 @dataclass(frozen=True)
 class Target:
-    """A processor to compile for: LLVM's triple, CPU and feature switches ("+name" or "-name")."""
+    """A processor to compile for: LLVM's triple, CPU and feature switches ("+name" or "-name").
+
+    `options` are further options of TVM's target kind llvm, as they were given.
+    """
 
     name: str
     sentence: str
@@ -23,12 +26,13 @@ class Target:
     mcpu: str = ""
     mattr: tuple[str, ...] = ()
     kind: str = "llvm"
+    options: tuple[tuple[str, Any], ...] = ()
 
     @property
     def spec(self) -> dict[str, Any]:
         """As TVM's target constructor takes it.  `native` is only complete after `native_target`."""
         chosen = {"mtriple": self.mtriple, "mcpu": self.mcpu, "mattr": list(self.mattr)}
-        return {"kind": self.kind, **{key: value for key, value in chosen.items() if value}}
+        return {"kind": self.kind, **{key: value for key, value in chosen.items() if value}, **dict(self.options)}
 
 
 _ARM = "aarch64-unknown-linux-gnu"
@@ -63,6 +67,15 @@ TARGETS: tuple[Target, ...] = (
     Target("wasm32", "WebAssembly, object file only", "wasm32-unknown-unknown-wasm", "", ("+simd128",)),
 )  # fmt: skip
 
+# Features by which people tell processors apart, in the order in which processors got them.
+_NOTABLE = (
+    "sse2", "ssse3", "sse4.1", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512vnni", "avxvnni", "amx-int8",
+    "neon", "dotprod", "i8mm", "sve", "c", "v", "simd128",
+)  # fmt: skip
+
+# Options of TVM's kind llvm that do not change what is computed ("fast-math" does, for instance).
+_OPTIONS = ("num-cores", "mfloat-abi", "mabi", "opt-level", "device", "model", "keys")
+
 # Features of the kernel interface (/proc/cpuinfo) under LLVM's names, where the program makes use of them.
 _X86_FLAGS: Mapping[str, str] = {
     "ssse3": "ssse3", "sse4_1": "sse4.1", "sse4_2": "sse4.2", "popcnt": "popcnt", "avx": "avx", "avx2": "avx2",
@@ -77,12 +90,17 @@ _ARM_FLAGS: Mapping[str, str] = {"asimddp": "dotprod", "i8mm": "i8mm", "asimdhp"
 
 
 def find(name: str) -> Target:
-    """The target called `name`, or any TVM target given as JSON.  Raises TargetError naming the nearest known one."""
+    """The target called `name`, or one given in TVM's terms: JSON, or "llvm -mcpu=NAME ...".
+
+    Raises TargetError naming the nearest known one.  TVM's own names of targets are known only to `lower.target`.
+    """
     for target in TARGETS:
         if target.name == name:
             return target
     if name.lstrip().startswith("{"):
         return _from_json(name)
+    if name.split()[:1] == ["llvm"]:
+        return from_spec(name, {"kind": "llvm", **dict(_option(word, name) for word in name.split()[1:])})
     near = difflib.get_close_matches(name, [target.name for target in TARGETS], 1, 0.4)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise TargetError(f"target {name!r} is not known{hint} (`tflite2q targets` lists them; TVM's JSON works too)")
@@ -93,12 +111,33 @@ def _from_json(text: str) -> Target:
         spec = json.loads(text)
     except json.JSONDecodeError as error:
         raise TargetError(f"target {text!r} is not valid JSON: {error}") from error
-    unknown = set(spec) - {"kind", "mtriple", "mcpu", "mattr", "keys", "tag"}
-    if unknown or spec.get("kind") != "llvm":
-        what = f"key {sorted(unknown)[0]!r}" if unknown else f"kind {spec.get('kind')!r}"
-        raise TargetError(f"target {text!r}: {what} is not supported; use kind llvm with mtriple, mcpu and mattr")
-    attributes = tuple(str(switch) for switch in spec.get("mattr", ()))
-    return Target(text, "as given", str(spec.get("mtriple", "")), str(spec.get("mcpu", "")), attributes)
+    return from_spec(text, spec)
+
+
+def from_spec(name: str, spec: Mapping[str, Any]) -> Target:
+    """The target that a specification in TVM's terms means.  Raises TargetError for what the program cannot use."""
+    if spec.get("kind") != "llvm":
+        raise TargetError(
+            f"target {name!r}: kind {spec.get('kind')!r} is not supported; models run on CPUs, by kind llvm"
+        )
+    unknown = sorted(set(spec) - {"kind", "mtriple", "mcpu", "mattr", *_OPTIONS})
+    if unknown:
+        known = ", ".join(("mtriple", "mcpu", "mattr", *_OPTIONS))
+        raise TargetError(f"target {name!r}: key {unknown[0]!r} is not supported; there are {known}")
+    switches = spec.get("mattr", ())
+    attributes = tuple(str(s) for s in (switches.split(",") if isinstance(switches, str) else switches))
+    options = tuple((key, spec[key]) for key in _OPTIONS if key in spec)
+    return Target(
+        name, "as given", str(spec.get("mtriple", "")), str(spec.get("mcpu", "")), attributes, options=options
+    )
+
+
+def _option(word: str, text: str) -> tuple[str, Any]:
+    """(key, value) of a word like -mcpu=NAME."""
+    key, equals, value = word.lstrip("-").partition("=")
+    if not word.startswith("-") or not equals or not value:
+        raise TargetError(f"target {text!r}: {word!r} is not of the form -key=value")
+    return key, int(value) if value.isdigit() else value
 
 
 def native_target(mcpu: str, implied: frozenset[str]) -> Target:
@@ -115,6 +154,12 @@ def native_target(mcpu: str, implied: frozenset[str]) -> Target:
     hidden = set(flags.values()) & implied - present
     switches = (*(f"+{name}" for name in sorted(present - implied)), *(f"-{name}" for name in sorted(hidden)))
     return Target(NATIVE.name, NATIVE.sentence, "", mcpu, switches)
+
+
+def notable_features(features: Iterable[str]) -> tuple[str, ...]:
+    """Those of `features` (LLVM's names) that make a difference to compiled models, weakest first."""
+    found = set(features)
+    return tuple(name for name in _NOTABLE if name in found)
 
 
 def instruction_features() -> frozenset[str]:

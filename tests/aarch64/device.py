@@ -1,7 +1,7 @@
 """Runs compiled code on the (emulated) device, with TVM's runtime and NumPy and nothing of tflite2q.
 
-    device.py models LIBRARY INPUTS.npz OUTPUTS.npz     the model's `main`, once for each sample
-    device.py kernels LIBRARY INPUTS.npz OUTPUTS.npz    each function of the library, on its own arguments
+    device.py models LIBRARY INPUTS.npz OUTPUTS.npz ...     the model's `main`, once for each sample
+    device.py kernels LIBRARY INPUTS.npz OUTPUTS.npz ...    each function of the library, on its own arguments
 
 INPUTS for models: arrays x0, x1, ... with samples on the first axis; outputs likewise y0, y1, ....  For kernels: arrays
 FUNCTION.0, FUNCTION.1, ... in the order of the parameters, the last one the output's place; outputs by FUNCTION.
@@ -44,6 +44,7 @@ def kernels(library: str, inputs: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    kind, library, source, target = sys.argv[1:]
-    with np.load(source) as inputs:
-        np.savez(target, **{"models": models, "kernels": kernels}[kind](library, inputs))
+    kind, *files = sys.argv[1:]
+    for library, source, target in zip(files[0::3], files[1::3], files[2::3], strict=True):
+        with np.load(source) as inputs:
+            np.savez(target, **{"models": models, "kernels": kernels}[kind](library, inputs))

@@ -23,6 +23,7 @@ WHEELS = ("numpy", "ml_dtypes", "typing_extensions", "tornado", "psutil", "cloud
 SAME_VERSION = ("apache-tvm", "apache-tvm-ffi")
 PLATFORMS = ("manylinux_2_34_aarch64", "manylinux_2_28_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
 QEMU = "qemu-aarch64-static"
+CPUS = ("cortex-a53", "cortex-a76", "max")  # NEON; with dot products; with 8-bit matrix products too
 
 
 class Unavailable(Exception):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tvm
-from aarch64.emulator import Emulator, Unavailable, prepared
+from aarch64.emulator import Emulator
 from aarch64.layers import Layer, codes
 from kernels import integer
 
@@ -22,7 +21,7 @@ from tflite2q.lower.link import link
 from tflite2q.lower.target import resolve, tvm_target
 from tflite2q.rescale import Rescale
 
-pytestmark = [pytest.mark.slow, pytest.mark.aarch64]
+pytestmark = pytest.mark.aarch64
 
 Array = npt.NDArray[Any]
 Contract = Conv2D | Dense | DepthwiseConv2D
@@ -65,14 +64,6 @@ LAYERS: dict[str, Layer] = {
     "shift_relu_unsigned": Layer(in_c=24, out_c=16, arithmetic="shift", x="uint8", y="uint8", relu=True),
     "parallel": Layer(in_c=64, out_c=48, size=14),
 }
-
-
-@pytest.fixture(scope="session", params=LEVELS)
-def emulator(request: pytest.FixtureRequest) -> Iterator[Emulator]:
-    try:
-        yield Emulator(prepared(), request.param)
-    except Unavailable as error:
-        pytest.skip(str(error))
 
 
 def arguments(contract: Contract, built: Built, seed: int) -> list[Array]:

@@ -10,10 +10,14 @@ from tflite2q.cli.options import json_option
 @click.command(short_help="List the targets a model can be compiled for.")
 @json_option
 def targets(json_path: str | None) -> None:
-    """List the targets a model can be compiled for, with a sentence each; TVM's own target JSON works too."""
+    """List the targets a model can be compiled for: what they are, the processor features they assume, and the
+    kernels that convolutions, depthwise convolutions and dense layers get.
+
+    TVM's own targets work too: its JSON, `llvm -mtriple=... -mcpu=...`, and its names such as raspberry-pi/4b-aarch64.
+    """
+    from tflite2q import pipeline
     from tflite2q.cli import output
     from tflite2q.report import json, text
-    from tflite2q.targets import TARGETS
 
-    rows = [(each.name, each.sentence) for each in TARGETS]
-    output.emit(json.names("targets", rows), json_path, lambda console: text.names(console, rows))
+    found = pipeline.targets()
+    output.emit(json.targets(found), json_path, lambda console: text.targets(console, found))

@@ -12,12 +12,27 @@ from tflite2q.errors import TargetError
 
 
 def resolve(name: str) -> targets.Target:
-    """The target called `name` (or given as TVM's JSON), `native` completed for this machine.  Raises TargetError."""
-    found = targets.find(name)
+    """The target called `name`, or given in TVM's terms; `native` completed for this machine.  Raises TargetError.
+
+    TVM's terms are JSON, "llvm -mcpu=NAME ..." and TVM's own names of targets, such as "raspberry-pi/4b-aarch64".
+    """
+    found = _tagged(name) if "/" in name and not name.lstrip().startswith("{") else targets.find(name)
     if found.name != targets.NATIVE.name:
         return found
     mcpu = str(codegen.llvm_get_system_cpu())
     return targets.native_target(mcpu, features(tvm.target.Target({"kind": "llvm", "mcpu": mcpu})))
+
+
+def _tagged(name: str) -> targets.Target:
+    """The target that TVM calls `name`."""
+    if name not in map(str, tvm.target.list_tags()):
+        return targets.find(name)
+    made = tvm.target.Target(name)
+    given = {
+        key: made.attrs[key] for key in ("mtriple", "mcpu", "mattr", "num-cores", "mfloat-abi") if key in made.attrs
+    }
+    plain = {key: [str(s) for s in value] if key == "mattr" else value for key, value in given.items()}
+    return targets.from_spec(name, {"kind": made.kind.name, **plain})
 
 
 def tvm_target(target: targets.Target) -> Any:

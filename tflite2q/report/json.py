@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tflite2q.comparison import Comparison, Layer
 from tflite2q.inspection import Inspection
 from tflite2q.prediction import Prediction
+
+if TYPE_CHECKING:
+    from tflite2q.lower.capabilities import Capability
 
 SCHEMA_VERSION = 1
 
@@ -37,6 +40,12 @@ def layers(lines: Sequence[Layer]) -> list[Document]:
 def names(key: str, rows: Sequence[tuple[str, str]]) -> Document:
     """Keys: `key`, a list of {name, sentence}."""
     return {"schema_version": SCHEMA_VERSION, key: [{"name": name, "sentence": sentence} for name, sentence in rows]}
+
+
+def targets(found: Sequence[Capability]) -> Document:
+    """Keys: targets, a list of {name, sentence, features, kernels: {layer: kernel}}."""
+    rows = [{**asdict(each), "kernels": dict(each.kernels)} for each in found]
+    return {"schema_version": SCHEMA_VERSION, "targets": rows}
 
 
 def prediction(model: str, results: Sequence[Prediction]) -> Document:

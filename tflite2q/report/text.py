@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -12,6 +13,9 @@ from rich.text import Text
 from tflite2q.comparison import Accuracy, Comparison, Layer, Pair, Size, Speed
 from tflite2q.inspection import Inspection, SchemeEffect, TensorInfo
 from tflite2q.prediction import Prediction, Summary
+
+if TYPE_CHECKING:
+    from tflite2q.lower.capabilities import Capability
 
 WORST_LAYERS = 5
 LONGEST_NAME = 64
@@ -195,6 +199,15 @@ def names(console: Console, rows: Sequence[tuple[str, str]]) -> None:
     table = _table(console, ("name", False), ("", False))
     for name, sentence in rows:
         table.add_row(Text(name), Text(sentence))
+    console.print(table)
+
+
+def targets(console: Console, found: Sequence[Capability]) -> None:
+    """Each target's sentence, features and kernels."""
+    table = _table(console, ("name", False), ("", False), ("features", False), ("kernels", False))
+    for each in found:
+        kernels = dict.fromkeys(kernel for _, kernel in each.kernels)
+        table.add_row(Text(each.name), Text(each.sentence), Text(" ".join(each.features)), Text(", ".join(kernels)))
     console.print(table)
 
 
