@@ -8,6 +8,7 @@ execute are errors that name the nearest thing that exists.
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -247,6 +248,30 @@ def parse(text: str, name: str, where: str | None = None) -> Scheme:
         raise SchemeError(f"{where or name}: is not valid TOML: {error}") from error
     except SchemeError as error:
         raise SchemeError(f"{where or name}: {error}") from error
+
+
+def dump(scheme: Scheme) -> str:
+    """The text of a scheme file: `parse(dump(s), s.name) == s`."""
+    lines = [f"{key} = {_toml(value)}" for key, value in (("summary", scheme.summary), ("when", scheme.when)) if value]
+    lines.append(f"interface = {_toml(scheme.interface)}")
+    for role, kind in ROLES.items():
+        settings = getattr(scheme.layer, role)
+        said = [f for f in fields(kind) if f.name == "dtype" or getattr(settings, f.name) != f.default]
+        if said:
+            lines += ["", f"[{role}]", *(f"{f.name} = {_toml(getattr(settings, f.name))}" for f in said)]
+    for rule in scheme.rules:
+        lines += ["", "[[rules]]"]
+        if rule.optional:
+            lines.append("optional = true")
+        given = [(f.name, getattr(rule.match, f.name)) for f in fields(Match)]
+        lines += [f"match.{key} = {_toml(value)}" for key, value in given if value not in ("*", None)]
+        lines += [f"{role}.{key} = {_toml(value)}" for role, key, value in rule.changes]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    """A TOML value; JSON's strings, booleans, numbers and lists are TOML's too."""
+    return json.dumps(list(value) if isinstance(value, tuple) else value)
 
 
 def _scheme(table: dict[str, Any], name: str) -> Scheme:

@@ -15,10 +15,11 @@ from tflite2q.cli.convert import convert
 from tflite2q.cli.inspect import inspect
 from tflite2q.cli.run import run_command
 from tflite2q.cli.schemes import schemes
+from tflite2q.cli.search import search
 from tflite2q.cli.targets import targets
 from tflite2q.errors import Tflite2qError
 
-COMMANDS: tuple[click.Command, ...] = (inspect, convert, run_command, compare, schemes, targets)
+COMMANDS: tuple[click.Command, ...] = (inspect, convert, run_command, compare, search, schemes, targets)
 
 WRONG_USAGE = 2
 INTERRUPTED = 130

@@ -1,0 +1,50 @@
+"""What a search has measured so far, on disk, so that it can be interrupted and taken up again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tflite2q import files
+from tflite2q.dialect.graph import Graph
+from tflite2q.flatbuffer import writer
+
+FORMAT = 1
+
+
+class State:
+    """Measurements by key, saved after each one.  A file of another model, data or set of schemes is started afresh.
+
+    `path` None keeps them in memory only.
+    """
+
+    def __init__(self, path: Path | None, identity: Mapping[str, Any]) -> None:
+        self.path, self.identity = path, {"format": FORMAT, **identity}
+        self.known: dict[str, Any] = {}
+        if path is not None and path.is_file():
+            self.known = self._read(path)
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        try:
+            found = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError):  # unreadable or cut off: measured again
+            return {}
+        same = isinstance(found, dict) and found.get("identity") == self.identity
+        return dict(found["measured"]) if same else {}
+
+    def get(self, key: str) -> Any:
+        return self.known.get(key)
+
+    def put(self, key: str, value: Any) -> None:
+        self.known[key] = value
+        if self.path is not None:
+            text = json.dumps({"identity": self.identity, "measured": self.known}, indent=1, sort_keys=True)
+            files.write(self.path, text.encode(), force=True)
+
+
+def fingerprint(graph: Graph) -> str:
+    """sha256 of the model as a file."""
+    return hashlib.sha256(writer.write(graph)).hexdigest()
