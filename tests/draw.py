@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,7 +61,9 @@ class Draw:
         low, high = RANGES[dtype]
         return self.pick((low, high, 0, self.number(low, high), self.number(low, high), self.number(low, high)))
 
-    def kind(self, shape: Sequence[int], dtype: str, scale: float | None = None, zero_point: int | None = None) -> TensorType:
+    def kind(
+        self, shape: Sequence[int], dtype: str, scale: float | None = None, zero_point: int | None = None
+    ) -> TensorType:
         """A tensor type; codes get parameters, given or drawn."""
         if dtype not in CODES:
             return TensorType(tuple(shape), dtype)
@@ -78,7 +80,8 @@ class Draw:
         low, high = RANGES[kind.dtype] if kind.dtype in CODES else (-1000, 1000)
         array = self.rng.integers(low, high + 1, kind.shape)
         extreme = self.rng.random(kind.shape) < 0.05
-        return np.where(extreme, np.where(self.rng.random(kind.shape) < 0.5, low, high), array).astype(STORAGE[kind.dtype])
+        ends = np.where(self.rng.random(kind.shape) < 0.5, low, high)
+        return np.where(extreme, ends, array).astype(STORAGE[kind.dtype])
 
     def input(self, kind: TensorType, array: Array | None = None) -> str:
         name = f"x{len(self.values)}"
@@ -118,3 +121,11 @@ class Draw:
             results = [r.with_(type=r.type.with_(shape=tuple(s))) for r, s in zip(results, shapes, strict=True)]
         graph = Graph(tuple(self.inputs), outputs, (*self.values, *results), (op,))
         return Case(verify(graph), tuple(self.arrays), op.builtin.name)
+
+
+Family = Callable[[Draw], Case]
+
+
+def each(name: str, dtypes: Sequence[str], make: Callable[..., Case], *args: Any, **options: Any) -> dict[str, Family]:
+    """A family for each dtype, called name-dtype."""
+    return {f"{name}-{dtype}": lambda d, t=dtype: make(d, *args, dtype=t, **options) for dtype in dtypes}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from draw import Case, Draw, Family, each
 
-from draw import Case, Draw
 from tflite2q.dialect import ops
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import Quantization, TensorType, Value
@@ -235,7 +235,8 @@ def _lstm(d: Draw, time_major: bool, coupled: bool) -> Case:
     """coupled: no input gate of its own (CIFG)."""
     batch, steps, depth, units = d.number(1, 3), d.number(1, 4), d.number(1, 6), d.number(1, 6)
     x = d.kind((steps, batch, depth) if time_major else (batch, steps, depth), "int8", d.scale(0.005, 0.1))
-    hidden = TensorType((batch, units), "int8", Quantization.per_tensor(1 / 128 if d.chance(0.5) else d.scale(0.004, 0.01), d.number(-5, 5)))
+    hidden_step = 1 / 128 if d.chance(0.5) else d.scale(0.004, 0.01)
+    hidden = TensorType((batch, units), "int8", Quantization.per_tensor(hidden_step, d.number(-5, 5)))
     cell = TensorType((batch, units), "int16", Quantization.per_tensor(2.0 ** -d.number(9, 14), 0))
     gates = range(1, 4) if coupled else range(4)
     operands: list[str | None] = [None] * 24
@@ -292,47 +293,39 @@ def _detection(d: Draw, dtype: str, regular: bool) -> Case:
     )
 
 
-Family = Callable[[Draw], Case]
-
-
-def _each(name: str, dtypes: tuple[str, ...], make: Callable[..., Case], *args: Any, **options: Any) -> dict[str, Family]:
-    """A family for each dtype, called name-dtype."""
-    return {f"{name}-{dtype}": lambda d, t=dtype: make(d, *args, dtype=t, **options) for dtype in dtypes}
-
-
 FAMILIES: Mapping[str, Family] = {
-    **_each("RESHAPE", MOVED, _reshape),
-    **_each("SQUEEZE", MOVED, _squeeze),
-    **_each("EXPAND_DIMS", MOVED, _expand_dims),
-    **_each("TRANSPOSE", MOVED, _transpose),
-    **_each("SLICE", MOVED, _slice),
-    **_each("STRIDED_SLICE", MOVED, _strided_slice),
-    **_each("SPLIT", MOVED, _split),
-    **_each("SPLIT_V", MOVED, _split_v),
-    **_each("PACK", MOVED, _pack),
-    **_each("UNPACK", MOVED, _unpack),
-    **_each("CONCATENATION", MOVED, _concat),
-    **_each("GATHER", MOVED, _gather),
-    **_each("GATHER_ND", MOVED, _gather_nd),
-    **_each("TILE", MOVED, _tile),
-    **_each("BROADCAST_TO", MOVED, _broadcast_to),
-    **_each("REVERSE_V2", MOVED, _reverse),
-    **_each("SPACE_TO_DEPTH", (*EIGHT, "float32"), _space_depth, to_depth=True),
-    **_each("DEPTH_TO_SPACE", (*EIGHT, "float32"), _space_depth, to_depth=False),
-    **_each("SPACE_TO_BATCH_ND", (*EIGHT, "float32"), _space_batch, to_batch=True),
-    **_each("BATCH_TO_SPACE_ND", (*EIGHT, "float32"), _space_batch, to_batch=False),
-    **_each("PAD", MOVED, _pad),
-    **_each("PADV2", (*EIGHT, "float32"), _padv2),
-    **_each("MIRROR_PAD", (*EIGHT, "float32"), _mirror_pad),
-    **_each("RESIZE_BILINEAR", ("uint8", "int8", "int16", "float32"), _resize, ops.ResizeBilinear),
-    **_each("RESIZE_NEAREST_NEIGHBOR", ("uint8", "int8", "int16", "float32"), _resize, ops.ResizeNearest),
-    **_each("SHAPE", ("int8",), _shape_of, False),
-    **_each("RANK", ("int8",), _shape_of, True),
-    **_each("FILL", ("int8", "float32", "int32"), _fill),
-    **_each("ONE_HOT", ("float32", "int32"), _one_hot),
+    **each("RESHAPE", MOVED, _reshape),
+    **each("SQUEEZE", MOVED, _squeeze),
+    **each("EXPAND_DIMS", MOVED, _expand_dims),
+    **each("TRANSPOSE", MOVED, _transpose),
+    **each("SLICE", MOVED, _slice),
+    **each("STRIDED_SLICE", MOVED, _strided_slice),
+    **each("SPLIT", MOVED, _split),
+    **each("SPLIT_V", MOVED, _split_v),
+    **each("PACK", MOVED, _pack),
+    **each("UNPACK", MOVED, _unpack),
+    **each("CONCATENATION", MOVED, _concat),
+    **each("GATHER", MOVED, _gather),
+    **each("GATHER_ND", MOVED, _gather_nd),
+    **each("TILE", MOVED, _tile),
+    **each("BROADCAST_TO", MOVED, _broadcast_to),
+    **each("REVERSE_V2", MOVED, _reverse),
+    **each("SPACE_TO_DEPTH", (*EIGHT, "float32"), _space_depth, to_depth=True),
+    **each("DEPTH_TO_SPACE", (*EIGHT, "float32"), _space_depth, to_depth=False),
+    **each("SPACE_TO_BATCH_ND", (*EIGHT, "float32"), _space_batch, to_batch=True),
+    **each("BATCH_TO_SPACE_ND", (*EIGHT, "float32"), _space_batch, to_batch=False),
+    **each("PAD", MOVED, _pad),
+    **each("PADV2", (*EIGHT, "float32"), _padv2),
+    **each("MIRROR_PAD", (*EIGHT, "float32"), _mirror_pad),
+    **each("RESIZE_BILINEAR", ("uint8", "int8", "int16", "float32"), _resize, ops.ResizeBilinear),
+    **each("RESIZE_NEAREST_NEIGHBOR", ("uint8", "int8", "int16", "float32"), _resize, ops.ResizeNearest),
+    **each("SHAPE", ("int8",), _shape_of, False),
+    **each("RANK", ("int8",), _shape_of, True),
+    **each("FILL", ("int8", "float32", "int32"), _fill),
+    **each("ONE_HOT", ("float32", "int32"), _one_hot),
     "UNIDIRECTIONAL_SEQUENCE_LSTM-int8": lambda d: _lstm(d, d.chance(0.5), False),
     "UNIDIRECTIONAL_SEQUENCE_LSTM-coupled": lambda d: _lstm(d, d.chance(0.5), True),
     "SVDF-int8": _svdf,
-    **_each("TFLite_Detection_PostProcess", ("uint8", "float32"), _detection, regular=False),
-    **_each("TFLite_Detection_PostProcess-regular", ("uint8", "float32"), _detection, regular=True),
+    **each("TFLite_Detection_PostProcess", ("uint8", "float32"), _detection, regular=False),
+    **each("TFLite_Detection_PostProcess-regular", ("uint8", "float32"), _detection, regular=True),
 }

@@ -48,12 +48,13 @@ def _constant(raw32: int) -> int:
 
 
 def _multiply(a: npt.ArrayLike, b: npt.ArrayLike) -> Ints:
-    product: Ints = (np.asarray(a, np.int64) * np.asarray(b, np.int64) + (1 << 14)) >> 15
-    return np.minimum(product, HIGH)
+    product: Ints = np.minimum((np.asarray(a, np.int64) * np.asarray(b, np.int64) + (1 << 14)) >> 15, HIGH)
+    return product
 
 
 def _saturate(x: npt.NDArray[Any]) -> Ints:
-    return np.clip(x, LOW, HIGH).astype(np.int64)
+    saturated: Ints = np.clip(x, LOW, HIGH).astype(np.int64)
+    return saturated
 
 
 def _newton(a: Ints) -> Ints:

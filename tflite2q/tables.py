@@ -6,6 +6,7 @@ point, 16-bit fixed point, interpolation), because the last bit depends on it.  
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -38,7 +39,8 @@ class Codes:
         return np.arange(low, high + 1, dtype=np.int64)
 
     def clamp(self, codes: npt.ArrayLike) -> npt.NDArray[Any]:
-        return np.clip(codes, *code_range(self.dtype)).astype(self.dtype)
+        clamped: npt.NDArray[Any] = np.clip(codes, *code_range(self.dtype)).astype(self.dtype)
+        return clamped
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,9 @@ class Options:
 
     alpha: float = 0.0
     approximate: bool = False
+
+
+Tabulator = Callable[[Codes, Codes, Options], npt.NDArray[Any]]
 
 
 def tabulate(function: str, x: Codes, y: Codes, options: Options) -> npt.NDArray[Any]:
@@ -59,21 +64,22 @@ def tabulate(function: str, x: Codes, y: Codes, options: Options) -> npt.NDArray
 
 def logistic(x: Floats32) -> Floats32:
     with np.errstate(over="ignore"):
-        return ONE / (ONE + _exp(-x))
+        y: Floats32 = ONE / (ONE + _exp(-x))
+    return y
 
 
 def gelu(x: Floats32, approximate: bool) -> Floats32:
     """x * Phi(x), by the error function or by the usual tanh formula."""
     wide = x.astype(np.float64)
     if approximate:
-        inner = np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3)
-        return (0.5 * wide * (1 + np.tanh(inner))).astype(np.float32)
-    return (wide * 0.5 * _erfc(-wide * np.sqrt(0.5))).astype(np.float32)
+        share = 1 + np.tanh(np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3))
+    else:
+        share = _erfc(-wide * np.sqrt(0.5))
+    y: Floats32 = (0.5 * wide * share).astype(np.float32)
+    return y
 
 
 def _erfc(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    import math
-
     return np.array([math.erfc(v) for v in x.reshape(-1)]).reshape(x.shape)
 
 
@@ -94,7 +100,7 @@ def _elu(x: Floats32) -> Floats32:
 # ---------------------------------------------------------------------------------------------- tables by float32
 
 
-def _by_float(transform: Callable[[Floats32, Options, Codes], Floats32]) -> Callable[[Codes, Codes, Options], Any]:
+def _by_float(transform: Callable[[Floats32, Options, Codes], Floats32]) -> Tabulator:
     """eq. 21: 8-bit codes through float32; 16-bit codes by interpolation between 513 samples."""
 
     def table(x: Codes, y: Codes, options: Options) -> npt.NDArray[Any]:
@@ -127,7 +133,8 @@ def interpolated(
     codes = x.every()
     index = 256 + (codes >> 7)
     slope = (ends[index + 1] - ends[index]).astype(np.int16).astype(np.int64)
-    return (ends[index] + ((slope * (codes & 127) + 64) >> 7)).astype(np.int16)
+    table: npt.NDArray[np.int16] = (ends[index] + ((slope * (codes & 127) + 64) >> 7)).astype(np.int16)
+    return table
 
 
 def _samples(transform: Callable[[Any], Any], x: Codes, y: Codes, real: type[np.floating[Any]]) -> Ints:
@@ -147,7 +154,8 @@ def _samples(transform: Callable[[Any], Any], x: Codes, y: Codes, real: type[np.
     straight = rounded((value[1:] + samples[:-1]) / real(2))
     samples[:-1] -= rounded((straight - middle) / real(2))
     samples[-1] = rounded(transform(np.array([last])) * inverse)[0]
-    return np.clip(np.nan_to_num(samples), low, high).astype(np.int64)
+    ends: Ints = np.clip(np.nan_to_num(samples), low, high).astype(np.int64)
+    return ends
 
 
 def _log(x: Floats32, options: Options, y: Codes) -> Floats32:
@@ -160,7 +168,7 @@ def _log(x: Floats32, options: Options, y: Codes) -> Floats32:
 # ------------------------------------------------------------------------------------------- tables by fixed point
 
 
-def _rectified(low: float, high: float | None) -> Callable[[Codes, Codes, Options], Any]:
+def _rectified(low: float, high: float | None) -> Tabulator:
     """RELU and its kin: rescaled by s_x / s_y (a float32 quotient), then clamped."""
 
     def table(x: Codes, y: Codes, options: Options) -> npt.NDArray[Any]:
@@ -220,7 +228,8 @@ def _positive(x: Floats32, y: Codes) -> Floats32:
     """1 / sqrt(x); what is not positive gives the highest real number of y's codes."""
     highest = np.float32(y.scale) * np.float32(code_range(y.dtype)[1] - y.zero_point)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(x > 0, ONE / np.sqrt(x), highest)
+        root: Floats32 = np.where(x > 0, ONE / np.sqrt(x), highest)
+    return root
 
 
 def _hard_swish(x: Codes, y: Codes, options: Options) -> npt.NDArray[Any]:
@@ -268,12 +277,10 @@ def _sigmoid_samples() -> Ints:
     The last one is the largest uint16.
     """
 
-    def at(place: Ints | npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return 65536 / (1 + np.exp(-place / 24))
-
-    index = np.arange(SIGMOID_SAMPLES)
-    low, high = at(index), at(index + 1)
-    samples = np.rint(low + (at(index + 0.5) - (low + high) / 2) / 2).astype(np.int64)
+    at = np.arange(2 * SIGMOID_SAMPLES + 1) / 2
+    halves = 65536 / (1 + np.exp(-at / 24))
+    low, middle, high = halves[0:-2:2], halves[1:-1:2], halves[2::2]
+    samples: Ints = np.rint(low + (middle - (low + high) / 2) / 2).astype(np.int64)
     samples[-1] = 65535
     return samples
 
@@ -316,15 +323,15 @@ def _tanh16(x: Codes) -> npt.NDArray[np.int16]:
 
 
 def _or16(
-    narrow: Callable[[Codes, Codes, Options], Any], wide: Callable[[Codes, Codes], Any]
-) -> Callable[[Codes, Codes, Options], Any]:
+    narrow: Tabulator, wide: Callable[[Codes, Codes], Any]
+) -> Tabulator:
     def table(x: Codes, y: Codes, options: Options) -> npt.NDArray[Any]:
-        return wide(x, y) if x.dtype == "int16" else narrow(x, y, options)
+        return np.asarray(wide(x, y) if x.dtype == "int16" else narrow(x, y, options))
 
     return table
 
 
-FUNCTIONS: Mapping[str, Callable[[Codes, Codes, Options], Any]] = {
+FUNCTIONS: Mapping[str, Tabulator] = {
     "LOGISTIC": _or16(_by_float(lambda x, o, y: logistic(x)), lambda x, y: _logistic16(x)),
     "TANH": _or16(_by_float(lambda x, o, y: _tanh(x)), lambda x, y: _tanh16(x)),
     "GELU": _by_float(lambda x, o, y: gelu(x, o.approximate)),

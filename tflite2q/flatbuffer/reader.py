@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tflite2q.dialect.fold import folded
 from tflite2q.dialect.graph import Graph, Signature, used, verify
 from tflite2q.dialect.op import Builtin, Op
 from tflite2q.dialect.ops import BY_BUILTIN
@@ -55,7 +56,7 @@ def read(data: bytes, allow_unsupported: bool = False) -> Graph:
         )
     try:
         graph = _Reader(model, allow_unsupported).graph()
-        return verify(_with_shapes(used(graph.with_(files=_associated_files(data)))))
+        return verify(used(_with_shapes(folded(graph.with_(files=_associated_files(data))))))
     except (IndexError, ValueError, TypeError, KeyError, ArithmeticError, AssertionError) as error:
         raise ModelError(f"the file is damaged: {error}") from error
 

@@ -52,7 +52,8 @@ class DetectionPostprocess(Op):
         boxes, scores, anchors = (given(ins, index) for index in range(3))
         for value in (boxes, scores, anchors):
             real = value.type.dtype == "float32"
-            require(real or (value.type.dtype == "uint8" and value.type.quantized), f"{value.name!r} is not uint8 or float32")
+            codes = value.type.dtype == "uint8" and value.type.quantized
+            require(real or codes, f"{value.name!r} is {value.type.dtype}, not uint8 or float32")
         require(len(outs) == 4 and all(y.type.dtype == "float32" for y in outs), "needs four float32 results")
         require(len(boxes.type.shape) == 3 and boxes.type.shape[0] == 1, f"boxes have shape {list(boxes.type.shape)}")
         count = boxes.type.shape[1]
@@ -71,10 +72,7 @@ class DetectionPostprocess(Op):
         scores = core.reshape(_real(core, ins[1]), (count, ins[1].type.shape[2]))
         behind = ins[1].type.shape[2]  # without the background class, if there is one
         scores = core.strided_slice(scores, (1,), (behind - classes,), (behind,), (1,))
-        if self.regular:
-            found = self.by_class(core, boxes, scores, count)
-        else:
-            found = self.by_box(core, boxes, scores, count)
+        found = (self.by_class if self.regular else self.by_box)(core, boxes, scores, count)
         return tuple(core.reshape(part, y.type.shape) for part, y in zip(found, outs, strict=True))
 
     def corners(self, core: Core[T], boxes: Tensor[T], anchors: Tensor[T]) -> T:
@@ -100,7 +98,8 @@ class DetectionPostprocess(Op):
     def by_box(self, core: Core[T], boxes: T, scores: T, count: int) -> tuple[T, T, T, T]:
         """Each box ranked by its best class; its next best classes follow it."""
         kept = min(self.max_classes_per_detection, self.num_classes)
-        chosen, valid = self.suppress(core, boxes, core.reshape(core.max(scores, (1,)), (1, count)), (1, count), self.max_detections)
+        best_class = core.reshape(core.max(scores, (1,)), (1, count))
+        chosen, valid = self.suppress(core, boxes, best_class, (1, count), self.max_detections)
         chosen, valid = (core.reshape(part, (self.max_detections,)) for part in (chosen, valid))
         rows = core.take(scores, chosen, 0)
         order = core.strided_slice(core.argsort(rows, 1), (1,), (0,), (kept,), (1,))

@@ -83,7 +83,8 @@ class AveragePool2D(Pool):
             first = np.arange(geometry.out[axis]) * geometry.strides[axis] - geometry.before[axis]
             last = np.minimum(first + geometry.size[axis], x.type.shape[1 + axis])
             per_axis.append(last - np.maximum(first, 0))
-        return (per_axis[0][:, None] * per_axis[1][None, :]).astype(np.int32)[None, :, :, None]
+        counts: np.ndarray[tuple[int, ...], np.dtype[np.int32]] = np.outer(*per_axis).astype(np.int32)[None, :, :, None]
+        return counts
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         x = ins[0]

@@ -40,9 +40,9 @@ class Resize(Movement):
 
     def ratio(self, extent: int, out: int) -> np.float32:
         """Input pixels for each output pixel."""
-        if self.align_corners and out > 1:
-            return np.float32(extent - 1) / np.float32(out - 1)
-        return np.float32(extent) / np.float32(out)
+        corners = int(self.align_corners and out > 1)
+        ratio: np.float32 = np.float32(extent - corners) / np.float32(out - corners)
+        return ratio
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +58,8 @@ class ResizeNearest(Resize):
         """The input index of each output index."""
         offset = np.float32(0.5 if self.half_pixel_centers else 0)
         at = (np.arange(out, dtype=np.float32) + offset) * self.ratio(extent, out)
-        index = round_half_away(at) if self.align_corners else np.floor(at)
-        index = np.minimum(index.astype(np.int64), extent - 1)
+        nearest = round_half_away(at) if self.align_corners else np.floor(at)
+        index: Indices = np.minimum(nearest.astype(np.int64), extent - 1)
         return np.maximum(index, 0) if self.half_pixel_centers else index
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
@@ -130,14 +130,12 @@ class ResizeBilinear(Resize):
     def in_integers(self, core: Core[T], x: T, shape: Shape, y: Shape, dtype: str) -> T:
         (y0, y1, fy), (x0, x1, fx) = (self.fixed_positions(shape[axis], y[axis]) for axis in (1, 2))
         one = 1 << FRACTION_BITS
-        rows, wide = [], core.astype(x, "int64")
-        for columns, weight in ((x0, one - fx), (x1, fx)):
-            rows.append(core.multiply(gather_constant(core, wide, columns, 2), core.const(weight[None, None, :, None])))
-        across = core.add(*rows)
-        columns_ = []
-        for taken, weight in ((y0, one - fy), (y1, fy)):
-            columns_.append(core.multiply(gather_constant(core, across, taken, 1), core.const(weight[None, :, None, None])))
-        total = core.add(*columns_)
+        total = core.astype(x, "int64")
+        for axis, first, second, beyond in ((2, x0, x1, fx), (1, y0, y1, fy)):
+            behind = (-1, *(1 for _ in shape[axis + 1 :]))
+            near = core.multiply(gather_constant(core, total, first, axis), core.const((one - beyond).reshape(behind)))
+            far = core.multiply(gather_constant(core, total, second, axis), core.const(beyond.reshape(behind)))
+            total = core.add(near, far)
         # Divided by 2**20 to nearest, ties away from zero: on the magnitude, then signed again.
         bits = 2 * FRACTION_BITS
         rounded = core.right_shift(core.add(core.abs(total), int_const(core, 1 << (bits - 1))), int_const(core, bits))

@@ -77,7 +77,8 @@ class SpaceBatch(Movement):
         blocks = int(np.prod(block))
         if self.to_batch:
             padded = [b + n + a for n, b, a in zip(spatial, before, after, strict=True)]
-            require(all(n % b == 0 for n, b in zip(padded, block, strict=True)), f"{padded} does not split into {block}")
+            whole = all(n % b == 0 for n, b in zip(padded, block, strict=True))
+            require(whole, f"{padded} does not split into blocks {block}")
             batch, spatial = shape[0] * blocks, [n // b for n, b in zip(padded, block, strict=True)]
         else:
             require(shape[0] % blocks == 0, f"{shape[0]} images do not split into {blocks}")
