@@ -1,0 +1,77 @@
+"""`python -m benchmarks`: measure, print the tables, and with --write keep them for the documents."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks import tables
+from benchmarks.models import ROOT, SHARED, SPEED, labelled
+
+RENDER = {"speed": tables.speed, "accuracy": tables.accuracy}
+
+
+def main(arguments: list[str]) -> int:
+    options = _options(arguments)
+    for what in options.what or list(RENDER):
+        result = _measure_speed(options) if what == "speed" else _measure_accuracy(options)
+        if result is None:
+            continue
+        print(json.dumps(result, indent=1) if options.json else tables.text(RENDER[what](result)), flush=True)
+        if options.write:
+            _report(f"wrote {tables.write(what, result).relative_to(ROOT)}")
+    if options.write:
+        subprocess.run([sys.executable, str(ROOT / "docs" / "generate.py")], check=True)
+    return 0
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("what", nargs="*", choices=[[], *RENDER], help="speed, accuracy (default: both)")
+    parser.add_argument("--shared", type=Path, default=SHARED, help="folder with models/ and images/")
+    parser.add_argument("--only", action="append", help="measure only models whose name contains this")
+    parser.add_argument("--scheme", action="append", help="accuracy of this scheme (default: all that are shipped)")
+    parser.add_argument("--limit", type=int, help="samples of each model for accuracy")
+    parser.add_argument("--quick", action="store_true", help="fewer runs: figures to look at, not to publish")
+    parser.add_argument("--no-frontend", action="store_true", help="leave out TVM's own TFLite frontend")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--write", action="store_true", help="keep the results and renew the documents' tables")
+    return parser.parse_args(arguments)
+
+
+def _wanted(name: str, options: argparse.Namespace) -> bool:
+    return not options.only or any(part in name for part in options.only)
+
+
+def _measure_speed(options: argparse.Namespace) -> dict[str, Any] | None:
+    from benchmarks import speed
+
+    folder = options.shared / "models"
+    models = [m for m in SPEED if _wanted(m.name, options) and m.path(folder).exists()]
+    if not models:
+        _report(f"speed is not measured: {folder} holds none of the models")
+        return None
+    return speed.measure(models, folder, options.quick, not options.no_frontend, _report)
+
+
+def _measure_accuracy(options: argparse.Namespace) -> dict[str, Any] | None:
+    from benchmarks import accuracy
+    from tflite2q import scheme
+
+    models = [m for m in labelled(options.shared) if _wanted(m.name, options)]
+    if not models:
+        _report("accuracy is not measured: no model fits --only")
+        return None
+    return accuracy.measure(models, options.scheme or scheme.shipped(), options.limit, _report)
+
+
+def _report(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,213 @@
+"""Tables of measured results, made from the JSON files in benchmarks/results and from nothing else."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.environment import Environment
+from benchmarks.models import RESULTS
+
+Result = Mapping[str, Any]
+Row = Mapping[str, Any]
+
+MISSING = "-"
+TVM_HEAD = "TVM's frontend"
+
+
+def read(name: str) -> Result:
+    """A committed result: "speed" or "accuracy"."""
+    found: Result = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
+    return found
+
+
+def write(name: str, result: Result, folder: Path = RESULTS) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    return path
+
+
+# -------------------------------------------------------------------------------------------------------- Markdown
+
+
+def speed(result: Result) -> str:
+    """All figures, a table for each number of threads."""
+    parts = [measured_on(result)]
+    for threads in sorted({row["threads"] for row in result["rows"]}):
+        rows = [row for row in result["rows"] if row["threads"] == threads]
+        parts.append(f"{_threads(threads)}:\n\n{_markdown(SPEED_HEAD, [_speed_cells(row) for row in rows])}")
+        parts.append(_markdown(("geometric mean", "models", "ratio"), _means(rows)))
+    return "\n".join(parts)
+
+
+def speed_summary(result: Result) -> str:
+    """One line a model: what conversion and compilation gain together, with one thread."""
+    rows = [row for row in result["rows"] if row["threads"] == 1]
+    head = ("model", "LiteRT, original", "LiteRT, converted", "tflite2q, converted", "gain")
+    cells = [
+        (
+            f"`{row['model']}` ({row['dtype']})",
+            _ms(row["litert_original_ms"]),
+            _ms(row["litert_int8_ms"]) if row["dtype"] == "uint8" else MISSING,
+            _ms(row["ours_int8_ms"]),
+            _ratio(row["litert_original_ms"], row["ours_int8_ms"]),
+        )
+        for row in rows
+    ]
+    return f"Milliseconds, one thread. {measured_on(result)}\n{_markdown(head, cells)}"
+
+
+def accuracy(result: Result) -> str:
+    """Every scheme on every labelled model."""
+    parts = []
+    for model in dict.fromkeys(row["model"] for row in result["rows"]):
+        rows = [row for row in result["rows"] if row["model"] == model]
+        samples = max(row["samples"] for row in rows)
+        parts.append(
+            f"`{model}`, {samples} labelled samples:\n\n{_markdown(ACCURACY_HEAD, map(_accuracy_cells, rows))}"
+        )
+    return "\n".join(parts)
+
+
+def accuracy_summary(result: Result) -> str:
+    """Top-1 of every scheme, one column a model."""
+    models = list(dict.fromkeys(row["model"] for row in result["rows"]))
+    by_key = {(row["model"], row["scheme"]): row for row in result["rows"]}
+    original = {row["model"]: row["top1"][0] for row in result["rows"] if not row["problem"]}
+    cells = [("as imported", *(_percent(original[model]) for model in models))]
+    for name in dict.fromkeys(row["scheme"] for row in result["rows"]):
+        rows = [by_key[model, name] for model in models]
+        cells.append((f"`{name}`", *(_percent(r["top1"][1]) if not r["problem"] else MISSING for r in rows)))
+    samples = {row["model"]: row["samples"] for row in result["rows"] if not row["problem"]}
+    return _markdown(("top-1", *(f"`{model}` ({samples[model]} samples)" for model in models)), cells)
+
+
+def measured_on(result: Result) -> str:
+    return f"Measured on {Environment(**result['environment']).sentence()}\n"
+
+
+SPEED_HEAD = (
+    "model",
+    "LiteRT, original",
+    "LiteRT, int8",
+    "tflite2q, original",
+    "tflite2q, int8",
+    TVM_HEAD,
+    "LiteRT original / tflite2q int8",
+    "LiteRT int8 / tflite2q int8",
+    "tflite2q original / int8",
+    "G MAC/s",
+    "of VNNI peak",
+)
+ACCURACY_HEAD = ("scheme", "top-1", "top-5", "same answer", "channels rescaled", "bytes")
+
+
+def _speed_cells(row: Row) -> tuple[str, ...]:
+    ours, gmacs = row["ours_int8_ms"], row["macs"] / row["ours_int8_ms"] / 1e6
+    return (
+        f"`{row['model']}` ({row['dtype']})",
+        _ms(row["litert_original_ms"]),
+        _ms(row["litert_int8_ms"]),
+        _ms(row["ours_original_ms"]),
+        _ms(ours),
+        _ms(row["frontend_ms"]),
+        _ratio(row["litert_original_ms"], ours),
+        _ratio(row["litert_int8_ms"], ours),
+        _ratio(row["ours_original_ms"], ours),
+        f"{gmacs:.0f}",
+        f"{gmacs / row['peak']:.0%}" if row["peak"] else MISSING,
+    )
+
+
+def _means(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
+    legacy = [row for row in rows if row["dtype"] == "uint8"]
+    imported = [row for row in rows if row["frontend_ms"]]
+    kinds: tuple[tuple[str, str, Sequence[Row], str, str], ...] = (
+        ("LiteRT original / tflite2q int8", "uint8", legacy, "litert_original_ms", "ours_int8_ms"),
+        ("LiteRT int8 / tflite2q int8", "all", rows, "litert_int8_ms", "ours_int8_ms"),
+        ("LiteRT original / LiteRT int8", "uint8", legacy, "litert_original_ms", "litert_int8_ms"),
+        ("tflite2q original / tflite2q int8", "uint8", legacy, "ours_original_ms", "ours_int8_ms"),
+        (f"{TVM_HEAD} / tflite2q original", "all it imports", imported, "frontend_ms", "ours_original_ms"),
+    )
+    return [
+        (name, f"{len(chosen)}, {which}", _geometric_mean([row[above] / row[below] for row in chosen]))
+        for name, which, chosen, above, below in kinds
+        if chosen
+    ]
+
+
+def _geometric_mean(ratios: Sequence[float]) -> str:
+    return f"{math.exp(math.fsum(map(math.log, ratios)) / len(ratios)):.2f}"
+
+
+def _accuracy_cells(row: Row) -> tuple[str, ...]:
+    if row["problem"]:
+        return f"`{row['scheme']}`", row["problem"], *(MISSING,) * 4
+    rescaled, channels = row["channels"]
+    return (
+        f"`{row['scheme']}`",
+        _change(*row["top1"]),
+        _change(*row["top5"]),
+        _percent(row["agreement"]),
+        f"{rescaled} of {channels}",
+        f"{row['size'][0]} → {row['size'][1] or MISSING}",
+    )
+
+
+def _threads(count: int) -> str:
+    return f"{'One thread' if count == 1 else f'{count} threads'}, milliseconds"
+
+
+def _ms(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.3f}" if value < 1 else f"{value:.2f}"
+
+
+def _ratio(a: float, b: float) -> str:
+    return f"{a / b:.2f}"
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.1f} %"
+
+
+def _change(before: float, after: float) -> str:
+    return f"{before * 100:.1f} → {_percent(after)}"
+
+
+def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    right = ["---"] + ["---:"] * (len(head) - 1)
+    return "".join(f"| {' | '.join(line)} |\n" for line in (head, right, *rows))
+
+
+# ------------------------------------------------------------------------------------------------------------ text
+
+
+def text(markdown: str) -> str:
+    """The same tables with aligned columns, for a terminal."""
+    lines: list[str] = []
+    table: list[list[str]] = []
+    for line in [*markdown.splitlines(), ""]:
+        if line.startswith("|"):
+            table.append([cell.strip().replace("`", "") for cell in line.strip("|").split("|")])
+            continue
+        if table:
+            lines += _aligned(table)
+            table = []
+        lines.append(line.replace("`", ""))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    rows = [table[0], *table[2:]]  # without the line of dashes
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if index == 0 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
