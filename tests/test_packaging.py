@@ -43,8 +43,12 @@ def test_public_names_are_functions_that_no_submodule_hides(name: str) -> None:
     assert getattr(tflite2q, name).__doc__
 
 
-def test_importing_the_package_loads_nothing() -> None:
-    script = "import tflite2q, sys; assert not {'numpy', 'tvm', 'tflite', 'click'} & set(sys.modules)"
+def test_importing_the_package_loads_nothing_but_its_errors() -> None:
+    script = """
+import sys, tflite2q
+tflite2q.errors.Tflite2qError
+assert not {"numpy", "tvm", "tflite", "click"} & set(sys.modules)
+"""
     subprocess.run([sys.executable, "-c", script], check=True)
 
 

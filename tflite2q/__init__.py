@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tflite2q import errors as errors
+
 if TYPE_CHECKING:
     from tflite2q.pipeline import compare, compile, convert, load, load_library, reference
 
