@@ -6,9 +6,11 @@ written; documents that are not up to date are named and the exit code is 1.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import click
@@ -72,6 +74,26 @@ def schemes() -> str:
     return _table(("scheme", "what it is", "when to use it"), [(f"`{s.name}`", s.summary, s.when) for s in found])
 
 
+def scheme_keys() -> str:
+    """Every key of the scheme format, with its choices and default."""
+    rows = [
+        (
+            f"`{role}.{key.name}`",
+            ", ".join(f"`{_toml(choice)}`" for choice in key.metadata["choices"]) or "a number",
+            f"`{_toml(key.default)}`",
+            key.metadata["help"],
+        )
+        for role, kind in scheme.ROLES.items()
+        for key in fields(kind)
+    ]
+    return _table(("key", "values", "default", "meaning"), rows)
+
+
+def _toml(value: object) -> str:
+    """A value as it is written in TOML."""
+    return json.dumps(value)
+
+
 def targets() -> str:
     """Every named target."""
     return _table(("target", "processor"), [(f"`{target.name}`", target.sentence) for target in TARGETS])
@@ -82,7 +104,13 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-PARTS: dict[str, Callable[[], str]] = {"commands": commands, "ops": ops, "schemes": schemes, "targets": targets}
+PARTS: dict[str, Callable[[], str]] = {
+    "commands": commands,
+    "ops": ops,
+    "schemes": schemes,
+    "scheme-keys": scheme_keys,
+    "targets": targets,
+}
 
 
 def updated(text: str) -> str:

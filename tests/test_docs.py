@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import re
+import sys
+import types
 from pathlib import Path
 
+import numpy as np
 import pytest
+from litert import run_litert
+
+from tflite2q import oracle, rewrites, scheme
+from tflite2q.dialect.graph import Graph, verify
+from tflite2q.dialect.ops import BY_BUILTIN, BY_MNEMONIC
+from tflite2q.dialect.text import parse_graph, print_graph
+from tflite2q.dialect.types import Quantization, TensorType, Value
+from tflite2q.flatbuffer import reader, writer
 
 ROOT = Path(__file__).parent.parent
 CITED = re.compile(r"\beqs?\. ?(S?\d+(?:(?:,| and| to) S?\d+)*)")
@@ -59,3 +70,53 @@ def test_paths_and_links_in_documents_exist(name: str) -> None:
     missing = [link for link in links if not (path.parent / link).exists()]
     missing += [file for file in named if not (ROOT / file).exists()]
     assert not missing
+
+
+def example(document: str, language: str) -> str:
+    """The first code block of a language in a document."""
+    text = (ROOT / "docs" / document).read_text(encoding="utf-8")
+    match = re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    assert match is not None
+    return match[1]
+
+
+def test_the_op_that_adding_md_adds_computes_what_litert_computes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = types.ModuleType("example")
+    monkeypatch.setitem(sys.modules, "example", module)  # where dataclasses look the names of annotations up
+    exec(compile(example("adding.md", "python"), "adding.md", "exec"), vars(module))
+    cls = module.BitwiseXor
+    monkeypatch.setitem(BY_BUILTIN, "BITWISE_XOR", (cls, cls.builtins[0]))
+    monkeypatch.setitem(BY_MNEMONIC, "q.bitwise_xor", cls)
+
+    q = Quantization.per_tensor(0.5, 3)
+    shapes = {"a": (2, 3), "b": (2, 3), "y": (2, 3)}
+    values = tuple(Value(name, TensorType(shape, "int8", q)) for name, shape in shapes.items())
+    graph = verify(Graph(("a", "b"), ("y",), values, (cls(inputs=("a", "b"), outputs=("y",)),)))
+    assert parse_graph(print_graph(graph)) == graph
+    path = tmp_path / "xor.tflite"
+    writer.save(graph, path)
+    assert reader.load(path).ops == graph.ops
+    a, b = (np.random.default_rng(seed).integers(-128, 128, (2, 3), np.int8) for seed in (0, 1))
+    (ours,) = oracle.run(graph, a, b)
+    assert ours.tolist() == (a ^ b).tolist() == run_litert(path, [a, b])["y"].tolist()
+
+
+def test_the_scheme_that_adding_md_adds_converts_a_model(digits: Path) -> None:
+    made = scheme.parse(example("adding.md", "toml"), "example")
+    converted = rewrites.convert(reader.load(digits), made)
+    dtypes = {value.type.dtype for value in converted.graph.values if value.constant is not None}
+    assert {"int4", "int8"} <= dtypes
+
+
+def test_the_rule_in_schemes_md_is_a_rule() -> None:
+    text = '[activations]\ndtype = "int8"\n[weights]\ndtype = "int8"\n' + example("schemes.md", "toml")
+    assert scheme.parse(text, "example").rules[0].match.channels == (1, 64)
+
+
+@pytest.mark.parametrize("kind", ["architecture.md", "../README.md"])
+def test_graphs_in_documents_are_graphs(kind: str) -> None:
+    text = (ROOT / "docs" / kind).read_text(encoding="utf-8")
+    for block in re.findall(r"```\n(graph .*?)```", text, re.DOTALL):
+        verify(parse_graph(block))
