@@ -36,7 +36,7 @@ class Operand:
 class Builtin:
     """A TFLite operator that encodes a dialect op.
 
-    `options` names its options table; `versions` is the lowest operator version by the dtype of the first operand
+    `options` names its options table; `versions` is the lowest operator version by the dtype of an operand
     (others: 1); `fixed` are attribute values that this operator stands for, when several operators share one class;
     `custom` operators are named by `name` and keep their options in a flexbuffer.
     """
@@ -115,6 +115,7 @@ class Op:
     variadic: ClassVar[bool] = False  # the last operand repeats
     contract: ClassVar[str | None] = None  # name of the kernel contract that may compute it
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8")  # quantized activations TFLite has a kernel for
+    floats: ClassVar[bool] = False  # True: computes on float32 just as well
     channel_axis: ClassVar[int] = 0  # of an operand in the role of weights: where its output channel is
     converts: ClassVar[bool] = False  # True: operand and result may be of different quantized types
 
@@ -137,6 +138,10 @@ class Op:
     def builtin(self) -> Builtin:
         """The TFLite operator that this op is written as."""
         return next(b for b in self.builtins if all(getattr(self, k) == v for k, v in b.fixed.items()))
+
+    def accepts(self, dtype: str) -> bool:
+        """Whether its activations may be of `dtype`: codes TFLite has a kernel for, or float32."""
+        return dtype in self.dtypes or (dtype == "float32" and self.floats)
 
     def operand(self, index: int) -> Operand:
         """The slot of input `index`; repeats the last one of a variadic op."""

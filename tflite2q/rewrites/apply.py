@@ -146,7 +146,6 @@ class Applier:
         return self.editor.constant(new)
 
     def _with_version(self, op: Op) -> Op:
-        """`op` with the operator version that its first operand's dtype needs."""
-        first = next((self.editor.values[n] for n in op.inputs if n is not None), None)
-        needed = op.builtin.versions.get(first.type.dtype, 1) if first is not None else 1
-        return op.with_(version=max(op.version, needed))
+        """`op` with the operator version that its operands' dtypes need."""
+        dtypes = [self.editor.values[name].type.dtype for name in op.inputs if name is not None]
+        return op.with_(version=max(op.version, *(op.builtin.versions.get(dtype, 1) for dtype in dtypes)))

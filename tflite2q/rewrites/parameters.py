@@ -63,7 +63,7 @@ def _wishes(graph: Graph, plan: Plan, boundaries: Boundaries) -> dict[str, Wish]
         for value in activation_operands(op, graph):
             if value.name not in graph.producers:
                 wishes.setdefault(value.name, Wish(activations))
-        fixed = op.fixed_result(activations.dtype)
+        fixed = None if activations.dtype == "float32" else op.fixed_result(activations.dtype)
         for value in graph.outs(op):
             if is_activation(value):
                 wishes[value.name] = Wish(boundaries.asked.get(value.name, activations), fixed)

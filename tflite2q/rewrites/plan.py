@@ -37,7 +37,7 @@ class Plan:
     def wanted(self, op: Op, graph: Graph) -> Activations | None:
         """The activations that `op` is to compute with; None if it must stay as it is."""
         settings = self.layer(op).activations
-        if not op.convertible or settings.dtype not in op.dtypes:
+        if not op.convertible or not op.accepts(settings.dtype):
             return None
         touched = [v for v in (*activation_operands(op, graph), *graph.outs(op)) if is_activation(v)]
         return settings if touched else None

@@ -174,7 +174,7 @@ def _least_squares(units: numerics.Floats, whole: numerics.Floats, limit: int) -
             error = np.einsum("ij,ij->i", rounded, rounded)
             better = error < least
             best[better], least[better] = step[better, 0], error[better]
-    return best
+    return np.asarray(best)
 
 
 def round_preserving_sums(exact: numerics.Floats, limit: int) -> numerics.Floats:

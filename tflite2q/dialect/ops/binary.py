@@ -265,6 +265,7 @@ class Select(Op):
         Builtin("SELECT", "SelectOptions", INT8_VERSION_2, {"broadcasts": False}),
     )
     operands: ClassVar[tuple[Operand, ...]] = (Operand("condition", "plain"), Operand("a"), Operand("b"))
+    floats: ClassVar[bool] = True
     dtypes: ClassVar[tuple[str, ...]] = CODES
 
     def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:

@@ -80,6 +80,7 @@ class Convolution(Op):
         Operand("weights", "weights"),
         Operand("bias", "bias", optional=True),
     )
+    floats: ClassVar[bool] = True
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8", "int16")
     channel_axis: ClassVar[int]  # of the weights: where the output channel is
 
@@ -163,7 +164,7 @@ class Conv2D(Convolution):
     bias_type: str = attribute("QuantizedBiasType", "FLOAT32", enum="TensorType")  # "FLOAT32": not said
 
     mnemonic: ClassVar[str] = "q.conv2d"
-    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("CONV_2D", "Conv2DOptions", {"int8": 3, "int16": 4}),)
+    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("CONV_2D", "Conv2DOptions", {"int8": 3, "int16": 4, "int4": 7}),)
     contract: ClassVar[str | None] = "conv2d"
     channel_axis: ClassVar[int] = 0
 
@@ -190,6 +191,7 @@ class DepthwiseConv2D(Convolution):
 
     mnemonic: ClassVar[str] = "q.depthwise_conv2d"
     builtins: ClassVar[tuple[Builtin, ...]] = (
+        # Converters state version 7 for 4-bit weights, but LiteRT's kernels, which run them, are registered up to 6.
         Builtin("DEPTHWISE_CONV_2D", "DepthwiseConv2DOptions", {"int8": 3, "int16": 5}),
     )
     contract: ClassVar[str | None] = "depthwise_conv2d"

@@ -34,7 +34,7 @@ class Dense(Op):
 
     mnemonic: ClassVar[str] = "q.dense"
     builtins: ClassVar[tuple[Builtin, ...]] = (
-        Builtin("FULLY_CONNECTED", "FullyConnectedOptions", {"int8": 4, "int16": 7}),
+        Builtin("FULLY_CONNECTED", "FullyConnectedOptions", {"int8": 4, "int16": 7, "int4": 10}),
     )
     operands: ClassVar[tuple[Operand, ...]] = (
         Operand("x"),
@@ -42,6 +42,7 @@ class Dense(Op):
         Operand("bias", "bias", optional=True),
     )
     contract: ClassVar[str | None] = "dense"
+    floats: ClassVar[bool] = True
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8", "int16")
     channel_axis: ClassVar[int] = 0
 
@@ -115,6 +116,7 @@ class BatchMatmul(Op):
         Builtin("BATCH_MATMUL", "BatchMatMulOptions", {"int8": 2, "int16": 3}),
     )
     operands: ClassVar[tuple[Operand, ...]] = (Operand("a"), Operand("b"))
+    floats: ClassVar[bool] = True
     dtypes: ClassVar[tuple[str, ...]] = ("int8", "int16")
 
     def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:

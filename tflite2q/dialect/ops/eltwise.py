@@ -35,6 +35,7 @@ class Binary(Op):
     """Two operands, broadcast against each other: quantized codes, or plain numbers of one dtype."""
 
     operands: ClassVar[tuple[Operand, ...]] = (Operand("a"), Operand("b"))
+    floats: ClassVar[bool] = True
     dtypes: ClassVar[tuple[str, ...]] = CODES
 
     def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
@@ -184,6 +185,7 @@ class Requantize(Op):
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("QUANTIZE", "QuantizeOptions", {"int16": 2}),)
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"),)
     contract: ClassVar[str | None] = "eltwise"
+    floats: ClassVar[bool] = True
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8", "int16")
 
     def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
@@ -225,6 +227,7 @@ class Dequantize(Op):
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("DEQUANTIZE", "DequantizeOptions", INT8_VERSION_2),)
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"),)
     contract: ClassVar[str | None] = "eltwise"
+    floats: ClassVar[bool] = True
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8", "int16")
 
     def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:

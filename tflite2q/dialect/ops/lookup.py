@@ -66,6 +66,9 @@ class Lookup(Op):
     contract: ClassVar[str | None] = "lookup"
     dtypes: ClassVar[tuple[str, ...]] = CODES
 
+    def accepts(self, dtype: str) -> bool:
+        return super().accepts(dtype) or (dtype == "float32" and self.function in FORMULAS)
+
     def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
         x, y = given(ins, 0), outs[0]
         require(x.type.dtype == y.type.dtype, f"input is {x.type.dtype} but result {y.type.dtype}")

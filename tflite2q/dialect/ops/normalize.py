@@ -35,6 +35,7 @@ class RowWise(Op):
     """A function of the last axis that keeps the shape."""
 
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"),)
+    floats: ClassVar[bool] = True
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8")
 
     def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:

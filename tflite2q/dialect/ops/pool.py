@@ -32,6 +32,7 @@ class Pool(Op):
     activation: str = attribute("FusedActivationFunction", "NONE", enum="ActivationFunctionType")
 
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"),)
+    floats: ClassVar[bool] = True
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8", "int16")
 
     def window(self, x: Value) -> Window:

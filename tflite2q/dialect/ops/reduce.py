@@ -70,6 +70,7 @@ class Sum(Reduce):
 
     mnemonic: ClassVar[str] = "q.sum"
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("SUM", "ReducerOptions", {"int8": 2, "int16": 3}),)
+    floats: ClassVar[bool] = True
     dtypes: ClassVar[tuple[str, ...]] = CODES
 
     def multiplier(self, real: np.float64, count: int) -> tuple[int, int]:
@@ -120,6 +121,7 @@ class ReduceExtremum(Reduce):
         Builtin("REDUCE_MAX", "ReducerOptions", {"int8": 2, "int16": 3}, {"smallest": False}),
         Builtin("REDUCE_MIN", "ReducerOptions", {"int8": 2, "int16": 3}, {"smallest": True}),
     )
+    floats: ClassVar[bool] = True
     dtypes: ClassVar[tuple[str, ...]] = CODES
 
     def ties(self, dtype: str) -> tuple[tuple[str, ...], ...]:
@@ -146,6 +148,7 @@ class ArgExtremum(Op):
         Builtin("ARG_MAX", "ArgMaxOptions", INT8_VERSION_2, {"smallest": False}),
         Builtin("ARG_MIN", "ArgMinOptions", INT8_VERSION_2, {"smallest": True}),
     )
+    floats: ClassVar[bool] = True
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("axis", "plain"))
 
     def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:

@@ -21,6 +21,7 @@ class Movement(Op):
     """Copies codes of its first operand; all it moves shares one set of parameters."""
 
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"),)
+    floats: ClassVar[bool] = True
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8", "int16")
 
     def source(self) -> int:

@@ -33,6 +33,7 @@ class Softmax(Op):
 
     mnemonic: ClassVar[str] = "q.softmax"
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("SOFTMAX", "SoftmaxOptions", INT8_VERSION_2),)
+    floats: ClassVar[bool] = True
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"),)
     contract: ClassVar[str | None] = "softmax"
 

@@ -37,6 +37,7 @@ class TransposeConv(Op):
         Operand("x"),
         Operand("bias", "bias", optional=True),
     )
+    floats: ClassVar[bool] = True
     dtypes: ClassVar[tuple[str, ...]] = CODES
     channel_axis: ClassVar[int] = 0
 
