@@ -143,6 +143,12 @@ class Op:
         """Whether its activations may be of `dtype`: codes TFLite has a kernel for, or float32."""
         return dtype in self.dtypes or (dtype == "float32" and self.floats)
 
+    @property
+    def source(self) -> str | None:
+        """The main operand: the first in an activation's role (some operators take shapes or axes before it)."""
+        named = ((name, self.operand(index).role) for index, name in enumerate(self.inputs))
+        return next((name for name, role in named if role in ("activation", "fixed") and name is not None), None)
+
     def operand(self, index: int) -> Operand:
         """The slot of input `index`; repeats the last one of a variadic op."""
         return self.operands[min(index, len(self.operands) - 1)]

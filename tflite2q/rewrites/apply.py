@@ -77,16 +77,16 @@ class Applier:
         if value.constant is None:
             raise InvalidGraph(f"{op.mnemonic} {op.name!r}: weights are computed by the model and cannot be converted")
         gains = (input_gain(op, self.factors), 1 / output_gain(op, self.factors))
-        scaled = op.inputs[0] in self.factors or op.name in self.factors
+        scaled = op.source in self.factors or op.name in self.factors
         new = convert_weights(value, op.channel_axis, layer.weights, gains if scaled else None)
         self.weights[op.name] = new
         return self._replace(value, new.value)
 
     def _bias(self, op: Op, bias: int, weights: int, new_weights: str, layer: Layer) -> str:
         """The bias in units of the new accumulator."""
-        assert op.inputs[0] is not None
+        assert op.source is not None
         old_bias, w_old, w_new = self._value(op, bias), self._value(op, weights), self.editor.values[new_weights]
-        x_old, x_new = self.graph[op.inputs[0]], self.editor.values[op.inputs[0]]
+        x_old, x_new = self.graph[op.source], self.editor.values[op.source]
         if x_old.type == x_new.type and w_old.type == w_new.type and op.name not in self.factors:
             return old_bias.name
         channels = w_old.type.shape[op.channel_axis]

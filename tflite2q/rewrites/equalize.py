@@ -74,7 +74,7 @@ def real_weights(op: Op, graph: Graph, factors: Mapping[str, numerics.Floats]) -
 
 def input_gain(op: Op, factors: Mapping[str, numerics.Floats]) -> numerics.Floats:
     """What the last axis of the weights is multiplied by because of the operand."""
-    return factors.get(op.inputs[0] or "", np.ones(1))
+    return factors.get(op.source or "", np.ones(1))
 
 
 def output_gain(op: Op, factors: Mapping[str, numerics.Floats]) -> numerics.Floats:

@@ -64,8 +64,8 @@ def _bound(op: Op, old: Graph, result: TensorType, now: TensorType, weights: New
         bound += 0.5 + 0.5 * result.scale / now.scale
     elif now != result:
         bound += 1.0  # TFLite's uint8 and int8 kernels round some ties and multipliers differently
-    if weights is not None and weights.rescaled.any() and op.inputs[0] is not None:
-        x = old[op.inputs[0]].type
+    if weights is not None and weights.rescaled.any() and op.source is not None:
+        x = old[op.source].type
         reach = max(abs(code - x.zero_point) for code in x.range) * x.scale
         axes = tuple(i for i in range(weights.error.ndim) if i != op.channel_axis)
         bound += float(np.abs(weights.error).sum(axis=axes).max()) * reach / now.scale + 1.0

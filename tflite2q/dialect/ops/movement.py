@@ -159,12 +159,14 @@ class Split(Movement):
         names = ("axis", "x") if self.kind == "split" else ("x", "sizes", "axis")
         return Operand(names[index], "activation" if names[index] == "x" else "plain")
 
-    def source(self) -> int:
+    @property
+    def moved(self) -> int:
+        """Which operand is split."""
         return 1 if self.kind == "split" else 0
 
     def parts(self, ins: Sequence[Value | None]) -> tuple[int, list[int]]:
         """The axis and the parts' sizes."""
-        shape = given(ins, self.source()).type.shape
+        shape = given(ins, self.moved).type.shape
         axis = axis_of(integer(given(ins, 0 if self.kind == "split" else 2)), len(shape))
         extent = shape[axis]
         if self.kind == "split":
@@ -179,13 +181,13 @@ class Split(Movement):
     def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
         axis, sizes = self.parts(ins)
         require(len(sizes) == len(outs), f"{len(sizes)} parts for {len(outs)} results")
-        shape = given(ins, self.source()).type.shape
+        shape = given(ins, self.moved).type.shape
         return tuple((*shape[:axis], size, *shape[axis + 1 :]) for size in sizes)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         axis, sizes = self.parts(ins.values)
         ends = [int(end) for end in np.cumsum(sizes)]
-        x = ins[self.source()].data
+        x = ins[self.moved].data
         pairs = zip(ends, sizes, strict=True)
         return tuple(core.strided_slice(x, (axis,), (end - size,), (end,), (1,)) for end, size in pairs)
 

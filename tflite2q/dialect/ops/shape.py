@@ -24,12 +24,8 @@ class Movement(Op):
     floats: ClassVar[bool] = True
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8", "int16")
 
-    def source(self) -> int:
-        """Which operand is moved."""
-        return 0
-
     def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
-        x = given(ins, self.source())
+        x = given(ins, self.inputs.index(self.source))
         for y in outs:
             require(y.type.dtype == x.type.dtype, f"moves {x.type.dtype} into {y.type.dtype}")
 
