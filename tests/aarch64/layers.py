@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tflite2q.kernels.base import Conv2D
+from tflite2q.kernels.base import Conv2D, DepthwiseConv2D
 from tflite2q.rescale import Rescale
 
 Array = npt.NDArray[Any]
@@ -53,6 +53,13 @@ class Layer:
                 self.multipliers(generator), zero, zero if self.relu else low, high, self.y, self.arithmetic
             ),
         )  # fmt: skip
+
+    def depthwise(self, seed: int) -> DepthwiseConv2D:
+        """The same, one channel by one."""
+        conv = self.contract(seed)
+        assert self.in_c == self.out_c
+        values = {f.name: getattr(conv, f.name) for f in fields(conv) if f.name != "groups"}
+        return DepthwiseConv2D(**{**values, "weights": conv.weights[:, :, :, :1].transpose(3, 1, 2, 0).copy()})
 
     def bias(self, generator: np.random.Generator) -> Array:
         reach = 2**31 - 1 if self.large_bias else 20000

@@ -16,6 +16,7 @@ from kernels import integer
 
 from tflite2q.kernels.arm import isa
 from tflite2q.kernels.arm.conv import ArmConv
+from tflite2q.kernels.arm.depthwise import ArmDepthwise
 from tflite2q.kernels.base import Built, Conv2D, Dense, DepthwiseConv2D
 from tflite2q.lower.link import link
 from tflite2q.lower.target import resolve, tvm_target
@@ -65,6 +66,24 @@ LAYERS: dict[str, Layer] = {
     "parallel": Layer(in_c=64, out_c=48, size=14),
 }
 
+THREE = (3, 3)
+DEPTHWISE: dict[str, Layer] = {
+    "plain": Layer(32, 32, 9, THREE, padding=SAME),
+    "unsigned": Layer(32, 32, 9, THREE, padding=SAME, x="uint8", y="uint8"),
+    "strided": Layer(24, 24, 9, THREE, stride=2, padding=SAME, x="uint8", y="uint8"),
+    "overlapping_blocks": Layer(37, 37, 5, THREE, padding=SAME),
+    "dilated": Layer(16, 16, 9, THREE, dilation=2, padding=(2, 2, 2, 2)),
+    "tall": Layer(16, 16, 9, (5, 3), padding=(2, 1, 2, 1)),
+    "five": Layer(24, 24, 9, (5, 5), stride=2, padding=(2, 2, 2, 2), x="uint8", y="uint8"),
+    "wide_weights": Layer(24, 24, 9, THREE, padding=SAME, x="uint8", y="uint8", weights="uint8", weight_zero_point=30),
+    "eight_channels": Layer(8, 8, 6, THREE, padding=SAME),
+    "one_column": Layer(16, 16, 3, THREE),
+    "relu": Layer(16, 16, 6, THREE, padding=SAME, relu=True),
+    "float32": Layer(16, 16, 6, THREE, padding=SAME, arithmetic="float32"),
+    "shift": Layer(16, 16, 6, THREE, padding=SAME, arithmetic="shift"),
+    "parallel": Layer(64, 64, 24, THREE, padding=SAME),
+}
+
 
 def arguments(contract: Contract, built: Built, seed: int) -> list[Array]:
     x = codes(np.random.default_rng(seed), contract.inputs[0].shape, contract.x_dtype)
@@ -103,6 +122,23 @@ def test_convolutions(emulator: Emulator, tmp_path: Path) -> None:
     assert not wrong, f"largest differences: {wrong}"
     values = {name: len(np.unique(found[name])) for name in contracts}
     assert min(values.values()) > 1, f"outputs that never vary prove nothing: {values}"
+
+
+def test_depthwise(emulator: Emulator, tmp_path: Path) -> None:
+    """Each layer by the best kernel that takes it: dot products refuse few channels and wide weights."""
+    name, level = LEVELS[emulator.cpu]
+    target = tvm_target(resolve(name))
+    contracts = {name: layer.depthwise(seed) for seed, (name, layer) in enumerate(DEPTHWISE.items())}
+    chosen = {
+        name: next(k for k in map(ArmDepthwise, (level, isa.NEON)) if k.refuses(c, target) is None)
+        for name, c in contracts.items()
+    }
+    assert chosen["unsigned"].level == level and chosen["wide_weights"].level == isa.NEON
+    built = {name: chosen[name].build(c, target) for name, c in contracts.items()}
+    given = {name: arguments(contracts[name], each, seed) for seed, (name, each) in enumerate(built.items())}
+    found = run(emulator, tmp_path, built, given)
+    for name, contract in contracts.items():
+        np.testing.assert_array_equal(found[name], integer.conv(contract, given[name][0]), err_msg=name)
 
 
 def test_dense(emulator: Emulator, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from tflite2q.kernels.arm import isa as arm
 from tflite2q.kernels.arm.conv import ArmConv
+from tflite2q.kernels.arm.depthwise import ArmDepthwise
 from tflite2q.kernels.base import Contract, Conv2D, Dense, DepthwiseConv2D, Eltwise, Kernel, Lookup, Pool, Softmax
 from tflite2q.kernels.generic.conv import GenericConv, GenericDepthwise
 from tflite2q.kernels.generic.eltwise import GenericEltwise
@@ -19,10 +20,11 @@ from tflite2q.kernels.x86.isa import LEVELS
 _X86_CONV = tuple(X86Conv(level) for level in LEVELS)
 _X86_DEPTHWISE = tuple(X86Depthwise(level) for level in LEVELS)
 _ARM_CONV = tuple(ArmConv(level) for level in arm.LEVELS)
+_ARM_DEPTHWISE = tuple(ArmDepthwise(level) for level in arm.LEVELS)
 
 KERNELS: dict[type, tuple[Kernel, ...]] = {
     Conv2D: (*_X86_CONV, *_ARM_CONV, GenericConv()),
-    DepthwiseConv2D: (*_X86_DEPTHWISE, GenericDepthwise(),),
+    DepthwiseConv2D: (*_X86_DEPTHWISE, *_ARM_DEPTHWISE, GenericDepthwise()),
     Dense: (*_X86_CONV, *_ARM_CONV, GenericConv()),
     Pool: (GenericPool(),),
     Lookup: (GenericLookup(),),

@@ -6,8 +6,8 @@ fixed    sqrdmulh is the first rounding of eq. 8; srshl by a negative count is t
 float32  fcvtns rounds to nearest even; what does not fit saturates and is clamped.
 shift    sqrshl adds half, shifts right or left, and saturates.
 
-Codes of sixteen channels are narrowed with saturation to 16 bits, where the zero point is added, and to 8 bits; that
-does most of the clamping, and is exact because all of it is monotone and no bound lies outside 8 bits.
+Codes of eight or sixteen channels are narrowed with saturation to 16 bits, where the zero point is added, and then to 8;
+this does most of the clamping, and is exact because all of it is monotone and no bound lies outside 8 bits.
 """
 
 from __future__ import annotations
@@ -83,22 +83,22 @@ class Finish:
         return self.epilogue.dtype in ("int8", "uint8")
 
     def packed(self, rounded: list[Expr]) -> Expr:
-        """Codes of four vectors, as one vector of the output's dtype."""
-        e = self.epilogue
-        order = list(range(8))
+        """Codes of two or four vectors, as one vector of the output's dtype."""
+        e, count = self.epilogue, len(rounded) * LANES
         halves = [intrinsic("sqxtn", r, dtype="int16x4") for r in rounded]
-        shorts = [T.Bind(shuffle(pair, order)) for pair in zip(halves[0::2], halves[1::2], strict=True)]
+        shorts = [T.Bind(shuffle(pair, list(range(8)))) for pair in zip(halves[0::2], halves[1::2], strict=True)]
         if e.zero_point:
             zero = T.Broadcast(T.int16(e.zero_point), 8)
             shorts = [T.Bind(intrinsic("sqadd", s, zero, dtype="int16x8")) for s in shorts]
         narrow = "sqxtun" if e.dtype == "uint8" else "sqxtn"
         eights = [intrinsic(narrow, s, dtype="int8x8") for s in shorts]
-        codes = T.Bind(T.reinterpret(vector(e.dtype, PACKED), shuffle(eights, list(range(16)))))
+        joined = eights[0] if len(eights) == 1 else shuffle(eights, list(range(16)))
+        codes = T.Bind(T.reinterpret(vector(e.dtype, count), joined))
         low, high = code_range(e.dtype)
         if e.low > low:
-            codes = T.max(codes, T.Broadcast(T.IntImm(e.dtype, e.low), PACKED))
+            codes = T.max(codes, T.Broadcast(T.IntImm(e.dtype, e.low), count))
         if e.high < high:
-            codes = T.min(codes, T.Broadcast(T.IntImm(e.dtype, e.high), PACKED))
+            codes = T.min(codes, T.Broadcast(T.IntImm(e.dtype, e.high), count))
         return codes
 
     def store_plain(self, rounded: Expr, count: int, y: Buffer, *index: Expr) -> None:
