@@ -102,6 +102,7 @@ class Lstm(Op):
         from_input = self.products(
             core, ins, INPUT_WEIGHTS, gates, x.type, core.reshape(sequence, (steps * batch, depth))
         )
+        from_input = core.clip(from_input, -HALF_RANGE, HALF_RANGE - 1)
         wide = core.reshape(from_input, (steps, batch, _width(ins, gates)))
         h, c = hidden.data, cell.data
         results = []
@@ -116,7 +117,7 @@ class Lstm(Op):
         return (y if self.time_major else core.permute_dims(y, (1, 0, 2)),)
 
     def products(self, core: Core[T], ins: Operands[T], first: int, gates: list[int], x: TensorType, data: T) -> T:
-        """16-bit sums of all gates side by side, in steps of 2**-12; int64.  Biases go with the input's products."""
+        """Sums of all gates side by side, in steps of 2**-12; int64.  Biases go with the input's products."""
         weights = [ins[first + gate] for gate in gates]
         columns = core.permute_dims(core.concat([w.data for w in weights], 0), (1, 0))
         acc = core.matmul(centred(core, data, x.zero_point), core.astype(columns, "int32"), "int32")
@@ -125,7 +126,7 @@ class Lstm(Op):
         units = weights[0].type.shape[0]
         real = [np.float32(w.type.scale) * np.float32(x.scale) / GATE_STEP for w in weights]
         m, shift = numerics.quantize_multiplier(np.repeat(np.array(real, np.float64), units))
-        return core.clip(multiply_fixed(core, acc, m, shift), -HALF_RANGE, HALF_RANGE - 1)
+        return multiply_fixed(core, acc, m, shift)
 
     def step(self, core: Core[T], sums: T, c: T, gates: list[int], cell: TensorType, hidden: TensorType) -> tuple[T, T]:
         """The next cell (int16) and hidden state (int8) from the gates' sums."""
