@@ -6,7 +6,7 @@ fixed    sqrdmulh is the first rounding of eq. 8; srshl by a negative count is t
 float32  fcvtns rounds to nearest even; what does not fit saturates and is clamped.
 shift    sqrshl adds half, shifts right or left, and saturates.
 
-Codes of eight or sixteen channels are narrowed with saturation to 16 bits, where the zero point is added, and then to 8;
+Codes of eight or sixteen channels are narrowed to 16 bits, where the zero point is added, and to 8, with saturation;
 this does most of the clamping, and is exact because all of it is monotone and no bound lies outside 8 bits.
 """
 
