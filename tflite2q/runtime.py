@@ -111,12 +111,12 @@ def load_library(path: str | os.PathLike[str], threads: int = 1) -> Executable:
     return Executable(description, threads, library=os.path.abspath(path))
 
 
-def lowered_text(graph: Graph, target: str = "native") -> str:
-    """The Relax and TIR text that `graph` lowers to for `target`."""
+def lowered_text(graph: Graph, target: str = "native", use_kernels: bool = True) -> str:
+    """The Relax and TIR text that `graph` lowers to for `target`, by kernels or by core operations alone."""
     from tflite2q.lower.graph import lower
     from tflite2q.lower.target import resolve, tvm_target
 
-    text: str = lower(graph, tvm_target(resolve(target))).module.script()
+    text: str = lower(graph, tvm_target(resolve(target)), use_kernels).module.script()
     return text
 
 
