@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import click
@@ -99,6 +100,18 @@ def targets() -> str:
     return _table(("target", "processor"), [(f"`{target.name}`", target.sentence) for target in TARGETS])
 
 
+def measured(name: str, render: str) -> str:
+    """A table of measured results, made by benchmarks/tables.py from what `make bench` left in benchmarks/results."""
+    sys.path.insert(0, str(ROOT))
+    from benchmarks import tables
+
+    try:
+        result = tables.read(name)
+    except FileNotFoundError:
+        return f"No results are recorded; `python -m benchmarks {name} --write` measures them.\n"
+    return str(getattr(tables, render)(result))
+
+
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -110,6 +123,10 @@ PARTS: dict[str, Callable[[], str]] = {
     "schemes": schemes,
     "scheme-keys": scheme_keys,
     "targets": targets,
+    "speed": partial(measured, "speed", "speed"),
+    "speed-summary": partial(measured, "speed", "speed_summary"),
+    "accuracy": partial(measured, "accuracy", "accuracy"),
+    "accuracy-summary": partial(measured, "accuracy", "accuracy_summary"),
 }
 
 
