@@ -23,6 +23,7 @@ from tflite2q.dialect.ops.softmax import Softmax
 from tflite2q.dialect.text import parse_graph, print_graph
 from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
 from tflite2q.errors import InvalidGraph
+from tflite2q.flatbuffer.reader import load
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "text"
 DIALECT = Path(__file__).parents[2] / "tflite2q" / "dialect"
@@ -95,6 +96,10 @@ def everything() -> Graph:
 def test_everything(constants, golden: Callable[[str, str], None]) -> None:
     graph = verify(everything())
     golden(f"text/everything.{constants}.graph", print_graph(graph, constants))
+
+
+def test_the_digits_model(digits: Path, golden: Callable[[str, str], None]) -> None:
+    golden("text/digits_uint8.elided.graph", print_graph(load(digits), "elided"))
 
 
 def test_everything_is_parsed_from_the_golden_file() -> None:
