@@ -1,0 +1,51 @@
+"""The promises of the README on real models and photos, as a user would check them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import tflite2q
+
+MODELS = ("mobilenet_v1_0.25_128_quant", "mobilenet_v2_1.0_224_quant")
+
+# Photos of 200 that may change between right and wrong: conversions to int8 are nearly lossless, symmetric ones lose a
+# little range.
+MOST_PHOTOS = {"int8": 1, "symmetric-int8": 3}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", MOST_PHOTOS)
+@pytest.mark.parametrize("model", MODELS)
+def test_top1_hardly_moves(shared: Path, model: str, scheme: str) -> None:
+    images = shared / "images"
+    original = shared / "models" / f"{model}.tflite"
+    report = tflite2q.compare(
+        original,
+        tflite2q.convert(original, scheme),
+        data=images,
+        labels=images / "labels.csv",
+        speed=False,
+        layer_samples=0,
+    )
+    accuracy = report.accuracy
+    assert accuracy is not None
+    assert accuracy.samples == 200
+    assert accuracy.top1 is not None
+    moved = abs(accuracy.top1.original - accuracy.top1.converted) * accuracy.samples
+    assert moved <= MOST_PHOTOS[scheme] + 1e-6
+    assert accuracy.top1.original > 0.4  # far above chance: photos and labels are read as they are meant
+
+
+@pytest.mark.slow
+def test_the_reference_agrees_with_the_compiled_model_on_a_photo(shared: Path) -> None:
+    from tflite2q import data
+
+    path = shared / "models" / "mobilenet_v2_1.0_224_quant.tflite"
+    conversion = tflite2q.convert(path, "int8")
+    graph = conversion.graph
+    (sample, *_) = data.load(shared / "images", [graph[name] for name in graph.inputs], limit=1)
+    (compiled,) = tflite2q.compile(conversion, threads=2).run(*sample)
+    (expected,) = tflite2q.reference(conversion, *sample)
+    assert (compiled == expected).all()
