@@ -112,6 +112,22 @@ def measured(name: str, render: str) -> str:
     return str(getattr(tables, render)(result))
 
 
+def kernels() -> str:
+    """Every kernel module in the order in which they are tried, by its own description."""
+    from tflite2q.kernels.registry import KERNELS
+
+    found: dict[str, set[str]] = {}
+    for contract, candidates in KERNELS.items():
+        for kernel in candidates:
+            found.setdefault(type(kernel).__module__, set()).add(contract.__name__)
+    parts = []
+    for name, contracts in found.items():
+        title, _, text = (sys.modules[name].__doc__ or "").partition("\n\n")
+        path = f"{name.replace('.', '/')}.py"
+        parts.append(f"**{_prose(title)}** `{path}`: {', '.join(sorted(contracts))}.\n\n{_prose(text)}\n")
+    return "\n".join(parts)
+
+
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -123,6 +139,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "schemes": schemes,
     "scheme-keys": scheme_keys,
     "targets": targets,
+    "kernels": kernels,
     "speed": partial(measured, "speed", "speed"),
     "speed-summary": partial(measured, "speed", "speed_summary"),
     "accuracy": partial(measured, "accuracy", "accuracy"),
