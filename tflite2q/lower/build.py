@@ -11,6 +11,8 @@ import tvm
 from tvm import relax
 from tvm.relax import transform
 
+from tflite2q.lower.codegen import link
+
 EXEC_MODES = ("compiled", "bytecode")
 
 
@@ -40,7 +42,8 @@ def build(module: Any, target: Any, exec_mode: str = EXEC_MODES[0], manifest: by
     with target:
         grouped = _grouping()(module)
         fused = transform.FuseTIR()(grouped)
-    executable = relax.build(fused, target=target, relax_pipeline=_planning(), exec_mode=exec_mode)
+        planned = _planning()(fused)
+    executable = link(planned, target, exec_mode)
     functions = (call.args[0].name_hint for _, call in _kernel_calls(fused))
     calls = tuple(Call(*pair) for pair in zip(functions, _op_indices(grouped), strict=True))
     return Built(executable, calls)

@@ -11,13 +11,16 @@ from tvm import relax
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op, Operands, Tensor
 from tflite2q.dialect.types import STORAGE, TensorType
-from tflite2q.kernels import base
+from tflite2q.kernels import base, storage
 from tflite2q.kernels.registry import select
-from tflite2q.lower.contracts import activations, contract_of
+from tflite2q.lower.codegen import KERNEL
+from tflite2q.lower import stored
+from tflite2q.lower.contracts import activations
 from tflite2q.lower.relax_core import RelaxCore, shape_of
 from tflite2q.oracle import initial_state
 
 CORE_OPERATIONS = "core operations"
+NOTHING = "nothing to compute: the same bytes"
 OPAQUE = 8  # TVM's op pattern of functions that fusion leaves alone
 
 
@@ -64,11 +67,12 @@ def lower(graph: Graph, target: Any, use_kernels: bool = True) -> Lowered:
             state.values[value.name] = value.constant.array
         elif value.variable:
             state.values[value.name] = initial_state(value.type)
+    contracts = stored.contracts(graph, target) if use_kernels else {}
     choices = []
     with builder.function("main", parameters):
         with builder.dataflow():
             for index, op in enumerate(graph.ops):
-                choices.append(_lower_op(state, op, f"op{index}_", use_kernels))
+                choices.append(_lower_op(state, op, contracts.get(index), f"op{index}_"))
             core = RelaxCore(builder)
             results = [core.expr(state.values[name]) for name in graph.outputs]
             outputs = builder.emit_output(relax.Tuple(results))
@@ -76,12 +80,14 @@ def lower(graph: Graph, target: Any, use_kernels: bool = True) -> Lowered:
     return Lowered(builder.get(), tuple(choices))
 
 
-def _lower_op(state: _State, op: Op, hint: str, use_kernels: bool) -> Choice:
+def _lower_op(state: _State, op: Op, contract: base.Contract | None, hint: str) -> Choice:
     graph = state.graph
     ins, outs = graph.ins(op), graph.outs(op)
     core = RelaxCore(state.builder, hint)
     macs = op.macs(ins, outs)
-    contract = contract_of(op, ins, outs) if use_kernels else None
+    if contract is not None and storage.only_changes_storage(contract):
+        state.values[op.outputs[0]] = state.values[activations(op, contract)[0]]
+        return Choice(op.name, op.mnemonic, NOTHING, (), macs)
     if contract is not None:
         kernel, refusals = select(contract, state.target)
         built = kernel.build(contract, state.target)
@@ -97,7 +103,7 @@ def _lower_op(state: _State, op: Op, hint: str, use_kernels: bool) -> Choice:
 def _call(state: _State, core: RelaxCore, built: base.Built, operands: Sequence[Any]) -> Any:
     """The result of a kernel; kernels with equal keys are one function."""
     if built.key not in state.functions:
-        function = built.func.with_attr("op_pattern", OPAQUE)
+        function = built.func.with_attr(KERNEL, True).with_attr("op_pattern", OPAQUE)
         state.functions[built.key] = state.builder.add_func(function, _identifier(built.name))
     inputs = [_shaped(core, x, tensor) for x, tensor in zip(operands, built.inputs, strict=True)]
     constants = [core.expr(array) for array in built.constants]

@@ -1,17 +1,24 @@
-"""Object files to a shared library: by a C compiler for this machine, by zig for any other."""
+"""Object files to a shared library: by a C compiler for this machine, by zig for any other.
+
+zig, from the Python package ziglang, is a linker for every system, and the C library of many; nothing else is needed to
+link for a processor and a system that are not here.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 
 from tflite2q.errors import TargetError
+from tflite2q.targets import architecture
 
 COMPILERS = ("cc", "gcc", "clang", "g++", "c++", "clang++")
+ZIG = (sys.executable, "-m", "ziglang")
 
 HOW = {
     "host": "install a C compiler (Debian: apt install gcc) or run: pip install 'tflite2q[cross]'",
@@ -22,34 +29,57 @@ HOW = {
 def link(output: str, objects: Sequence[str], triple: str | None) -> None:
     """Link `objects` into the shared library `output`, for LLVM's `triple` (None: this machine).
 
-    Raises TargetError if no linker for it is installed, or if it fails.
+    For WebAssembly, which has no shared libraries that TVM loads, `output` is one object file instead.  Raises
+    TargetError if no linker for the triple is installed, or if it fails.
     """
-    command = [*linker(triple), "-shared", "-fPIC", "-o", output, *objects]
-    if triple is None or "linux" in triple:
-        command.append("-lm")
+    command = [*linker(triple), *options(triple), "-o", output, *objects]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
+        name = "zig" if command[0] == sys.executable else command[0]
         why = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[-200:])
-        raise TargetError(f"linking with {command[0]} failed: {why}")
+        raise TargetError(f"linking for {triple or 'this machine'} with {name} failed: {why}")
 
 
 def linker(triple: str | None) -> list[str]:
     """The command that links for `triple` (None: this machine).  Raises TargetError saying what to install."""
-    if triple is None:
+    if is_host(triple):
         for name in (os.environ.get("CC"), *COMPILERS):
             if name and (found := shutil.which(name)):
                 return [found]
     if importlib.util.find_spec("ziglang") is None:
-        kind = "host" if triple is None else "cross"
+        kind = "host" if is_host(triple) else "cross"
         raise TargetError(f"no linker for {triple or 'this machine'} is installed; {HOW[kind]}")
-    return [sys.executable, "-m", "ziglang", "cc", *([] if triple is None else ["-target", zig_target(triple)])]
+    if triple is not None and architecture(triple) == "wasm32":
+        return [*ZIG, "wasm-ld"]
+    return [*ZIG, "cc", *([] if triple is None else ["-target", zig_target(triple)])]
+
+
+def options(triple: str | None) -> list[str]:
+    """Of the link, for each kind of system.  Functions of TVM's runtime are found when the library is loaded."""
+    if triple is not None and architecture(triple) == "wasm32":
+        return ["-r"]
+    if triple is not None and "android" in triple:
+        # zig lacks Android's C library.  What the code takes from it, the process has.
+        return ["-shared", "-fPIC", "-nostdlib"]
+    if triple is not None and ("apple" in triple or "macos" in triple):
+        return ["-shared", "-fPIC", "-Wl,-undefined,dynamic_lookup"]
+    return ["-shared", "-fPIC", "-lm"]
+
+
+def is_host(triple: str | None) -> bool:
+    """Whether this machine's own C compiler links for `triple`."""
+    if triple is None:
+        return True
+    here = platform.system() == "Linux" and "linux" in triple and "android" not in triple and "musl" not in triple
+    return here and architecture(triple) == architecture(platform.machine())
 
 
 def zig_target(triple: str) -> str:
     """zig's name of an LLVM triple: architecture-system-abi, without the vendor."""
-    architecture, *rest = triple.split("-")
-    architecture = {"arm64": "aarch64"}.get(architecture, architecture)
+    name, *rest = triple.split("-")
     known = [part for part in rest if part not in ("unknown", "pc", "apple", "conda")]
     if "apple" in rest:
-        return f"{architecture}-macos"
-    return "-".join([architecture, *known])
+        return f"{architecture(name)}-macos"
+    if "android" in rest:
+        known = ["linux", "gnu"]
+    return "-".join([architecture(name), *known])
