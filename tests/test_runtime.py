@@ -230,7 +230,7 @@ def test_a_linker_that_fails(compiled: Executable, tmp_path: Path, monkeypatch: 
         ("x86_64-unknown-linux-gnu", "x86_64-linux-gnu"),
         ("riscv64-unknown-linux-gnu", "riscv64-linux-gnu"),
         ("arm64-apple-macos", "aarch64-macos"),
-        ("aarch64-linux-android", "aarch64-linux-android"),
+        ("aarch64-linux-android", "aarch64-linux-gnu"),
     ],
 )
 def test_names_of_targets_for_zig(triple: str, expected: str) -> None:

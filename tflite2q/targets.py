@@ -64,7 +64,9 @@ TARGETS: tuple[Target, ...] = (
     Target("riscv64", "64-bit RISC-V, base and compressed instructions", "riscv64-unknown-linux-gnu", "generic-rv64", (
         "+m", "+a", "+f", "+d", "+c",
     )),
-    Target("wasm32", "WebAssembly, object file only", "wasm32-unknown-unknown-wasm", "", ("+simd128",)),
+    Target("wasm32", "WebAssembly with 128-bit vectors, as an object file", "wasm32-unknown-unknown-wasm", "", (
+        "+simd128",
+    ), options=(("vector-width", 128),)),
 )  # fmt: skip
 
 # Features by which people tell processors apart, in the order in which processors got them.
@@ -74,7 +76,7 @@ _NOTABLE = (
 )  # fmt: skip
 
 # Options of TVM's kind llvm that do not change what is computed ("fast-math" does, for instance).
-_OPTIONS = ("num-cores", "mfloat-abi", "mabi", "opt-level", "device", "model", "keys")
+_OPTIONS = ("num-cores", "mfloat-abi", "mabi", "opt-level", "vector-width", "device", "model", "keys")
 
 # Features of the kernel interface (/proc/cpuinfo) under LLVM's names, where the program makes use of them.
 _X86_FLAGS: Mapping[str, str] = {
