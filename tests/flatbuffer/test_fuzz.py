@@ -13,8 +13,9 @@ import pytest
 from handmade import model, with_external_buffers
 
 from tflite2q.errors import Tflite2qError
+from tflite2q.flatbuffer import flexbuffer
 from tflite2q.flatbuffer.reader import read
-from tflite2q.flatbuffer.schema import encode, flexbuffer_bytes, flexbuffer_options
+from tflite2q.flatbuffer.schema import encode
 
 SHARED = Path(__file__).parents[3] / "shared" / "models"
 SMALL = ("kws_ref_model", "vww_96_int8", "pretrainedResnet_quant", "split_concat", "unknown_custom_op", "ad01_int8")
@@ -131,15 +132,15 @@ def test_every_single_byte_set_to_an_extreme() -> None:
 
 def test_damaged_custom_options() -> None:
     options = {"scale": 0.1, "fast": True, "name": "abc", "count": -5, "large": 2**40}
-    data = flexbuffer_bytes(options)
-    assert flexbuffer_options(data) == options
+    data = flexbuffer.encode(options)
+    assert flexbuffer.decode(data) == options
     numbers = random.Random(0)
     for _ in range(5000):
         found = bytearray(data)
         for _ in range(numbers.choice([1, 2, 4])):
             found[numbers.randrange(len(found))] = numbers.choice([0, 1, 127, 255, numbers.randrange(256)])
         try:
-            flexbuffer_options(bytes(found[: numbers.choice([len(found), numbers.randrange(len(found))])]))
+            flexbuffer.decode(bytes(found[: numbers.choice([len(found), numbers.randrange(len(found))])]))
         except Tflite2qError as error:
             assert str(error)
 
@@ -159,4 +160,4 @@ def test_custom_options_that_share_their_parts_do_not_multiply() -> None:
     start = len(data) + 3
     data += bytes([len(data) - keys, byte, 1, start - inner, vector])
     data += bytes([len(data) - start, 9 << 2, byte])  # the root: a map
-    assert flexbuffer_options(bytes(data)) == {}
+    assert flexbuffer.decode(bytes(data)) == {}

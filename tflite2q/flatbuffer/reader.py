@@ -21,7 +21,7 @@ from tflite2q.dialect.ops import BY_BUILTIN
 from tflite2q.dialect.ops.opaque import Opaque
 from tflite2q.dialect.types import STORAGE, Constant, Quantization, TensorType, Value
 from tflite2q.errors import InvalidGraph, ModelError, Tflite2qError, UnsupportedError
-from tflite2q.flatbuffer import schema
+from tflite2q.flatbuffer import flexbuffer, schema
 from tflite2q.flatbuffer.records import ModelRecord, OperatorCode, OperatorRecord, SubgraphRecord, TensorRecord
 
 # Operators that hold on to other subgraphs or to state outside the graph.
@@ -269,7 +269,7 @@ def _unpack_int4(packed: npt.NDArray[np.uint8], kind: TensorType) -> npt.NDArray
 def _attributes(cls: type[Op], builtin: Builtin, record: OperatorRecord) -> dict[str, Any]:
     """Attribute values of an op from its options; an option the op does not know must have its default value."""
     found: dict[str, Any] = dict(builtin.fixed)
-    options = schema.flexbuffer_options(record.custom_options) if builtin.custom else dict(record.options)
+    options = flexbuffer.decode(record.custom_options) if builtin.custom else dict(record.options)
     for field in cls.attributes():
         option, enum = field.metadata["option"], field.metadata["enum"]
         if option in options:

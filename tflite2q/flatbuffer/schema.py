@@ -8,7 +8,6 @@ Source: TFLite's schema.fbs and https://flatbuffers.dev/internals.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -16,9 +15,9 @@ from typing import Any
 import flatbuffers
 import numpy as np
 import tflite
-from flatbuffers import flexbuffers
 
 from tflite2q.errors import ModelError
+from tflite2q.flatbuffer.flexbuffer import DAMAGE
 from tflite2q.flatbuffer.records import (
     ModelRecord,
     OperatorCode,
@@ -33,8 +32,6 @@ IDENTIFIER = b"TFL3"
 SCHEMA_VERSION = 3
 PLACEHOLDER = 127  # deprecated_builtin_code is one byte; larger codes are only in builtin_code
 ALIGNMENT = 16  # of buffer data, `force_align` in the schema
-# What the generated code and the flexbuffer reader raise when they follow an offset to where nothing sensible is.
-_DAMAGE = (struct.error, ValueError, IndexError, TypeError, KeyError, OverflowError, AttributeError)
 TABLE_COST = 16  # bytes charged for a table: its place in a vector, its own vtable offset and two fields
 
 
@@ -68,33 +65,6 @@ def option_defaults(table: str) -> Mapping[str, OptionValue]:
     return {name: _Decoder(data).option(reader, name) for name in option_fields(table)}
 
 
-def flexbuffer_options(data: bytes) -> dict[str, OptionValue]:
-    """Options of a custom operator, the scalars of a flexbuffer map.  Raises ModelError if they are none.
-
-    Vectors and maps within are left out: no custom operator of the dialect has any, and those of a damaged file may
-    share their parts so that they unpack to exponentially many.
-    """
-    if not data:
-        return {}
-    try:
-        root = flexbuffers.GetRoot(data)
-        if not root.IsMap or len(root.AsMap) > len(data):
-            raise ValueError("no map")
-        items = zip(root.AsMap.Keys, root.AsMap.Values, strict=True)
-        return {key.AsKey: value.Value for key, value in items if _is_scalar(value)}
-    except _DAMAGE as error:
-        raise ModelError(f"a custom operator's options are damaged ({error}); get an intact copy") from error
-
-
-def _is_scalar(value: Any) -> bool:
-    return bool(value.IsBool or value.IsInt or value.IsFloat or value.IsString or value.IsBlob)
-
-
-def flexbuffer_bytes(options: Mapping[str, OptionValue]) -> bytes:
-    """The inverse of `flexbuffer_options`."""
-    return bytes(flexbuffers.Dumps(dict(options)))
-
-
 # ------------------------------------------------------------------------------------------------------------ decode
 
 
@@ -108,7 +78,7 @@ def decode(data: bytes) -> ModelRecord:
         return _Decoder(data).model()
     except ModelError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise ModelError(f"the file is truncated or damaged ({error}); get an intact copy") from error
 
 

@@ -20,7 +20,7 @@ from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.opaque import Opaque
 from tflite2q.dialect.types import Value
 from tflite2q.errors import UnsupportedError
-from tflite2q.flatbuffer import schema
+from tflite2q.flatbuffer import flexbuffer, schema
 from tflite2q.flatbuffer.records import (
     ModelRecord,
     OperatorCode,
@@ -143,7 +143,7 @@ def _all_options(op: Op) -> tuple[str | None, dict[str, OptionValue], bytes]:
     builtin = op.builtin
     if builtin.custom:
         named = {f.metadata["option"]: getattr(op, f.name) for f in op.attributes()}
-        return None, {}, schema.flexbuffer_bytes({k: v for k, v in named.items() if k is not None})
+        return None, {}, flexbuffer.encode({k: v for k, v in named.items() if k is not None})
     return builtin.options, {} if builtin.options is None else _options(op, builtin.options), b""
 
 
