@@ -136,7 +136,7 @@ def compare(original: Model, converted: Model, *, progress: Progress = quiet, **
     before, after = graph_of(original), graph_of(converted)
     comparison.check_comparable(before, after)
     samples = dataset(before, chosen)
-    notes: list[str] = []
+    notes = list(converted.notes) if isinstance(converted, Conversion) else []
     accuracy, speed = _outputs_and_speed(before, after, samples, chosen, notes, progress)
     layers = comparison.merge_layers(layers_of(converted), _layer_errors(before, after, samples, chosen, progress))
     scheme = converted.scheme.name if isinstance(converted, Conversion) else None

@@ -101,6 +101,7 @@ def convert(
         target=target if lib is not None else None,
         layers=pipeline.layers_of(conversion),
         size=Size(before, len(content)),
+        notes=conversion.notes,
     )
     written = [str(path)] if lib is None else [str(path), lib]
     out.emit(

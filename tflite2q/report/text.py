@@ -57,6 +57,8 @@ def conversion(console: Console, result: Comparison, written: Sequence[str]) -> 
     _line(console, summary(result.layers))
     if result.size is not None:
         _line(console, size(result.size))
+    for note in result.notes:
+        _line(console, f"note: {note}")
     for path in written:
         _line(console, f"wrote {path}")
 

@@ -28,6 +28,20 @@ class Conversion:
     layers: tuple[LayerChange, ...]
     requantizations: int
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know beside the layers: inserted requantizations, and what a .tflite cannot hold."""
+        notes = []
+        if self.requantizations > 0:
+            notes.append(f"{self.requantizations} requantizations inserted where neighbouring types differ")
+        kinds = sorted({getattr(op, "rescale", "tflite") for op in self.graph.ops} - {"tflite"})
+        if kinds:
+            notes.append(
+                f"a .tflite holds this scheme's parameters but not its {' and '.join(kinds)} rescaling: its interpreters "
+                "round in their own fixed point; compile with --lib to have it"
+            )
+        return tuple(notes)
+
     def save(self, path: str | os.PathLike[str], force: bool = False) -> None:
         """Write as .tflite.  Raises UsageError if the file exists and `force` is not given, or cannot be written."""
         writer.save(self.graph, path, force=force)
