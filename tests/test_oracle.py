@@ -116,6 +116,13 @@ def test_every_tensor_of_the_digits_model(digits: Path, digits_data: tuple[Path,
             [-2, -1, -1, -1, 0, 1, 1, 1, 2],
             id="requantize",
         ),
+        pytest.param(
+            """values { %x : int8[9] <0.05:0> %y : int8[9] <0.04:-60> }
+            ops { %y = q.lookup(%x) {function = HARD_SWISH} }""",
+            [np.array([-128, -60, -40, -10, 0, 10, 40, 60, 127], np.int8)],
+            [-60, -60, -68, -65, -60, -53, -18, 15, 99],
+            id="hard swish",
+        ),
     ],
 )
 def test_known_answers(text: str, inputs: list[np.ndarray], expected: list[int]) -> None:
