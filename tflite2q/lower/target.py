@@ -36,9 +36,9 @@ def _tagged(name: str) -> targets.Target:
 
 
 def tvm_target(target: targets.Target) -> Any:
-    """A tvm.target.Target.  Raises TargetError where LLVM does not know the architecture or the processor.
+    """A tvm.target.Target, its triple always given.  Raises TargetError for what LLVM does not know.
 
-    Both are checked first, because code generation for an unknown one ends the process.
+    Architecture and processor are checked first, because code generation for an unknown one ends the process.
     """
     triple = target.mtriple or str(codegen.llvm_get_system_triple())
     architecture = targets.architecture(triple)
@@ -47,7 +47,7 @@ def tvm_target(target: targets.Target) -> Any:
     if target.mcpu and not codegen.llvm_is_valid_cpu(target.mcpu, triple):
         raise TargetError(f"target {target.name}: LLVM knows no processor {target.mcpu!r} for {triple}")
     try:
-        return tvm.target.Target(target.spec)
+        return tvm.target.Target({**target.spec, "mtriple": triple})
     except (ValueError, TypeError, RuntimeError) as error:
         why = str(error).strip().splitlines()[-1]
         raise TargetError(f"target {target.name}: {why}") from error
