@@ -178,8 +178,8 @@ class Dense:
 class Pool:
     """Pooling of raw codes: x [batch, in_h, in_w, c] -> [batch, out_h, out_w, c], same dtype, clamped to [low, high].
 
-    `kind` is "max" or "average"; taps outside the image do not count.  The average divides by the number of taps inside
-    and rounds half away from zero (for uint8 that is half up).
+    `kind` is "max" or "average"; taps outside the image do not count.  The average of codes - offset divides by the number
+    of taps inside and rounds half away from zero (with no offset, for uint8 that is half up).
     """
 
     kind: str
@@ -195,6 +195,7 @@ class Pool:
     dtype: str
     low: int
     high: int
+    offset: int = 0
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:

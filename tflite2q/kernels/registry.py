@@ -42,3 +42,8 @@ def select(contract: Contract, target: Any) -> tuple[Kernel, list[tuple[str, str
             return kernel, refused
         refused.append((kernel.name, reason))
     raise AssertionError(f"no total kernel for {type(contract).__name__}")
+
+
+def prefers_unsigned(target: Any) -> bool:
+    """Whether `target` computes convolutions by instructions whose inputs are unsigned."""
+    return any(level.lacks(target) is None for level in LEVELS)

@@ -71,7 +71,8 @@ def _body(p: Pool, x: Buffer, reciprocals: Buffer, y: Buffer) -> None:
             total = load(state, 0, lanes=lanes)
             if p.kind == "average":
                 taps = (y1 - y0) * (x1 - x0)
-                total = _divide(T.Bind(total), taps, reciprocals[taps], lanes)
+                total = _divide(T.Bind(total - broadcast(taps * p.offset, lanes)), taps, reciprocals[taps], lanes)
+                total = total + broadcast(T.int32(p.offset), lanes)
             low, high = (broadcast(T.int32(b), lanes) for b in (p.low, p.high))
             store(y, T.cast(T.min(T.max(total, low), high), vector(p.dtype, lanes)), n, row, column, start, lanes=lanes)
 
