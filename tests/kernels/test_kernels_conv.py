@@ -1,0 +1,171 @@
+"""Convolution, depthwise and dense kernels of every level, bit for bit against plain NumPy."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import integer
+import made
+import numpy as np
+import pytest
+
+from tflite2q.kernels.base import Conv2D, Dense, DepthwiseConv2D
+from tflite2q.kernels.generic.conv import GenericConv, GenericDepthwise
+from tflite2q.kernels.x86.conv import X86Conv
+from tflite2q.kernels.x86.depthwise import X86Depthwise
+from tflite2q.kernels.x86.isa import AVX2, AVX512VNNI, AVXVNNI
+
+# (target, convolution kernel, depthwise kernel)
+LEVELS = {
+    "generic": (made.NATIVE, GenericConv(), GenericDepthwise()),
+    "avx512vnni": ("x86-64-vnni", X86Conv(AVX512VNNI), X86Depthwise(AVX512VNNI)),
+    "avxvnni": ("x86-64-avxvnni", X86Conv(AVXVNNI), X86Depthwise(AVXVNNI)),
+    "avx2": ("x86-64-v3", X86Conv(AVX2), X86Depthwise(AVX2)),
+}
+
+ARITHMETICS = ("fixed", "float64", "float32", "shift")
+
+CONVOLUTIONS: dict[str, dict[str, Any]] = {
+    "one tile and a bit": {"size": (5, 5, 20), "out_c": 68},
+    "narrow, batch of two": {"size": (4, 3, 8), "out_c": 24, "batch": 2, "per_channel": False},
+    "first layer": {
+        "size": (13, 17, 3), "out_c": 12, "kernel": (3, 3), "strides": (2, 2), "padding": (0, 0, 1, 1), "relu": True,
+    },
+    "depth no multiple of four": {"size": (6, 7, 21), "out_c": 33, "kernel": (3, 3), "padding": (1, 1, 1, 1)},
+    "runs of three bytes": {"size": (6, 6, 3), "out_c": 5},
+    "one channel in": {"size": (12, 10, 1), "out_c": 16, "kernel": (5, 4), "strides": (2, 2), "padding": (2, 1, 2, 2)},
+    "dilated, uneven strides": {
+        "size": (11, 13, 8), "out_c": 129, "kernel": (3, 2), "dilation": (2, 3), "strides": (1, 2), "padding": (2, 0, 2, 3),
+    },
+    "legacy weights": {"size": (6, 6, 40), "out_c": 72, "dtype": "uint8", "weights": "uint8", "per_channel": False},
+    "legacy weights, padded": {
+        "size": (6, 6, 12), "out_c": 16, "kernel": (3, 3), "padding": (1, 1, 1, 1), "dtype": "uint8", "weights": "uint8",
+        "per_channel": False, "batch": 2,
+    },
+    "no bias, one pixel": {"size": (1, 1, 64), "out_c": 65, "bias": False, "dtype": "uint8"},
+}  # fmt: skip
+
+DEPTHWISE: dict[str, dict[str, Any]] = {
+    "3x3, 8 channels": {"size": (9, 11, 8), "kernel": (3, 3), "padding": (1, 1, 1, 1)},
+    "3x3, 130 channels": {"size": (6, 9, 130), "kernel": (3, 3), "padding": (1, 1, 1, 1), "dtype": "uint8"},
+    "3x3 stride 2, 24 channels": {"size": (9, 17, 24), "kernel": (3, 3), "strides": (2, 2), "padding": (0, 0, 1, 1)},
+    "3x3 stride 2, 96 channels": {"size": (8, 8, 96), "kernel": (3, 3), "strides": (2, 2), "padding": (1, 1, 1, 1)},
+    "5x5, 80 channels": {"size": (9, 7, 80), "kernel": (5, 5), "padding": (2, 2, 2, 2), "relu": True},
+    "5x5 stride 2": {"size": (9, 11, 64), "kernel": (5, 5), "strides": (2, 2), "padding": (1, 1, 2, 2)},
+    "one output row, batch of two": {"size": (1, 9, 64), "kernel": (3, 3), "padding": (1, 1, 1, 1), "batch": 2},
+    "7x1 column": {"size": (9, 4, 64), "kernel": (7, 1), "padding": (3, 0, 3, 0)},
+    "legacy weights": {
+        "size": (5, 6, 64), "kernel": (3, 3), "padding": (1, 1, 1, 1), "dtype": "uint8", "weights": "uint8",
+        "per_channel": False,
+    },
+}  # fmt: skip
+
+
+def check(
+    kernel: Any, contract: Conv2D | DepthwiseConv2D | Dense, target: str, x: Any = None, varied: bool = True
+) -> None:
+    compiled_for = made.target(target)
+    assert kernel.refuses(contract, compiled_for) is None
+    x = made.codes(np.random.default_rng(99), contract.inputs[0]) if x is None else x
+    y = made.run(kernel.build(contract, compiled_for), compiled_for, x)
+    expected = integer.dense(contract, x) if isinstance(contract, Dense) else integer.conv(contract, x)
+    np.testing.assert_array_equal(y, expected)
+    assert len(np.unique(expected)) > 5 or not varied, "this case would not notice much"
+
+
+@pytest.fixture(params=LEVELS)
+def level(request: pytest.FixtureRequest) -> Any:
+    found = LEVELS[request.param]
+    if not made.runs_here(found[0]):
+        pytest.skip(f"this processor cannot run {request.param}")
+    return found
+
+
+@pytest.mark.isa
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_convolution(level: Any, case: str) -> None:
+    check(level[1], made.conv(len(case), **CONVOLUTIONS[case]), level[0])
+
+
+@pytest.mark.isa
+@pytest.mark.parametrize("case", DEPTHWISE)
+def test_depthwise(level: Any, case: str) -> None:
+    facts = DEPTHWISE[case]
+    check(level[2], made.conv(len(case), out_c=facts["size"][2], depthwise=True, **facts), level[0])
+
+
+@pytest.mark.isa
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_arithmetics(level: Any, arithmetic: str, per_channel: bool) -> None:
+    facts = {"arithmetic": arithmetic, "per_channel": per_channel, "dtype": "uint8"}
+    check(level[1], made.conv(5, (5, 6, 20), 84, **facts), level[0])
+    facts = {"kernel": (3, 3), "padding": (1, 1, 1, 1), "arithmetic": arithmetic, "per_channel": per_channel}
+    check(level[2], made.conv(6, (4, 9, 64), 64, depthwise=True, **facts), level[0])
+
+
+@pytest.mark.isa
+@pytest.mark.parametrize("zero_point", [-128, 127])
+def test_extreme_zero_points(level: Any, zero_point: int) -> None:
+    check(level[1], made.conv(7, (4, 5, 16), 64, (3, 3), padding=(1, 1, 1, 1), zero_point=zero_point), level[0])
+
+
+@pytest.mark.isa
+@pytest.mark.parametrize("arithmetic", ["fixed", "shift"])
+def test_multipliers_above_one(level: Any, arithmetic: str) -> None:
+    """Left shifts, and right shifts by nothing, next to right shifts."""
+    contract = made.conv(8, (4, 5, 4), 64, arithmetic=arithmetic)
+    x = np.random.default_rng(1).integers(-3, 4, (1, 4, 5, 4)).astype("int8")
+    real = tuple(float(2.0**n if arithmetic == "shift" else 0.7 * 2.0**n) for n in np.arange(64) % 5 - 2)
+    small = dataclasses.replace(
+        contract, weights=np.sign(contract.weights), x_zero_point=0, bias=np.zeros(64, "int32"),
+        rescale=dataclasses.replace(contract.rescale, real=real),
+    )  # fmt: skip
+    check(level[1], small, level[0], x)
+
+
+@pytest.mark.isa
+def test_accumulators_near_the_end_of_int32(level: Any) -> None:
+    """Where 32-bit steps of the epilogue would overflow, and where the accumulator itself wraps."""
+    contract = made.conv(9, (3, 5, 8), 64, per_channel=False)
+    rng = np.random.default_rng(3)
+    for real, low in ((2.0**-31 * 50, 2**31 - 300000), (2.0**-1, -(2**31))):
+        bias = rng.integers(low, low + 300000, 64).astype("int32")
+        extreme = dataclasses.replace(contract.rescale, real=(real,), zero_point=0)
+        check(level[1], dataclasses.replace(contract, bias=bias, rescale=extreme), level[0], varied=False)
+
+
+@pytest.mark.isa
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+@pytest.mark.parametrize(("rows", "depth", "units"), [(1, 40, 130), (5, 7, 3), (1, 64, 10)])
+def test_dense(level: Any, dtype: str, rows: int, depth: int, units: int) -> None:
+    check(level[1], made.dense(10, rows, depth, units, dtype), level[0])
+
+
+def test_generic_depth_multipliers_and_groups() -> None:
+    facts = {"kernel": (3, 3), "padding": (1, 1, 1, 1)}
+    for channels, out_c in ((3, 24), (2, 32), (5, 10)):
+        check(GenericDepthwise(), made.conv(11, (5, 6, channels), out_c, depthwise=True, **facts), made.NATIVE)
+    check(GenericConv(), made.conv(12, (5, 6, 12), 20, groups=4, **facts), made.NATIVE)
+
+
+@pytest.mark.isa
+def test_parallel_regions(level: Any) -> None:
+    """Large enough to run on several threads: pixels shared, channels shared (one row), and rows shared."""
+    check(level[1], made.conv(13, (24, 24, 64), 80), level[0])
+    check(level[1], made.conv(14, (1, 1, 512), 1024), level[0])
+    check(level[2], made.conv(15, (40, 41, 96), 96, (3, 3), padding=(1, 1, 1, 1), depthwise=True), level[0])
+
+
+def test_assembly_keeps_to_its_level() -> None:
+    """No level uses wider registers or newer instructions than its name says."""
+    contract = made.conv(16, (8, 8, 64), 64)
+    for name, present, absent in (
+        ("avx512vnni", ("vpdpbusd", "zmm"), ()),
+        ("avxvnni", ("vpdpbusd", "ymm"), ("zmm", "%k1")),
+        ("avx2", ("vpmaddwd", "ymm"), ("zmm", "vpdpbusd", "%k1", "vpmaddubsw")),
+    ):
+        target, kernel, _ = LEVELS[name]
+        text = made.assembly(kernel.build(contract, made.target(target)), made.target(target))
+        assert all(word in text for word in present) and not any(word in text for word in absent), name
