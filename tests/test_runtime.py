@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -252,3 +253,23 @@ def test_cross_compiled_library(digits: Path, tmp_path: Path) -> None:
             runtime.load_library(path)
         with pytest.raises(TargetError, match="aarch64"):
             executable.benchmark()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("target", "magic"), [("wasm32", b"\0asm"), ("riscv64", b"\x7fELF"), ("apple-m1", b"\xcf\xfa\xed\xfe")]
+)
+def test_object_files(digits: Path, tmp_path: Path, target: str, magic: bytes) -> None:
+    path = tmp_path / "objects.tar"
+    executable = runtime.compile(reader.load(digits), target=target)
+    executable.save(path)
+    with tarfile.open(path) as archive:
+        members = [archive.extractfile(member) for member in archive.getmembers() if member.isfile()]
+        contents = [member.read() for member in members if member is not None]
+    assert contents and all(content.startswith(magic) for content in contents)
+    assert manifest.read(path) == executable.manifest
+
+
+def test_webassembly_is_not_linked(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match="tar"):
+        link.link(str(tmp_path / "x.so"), [], "wasm32-unknown-unknown-wasm")

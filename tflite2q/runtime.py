@@ -203,6 +203,7 @@ class Executable:
     def save(self, path: str | os.PathLike[str], force: bool = False) -> None:
         """Write a shared library that `load_library` and TVM's own runtime load; it holds the manifest.
 
+        A path ending in .tar gets the object files instead, for a linker of your own.
         Raises UsageError if `path` exists and `force` is not given, TargetError if there is no linker for the target.
         """
         if self._source is None:
@@ -211,7 +212,7 @@ class Executable:
 
         with files.replacing(Path(path), force) as temporary:
             export(self._source.built.executable, str(temporary), self.manifest.spec.get("mtriple"))
-        if self._main is None and _obstacle(self.manifest) is None:
+        if self._main is None and Path(path).suffix != ".tar" and _obstacle(self.manifest) is None:
             # Machine code exists now: running that saves generating it once more in memory.
             self._library = os.path.abspath(path)
             self._ready()

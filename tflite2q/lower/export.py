@@ -1,4 +1,4 @@
-"""Writing a compiled model as a shared library."""
+"""Writing a compiled model as a shared library, or as an archive of its object files."""
 
 from __future__ import annotations
 
@@ -16,14 +16,19 @@ NOISE = b"Warning: Scope Saving:"
 
 
 def export(executable: Any, path: str, triple: str | None) -> None:
-    """Write a relax executable to `path`, linked for LLVM's `triple` (None: this machine).  Raises TargetError."""
-    linker(triple)  # before the work: whether there is one
+    """Write a relax executable to `path`, linked for LLVM's `triple` (None: this machine).
+
+    A path ending in .tar gets the object files, unlinked.  Raises TargetError if there is no linker for the triple.
+    """
 
     def join(output: str, objects: Sequence[str], **_: Any) -> None:
         link(output, objects, triple)
 
+    archive = path.endswith(".tar")
+    if not archive:
+        linker(triple)  # before the work: whether there is one
     with _without_noise():
-        executable.export_library(path, fcompile=join)
+        executable.export_library(path, fcompile=None if archive else join)
 
 
 @contextmanager
