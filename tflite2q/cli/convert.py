@@ -70,7 +70,7 @@ def convert(
     """
     if scheme is None:
         raise click.UsageError("give --scheme NAME|FILE (`tflite2q schemes` lists the names)")
-    from tflite2q import files, pipeline
+    from tflite2q import files, pipeline, targets
     from tflite2q.cli import output as out
     from tflite2q.cli.progress import Progress
     from tflite2q.comparison import Comparison, Size
@@ -85,6 +85,8 @@ def convert(
     for planned in (path, lib):
         if planned is not None:
             files.refuse_overwrite(planned, force)
+    if lib is not None:
+        targets.find(target)  # a name that does not exist is said before the work, not after
     out.check_json(json_path)
     with Progress() as progress:
         progress("converting")
