@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,13 +23,26 @@ def export(executable: Any, path: str, triple: str | None) -> None:
     """
 
     def join(output: str, objects: Sequence[str], **_: Any) -> None:
-        link(output, objects, triple)
+        if archive:
+            _pack(output, objects)
+        else:
+            link(output, objects, triple)
 
     archive = path.endswith(".tar")
     if not archive:
         linker(triple)  # before the work: whether there is one
     with _without_noise():
-        executable.export_library(path, fcompile=None if archive else join)
+        executable.export_library(path, fcompile=join)
+
+
+def _pack(output: str, objects: Sequence[str]) -> None:
+    """An uncompressed archive, in which a manifest can be found, and the same one for the same objects."""
+    with tarfile.open(output, "w") as archive:
+        for path in objects:
+            member = tarfile.TarInfo(os.path.basename(path))
+            member.size = os.path.getsize(path)
+            with open(path, "rb") as content:
+                archive.addfile(member, content)
 
 
 @contextmanager
