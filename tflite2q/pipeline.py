@@ -30,6 +30,7 @@ from tflite2q.scheme import Scheme
 
 if TYPE_CHECKING:
     from tflite2q.lower.capabilities import Capability
+    from tflite2q.remote import Device
     from tflite2q.runtime import Executable
 
 Array = npt.NDArray[Any]
@@ -122,6 +123,7 @@ class Options:
     threads: int = 1
     speed: bool = True
     layer_samples: int = LAYER_SAMPLES
+    device: Device | None = None
 
 
 def compare(original: Model, converted: Model, *, progress: Progress = quiet, **options: Any) -> Comparison:
@@ -129,8 +131,8 @@ def compare(original: Model, converted: Model, *, progress: Progress = quiet, **
 
     Options, all by keyword: `data` (folder of images, CSV of file,label, .npy, .npz or arrays; without it random
     inputs), `labels` (for top-1 and top-5), `limit` (samples), `label_offset`, `mean` and `std` (of pixels), `target`,
-    `threads`, `speed` (False: do not time), `layer_samples` (0: do not compare layers).  `progress` is told how
-    work goes on.
+    `threads`, `speed` (False: do not time), `layer_samples` (0: do not compare layers), `device`
+    (a `remote.Device` to run on).  `progress` is told how work goes on.
     """
     chosen = Options(**options)
     before, after = graph_of(original), graph_of(converted)
@@ -205,11 +207,16 @@ def lowered_text(model: Model, target: str = "native") -> str:
     return runtime.lowered_text(graph_of(model), target)
 
 
-def executable_of(path: FilePath, target: str, threads: int) -> Executable:
-    """A library loaded, or a .tflite compiled."""
-    if Path(path).suffix == ".so":
-        return load_library(path, threads)
-    return compile(path, target, threads)
+def executable_of(path: FilePath, target: str, threads: int, device: Device | None = None) -> Executable:
+    """A library loaded, or a .tflite compiled; on a remote device if one is given."""
+    library = Path(path).suffix == ".so"
+    if device is None:
+        return load_library(path, threads) if library else compile(path, target, threads)
+    from tflite2q.remote import Session
+
+    made = None if library else compile(path, target, threads)
+    session = Session(device)
+    return session.load(path, threads) if made is None else session.upload(made)
 
 
 def size_of(model: Model) -> int | None:
@@ -243,21 +250,39 @@ def _outputs_and_speed(
 ) -> tuple[Accuracy, Speed | None]:
     """Both by the compiled models; where the target's code cannot run here, outputs by the reference and no speed."""
     try:
-        progress("compiling", 0, 2)
-        first = compile(before, options.target, options.threads)
-        first.require_runnable()
-        progress("compiling", 1, 2)
-        second = compile(after, options.target, options.threads)
+        first, second = _compiled(before, after, options, progress)
     except TargetError as error:
+        if options.device is not None:
+            raise
         notes.append(f"outputs are the reference's, and there is no speed: {error}")
         run_first, run_second = (lambda *x: oracle.run(before, *x)), (lambda *x: oracle.run(after, *x))
         return _accuracy(before, after, run_first, run_second, samples, options, progress), None
     accuracy = _accuracy(before, after, first.run, second.run, samples, options, progress)
     if not options.speed:
         return accuracy, None
+    if options.device is not None:
+        notes.append(f"times are those of {options.device.name}, where LiteRT was not timed")
+        return accuracy, comparison.measure_speed(first.times, second.times, options.threads, progress=progress)
     with _litert_files(before, after, notes) as paths:
         speed = comparison.measure_speed(first.times, second.times, options.threads, paths, progress)
     return accuracy, speed
+
+
+def _compiled(before: Graph, after: Graph, options: Options, progress: Progress) -> tuple[Executable, Executable]:
+    """Both models, ready to run here or on the device.  Raises TargetError if they cannot."""
+    progress("compiling", 0, 2)
+    first = compile(before, options.target, options.threads)
+    if options.device is None:
+        first.require_runnable()
+    progress("compiling", 1, 2)
+    second = compile(after, options.target, options.threads)
+    if options.device is None:
+        return first, second
+    from tflite2q.remote import Session
+
+    progress(f"connecting to {options.device.name}", 0, 0)
+    session = Session(options.device)
+    return session.upload(first), session.upload(second)
 
 
 def _accuracy(

@@ -12,6 +12,7 @@ from tflite2q.cli.options import (
     interface_option,
     json_option,
     pixel_options,
+    remote_options,
     scheme_option,
     target_option,
     threads_option,
@@ -49,6 +50,7 @@ def _offset(context: click.Context, parameter: click.Parameter, value: str) -> i
 @pixel_options
 @target_option
 @threads_option
+@remote_options
 @click.option("--speed/--no-speed", default=True, show_default=True, help="Measure the time of a run.")
 @click.option(
     "--layer-samples",
@@ -61,13 +63,13 @@ def _offset(context: click.Context, parameter: click.Parameter, value: str) -> i
 @json_option
 def compare(
     original: str, other: str | None, scheme: str | None, interface: str | None, json_path: str | None,
-    every_layer: bool, **options: Any,
+    every_layer: bool, rpc: str | None, tracker: str | None, key: str | None, timeout: float, **options: Any,
 ) -> None:  # fmt: skip
     """Measure OTHER, or ORIGINAL converted to --scheme, against ORIGINAL: accuracy, layers, speed and size.
 
     Both run compiled with TVM with the same threads, in turns; LiteRT's times stand beside them where ai-edge-litert is
     installed.  With --labels, top-1 and top-5 are counted; without, how often both give the same class.  Errors are in
-    steps: multiples of the original tensor's scale.
+    steps: multiples of the original tensor's scale.  With --rpc, or --tracker and --key, both run on a remote device.
     """
     if (other is None) == (scheme is None):
         raise click.UsageError("give either a second model or --scheme NAME|FILE")
@@ -75,14 +77,15 @@ def compare(
         raise click.UsageError("--interface goes with --scheme")
     if options["labels"] is not None and options["data"] is None:
         raise click.UsageError("--labels needs --data")
-    from tflite2q import pipeline
+    from tflite2q import pipeline, remote
     from tflite2q.cli import output
     from tflite2q.cli.progress import Progress
     from tflite2q.report import json, text
 
     output.check_json(json_path)
+    device = remote.device(rpc, tracker, key, timeout)
     with Progress() as progress:
         converted = pipeline.convert(original, pipeline.scheme_of(scheme, interface)) if scheme is not None else other
         assert converted is not None
-        result = pipeline.compare(original, converted, progress=progress, **options)
+        result = pipeline.compare(original, converted, progress=progress, device=device, **options)
     output.emit(json.comparison(result), json_path, lambda console: text.comparison(console, result, every_layer))

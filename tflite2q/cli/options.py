@@ -57,3 +57,20 @@ pixel_options = together(
         ),
     ]
 )
+remote_options = together(
+    [
+        click.option("--rpc", metavar="HOST:PORT", help="Run on the device of TVM's RPC server at this address."),
+        click.option(
+            "--tracker", metavar="HOST:PORT", help="Run on a device that the RPC tracker there lends; with --key."
+        ),
+        click.option("--key", metavar="NAME", help="The device's name at the tracker."),
+        click.option(
+            "--timeout",
+            type=click.FloatRange(min=0, min_open=True),
+            default=60.0,
+            show_default=True,
+            metavar="SECONDS",
+            help="How long each step on a remote device may take.",
+        ),
+    ]
+)

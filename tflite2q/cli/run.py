@@ -12,6 +12,7 @@ from tflite2q.cli.options import (
     force_option,
     json_option,
     pixel_options,
+    remote_options,
     target_option,
     threads_option,
 )
@@ -35,18 +36,20 @@ from tflite2q.cli.options import (
 @pixel_options
 @target_option
 @threads_option
+@remote_options
 @force_option
 @json_option
 def run_command(
     model: str, inputs: tuple[str, ...], output: str | None, limit: int | None, mean: float | None, std: float | None,
-    target: str, threads: int, force: bool, json_path: str | None,
+    target: str, threads: int, rpc: str | None, tracker: str | None, key: str | None, timeout: float, force: bool,
+    json_path: str | None,
 ) -> None:  # fmt: skip
     """Run a model, compiled with TVM, or a library that `convert --lib` wrote, and show what it says.
 
     Shows the five highest classes of outputs that hold one score a class, and the range of others.  --output keeps the
-    exact codes, samples on the first axis.
+    exact codes, samples on the first axis.  With --rpc, or --tracker and --key, it runs on a remote device.
     """
-    from tflite2q import files, pipeline, prediction
+    from tflite2q import files, pipeline, prediction, remote
     from tflite2q.cli import output as out
     from tflite2q.cli.progress import Progress
     from tflite2q.data import Normalization
@@ -56,9 +59,10 @@ def run_command(
         prediction.check_suffix(output)
         files.refuse_overwrite(output, force)
     out.check_json(json_path)
+    device = remote.device(rpc, tracker, key, timeout)
     with Progress() as progress:
         progress("compiling")
-        executable = pipeline.executable_of(model, target, threads)
+        executable = pipeline.executable_of(model, target, threads, device)
         samples = prediction.samples(inputs, executable.inputs, limit, Normalization.of(mean, std))
         results = prediction.run(executable.run, executable.outputs, samples, progress)
         if output is not None:
