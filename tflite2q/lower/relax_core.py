@@ -245,11 +245,12 @@ class RelaxCore:
 def _rounded(x: Any) -> Any:
     """The same values, but opaque to code generation, which would fuse a product and a sum into one rounding (FMA).
 
-    `llvm.canonicalize` is the identity on numbers, and unlike `llvm.arithmetic.fence` LLVM vectorizes loops over it.
+    Loops over the fence are not vectorized; `llvm.canonicalize` would let them be, but TVM 0.27's LowerIntrin crashes on
+    it in some functions.
     """
 
     def element(*index: Any) -> Any:
-        return tirx.call_llvm_pure_intrin(x.dtype, "llvm.canonicalize", x(*index))
+        return tirx.call_llvm_pure_intrin(x.dtype, "llvm.arithmetic.fence", x(*index))
 
     return te.compute(x.shape, element, name="rounded")
 
