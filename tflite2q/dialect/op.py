@@ -38,7 +38,8 @@ class Builtin:
 
     `options` names its options table; `versions` is the lowest operator version by the dtype of an operand
     (others: 1); `fixed` are attribute values that this operator stands for, when several operators share one class;
-    `custom` operators are named by `name` and keep their options in a flexbuffer.
+    `custom` operators are named by `name` and keep their options in a flexbuffer; `dtypes` are the quantized activations
+    that this operator has a kernel for, where they are not all of the op's.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Builtin:
     versions: Mapping[str, int] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
     custom: bool = False
+    dtypes: tuple[str, ...] | None = None
 
 
 # Most operators got their int8 kernel in version 2 and their int16 kernel in version 3 or later.
@@ -141,7 +143,8 @@ class Op:
 
     def accepts(self, dtype: str) -> bool:
         """Whether its activations may be of `dtype`: codes TFLite has a kernel for, or float32."""
-        return dtype in self.dtypes or (dtype == "float32" and self.floats)
+        dtypes = self.dtypes if self.builtin.dtypes is None else self.builtin.dtypes
+        return dtype in dtypes or (dtype == "float32" and self.floats)
 
     @property
     def source(self) -> str | None:

@@ -37,7 +37,6 @@ class Div(Eltwise):
     mnemonic: ClassVar[str] = "q.div"
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("DIV", "DivOptions"),)
     contract: ClassVar[str | None] = None
-    dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8")
 
     def codes(self, core: Core[T], a: Tensor[T], b: Tensor[T], y: TensorType) -> T:
         real = np.float32(a.type.scale) / np.float32(np.float32(b.type.scale) * np.float32(y.scale))
@@ -172,7 +171,10 @@ class Prelu(Binary):
 
 @dataclass(frozen=True, kw_only=True)
 class Compare(Op):
-    """Comparison of codes on their own real scales, or of plain numbers; the result is boolean."""
+    """Comparison of codes on their own real scales, or of plain numbers.
+
+    The order of 16-bit codes (but not their equality) is that of the codes as they are.
+    """
 
     relation: str = attribute(None, "LESS")
 
@@ -189,6 +191,7 @@ class Compare(Op):
         )
     )
     operands: ClassVar[tuple[Operand, ...]] = (Operand("a"), Operand("b"))
+    dtypes: ClassVar[tuple[str, ...]] = CODES
 
     def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
         if given(ins, 0).type.dtype != "bool":
@@ -198,9 +201,13 @@ class Compare(Op):
     def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
         return (broadcast_shape(given(ins, 0), given(ins, 1)),)
 
+    def ties(self, dtype: str) -> tuple[tuple[str, ...], ...]:
+        return (tuple(name for name in self.inputs if name is not None),) if dtype == "int16" else ()
+
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         a, b = ins[0].data, ins[1].data
-        if is_codes(ins[0].type):
+        scaled = is_codes(ins[0].type) and (ins[0].type.dtype != "int16" or self.relation in ("EQUAL", "NOT_EQUAL"))
+        if scaled:
             a, b = (raised_to_common_scale(core, t, COMPARE_HEADROOM, t.type.scale) for t in (ins[0], ins[1]))
         match self.relation:
             case "EQUAL":

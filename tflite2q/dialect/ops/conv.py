@@ -57,6 +57,8 @@ def check_product(x: Value, weights: Value, bias: Value | None, y: Value) -> Non
     for value in (x, weights, y):
         require(value.type.quantized, f"{value.name!r} has no quantization parameters")
     require(x.type.dtype == y.type.dtype, f"input is {x.type.dtype} but result {y.type.dtype}")
+    q = weights.type.parameters
+    require(q.axis is None or q.symmetric, "weights with a scale per channel must have zero points of 0")
     if bias is not None:
         # Some transposed convolutions of 16-bit activations come with 16-bit biases, which TFLite Micro accepts.
         wide = ("int64", "int32", "int16") if x.type.dtype == "int16" else ("int32",)

@@ -19,6 +19,8 @@ from tflite2q.tables import FUNCTIONS, Codes, Options, tabulate
 
 T = TypeVar("T")
 
+EIGHT, SIGNED = ("uint8", "int8"), ("int8", "int16")
+
 # Results whose parameters TFLite's kernels prescribe: the real number of one step, by dtype.
 FIXED_STEPS: Mapping[str, Mapping[str, float]] = {
     "LOGISTIC": {"uint8": 1 / 256, "int8": 1 / 256, "int16": 1 / 32768},
@@ -26,8 +28,10 @@ FIXED_STEPS: Mapping[str, Mapping[str, float]] = {
 }
 
 
-def _function(name: str, options: str | None = None, versions: Mapping[str, int] | None = None) -> Builtin:
-    return Builtin(name, options, versions or {}, {"function": name})
+def _function(
+    name: str, dtypes: tuple[str, ...], options: str | None = None, versions: Mapping[str, int] | None = None
+) -> Builtin:
+    return Builtin(name, options, versions or {}, {"function": name}, dtypes=dtypes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,27 +44,27 @@ class Lookup(Op):
 
     mnemonic: ClassVar[str] = "q.lookup"
     builtins: ClassVar[tuple[Builtin, ...]] = (
-        _function("LOGISTIC", None, {"int8": 2, "int16": 3}),
-        _function("TANH", None, {"int8": 2, "int16": 3}),
-        _function("HARD_SWISH", "HardSwishOptions"),
-        _function("LEAKY_RELU", "LeakyReluOptions", {"int8": 2, "int16": 2}),
-        _function("GELU", "GeluOptions", INT8_VERSION_2),
-        _function("ELU", None),
-        _function("EXP", "ExpOptions", {"int8": 2, "int16": 2}),
-        _function("LOG", None, {"int8": 2, "int16": 2}),
-        _function("RELU", None, INT8_VERSION_2),
-        _function("RELU6", None, INT8_VERSION_2),
-        _function("RELU_N1_TO_1", None),
-        _function("RELU_0_TO_1", None),
-        _function("ABS", "AbsOptions", {"int8": 2, "int16": 3}),
-        _function("NEG", "NegOptions"),
-        _function("SQRT", None, INT8_VERSION_2),
-        _function("RSQRT", None, {"int8": 2, "int16": 3}),
-        _function("SQUARE", "SquareOptions"),
-        _function("FLOOR"),
-        _function("CEIL"),
-        _function("ROUND"),
-        _function("SIGN", "SignOptions"),
+        _function("LOGISTIC", CODES, None, {"int8": 2, "int16": 3}),
+        _function("TANH", CODES, None, {"int8": 2, "int16": 3}),
+        _function("HARD_SWISH", EIGHT, "HardSwishOptions"),
+        _function("LEAKY_RELU", CODES, "LeakyReluOptions", {"int8": 2, "int16": 2}),
+        _function("GELU", CODES, "GeluOptions", INT8_VERSION_2),
+        _function("ELU", ("int8",)),
+        _function("EXP", SIGNED, "ExpOptions", {"int8": 2, "int16": 2}),
+        _function("LOG", SIGNED, None, {"int8": 2, "int16": 2}),
+        _function("RELU", CODES, None, INT8_VERSION_2),
+        _function("RELU6", CODES, None, INT8_VERSION_2),
+        _function("RELU_N1_TO_1", EIGHT),
+        _function("RELU_0_TO_1", EIGHT),
+        _function("ABS", SIGNED, "AbsOptions", {"int8": 2, "int16": 3}),
+        _function("NEG", SIGNED, "NegOptions"),
+        _function("SQRT", SIGNED, None, INT8_VERSION_2),
+        _function("RSQRT", SIGNED, None, {"int8": 2, "int16": 3}),
+        _function("SQUARE", (), "SquareOptions"),
+        _function("FLOOR", ()),
+        _function("CEIL", ()),
+        _function("ROUND", ()),
+        _function("SIGN", (), "SignOptions"),
     )
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"),)
     contract: ClassVar[str | None] = "lookup"

@@ -10,7 +10,7 @@ import numpy as np
 
 from tflite2q.core import Core
 from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require
-from tflite2q.dialect.ops.common import axis_of, given, integer, integers
+from tflite2q.dialect.ops.common import CODES, axis_of, given, integer, integers
 from tflite2q.dialect.types import STORAGE, Value
 
 T = TypeVar("T")
@@ -70,6 +70,7 @@ class Fill(Op):
     mnemonic: ClassVar[str] = "q.fill"
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("FILL", "FillOptions", {"int8": 3, "int16": 3}),)
     operands: ClassVar[tuple[Operand, ...]] = (Operand("shape", "plain"), Operand("value", "fixed"))
+    dtypes: ClassVar[tuple[str, ...]] = CODES
 
     def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
         require(given(ins, 1).type.size == 1, "fills with more than one element")

@@ -69,9 +69,9 @@ class Sum(Reduce):
     """
 
     mnemonic: ClassVar[str] = "q.sum"
-    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("SUM", "ReducerOptions", {"int8": 2, "int16": 3}),)
+    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("SUM", "ReducerOptions", INT8_VERSION_2),)
     floats: ClassVar[bool] = True
-    dtypes: ClassVar[tuple[str, ...]] = CODES
+    dtypes: ClassVar[tuple[str, ...]] = ("uint8",)  # no scheme makes an int8 one, which LiteRT would compute wrongly
 
     def multiplier(self, real: np.float64, count: int) -> tuple[int, int]:
         """(m, shift) of eq. 5 that turn the sum of `count` codes into a result."""
@@ -98,6 +98,7 @@ class Mean(Sum):
     mnemonic: ClassVar[str] = "q.mean"
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("MEAN", "ReducerOptions", {"int8": 2, "int16": 3}),)
     contract: ClassVar[str | None] = "mean"
+    dtypes: ClassVar[tuple[str, ...]] = CODES
 
     def multiplier(self, real: np.float64, count: int) -> tuple[int, int]:
         m, shift = super().multiplier(real, count)
@@ -144,6 +145,7 @@ class ArgExtremum(Op):
     output_type: str = attribute("OutputType", "INT64", enum="TensorType")
 
     mnemonic: ClassVar[str] = "q.argmax"
+    contract: ClassVar[str | None] = "argmax"
     builtins: ClassVar[tuple[Builtin, ...]] = (
         Builtin("ARG_MAX", "ArgMaxOptions", INT8_VERSION_2, {"smallest": False}),
         Builtin("ARG_MIN", "ArgMinOptions", INT8_VERSION_2, {"smallest": True}),

@@ -74,6 +74,7 @@ class ResizeBilinear(Resize):
     """The weighted mean of the four input pixels around a position: float32 for uint8, integer for signed codes."""
 
     mnemonic: ClassVar[str] = "q.resize_bilinear"
+    contract: ClassVar[str | None] = "resize_bilinear"
     builtins: ClassVar[tuple[Builtin, ...]] = (
         Builtin("RESIZE_BILINEAR", "ResizeBilinearOptions", {"int8": 2, "int16": 4}),
     )

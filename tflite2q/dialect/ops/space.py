@@ -29,6 +29,7 @@ class SpaceDepth(Movement):
         Builtin("SPACE_TO_DEPTH", "SpaceToDepthOptions", INT8_VERSION_2, {"to_depth": True}),
         Builtin("DEPTH_TO_SPACE", "DepthToSpaceOptions", {}, {"to_depth": False}),
     )
+    dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8")
 
     def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
         shape, block = given(ins, 0).type.shape, self.block
