@@ -166,6 +166,7 @@ def test_quantize_inverts_dequantize(code: int, scale: float, zero_point: int) -
         ("RELU6", 0.01, 0, "uint8", (0, 255)),
         ("RELU_N1_TO_1", 0.1, 0, "int8", (-10, 10)),
         ("RELU_0_TO_1", 0.3, 0, "int8", (0, 3)),  # 3.33
+        ("RELU6", 1e-45, 0, "int8", (0, 127)),  # 6 / 1e-45 is no float32
         ("RELU_0_TO_1", 0.4, 0, "int8", (0, 3)),  # 2.5, away from zero
     ],
 )

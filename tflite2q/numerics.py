@@ -64,7 +64,7 @@ def wrap32(x: IntLike) -> Ints:
 def high_multiply(a: IntLike, b: IntLike) -> Ints:
     """(a * b + 2**30) >> 31: gemmlowp's SaturatingRoundingDoublingHighMul (eq. 6); saturates for a = b = -2**31."""
     product = np.asarray(a, dtype=np.int64) * np.asarray(b, dtype=np.int64)
-    return np.minimum((product + 2**30) >> 31, 2**31 - 1)
+    return np.asarray(np.minimum((product + 2**30) >> 31, 2**31 - 1))
 
 
 def rounding_shift_right(x: IntLike, n: IntLike) -> Ints:
@@ -95,7 +95,8 @@ def quantize(real: npt.ArrayLike, scale: float, zero_point: int, dtype: str) -> 
 
 def dequantize(codes: npt.ArrayLike, scale: float, zero_point: int) -> npt.NDArray[np.float32]:
     """scale * (code - zero_point), the product in float64, the result in float32 (eq. 1)."""
-    return (np.float64(np.float32(scale)) * (np.asarray(codes, dtype=np.int64) - zero_point)).astype(np.float32)
+    real = np.float64(np.float32(scale)) * (np.asarray(codes, dtype=np.int64) - zero_point)
+    return np.asarray(real, np.float32)
 
 
 def activation_range(activation: str, scale: float, zero_point: int, dtype: str) -> tuple[int, int]:
@@ -104,17 +105,21 @@ def activation_range(activation: str, scale: float, zero_point: int, dtype: str)
     `activation` is TFLite's name; NONE and those the integer kernels ignore (TANH, SIGN_BIT) give the whole dtype.
     """
     low, high = code_range(dtype)
-
-    def code(value: float) -> int:
-        return zero_point + int(round_half_away(np.float32(value) / np.float32(scale)))
-
     bounds = {"RELU": (0.0, None), "RELU6": (0.0, 6.0), "RELU_N1_TO_1": (-1.0, 1.0), "RELU_0_TO_1": (0.0, 1.0)}
     floor, ceiling = bounds.get(activation, (None, None))
     if floor is not None:
-        low = max(low, code(floor))
+        low = max(low, nearest_code(floor, scale, zero_point))
     if ceiling is not None:
-        high = min(high, code(ceiling))
+        high = min(high, nearest_code(ceiling, scale, zero_point))
     return low, high
+
+
+def nearest_code(real: float, scale: float, zero_point: int) -> int:
+    """zero_point + round(real / scale), the division in float32, saturated at int32: scales may be tiny."""
+    low, high = code_range("int32")
+    with np.errstate(over="ignore"):
+        ratio = float(np.float32(real) / np.float32(scale))
+    return zero_point + int(round_half_away(min(max(ratio, low), high)))
 
 
 def exp_on_negative(t: IntLike, integer_bits: int) -> Ints:

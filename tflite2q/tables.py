@@ -182,7 +182,7 @@ def _rectified(low: float, high: float | None) -> Tabulator:
 
 
 def _code(real: float, y: Codes) -> int:
-    return y.zero_point + int(numerics.round_half_away(np.float32(real) / np.float32(y.scale)))
+    return numerics.nearest_code(real, y.scale, y.zero_point)
 
 
 def _leaky_relu(x: Codes, y: Codes, options: Options) -> npt.NDArray[Any]:

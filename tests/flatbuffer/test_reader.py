@@ -184,6 +184,11 @@ def test_weights_that_look_like_the_end_of_a_zip_archive_are_weights() -> None:
         (with_tensor(1, scale=(0.25, 0.5, 0.75), zero_point=(0,)), InvalidGraph, "3 scales on axis 0 of shape"),
         (with_tensor(1, scale=(0.25, 0.5), zero_point=(0,), axis=7), InvalidGraph, "2 scales on axis 7 of shape"),
         (with_tensor(1, scale=(0.25, 0.5), zero_point=(0,), axis=-4), InvalidGraph, "2 scales on axis -4 of shape"),
+        (
+            with_tensor(1, scale=(0.25, 0.5), zero_point=(0, 1)),
+            InvalidGraph,
+            "a scale per channel must have zero points",
+        ),
         (with_tensor(0, scale=(-0.5,)), InvalidGraph, "tensor 0 'image': a scale must be a positive, finite float32"),
         (with_tensor(0, scale=(float("nan"),)), InvalidGraph, "a scale must be a positive, finite float32"),
         (with_tensor(0, zero_point=(1 << 40,)), InvalidGraph, "a zero point is not in the range of uint8"),
