@@ -272,7 +272,57 @@ class Softmax:
         return Tensor((self.rows, self.classes), self.dtype)
 
 
-Contract = Conv2D | DepthwiseConv2D | Dense | Pool | Lookup | Eltwise | Softmax
+@dataclass(frozen=True, eq=False)
+class ResizeBilinear:
+    """x [batch, in_h, in_w, channels] to [batch, out_h, out_w, channels], same 8-bit dtype.
+
+    `rows` and `columns` say for each output row (column): index of the first and the second input row it lies between
+    (int64), and how far beyond the first - in steps of 2**-10 (int64), where the mean of codes - offset is taken in integers
+    and rounded half away from zero, or as float32, where it is taken in float32 and half up.
+    """
+
+    batch: int
+    in_h: int
+    in_w: int
+    channels: int
+    rows: tuple[Array, Array, Array]
+    columns: tuple[Array, Array, Array]
+    dtype: str
+    offset: int = 0
+
+    @property
+    def in_float32(self) -> bool:
+        return self.rows[2].dtype.kind == "f"
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return (Tensor((self.batch, self.in_h, self.in_w, self.channels), self.dtype),)
+
+    @property
+    def output(self) -> Tensor:
+        return Tensor((self.batch, len(self.rows[0]), len(self.columns[0]), self.channels), self.dtype)
+
+
+@dataclass(frozen=True)
+class ArgMax:
+    """Index of the first largest (or smallest) code of each row: x [rows, classes] to [rows] of `dtype` (int32, int64)."""
+
+    rows: int
+    classes: int
+    x_dtype: str
+    dtype: str
+    smallest: bool
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return (Tensor((self.rows, self.classes), self.x_dtype),)
+
+    @property
+    def output(self) -> Tensor:
+        return Tensor((self.rows,), self.dtype)
+
+
+Contract = Conv2D | DepthwiseConv2D | Dense | Pool | Lookup | Eltwise | Softmax | ResizeBilinear | ArgMax
 
 
 @dataclass(frozen=True, eq=False)

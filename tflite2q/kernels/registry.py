@@ -7,11 +7,25 @@ from typing import Any
 from tflite2q.kernels.arm import isa as arm
 from tflite2q.kernels.arm.conv import ArmConv
 from tflite2q.kernels.arm.depthwise import ArmDepthwise
-from tflite2q.kernels.base import Contract, Conv2D, Dense, DepthwiseConv2D, Eltwise, Kernel, Lookup, Pool, Softmax
+from tflite2q.kernels.base import (
+    ArgMax,
+    Contract,
+    Conv2D,
+    Dense,
+    DepthwiseConv2D,
+    Eltwise,
+    Kernel,
+    Lookup,
+    Pool,
+    ResizeBilinear,
+    Softmax,
+)
+from tflite2q.kernels.generic.argmax import GenericArgMax
 from tflite2q.kernels.generic.conv import GenericConv, GenericDepthwise
 from tflite2q.kernels.generic.eltwise import GenericEltwise
 from tflite2q.kernels.generic.lookup import GenericLookup
 from tflite2q.kernels.generic.pool import GenericPool
+from tflite2q.kernels.generic.resize import GenericResize
 from tflite2q.kernels.generic.softmax import GenericSoftmax
 from tflite2q.kernels.x86.conv import X86Conv
 from tflite2q.kernels.x86.depthwise import X86Depthwise
@@ -30,6 +44,8 @@ KERNELS: dict[type, tuple[Kernel, ...]] = {
     Lookup: (GenericLookup(),),
     Eltwise: (GenericEltwise(),),
     Softmax: (GenericSoftmax(),),
+    ResizeBilinear: (GenericResize(),),
+    ArgMax: (GenericArgMax(),),
 }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tflite2q.kernels.base import Array, Contract, Conv2D, Dense, DepthwiseConv2D, Eltwise, Lookup, Pool, Tensor
+from tflite2q.kernels.base import Array, Contract, Conv2D, Dense, DepthwiseConv2D, Eltwise, Lookup, Pool, ResizeBilinear, Tensor
 from tflite2q.rescale import Rescale
 
 SHIFT = 128
@@ -23,7 +23,7 @@ SHIFT = 128
 def unsigned(contract: Contract, inputs: Sequence[bool], output: bool) -> Contract:
     """`contract` with the marked int8 inputs and its int8 output stored as uint8.
 
-    A pool's input and output are stored alike.
+    Input and output of a pool, and of a resize, are stored alike.
     """
     if isinstance(contract, Conv2D | DepthwiseConv2D | Dense):
         if inputs[0]:
@@ -37,6 +37,10 @@ def unsigned(contract: Contract, inputs: Sequence[bool], output: bool) -> Contra
         return replace(
             contract, dtype="uint8", low=contract.low + SHIFT, high=contract.high + SHIFT, offset=contract.offset + SHIFT
         )
+    if isinstance(contract, ResizeBilinear):
+        if inputs[0] != output or contract.in_float32:
+            raise ValueError("a signed resize's input and output are stored alike")
+        return replace(contract, dtype="uint8", offset=contract.offset + SHIFT)
     if isinstance(contract, Lookup):
         if output:
             contract = replace(contract, table=shifted(contract.table))

@@ -15,6 +15,8 @@ from tflite2q.dialect.op import Op, Operands, Tensor
 from tflite2q.dialect.ops.conv import Convolution
 from tflite2q.dialect.ops.dense import Dense
 from tflite2q.dialect.ops.pool import Pool
+from tflite2q.dialect.ops.reduce import ArgExtremum
+from tflite2q.dialect.ops.resize import ResizeBilinear
 from tflite2q.dialect.ops.softmax import Softmax
 from tflite2q.dialect.types import STORAGE, TensorType, Value
 from tflite2q.kernels import base
@@ -164,6 +166,26 @@ def _softmax(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None
     return base.Softmax(x.type.size // classes, classes, x.type.dtype, op.exponentials(x.type.scale))
 
 
+def _resize_bilinear(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None:
+    x = ins[0]
+    if x is None or x.type.dtype not in EIGHT_BITS or not isinstance(op, ResizeBilinear):
+        return None
+    batch, in_h, in_w, channels = x.type.shape
+    positions = op.fixed_positions if x.type.dtype == "int8" else op.positions
+    rows, columns = (positions(extent, out) for extent, out in zip((in_h, in_w), outs[0].type.shape[1:3], strict=True))
+    return base.ResizeBilinear(batch, in_h, in_w, channels, rows, columns, x.type.dtype)
+
+
+def _argmax(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None:
+    x = ins[0]
+    if x is None or x.type.dtype not in EIGHT_BITS or not isinstance(op, ArgExtremum):
+        return None
+    if op.axis(ins) != len(x.type.shape) - 1:
+        return None
+    classes = x.type.shape[-1]
+    return base.ArgMax(x.type.size // classes, classes, x.type.dtype, outs[0].type.dtype, op.smallest)
+
+
 def lookup_table(op: Op, x: Value, y: Value) -> Any:
     """An element-wise op's results for the 256 codes of x's 8-bit dtype, lowest first: its own meaning tabulates it."""
     low, high = x.type.range
@@ -181,4 +203,6 @@ _BUILDERS: Mapping[str, Callable[[Op, Values, Sequence[Value]], base.Contract | 
     "eltwise": _eltwise,
     "lookup": _eltwise,
     "softmax": _softmax,
+    "resize_bilinear": _resize_bilinear,
+    "argmax": _argmax,
 }

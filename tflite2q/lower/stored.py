@@ -16,7 +16,7 @@ from tflite2q.kernels import base, storage
 from tflite2q.kernels.registry import prefers_unsigned
 from tflite2q.lower.contracts import activations, contract_of
 
-_STORABLE = (base.Conv2D, base.DepthwiseConv2D, base.Dense, base.Pool, base.Lookup, base.Eltwise)
+_STORABLE = (base.Conv2D, base.DepthwiseConv2D, base.Dense, base.Pool, base.Lookup, base.Eltwise, base.ResizeBilinear)
 
 
 def contracts(graph: Graph, target: Any) -> dict[int, base.Contract]:
@@ -43,7 +43,7 @@ def _shifted_values(graph: Graph, found: Mapping[int, base.Contract]) -> frozens
         contract = found.get(i)
         free = set(_free_values(op, contract))
         fixed |= {name for name in (*op.inputs, *op.outputs) if name is not None} - free
-        if isinstance(contract, base.Pool) or (isinstance(op, Reshape) and free):
+        if isinstance(contract, base.Pool | base.ResizeBilinear) or (isinstance(op, Reshape) and free):
             alike.append((str(op.inputs[0]), op.outputs[0]))
     before = -1
     while before != len(fixed):
