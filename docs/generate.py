@@ -60,13 +60,14 @@ def ops() -> str:
         (
             f"`{builtin.name}`" + (" (custom)" if builtin.custom else ""),
             f"`{op.mnemonic}`",
-            ", ".join(op.dtypes),
+            ", ".join(op.dtypes if builtin.dtypes is None else builtin.dtypes),
             f"`{op.contract}`" if op.contract else "core operations",
+            op.deviation or "bit for bit",
         )
         for op in OPS
         for builtin in op.builtins
     ]
-    return _table(("TFLite operator", "dialect op", "quantized types", "kernel contract"), sorted(rows))
+    return _table(("TFLite operator", "dialect op", "quantized types", "kernel contract", "exactness"), sorted(rows))
 
 
 def schemes() -> str:

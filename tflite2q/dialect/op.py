@@ -121,6 +121,8 @@ class Op:
     channel_axis: ClassVar[int] = 0  # of an operand in the role of weights: where its output channel is
     converts: ClassVar[bool] = False  # True: operand and result may be of different quantized types
 
+    deviation: ClassVar[str] = ""  # where results may differ from the reference kernels', or none exist to compare with
+
     @property
     def name(self) -> str:
         """An op is known by its first result, whose name is unique in the graph."""

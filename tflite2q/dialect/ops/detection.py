@@ -47,6 +47,7 @@ class DetectionPostprocess(Op):
     )
     results: ClassVar[tuple[str, ...]] = ("boxes", "classes", "scores", "count")
     dtypes: ClassVar[tuple[str, ...]] = ("uint8",)
+    deviation: ClassVar[str] = "rows behind the number of detections are 0; TFLite leaves them as they were"
 
     def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
         boxes, scores, anchors = (given(ins, index) for index in range(3))

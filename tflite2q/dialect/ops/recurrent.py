@@ -68,6 +68,7 @@ class Lstm(Op):
     )
     operands: ClassVar[tuple[Operand, ...]] = _lstm_operands()
     dtypes: ClassVar[tuple[str, ...]] = ("int8",)
+    deviation: ClassVar[str] = "every run starts from the initial state; no peepholes, projection or layer normalization"
 
     def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
         x, hidden, cell = given(ins, 0), given(ins, HIDDEN_STATE), given(ins, CELL_STATE)
@@ -181,6 +182,7 @@ class Svdf(Op):
         Operand("state", "fixed"),
     )
     dtypes: ClassVar[tuple[str, ...]] = ("int8",)
+    deviation: ClassVar[str] = "every run starts from the initial state; the state is int16"
 
     def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
         x, features, times, state = (given(ins, index) for index in (0, 1, 2, 4))

@@ -72,6 +72,7 @@ class Sum(Reduce):
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("SUM", "ReducerOptions", INT8_VERSION_2),)
     floats: ClassVar[bool] = True
     dtypes: ClassVar[tuple[str, ...]] = ("uint8",)  # no scheme makes an int8 one, which LiteRT would compute wrongly
+    deviation: ClassVar[str] = "int8: LiteRT's reference kernel reads codes as uint8; this is what its others compute"
 
     def multiplier(self, real: np.float64, count: int) -> tuple[int, int]:
         """(m, shift) of eq. 5 that turn the sum of `count` codes into a result."""
@@ -99,6 +100,7 @@ class Mean(Sum):
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("MEAN", "ReducerOptions", {"int8": 2, "int16": 3}),)
     contract: ClassVar[str | None] = "mean"
     dtypes: ClassVar[tuple[str, ...]] = CODES
+    deviation: ClassVar[str] = ""
 
     def multiplier(self, real: np.float64, count: int) -> tuple[int, int]:
         m, shift = super().multiplier(real, count)
