@@ -127,25 +127,25 @@ class NumpyCore:
         return x[tuple(index)]
 
     def sum(self, x: Array, axis: Sequence[int], keepdims: bool = False) -> Array:
-        return np.sum(x, axis=tuple(axis), keepdims=keepdims, dtype=x.dtype)
+        return np.asarray(np.sum(x, axis=tuple(axis), keepdims=keepdims, dtype=x.dtype))
 
     def max(self, x: Array, axis: Sequence[int], keepdims: bool = False) -> Array:
-        return np.max(x, axis=tuple(axis), keepdims=keepdims)
+        return np.asarray(np.max(x, axis=tuple(axis), keepdims=keepdims))
 
     def min(self, x: Array, axis: Sequence[int], keepdims: bool = False) -> Array:
-        return np.min(x, axis=tuple(axis), keepdims=keepdims)
+        return np.asarray(np.min(x, axis=tuple(axis), keepdims=keepdims))
 
     def argmax(self, x: Array, axis: int) -> Array:
-        return np.argmax(x, axis=axis).astype(np.int64)
+        return np.asarray(np.argmax(x, axis=axis), np.int64)
 
     def argsort(self, x: Array, axis: int) -> Array:
         # A stable ascending sort of the reversed row, reversed again, is a stable descending sort.
         backwards = np.argsort(np.flip(x, axis), axis=axis, kind="stable")
-        return (x.shape[axis] - 1 - np.flip(backwards, axis)).astype(np.int32)
+        return np.asarray(x.shape[axis] - 1 - np.flip(backwards, axis), np.int32)
 
     def matmul(self, a: Array, b: Array, out_dtype: str) -> Array:
         wide = _carrier(a, b, a.shape[-1], out_dtype)
-        return np.matmul(a.astype(wide), b.astype(wide)).astype(out_dtype)
+        return np.asarray(np.matmul(a.astype(wide), b.astype(wide)), out_dtype)
 
     def conv2d(
         self,
@@ -182,7 +182,8 @@ class NumpyCore:
 def _windows(x: Array, window: tuple[int, int], strides: tuple[int, int], dilation: tuple[int, int]) -> Array:
     """View of x [N,H,W,C] as patches [N,out_h,out_w,kh,kw,C]."""
     reach = tuple((size - 1) * step + 1 for size, step in zip(window, dilation, strict=True))
-    view = np.lib.stride_tricks.sliding_window_view(x, reach, axis=(1, 2))  # type: ignore[call-overload]
+    slide: Any = np.lib.stride_tricks.sliding_window_view  # its stubs know no tuple of sizes for a tuple of axes
+    view = slide(x, reach, axis=(1, 2))
     view = view[:, :: strides[0], :: strides[1], :, :: dilation[0], :: dilation[1]]
     return np.moveaxis(view, 3, 5)
 

@@ -42,7 +42,7 @@ def weight_sums(contract: Conv2D | DepthwiseConv2D, absolute: bool = False) -> A
     """Sum of the centered weights (or of their magnitudes) of each output channel, int64."""
     weights = centered_weights(contract)
     weights = np.abs(weights) if absolute else weights
-    return weights.sum(axis=(0, 1, 2) if isinstance(contract, DepthwiseConv2D) else (1, 2, 3))
+    return np.asarray(weights.sum(axis=(0, 1, 2) if isinstance(contract, DepthwiseConv2D) else (1, 2, 3)))
 
 
 def folded_bias(contract: Conv2D | DepthwiseConv2D, x_zero_point: int) -> Array:

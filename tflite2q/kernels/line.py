@@ -76,7 +76,7 @@ def _first_accumulators(m: Array, n: Array, levels: Array) -> Array:
     """
     m, n, k = m[:, None], n[:, None], levels[None, :]
     high = (k << n) - (np.int64(1) << (n - 1)) + (k <= 0)
-    return -((-((high << 31) - (1 << 30))) // m)
+    return np.asarray(-((-((high << 31) - (1 << 30))) // m))
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,4 +153,4 @@ def evaluate(v: Array, slope: Array, offset: Array, signed: bool) -> Array:
     moved = np.broadcast_to(offset[:, None], x.shape)
     moved = np.copysign(moved, x) if signed else moved
     total = x.astype(np.float64) * slope.astype(np.float64)[:, None] + moved
-    return np.rint(total.astype(np.float32))
+    return np.asarray(np.rint(total.astype(np.float32)))

@@ -44,7 +44,8 @@ def function(
 def load(buffer: Buffer, *index: Expr, lanes: int = 1) -> Expr:
     """`lanes` consecutive elements of the last axis, from `index` on."""
     *outer, last = index
-    return buffer[(*outer, last if lanes == 1 else T.ramp(last, 1, lanes))]
+    place = (*outer, last if lanes == 1 else T.ramp(last, 1, lanes))
+    return buffer[place]
 
 
 def store(buffer: Buffer, value: Expr, *index: Expr, lanes: int = 1) -> None:

@@ -168,10 +168,10 @@ def _depthwise_inputs(image: Buffer, at: tuple[Any, ...], start: Any, lanes: int
     if multiplier == 1:
         return T.cast(load(image, *at, start, lanes=lanes), vector("int32", lanes))
     if multiplier % lanes == 0:
-        return broadcast(T.cast(image[(*at, start // multiplier)], "int32"), lanes)
+        return broadcast(T.cast(load(image, *at, start // multiplier), "int32"), lanes)
     gathered = local(lanes, "int32")
     for i in range(lanes):
-        store(gathered, T.cast(image[(*at, (start + i) // multiplier)], "int32"), i)
+        store(gathered, T.cast(load(image, *at, (start + i) // multiplier), "int32"), i)
     return load(gathered, 0, lanes=lanes)
 
 
@@ -196,7 +196,7 @@ def _tile(
                     (column + p) * plan.strides[1] + tap % kw * plan.dilation[1],
                 )
                 if not plan.depthwise:
-                    value = broadcast(T.cast(image[(*at, first + k)], "int32"), lanes)
+                    value = broadcast(T.cast(load(image, *at, first + k), "int32"), lanes)
                 else:
                     value = _depthwise_inputs(image, at, start, lanes, multiplier)
                 store(accumulator, load(accumulator, 0, lanes=lanes) + value * w, 0, lanes=lanes)
