@@ -41,8 +41,8 @@ class Conv2D:
     """x [batch, in_h, in_w, in_c] * weights [out_c, kh, kw, in_c / groups] (OHWI) -> [batch, out_h, out_w, out_c].
 
     accumulator = sum (x - x_zero_point) * (weight - weight_zero_point) + bias, int32 with wrap-around; taps outside the
-    image contribute zero.  `weights` are raw codes (int8 or uint8); `weight_zero_points` has one entry or one per output
-    channel; `padding` is (top, left, bottom, right); `bias` is int32 [out_c] or None.
+    image contribute zero.  `weights` are raw codes (int8 or uint8); `weight_zero_points` has one entry or one per
+    output channel; `padding` is (top, left, bottom, right); `bias` is int32 [out_c] or None.
     """
 
     batch: int
@@ -113,7 +113,9 @@ class DepthwiseConv2D:
 
     def __post_init__(self) -> None:
         if self.weights.shape != (1, *self.kernel, self.out_c) or self.out_c % self.in_c:
-            raise ValueError(f"depthwise weights of shape {self.weights.shape} for {self.in_c} to {self.out_c} channels")
+            raise ValueError(
+                f"depthwise weights of shape {self.weights.shape} for {self.in_c} to {self.out_c} channels"
+            )
 
     @property
     def kernel(self) -> tuple[int, int]:
@@ -178,8 +180,8 @@ class Dense:
 class Pool:
     """Pooling of raw codes: x [batch, in_h, in_w, c] -> [batch, out_h, out_w, c], same dtype, clamped to [low, high].
 
-    `kind` is "max" or "average"; taps outside the image do not count.  The average of codes - offset divides by the number
-    of taps inside and rounds half away from zero (with no offset, for uint8 that is half up).
+    `kind` is "max" or "average"; taps outside the image do not count.  The average of codes - offset divides by the
+    number of taps inside and rounds half away from zero (with no offset, for uint8 that is half up).
     """
 
     kind: str
@@ -239,9 +241,9 @@ class Lookup:
 class Eltwise:
     """Any element-wise function of broadcasting tensors, as one fused loop.
 
-    `meaning(core, *inputs)` is written over the element-wise part of `tflite2q.core.Core`; its constants have one element,
-    or broadcast along the output's last axis.  `key` identifies the meaning with all its parameters: equal keys on equal
-    shapes share one function.
+    `meaning(core, *inputs)` is written over the element-wise part of `tflite2q.core.Core`; its constants have one
+    element, or broadcast along the output's last axis.  `key` identifies the meaning with all its parameters: equal
+    keys on equal shapes share one function.
     """
 
     name: str
@@ -277,8 +279,8 @@ class ResizeBilinear:
     """x [batch, in_h, in_w, channels] to [batch, out_h, out_w, channels], same 8-bit dtype.
 
     `rows` and `columns` say for each output row (column): index of the first and the second input row it lies between
-    (int64), and how far beyond the first - in steps of 2**-10 (int64), where the mean of codes - offset is taken in integers
-    and rounded half away from zero, or as float32, where it is taken in float32 and half up.
+    (int64), and how far beyond the first - in steps of 2**-10 (int64), where the mean of codes - offset is taken in
+    integers and rounded half away from zero, or as float32, where it is taken in float32 and half up.
     """
 
     batch: int
@@ -305,7 +307,7 @@ class ResizeBilinear:
 
 @dataclass(frozen=True)
 class ArgMax:
-    """Index of the first largest (or smallest) code of each row: x [rows, classes] to [rows] of `dtype` (int32, int64)."""
+    """Index of the first largest (or smallest) code of each row: x [rows, classes] to [rows] of int32 or int64."""
 
     rows: int
     classes: int

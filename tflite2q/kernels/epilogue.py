@@ -4,11 +4,11 @@ Written once for all kernels, on vectors of any width.  An `Epilogue` is what th
 multipliers themselves are packed constants, one vector per block of output channels.  Bias is not here: kernels start
 their accumulators with it.
 
-fixed    eq. 8 rounds twice: H = (v * m + 2**30) >> 31, then (H + half - (H < 0)) >> n with half = 2**(n - 1).  The second
-         rounding's half joins the first constant, R = 2**30 + half * 2**31, so that (v * m + R) >> 31 = H + half.  The
-         sign of v serves as the sign of H (they differ only where v < 0 and H = 0; (half - 1) >> n is then 0 as well).  If
-         the clamp cuts off everything below the zero point, a negative H ends at the clamp with or without its
-         correction, and the correction is left out.
+fixed    eq. 8 rounds twice: H = (v * m + 2**30) >> 31, then (H + half - (H < 0)) >> n with half = 2**(n - 1).  The
+         second rounding's half joins the first constant, R = 2**30 + half * 2**31, so that (v * m + R) >> 31 = H + half.
+         The sign of v serves as the sign of H (they differ only where v < 0 and H = 0; (half - 1) >> n is then 0 as
+         well).  If the clamp cuts off everything below the zero point, a negative H ends at the clamp with or without
+         its correction, and the correction is left out.
 float64  trunc(t + copysign(c, t)) with c the largest number below 0.5 rounds half away from zero (eq. 10).
 float32  adding 1.5 * 2**23 leaves the nearest integer in the low bits (eq. 11); they are used as an integer.
 shift    (v + half) >> n (eq. 12).

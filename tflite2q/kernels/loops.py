@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from tflite2q.kernels.base import Tensor
-from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, load, store, vector, view
+from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, load, store, view
 
-# Starting a parallel region takes about as long as this many multiply-accumulates on one core; smaller ones stay serial.
+# Starting a parallel region takes about as long as this many multiply-accumulates on one core; smaller ones stay
+# serial.
 PARALLEL_MACS = 1 << 18
 
 
@@ -28,9 +29,7 @@ def moving_zero(zeros: Buffer, i: Expr) -> Expr:
     return T.Bind(zeros[T.bitwise_and(i, ZEROS.shape[0] - 1)])
 
 
-def padded_image(
-    x: Buffer, tensor: Tensor, padding: tuple[int, int, int, int], fill: int, slack: int = 0
-) -> Buffer:
+def padded_image(x: Buffer, tensor: Tensor, padding: tuple[int, int, int, int], fill: int, slack: int = 0) -> Buffer:
     """x [batch, h, w, c], whose parameter may have another shape, as one axis; if padded, a copy with it filled.
 
     With `slack` it is always a copy, followed by that many readable bytes.

@@ -14,7 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from tflite2q.kernels.base import Array, Contract, Conv2D, Dense, DepthwiseConv2D, Eltwise, Lookup, Pool, ResizeBilinear, Tensor
+from tflite2q.kernels.base import (
+    Array,
+    Contract,
+    Conv2D,
+    Dense,
+    DepthwiseConv2D,
+    Eltwise,
+    Lookup,
+    Pool,
+    ResizeBilinear,
+    Tensor,
+)
 from tflite2q.rescale import Rescale
 
 SHIFT = 128
@@ -35,7 +46,11 @@ def unsigned(contract: Contract, inputs: Sequence[bool], output: bool) -> Contra
         if not output:
             return contract
         return replace(
-            contract, dtype="uint8", low=contract.low + SHIFT, high=contract.high + SHIFT, offset=contract.offset + SHIFT
+            contract,
+            dtype="uint8",
+            low=contract.low + SHIFT,
+            high=contract.high + SHIFT,
+            offset=contract.offset + SHIFT,
         )
     if isinstance(contract, ResizeBilinear):
         if inputs[0] != output or contract.in_float32:
@@ -62,7 +77,11 @@ def only_changes_storage(contract: Contract) -> bool:
 
 def _shifted(rescale: Rescale) -> Rescale:
     return replace(
-        rescale, dtype="uint8", zero_point=rescale.zero_point + SHIFT, low=rescale.low + SHIFT, high=rescale.high + SHIFT
+        rescale,
+        dtype="uint8",
+        zero_point=rescale.zero_point + SHIFT,
+        low=rescale.low + SHIFT,
+        high=rescale.high + SHIFT,
     )
 
 
@@ -78,7 +97,9 @@ def _eltwise(contract: Eltwise, inputs: tuple[bool, ...], output: bool) -> Eltwi
         y = meaning(core, *signed)
         return core.astype(core.add(core.astype(y, "int32"), shift), "uint8") if output else y
 
-    tensors = tuple(Tensor(t.shape, "uint8" if mark else t.dtype) for t, mark in zip(contract.inputs, inputs, strict=True))
+    tensors = tuple(
+        Tensor(t.shape, "uint8" if mark else t.dtype) for t, mark in zip(contract.inputs, inputs, strict=True)
+    )
     result = Tensor(contract.output.shape, "uint8") if output else contract.output
     key = (contract.key, inputs, output)
     return replace(contract, key=key, meaning=stored, inputs=tensors, output=result)

@@ -19,8 +19,8 @@ Expr = Any  # a TIR expression, scalar or vector, or a Python number
 Buffer = Any
 
 __all__ = [
-    "Buffer", "Expr", "T", "broadcast", "function", "load", "local", "shuffle", "store", "uncontracted", "vector", "view",
-    "wrapping_add",
+    "Buffer", "Expr", "T", "broadcast", "function", "load", "local", "shuffle", "store", "uncontracted", "vector",
+    "view", "wrapping_add",
 ]  # fmt: skip
 
 
@@ -37,7 +37,12 @@ def function(
             T.func_name("kernel")
             T.func_attr({"tirx.noalias": True})
             names = [f"x{i}" for i in range(len(inputs))] + [f"c{i}" for i in range(len(constants))] + ["y"]
-            body(*[T.arg(n, T.buffer(t.shape, t.dtype)) for n, t in zip(names, [*inputs, *constants, output], strict=True)])
+            body(
+                *[
+                    T.arg(n, T.buffer(t.shape, t.dtype))
+                    for n, t in zip(names, [*inputs, *constants, output], strict=True)
+                ]
+            )
     return builder.get()
 
 

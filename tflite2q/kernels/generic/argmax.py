@@ -38,7 +38,7 @@ class GenericArgMax:
         return Built(name, contract, _argmax(contract), contract.inputs, (tags,), contract.output)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _argmax(contract: ArgMax) -> Any:
     lanes = layout.lane_count(contract.classes, MOST_LANES)
     tags = Tensor((len(layout.blocks(contract.classes, lanes)), lanes), "int32")

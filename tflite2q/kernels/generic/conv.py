@@ -30,8 +30,8 @@ PIXELS = 4
 class Plan:
     """What the text of the function depends on.
 
-    `channels`: output channels that share their inputs (one group's, or all of a depthwise layer); `depth`: input channels
-    that one output reads (1 for depthwise).
+    `channels`: output channels that share their inputs (one group's, or all of a depthwise layer); `depth`: input
+    channels that one output reads (1 for depthwise).
     """
 
     depthwise: bool
@@ -93,7 +93,9 @@ class GenericConv:
         built = _build(conv, conv.groups, conv.in_c // conv.groups)
         if isinstance(contract, Conv2D):
             return built
-        return Built(built.name, (built.key, "dense"), _dense(built.key), contract.inputs, built.constants, contract.output)
+        return Built(
+            built.name, (built.key, "dense"), _dense(built.key), contract.inputs, built.constants, contract.output
+        )
 
 
 class GenericDepthwise:
@@ -132,12 +134,12 @@ def _build(contract: Conv2D | DepthwiseConv2D, groups: int, depth: int) -> Built
     return Built(name, (name, plan), _conv(plan), contract.inputs, constants, contract.output)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _conv(plan: Plan) -> Any:
     return function([plan.inputs], plan.constants, plan.output, functools.partial(_body, plan))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _dense(key: tuple[str, Plan]) -> Any:
     """The convolution over tensors of two axes."""
     plan = key[1]
@@ -148,7 +150,7 @@ def _dense(key: tuple[str, Plan]) -> Any:
 
 def _body(plan: Plan, x: Buffer, weights: Buffer, bias: Buffer, starts: Buffer, *rest: Buffer) -> None:
     *constants, y = rest
-    n, out_h, out_w, out_c = plan.output.shape
+    n, out_h, out_w, _ = plan.output.shape
     batch, h, w, c = plan.inputs.shape
     padded = (batch, h + plan.padding[0] + plan.padding[2], w + plan.padding[1] + plan.padding[3], c)
     image = view(padded_image(x, plan.inputs, plan.padding, plan.x_zero_point), padded, plan.inputs.dtype)
@@ -160,7 +162,9 @@ def _body(plan: Plan, x: Buffer, weights: Buffer, bias: Buffer, starts: Buffer, 
         row, block = i // count, i % count
         with T.serial(len(columns)) as tile:
             column = T.min(tile * plan.pixels, out_w - plan.pixels)
-            _tile(plan, image, weights, bias, starts[block], tuple(constants), y, row // out_h, row % out_h, column, block)
+            _tile(
+                plan, image, weights, bias, starts[block], tuple(constants), y, row // out_h, row % out_h, column, block
+            )
 
 
 def _depthwise_inputs(image: Buffer, at: tuple[Any, ...], start: Any, lanes: int, multiplier: int) -> Any:

@@ -159,7 +159,9 @@ def _collect(contract: Eltwise, constants: list[Array], *buffers: Buffer) -> Non
 
     def constant(array: Array) -> Expr:
         if array.shape[-1:] != (last,) or array.size != last:
-            raise ValueError(f"{contract.name}: a constant of shape {array.shape} does not lie along the last axis of {last}")
+            raise ValueError(
+                f"{contract.name}: a constant of shape {array.shape} does not lie along the last axis of {last}"
+            )
         constants.append(np.ascontiguousarray(array.reshape(-1)))
         return _literal(array.reshape(-1)[:1])
 

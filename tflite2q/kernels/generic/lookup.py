@@ -30,7 +30,7 @@ class GenericLookup:
         return Built(name, (name, key), _lookup(*key), contract.inputs, (table,), contract.output)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _lookup(x: Tensor, y: Tensor) -> Any:
     return function([x], [Tensor((256,), y.dtype)], y, functools.partial(_body, x))
 

@@ -36,14 +36,14 @@ class GenericPool:
 def _reciprocals(contract: Pool) -> Array:
     """k[n] = floor(2**40 / n) + 1: floor(s / n) = (s * k[n]) >> 40 as long as s * n < 2**40.
 
-    Then s * k exceeds s * 2**40 / n by at most s < 2**40 / n, and s / n lies at least 1 / n below the next integer.  A sum
-    of n codes of 8 bits stays below 2**8 * n, so n may be up to 65535 (for 16 bits, up to 4095).
+    Then s * k exceeds s * 2**40 / n by at most s < 2**40 / n, and s / n lies at least 1 / n below the next integer.  A
+    sum of n codes of 8 bits stays below 2**8 * n, so n may be up to 65535 (for 16 bits, up to 4095).
     """
     taps = contract.window[0] * contract.window[1]
     return np.array([0] + [2**40 // n + 1 for n in range(1, taps + 1)], np.int64)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _pool(contract: Pool) -> Any:
     taps = contract.window[0] * contract.window[1]
     table = Tensor((taps + 1,), "int64")

@@ -67,7 +67,7 @@ def _table(positions: tuple[Array, Array, Array], plan: Plan) -> tuple[Array, Ar
     return np.stack([first, second], axis=1).astype(np.int32), weights
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _resize(plan: Plan) -> Any:
     return function([plan.inputs], plan.constants, plan.output, functools.partial(_body, plan))
 

@@ -184,7 +184,7 @@ def _section(first: int, channels: int, vectors: int, width: int, isa: Isa) -> S
     most = max(1, min(isa.most_accumulators // vectors, 14, width))
 
     def cycles(pixels: int) -> float:
-        """Of one step over all tiles: two multiplications a cycle, some cost of loads, an accumulator's latency of five."""
+        """Of one step over all tiles: two products a cycle, some cost of loads, an accumulator's latency of five."""
         return math.ceil(width / pixels) * max(pixels * vectors / 2 + 0.15 * (pixels + vectors), 5)
 
     pixels = min(range(most, 0, -1), key=cycles)
@@ -222,10 +222,16 @@ def _pack(conv: Conv2D, plan: Plan) -> tuple[Array, ...]:
     shift = 128 if conv.x_dtype == "int8" else 0
     bias = layout.folded_bias(conv, conv.x_zero_point + shift)[channels]
     sums = (np.array([128 - conv.weight_zero_points[0]], np.int32),) if plan.row_sums else ()
-    return (*packed, bias, np.zeros(ZEROS.shape, np.int32), *sums, *plan.finish.pack(conv.rescale, layout.accumulator_bound(conv), channels))
+    return (
+        *packed,
+        bias,
+        np.zeros(ZEROS.shape, np.int32),
+        *sums,
+        *plan.finish.pack(conv.rescale, layout.accumulator_bound(conv), channels),
+    )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _function(plan: Plan) -> Any:
     return function([plan.inputs], plan.constants, plan.output, functools.partial(_body, plan))
 
@@ -240,7 +246,9 @@ def _body(plan: Plan, x: Buffer, *rest: Buffer) -> None:
     if plan.row_sums:
         sums = rowsum.row_sums(plan, image, packed[0])
         packed = packed[1:]
-    tile = _Tile(plan, image, bias, zeros, tuple(packed), sums, view(y, (plan.rows * plan.width, plan.output.shape[-1])))
+    tile = _Tile(
+        plan, image, bias, zeros, tuple(packed), sums, view(y, (plan.rows * plan.width, plan.output.shape[-1]))
+    )
     if plan.macs < PARALLEL_MACS:
         tile.chunk(weights, 0, 1)
     elif plan.rows * plan.width >= 4 * plan.sections[0].pixels:
@@ -335,9 +343,7 @@ class _Tile:
                 inside = g * 4 if plan.run % 4 == 0 or plan.run < 4 else T.min(g * 4, plan.run - 4)
                 step(T.Bind(address + base + r * pitch + inside), first + r * plan.groups + g)
 
-    def _finish(
-        self, s: Section, pixel: Expr, block: Expr, vectors: list[Expr], accumulators: list[Buffer]
-    ) -> None:
+    def _finish(self, s: Section, pixel: Expr, block: Expr, vectors: list[Expr], accumulators: list[Buffer]) -> None:
         lanes, end = s.lanes, s.first + s.channels
         rounded: list[list[Expr]] = [[] for _ in accumulators]
         # Vector by vector, so that one's constants serve all pixels from registers.

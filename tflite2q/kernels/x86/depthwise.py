@@ -46,7 +46,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the text of the function depends on.  `rows`: output rows of a tile; `passes`: 2 if weights take nine bits."""
+    """What the text of the function depends on.  `rows`: output rows of a tile; `passes`: 2 for 9-bit weights."""
 
     inputs: Tensor
     output: Tensor
@@ -179,10 +179,15 @@ def _pack(contract: DepthwiseConv2D, plan: Plan) -> tuple[Array, ...]:
     flat = channels.reshape(-1, isa.lanes)
     shift = 128 if contract.x_dtype == "int8" else 0
     bias = layout.folded_bias(contract, contract.x_zero_point + shift)[flat]
-    return (arranged, bias, np.zeros(ZEROS.shape, np.int32), *plan.finish.pack(contract.rescale, layout.accumulator_bound(contract), flat))
+    return (
+        arranged,
+        bias,
+        np.zeros(ZEROS.shape, np.int32),
+        *plan.finish.pack(contract.rescale, layout.accumulator_bound(contract), flat),
+    )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _function(plan: Plan) -> Any:
     return function([plan.inputs], plan.constants, plan.output, functools.partial(_body, plan))
 

@@ -9,7 +9,8 @@ line     where `tflite2q.kernels.line` proves it equal, the fixed point is one f
 float32  vcvtps2dq rounds to nearest even by itself: three instructions.
 
 Codes of four vectors are packed into one with three saturating packs, which do most of the clamping.  Packs interleave
-128-bit lanes; the order of output channels in the accumulators (`channel_order`) makes the packed bytes come out in order.
+128-bit lanes; the order of output channels in the accumulators (`channel_order`) makes the packed bytes come out in
+order.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from tflite2q.rescale import Rescale
 class Finish:
     """An `Epilogue` on one level of instructions.
 
-    `form`: "line", "even_odd" (fixed point), "convert" (float32), or "plain" for the portable text.  `middle`, `mended`,
-    `signed` describe a line.
+    `form`: "line", "even_odd" (fixed point), "convert" (float32), or "plain" for the portable text.  `middle`,
+    `mended`, `signed` describe a line.
     """
 
     epilogue: Epilogue

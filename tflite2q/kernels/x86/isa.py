@@ -29,8 +29,8 @@ class Isa:
 
     def lacks(self, target: Any) -> str | None:
         """Why `target` cannot run this level."""
-        if target.kind.name != "llvm":
-            return f"target kind {target.kind.name} is not llvm"
+        if target.kind.name != "llvm" or not str(target.attrs["mtriple"]).startswith(("x86", "i386", "i686")):
+            return "the target is not an x86"
         missing = [f for f in self.features if not _has_feature(target, f)]
         return f"the target has no {' or '.join(missing)}" if missing else None
 
