@@ -1,0 +1,130 @@
+"""The search as a whole, on the digits model, with the reference in place of compiled code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import tflite2q
+from tflite2q import calibration, oracle, pipeline, scheme
+from tflite2q.data import Dataset
+from tflite2q.dialect.graph import Graph
+from tflite2q.errors import UsageError
+from tflite2q.flatbuffer import writer
+from tflite2q.search import Settings, measure, search
+from tflite2q.search.replay import Replay
+
+SCHEMES = ["int8", "int8-w4"]
+
+
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole mixes judged by the reference: the same bits, without compiling a dozen models."""
+    monkeypatch.setattr(measure.pipeline, "compile", lambda graph, *_: SimpleNamespace(run=partial(oracle.run, graph)))
+
+
+@pytest.fixture
+def samples(digits: Path, digits_data: tuple[Path, Path]) -> Dataset:
+    data, labels = digits_data
+    return pipeline.dataset(tflite2q.load(digits), pipeline.Options(data=data, labels=labels, limit=80))
+
+
+def find(graph: Graph, samples: Dataset, state: Path | None = None, **settings: float) -> measure.Any:
+    return search(graph, [scheme.find(name) for name in SCHEMES], samples, Settings(**settings), state)  # type: ignore[arg-type]
+
+
+def test_a_replayed_variant_is_the_variant(digits: Path) -> None:
+    graph = tflite2q.load(digits)
+    base = tflite2q.convert(graph, "int8").graph
+    sample = calibration.noise_images(base)[0]
+    replay = Replay(base, sample)
+    for name in ("int8", "int8-w4", "mixed-depthwise", "symmetric-int8"):
+        variant = tflite2q.convert(graph, name).graph
+        expected = oracle.run_every(variant, *sample)
+        for wanted in ("block1/add", "logits", variant.outputs[0]):
+            np.testing.assert_array_equal(replay.value(variant, wanted), expected[wanted])
+
+
+def test_what_did_not_change_is_not_run_again(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = tflite2q.load(digits)
+    base = tflite2q.convert(graph, "int8").graph
+    replay = Replay(base, calibration.noise_images(base)[0])
+    other = tflite2q.convert(graph, "int8-w4").graph
+    four = next(op for op in other.ops if op.name == "logits")
+    variant = base.with_(
+        values=tuple(v if v.name not in four.inputs[1:] else other[v.name] for v in base.values),
+        ops=tuple(four if op.name == "logits" else op for op in base.ops),
+    )
+    run: list[str] = []
+    for kind in {type(op) for op in base.ops}:
+        original: Callable[..., object] = kind.meaning
+        monkeypatch.setattr(kind, "meaning", lambda op, *x, original=original: run.append(op.name) or original(op, *x))
+    replay.value(variant, "logits")
+    assert run == ["logits"]
+
+
+def test_the_error_judged_is_that_of_the_logits(digits: Path) -> None:
+    assert measure.judged_value(tflite2q.load(digits)) == "logits"
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_search_keeps_its_promise_and_its_file_gives_the_model_it_measured(
+    digits: Path, samples: Dataset, tmp_path: Path
+) -> None:
+    graph = tflite2q.load(digits)
+    found = find(graph, samples, max_drop=2.5)
+    assert found.complete
+    assert found.mix
+    assert found.chosen.points_lost is not None
+    assert found.chosen.points_lost <= 2.5
+    path = tmp_path / "mixed.toml"
+    path.write_text(found.text)
+    converted = tflite2q.convert(graph, path)
+    judge = measure.Judge(graph, samples, None, "native", 1)
+    assert measure.loss(judge.accuracy(converted.graph, measure.comparison.quiet)) == found.chosen.points_lost
+    base = tflite2q.convert(graph, "int8")
+    assert len(writer.write(converted.graph)) < len(writer.write(base.graph))
+    assert len(writer.write(converted.graph)) == pytest.approx(found.chosen.cost, rel=0.02)
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_a_search_is_taken_up_where_it_was_and_ends_the_same(
+    digits: Path, samples: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, state = tflite2q.load(digits), tmp_path / "mixed.search.json"
+    whole = find(graph, samples, max_drop=2.5)
+    error, calls = measure.Sensitivity.error, []
+
+    def stopping(self: measure.Sensitivity, variant: Graph) -> float:
+        calls.append(variant)
+        if len(calls) > 4:
+            raise KeyboardInterrupt
+        return error(self, variant)
+
+    monkeypatch.setattr(measure.Sensitivity, "error", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        find(graph, samples, state, max_drop=2.5)
+    monkeypatch.setattr(measure.Sensitivity, "error", error)
+    resumed = find(graph, samples, state, max_drop=2.5)
+    assert resumed.text == whole.text
+    assert resumed.points == whole.points
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_no_time_means_no_change(digits: Path, samples: Dataset) -> None:
+    found = find(tflite2q.load(digits), samples, budget=0.0)
+    assert not found.complete
+    assert not found.mix
+
+
+def test_schemes_that_do_not_differ_are_refused(digits: Path, samples: Dataset) -> None:
+    graph = tflite2q.load(digits)
+    with pytest.raises(UsageError, match="say the same"):
+        search(graph, [scheme.find("int8")] * 2, samples)
+    with pytest.raises(UsageError, match="goal"):
+        search(graph, [scheme.find(name) for name in SCHEMES], samples, Settings(goal="beauty"))
