@@ -30,6 +30,7 @@ from tflite2q.scheme import Scheme
 
 if TYPE_CHECKING:
     from tflite2q.lower.capabilities import Capability
+    from tflite2q.lower.graph import Choice
     from tflite2q.remote import Device
     from tflite2q.runtime import Executable
 
@@ -161,6 +162,20 @@ def inspect(path: FilePath) -> Inspection:
     forecast = Forecast(graph)
     effects = tuple(_effect(forecast, schemes.find(name)) for name in schemes.shipped())
     return inspection.inspect(graph, Path(path).name, os.path.getsize(path), effects)
+
+
+def explain(model: Model, target: str = "native") -> tuple[Choice, ...]:
+    """Which kernel computes each op on `target`, and why better ones refused.  Raises TargetError."""
+    from tflite2q import runtime
+
+    return runtime.choices(graph_of(model), target)
+
+
+def check_target(name: str) -> None:
+    """Raise TargetError unless there is a target of that name, or given in TVM's terms."""
+    from tflite2q.lower.target import resolve
+
+    resolve(name)
 
 
 def targets() -> list[Capability]:

@@ -111,6 +111,14 @@ def load_library(path: str | os.PathLike[str], threads: int = 1) -> Executable:
     return Executable(description, threads, library=os.path.abspath(path))
 
 
+def choices(graph: Graph, target: str = "native") -> tuple[Choice, ...]:
+    """How each op of `graph` would be computed on `target`, and why better kernels refused.  Raises TargetError."""
+    from tflite2q.lower.graph import lower
+    from tflite2q.lower.target import resolve, tvm_target
+
+    return lower(graph, tvm_target(resolve(target))).choices
+
+
 def lowered_text(graph: Graph, target: str = "native", use_kernels: bool = True) -> str:
     """The Relax and TIR text that `graph` lowers to for `target`, by kernels or by core operations alone."""
     from tflite2q.lower.graph import lower

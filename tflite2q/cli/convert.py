@@ -19,6 +19,8 @@ from tflite2q.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from tflite2q.cli.progress import Progress
 
 STAGES = ("load", "convert", "lower")
@@ -34,6 +36,7 @@ STAGES = ("load", "convert", "lower")
 @target_option
 @threads_option
 @interface_option
+@click.option("--explain", is_flag=True, help="Say which kernel computes each layer on --target, and why.")
 @click.option(
     "--until", type=click.Choice(STAGES), help="Stop after this stage and print the graph or module; write nothing."
 )
@@ -57,6 +60,7 @@ def convert(
     target: str,
     threads: int,
     interface: str | None,
+    explain: bool,
     until: str | None,
     allow_unsupported: bool,
     data: str | None,
@@ -70,7 +74,7 @@ def convert(
     """
     if scheme is None:
         raise click.UsageError("give --scheme NAME|FILE (`tflite2q schemes` lists the names)")
-    from tflite2q import files, pipeline, targets
+    from tflite2q import files, pipeline
     from tflite2q.cli import output as out
     from tflite2q.cli.progress import Progress
     from tflite2q.comparison import Comparison, Size
@@ -86,7 +90,7 @@ def convert(
         if planned is not None:
             files.refuse_overwrite(planned, force)
     if lib is not None:
-        targets.find(target)  # a name that does not exist is said before the work, not after
+        pipeline.check_target(target)  # a name that does not exist is said before the work, not after
     out.check_json(json_path)
     with Progress() as progress:
         progress("converting")
@@ -95,6 +99,7 @@ def convert(
         if lib is not None:
             progress(f"compiling for {target}")
             pipeline.compile(conversion, target, threads).save(lib, force)
+        choices = pipeline.explain(conversion, target) if explain else ()
         files.write(path, content, force)
     result = Comparison(
         model=Path(model).name,
@@ -106,11 +111,14 @@ def convert(
         notes=conversion.notes,
     )
     written = [str(path)] if lib is None else [str(path), lib]
-    out.emit(
-        {**json.comparison(result), "written": written},
-        json_path,
-        lambda console: text.conversion(console, result, written),
-    )
+    document = {**json.comparison(result), "written": written}
+
+    def show(console: Console) -> None:
+        text.conversion(console, result, written)
+        if explain:
+            text.kernels(console, target, choices)
+
+    out.emit({**document, "kernels": json.kernels(choices)} if explain else document, json_path, show)
 
 
 def _dump(

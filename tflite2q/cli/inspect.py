@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from tflite2q.cli.options import MODEL, json_option
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 
 @click.command(short_help="Show a model's layers, types and work, and what schemes would do.")
 @click.argument("model", type=MODEL)
+@click.option("--target", help="Also say which kernel computes each layer on this target, and why better ones refused.")
 @json_option
-def inspect(model: str, json_path: str | None) -> None:
+def inspect(model: str, target: str | None, json_path: str | None) -> None:
     """Show a model's layers, types, parameters and work, and what each scheme would do to it.
 
     A weight's line says whether it has one scale or one a channel; MACs are multiply-accumulate operations of one run.
@@ -21,4 +27,14 @@ def inspect(model: str, json_path: str | None) -> None:
 
     output.check_json(json_path)
     result = pipeline.inspect(model)
-    output.emit(json.inspection(result), json_path, lambda console: text.inspection(console, result))
+    document = json.inspection(result)
+    if target is None:
+        output.emit(document, json_path, lambda console: text.inspection(console, result))
+        return
+    choices = pipeline.explain(model, target)
+
+    def show(console: Console) -> None:
+        text.inspection(console, result)
+        text.kernels(console, target, choices)
+
+    output.emit({**document, "target": target, "kernels": json.kernels(choices)}, json_path, show)

@@ -17,6 +17,7 @@ from tflite2q.prediction import Prediction
 
 if TYPE_CHECKING:
     from tflite2q.lower.capabilities import Capability
+    from tflite2q.lower.graph import Choice
 
 SCHEMA_VERSION = 1
 
@@ -40,6 +41,20 @@ def layers(lines: Sequence[Layer]) -> list[Document]:
 def names(key: str, rows: Sequence[tuple[str, str]]) -> Document:
     """Keys: `key`, a list of {name, sentence}."""
     return {"schema_version": SCHEMA_VERSION, key: [{"name": name, "sentence": sentence} for name, sentence in rows]}
+
+
+def kernels(choices: Sequence[Choice]) -> list[Document]:
+    """A list of {name, op, kernel, macs, refusals: {kernel, reason}}, in execution order."""
+    return [
+        {
+            "name": choice.op,
+            "op": choice.mnemonic,
+            "kernel": choice.kernel,
+            "macs": choice.macs,
+            "refusals": [{"kernel": kernel, "reason": reason} for kernel, reason in choice.refusals],
+        }
+        for choice in choices
+    ]
 
 
 def targets(found: Sequence[Capability]) -> Document:

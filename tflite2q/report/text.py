@@ -16,6 +16,7 @@ from tflite2q.prediction import Prediction, Summary
 
 if TYPE_CHECKING:
     from tflite2q.lower.capabilities import Capability
+    from tflite2q.lower.graph import Choice
 
 WORST_LAYERS = 5
 LONGEST_NAME = 64
@@ -202,6 +203,24 @@ def names(console: Console, rows: Sequence[tuple[str, str]]) -> None:
     for name, sentence in rows:
         table.add_row(Text(name), Text(sentence))
     console.print(table)
+
+
+def kernels(console: Console, target: str, choices: Sequence[Choice]) -> None:
+    """Which kernel computes each layer on a target, and why better ones refused."""
+    _line(console, f"kernels on {target}:")
+    table = _table(console, ("layer", False), ("op", False), ("kernel", False), ("because", False))
+    for choice in choices:
+        table.add_row(Text(short(choice.op)), Text(choice.mnemonic), Text(choice.kernel), Text(because(choice)))
+    console.print(table)
+
+
+def because(choice: Choice) -> str:
+    """The refusals in one line; those of kernels for other families of processors say nothing about the layer."""
+    reasons: dict[str, list[str]] = {}
+    for kernel, reason in choice.refusals:
+        if not reason.startswith("the target is not "):
+            reasons.setdefault(reason, []).append(kernel)
+    return "; ".join(f"{', '.join(kernels)}: {reason}" for reason, kernels in reasons.items())
 
 
 def targets(console: Console, found: Sequence[Capability]) -> None:
