@@ -127,7 +127,8 @@ class StridedSlice(Movement):
             require(0 <= index < extent, f"index {first} on an axis of {extent}")
             return range(index, index + 1)
         opened = slice(None if self.begin_mask >> i & 1 else first, None if self.end_mask >> i & 1 else last, stride)
-        return range(*opened.indices(extent))
+        taken = range(*opened.indices(extent))
+        return taken if taken else range(0)  # an empty range may begin before the first element
 
     def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
         return (tuple(self.ranges(ins)[1]),)
