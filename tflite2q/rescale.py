@@ -28,8 +28,8 @@ MAGIC = np.float32(12582912.0)
 class Rescale:
     """code = clamp(round(accumulator * real) + zero_point, low, high).
 
-    `real` has one multiplier, or one for each channel of the accumulator's last axis.  `arithmetic` says how the product
-    is rounded:
+    `real` has one multiplier, or one for each channel of the accumulator's last axis.  `arithmetic` says how the
+    product is rounded:
 
     fixed     the reference kernels' two-step fixed point (eq. 8); wraps and rounds exactly as they do
     fixed16   one product with the multiplier's upper 16 bits, for 64-bit accumulators (eq. 20)

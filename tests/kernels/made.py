@@ -65,8 +65,8 @@ def rescale(
 
 
 def conv(
-    seed: int, size: tuple[int, int, int], out_c: int, kernel: tuple[int, int] = (1, 1), strides: tuple[int, int] = (1, 1),
-    padding: tuple[int, int, int, int] = (0, 0, 0, 0), dilation: tuple[int, int] = (1, 1), groups: int = 1,
+    seed: int, size: tuple[int, int, int], out_c: int, kernel: tuple[int, int] = (1, 1), strides: tuple[int, int] = (1,
+    1), padding: tuple[int, int, int, int] = (0, 0, 0, 0), dilation: tuple[int, int] = (1, 1), groups: int = 1,
     dtype: str = "int8", weights: str = "int8", arithmetic: str = "fixed", per_channel: bool = True, batch: int = 1,
     zero_point: int | None = None, relu: bool = False, depthwise: bool = False, bias: bool = True,
 ) -> Conv2D | DepthwiseConv2D:  # fmt: skip
@@ -103,9 +103,19 @@ def weights_per_output(contract: Conv2D | DepthwiseConv2D) -> int:
 
 
 def dense(seed: int, rows: int, depth: int, units: int, dtype: str = "int8", arithmetic: str = "float64") -> Dense:
-    c = conv(seed, (1, rows, depth), units, dtype=dtype, weights=dtype, arithmetic=arithmetic, per_channel=dtype == "int8")
+    c = conv(
+        seed, (1, rows, depth), units, dtype=dtype, weights=dtype, arithmetic=arithmetic, per_channel=dtype == "int8"
+    )
     return Dense(
-        rows, depth, units, dtype, c.x_zero_point, c.weights.reshape(units, depth), c.weight_zero_points, c.bias, c.rescale
+        rows,
+        depth,
+        units,
+        dtype,
+        c.x_zero_point,
+        c.weights.reshape(units, depth),
+        c.weight_zero_points,
+        c.bias,
+        c.rescale,
     )
 
 

@@ -36,12 +36,13 @@ CONVOLUTIONS: dict[str, dict[str, Any]] = {
     "runs of three bytes": {"size": (6, 6, 3), "out_c": 5},
     "one channel in": {"size": (12, 10, 1), "out_c": 16, "kernel": (5, 4), "strides": (2, 2), "padding": (2, 1, 2, 2)},
     "dilated, uneven strides": {
-        "size": (11, 13, 8), "out_c": 129, "kernel": (3, 2), "dilation": (2, 3), "strides": (1, 2), "padding": (2, 0, 2, 3),
+        "size": (11, 13, 8), "out_c": 129, "kernel": (3, 2), "dilation": (2, 3), "strides": (1, 2),
+        "padding": (2, 0, 2, 3),
     },
     "legacy weights": {"size": (6, 6, 40), "out_c": 72, "dtype": "uint8", "weights": "uint8", "per_channel": False},
     "legacy weights, padded": {
-        "size": (6, 6, 12), "out_c": 16, "kernel": (3, 3), "padding": (1, 1, 1, 1), "dtype": "uint8", "weights": "uint8",
-        "per_channel": False, "batch": 2,
+        "size": (6, 6, 12), "out_c": 16, "kernel": (3, 3), "padding": (1, 1, 1, 1), "dtype": "uint8",
+        "weights": "uint8", "per_channel": False, "batch": 2,
     },
     "no bias, one pixel": {"size": (1, 1, 64), "out_c": 65, "bias": False, "dtype": "uint8"},
 }  # fmt: skip

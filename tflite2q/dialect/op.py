@@ -38,8 +38,8 @@ class Builtin:
 
     `options` names its options table; `versions` is the lowest operator version by the dtype of an operand
     (others: 1); `fixed` are attribute values that this operator stands for, when several operators share one class;
-    `custom` operators are named by `name` and keep their options in a flexbuffer; `dtypes` are the quantized activations
-    that this operator has a kernel for, where they are not all of the op's.
+    `custom` operators are named by `name` and keep their options in a flexbuffer; `dtypes` are the quantized
+    activations that this operator has a kernel for, where they are not all of the op's.
     """
 
     name: str

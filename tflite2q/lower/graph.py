@@ -13,8 +13,8 @@ from tflite2q.dialect.op import Op, Operands, Tensor
 from tflite2q.dialect.types import STORAGE, TensorType
 from tflite2q.kernels import base, storage
 from tflite2q.kernels.registry import select
-from tflite2q.lower.codegen import KERNEL
 from tflite2q.lower import stored
+from tflite2q.lower.codegen import KERNEL
 from tflite2q.lower.contracts import activations
 from tflite2q.lower.relax_core import RelaxCore, shape_of
 from tflite2q.oracle import initial_state

@@ -245,8 +245,8 @@ class RelaxCore:
 def _rounded(x: Any) -> Any:
     """The same values, but opaque to code generation, which would fuse a product and a sum into one rounding (FMA).
 
-    Loops over the fence are not vectorized; `llvm.canonicalize` would let them be, but TVM 0.27's LowerIntrin crashes on
-    it in some functions.
+    Loops over the fence are not vectorized; `llvm.canonicalize` would let them be, but TVM 0.27's LowerIntrin crashes
+    on it in some functions.
     """
 
     def element(*index: Any) -> Any:

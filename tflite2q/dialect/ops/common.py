@@ -12,7 +12,6 @@ from tflite2q.core import Core
 from tflite2q.dialect.op import Shape, require
 from tflite2q.dialect.types import TensorType, Value
 from tflite2q.errors import InvalidGraph
-from tflite2q.errors import InvalidGraph
 
 T = TypeVar("T")
 

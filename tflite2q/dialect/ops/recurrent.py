@@ -68,7 +68,9 @@ class Lstm(Op):
     )
     operands: ClassVar[tuple[Operand, ...]] = _lstm_operands()
     dtypes: ClassVar[tuple[str, ...]] = ("int8",)
-    deviation: ClassVar[str] = "every run starts from the initial state; no peepholes, projection or layer normalization"
+    deviation: ClassVar[str] = (
+        "every run starts from the initial state; no peepholes, projection or layer normalization"
+    )
 
     def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
         x, hidden, cell = given(ins, 0), given(ins, HIDDEN_STATE), given(ins, CELL_STATE)
@@ -82,6 +84,24 @@ class Lstm(Op):
         require(exact_log2(cell.type.scale) is not None, "the cell state's scale must be a power of two")
         require(len(self.intermediates) > HIDDEN, "the parameters of the hidden state are missing")
         require(len(x.type.shape) == 3, f"input must have 3 axes, has {len(x.type.shape)}")
+        self.check_shapes(ins)
+
+    def check_shapes(self, ins: Sequence[Value | None]) -> None:
+        """All gates have the same units; both states are [batch, units]."""
+        x, recurrent = given(ins, 0).type.shape, given(ins, RECURRENT_WEIGHTS + 1).type.shape
+        batch, units = x[1 if self.time_major else 0], recurrent[0] if recurrent else 0
+        for gate, name in enumerate(GATES):
+            for first, columns in ((INPUT_WEIGHTS, x[2]), (RECURRENT_WEIGHTS, units)):
+                weights = given_or_none(ins, first + gate)
+                fits = weights is None or weights.type.shape == (units, columns)
+                require(fits, f"weights of the {name} gate do not fit {units} units and {columns} inputs")
+            bias = given_or_none(ins, BIASES + gate)
+            require(bias is None or bias.type.shape == (units,), f"bias of the {name} gate does not fit {units} units")
+            complete = (bias is None) == (given_or_none(ins, INPUT_WEIGHTS + gate) is None)
+            require(complete, f"the {name} gate has weights without a bias, or the other way round")
+        for index, what in ((HIDDEN_STATE, "hidden"), (CELL_STATE, "cell")):
+            shape = given(ins, index).type.shape
+            require(shape == (batch, units), f"{what} state is {list(shape)}, not [{batch}, {units}]")
 
     def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
         recurrent = given(ins, RECURRENT_WEIGHTS + 1).type.shape

@@ -351,14 +351,16 @@ class _Tile:
             for values, line in zip(rounded, accumulators, strict=True):
                 value = load(line, v * lanes, lanes=lanes)
                 values.append(T.Bind(self.plan.finish.rounded(value, self.constants, index)))
-        for p, values in enumerate(rounded):
-            if finish.packable(self.plan.finish, s.vectors):
-                start = T.min(s.first + block * (4 * lanes), end - 4 * lanes)
+        if finish.packable(self.plan.finish, s.vectors):
+            start = T.min(s.first + block * (4 * lanes), end - 4 * lanes)
+            for p, values in enumerate(rounded):
                 store(self.y, self.plan.finish.packed(values), pixel + p, start, lanes=4 * lanes)
-                continue
-            for v, value in enumerate(values):
+            return
+        codes = iter(self.plan.finish.pieces([value for values in rounded for value in values]))
+        for p in range(s.pixels):
+            for v in range(s.vectors):
                 start = T.min(s.first + (block * s.vectors + v) * lanes, max(end - lanes, s.first))
-                self.plan.finish.store_plain(value, min(lanes, s.channels), self.y, pixel + p, start)
+                self.plan.finish.store_first(next(codes), min(lanes, s.channels), self.y, pixel + p, start)
 
 
 def _elements(weights: Buffer, block: Expr, k: Expr, v: int, offset: int, count: int) -> Expr:

@@ -151,18 +151,36 @@ class Finish:
             codes = T.min(codes, broadcast(T.IntImm(e.dtype, e.high), 4 * isa.lanes))
         return T.Bind(codes)
 
-    def store_plain(self, rounded: Expr, count: int, y: Buffer, *index: Expr) -> None:
-        """Codes of the first `count` lanes to consecutive elements of y."""
+    def pieces(self, rounded: list[Expr]) -> list[Expr]:
+        """Codes of any number of plainly ordered vectors, each as one vector of `lanes` elements."""
+        if self.epilogue.dtype not in ("int8", "uint8"):
+            return [self._clamped(value) for value in rounded]
+        lanes = self.isa.lanes
+        order = np.argsort(channel_order(lanes, 4).reshape(-1))
+        # Packing interleaves four vectors as `channel_order` says; reading the bytes by its inverse undoes that.
+        back = np.empty(4 * lanes, np.int64)
+        back[order] = np.arange(4 * lanes)
+        codes: list[Expr] = []
+        for first in range(0, len(rounded), 4):
+            four = (rounded[first : first + 4] * 4)[:4]
+            together = T.Bind(shuffle([self.packed(four)], [int(i) for i in back]))
+            codes += [T.Bind(part(together, i * lanes, lanes)) for i in range(min(4, len(rounded) - first))]
+        return codes
+
+    def _clamped(self, rounded: Expr) -> Expr:
         lanes, e = self.isa.lanes, self.epilogue
         shift = e.zero_point + self.middle
         low, high = (broadcast(T.int32(b - shift), lanes) for b in (e.low, e.high))
         codes = T.min(T.max(rounded, low), high) + broadcast(T.int32(shift), lanes)
-        codes = T.Bind(T.cast(codes, vector(e.dtype, lanes)))
+        return T.Bind(T.cast(codes, vector(e.dtype, lanes)))
+
+    def store_first(self, codes: Expr, count: int, y: Buffer, *index: Expr) -> None:
+        """The first `count` of a vector's codes to consecutive elements of y."""
         *outer, last = index
         done = 0
         while done < count:
             step = 1 << ((count - done).bit_length() - 1)
-            piece = codes if step == lanes else part(codes, done, step)
+            piece = codes if step == self.isa.lanes else part(codes, done, step)
             store(y, piece, *outer, last + done, lanes=step)
             done += step
 
