@@ -1,4 +1,4 @@
-"""What is odd about some operators: custom options, intermediates, open shapes, and operators that are not supported."""
+"""What is odd about some operators: custom options, intermediates, open shapes, and operators not supported."""
 
 from __future__ import annotations
 
