@@ -32,7 +32,9 @@ SLOW = (
     "mobilenet_v2_1.0_224_quant",
     "tf2_mobilenet_v2_1.0_224_ptq",
     "mobilenet_edgetpu_0.75_224_post_training_quant",
+    "deeplabv3_mnv2_dm05_pascal_quant",
 )
+SLOW_BY_CORE = ("pretrainedResnet_quant", "mobilenet_v1_0.25_128_quant", "mobilenet_v2_1.0_224_quant")
 MODELS = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 
 
@@ -69,10 +71,14 @@ def test_own_model(digits: Path, use_kernels: bool) -> None:
     assert_exact(reader.load(digits), use_kernels, seeds=5)
 
 
-@pytest.mark.parametrize("use_kernels", [False, True], ids=["core", "kernels"])
 @pytest.mark.parametrize("name", MODELS)
-def test_shared_model(shared: Path, name: str, use_kernels: bool) -> None:
-    assert_exact(reader.load(shared / "models" / f"{name}.tflite"), use_kernels)
+def test_shared_model_by_kernels(shared: Path, name: str) -> None:
+    assert_exact(reader.load(shared / "models" / f"{name}.tflite"), True)
+
+
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_BY_CORE)])
+def test_shared_model_by_core_operations(shared: Path, name: str) -> None:
+    assert_exact(reader.load(shared / "models" / f"{name}.tflite"), False)
 
 
 @pytest.mark.parametrize("exec_mode", ["compiled", "bytecode"])
