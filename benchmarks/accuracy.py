@@ -17,6 +17,7 @@ import numpy.typing as npt
 import tflite2q
 from benchmarks import environment
 from benchmarks.models import Labelled
+from benchmarks.tables import UNCHANGED
 from tflite2q import comparison, data, pipeline
 from tflite2q.data import Dataset
 from tflite2q.dialect.graph import Graph
@@ -87,7 +88,7 @@ def _answers(model: Labelled, name: str | None, limit: int | None) -> _Answers:
         inputs = ([graph[n] for n in graph.inputs], [chosen[n] for n in chosen.inputs])
         outputs = [executable.run(*data.transfer(arrays, *inputs)) for arrays in _samples(model, graph, limit)]
     except Unchanged:
-        return _Answers(None, [], problem="unchanged")
+        return _Answers(None, [], problem=UNCHANGED)
     except Tflite2qError as error:
         return _Answers(None, [], problem=str(error))
     layers = conversion.layers if conversion else ()

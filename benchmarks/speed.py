@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -121,7 +122,8 @@ def _row(files: Files, threads: int, rounds: int, round_ms: float, peak: float |
     frontend = None
     if files.library_frontend is not None:
         times = contenders.frontend(files.library_frontend, files.original, threads)
-        frontend = contenders.medians({"frontend": times}, 1, FRONTEND_RUNS * times(1)[0])["frontend"]
+        times(1)
+        frontend = statistics.median(times(FRONTEND_RUNS))
     return Row(
         model=files.model.name,
         dtype=files.model.dtype,

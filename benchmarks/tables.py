@@ -15,6 +15,7 @@ Result = Mapping[str, Any]
 Row = Mapping[str, Any]
 
 MISSING = "-"
+UNCHANGED = "unchanged"
 TVM_HEAD = "TVM's frontend"
 
 
@@ -81,7 +82,9 @@ def accuracy_summary(result: Result) -> str:
     cells = [("as imported", *(_percent(original[model]) for model in models))]
     for name in dict.fromkeys(row["scheme"] for row in result["rows"]):
         rows = [by_key[model, name] for model in models]
-        cells.append((f"`{name}`", *(_percent(r["top1"][1]) if not r["problem"] else MISSING for r in rows)))
+        cells.append(
+            (f"`{name}`", *(_percent(r["top1"][1]) if not r["problem"] else _short(r["problem"]) for r in rows))
+        )
     samples = {row["model"]: row["samples"] for row in result["rows"] if not row["problem"]}
     return _markdown(("top-1", *(f"`{model}` ({samples[model]} samples)" for model in models)), cells)
 
@@ -156,6 +159,10 @@ def _accuracy_cells(row: Row) -> tuple[str, ...]:
         f"{rescaled} of {channels}",
         f"{row['size'][0]} → {row['size'][1] or MISSING}",
     )
+
+
+def _short(problem: str) -> str:
+    return problem if problem == UNCHANGED else MISSING
 
 
 def _threads(count: int) -> str:
