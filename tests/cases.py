@@ -20,6 +20,7 @@ from tflite2q.dialect.types import Quantization, TensorType
 
 EIGHT = ("uint8", "int8")
 
+
 def cases(family: str, count: int, seed: int = 0) -> Iterator[Case]:
     """`count` cases of a family of FAMILIES."""
     for index in range(count):

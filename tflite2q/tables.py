@@ -322,9 +322,7 @@ def _tanh16(x: Codes) -> npt.NDArray[np.int16]:
     return (value >> 8).astype(np.int16)
 
 
-def _or16(
-    narrow: Tabulator, wide: Callable[[Codes, Codes], Any]
-) -> Tabulator:
+def _or16(narrow: Tabulator, wide: Callable[[Codes, Codes], Any]) -> Tabulator:
     def table(x: Codes, y: Codes, options: Options) -> npt.NDArray[Any]:
         return np.asarray(wide(x, y) if x.dtype == "int16" else narrow(x, y, options))
 

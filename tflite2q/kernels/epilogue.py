@@ -5,8 +5,8 @@ multipliers themselves are packed constants, one vector per block of output chan
 their accumulators with it.
 
 fixed    eq. 8 rounds twice: H = (v * m + 2**30) >> 31, then (H + half - (H < 0)) >> n with half = 2**(n - 1).  The
-         second rounding's half joins the first constant, R = 2**30 + half * 2**31, so that (v * m + R) >> 31 = H + half.
-         The sign of v serves as the sign of H (they differ only where v < 0 and H = 0; (half - 1) >> n is then 0 as
+         second rounding's half joins the first constant, R = 2**30 + half * 2**31: (v * m + R) >> 31 is H + half.  The
+         sign of v serves as the sign of H (they differ only where v < 0 and H = 0; (half - 1) >> n is then 0 as
          well).  If the clamp cuts off everything below the zero point, a negative H ends at the clamp with or without
          its correction, and the correction is left out.
 float64  trunc(t + copysign(c, t)) with c the largest number below 0.5 rounds half away from zero (eq. 10).

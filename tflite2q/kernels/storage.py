@@ -60,7 +60,11 @@ def unsigned(contract: Contract, inputs: Sequence[bool], output: bool) -> Contra
         if output:
             contract = replace(contract, table=shifted(contract.table))
         return replace(contract, x_dtype="uint8") if inputs[0] else contract
-    return _eltwise(contract, tuple(inputs), output) if any(inputs) or output else contract
+    if not any(inputs) and not output:
+        return contract
+    if not isinstance(contract, Eltwise):
+        raise ValueError(f"{type(contract).__name__} takes and gives int8 as it is")
+    return _eltwise(contract, tuple(inputs), output)
 
 
 def shifted(codes: Array) -> Array:

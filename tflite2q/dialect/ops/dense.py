@@ -112,9 +112,7 @@ class BatchMatmul(Op):
     asymmetric_inputs: bool = attribute("AsymmetricQuantizeInputs", False)
 
     mnemonic: ClassVar[str] = "q.batch_matmul"
-    builtins: ClassVar[tuple[Builtin, ...]] = (
-        Builtin("BATCH_MATMUL", "BatchMatMulOptions", {"int8": 2, "int16": 3}),
-    )
+    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("BATCH_MATMUL", "BatchMatMulOptions", {"int8": 2, "int16": 3}),)
     operands: ClassVar[tuple[Operand, ...]] = (Operand("a"), Operand("b"))
     floats: ClassVar[bool] = True
     dtypes: ClassVar[tuple[str, ...]] = ("int8", "int16")

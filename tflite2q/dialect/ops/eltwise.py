@@ -153,9 +153,7 @@ class Mul(Eltwise):
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("MUL", "MulOptions", {"int8": 2, "int16": 4}),)
 
     def codes(self, core: Core[T], a: Tensor[T], b: Tensor[T], y: TensorType) -> T:
-        product = core.multiply(
-            centred(core, a.data, a.type.zero_point), centred(core, b.data, b.type.zero_point)
-        )
+        product = core.multiply(centred(core, a.data, a.type.zero_point), centred(core, b.data, b.type.zero_point))
         real = float(np.float32(a.type.scale) * np.float32(b.type.scale) / np.float32(y.scale))
         return Rescale((real,), y.zero_point, *self.clamp(y), y.dtype, arithmetic(self.rescale)).meaning(core, product)
 

@@ -36,9 +36,7 @@ class Pool(Op):
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8", "int16")
 
     def window(self, x: Value) -> Window:
-        return window(
-            x.type.shape, (self.filter_h, self.filter_w), (self.stride_h, self.stride_w), self.padding
-        )
+        return window(x.type.shape, (self.filter_h, self.filter_w), (self.stride_h, self.stride_w), self.padding)
 
     def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
         x = ins[0]

@@ -30,9 +30,7 @@ class Movement(Op):
             require(y.type.dtype == x.type.dtype, f"moves {x.type.dtype} into {y.type.dtype}")
 
     def ties(self, dtype: str) -> tuple[tuple[str, ...], ...]:
-        moved = [
-            name for index, name in enumerate(self.inputs) if name and self.operand(index).role == "activation"
-        ]
+        moved = [name for index, name in enumerate(self.inputs) if name and self.operand(index).role == "activation"]
         return ((*moved, *self.outputs),)
 
 
