@@ -116,12 +116,14 @@ class X86Conv:
 
     def refuses(self, contract: Conv2D | Dense, target: Any) -> str | None:
         lacks = self.isa.lacks(target)
-        if lacks or isinstance(contract, Dense):
+        if lacks:
             return lacks
+        if not {contract.x_dtype, contract.rescale.dtype} <= {"uint8", "int8"}:
+            return f"{contract.x_dtype} to {contract.rescale.dtype}"
+        if isinstance(contract, Dense):
+            contract = contract.conv2d()
         if contract.groups != 1:
             return f"{contract.groups} groups"
-        if contract.x_dtype not in ("uint8", "int8"):
-            return f"inputs are {contract.x_dtype}"
         if not _fits(contract, self.isa) and len(contract.weight_zero_points) > 1:
             return "weights have zero points by channel and need nine bits"
         return None
@@ -351,7 +353,7 @@ class _Tile:
             for values, line in zip(rounded, accumulators, strict=True):
                 value = load(line, v * lanes, lanes=lanes)
                 values.append(T.Bind(self.plan.finish.rounded(value, self.constants, index)))
-        if finish.packable(self.plan.finish, s.vectors):
+        if s.vectors == 4:
             start = T.min(s.first + block * (4 * lanes), end - 4 * lanes)
             for p, values in enumerate(rounded):
                 store(self.y, self.plan.finish.packed(values), pixel + p, start, lanes=4 * lanes)

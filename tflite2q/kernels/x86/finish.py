@@ -152,27 +152,16 @@ class Finish:
         return T.Bind(codes)
 
     def pieces(self, rounded: list[Expr]) -> list[Expr]:
-        """Codes of any number of plainly ordered vectors, each as one vector of `lanes` elements."""
-        if self.epilogue.dtype not in ("int8", "uint8"):
-            return [self._clamped(value) for value in rounded]
+        """Codes of any number of plainly ordered vectors, each as one vector of `lanes` bytes."""
         lanes = self.isa.lanes
-        order = np.argsort(channel_order(lanes, 4).reshape(-1))
-        # Packing interleaves four vectors as `channel_order` says; reading the bytes by its inverse undoes that.
-        back = np.empty(4 * lanes, np.int64)
-        back[order] = np.arange(4 * lanes)
+        # Packing moves lanes as `channel_order` says; reading the bytes in that order undoes it.
+        order = [int(i) for i in channel_order(lanes, 4).reshape(-1)]
         codes: list[Expr] = []
         for first in range(0, len(rounded), 4):
             four = (rounded[first : first + 4] * 4)[:4]
-            together = T.Bind(shuffle([self.packed(four)], [int(i) for i in back]))
+            together = T.Bind(shuffle([self.packed(four)], order))
             codes += [T.Bind(part(together, i * lanes, lanes)) for i in range(min(4, len(rounded) - first))]
         return codes
-
-    def _clamped(self, rounded: Expr) -> Expr:
-        lanes, e = self.isa.lanes, self.epilogue
-        shift = e.zero_point + self.middle
-        low, high = (broadcast(T.int32(b - shift), lanes) for b in (e.low, e.high))
-        codes = T.min(T.max(rounded, low), high) + broadcast(T.int32(shift), lanes)
-        return T.Bind(T.cast(codes, vector(e.dtype, lanes)))
 
     def store_first(self, codes: Expr, count: int, y: Buffer, *index: Expr) -> None:
         """The first `count` of a vector's codes to consecutive elements of y."""
@@ -194,10 +183,6 @@ def channel_order(lanes: int, vectors: int) -> Array:
         return np.arange(vectors * lanes).reshape(vectors, lanes)
     lane = np.arange(lanes)
     return 16 * (lane // 4) + lane % 4 + 4 * np.arange(4)[:, None]
-
-
-def packable(finish: Finish, vectors: int) -> bool:
-    return vectors == 4 and finish.epilogue.dtype in ("int8", "uint8")
 
 
 def start(bias: Buffer, index: Expr, isa: Isa, row_term: Expr | None) -> Expr:

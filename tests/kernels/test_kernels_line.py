@@ -1,0 +1,92 @@
+"""The float32 line against the fixed point it stands for: at every step, at random, and where it must give up."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from tflite2q import numerics
+from tflite2q.kernels import line
+from tflite2q.rescale import Rescale
+
+
+def codes(rescale: Rescale, v: np.ndarray) -> np.ndarray:
+    m, shift = numerics.quantize_multiplier(np.array(rescale.real))
+    scaled = numerics.multiply_by_quantized_multiplier(v, m[:, None], shift[:, None])
+    return np.clip(scaled + rescale.zero_point, rescale.low, rescale.high)
+
+
+def line_codes(rescale: Rescale, made: line.Line, v: np.ndarray) -> np.ndarray:
+    rounded = line.evaluate(v, made.slope, made.offset, made.signed).astype(np.int64)
+    if made.mend is not None:
+        rounded += np.where(v == made.mend[0][:, None], made.mend[1][:, None], 0)
+    return np.clip(rounded + made.middle + rescale.zero_point, rescale.low, rescale.high)
+
+
+@pytest.mark.parametrize("zero_point", [-128, 0, 3, 127])
+@pytest.mark.parametrize("largest", [0.4, 0.01, 0.001])
+def test_equal_for_every_accumulator(zero_point: int, largest: float) -> None:
+    """All accumulators between the saturated ends, not only the steps that the proof looks at."""
+    rng = np.random.default_rng(zero_point + 200)
+    proven = 0
+    for _ in range(40):
+        real = float(rng.uniform(0.2, 1.0) * largest)
+        rescale = Rescale((real,), zero_point, -128, 127, "int8")
+        bound = np.array([400.0 / real])
+        made = line.prove(rescale, bound)
+        if made is None:
+            continue
+        proven += 1
+        v = np.arange(-int(bound[0]), int(bound[0]) + 1)[None, :]
+        np.testing.assert_array_equal(line_codes(rescale, made, v), codes(rescale, v))
+    assert proven >= 10
+
+
+def test_channels_are_proven_together_or_not_at_all() -> None:
+    rng = np.random.default_rng(1)
+    rescale = Rescale(tuple(float(r) for r in rng.uniform(0.003, 0.02, 24)), -128, -128, 127, "int8")
+    bound = np.full(24, 1e5)
+    made = line.prove(rescale, bound)
+    assert made is not None and made.slope.shape == (24,)
+    v = np.broadcast_to(np.arange(-100000, 100001, 7), (24, 28572)) + np.arange(24)[:, None]
+    np.testing.assert_array_equal(line_codes(rescale, made, v), codes(rescale, v))
+
+
+def test_first_accumulators_by_exact_search() -> None:
+    """The closed form of where steps lie, against the function itself just before and at the step."""
+    rng = np.random.default_rng(2)
+    m, shift = numerics.quantize_multiplier(rng.uniform(1e-4, 0.49, 50))
+    levels = np.arange(-140, 300)
+    first = line._first_accumulators(m, -shift, levels)
+    m, shift = m[:, None], shift[:, None]
+    assert (numerics.multiply_by_quantized_multiplier(first, m, shift) >= levels).all()
+    assert (numerics.multiply_by_quantized_multiplier(first - 1, m, shift) < levels).all()
+
+
+def test_evaluate_rounds_once() -> None:
+    """The emulated fused multiply-add against exact fractions."""
+    rng = np.random.default_rng(3)
+    v = rng.integers(-(2**20), 2**20, 300)
+    slope = rng.uniform(1e-5, 0.5, 1).astype(np.float32)
+    offset = rng.uniform(-128, 0.6, 1).astype(np.float32)
+    ours = line.evaluate(v[None], slope, offset, signed=False)[0]
+    for x, y in zip(v, ours, strict=True):
+        exact = Fraction(int(x)) * Fraction(float(slope[0])) + Fraction(float(offset[0]))
+        assert y == np.rint(nearest_float32(exact))
+
+
+def nearest_float32(exact: Fraction) -> np.float32:
+    guess = np.float32(float(exact))
+    near = [np.nextafter(guess, np.float32(side)) for side in (-np.inf, np.inf)] + [guess]
+    return min(near, key=lambda f: (abs(Fraction(float(f)) - exact), int(f.view(np.int32)) & 1))
+
+
+def test_refuses_what_it_cannot_prove() -> None:
+    bound = np.array([1e6])
+    assert line.prove(Rescale((0.7,), 0, -128, 127, "int8"), bound) is None  # no right shift
+    assert line.prove(Rescale((0.01,), 0, -128, 127, "int8", "float32"), bound) is None
+    assert line.prove(Rescale((0.01,), 0, -32768, 32767, "int16"), bound) is None
+    # Steps every 2**22 accumulators: beyond what float32 counts exactly.
+    assert line.prove(Rescale((2.0**-23,), 0, -128, 127, "int8"), np.array([2.0**31])) is None
