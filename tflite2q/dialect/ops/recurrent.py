@@ -115,7 +115,8 @@ class Lstm(Op):
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         x, hidden, cell = ins[0], ins[HIDDEN_STATE], ins[CELL_STATE]
-        gates = [i for i in range(4) if ins.get(INPUT_WEIGHTS + i) is not None]
+        # The gates with a logistic function side by side, the one with tanh behind them.
+        gates = [gate for gate in (0, 1, 3, 2) if ins.get(INPUT_WEIGHTS + gate) is not None]
         batch_axis = 1 if self.time_major else 0
         batch, steps = x.type.shape[batch_axis], x.type.shape[1 - batch_axis]
         depth = x.type.shape[2]
@@ -132,7 +133,7 @@ class Lstm(Op):
             now = core.reshape(now, (batch, _width(ins, gates)))
             recurrent = self.products(core, ins, RECURRENT_WEIGHTS, gates, hidden.type, h)
             sums = core.clip(core.add(now, recurrent), -HALF_RANGE, HALF_RANGE - 1)
-            c, h = self.step(core, sums, c, gates, cell.type, hidden.type)
+            c, h = self.step(core, sums, c, len(gates) == 3, cell.type, hidden.type)
             results.append(core.reshape(h, (1, *hidden.type.shape)))
         y = core.concat(results, 0)
         return (y if self.time_major else core.permute_dims(y, (1, 0, 2)),)
@@ -149,20 +150,20 @@ class Lstm(Op):
         m, shift = numerics.quantize_multiplier(np.repeat(np.array(real, np.float64), units))
         return multiply_fixed(core, acc, m, shift)
 
-    def step(self, core: Core[T], sums: T, c: T, gates: list[int], cell: TensorType, hidden: TensorType) -> tuple[T, T]:
-        """The next cell (int16) and hidden state (int8) from the gates' sums."""
-        units = cell.shape[1]
-        activated: dict[int, T] = {}
-        for place, gate in enumerate(gates):
-            part = core.strided_slice(sums, (1,), (place * units,), ((place + 1) * units,), (1,))
-            table = tanh_table(3) if GATES[gate] == "cell" else logistic_table(3)
-            activated[gate] = _by_table(core, table, part)
-        forget = activated[1]
-        admit = activated[0] if 0 in activated else core.subtract(int_const(core, HALF_RANGE - 1), forget)
+    def step(self, core: Core[T], sums: T, c: T, coupled: bool, cell: TensorType, hidden: TensorType) -> tuple[T, T]:
+        """The next cell (int16) and hidden state (int8) from the gates' sums; coupled: the input gate is 1 - forget."""
+        units, count = cell.shape[1], 2 if coupled else 3
+
+        def part(x: T, first: int, parts: int = 1) -> T:
+            return core.strided_slice(x, (1,), (first * units,), ((first + parts) * units,), (1,))
+
+        opened = _by_table(core, logistic_table(3), part(sums, 0, count))
+        forget, admitted = part(opened, count - 2), _by_table(core, tanh_table(3), part(sums, count))
+        admit = core.subtract(int_const(core, HALF_RANGE - 1), forget) if coupled else part(opened, 0)
         power = exact_log2(cell.scale)
         assert power is not None
         kept = rounding_shift_right(core, core.multiply(forget, core.astype(c, "int64")), 15)
-        added = rounding_shift_right(core, core.multiply(admit, activated[2]), 30 + power)
+        added = rounding_shift_right(core, core.multiply(admit, admitted), 30 + power)
         state = core.clip(core.add(kept, added), -HALF_RANGE, HALF_RANGE - 1)
         if self.cell_clip > 0:
             limit = int(min(np.float32(self.cell_clip) / np.float32(cell.scale), np.float32(HALF_RANGE - 1)))
@@ -171,7 +172,7 @@ class Lstm(Op):
         inside = self.intermediates[HIDDEN].type
         real = np.float32(2.0**-15) / np.float32(inside.scale) * np.float32(2.0**-15)
         rescale = Rescale((float(real),), inside.zero_point, *hidden.range, hidden.dtype)
-        return core.astype(state, "int16"), rescale.meaning(core, core.multiply(activated[3], squashed))
+        return core.astype(state, "int16"), rescale.meaning(core, core.multiply(part(opened, count - 1), squashed))
 
 
 def _width(ins: Operands[T], gates: list[int]) -> int:
