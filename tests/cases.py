@@ -288,7 +288,7 @@ def _lookup(d: Draw, function: str, dtype: str) -> Case:
     if function == "LEAKY_RELU":
         attributes["alpha"] = float(np.float32(d.pick((0.01, 0.1, 0.2, 0.3, 1.5, 0.5))))
     if function == "GELU":
-        attributes["approximate"] = d.chance(0.5) or dtype == "float32"
+        attributes["approximate"] = d.chance(0.5)
     op = ops.Lookup(inputs=("x",), outputs=("y",), **attributes)
     fixed = op.fixed_result(dtype) if dtype in CODES else None
     if fixed is not None:

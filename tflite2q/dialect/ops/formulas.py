@@ -31,6 +31,19 @@ def _leaky_relu(core: Core[Any], x: Any, dtype: str, alpha: float) -> Any:
 
 
 def _gelu(core: Core[Any], x: Any, dtype: str, alpha: float) -> Any:
+    """x / 2 * (1 + erf(x / sqrt(2))); erf by formula 7.1.26 of Abramowitz and Stegun, within 1.5e-7."""
+    zero, one = number(core, 0, dtype), number(core, 1, dtype)
+    z = core.multiply(x, number(core, 0.5**0.5, dtype))
+    t = core.divide(one, core.add(one, core.multiply(number(core, 0.3275911, dtype), core.abs(z))))
+    polynomial = zero
+    for coefficient in (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592):
+        polynomial = core.multiply(core.add(polynomial, number(core, coefficient, dtype)), t)
+    magnitude = core.subtract(one, core.multiply(polynomial, core.exp(core.negative(core.multiply(z, z)))))
+    erf = core.where(core.less(z, zero), core.negative(magnitude), magnitude)
+    return core.multiply(core.multiply(number(core, 0.5, dtype), x), core.add(one, erf))
+
+
+def _gelu_by_tanh(core: Core[Any], x: Any, dtype: str, alpha: float) -> Any:
     """The tanh approximation: x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))."""
     cube = core.multiply(core.multiply(x, x), x)
     inner = core.add(x, core.multiply(number(core, 0.044715, dtype), cube))
@@ -66,6 +79,7 @@ FORMULAS: Mapping[str, Formula] = {
     "HARD_SWISH": _hard_swish,
     "LEAKY_RELU": _leaky_relu,
     "GELU": _gelu,
+    "GELU approximate": _gelu_by_tanh,
     "ELU": _elu,
     "EXP": lambda core, x, dtype, alpha: core.exp(x),
     "LOG": lambda core, x, dtype, alpha: core.log(x),

@@ -13,7 +13,6 @@ from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, 
 from tflite2q.dialect.ops.common import CODES, given, is_codes
 from tflite2q.dialect.ops.formulas import FORMULAS
 from tflite2q.dialect.types import Quantization, TensorType, Value
-from tflite2q.errors import UnsupportedError
 from tflite2q.numerics import code_range
 from tflite2q.tables import FUNCTIONS, Codes, Options, tabulate
 
@@ -100,9 +99,8 @@ class Lookup(Op):
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         x, y = ins[0], outs[0].type
         if not is_codes(x.type):
-            if self.function not in FORMULAS or (self.function == "GELU" and not self.approximate):
-                raise UnsupportedError(f"{self.name!r}: {self.function} of {x.type.dtype} cannot be run")
-            return (FORMULAS[self.function](core, x.data, x.type.dtype, self.alpha),)
+            name = f"{self.function} approximate" if self.approximate else self.function
+            return (FORMULAS[name](core, x.data, x.type.dtype, self.alpha),)
         options = Options(self.alpha, self.approximate)
         table = tabulate(self.function, _codes(x.type), _codes(y), options)
         index = core.astype(x.data, "int32")
