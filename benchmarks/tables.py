@@ -81,10 +81,7 @@ def accuracy_summary(result: Result) -> str:
     original = {row["model"]: row["top1"][0] for row in result["rows"] if not row["problem"]}
     cells = [("as imported", *(_percent(original[model]) for model in models))]
     for name in dict.fromkeys(row["scheme"] for row in result["rows"]):
-        rows = [by_key[model, name] for model in models]
-        cells.append(
-            (f"`{name}`", *(_percent(r["top1"][1]) if not r["problem"] else _short(r["problem"]) for r in rows))
-        )
+        cells.append((f"`{name}`", *(_short(by_key[model, name]) for model in models)))
     samples = {row["model"]: row["samples"] for row in result["rows"] if not row["problem"]}
     return _markdown(("top-1", *(f"`{model}` ({samples[model]} samples)" for model in models)), cells)
 
@@ -161,8 +158,11 @@ def _accuracy_cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def _short(problem: str) -> str:
-    return problem if problem == UNCHANGED else MISSING
+def _short(row: Row) -> str:
+    """Top-1 of a conversion, or a word where there is none."""
+    if row["problem"]:
+        return UNCHANGED if row["problem"] == UNCHANGED else MISSING
+    return _percent(row["top1"][1])
 
 
 def _threads(count: int) -> str:
