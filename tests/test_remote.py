@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ports import LOOPBACK, free_port, wait_for
 
 import tflite2q
 from tflite2q import oracle, remote
@@ -22,14 +23,6 @@ from tflite2q.errors import TargetError, UsageError
 from tflite2q.runtime import Executable
 
 pytestmark = pytest.mark.slow
-
-LOOPBACK = "127.0.0.1"
-
-
-def free_port() -> int:
-    with socket.create_server((LOOPBACK, 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 @contextmanager
@@ -49,17 +42,6 @@ def end(child: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
-
-
-def wait_for(port: int) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            socket.create_connection((LOOPBACK, port), 1).close()
-            return
-        except OSError:
-            time.sleep(0.2)
-    raise TimeoutError(f"nothing listens on {port}")
 
 
 @contextmanager

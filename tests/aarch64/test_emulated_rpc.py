@@ -1,0 +1,62 @@
+"""A remote device of another architecture: an RPC server in an emulated Python, on the loopback interface."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from aarch64.emulator import Emulator
+from ports import LOOPBACK, free_port, wait_for
+
+import tflite2q
+from tflite2q import oracle, remote
+from tflite2q.errors import TargetError
+
+pytestmark = pytest.mark.aarch64
+
+# The server starts its interpreter again for each session: that must be the emulated one.
+SERVER = """
+import sys, time
+sys.executable = {wrapper!r}
+from tvm import rpc
+server = rpc.Server({host!r}, {port}, port_end={port} + 1)
+time.sleep(3600)
+"""
+
+
+@contextmanager
+def emulated_server(emulator: Emulator, folder: Path) -> Iterator[int]:
+    port = free_port()
+    wrapper = emulator.wrapper(folder)
+    script = folder / "server.py"
+    script.write_text(SERVER.format(wrapper=str(wrapper), host=LOOPBACK, port=port))
+    with open(folder / "server.log", "wb") as log:
+        child = subprocess.Popen(emulator.command(script), stdout=log, stderr=log, start_new_session=True)
+        try:
+            wait_for(port, seconds=180)
+            yield port
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+
+
+def test_run_and_time_on_the_emulated_device(emulator: Emulator, digits: Path, tmp_path: Path) -> None:
+    graph = tflite2q.load(digits)
+    image = np.random.default_rng(1).integers(0, 256, graph[graph.inputs[0]].type.shape, np.uint8)
+    target = {"cortex-a53": "aarch64", "cortex-a76": "aarch64-dotprod", "max": "aarch64-i8mm"}[emulator.cpu]
+    with emulated_server(emulator, tmp_path) as port:
+        where = remote.Device(LOOPBACK, port, timeout=180)
+        with remote.Session(where) as session:
+            assert session.triple.startswith("aarch64")
+            model = session.upload(tflite2q.compile(digits, target))
+            np.testing.assert_array_equal(model.run(image), oracle.run(graph, image))
+            assert len(model.times(2)) == 2
+            with pytest.raises(TargetError, match=r"is aarch64.*compiled for x86-64 \(x86_64\)"):
+                session.upload(tflite2q.compile(digits, "x86-64"))
