@@ -44,7 +44,10 @@ def steps(graph: Graph, inputs: Sequence[npt.ArrayLike]) -> Iterator[tuple[str, 
     yield from values.items()
     for op in graph.ops:
         operands = Operands([None if n is None else Tensor(graph[n], values[n]) for n in op.inputs])
-        results = op.meaning(core, operands, graph.outs(op))
+        try:
+            results = op.meaning(core, operands, graph.outs(op))
+        except IndexError as error:
+            raise DataError(f"{op.mnemonic} {op.name!r}: the data name an element that does not exist: {error}") from error
         for name, result in zip(op.outputs, results, strict=True):
             values[name] = result
             yield name, result

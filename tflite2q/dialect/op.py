@@ -154,6 +154,10 @@ class Op:
         named = ((name, self.operand(index).role) for index, name in enumerate(self.inputs))
         return next((name for name, role in named if role in ("activation", "fixed") and name is not None), None)
 
+    def accepts_weights(self, dtype: str) -> bool:
+        """Whether its weights may be of `dtype`; few operators take int4."""
+        return dtype != "int4" or "int4" in self.builtin.versions
+
     def operand(self, index: int) -> Operand:
         """The slot of input `index`; repeats the last one of a variadic op."""
         return self.operands[min(index, len(self.operands) - 1)]

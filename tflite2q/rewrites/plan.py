@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
@@ -27,7 +27,11 @@ class Plan:
         return Plan(scheme, scheme.layers(graph))
 
     def layer(self, op: Op) -> Layer:
-        return self.layers.get(op.name, self.scheme.layer)
+        """What the scheme says of `op`; weights of a type that TFLite's kernel does not take become int8."""
+        layer = self.layers.get(op.name, self.scheme.layer)
+        if op.accepts_weights(layer.weights.dtype):
+            return layer
+        return replace(layer, weights=replace(layer.weights, dtype="int8"))
 
     def renamed(self, inner: Mapping[str, str]) -> Plan:
         """The plan for a graph in which results, of which the first names its op, have the new names of `inner`."""
