@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +17,9 @@ from tflite2q.cli.options import (
     target_option,
     threads_option,
 )
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @click.command("run", short_help="Run a model or a compiled library.")
@@ -33,6 +37,7 @@ from tflite2q.cli.options import (
     "--output", type=MODEL, metavar="FILE", help="Write the outputs: .npz (arrays by name) or .npy (one output)."
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Use only the first N samples.")
+@click.option("--profile", is_flag=True, help="Also show the time, G MAC/s and share of each op of the model.")
 @pixel_options
 @target_option
 @threads_option
@@ -40,19 +45,21 @@ from tflite2q.cli.options import (
 @force_option
 @json_option
 def run_command(
-    model: str, inputs: tuple[str, ...], output: str | None, limit: int | None, mean: float | None, std: float | None,
-    target: str, threads: int, rpc: str | None, tracker: str | None, key: str | None, timeout: float, force: bool,
-    json_path: str | None,
+    model: str, inputs: tuple[str, ...], output: str | None, limit: int | None, profile: bool, mean: float | None,
+    std: float | None, target: str, threads: int, rpc: str | None, tracker: str | None, key: str | None,
+    timeout: float, force: bool, json_path: str | None,
 ) -> None:  # fmt: skip
     """Run a model, compiled with TVM, or a library that `convert --lib` wrote, and show what it says.
 
     Shows the five highest classes of outputs that hold one score a class, and the range of others.  --output keeps the
-    exact codes, samples on the first axis.  With --rpc, or --tracker and --key, it runs on a remote device.
+    exact codes, samples on the first axis.  With --rpc, or --tracker and --key, it runs on a remote device.  --profile
+    times the ops of a model (not of a library) on this machine, with the first sample as input.
     """
     from tflite2q import files, pipeline, prediction, remote
     from tflite2q.cli import output as out
     from tflite2q.cli.progress import Progress
     from tflite2q.data import Normalization
+    from tflite2q.errors import UsageError
     from tflite2q.report import json, text
 
     if output is not None:
@@ -60,6 +67,8 @@ def run_command(
         files.refuse_overwrite(output, force)
     out.check_json(json_path)
     device = remote.device(rpc, tracker, key, timeout)
+    if profile and (device is not None or Path(model).suffix == ".so"):
+        raise UsageError("--profile times the ops of a .tflite model on this machine; leave the device or library out")
     with Progress() as progress:
         progress("compiling")
         executable = pipeline.executable_of(model, target, threads, device)
@@ -67,4 +76,12 @@ def run_command(
         results = prediction.run(executable.run, executable.outputs, samples, progress)
         if output is not None:
             files.write(output, prediction.encoded(results, executable.outputs, Path(output).suffix), force)
-    out.emit(json.prediction(Path(model).name, results), json_path, lambda console: text.prediction(console, results))
+        ops = executable.profile(*next(iter(samples))) if profile else []
+    document = json.prediction(Path(model).name, results)
+
+    def show(console: Console) -> None:
+        text.prediction(console, results)
+        if profile:
+            text.profile(console, ops)
+
+    out.emit({**document, "profile": json.profile(ops)} if profile else document, json_path, show)

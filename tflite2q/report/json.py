@@ -18,6 +18,7 @@ from tflite2q.prediction import Prediction
 if TYPE_CHECKING:
     from tflite2q.lower.capabilities import Capability
     from tflite2q.lower.graph import Choice
+    from tflite2q.runtime import OpTime
 
 SCHEMA_VERSION = 1
 
@@ -61,6 +62,11 @@ def targets(found: Sequence[Capability]) -> Document:
     """Keys: targets, a list of {name, sentence, features, kernels: {layer: kernel}}."""
     rows = [{**asdict(each), "kernels": dict(each.kernels)} for each in found]
     return {"schema_version": SCHEMA_VERSION, "targets": rows}
+
+
+def profile(ops: Sequence[OpTime]) -> list[Document]:
+    """Keys of each op: op (its name), mnemonic, kernel, ms, gmacs (10^9 multiply-accumulates a second), share."""
+    return [asdict(op) for op in ops]
 
 
 def prediction(model: str, results: Sequence[Prediction]) -> Document:

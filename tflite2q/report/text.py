@@ -17,6 +17,7 @@ from tflite2q.prediction import Prediction, Summary
 if TYPE_CHECKING:
     from tflite2q.lower.capabilities import Capability
     from tflite2q.lower.graph import Choice
+    from tflite2q.runtime import OpTime
 
 WORST_LAYERS = 5
 LONGEST_NAME = 64
@@ -70,6 +71,17 @@ def prediction(console: Console, results: Sequence[Prediction]) -> None:
     for result in results:
         for output in result.outputs:
             table.add_row(Text(result.sample), Text(short(output.name)), Text(_says(output)))
+    console.print(table)
+
+
+def profile(console: Console, ops: Sequence[OpTime]) -> None:
+    """Where the time of a run goes, op by op in execution order."""
+    _line(console, f"profile ({sum(op.ms for op in ops):.3f} ms in ops):")
+    table = _table(console, ("op", False), ("kernel", False), ("time", True), ("share", True), ("G MAC/s", True))
+    for op in ops:
+        rate = "" if op.gmacs is None else f"{op.gmacs:.1f}"
+        row = (f"{op.mnemonic} {short(op.op)}", op.kernel, f"{op.ms * 1e3:.1f} us", _percent(op.share), rate)
+        table.add_row(*(Text(cell) for cell in row))
     console.print(table)
 
 
