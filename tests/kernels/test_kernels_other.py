@@ -175,3 +175,34 @@ def test_every_contract_ends_with_a_kernel_that_takes_it() -> None:
         kernel, refused = select(contract, target)
         assert kernel.name == "generic_conv2d"
         assert len(refused) == len(KERNELS[type(contract)]) - 1 and all(reason for _, reason in refused)
+
+
+@pytest.mark.isa
+@pytest.mark.parametrize("name", ["x86-64-vnni", "x86-64-avxvnni", "x86-64-v3"])
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_plane(name: str, dtype: str) -> None:
+    """ADD on every pair of codes, as one plane; and a meaning that no plane computes."""
+    if not made.runs_here(name):
+        pytest.skip(f"this processor cannot run {name}")
+    target = made.target(name)
+    low, high = code_range(dtype)
+    pairs = Tensor((256, 257), dtype)
+    # real = 2 * a / 3 - b / 2 + 0.3, halves rounded away by float64
+    factors = (2 / 3, -0.5, 0.3)
+
+    def meaning(core: Any, a: Any, b: Any) -> Any:
+        total = core.add(
+            core.multiply(core.astype(a, "float64"), core.const(np.array([factors[0]]))),
+            core.multiply(core.astype(b, "float64"), core.const(np.array([factors[1]]))),
+        )
+        total = core.floor(core.add(total, core.const(np.array([factors[2] + 0.5]))))
+        return core.astype(core.clip(total, low, high), dtype)
+
+    contract = Eltwise("add", "pairs", meaning, (pairs, pairs), pairs, factors)
+    kernel = next(k for k in KERNELS[Eltwise] if k.name.startswith("plane__") and k.refuses(contract, target) is None)
+    a = np.repeat(np.arange(low, high + 1), 257).reshape(256, 257).astype(dtype)
+    b = np.resize(np.arange(low, high + 1), (256, 257)).astype(dtype)
+    y = made.run(kernel.build(contract, target), target, a, b)
+    np.testing.assert_array_equal(y, meaning(NumpyCore(), a, b))
+    wrong = replace(contract, linear=(0.6, -0.5, 0.3))
+    assert kernel.refuses(wrong, target) == "no plane in float32 rounds as the definition does"

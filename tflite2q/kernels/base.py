@@ -251,6 +251,7 @@ class Eltwise:
     meaning: Callable[..., Any]
     inputs: tuple[Tensor, ...]
     output: Tensor
+    linear: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,9 +30,11 @@ from tflite2q.kernels.generic.softmax import GenericSoftmax
 from tflite2q.kernels.x86.conv import X86Conv
 from tflite2q.kernels.x86.depthwise import X86Depthwise
 from tflite2q.kernels.x86.isa import LEVELS
+from tflite2q.kernels.x86.plane import X86Plane
 
 _X86_CONV = tuple(X86Conv(level) for level in LEVELS)
 _X86_DEPTHWISE = tuple(X86Depthwise(level) for level in LEVELS)
+_X86_PLANE = tuple(X86Plane(level) for level in LEVELS)
 _ARM_CONV = tuple(ArmConv(level) for level in arm.LEVELS)
 _ARM_DEPTHWISE = tuple(ArmDepthwise(level) for level in arm.LEVELS)
 
@@ -42,7 +44,7 @@ KERNELS: dict[type, tuple[Kernel, ...]] = {
     Dense: (*_X86_CONV, *_ARM_CONV, GenericConv()),
     Pool: (GenericPool(),),
     Lookup: (GenericLookup(),),
-    Eltwise: (GenericEltwise(),),
+    Eltwise: (*_X86_PLANE, GenericEltwise()),
     Softmax: (GenericSoftmax(),),
     ResizeBilinear: (GenericResize(),),
     ArgMax: (GenericArgMax(),),

@@ -105,5 +105,10 @@ def _eltwise(contract: Eltwise, inputs: tuple[bool, ...], output: bool) -> Eltwi
         Tensor(t.shape, "uint8" if mark else t.dtype) for t, mark in zip(contract.inputs, inputs, strict=True)
     )
     result = Tensor(contract.output.shape, "uint8") if output else contract.output
+    linear = contract.linear
+    if linear is not None:
+        *factors, offset = linear
+        moved = sum(factor * mark for factor, mark in zip(factors, inputs, strict=True))
+        linear = (*factors, offset + SHIFT * (output - moved))
     key = (contract.key, inputs, output)
-    return replace(contract, key=key, meaning=stored, inputs=tensors, output=result)
+    return replace(contract, key=key, meaning=stored, inputs=tensors, output=result, linear=linear)

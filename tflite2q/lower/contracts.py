@@ -14,6 +14,7 @@ import numpy as np
 from tflite2q.dialect.op import Op, Operands, Tensor
 from tflite2q.dialect.ops.conv import Convolution
 from tflite2q.dialect.ops.dense import Dense
+from tflite2q.dialect.ops.eltwise import Add
 from tflite2q.dialect.ops.pool import Pool
 from tflite2q.dialect.ops.reduce import ArgExtremum
 from tflite2q.dialect.ops.resize import ResizeBilinear
@@ -155,7 +156,17 @@ def _eltwise(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None
         meaning=meaning,
         inputs=tuple(base.Tensor(v.type.shape, STORAGE[v.type.dtype]) for v in operands),
         output=base.Tensor(y.shape, STORAGE[y.dtype]),
+        linear=_linear(op, [v.type for v in operands], y),
     )
+
+
+def _linear(op: Op, operands: Sequence[TensorType], y: TensorType) -> tuple[float, ...] | None:
+    """Factors and offset of a sum or difference, in codes of its result."""
+    if not isinstance(op, Add) or any(t.dtype not in EIGHT_BITS for t in (*operands, y)):
+        return None
+    first, second = (t.scale / y.scale for t in operands)
+    second = -second if op.subtract else second
+    return first, second, y.zero_point - first * operands[0].zero_point - second * operands[1].zero_point
 
 
 def _softmax(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None:
