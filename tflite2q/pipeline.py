@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -272,15 +272,26 @@ def _outputs_and_speed(
         notes.append(f"outputs are the reference's, and there is no speed: {error}")
         run_first, run_second = (lambda *x: oracle.run(before, *x)), (lambda *x: oracle.run(after, *x))
         return _accuracy(before, after, run_first, run_second, samples, options, progress), None
-    accuracy = _accuracy(before, after, first.run, second.run, samples, options, progress)
-    if not options.speed:
-        return accuracy, None
+    with closing(first), closing(second):
+        accuracy = _accuracy(before, after, first.run, second.run, samples, options, progress)
+        return accuracy, _speed(before, after, first, second, options, notes, progress) if options.speed else None
+
+
+def _speed(
+    before: Graph,
+    after: Graph,
+    first: Executable,
+    second: Executable,
+    options: Options,
+    notes: list[str],
+    progress: Progress,
+) -> Speed:
+    """Of both compiled models, on this machine beside LiteRT."""
     if options.device is not None:
         notes.append(f"times are those of {options.device.name}, where LiteRT was not timed")
-        return accuracy, comparison.measure_speed(first.times, second.times, options.threads, progress=progress)
+        return comparison.measure_speed(first.times, second.times, options.threads, progress=progress)
     with _litert_files(before, after, notes) as paths:
-        speed = comparison.measure_speed(first.times, second.times, options.threads, paths, progress)
-    return accuracy, speed
+        return comparison.measure_speed(first.times, second.times, options.threads, paths, progress)
 
 
 def _compiled(before: Graph, after: Graph, options: Options, progress: Progress) -> tuple[Executable, Executable]:

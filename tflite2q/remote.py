@@ -174,6 +174,10 @@ class RemoteExecutable(Executable):
         self._model = model
         self._ran = False
 
+    def close(self) -> None:
+        """End the session, with all its models."""
+        self._session.close()
+
     def require_runnable(self) -> None:
         """The device has accepted the code already."""
 

@@ -154,6 +154,9 @@ class Executable:
         """How each op is computed and why better kernels refused; nothing for a loaded library."""
         return self._source.lowered.choices if self._source else ()
 
+    def close(self) -> None:
+        """Give back what the model holds on other machines; nothing, if it runs on this one."""
+
     def require_runnable(self) -> None:
         """Raise TargetError if this machine cannot run the code."""
         _check_runnable(self.manifest)

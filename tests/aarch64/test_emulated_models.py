@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from aarch64.emulator import Emulator
+from aarch64.targets import TARGETS
 
 import tflite2q
 from tflite2q import oracle
@@ -19,9 +20,6 @@ from tflite2q.errors import Unchanged
 pytestmark = pytest.mark.aarch64
 
 Array = npt.NDArray[Any]
-
-# The target whose features each emulated processor has.
-TARGETS = {"cortex-a53": "aarch64", "cortex-a76": "aarch64-dotprod", "max": "aarch64-i8mm"}
 
 SCHEMES = ("int8", "symmetric-int8", "float32-rescale", "power-of-two")
 

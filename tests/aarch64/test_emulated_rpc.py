@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from aarch64.emulator import Emulator
+from aarch64.targets import TARGETS
 from ports import LOOPBACK, free_port, wait_for
 
 import tflite2q
@@ -50,12 +51,11 @@ def emulated_server(emulator: Emulator, folder: Path) -> Iterator[int]:
 def test_run_and_time_on_the_emulated_device(emulator: Emulator, digits: Path, tmp_path: Path) -> None:
     graph = tflite2q.load(digits)
     image = np.random.default_rng(1).integers(0, 256, graph[graph.inputs[0]].type.shape, np.uint8)
-    target = {"cortex-a53": "aarch64", "cortex-a76": "aarch64-dotprod", "max": "aarch64-i8mm"}[emulator.cpu]
     with emulated_server(emulator, tmp_path) as port:
         where = remote.Device(LOOPBACK, port, timeout=180)
         with remote.Session(where) as session:
             assert session.triple.startswith("aarch64")
-            model = session.upload(tflite2q.compile(digits, target))
+            model = session.upload(tflite2q.compile(digits, TARGETS[emulator.cpu]))
             np.testing.assert_array_equal(model.run(image), oracle.run(graph, image))
             assert len(model.times(2)) == 2
             with pytest.raises(TargetError, match=r"is aarch64.*compiled for x86-64 \(x86_64\)"):

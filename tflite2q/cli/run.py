@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,9 +70,9 @@ def run_command(
     device = remote.device(rpc, tracker, key, timeout)
     if profile and (device is not None or Path(model).suffix == ".so"):
         raise UsageError("--profile times the ops of a .tflite model on this machine; leave the device or library out")
-    with Progress() as progress:
+    with Progress() as progress, ExitStack() as held:
         progress("compiling")
-        executable = pipeline.executable_of(model, target, threads, device)
+        executable = held.enter_context(closing(pipeline.executable_of(model, target, threads, device)))
         samples = prediction.samples(inputs, executable.inputs, limit, Normalization.of(mean, std))
         results = prediction.run(executable.run, executable.outputs, samples, progress)
         if output is not None:
