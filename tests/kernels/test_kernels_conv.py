@@ -55,6 +55,7 @@ DEPTHWISE: dict[str, dict[str, Any]] = {
     "5x5, 80 channels": {"size": (9, 7, 80), "kernel": (5, 5), "padding": (2, 2, 2, 2), "relu": True},
     "5x5 stride 2": {"size": (9, 11, 64), "kernel": (5, 5), "strides": (2, 2), "padding": (1, 1, 2, 2)},
     "one output row, batch of two": {"size": (1, 9, 64), "kernel": (3, 3), "padding": (1, 1, 1, 1), "batch": 2},
+    "dilated": {"size": (9, 10, 72), "kernel": (3, 3), "padding": (2, 4, 2, 4), "dilation": (2, 4)},
     "7x1 column": {"size": (9, 4, 64), "kernel": (7, 1), "padding": (3, 0, 3, 0)},
     "legacy weights": {
         "size": (5, 6, 64), "kernel": (3, 3), "padding": (1, 1, 1, 1), "dtype": "uint8", "weights": "uint8",

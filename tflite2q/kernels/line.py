@@ -60,8 +60,8 @@ def prove(rescale: Rescale, bound: Array) -> Line | None:
         poor = best.wrong > 0
         if not poor.any():
             break
-        nudged = (real.astype(np.float32).view(np.int32) + np.int32(ulps)).view(np.float32)
-        best = best.better(steps.fit(nudged))
+        nudged = (real[poor].astype(np.float32).view(np.int32) + np.int32(ulps)).view(np.float32)
+        best = best.better(steps.only(poor).fit(nudged), poor)
     if best.wrong.max(initial=0) > 1:
         return None
     mend = steps.mend(best) if best.wrong.any() else None
@@ -87,11 +87,15 @@ class _Fit:
     offset: Array
     wrong: Array
 
-    def better(self, other: _Fit) -> _Fit:
-        """Of each channel the line with fewer errors."""
-        pick = other.wrong < self.wrong
-        pairs = ((self.slope, other.slope), (self.offset, other.offset), (self.wrong, other.wrong))
-        return _Fit(*(np.where(pick, b, a) for a, b in pairs))
+    def better(self, other: _Fit, where: Array) -> _Fit:
+        """`other` holds the channels `where` only: of each, the line with fewer errors."""
+        merged = []
+        pick = other.wrong < self.wrong[where]
+        for ours, theirs in ((self.slope, other.slope), (self.offset, other.offset), (self.wrong, other.wrong)):
+            fresh = ours.copy()
+            fresh[where] = np.where(pick, theirs, ours[where])
+            merged.append(fresh)
+        return _Fit(*merged)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +106,10 @@ class _Steps:
     first: Array
     bound: Array
     signed: bool
+
+    def only(self, where: Array) -> _Steps:
+        """These channels alone."""
+        return _Steps(self.levels, self.first[where], self.bound[where], self.signed)
 
     def reached(self, v: Array) -> Array:
         """Accumulators that can occur."""

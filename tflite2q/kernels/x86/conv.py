@@ -26,6 +26,7 @@ import numpy as np
 
 from tflite2q.kernels import layout
 from tflite2q.kernels.base import Array, Built, Conv2D, Dense, Tensor
+from tflite2q.kernels.line import Line, prove
 from tflite2q.kernels.loops import PARALLEL_MACS, ZEROS, moving_zero, padded_image
 from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, function, load, local, store, view
 from tflite2q.kernels.x86 import finish, rowsum
@@ -130,8 +131,9 @@ class X86Conv:
 
     def build(self, contract: Conv2D | Dense, target: Any) -> Built:
         conv = contract.conv2d() if isinstance(contract, Dense) else contract
-        plan = _plan(conv, contract.inputs[0], contract.output, self.isa)
-        constants = _pack(conv, plan)
+        proven = prove(conv.rescale, layout.accumulator_bound(conv))
+        plan = _plan(conv, contract.inputs[0], contract.output, self.isa, proven)
+        constants = _pack(conv, plan, proven)
         s = plan.sections[0]
         types = f"{contract.x_dtype[0]}8s{8 if self.isa.dot_intrinsic else 16}"
         operation = "dense" if isinstance(contract, Dense) else "conv2d"
@@ -148,7 +150,7 @@ def _fits(conv: Conv2D, isa: Isa) -> bool:
     return bool(weights.min() >= -128 and weights.max() <= 127)
 
 
-def _plan(conv: Conv2D, inputs: Tensor, output: Tensor, isa: Isa) -> Plan:
+def _plan(conv: Conv2D, inputs: Tensor, output: Tensor, isa: Isa, proven: Line | None) -> Plan:
     kh, kw = conv.kernel
     image = (conv.batch, conv.in_h, conv.in_w, conv.in_c)
     width = conv.in_w + conv.padding[1] + conv.padding[3]
@@ -164,7 +166,7 @@ def _plan(conv: Conv2D, inputs: Tensor, output: Tensor, isa: Isa) -> Plan:
     bound = layout.accumulator_bound(conv)
     return Plan(
         inputs, output, image, conv.padding, conv.x_zero_point, rows, columns, strides, runs, run,
-        _sections(conv.out_c, columns, isa), not _fits(conv, isa), Finish.of(conv.rescale, bound, isa),
+        _sections(conv.out_c, columns, isa), not _fits(conv, isa), Finish.of(conv.rescale, bound, isa, proven),
     )  # fmt: skip
 
 
@@ -201,7 +203,7 @@ def _channels(section: Section) -> Array:
     return section.starts()[:, None] + np.arange(section.lanes)
 
 
-def _pack(conv: Conv2D, plan: Plan) -> tuple[Array, ...]:
+def _pack(conv: Conv2D, plan: Plan, proven: Line | None) -> tuple[Array, ...]:
     isa = plan.isa
     channels = np.concatenate([_channels(s) for s in plan.sections])
     # Lanes beyond the last channel (fewer channels than lanes) repeat it; they are not stored.
@@ -229,7 +231,7 @@ def _pack(conv: Conv2D, plan: Plan) -> tuple[Array, ...]:
         bias,
         np.zeros(ZEROS.shape, np.int32),
         *sums,
-        *plan.finish.pack(conv.rescale, layout.accumulator_bound(conv), channels),
+        *plan.finish.pack(conv.rescale, proven, channels),
     )
 
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from tflite2q.kernels import layout
 from tflite2q.kernels.base import Array, Built, DepthwiseConv2D, Tensor
+from tflite2q.kernels.line import Line, prove
 from tflite2q.kernels.loops import ZEROS, moving_zero, padded_image, region
 from tflite2q.kernels.tir import Buffer, Expr, T, function, load, local, shuffle, store, vector, view
 from tflite2q.kernels.x86 import finish
@@ -52,6 +53,7 @@ class Plan:
     output: Tensor
     kernel: tuple[int, int]
     strides: tuple[int, int]
+    dilation: tuple[int, int]
     padding: tuple[int, int, int, int]
     fill: int
     rows: int
@@ -101,8 +103,6 @@ class X86Depthwise:
             return lacks
         if contract.depth_multiplier != 1:
             return f"depth multiplier {contract.depth_multiplier}"
-        if contract.dilation != (1, 1):
-            return f"dilation {contract.dilation[0]}x{contract.dilation[1]}"
         if contract.kernel[0] * contract.kernel[1] > 25:
             return f"a {contract.kernel[0]}x{contract.kernel[1]} kernel would unroll too far"
         if contract.out_c < NARROWEST:
@@ -114,26 +114,30 @@ class X86Depthwise:
         return None
 
     def build(self, contract: DepthwiseConv2D, target: Any) -> Built:
-        plan = _plan(contract, self.isa)
+        proven = prove(contract.rescale, layout.accumulator_bound(contract))
+        plan = _plan(contract, self.isa, proven)
         types = f"{contract.x_dtype[0]}8s{8 if self.isa.dot_intrinsic else 16}"
         kernel = f"{plan.kernel[0]}x{plan.kernel[1]}s{plan.strides[0]}"
         tile = f"{plan.rows}x{plan.sections[0].columns * plan.sections[0].pixels}x{plan.sections[0].width}"
         name = f"{types}_depthwise{kernel}_{contract.rescale.arithmetic}_{tile}__{self.isa.name}"
-        return Built(name, (name, plan), _function(plan), contract.inputs, _pack(contract, plan), contract.output)
+        return Built(
+            name, (name, plan), _function(plan), contract.inputs, _pack(contract, plan, proven), contract.output
+        )
 
 
-def _plan(contract: DepthwiseConv2D, isa: Isa) -> Plan:
+def _plan(contract: DepthwiseConv2D, isa: Isa, proven: Line | None) -> Plan:
     kh, kw = contract.kernel
     # As many output rows as share one group of four input rows, or two groups of a taller kernel.
     rows = max(1, (4 * math.ceil(kh / 4) - kh) // contract.strides[0] + 1)
-    rows = min(rows, contract.out_h)
+    rows = min(rows, contract.out_h) if contract.dilation[0] == 1 else 1
     weights = layout.centered_weights(contract)
     fits = isa.dot_intrinsic is None or (weights.min() >= -128 and weights.max() <= 127)
     columns = 1 if kw > 3 or isa.lanes == 8 else 2
     return Plan(
-        contract.inputs[0], contract.output, (kh, kw), contract.strides, contract.padding, contract.x_zero_point, rows,
+        contract.inputs[0], contract.output, (kh, kw), contract.strides, contract.dilation, contract.padding,
+        contract.x_zero_point, rows,
         1 if fits else 2, _sections(contract, isa, columns),
-        Finish.of(contract.rescale, layout.accumulator_bound(contract), isa),
+        Finish.of(contract.rescale, layout.accumulator_bound(contract), isa, proven),
     )  # fmt: skip
 
 
@@ -163,7 +167,7 @@ def _channels(plan: Plan) -> Array:
     return np.stack(found)
 
 
-def _pack(contract: DepthwiseConv2D, plan: Plan) -> tuple[Array, ...]:
+def _pack(contract: DepthwiseConv2D, plan: Plan, proven: Line | None) -> tuple[Array, ...]:
     (kh, kw), isa = plan.kernel, plan.finish.isa
     channels = _channels(plan)
     weights = layout.centered_weights(contract)[0]
@@ -183,7 +187,7 @@ def _pack(contract: DepthwiseConv2D, plan: Plan) -> tuple[Array, ...]:
         arranged,
         bias,
         np.zeros(ZEROS.shape, np.int32),
-        *plan.finish.pack(contract.rescale, layout.accumulator_bound(contract), flat),
+        *plan.finish.pack(contract.rescale, proven, flat),
     )
 
 
@@ -231,7 +235,8 @@ class _Tile:
             column = T.Bind(T.min(t * side, out_w - side))
             source = ((n * h + row * plan.strides[0]) * w + column * plan.strides[1]) * c + channel
             target = ((n * out_h + row) * out_w + column) * c + channel
-            self.tile(s, T.Bind(block + moving_zero(self.zeros, t)), T.Bind(source), w * c, T.Bind(target))
+            moving = T.Bind(block + moving_zero(self.zeros, t))
+            self.tile(s, moving, T.Bind(source), plan.dilation[0] * w * c, T.Bind(target))
 
     def tile(self, s: Section, block: Expr, source: Expr, pitch: int, target: Expr) -> None:
         plan, lanes = self.plan, self.plan.finish.isa.lanes
@@ -252,7 +257,7 @@ class _Tile:
                 for v in range(4):
                     store(accumulators, load(self.bias, block * 4 + v, 0, lanes=lanes), v * lanes, lanes=lanes)
             for t in range(plan.kernel[1]):
-                self._multiply(block, t, column(base + t), rows)
+                self._multiply(block, t, column(base + t * plan.dilation[1]), rows)
             codes = self._codes(block, rows)
             for r, code in enumerate(codes):
                 self._store(s, code, target + (r * out_w + group * s.pixels) * c)

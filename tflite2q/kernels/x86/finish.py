@@ -19,9 +19,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tflite2q.kernels import line
 from tflite2q.kernels.base import Array, Tensor
 from tflite2q.kernels.epilogue import Epilogue, shifts, spread
+from tflite2q.kernels.line import Line
 from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, load, shuffle, store, vector, wrapping_add
 from tflite2q.kernels.x86.isa import Isa
 from tflite2q.numerics import code_range
@@ -44,9 +44,9 @@ class Finish:
     mended: bool = False
 
     @staticmethod
-    def of(rescale: Rescale, bound: Array, isa: Isa) -> Finish:
+    def of(rescale: Rescale, bound: Array, isa: Isa, proven: Line | None) -> Finish:
+        """`bound`: largest accumulator of each channel; `proven`: what `line.prove` says of the same."""
         epilogue = Epilogue.of(rescale, bound)
-        proven = line.prove(rescale, bound)
         if proven is not None:
             return Finish(epilogue, isa, "line", proven.middle, proven.signed, proven.mend is not None)
         form = "plain"
@@ -61,11 +61,9 @@ class Finish:
         """Whether both shifts of the fixed point become one (AVX2 has no arithmetic 64-bit shift)."""
         return not self.epilogue.corrects_negatives and self.isa.lanes == 16
 
-    def pack(self, rescale: Rescale, bound: Array, channels: Array) -> tuple[Array, ...]:
+    def pack(self, rescale: Rescale, proven: Line | None, channels: Array) -> tuple[Array, ...]:
         """Constants for accumulators whose lanes hold `channels` [vectors, lanes]."""
-        if self.form == "line":
-            proven = line.prove(rescale, bound)
-            assert proven is not None
+        if proven is not None:
             return tuple(np.ascontiguousarray(a[channels]) for a in (proven.slope, proven.offset, *(proven.mend or ())))
         if self.form != "even_odd":
             return self.epilogue.pack(rescale, channels)

@@ -1,9 +1,11 @@
 """Sums of two 8-bit tensors as a plane: two fused multiply-adds in float32, where that is proven equal.
 
-The reference adds in fixed point with three roundings of its own.  But two 8-bit operands have only 65,536 pairs of codes,
-so rint(fma(a, slope_a, fma(b, slope_b, offset))), clamped, can be compared with the definition for every one of them
-when a model is compiled; one that differs nowhere is exact.  Slopes and offset are tried a few steps of float32 to
-either side; where all differ somewhere (multipliers that make exact ties), the kernel refuses.  Widening bytes to floats and back limits it.
+The reference adds in fixed point with three roundings of its own.  But two 8-bit operands have only 65,536 pairs of
+codes, so rint(fma(a, slope_a, fma(b, slope_b, offset))), clamped, can be compared with the definition for every one of
+them when a model is compiled; one that differs nowhere is exact.  Slopes and offset are tried a few steps of float32 to
+either side; where all differ somewhere (multipliers that make exact ties), the kernel refuses.
+
+Widening bytes to floats and back limits it.
 """
 
 from __future__ import annotations
@@ -105,7 +107,7 @@ def _evaluate(a: Array, b: Array, plane: Array) -> Array:
     return np.asarray(np.rint((a * slope_a + inner).astype(np.float32)))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _function(plan: Plan) -> Any:
     output = Tensor(plan.inputs[0].shape, plan.finish.epilogue.dtype)
     return function(plan.inputs, [Tensor((3,), "float32")], output, functools.partial(_body, plan))
@@ -137,4 +139,5 @@ def _floats(codes: Expr, isa: Isa) -> Expr:
 
 
 def _fma(x: Expr, slope: Expr, addend: Expr, isa: Isa) -> Expr:
-    return T.call_llvm_pure_intrin(vector("float32", isa.lanes), T.llvm_lookup_intrinsic_id("llvm.fma"), x, slope, addend)
+    fma = T.llvm_lookup_intrinsic_id("llvm.fma")
+    return T.call_llvm_pure_intrin(vector("float32", isa.lanes), fma, x, slope, addend)
