@@ -142,5 +142,5 @@ def _peak(threads: int) -> float | None:
     """The processor's int8 peak on so many cores, in G MAC/s; None where it has no VNNI."""
     if importlib.util.find_spec("benchmarks.peak") is None:
         return None
-    peak = importlib.import_module("benchmarks.peak")
-    return float(peak.gmacs(threads))
+    found: float | None = importlib.import_module("benchmarks.peak").gmacs(threads)
+    return found

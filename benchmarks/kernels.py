@@ -1,0 +1,90 @@
+"""Kernels alone on the layers of MobileNet: microseconds, 10^9 multiply-accumulates a second, share of the peak.
+
+`python -m benchmarks.kernels` measures one core with uint8 inputs and int8 weights, as converted models run inside;
+`--target`, `--arithmetic` choose others.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import numpy as np
+import tvm
+
+from benchmarks.peak import fastest, level, peak
+from tflite2q.kernels.base import Built, Conv2D, DepthwiseConv2D
+from tflite2q.kernels.registry import select
+from tflite2q.lower.machine import use_threads
+from tflite2q.lower.target import resolve, tvm_target
+from tflite2q.rescale import ARITHMETICS, Rescale
+
+# (height and width, input channels, output channels, kernel, stride); depthwise where the last field says so
+LAYERS = (
+    (224, 3, 32, 3, 2, False),
+    (112, 32, 64, 1, 1, False),
+    (56, 128, 128, 1, 1, False),
+    (14, 512, 512, 1, 1, False),
+    (7, 1024, 1024, 1, 1, False),
+    (112, 16, 96, 1, 1, False),
+    (56, 144, 24, 1, 1, False),
+    (28, 64, 64, 3, 1, False),
+    (1, 1024, 1001, 1, 1, False),
+    (112, 32, 32, 3, 1, True),
+    (112, 96, 96, 3, 2, True),
+    (56, 128, 128, 3, 1, True),
+    (14, 512, 512, 3, 1, True),
+    (14, 480, 480, 5, 1, True),
+)
+
+
+def contract(layer: tuple[int, int, int, int, int, bool], arithmetic: str) -> Conv2D | DepthwiseConv2D:
+    size, in_c, out_c, kernel, stride, depthwise = layer
+    out = -(-size // stride)
+    total = max((out - 1) * stride + kernel - size, 0)
+    before, after = total // 2, total - total // 2
+    rng = np.random.default_rng(0)
+    shape = (1, kernel, kernel, out_c) if depthwise else (out_c, kernel, kernel, in_c)
+    real = 2.0**-8 if arithmetic == "shift" else 0.003
+    facts: dict[str, Any] = {
+        "batch": 1, "in_h": size, "in_w": size, "in_c": in_c, "out_h": out, "out_w": out, "out_c": out_c,
+        "strides": (stride, stride), "dilation": (1, 1), "padding": (before, before, after, after), "x_dtype": "uint8",
+        "x_zero_point": 0, "weights": rng.integers(-127, 128, shape).astype(np.int8), "weight_zero_points": (0,),
+        "bias": rng.integers(-1000, 1000, out_c).astype(np.int32),
+        "rescale": Rescale((real,), 0, 0, 255, "uint8", arithmetic),
+    }  # fmt: skip
+    return DepthwiseConv2D(**facts) if depthwise else Conv2D(groups=1, **facts)
+
+
+def seconds(built: Built, target: Any) -> float:
+    """The fastest of several runs of one kernel on one thread."""
+    code = built.func.with_attr("global_symbol", "kernel")
+    run = tvm.compile(tvm.IRModule({"kernel": code}), target=target)["kernel"]
+    tensors = (*built.inputs, built.output)
+    *inputs, output = (tvm.runtime.tensor(np.ones(t.shape, t.dtype)) for t in tensors)
+    constants = [tvm.runtime.tensor(array) for array in built.constants]
+    return fastest(lambda: run(*inputs, *constants, output))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__)
+    parser.add_argument("--target", default="native", help="a name of `tflite2q targets` that runs here")
+    parser.add_argument("--arithmetic", choices=ARITHMETICS, default="fixed")
+    options = parser.parse_args()
+    target = tvm_target(resolve(options.target))
+    use_threads(1)
+    isa = level(target)
+    limit = peak(isa, target) if isa else None
+    print(f"peak of one core: {limit:.0f} G MAC/s ({isa.name})" if isa and limit else "no peak known for this target")
+    for layer in LAYERS:
+        wanted = contract(layer, options.arithmetic)
+        built = select(wanted, target)[0].build(wanted, target)
+        took = seconds(built, target)
+        rate = wanted.macs / took / 1e9
+        share = f"{100 * rate / limit:5.0f} %" if limit else ""
+        size, in_c, out_c, *_ = layer
+        print(f"{size:4}x{size:<4}{in_c:5} ->{out_c:5}  {took * 1e6:8.1f} us {rate:7.1f} G MAC/s {share}  {built.name}")
+
+
+if __name__ == "__main__":
+    main()

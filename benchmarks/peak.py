@@ -1,0 +1,88 @@
+"""What one core can multiply: the rate of the dot-product instruction alone, in 10^9 multiply-accumulates a second.
+
+`python -m benchmarks.peak` prints it for the best level of this processor.  Efficiency is a rate over this one.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import tvm
+
+from tflite2q.kernels.base import Tensor
+from tflite2q.kernels.tir import Buffer, T, broadcast, function, load, local, store, vector
+from tflite2q.kernels.x86.isa import LEVELS, Isa
+from tflite2q.lower.machine import use_threads
+from tflite2q.lower.target import resolve, tvm_target
+
+ITERATIONS = 4096
+REPEATS = 60
+
+
+def level(target: Any) -> Isa | None:
+    """The best level `target` has; None if it is no x86 with AVX2."""
+    return next((isa for isa in LEVELS if isa.lacks(target) is None), None)
+
+
+def gmacs(threads: int = 1) -> float | None:
+    """The peak of this processor on so many cores at once; None where there is no level of kernels for it."""
+    target = tvm_target(resolve("native"))
+    isa = level(target)
+    return None if isa is None else peak(isa, target, threads)
+
+
+def peak(isa: Isa, target: Any, threads: int = 1) -> float:
+    """10^9 multiply-accumulates a second: independent accumulators in registers, nothing read from memory."""
+    chains = isa.most_accumulators
+    count = 4 * isa.lanes
+
+    def body(x: Buffer, w: Buffer, y: Buffer) -> None:
+        with T.parallel(threads) if threads > 1 else T.serial(1) as thread:
+            accumulators = [local(isa.lanes, "int32") for _ in range(chains)]
+            for accumulator in accumulators:
+                store(accumulator, broadcast(T.int32(0), isa.lanes), 0, lanes=isa.lanes)
+            operands = isa.operands(T.reinterpret(vector("int32", isa.lanes), load(x, 0, lanes=count)))
+            weights = isa.load_weights(lambda offset, lanes: load(w, offset, lanes=lanes))
+            with T.serial(ITERATIONS):
+                for accumulator in accumulators:
+                    value = isa.dot(load(accumulator, 0, lanes=isa.lanes), operands, weights)
+                    store(accumulator, value, 0, lanes=isa.lanes)
+            for i, accumulator in enumerate(accumulators):
+                store(y, load(accumulator, 0, lanes=isa.lanes), thread, i * isa.lanes, lanes=isa.lanes)
+
+    tensors = (
+        Tensor((count,), "uint8"),
+        Tensor((count,), isa.weight_dtype),
+        Tensor((threads, chains * isa.lanes), "int32"),
+    )
+    code = function(tensors[:1], tensors[1:2], tensors[2], body).with_attr("global_symbol", "peak")
+    run = tvm.compile(tvm.IRModule({"peak": code}), target=target)["peak"]
+    arrays = [tvm.runtime.tensor(np.ones(t.shape, t.dtype)) for t in tensors]
+    use_threads(threads)
+    seconds = fastest(lambda: run(*arrays))
+    return threads * chains * isa.lanes * 4 * ITERATIONS / seconds / 1e9
+
+
+def fastest(run: Any, repeats: int = REPEATS) -> float:
+    """Seconds of the fastest of several runs: other processes only ever add."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def main() -> None:
+    target = tvm_target(resolve("native"))
+    isa = level(target)
+    if isa is None:
+        print("this processor has no level of vector instructions that kernels are written for")
+        return
+    print(f"{isa.name}: {peak(isa, target):.0f} G MAC/s on one core")
+
+
+if __name__ == "__main__":
+    main()
