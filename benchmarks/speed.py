@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
@@ -140,7 +138,6 @@ def _row(files: Files, threads: int, rounds: int, round_ms: float, peak: float |
 
 def _peak(threads: int) -> float | None:
     """The processor's int8 peak on so many cores, in G MAC/s; None where it has no VNNI."""
-    if importlib.util.find_spec("benchmarks.peak") is None:
-        return None
-    found: float | None = importlib.import_module("benchmarks.peak").gmacs(threads)
-    return found
+    from benchmarks import peak  # imports TVM
+
+    return peak.gmacs(threads)
