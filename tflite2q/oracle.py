@@ -47,7 +47,7 @@ def steps(graph: Graph, inputs: Sequence[npt.ArrayLike]) -> Iterator[tuple[str, 
         try:
             results = op.meaning(core, operands, graph.outs(op))
         except IndexError as error:
-            raise DataError(f"{op.mnemonic} {op.name!r}: the data name an element that does not exist: {error}") from error
+            raise DataError(f"{op.mnemonic} {op.name!r}: the data hold an index out of range: {error}") from error
         for name, result in zip(op.outputs, results, strict=True):
             values[name] = result
             yield name, result
