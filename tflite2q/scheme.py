@@ -59,6 +59,9 @@ class Weights:
         "max", "max", "least-squares", "percentile", help="how the scale of weights that do not fit is chosen"
     )
     percentile: float = _setting(99.9, help="of |w|, with range = 'percentile'")
+    rounding: str = _setting(
+        "sum-preserving", "sum-preserving", "nearest", help="how weights that do not fit are rounded"
+    )
     scale: str = _setting("any", "any", "power-of-two", help="which scales are allowed")
 
 

@@ -146,6 +146,8 @@ class Applier:
         return self.editor.constant(new)
 
     def _with_version(self, op: Op) -> Op:
-        """`op` with the operator version that its operands' dtypes need."""
-        dtypes = [self.editor.values[name].type.dtype for name in op.inputs if name is not None]
-        return op.with_(version=max(op.version, *(op.builtin.versions.get(dtype, 1) for dtype in dtypes)))
+        """`op` with the operator version that the dtypes of operands which changed need."""
+        now = [self.editor.values[name].type.dtype for name in op.inputs if name is not None]
+        before = {value.type.dtype for value in self.graph.values if value.name in op.inputs}
+        changed = [op.builtin.versions.get(dtype, 1) for dtype in now if dtype not in before]
+        return op.with_(version=max(op.version, *changed, 1))

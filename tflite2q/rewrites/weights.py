@@ -134,7 +134,10 @@ def _fit_symmetric(units: numerics.Floats, base: numerics.Floats, settings: Weig
         new = np.array([power_of_two_at_least(scale) for scale in new])
     scales[rows] = new.astype(np.float32)
     exact: numerics.Floats = units[rows] * (base[rows] / scales[rows].astype(np.float64))[:, None]
-    codes[rows] = round_preserving_sums(exact, limit)
+    if settings.rounding == "nearest":
+        codes[rows] = np.clip(numerics.round_half_away(exact), -limit, limit)
+    else:
+        codes[rows] = round_preserving_sums(exact, limit)
     return Rows(codes, scales)
 
 
