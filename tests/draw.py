@@ -16,6 +16,7 @@ from tflite2q.numerics import RANGES
 
 Array = npt.NDArray[Any]
 CODES = ("uint8", "int8", "int16")
+ACTIVATIONS = ("NONE", "NONE", "RELU", "RELU6", "RELU_N1_TO_1")
 
 
 @dataclass(frozen=True)
