@@ -9,6 +9,8 @@ from tflite2q.dialect import ops
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import Quantization, TensorType
 
+SPREAD = 0.3  # standard deviation of real inputs and weights
+
 
 def _weights(d: Draw, dtype: str, shape: tuple[int, ...], axis: int) -> tuple[str, tuple[float, ...]]:
     """A weight constant for activations of `dtype`, and its scales."""
@@ -61,7 +63,8 @@ def convolution(d: Draw, cls: type[Op], dtype: str) -> Case:
         c, channels = c * groups, d.number(1, 6) * groups
         shape = (channels, *kernel, c // groups)
     x = d.kind((*image, c), dtype)
-    name = d.input(x)
+    # Real terms stay small: a fused clamp of large sums would leave nothing to measure their rounding by.
+    name = d.input(x, d.data(x, SPREAD))
     attributes = {
         "padding": d.pick(("SAME", "VALID")),
         "stride_h": d.number(1, 3),
@@ -75,8 +78,9 @@ def convolution(d: Draw, cls: type[Op], dtype: str) -> Case:
         attributes["stride_w"] = attributes["stride_h"]
     if dtype == "float32":
         kind = TensorType(shape, dtype)
-        bias = d.constant(d.data(TensorType((channels,), dtype)))
-        return d.case(cls, (name, d.constant(d.data(kind), kind), bias), TensorType((), dtype), **attributes)
+        bias = d.constant(d.data(TensorType((channels,), dtype), SPREAD))
+        weights = d.constant(d.data(kind, SPREAD), kind)
+        return d.case(cls, (name, weights, bias), TensorType((), dtype), **attributes)
     weights, scales = _weights(d, dtype, shape, 3 if depthwise else 0)
     terms = shape[1] * shape[2] * (1 if depthwise else shape[3])
     y = d.kind((), dtype, _result_scale(d, x.scale, scales, terms, dtype))
