@@ -22,12 +22,12 @@ REPEATS = 60
 
 
 def level(target: Any) -> Isa | None:
-    """The best level `target` has; None if it is no x86 with AVX2."""
-    return next((isa for isa in LEVELS if isa.lacks(target) is None), None)
+    """The best level of dot-product instructions that `target` has; None if it has none."""
+    return next((isa for isa in LEVELS if isa.dot_intrinsic and isa.lacks(target) is None), None)
 
 
 def gmacs(threads: int = 1) -> float | None:
-    """The peak of this processor on so many cores at once; None where there is no level of kernels for it."""
+    """The peak of this processor on so many cores at once; None where it has no dot products."""
     target = tvm_target(resolve("native"))
     isa = level(target)
     return None if isa is None else peak(isa, target, threads)
@@ -79,7 +79,7 @@ def main() -> None:
     target = tvm_target(resolve("native"))
     isa = level(target)
     if isa is None:
-        print("this processor has no level of vector instructions that kernels are written for")
+        print("this processor has no dot-product instructions")
         return
     print(f"{isa.name}: {peak(isa, target):.0f} G MAC/s on one core")
 

@@ -329,15 +329,22 @@ class _Tile:
         step_bytes = plan.strides[1] * plan.image[3]
 
         def step(offset: Expr, k: Expr) -> None:
-            w = [isa.load_weights(functools.partial(_elements, weights, block, k, v)) for v in range(s.vectors)]
-            for p, line in enumerate(accumulators):
+            w = [functools.partial(_elements, weights, block, k, v) for v in range(s.vectors)]
+            loaded = [isa.load_weights(each) for each in w] if isa.lanes == 16 else []
+            inputs = []
+            for p in range(s.pixels):
                 four = T.reinterpret("int32", load(self.image, offset + p * step_bytes, lanes=4))
                 if plan.inputs.dtype == "int8":
                     four = T.bitwise_xor(four, T.int32(-0x7F7F7F80))
-                spread = isa.operands(broadcast(four, isa.lanes))
-                for v, operand in enumerate(w):
-                    value = isa.dot(load(line, v * isa.lanes, lanes=isa.lanes), spread, operand)
-                    store(line, value, v * isa.lanes, lanes=isa.lanes)
+                inputs.append(isa.operands(broadcast(four, isa.lanes)))
+                for v, operand in enumerate(loaded):
+                    self._accumulate(accumulators[p], v, inputs[p], operand)
+            if not loaded:
+                # Half as many registers: the inputs stay, weights come and go.
+                for v, each in enumerate(w):
+                    operand = isa.load_weights(each)
+                    for line, x in zip(accumulators, inputs, strict=True):
+                        self._accumulate(line, v, x, operand)
 
         pitch = plan.runs[1] - plan.runs[0] if len(plan.runs) > 1 else 0
         regular = all(r == i * pitch for i, r in enumerate(plan.runs))
@@ -346,6 +353,11 @@ class _Tile:
             with T.serial(count) as r, T.serial(plan.groups) as g:
                 inside = g * 4 if plan.run % 4 == 0 or plan.run < 4 else T.min(g * 4, plan.run - 4)
                 step(T.Bind(address + base + r * pitch + inside), first + r * plan.groups + g)
+
+    def _accumulate(self, line: Buffer, v: int, inputs: tuple[Expr, ...], weights: tuple[Expr, ...]) -> None:
+        isa = self.plan.isa
+        value = isa.dot(load(line, v * isa.lanes, lanes=isa.lanes), inputs, weights)
+        store(line, value, v * isa.lanes, lanes=isa.lanes)
 
     def _finish(self, s: Section, pixel: Expr, block: Expr, vectors: list[Expr], accumulators: list[Buffer]) -> None:
         lanes, end = s.lanes, s.first + s.channels

@@ -55,10 +55,10 @@ class Isa:
         packed = T.Bind(packed)
         if self.dot_intrinsic:
             return (packed,)
-        low_bytes = broadcast(0x00FF00FF, self.lanes)
-        even = T.bitwise_and(packed, low_bytes)
-        odd = T.bitwise_and(T.shift_right(packed, broadcast(8, self.lanes)), low_bytes)
-        return T.Bind(even), T.Bind(odd)
+        even = T.bitwise_and(packed, broadcast(0x00FF00FF, self.lanes))
+        words = T.reinterpret(vector("uint16", 2 * self.lanes), packed)
+        odd = T.shift_right(words, broadcast(T.uint16(8), 2 * self.lanes))
+        return T.Bind(even), T.Bind(T.reinterpret(vector("int32", self.lanes), odd))
 
     def interleave(self, rows: list[Expr]) -> list[Expr]:
         """Four vectors of 4 * lanes bytes to four of int32 lanes that hold one byte of each row.
