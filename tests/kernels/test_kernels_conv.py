@@ -114,6 +114,15 @@ def test_extreme_zero_points(level: Any, zero_point: int) -> None:
 
 
 @pytest.mark.isa
+@pytest.mark.parametrize("channels", [4, 8, 16, 33])
+def test_symmetric_codes_behind_relu(level: Any, channels: int) -> None:
+    """Zero point 0 and the clamp at 0: code generation for few channels once never ended."""
+    contract = made.conv(4, (9, 9, 3), channels, (3, 3), strides=(2, 2), padding=(0, 0, 1, 1), zero_point=0)
+    clamped = dataclasses.replace(contract.rescale, zero_point=0, low=0, high=127)
+    check(level[1], dataclasses.replace(contract, rescale=clamped), level[0])
+
+
+@pytest.mark.isa
 @pytest.mark.parametrize("arithmetic", ["fixed", "shift"])
 def test_multipliers_above_one(level: Any, arithmetic: str) -> None:
     """Left shifts, and right shifts by nothing, next to right shifts."""
