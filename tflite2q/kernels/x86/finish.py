@@ -132,9 +132,8 @@ class Finish:
             scaled = scaled + T.shift_right(v, broadcast(31, lanes))
         return T.shift_right(scaled, load(constants[4], index, 0, lanes=lanes))
 
-    def packed(self, rounded: list[Expr], clamped: bool = False) -> Expr:
-        """Codes of four vectors in `channel_order`, as one vector of 4 * lanes bytes in order; `clamped` ones need no
-        clamp any more."""
+    def packed(self, rounded: list[Expr]) -> Expr:
+        """Codes of four vectors in `channel_order`, as one vector of 4 * lanes bytes in order."""
         e, isa = self.epilogue, self.isa
         shorts = [isa.pack32(rounded[0], rounded[1]), isa.pack32(rounded[2], rounded[3])]
         if e.zero_point + self.middle:
@@ -143,8 +142,6 @@ class Finish:
             zero = broadcast(T.int16(e.zero_point + self.middle), lanes)
             shorts = [T.Bind(T.call_llvm_pure_intrin(vector("int16", lanes), add, s, zero)) for s in shorts]
         codes = isa.pack16(shorts[0], shorts[1], e.dtype)
-        if clamped:
-            return T.Bind(codes)
         low, high = code_range(e.dtype)
         if e.low > low:
             codes = T.max(codes, broadcast(T.IntImm(e.dtype, e.low), 4 * isa.lanes))
@@ -154,18 +151,18 @@ class Finish:
 
     def pieces(self, rounded: list[Expr]) -> list[Expr]:
         """Codes of any number of plainly ordered vectors, each as one vector of `lanes` bytes."""
-        lanes = self.isa.lanes
+        lanes, e = self.isa.lanes, self.epilogue
+        if (e.low, e.high) != code_range(e.dtype):
+            # One by one: LLVM 22 simplifies some clamps of packed vectors, of which parts are read, for ever.
+            shift = broadcast(T.int32(e.zero_point + self.middle), lanes)
+            clamped = [T.min(T.max(v, self._bound(e.low)), self._bound(e.high)) for v in rounded]
+            return [T.Bind(T.cast(v + shift, vector(e.dtype, lanes))) for v in clamped]
         # Packing moves lanes as `channel_order` says; reading the bytes in that order undoes it.
         order = [int(i) for i in channel_order(lanes, 4).reshape(-1)]
-        # Clamped before they are packed: LLVM 22 simplifies a clamp of four equal packed vectors, of which parts are
-        # read, for ever.
-        rounded = [
-            T.Bind(T.min(T.max(v, self._bound(self.epilogue.low)), self._bound(self.epilogue.high))) for v in rounded
-        ]
         codes: list[Expr] = []
         for first in range(0, len(rounded), 4):
             four = (rounded[first : first + 4] * 4)[:4]
-            together = T.Bind(shuffle([self.packed(four, clamped=True)], order))
+            together = T.Bind(shuffle([self.packed(four)], order))
             codes += [T.Bind(part(together, i * lanes, lanes)) for i in range(min(4, len(rounded) - first))]
         return codes
 
