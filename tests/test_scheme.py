@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Outcome
 from networks import Net
+from surroundings import Outcome
 
 from tflite2q import scheme
 from tflite2q.errors import SchemeError

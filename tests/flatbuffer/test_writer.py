@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tflite
-from conftest import SHARED
 from litert import run_litert
+from surroundings import SHARED
 
 import tflite2q
 from tflite2q import data

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import Net, everything
-from test_conversions import assert_judged_equal
+from test_converted_files import assert_judged_equal
 
 import tflite2q
 from tflite2q import oracle, scheme

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SHARED
 from litert import run_litert
 from networks import everything
+from surroundings import SHARED
 
 import tflite2q
 from tflite2q import data, oracle, scheme
