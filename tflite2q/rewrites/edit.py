@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tflite2q.dialect.graph import Graph, fresh
+from tflite2q.dialect.graph import Graph, fresh, used
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.eltwise import Requantize
 from tflite2q.dialect.types import TensorType, Value
@@ -20,11 +20,7 @@ class Editor:
 
     def graph(self) -> Graph:
         """The edited graph, without values nobody mentions, in the original order."""
-        names: set[str | None] = {*self._graph.inputs, *self._graph.outputs}
-        for op in self.ops:
-            names.update(op.inputs, op.outputs)
-        kept = tuple(value for value in self.values.values() if value.name in names)
-        return self._graph.with_(values=kept, ops=tuple(self.ops))
+        return used(self._graph.with_(values=tuple(self.values.values()), ops=tuple(self.ops)))
 
     def add(self, value: Value, near: str | None = None) -> str:
         """Add `value` under its name, or a new one made of it; after value `near` if given.  Returns the name."""
