@@ -14,6 +14,8 @@ import os
 
 # The small runtime library suffices; TVM's compiler is not loaded.
 os.environ.setdefault("TVM_USE_RUNTIME_LIB", "1")
+# One thread.  Unset, TVM would ask the system how many there may be at every layer, which takes longer than small ones.
+os.environ.setdefault("TVM_NUM_THREADS", "1")
 
 import numpy as np
 import tvm

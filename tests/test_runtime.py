@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tarfile
@@ -14,7 +15,7 @@ import pytest
 from tflite2q import manifest, oracle, runtime, targets
 from tflite2q.errors import DataError, TargetError, Tflite2qError, UsageError
 from tflite2q.flatbuffer import reader
-from tflite2q.lower import link
+from tflite2q.lower import link, machine
 from tflite2q.runtime import Executable
 
 
@@ -106,6 +107,18 @@ def test_profile_accounts_for_every_op(compiled: Executable, digits: Path, image
 def test_threads_must_be_positive(digits: Path) -> None:
     with pytest.raises(UsageError):
         runtime.compile(reader.load(digits), threads=0)
+
+
+@pytest.mark.skipif(machine.processors() < 2, reason="one processor has no second thread")
+@pytest.mark.parametrize("limit, threads", [(None, 2), ("1", 1)])
+def test_as_many_threads_as_asked_for(limit: str | None, threads: int) -> None:
+    """TVM alone would take half of the processors for all, and of two leave one."""
+    script = "import tvm; from tflite2q.lower import machine; machine.use_threads(2); "
+    script += "print(tvm.get_global_func('runtime.NumThreads')())"
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    environment |= {"TVM_NUM_THREADS": limit} if limit else {}
+    ran = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == [str(threads)]
 
 
 @pytest.mark.parametrize("exec_mode", ["compiled", "bytecode"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import Any
 
@@ -11,6 +12,10 @@ from tvm import relax
 from tflite2q.errors import DataError
 
 FASTEST_CORES = 1  # TVM's affinity mode: threads on the fastest cores first
+
+# How many threads TVM may use at all.  Without it TVM asks the system again at every parallel region, which takes as
+# long as a small layer, and on x86 it believes that half of the processors are there.
+MOST_THREADS = "TVM_NUM_THREADS"
 
 _configured = threading.local()
 
@@ -35,7 +40,18 @@ def tensor(array: Any) -> Any:
 
 
 def use_threads(count: int) -> None:
-    """Run parallel regions started by the calling thread on `count` threads."""
+    """Run parallel regions started by the calling thread on `count` threads, at most one a processor.
+
+    The environment's TVM_NUM_THREADS, if set, is the limit instead of the number of processors.
+    """
+    os.environ.setdefault(MOST_THREADS, str(processors()))
     if getattr(_configured, "count", None) != count:
         tvm.get_global_func("runtime.config_threadpool")(FASTEST_CORES, count)
         _configured.count = count
+
+
+def processors() -> int:
+    """Processors that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
