@@ -191,8 +191,8 @@ def test_contracts_leave_other_types_to_core_operations() -> None:
     graph = convolution(Conv2D, 3, 5, "int8", "int8", True)
     op = graph.ops[0]
     assert contract_of(op, graph.ins(op), graph.outs(op)) is not None
-    wide = [replace(v, type=v.type.with_(dtype="int16")) if v and v.name == "x" else v for v in graph.ins(op)]
-    assert contract_of(op, wide, graph.outs(op)) is None
+    real = [replace(v, type=v.type.with_(dtype="float32")) if v and v.name == "x" else v for v in graph.ins(op)]
+    assert contract_of(op, real, graph.outs(op)) is None
     variable = [v.with_(constant=None) if v and v.name == "w" else v for v in graph.ins(op)]
     assert contract_of(op, variable, graph.outs(op)) is None
 

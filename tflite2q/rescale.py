@@ -55,6 +55,11 @@ class Rescale:
         """(m, shift) of eq. 5, one each per multiplier."""
         return numerics.quantize_multiplier(np.array(self.real))
 
+    def fixed16(self) -> tuple[numerics.Ints, numerics.Ints]:
+        """(m', n) of eq. 20, one each per multiplier: 15-bit multipliers and right-shift counts (negative: left)."""
+        m, shift = self.fixed_point()
+        return reduced_multiplier(m), 15 - shift
+
     def shifts(self) -> numerics.Ints:
         """Right-shift counts of the `shift` arithmetic (negative: left)."""
         return np.array([1 - int(np.frexp(r)[1]) for r in self.real], np.int64)
@@ -106,8 +111,12 @@ def multiply_fixed(core: Core[T], x: T, m: npt.ArrayLike, shift: npt.ArrayLike) 
 def multiply_fixed16(core: Core[T], x: T, m: npt.ArrayLike, shift: npt.ArrayLike) -> T:
     """eq. 20 over core: int64 x times m (its upper 16 bits, rounded), then shifted right, ties toward plus infinity."""
     m, shift = np.atleast_1d(np.asarray(m, np.int64)), np.atleast_1d(np.asarray(shift, np.int64))
-    reduced = np.minimum((m + (1 << 15)) >> 16, 0x7FFF)
-    return shift_rounding(core, core.multiply(core.astype(x, "int64"), core.const(reduced)), 15 - shift)
+    return shift_rounding(core, core.multiply(core.astype(x, "int64"), core.const(reduced_multiplier(m))), 15 - shift)
+
+
+def reduced_multiplier(m: numerics.Ints) -> numerics.Ints:
+    """The upper 16 bits of a 32-bit multiplier, rounded (eq. 20)."""
+    return np.asarray(np.minimum((m + (1 << 15)) >> 16, 0x7FFF))
 
 
 def wrapped32(core: Core[T], x: T) -> T:

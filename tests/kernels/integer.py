@@ -15,11 +15,14 @@ Array = npt.NDArray[Any]
 
 
 def rescale(r: Rescale, acc: Array) -> Array:
-    """Output codes of int64 accumulators [..., channels] that hold int32 values."""
+    """Output codes of int64 accumulators [..., channels]."""
     real = np.array(r.real)
     if r.arithmetic == "fixed":
         m, shift = numerics.quantize_multiplier(real)
         y = numerics.multiply_by_quantized_multiplier(acc, m, shift)
+    elif r.arithmetic == "fixed16":
+        m, shift = numerics.quantize_multiplier(real)
+        y = np.array(fixed16(acc, *np.broadcast_arrays(m, shift, acc)[:2]), np.int64)
     elif r.arithmetic == "shift":
         n = np.round(-np.log2(real)).astype(np.int64)
         y = np.where(n > 0, (acc + (np.int64(1) << np.maximum(n - 1, 0))) >> np.maximum(n, 0), acc << np.maximum(-n, 0))
@@ -31,8 +34,17 @@ def rescale(r: Rescale, acc: Array) -> Array:
     return np.clip(y + r.zero_point, r.low, r.high).astype(r.dtype)
 
 
+@np.vectorize
+def fixed16(acc: int, m: int, shift: int) -> int:
+    """eq. 20 in Python's integers, which have no width, saturated at 40 bits."""
+    product = int(acc) * min((int(m) + 2**15) >> 16, 2**15 - 1)
+    right = 15 - int(shift)
+    scaled = (product + (1 << right >> 1)) >> right if right > 0 else product << -right
+    return max(-(2**40), min(scaled, 2**40))
+
+
 def accumulators(c: Conv2D | DepthwiseConv2D, x: Array) -> Array:
-    """int64 accumulators, wrapped to int32, of a convolution on codes x."""
+    """int64 accumulators of a convolution on codes x, wrapped if the contract's have 32 bits."""
     top, left, bottom, right = c.padding
     centered = x.astype(np.int64) - c.x_zero_point
     image = np.pad(centered, ((0, 0), (top, bottom), (left, right), (0, 0)))
@@ -54,7 +66,8 @@ def accumulators(c: Conv2D | DepthwiseConv2D, x: Array) -> Array:
             for g in range(c.groups):
                 rows = slice(g * outs, (g + 1) * outs)
                 acc[..., rows] += taps[..., g * depth : (g + 1) * depth] @ w[rows].T
-    return numerics.wrap32(acc + (0 if c.bias is None else c.bias.astype(np.int64)))
+    acc += 0 if c.bias is None else c.bias.astype(np.int64)
+    return numerics.wrap32(acc) if c.accumulator == "int32" else acc
 
 
 def conv(c: Conv2D | DepthwiseConv2D, x: Array) -> Array:

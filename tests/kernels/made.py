@@ -56,10 +56,10 @@ def rescale(
 ) -> Rescale:
     """Multipliers that spread accumulators of standard deviation `spread` (by channel) over the codes, and beyond."""
     typical = spread if per_channel else spread.mean(keepdims=True)
-    real = rng.uniform(20.0, 200.0, typical.shape) / typical
+    low, high = code_range(dtype)
+    real = rng.uniform(20.0, 200.0, typical.shape) / typical * ((high - low) / 255)
     if arithmetic == "shift":
         real = 2.0 ** np.round(np.log2(real))
-    low, high = code_range(dtype)
     low = max(low, zero_point) if relu else low
     return Rescale(tuple(float(r) for r in real), zero_point, low, high, dtype, arithmetic)
 
@@ -70,12 +70,15 @@ def conv(
     dtype: str = "int8", weights: str = "int8", arithmetic: str = "fixed", per_channel: bool = True, batch: int = 1,
     zero_point: int | None = None, relu: bool = False, depthwise: bool = False, bias: bool = True,
 ) -> Conv2D | DepthwiseConv2D:  # fmt: skip
-    """A random convolution of an image of `size` (height, width, channels).  `weights` "uint8" have a zero point."""
-    rng = np.random.default_rng(seed)
+    """A random convolution of an image of `size` (height, width, channels).  `weights` "uint8" have a zero point.
+
+    int16 activations have zero points of 0 and sum into 64 bits.
+    """
+    rng, wide = np.random.default_rng(seed), dtype == "int16"
     h, w, c = size
     (kh, kw), (sh, sw), (dh, dw) = kernel, strides, dilation
     low, high = code_range(dtype)
-    zero = int(rng.integers(low, high + 1)) if zero_point is None else zero_point
+    zero = int(rng.integers(low, high + 1)) if zero_point is None and not wide else zero_point or 0
     shape = (1, kh, kw, out_c) if depthwise else (out_c, kh, kw, c // groups)
     data = rng.integers(-127, 128, shape).astype("int8")
     zeros: tuple[int, ...] = (0,)
@@ -87,14 +90,15 @@ def conv(
         "out_w": (w + padding[1] + padding[3] - (kw - 1) * dw - 1) // sw + 1,
         "out_c": out_c, "strides": strides, "dilation": dilation, "padding": padding, "x_dtype": dtype,
         "x_zero_point": zero, "weights": data, "weight_zero_points": zeros,
-        "bias": None, "rescale": Rescale((1.0,), 0, low, high, dtype),
+        "bias": None, "rescale": Rescale((1.0,), 0, low, high, dtype), "accumulator": "int64" if wide else "int32",
     }  # fmt: skip
     plain = DepthwiseConv2D(**common) if depthwise else Conv2D(groups=groups, **common)
     several = [integer.accumulators(plain, codes(rng, plain.inputs[0])).reshape(-1, out_c) for _ in range(8)]
     found = np.concatenate(several)
     spread = np.maximum(found.std(axis=0), 74.0 * np.sqrt(weights_per_output(plain)))
-    made = rescale(rng, spread, arithmetic, dtype, int(rng.integers(low, high + 1)), per_channel, relu)
-    centered = (rng.normal(0, 0.2, out_c) * spread - found.mean(axis=0)).astype("int32")
+    result_zero = 0 if wide else int(rng.integers(low, high + 1))
+    made = rescale(rng, spread, arithmetic, dtype, result_zero, per_channel, relu)
+    centered = (rng.normal(0, 0.2, out_c) * spread - found.mean(axis=0)).astype(plain.accumulator)
     return dataclasses.replace(plain, bias=centered if bias else None, rescale=made)
 
 
@@ -116,6 +120,7 @@ def dense(seed: int, rows: int, depth: int, units: int, dtype: str = "int8", ari
         c.weight_zero_points,
         c.bias,
         c.rescale,
+        c.accumulator,
     )
 
 

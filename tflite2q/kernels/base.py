@@ -40,9 +40,10 @@ class Tensor:
 class Conv2D:
     """x [batch, in_h, in_w, in_c] * weights [out_c, kh, kw, in_c / groups] (OHWI) -> [batch, out_h, out_w, out_c].
 
-    accumulator = sum (x - x_zero_point) * (weight - weight_zero_point) + bias, int32 with wrap-around; taps outside the
-    image contribute zero.  `weights` are raw codes (int8 or uint8); `weight_zero_points` has one entry or one per
-    output channel; `padding` is (top, left, bottom, right); `bias` is int32 [out_c] or None.
+    accumulator = sum (x - x_zero_point) * (weight - weight_zero_point) + bias, of dtype `accumulator`: int32 with
+    wrap-around, or int64, in which nothing overflows; taps outside the image contribute zero.  `weights` are raw codes
+    (int8 or uint8); `weight_zero_points` has one entry or one per output channel; `padding` is (top, left, bottom,
+    right); `bias` is an integer array [out_c] or None.
     """
 
     batch: int
@@ -62,6 +63,7 @@ class Conv2D:
     weight_zero_points: tuple[int, ...]
     bias: Array | None
     rescale: Rescale
+    accumulator: str = "int32"
 
     def __post_init__(self) -> None:
         expected = (self.out_c, *self.kernel, self.in_c // self.groups)
@@ -110,6 +112,7 @@ class DepthwiseConv2D:
     weight_zero_points: tuple[int, ...]
     bias: Array | None
     rescale: Rescale
+    accumulator: str = "int32"
 
     def __post_init__(self) -> None:
         if self.weights.shape != (1, *self.kernel, self.out_c) or self.out_c % self.in_c:
@@ -153,6 +156,7 @@ class Dense:
     weight_zero_points: tuple[int, ...]
     bias: Array | None
     rescale: Rescale
+    accumulator: str = "int32"
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -173,7 +177,11 @@ class Dense:
             strides=(1, 1), dilation=(1, 1), padding=(0, 0, 0, 0), groups=1, x_dtype=self.x_dtype,
             x_zero_point=self.x_zero_point, weights=self.weights.reshape(self.units, 1, 1, self.depth),
             weight_zero_points=self.weight_zero_points, bias=self.bias, rescale=self.rescale,
+            accumulator=self.accumulator,
         )  # fmt: skip
+
+
+MOST_TAPS_OF_16_BITS = 4095
 
 
 @dataclass(frozen=True)
@@ -181,7 +189,8 @@ class Pool:
     """Pooling of raw codes: x [batch, in_h, in_w, c] -> [batch, out_h, out_w, c], same dtype, clamped to [low, high].
 
     `kind` is "max" or "average"; taps outside the image do not count.  The average of codes - offset divides by the
-    number of taps inside and rounds half away from zero (with no offset, for uint8 that is half up).
+    number of taps inside and rounds half away from zero (with no offset, for uint8 that is half up).  16-bit codes have
+    at most `MOST_TAPS_OF_16_BITS` in a window.
     """
 
     kind: str

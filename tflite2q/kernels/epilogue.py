@@ -1,4 +1,4 @@
-"""From an int32 accumulator to an output code, in TIR: the second implementation of `tflite2q.rescale.Rescale`.
+"""From an accumulator to an output code, in TIR: the second implementation of `tflite2q.rescale.Rescale`.
 
 Written once for all kernels, on vectors of any width.  An `Epilogue` is what the text of a kernel depends on; the
 multipliers themselves are packed constants, one vector per block of output channels.  Bias is not here: kernels start
@@ -9,12 +9,13 @@ fixed    eq. 8 rounds twice: H = (v * m + 2**30) >> 31, then (H + half - (H < 0)
          sign of v serves as the sign of H (they differ only where v < 0 and H = 0; (half - 1) >> n is then 0 as
          well).  If the clamp cuts off everything below the zero point, a negative H ends at the clamp with or without
          its correction, and the correction is left out.
+fixed16  (v * m + half) >> n (eq. 20), in 64 bits throughout; `tflite2q.kernels.halves` does it in 32 where it can.
 float64  trunc(t + copysign(c, t)) with c the largest number below 0.5 rounds half away from zero (eq. 10).
 float32  adding 1.5 * 2**23 leaves the nearest integer in the low bits (eq. 11); they are used as an integer.
 shift    (v + half) >> n (eq. 12).
 
-All are exact for every int32 accumulator: if a layer's accumulator could come so near to 2**31 that an int32 step
-would overflow (`wide`), that step is done in 64 bits.
+All are exact for every accumulator: if a layer's int32 accumulator could come so near to 2**31 that an int32 step
+would overflow, or if it is an int64 one (`wide`), that step is done in 64 bits.
 """
 
 from __future__ import annotations
@@ -48,15 +49,15 @@ class Epilogue:
     wide: bool
 
     @staticmethod
-    def of(rescale: Rescale, bound: Array) -> Epilogue:
-        """`bound`: the largest magnitude each output channel's accumulator can have."""
+    def of(rescale: Rescale, bound: Array, accumulator: str = "int32") -> Epilogue:
+        """`bound`: the largest magnitude each output channel's accumulator, of dtype `accumulator`, can have."""
         left, right = shifts(rescale)
         reach = np.minimum(bound.astype(np.float64), _INT31) * 2.0**left
         half = np.where(right > 0, 2.0 ** (right - 1), 0.0)
         return Epilogue(
             rescale.arithmetic, rescale.zero_point, rescale.low, rescale.high, rescale.dtype,
             left=bool(left.any()), right=bool(right.any()), right_everywhere=bool((right > 0).all()),
-            wide=bool((reach + half >= _INT31 - 1).any()),
+            wide=accumulator == "int64" or rescale.arithmetic == "fixed16" or bool((reach + half >= _INT31 - 1).any()),
         )  # fmt: skip
 
     @property
@@ -76,6 +77,8 @@ class Epilogue:
         if self.arithmetic == "fixed":
             m, _ = rescale.fixed_point()
             arrays = [m.astype(np.int32), (2**30 + (half << 31)).astype(np.int64)]
+        elif self.arithmetic == "fixed16":
+            arrays = [rescale.fixed16()[0].astype(np.int32), half.astype(np.int64)]
         elif self.arithmetic == "shift":
             arrays = [half.astype(self._shift_dtype)]
         else:
@@ -85,7 +88,7 @@ class Epilogue:
 
     def tensors(self, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
         """Shapes and dtypes of what `pack` returns for `channels` of `shape`."""
-        if self.arithmetic == "fixed":
+        if self.arithmetic in ("fixed", "fixed16"):
             names = ["int32", "int64"]
         elif self.arithmetic == "shift":
             names = [self._shift_dtype]
@@ -94,7 +97,7 @@ class Epilogue:
         return tuple(Tensor(shape, n) for n in names + ["int32"] * self.right + ["int32"] * self.left)
 
     def codes(self, v: Expr, constants: tuple[Buffer, ...], index: tuple[Expr, ...], lanes: int) -> Expr:
-        """Codes, as int32, of accumulators `v` (int32 of `lanes`), whose constants start at `index`."""
+        """Codes, as int32, of accumulators `v` (`lanes` of them), whose constants start at `index`."""
         rounded = self.rounded(v, constants, index, lanes)
         low, high = (broadcast(b - self.zero_point, lanes) for b in (self.low, self.high))
         clamped = T.min(T.max(rounded, low), high)
@@ -105,7 +108,7 @@ class Epilogue:
         loads = [load(c, *index, lanes=lanes) for c in constants]
         if self.arithmetic in ("float32", "float64"):
             return getattr(self, f"_{self.arithmetic}")(v, loads[0], lanes)
-        wide = self._fixed(v, loads, lanes) if self.arithmetic == "fixed" else self._shift(v, loads, lanes)
+        wide: Expr = getattr(self, f"_{self.arithmetic}")(v, loads, lanes)
         if not self.wide:
             return wide
         low, high = (broadcast(T.int64(b - self.zero_point), lanes) for b in (self.low, self.high))
@@ -130,6 +133,11 @@ class Epilogue:
                 negative = T.Select(count > zero, negative, zero)
             scaled = scaled + negative
         return T.shift_right(scaled, count)
+
+    def _fixed16(self, v: Expr, loads: list[Expr], lanes: int) -> Expr:
+        m, *rest = loads
+        wide = vector("int64", lanes)
+        return self._shift(T.cast(v, wide) * T.cast(m, wide), rest, lanes)
 
     def _shift(self, v: Expr, loads: list[Expr], lanes: int) -> Expr:
         half, *shifts = loads
@@ -160,8 +168,8 @@ def shifts(rescale: Rescale) -> tuple[Array, Array]:
     if rescale.arithmetic == "fixed":
         shift = rescale.fixed_point()[1]
         return np.maximum(shift, 0) & 31, np.maximum(-shift, 0)
-    if rescale.arithmetic == "shift":
-        shift = rescale.shifts()
+    if rescale.arithmetic in ("shift", "fixed16"):
+        shift = rescale.shifts() if rescale.arithmetic == "shift" else rescale.fixed16()[1]
         # A count beyond 62 gives zero, as 62 does, and would not fit the machine's shift.
         return np.maximum(-shift, 0), np.clip(shift, 0, 62)
     none = np.zeros(len(rescale.real), np.int64)

@@ -17,6 +17,8 @@ import numpy as np
 from tflite2q.kernels.base import Array, Conv2D, DepthwiseConv2D
 from tflite2q.numerics import code_range, wrap32
 
+MOST = 2**47  # what 64-bit accumulators stay below, so that their products with 15-bit multipliers fit 64 bits
+
 
 def blocks(total: int, width: int) -> Array:
     """Starts of blocks of `width` that cover range(total); the last one overlaps its neighbour instead of overhanging.
@@ -31,11 +33,20 @@ def lane_count(channels: int, most: int) -> int:
     return 1 << (min(channels, most).bit_length() - 1)
 
 
+def channel_axis(contract: Conv2D | DepthwiseConv2D) -> int:
+    """Of the weights: where the output channel is."""
+    return 3 if isinstance(contract, DepthwiseConv2D) else 0
+
+
+def along_channels(contract: Conv2D | DepthwiseConv2D, values: Array) -> Array:
+    """`values`, one or one per output channel, as they broadcast against the weights."""
+    return values if isinstance(contract, DepthwiseConv2D) else values.reshape(-1, 1, 1, 1)
+
+
 def centered_weights(contract: Conv2D | DepthwiseConv2D) -> Array:
     """Weights minus their zero points, int64, in the contract's layout."""
-    zero = np.asarray(contract.weight_zero_points, np.int64)
-    axis_last = isinstance(contract, DepthwiseConv2D)
-    return contract.weights.astype(np.int64) - (zero if axis_last else zero.reshape(-1, 1, 1, 1))
+    zero = along_channels(contract, np.asarray(contract.weight_zero_points, np.int64))
+    return np.asarray(contract.weights.astype(np.int64) - zero)
 
 
 def weight_sums(contract: Conv2D | DepthwiseConv2D, absolute: bool = False) -> Array:
@@ -46,12 +57,17 @@ def weight_sums(contract: Conv2D | DepthwiseConv2D, absolute: bool = False) -> A
 
 
 def folded_bias(contract: Conv2D | DepthwiseConv2D, x_zero_point: int) -> Array:
-    """int32 [out_c]: bias with the input zero point folded in.
+    """int32 [out_c]: bias with the input zero point folded in, for accumulators of 32 bits.
 
     `x_zero_point` is that of the codes the kernel multiplies, which may be shifted from the contract's.
     """
+    return wrap32(wide_bias(contract, x_zero_point)).astype(np.int32)
+
+
+def wide_bias(contract: Conv2D | DepthwiseConv2D, x_zero_point: int) -> Array:
+    """int64 [out_c]: the same, not wrapped."""
     bias = 0 if contract.bias is None else contract.bias.astype(np.int64)
-    return wrap32(bias - x_zero_point * weight_sums(contract)).astype(np.int32)
+    return np.asarray(bias - x_zero_point * weight_sums(contract), np.int64)
 
 
 def accumulator_bound(contract: Conv2D | DepthwiseConv2D) -> Array:
@@ -60,3 +76,21 @@ def accumulator_bound(contract: Conv2D | DepthwiseConv2D) -> Array:
     reach = max(high - contract.x_zero_point, contract.x_zero_point - low)
     bias = 0.0 if contract.bias is None else np.abs(contract.bias.astype(np.float64))
     return np.asarray(weight_sums(contract, absolute=True) * float(reach) + bias, np.float64)
+
+
+def code_reach(contract: Conv2D | DepthwiseConv2D) -> int:
+    """Largest magnitude of an input code."""
+    low, high = code_range(contract.x_dtype)
+    return max(high, -low)
+
+
+def pieces(runs: Array, reach: int) -> int:
+    """Into how many equal pieces weights [out_c, runs, run] must cut their runs, so that the products of a piece's
+    weights with numbers up to `reach` certainly sum into 32 bits."""
+    run = runs.shape[2]
+    magnitudes = np.abs(runs.astype(np.int64))
+    for count in range(1, run + 1):
+        starts = np.arange(0, run, math.ceil(run / count))
+        if np.add.reduceat(magnitudes, starts, axis=2).max() * reach < 2**31:
+            return count
+    raise ValueError("single products exceed 32 bits")

@@ -1,7 +1,7 @@
 """Dialect ops as kernel contracts: the facts a kernel needs, gathered from an op and its values.
 
 An op names its contract; the function of that name here fills it in, or gives None where the op's types are outside the
-contract (int16 or float activations, weights that are not constant), and the op goes through core operations.
+contract (float activations, weights that are not constant), and the op goes through core operations.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from tflite2q.dialect.op import Op, Operands, Tensor
-from tflite2q.dialect.ops.conv import Convolution
+from tflite2q.dialect.ops.common import given_or_none
+from tflite2q.dialect.ops.conv import Convolution, wide_accumulator
 from tflite2q.dialect.ops.dense import Dense
 from tflite2q.dialect.ops.eltwise import Add
 from tflite2q.dialect.ops.pool import Pool
@@ -20,10 +21,11 @@ from tflite2q.dialect.ops.reduce import ArgExtremum
 from tflite2q.dialect.ops.resize import ResizeBilinear
 from tflite2q.dialect.ops.softmax import Softmax
 from tflite2q.dialect.types import STORAGE, TensorType, Value
-from tflite2q.kernels import base
+from tflite2q.kernels import base, layout
 from tflite2q.numpy_core import NumpyCore
 
 EIGHT_BITS = ("int8", "uint8")
+CODES = (*EIGHT_BITS, "int16")
 
 Values = Sequence[Value | None]
 
@@ -46,26 +48,34 @@ def _constants(ins: Values) -> bool:
     return all(value is None or value.constant is not None for value in ins[1:])
 
 
-def _product(ins: Values) -> tuple[TensorType, TensorType, Any] | None:
-    """Types of input and weights and the bias array of a convolution or dense layer that kernels can compute."""
+def _product(ins: Values) -> tuple[TensorType, TensorType, dict[str, Any]] | None:
+    """Types of input and weights of a convolution or dense layer that kernels can compute, and what their contracts
+    have in common."""
     x, weights = ins[0], ins[1]
-    if x is None or weights is None or x.type.dtype not in EIGHT_BITS or not _constants(ins):
+    if x is None or weights is None or x.type.dtype not in CODES or not _constants(ins):
         return None
     if STORAGE[weights.type.dtype] not in EIGHT_BITS:
         return None
-    bias = ins[2] if len(ins) > 2 else None
-    return x.type, weights.type, None if bias is None else bias.data.reshape(-1)
+    bias = given_or_none(ins, 2)
+    common = {
+        "x_dtype": x.type.dtype,
+        "x_zero_point": x.type.zero_point,
+        "weight_zero_points": weights.type.parameters.zero_point,
+        "bias": None if bias is None else bias.data.reshape(-1),
+        "accumulator": wide_accumulator(x.type, None if bias is None else bias.type),
+    }
+    return x.type, weights.type, common
 
 
 def _convolution(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None:
     facts = _product(ins)
     if facts is None or not isinstance(op, Convolution):
         return None
-    x, weights, bias = facts
+    x, weights, common = facts
     image, filters, y = ins[0], ins[1], outs[0]
     assert image is not None and filters is not None
     geometry = op.window(image, filters)
-    common: dict[str, Any] = {
+    common |= {
         "batch": x.shape[0],
         "in_h": x.shape[1],
         "in_w": x.shape[2],
@@ -76,46 +86,41 @@ def _convolution(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | 
         "strides": geometry.strides,
         "dilation": geometry.dilation,
         "padding": (*geometry.before, *geometry.after),
-        "x_dtype": x.dtype,
-        "x_zero_point": x.zero_point,
-        "weight_zero_points": weights.parameters.zero_point,
-        "bias": bias,
         "rescale": op.rescaling(ins, y),
     }
     data = filters.data
     if op.contract == "conv2d":
-        return base.Conv2D(groups=op.groups(x, weights), weights=data, **common)
+        return _safe(base.Conv2D(groups=op.groups(x, weights), weights=data, **common))
     if x.shape[3] == 1:  # one input channel: the same sums as an ordinary convolution, which has the faster kernels
-        return base.Conv2D(groups=1, weights=np.ascontiguousarray(data.transpose(3, 1, 2, 0)), **common)
-    return base.DepthwiseConv2D(weights=data, **common)
+        return _safe(base.Conv2D(groups=1, weights=np.ascontiguousarray(data.transpose(3, 1, 2, 0)), **common))
+    return _safe(base.DepthwiseConv2D(weights=data, **common))
 
 
 def _dense(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None:
     facts = _product(ins)
     if facts is None or not isinstance(op, Dense):
         return None
-    x, weights, bias = facts
+    x, weights, common = facts
     filters = ins[1]
     assert filters is not None
     units, depth = weights.shape
-    return base.Dense(
-        rows=x.size // depth,
-        depth=depth,
-        units=units,
-        x_dtype=x.dtype,
-        x_zero_point=x.zero_point,
-        weights=filters.data,
-        weight_zero_points=weights.parameters.zero_point,
-        bias=bias,
-        rescale=op.rescaling(ins, outs[0]),
-    )
+    rescale = op.rescaling(ins, outs[0])
+    contract = base.Dense(x.size // depth, depth, units, weights=filters.data, rescale=rescale, **common)
+    return contract if _safe(contract.conv2d()) else None
+
+
+def _safe(contract: base.Conv2D | base.DepthwiseConv2D) -> base.Conv2D | base.DepthwiseConv2D | None:
+    """`contract`, unless its biases are so large that products with multipliers would leave 64 bits."""
+    return contract if layout.accumulator_bound(contract).max(initial=0) < layout.MOST else None
 
 
 def _pool(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None:
     x = ins[0]
-    if x is None or x.type.dtype not in EIGHT_BITS or not isinstance(op, Pool):
+    if x is None or x.type.dtype not in CODES or not isinstance(op, Pool):
         return None
     geometry = op.window(x)
+    if x.type.dtype == "int16" and geometry.size[0] * geometry.size[1] > base.MOST_TAPS_OF_16_BITS:
+        return None
     low, high = op.clamp(outs[0])
     batch, in_h, in_w, channels = x.type.shape
     return base.Pool(

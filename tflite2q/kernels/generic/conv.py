@@ -2,7 +2,8 @@
 
 A tile of output pixels times a vector of output channels is kept in registers; each step multiplies one broadcast input
 by a vector of 16-bit weights with their zero point already subtracted, so no correction terms remain.  Products of two
-16-bit numbers in 32-bit lanes are what LLVM turns into vpmaddwd on x86 and smlal on ARM.
+16-bit numbers in 32-bit lanes are what LLVM turns into vpmaddwd on x86 and smlal on ARM.  Inputs may have 16 bits
+themselves; where their sums might exceed 32 bits, sums of parts of the inputs are added up in 64.
 
 Padded inputs are copied once into a scratch image whose border holds the zero point.  What limits it: one load, one
 broadcast and one widening for each `pixels` multiply-adds, and 16-bit instead of 8-bit products.
@@ -11,6 +12,8 @@ broadcast and one widening for each `pixels` multiply-adds, and 16-bit instead o
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +22,10 @@ import numpy as np
 from tflite2q.kernels import layout
 from tflite2q.kernels.base import Array, Built, Conv2D, Dense, DepthwiseConv2D, Tensor
 from tflite2q.kernels.epilogue import Epilogue
+from tflite2q.kernels.halves import HalvesEpilogue
 from tflite2q.kernels.loops import padded_image, region
-from tflite2q.kernels.tir import Buffer, T, broadcast, function, load, local, store, vector, view
+from tflite2q.kernels.sums import Sums
+from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, function, load, local, store, vector, view
 
 MOST_LANES = 16
 PIXELS = 4
@@ -31,7 +36,8 @@ class Plan:
     """What the text of the function depends on.
 
     `channels`: output channels that share their inputs (one group's, or all of a depthwise layer); `depth`: input
-    channels that one output reads (1 for depthwise).
+    channels that one output reads (1 for depthwise); `pieces`: into how many the depth of a tap is cut so that sums fit
+    32 bits, 0 if all do as they are.
     """
 
     depthwise: bool
@@ -44,7 +50,8 @@ class Plan:
     groups: int
     x_zero_point: int
     depth: int
-    epilogue: Epilogue
+    pieces: int
+    epilogue: Epilogue | HalvesEpilogue
 
     @property
     def channels(self) -> int:
@@ -74,7 +81,7 @@ class Plan:
         shape = (count, self.lanes)
         return (
             Tensor((count, taps, self.depth, self.lanes), "int16"),
-            Tensor(shape, "int32"),
+            Tensor(shape, "int64" if self.pieces else "int32"),
             Tensor((count,), "int32"),
             *self.epilogue.tensors(shape),
         )
@@ -112,25 +119,22 @@ class GenericDepthwise:
 
 def _build(contract: Conv2D | DepthwiseConv2D, groups: int, depth: int) -> Built:
     depthwise = isinstance(contract, DepthwiseConv2D)
-    rescale = contract.rescale
+    sums, taps = Sums.of(contract), contract.kernel[0] * contract.kernel[1]
+    by_channel = np.moveaxis(sums.weights, layout.channel_axis(contract), 0).reshape(contract.out_c, taps, depth)
     plan = Plan(
         depthwise, contract.inputs[0], contract.output, contract.kernel, contract.strides, contract.dilation,
         contract.padding, groups, contract.x_zero_point, depth,
-        Epilogue.of(rescale, layout.accumulator_bound(contract)),
+        layout.pieces(by_channel, layout.code_reach(contract)) if sums.wide else 0, sums.epilogue,
     )  # fmt: skip
     channels = plan.block_starts[:, None] + np.arange(plan.lanes)
-    weights = layout.centered_weights(contract)
-    by_tap = weights.reshape(-1, contract.out_c) if depthwise else weights.reshape(contract.out_c, -1).T
-    taps = contract.kernel[0] * contract.kernel[1]
-    packed = by_tap.reshape(taps, depth, contract.out_c)[:, :, channels].transpose(2, 0, 1, 3)
     constants = (
-        np.ascontiguousarray(packed, np.int16),
-        layout.folded_bias(contract, contract.x_zero_point)[channels],
+        np.ascontiguousarray(by_channel[channels].transpose(0, 2, 3, 1), np.int16),
+        sums.start[channels],
         plan.block_starts.astype(np.int32),
-        *plan.epilogue.pack(rescale, channels),
+        *sums.pack(contract, channels),
     )
     operation = "depthwise" if depthwise else "conv2d"
-    name = f"{plan.inputs.dtype}_{operation}_{rescale.arithmetic}_{plan.pixels}x{plan.lanes}__generic"
+    name = f"{plan.inputs.dtype}_{operation}_{contract.rescale.arithmetic}_{plan.pixels}x{plan.lanes}__generic"
     return Built(name, (name, plan), _conv(plan), contract.inputs, constants, contract.output)
 
 
@@ -187,23 +191,49 @@ def _tile(
     multiplier = plan.channels // plan.inputs.shape[3] if plan.depthwise else 1
     wide = vector("int32", lanes)
     accumulators = [local(lanes, "int32") for _ in range(plan.pixels)]
-    for accumulator in accumulators:
-        store(accumulator, load(bias, block, 0, lanes=lanes), 0, lanes=lanes)
     first = 0 if plan.depthwise else start // plan.channels * plan.depth
-    with T.serial(kh * kw) as tap:
-        with T.serial(plan.depth) as k:
-            w = T.Bind(T.cast(load(weights, block, tap, k, 0, lanes=lanes), wide))
-            for p, accumulator in enumerate(accumulators):
-                at = (
-                    n,
-                    row * plan.strides[0] + tap // kw * plan.dilation[0],
-                    (column + p) * plan.strides[1] + tap % kw * plan.dilation[1],
-                )
-                if not plan.depthwise:
-                    value = broadcast(T.cast(load(image, *at, first + k), "int32"), lanes)
-                else:
-                    value = _depthwise_inputs(image, at, start, lanes, multiplier)
-                store(accumulator, load(accumulator, 0, lanes=lanes) + value * w, 0, lanes=lanes)
+
+    def accumulate(tap: Any, k: Any) -> None:
+        w = T.Bind(T.cast(load(weights, block, tap, k, 0, lanes=lanes), wide))
+        for p, accumulator in enumerate(accumulators):
+            at = (
+                n,
+                row * plan.strides[0] + tap // kw * plan.dilation[0],
+                (column + p) * plan.strides[1] + tap % kw * plan.dilation[1],
+            )
+            if not plan.depthwise:
+                value = broadcast(T.cast(load(image, *at, first + k), "int32"), lanes)
+            else:
+                value = _depthwise_inputs(image, at, start, lanes, multiplier)
+            store(accumulator, load(accumulator, 0, lanes=lanes) + value * w, 0, lanes=lanes)
+
+    initial = load(bias, block, 0, lanes=lanes)
+    if plan.pieces:
+        accumulators = _in_pieces(plan, initial, accumulators, accumulate)
+    else:
+        for accumulator in accumulators:
+            store(accumulator, initial, 0, lanes=lanes)
+        with T.serial(kh * kw) as tap, T.serial(plan.depth) as k:
+            accumulate(tap, k)
     for p, accumulator in enumerate(accumulators):
         codes = plan.epilogue.codes(load(accumulator, 0, lanes=lanes), constants, (block, 0), lanes)
         store(y, T.cast(codes, vector(plan.output.dtype, lanes)), n, row, column + p, start, lanes=lanes)
+
+
+def _in_pieces(
+    plan: Plan, initial: Expr, accumulators: list[Buffer], accumulate: Callable[[Any, Any], None]
+) -> list[Buffer]:
+    """int64 sums of the pieces that `accumulate(tap, k)` sums in the int32 `accumulators`."""
+    lanes, size = plan.lanes, math.ceil(plan.depth / plan.pieces)
+    totals = [local(lanes, "int64") for _ in accumulators]
+    for total in totals:
+        store(total, initial, 0, lanes=lanes)
+    with T.serial(plan.kernel[0] * plan.kernel[1]) as tap, T.serial(math.ceil(plan.depth / size)) as piece:
+        for accumulator in accumulators:
+            store(accumulator, broadcast(T.int32(0), lanes), 0, lanes=lanes)
+        with T.serial(T.min(plan.depth - piece * size, size)) as k:
+            accumulate(tap, piece * size + k)
+        for total, accumulator in zip(totals, accumulators, strict=True):
+            part = T.cast(load(accumulator, 0, lanes=lanes), vector("int64", lanes))
+            store(total, load(total, 0, lanes=lanes) + part, 0, lanes=lanes)
+    return totals

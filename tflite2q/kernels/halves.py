@@ -1,0 +1,102 @@
+"""The fixed point of 64-bit accumulators (eq. 20) in 32-bit arithmetic, where the weights prove that 32 bits suffice.
+
+int16 activations sum into 64 bits in the reference kernels, (v * m + 2**(n - 1)) >> n with a multiplier m of 15 bits.
+A channel's sum of products is at most reach * sum |w|, which a compiler knows; nearly always it fits 32 bits.  Then v
+is cut into halves, v = high * 2**16 + low with low signed, whose products with m fit 32 bits as well:
+
+    (v * m + d) >> n  =  (high * m + ((low * m + d) >> 16)) >> (n - 16)            for n >= 16,
+
+because a floor of a floor is one floor.  Two multiplications of 16-bit numbers, which every vector unit has, take the
+place of 64-bit ones.
+
+Bias and rounding need no instruction either.  With B * m + 2**(n - 1) = lift * 2**n + start * m + rest, 0 <= rest < m,
+accumulators start at `start`, `rest` is the d above, and the result is raised by `lift` codes: 0, unless a channel's
+bias alone exceeds 32 bits, as those of channels with nearly no weights do.  Multipliers above a half (n < 16) are
+halved until they are not, and the weights, which have 16 bits to grow in, doubled as often.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tflite2q.kernels.base import Array, Tensor
+from tflite2q.kernels.layout import MOST
+from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, load
+from tflite2q.rescale import Rescale
+
+LIMIT = 2**31 - 2**15  # what v must stay below in magnitude, so that rounding it to its upper half cannot overflow
+_FARTHEST_LIFT = 2**30
+
+
+@dataclass(frozen=True, eq=False)
+class Halves:
+    """Constants of the rescale, one entry per channel (int64): weights times 2**`double` are summed onto `start`, then
+    ((high * m + ((low * m + rest) >> 16)) >> shift) + lift is the code before the clamp."""
+
+    double: Array
+    start: Array
+    m: Array
+    rest: Array
+    shift: Array
+    lift: Array
+
+
+def prove(rescale: Rescale, sums: Array, largest: Array, bias: Array) -> Halves | None:
+    """The rescale by halves, or None where 32 bits might not do.
+
+    `sums`: largest magnitude of each channel's sum of products (float64); `largest`: its largest weight in magnitude;
+    `bias`: int64, input zero point folded in, below `layout.MOST` in magnitude.
+    """
+    if rescale.arithmetic != "fixed16":
+        return None
+    m, n = (np.broadcast_to(a, bias.shape) for a in rescale.fixed16())
+    double = np.maximum(16 - n, 0)
+    grown = np.abs(bias) * 2.0**double
+    if (double > 15).any() or (largest * 2.0**double > 2**15 - 1).any() or (grown >= MOST).any():
+        return None
+    n, sums = np.maximum(n, 16), sums * 2.0**double
+    total = (bias << double) * m + (np.int64(1) << (n - 1))
+    keeps = (grown + np.ldexp(1.0 / np.maximum(m, 1), n) + sums < LIMIT) | (m == 0)
+    lift = np.where(keeps, 0, (total + (np.int64(1) << (n - 1))) >> n)
+    left = total - (lift << n)
+    start = np.where(m > 0, left // np.maximum(m, 1), 0)
+    rest = np.where(m > 0, left - start * m, 0)
+    reach = sums + np.abs(start)
+    if (reach >= LIMIT).any() or ((lift != 0) & (np.ldexp(reach * m, -n) > _FARTHEST_LIFT / 2)).any():
+        return None
+    lift = np.clip(lift + rescale.zero_point, -_FARTHEST_LIFT, _FARTHEST_LIFT)
+    return Halves(double, start, m, rest, n - 16, lift)
+
+
+@dataclass(frozen=True)
+class HalvesEpilogue:
+    """What the portable text of the rescale depends on."""
+
+    low: int
+    high: int
+    lifted: bool
+
+    @staticmethod
+    def of(rescale: Rescale, halves: Halves) -> HalvesEpilogue:
+        return HalvesEpilogue(rescale.low, rescale.high, bool(halves.lift.any()))
+
+    def pack(self, halves: Halves, channels: Array) -> tuple[Array, ...]:
+        """Constants arranged as the index array `channels` says: what `codes` loads from."""
+        arrays = (halves.m, halves.rest, halves.shift, *([halves.lift] if self.lifted else []))
+        return tuple(np.ascontiguousarray(a[channels], np.int32) for a in arrays)
+
+    def tensors(self, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
+        """Shapes and dtypes of what `pack` returns for `channels` of `shape`."""
+        return (Tensor(shape, "int32"),) * (3 + self.lifted)
+
+    def codes(self, v: Expr, constants: tuple[Buffer, ...], index: tuple[Expr, ...], lanes: int) -> Expr:
+        """Codes, as int32, of accumulators `v` (int32 of `lanes`), whose constants start at `index`."""
+        m, rest, shift, *lift = [T.Bind(load(c, *index, lanes=lanes)) for c in constants]
+        v, sixteen = T.Bind(v), broadcast(T.int32(16), lanes)
+        low = T.shift_right(T.shift_left(v, sixteen), sixteen)
+        high = T.shift_right(v + broadcast(T.int32(1 << 15), lanes), sixteen)
+        scaled = T.shift_right(high * m + T.shift_right(low * m + rest, sixteen), shift)
+        scaled = scaled + lift[0] if lift else scaled
+        return T.min(T.max(scaled, broadcast(T.int32(self.low), lanes)), broadcast(T.int32(self.high), lanes))

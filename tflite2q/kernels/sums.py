@@ -1,0 +1,66 @@
+"""How many bits a layer's sums of products need, and how the rescale starts from that.
+
+8-bit layers have 32-bit accumulators, which wrap around as the reference kernels' do.  Those of 16-bit activations have
+64 bits, which a kernel should not pay for: `Sums` proves from the constant weights that 32 bits hold every sum, or says
+that the layer's sums are `wide`.  Then kernels cut them into `layout.pieces` whose sums do fit, and add up those in 64
+bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tflite2q.kernels import layout
+from tflite2q.kernels.base import Array, Conv2D, DepthwiseConv2D
+from tflite2q.kernels.epilogue import Epilogue
+from tflite2q.kernels.halves import Halves, HalvesEpilogue, prove
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """accumulator = start + sum x * weights over raw input codes x (padding filled with the input zero point).
+
+    `weights`: int64, in the contract's layout, zero points subtracted; `start`: [out_c] of `dtype`, in which the sums
+    are complete; `halves`: the proof that the rescale fits 32 bits, if there is one.
+    """
+
+    weights: Array
+    start: Array
+    halves: Halves | None
+    epilogue: Epilogue | HalvesEpilogue
+
+    @staticmethod
+    def of(contract: Conv2D | DepthwiseConv2D) -> Sums:
+        weights, rescale = layout.centered_weights(contract), contract.rescale
+        if contract.accumulator == "int32":
+            start = layout.folded_bias(contract, contract.x_zero_point)
+            return Sums(weights, start, None, Epilogue.of(rescale, layout.accumulator_bound(contract)))
+        bias = layout.wide_bias(contract, contract.x_zero_point)
+        reach = float(layout.code_reach(contract))
+        sums = layout.weight_sums(contract, absolute=True) * reach
+        by_channel = np.moveaxis(weights, layout.channel_axis(contract), 0).reshape(contract.out_c, -1)
+        halves = prove(rescale, sums, np.abs(by_channel).max(axis=1), bias)
+        if halves is not None:
+            doubled = weights << layout.along_channels(contract, halves.double)
+            return Sums(doubled, halves.start.astype(np.int32), halves, HalvesEpilogue.of(rescale, halves))
+        bound = sums + np.abs(bias)
+        dtype = "int32" if bound.max() < 2**31 else "int64"
+        return Sums(weights, bias.astype(dtype), None, Epilogue.of(rescale, bound, dtype))
+
+    @property
+    def dtype(self) -> str:
+        """Of accumulators once all products are in."""
+        return str(self.start.dtype)
+
+    @property
+    def wide(self) -> bool:
+        return self.dtype == "int64"
+
+    def pack(self, contract: Conv2D | DepthwiseConv2D, channels: Array) -> tuple[Array, ...]:
+        """The epilogue's constants, arranged as the index array `channels` says."""
+        if isinstance(self.epilogue, HalvesEpilogue):
+            assert self.halves is not None
+            return self.epilogue.pack(self.halves, channels)
+        return self.epilogue.pack(contract.rescale, channels)
