@@ -184,6 +184,38 @@ class Dense:
 MOST_TAPS_OF_16_BITS = 4095
 
 
+@dataclass(frozen=True, eq=False)
+class RealConv2D:
+    """float32 x [n, h, w, c] * weights [kh, kw, c / groups, out_c] (HWIO) -> [n, *out_size, out_c].
+
+    Sums of products plus bias (float32 [out_c] or None), in any order, then clamped to [low, high] where they are not
+    None; taps outside the image contribute zero.  A depthwise convolution has as many groups as input channels.
+    """
+
+    x: Tensor
+    out_size: tuple[int, int]
+    strides: tuple[int, int]
+    dilation: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    groups: int
+    weights: Array
+    bias: Array | None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def kernel(self) -> tuple[int, int]:
+        return int(self.weights.shape[0]), int(self.weights.shape[1])
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return (self.x,)
+
+    @property
+    def output(self) -> Tensor:
+        return Tensor((self.x.shape[0], *self.out_size, int(self.weights.shape[3])), "float32")
+
+
 @dataclass(frozen=True)
 class Pool:
     """Pooling of raw codes: x [batch, in_h, in_w, c] -> [batch, out_h, out_w, c], same dtype, clamped to [low, high].
@@ -334,7 +366,7 @@ class ArgMax:
         return Tensor((self.rows,), self.dtype)
 
 
-Contract = Conv2D | DepthwiseConv2D | Dense | Pool | Lookup | Eltwise | Softmax | ResizeBilinear | ArgMax
+Contract = Conv2D | DepthwiseConv2D | Dense | RealConv2D | Pool | Lookup | Eltwise | Softmax | ResizeBilinear | ArgMax
 
 
 @dataclass(frozen=True, eq=False)

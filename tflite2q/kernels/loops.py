@@ -68,8 +68,10 @@ def chunks(length: int, lanes: int, emit: Any) -> None:
 
 
 def _fill(target: Buffer, row: Any, start: int, length: int, value: int, dtype: str) -> None:
+    literal = (T.FloatImm if dtype.startswith("float") else T.IntImm)(dtype, value)
+
     def emit(at: Any, lanes: int) -> None:
-        store(target, broadcast(T.IntImm(dtype, value), lanes), row, start + at, lanes=lanes)
+        store(target, broadcast(literal, lanes), row, start + at, lanes=lanes)
 
     chunks(length, 64, emit)
 

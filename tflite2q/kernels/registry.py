@@ -17,6 +17,7 @@ from tflite2q.kernels.base import (
     Kernel,
     Lookup,
     Pool,
+    RealConv2D,
     ResizeBilinear,
     Softmax,
 )
@@ -25,6 +26,7 @@ from tflite2q.kernels.generic.conv import GenericConv, GenericDepthwise
 from tflite2q.kernels.generic.eltwise import GenericEltwise
 from tflite2q.kernels.generic.lookup import GenericLookup
 from tflite2q.kernels.generic.pool import GenericPool
+from tflite2q.kernels.generic.real import GenericReal
 from tflite2q.kernels.generic.resize import GenericResize
 from tflite2q.kernels.generic.softmax import GenericSoftmax
 from tflite2q.kernels.x86.conv import X86Conv
@@ -44,6 +46,7 @@ KERNELS: dict[type, tuple[Kernel, ...]] = {
     Conv2D: (*_X86_CONV, *_X86_CONV16, *_ARM_CONV, GenericConv()),
     DepthwiseConv2D: (*_X86_DEPTHWISE, *_ARM_DEPTHWISE, GenericDepthwise()),
     Dense: (*_X86_CONV, *_X86_CONV16, *_ARM_CONV, GenericConv()),
+    RealConv2D: (GenericReal(),),
     Pool: (GenericPool(),),
     Lookup: (GenericLookup(),),
     Eltwise: (*_X86_PLANE, GenericEltwise()),

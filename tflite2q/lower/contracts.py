@@ -1,7 +1,7 @@
 """Dialect ops as kernel contracts: the facts a kernel needs, gathered from an op and its values.
 
 An op names its contract; the function of that name here fills it in, or gives None where the op's types are outside the
-contract (float activations, weights that are not constant), and the op goes through core operations.
+contract (weights that are not constant, float32 in most), and the op goes through core operations.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tflite2q.dialect.ops.resize import ResizeBilinear
 from tflite2q.dialect.ops.softmax import Softmax
 from tflite2q.dialect.types import STORAGE, TensorType, Value
 from tflite2q.kernels import base, layout
+from tflite2q.lower import real
 from tflite2q.numpy_core import NumpyCore
 
 EIGHT_BITS = ("int8", "uint8")
@@ -68,6 +69,8 @@ def _product(ins: Values) -> tuple[TensorType, TensorType, dict[str, Any]] | Non
 
 
 def _convolution(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None:
+    if outs[0].type.dtype == "float32":
+        return real.product(op, ins, outs)
     facts = _product(ins)
     if facts is None or not isinstance(op, Convolution):
         return None
@@ -97,6 +100,8 @@ def _convolution(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | 
 
 
 def _dense(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None:
+    if outs[0].type.dtype == "float32":
+        return real.product(op, ins, outs)
     facts = _product(ins)
     if facts is None or not isinstance(op, Dense):
         return None
