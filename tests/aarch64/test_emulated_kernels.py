@@ -64,6 +64,15 @@ LAYERS: dict[str, Layer] = {
     "shift": Layer(in_c=24, out_c=20, arithmetic="shift"),
     "shift_relu_unsigned": Layer(in_c=24, out_c=16, arithmetic="shift", x="uint8", y="uint8", relu=True),
     "parallel": Layer(in_c=64, out_c=48, size=14),
+    "odd_pixels": Layer(in_c=24, out_c=40, size=7, batch=1),
+    "odd_pixels_whole_tiles": Layer(in_c=9, out_c=12, size=1, batch=23, x="uint8", y="uint8"),
+    "three_pixels": Layer(in_c=5, out_c=20, size=1, batch=3),
+    "strided_rows_of_odd_width": Layer(in_c=33, out_c=26, size=9, stride=2, batch=1),
+    "padded_1x1": Layer(in_c=18, out_c=24, size=5, padding=SAME, x="uint8", y="uint8"),
+    "asymmetric_odd_pixels": Layer(
+        in_c=40, out_c=24, size=5, batch=1, x="uint8", y="uint8", weights="uint8", weight_zero_point=77
+    ),
+    "few_pixels_parallel": Layer(in_c=512, out_c=96, size=3, batch=1),
 }
 
 THREE = (3, 3)
@@ -82,6 +91,9 @@ DEPTHWISE: dict[str, Layer] = {
     "float32": Layer(16, 16, 6, THREE, padding=SAME, arithmetic="float32"),
     "shift": Layer(16, 16, 6, THREE, padding=SAME, arithmetic="shift"),
     "parallel": Layer(64, 64, 24, THREE, padding=SAME),
+    "seven": Layer(16, 16, 9, (7, 7), padding=(3, 3, 3, 3), x="uint8", y="uint8"),
+    "wide_row": Layer(16, 16, 9, (1, 5), padding=(0, 2, 0, 2)),
+    "two_rows": Layer(16, 16, 9, (2, 3), dilation=2, padding=SAME, x="uint8", y="uint8"),
 }
 
 

@@ -2,9 +2,9 @@
 
 A tile of `pixels` output pixels times up to sixteen output channels stays in registers.  Each pixel's next bytes are
 loaded once; their units multiply all accumulators of the pixel, and a unit's weights are read once for all pixels.
-With 5 x 16 tiles the inner loop of the dot product level is 80 multiplications to 13 loads (weights come in pairs),
-with 6 x 16 that of the matrix level 24 to 10.  What limits it is the multiplier's throughput, and memory for weights
-that exceed the caches.
+With 5 x 16 tiles the inner loop of the dot product level is 80 multiplications to 21 loads of a register; that of the
+matrix level is 24 to 10, with 12 x 8 tiles of inputs brought together in pairs, and 24 to 14 without.  What limits it
+is the multiplier's throughput, and memory for weights that exceed the caches.
 
 Weights that do not fit in eight bits after their zero point is subtracted take the sum of each pixel's inputs, which is
 computed once for all channels; at the NEON level they fit the sixteen bits that its weights have.
@@ -23,14 +23,13 @@ from tflite2q.kernels import layout
 from tflite2q.kernels.arm import isa
 from tflite2q.kernels.arm.finish import PACKED, Finish
 from tflite2q.kernels.arm.isa import LANES, Form, Level
+from tflite2q.kernels.arm.pairs import first_pixel, paired, pixel_pairs
 from tflite2q.kernels.arm.sums import row_sums
 from tflite2q.kernels.base import Array, Built, Conv2D, Dense, Tensor
 from tflite2q.kernels.loops import PARALLEL_MACS, ZEROS, moving_zero, padded_image
 from tflite2q.kernels.product import Geometry, Section
 from tflite2q.kernels.tir import Buffer, Expr, T, function, load, store, view, wrapping_add
 
-MOST_PIXELS = 8
-BLOCK = 4  # vectors of the widest blocks
 CHUNKS = 16  # pieces into which a parallel layer's pixels are cut, at most
 
 
@@ -46,6 +45,11 @@ class Plan:
     row_sums: bool
     form: Form
     finish: Finish
+
+    @property
+    def source(self) -> Geometry:
+        """Where tiles read."""
+        return paired(self.geometry) if self.form.pairs else self.geometry
 
     @property
     def steps(self) -> int:
@@ -106,32 +110,39 @@ def _fits(conv: Conv2D) -> bool:
     return bool(weights.min() >= -128 and weights.max() <= 127)
 
 
-def _form(conv: Conv2D, level: Level, width: int) -> Form:
-    """Matrix products take two pixels beside each other; a single one, as in most dense layers, takes dot products."""
+def _form(conv: Conv2D, level: Level, g: Geometry) -> Form:
+    """Matrix products take two pixels beside each other; a single one, as in most dense layers, takes dot products.
+
+    Pairs are made where that copies no input twice and more than one block of channels reads them.
+    """
     if level == isa.NEON:
         return isa.widen(conv.x_dtype)
-    if level == isa.I8MM and width >= 2:
-        return isa.matrix(conv.x_dtype)
-    return isa.dot(conv.x_dtype, mixed=level == isa.I8MM)
+    if level == isa.DOTPROD or g.rows * g.width < 2:
+        return isa.dot(conv.x_dtype, mixed=level == isa.I8MM)
+    pairs = isa.pairs(conv.x_dtype)
+    if len(g.runs) == 1 and g.run <= g.pixel_step and conv.out_c > pairs.vectors * LANES:
+        return pairs
+    return isa.matrix(conv.x_dtype) if g.width >= 2 else isa.dot(conv.x_dtype, mixed=True)
 
 
 def _plan(conv: Conv2D, inputs: Tensor, output: Tensor, level: Level) -> Plan:
     geometry = Geometry.of(conv)
-    form = _form(conv, level, geometry.width)
+    form = _form(conv, level, geometry)
     sums = form.weight_dtype == "int8" and not _fits(conv)
     finish = Finish.of(conv.rescale, layout.accumulator_bound(conv))
-    sections = _sections(conv.out_c, geometry.width, form)
+    width = 2 * paired(geometry).width if form.pairs else geometry.width
+    sections = _sections(conv.out_c, width, form)
     return Plan(inputs, output, geometry, conv.x_zero_point, sections, sums, form, finish)
 
 
 def _sections(channels: int, width: int, form: Form) -> tuple[Section, ...]:
-    """Blocks of sixteen channels as far as they go, then one narrower block for what is left."""
-    wide = BLOCK * LANES
+    """Blocks of the widest kind as far as they go, then one narrower block for what is left."""
+    wide = form.vectors * LANES
     rest = channels % wide
     if channels >= wide and (rest == 0 or rest > wide - LANES):
-        return (_section(0, channels, BLOCK, width, form),)
+        return (_section(0, channels, form.vectors, width, form),)
     whole = channels - rest
-    head = (_section(0, whole, BLOCK, width, form),) if whole else ()
+    head = (_section(0, whole, form.vectors, width, form),) if whole else ()
     vectors = math.ceil(rest / LANES)
     # With channels to spare before it, the rest starts early enough to end at the last one.
     first = max(channels - vectors * LANES, 0) if whole else 0
@@ -139,7 +150,7 @@ def _sections(channels: int, width: int, form: Form) -> tuple[Section, ...]:
 
 
 def _section(first: int, channels: int, vectors: int, width: int, form: Form) -> Section:
-    most = min(form.accumulators // vectors, MOST_PIXELS, width)
+    most = min(form.accumulators // vectors, form.most_pixels, width)
     choices = range(max(most - most % form.pixels, form.pixels), 0, -form.pixels)
 
     def work(pixels: int) -> float:
@@ -147,7 +158,8 @@ def _section(first: int, channels: int, vectors: int, width: int, form: Form) ->
         loads = pixels * form.unit / form.chunk + vectors
         return math.ceil(width / pixels) * (pixels * vectors + loads)
 
-    return Section(first, channels, vectors, min(choices, key=work), LANES)
+    # Where the last tile is as narrow as what is left, the widest tiles load least.
+    return Section(first, channels, vectors, choices[0] if form.pairs else min(choices, key=work), LANES)
 
 
 def _pack(conv: Conv2D, plan: Plan) -> tuple[Array, ...]:
@@ -185,6 +197,8 @@ def _body(plan: Plan, x: Buffer, *rest: Buffer) -> None:
     if plan.row_sums:
         sums = row_sums(g, plan.form, image, packed[0])
         packed = packed[1:]
+    if plan.form.pairs:
+        image = pixel_pairs(g, image)
     y = view(y, (g.rows * g.width, plan.output.shape[-1]))
     loops = _Loops(plan, image, bias, zeros, tuple(packed), sums, y)
     pixels = g.rows * g.width
@@ -196,6 +210,15 @@ def _body(plan: Plan, x: Buffer, *rest: Buffer) -> None:
             loops.chunk(weights, i, chunks)
     else:
         loops.by_block(weights)
+
+
+@dataclass(frozen=True)
+class _Span:
+    """So many tiles of `pixels` output pixels, from pixel `first` on."""
+
+    first: int
+    tiles: int
+    pixels: int
 
 
 @dataclass(frozen=True)
@@ -214,10 +237,11 @@ class _Loops:
         """All channels of one piece of the pixels.  A block's weights are used for the whole piece before the next."""
         first = 0
         for s, w in zip(self.plan.sections, weights, strict=True):
-            tiles = self._tiles(s)
-            begin, end = (0, tiles) if chunks == 1 else (index * tiles // chunks, (index + 1) * tiles // chunks)
-            with T.serial(s.blocks) as block, T.serial(end - begin) as t:
-                self.tile(s, w, first, block, begin + t)
+            for span in self._spans(s):
+                pieces = [i * span.tiles // chunks for i in (index, index + 1)]
+                begin, end = (0, span.tiles) if chunks == 1 else pieces
+                with T.serial(s.blocks) as block, T.serial(end - begin) as t:
+                    self.tile(s, span, w, first, block, begin + t)
             first += s.blocks * s.vectors
 
     def by_block(self, weights: list[Buffer]) -> None:
@@ -225,26 +249,46 @@ class _Loops:
         first = 0
         for s, w in zip(self.plan.sections, weights, strict=True):
             blocks = T.parallel(s.blocks) if s.blocks > 1 else T.serial(s.blocks)
-            with blocks as block, T.serial(self._tiles(s)) as t:
-                self.tile(s, w, first, block, t)
+            with blocks as block:
+                for span in self._spans(s):
+                    with T.serial(span.tiles) as t:
+                        self.tile(s, span, w, first, block, t)
             first += s.blocks * s.vectors
 
-    def _tiles(self, s: Section) -> int:
-        return self.plan.geometry.rows * math.ceil(self.plan.geometry.width / s.pixels)
-
-    def tile(self, s: Section, weights: Buffer, first: int, block: Expr, t: Expr) -> None:
-        """`pixels` x `vectors`, from bias to stored codes."""
+    def _spans(self, s: Section) -> list[_Span]:
         g = self.plan.geometry
-        per_row = math.ceil(g.width / s.pixels)
-        row = t // per_row
-        column = T.Bind(T.min(t % per_row * s.pixels, g.width - s.pixels))
-        pixel = T.Bind(row * g.width + column)
-        at = T.Bind(first + block * s.vectors + moving_zero(self.zeros, t))
-        tile = self.plan.form.open(s.pixels, s.vectors)
+        if not self.plan.form.pairs:
+            return [_Span(0, g.rows * math.ceil(g.width / s.pixels), s.pixels)]
+        pixels = 2 * self.plan.source.width
+        whole = pixels // s.pixels
+        spans = [_Span(0, whole, s.pixels), _Span(whole * s.pixels, 1, pixels % s.pixels)]
+        return [span for span in spans if span.tiles and span.pixels]
+
+    def tile(self, s: Section, span: _Span, weights: Buffer, first: int, block: Expr, t: Expr) -> None:
+        """`span.pixels` x `s.vectors`, from bias to stored codes."""
+        address, pixels = self._place(span, t)
+        zero = moving_zero(self.zeros, t)
+        own = T.Bind(block + zero)
+        at = T.Bind(first + own * s.vectors)
+        tile = self.plan.form.open(span.pixels, s.vectors)
         biases = [load(self.bias, at + v, 0, lanes=LANES) for v in range(s.vectors)]
-        tile.start([[self._first(b, pixel + p) for b in biases] for p in range(s.pixels)])
-        self._multiply(s, weights, block, g.address(row, column), tile)
-        self._finish(s, pixel, block, at, tile.values())
+        tile.start([[self._first(b, pixel) for b in biases] for pixel in pixels])
+        self._multiply(weights, own, address, tile, zero)
+        self._finish(s, pixels, block, at, tile.values())
+
+    def _place(self, span: _Span, t: Expr) -> tuple[Expr, list[Expr]]:
+        """Where tile `t` reads, and the output pixels it computes."""
+        g = self.plan.geometry
+        if self.plan.form.pairs:
+            pair = T.Bind(span.first // 2 + t * (span.pixels // 2))
+            last = T.Bind(first_pixel(g, pair + (span.pixels // 2 - 1)))
+            pixels = [2 * pair + p for p in range(span.pixels - 2)]
+            return self.plan.source.address(0, pair), [*pixels, last, last + 1]
+        per_row = math.ceil(g.width / span.pixels)
+        row = t // per_row
+        column = T.Bind(T.min(t % per_row * span.pixels, g.width - span.pixels))
+        pixel = T.Bind(row * g.width + column)
+        return g.address(row, column), [pixel + p for p in range(span.pixels)]
 
     def _first(self, bias: Expr, pixel: Expr) -> Expr:
         """An accumulator's first value: the bias, and the sum of the pixel's inputs if it is needed."""
@@ -252,9 +296,10 @@ class _Loops:
             return bias
         return wrapping_add(bias, T.Broadcast(self.sums[pixel], LANES), LANES)
 
-    def _multiply(self, s: Section, weights: Buffer, block: Expr, address: Expr, tile: isa.Tile) -> None:
-        g, form = self.plan.geometry, self.plan.form
-        units, per_chunk = g.units(form.unit), form.chunk // form.unit
+    def _multiply(self, weights: Buffer, block: Expr, address: Expr, tile: isa.Tile, zero: Expr) -> None:
+        """Add all products.  Were the loops' lengths known, LLVM would unroll them and load ahead, to the stack."""
+        g, form = self.plan.source, self.plan.form
+        units, per_chunk = g.units(form.operand), form.chunk // form.operand
 
         def reader(offset: Expr) -> isa.InputReader:
             return lambda p, count: load(self.image, offset + p * g.pixel_step, lanes=count)
@@ -263,19 +308,22 @@ class _Loops:
             return lambda start, count: load(weights, block, step, start, lanes=count)
 
         whole = g.run // form.chunk
+        rest = units - whole * per_chunk
         for first, count, pitch in g.regular_runs():
-            with T.serial(count) as r:
+            with T.serial(count + zero if count > 1 else 1) as r:
                 base = T.Bind(address + g.runs[first] + r * pitch)
                 step = T.Bind((first + r) * units)
-                with T.serial(whole) as c:
+                with T.serial(whole + zero if whole else 0) as c:
                     inputs = tile.chunk(reader(T.Bind(base + c * form.chunk)))
                     for index in range(per_chunk):
                         tile.multiply(inputs, index, weight_reader(step + c * per_chunk + index))
-                for unit in range(whole * per_chunk, units):
-                    inputs = tile.rest(reader(base + g.unit_start(unit, form.unit)))
+                with T.serial(rest + zero if rest else 0) as u:
+                    unit = T.Bind(u + whole * per_chunk)
+                    start = T.min(unit * form.operand, max(g.run - form.operand, 0))
+                    inputs = tile.rest(reader(T.Bind(base + start)))
                     tile.multiply(inputs, 0, weight_reader(step + unit))
 
-    def _finish(self, s: Section, pixel: Expr, block: Expr, at: Expr, values: list[list[Expr]]) -> None:
+    def _finish(self, s: Section, pixels: list[Expr], block: Expr, at: Expr, values: list[list[Expr]]) -> None:
         finish = self.plan.finish
         rounded: list[list[Expr]] = [[] for _ in values]
         # Vector by vector, so that one's constants serve all pixels from registers.
@@ -283,10 +331,10 @@ class _Loops:
             for found, line in zip(rounded, values, strict=True):
                 found.append(finish.rounded(line[v], self.constants, at + v))
         start = s.start(block)
-        for p, found in enumerate(rounded):
-            if s.stored == PACKED and finish.packable:
-                store(self.y, finish.packed(found), pixel + p, start, lanes=s.block)
+        for pixel, found in zip(pixels, rounded, strict=True):
+            if s.stored in PACKED and finish.packable:
+                store(self.y, finish.packed(found), pixel, start, lanes=s.block)
                 continue
             for v, value in enumerate(found):
                 count = min(LANES, s.stored - v * LANES)
-                finish.store_plain(value, count, self.y, pixel + p, start + v * LANES)
+                finish.store_plain(value, count, self.y, pixel, start + v * LANES)

@@ -1,13 +1,14 @@
 """Depthwise convolution on Arm, depth multiplier 1.
 
-A tile is a few output pixels beside each other times eight or sixteen channels, in registers.  Its input columns are
-taken one after another; each serves all outputs of the tile that read it.
+A tile is a few output pixels beside each other times eight channels, in registers.  Its input columns are taken one
+after another; each serves all outputs of the tile that read it.
 
-NEON     eight channels: a pixel's bytes are widened to 16 bits and multiplied by smlal; weights of nine bits fit.
-dotprod  sixteen channels: four rows of a column are interleaved, so that each 32-bit lane holds a channel's four bytes,
-         and one sdot (or usdot) does four taps of a kernel column.  Eight zips a column make up for it only because
-         each column serves up to kernel-width outputs.
+NEON     a pixel's bytes are widened to 16 bits and multiplied by smlal; weights of nine bits fit.
+dotprod  four rows of a column are interleaved, so that each 32-bit lane holds a channel's four bytes, and one sdot (or
+         usdot) does four taps of a kernel column.  Four zips a column make up for it only because each column serves up
+         to kernel-width outputs.
 
+Tiles are as wide as registers allow: with sixteen channels, or more columns, LLVM keeps some of them on the stack.
 The weights of a 3x3 kernel stay in registers along a row.  What limits it are the widenings or zips, and the epilogue.
 """
 
@@ -28,10 +29,12 @@ from tflite2q.kernels.base import Array, Built, DepthwiseConv2D, Tensor
 from tflite2q.kernels.loops import ZEROS, moving_zero, padded_image, region
 from tflite2q.kernels.tir import Buffer, Expr, T, function, load, local, shuffle, store, view
 
-MOST_COLUMNS = 4
+MOST_COLUMNS = 5
 MOST_TAPS = 49  # of a kernel; larger ones would unroll too far
 RESIDENT_TAPS = 9  # of a kernel whose weights stay in registers
+WIDTH = 8  # channels of a tile
 ROWS = 4  # input rows that a dot product multiplies
+ZIP = [i // 2 + 8 * (i % 2) for i in range(16)]  # of two vectors of eight bytes
 LOW = [i // 2 + 16 * (i % 2) for i in range(16)]  # zip1 of two vectors of bytes
 HIGH = [i + 8 for i in LOW]  # zip2
 
@@ -53,18 +56,13 @@ class Plan:
     finish: Finish
 
     @property
-    def width(self) -> int:
-        """Channels of a tile."""
-        return 16 if self.dots else 8
-
-    @property
     def blocks(self) -> int:
-        return math.ceil(self.output.shape[3] / self.width)
+        return math.ceil(self.output.shape[3] / WIDTH)
 
     @property
-    def groups(self) -> int:
-        """Groups of four kernel rows."""
-        return math.ceil(self.kernel[0] / ROWS)
+    def steps(self) -> int:
+        """Kernel rows, or groups of four that dot products multiply at once."""
+        return math.ceil(self.kernel[0] / ROWS) if self.dots else self.kernel[0]
 
     @property
     def macs(self) -> int:
@@ -73,11 +71,11 @@ class Plan:
     @property
     def constants(self) -> tuple[Tensor, ...]:
         kh, kw = self.kernel
-        count = self.blocks * self.width // LANES
+        count = self.blocks * WIDTH // LANES
         weights = (
-            Tensor((self.blocks, self.groups * kw, 4 * self.width), "int8")
+            Tensor((self.blocks, self.steps * kw, 4 * WIDTH), "int8")
             if self.dots
-            else Tensor((self.blocks, kh * kw, self.width), "int16")
+            else Tensor((self.blocks, kh * kw, WIDTH), "int16")
         )
         return (weights, Tensor((count, LANES), "int32"), ZEROS, *self.finish.tensors(count))
 
@@ -96,13 +94,12 @@ class ArmDepthwise:
         lacks = self.level.lacks(target)
         if lacks:
             return lacks
-        width = 8 if self.level == isa.NEON else 16
         if contract.depth_multiplier != 1:
             return f"depth multiplier {contract.depth_multiplier}"
         if contract.kernel[0] * contract.kernel[1] > MOST_TAPS:
             return f"a {contract.kernel[0]}x{contract.kernel[1]} kernel would unroll too far"
-        if contract.out_c < width:
-            return f"{contract.out_c} channels are fewer than {width}"
+        if contract.out_c < WIDTH:
+            return f"{contract.out_c} channels are fewer than {WIDTH}"
         if contract.rescale.dtype not in ("int8", "uint8") or contract.x_dtype not in ("int8", "uint8"):
             return f"{contract.x_dtype} to {contract.rescale.dtype}"
         weights = layout.centered_weights(contract)
@@ -114,9 +111,20 @@ class ArmDepthwise:
         plan = _plan(contract, self.level)
         types = f"{contract.x_dtype[0]}8s{8 if plan.dots else 16}"
         kernel = f"{plan.kernel[0]}x{plan.kernel[1]}s{plan.strides[0]}"
-        tile = f"{plan.columns}x{plan.width}"
+        tile = f"{plan.columns}x{WIDTH}"
         name = f"{types}_depthwise{kernel}_{contract.rescale.arithmetic}_{tile}__{self.level.name}"
         return Built(name, (name, plan), _function(plan), contract.inputs, _pack(contract, plan), contract.output)
+
+
+def resident(kernel: tuple[int, int]) -> bool:
+    """Whether the kernel's weights stay in registers along a row."""
+    return kernel[0] * kernel[1] <= RESIDENT_TAPS
+
+
+def _most_columns(contract: DepthwiseConv2D) -> int:
+    """As many as registers allow; the weights of a kernel row stay in some."""
+    spread = max(contract.strides[1], contract.dilation[1])
+    return max(2, min(MOST_COLUMNS - 2 * (spread > 1), 9 - contract.kernel[1]))
 
 
 def _plan(contract: DepthwiseConv2D, level: Level) -> Plan:
@@ -124,7 +132,7 @@ def _plan(contract: DepthwiseConv2D, level: Level) -> Plan:
         """Of a row: outputs, and the input columns that tiles have no use for but to start with."""
         return math.ceil(contract.out_w / columns) * (columns * contract.strides[1] + contract.kernel[1])
 
-    columns = min(range(min(MOST_COLUMNS, contract.out_w), 0, -1), key=work)
+    columns = min(range(min(_most_columns(contract), contract.out_w), 0, -1), key=work)
     dots = level != isa.NEON
     flips = level == isa.DOTPROD and contract.x_dtype == "uint8"
     return Plan(
@@ -136,14 +144,14 @@ def _plan(contract: DepthwiseConv2D, level: Level) -> Plan:
 
 def _pack(contract: DepthwiseConv2D, plan: Plan) -> tuple[Array, ...]:
     kh = plan.kernel[0]
-    starts = layout.blocks(contract.out_c, plan.width)
-    channels = starts[:, None] + np.arange(plan.width)
+    starts = layout.blocks(contract.out_c, WIDTH)
+    channels = starts[:, None] + np.arange(WIDTH)
     weights = layout.centered_weights(contract)[0][:, :, channels]  # [kh, kw, blocks, width]
     if plan.dots:
-        padded = np.zeros((plan.groups * ROWS, *weights.shape[1:]), np.int64)
+        padded = np.zeros((plan.steps * ROWS, *weights.shape[1:]), np.int64)
         padded[:kh] = weights
         # [blocks, groups, kw, width, rows]
-        weights = padded.reshape(plan.groups, ROWS, *weights.shape[1:]).transpose(3, 0, 2, 4, 1)
+        weights = padded.reshape(plan.steps, ROWS, *weights.shape[1:]).transpose(3, 0, 2, 4, 1)
     else:
         weights = weights.transpose(2, 0, 1, 3)
     expected = plan.constants[0]
@@ -172,22 +180,24 @@ def _body(plan: Plan, x: Buffer, weights: Buffer, bias: Buffer, zeros: Buffer, *
     with region(batch * out_h * plan.blocks, plan.macs) as i:
         row, block = i // plan.blocks, i % plan.blocks
         first_line = T.Bind(row // out_h * (h + top + bottom) + row % out_h * plan.strides[0])
-        channel = T.Bind(T.min(block * plan.width, out_c - plan.width))
+        channel = T.Bind(T.min(block * WIDTH, out_c - WIDTH))
         with T.serial(math.ceil(out_w / plan.columns)) as t:
             column = T.Bind(T.min(t * plan.columns, out_w - plan.columns))
-            resident = plan.kernel[0] * plan.kernel[1] <= RESIDENT_TAPS
-            own = block if resident else T.Bind(block + moving_zero(zeros, t))
-            tile = _Tile(plan, image, weights, own, first_line, column * plan.strides[1] * c + channel)
-            vector = T.Bind(own * (plan.width // LANES))
-            values = tile.accumulate([load(bias, vector + v, 0, lanes=LANES) for v in range(plan.width // LANES)])
+            # Of what does not depend on the column, only a small kernel's weights may stay in registers.
+            zero = moving_zero(zeros, t)
+            own = T.Bind(block + zero)
+            offset = column * plan.strides[1] * c + channel
+            tile = _Tile(plan, image, weights, block if resident(plan.kernel) else own, first_line, offset, zero)
+            vector = T.Bind(own * (WIDTH // LANES))
+            values = tile.accumulate([load(bias, vector + v, 0, lanes=LANES) for v in range(WIDTH // LANES)])
             for p, line in enumerate(values):
                 rounded = [plan.finish.rounded(value, tuple(constants), vector + v) for v, value in enumerate(line)]
-                store(y, plan.finish.packed(rounded), row * out_w + column + p, channel, lanes=plan.width)
+                store(y, plan.finish.packed(rounded), row * out_w + column + p, channel, lanes=WIDTH)
 
 
 @dataclass(frozen=True)
 class _Tile:
-    """`columns` outputs times `width` channels; `offset` is the first byte of the tile's input in each line."""
+    """`columns` outputs times `WIDTH` channels; `offset` is the first byte of the tile's input in each line."""
 
     plan: Plan
     image: Buffer
@@ -195,6 +205,7 @@ class _Tile:
     block: Expr
     line: Expr
     offset: Expr
+    zero: Expr
 
     def accumulate(self, biases: list[Expr]) -> list[list[Expr]]:
         """int32x4 accumulators [columns][vectors]."""
@@ -203,52 +214,56 @@ class _Tile:
         for line in accumulators:
             for accumulator, value in zip(line, biases, strict=True):
                 store(accumulator, value, 0, lanes=LANES)
-        readers: dict[int, list[tuple[int, int]]] = {}
-        for p in range(plan.columns):
+        readers: dict[int, list[tuple[list[Buffer], int]]] = {}
+        for p, line in enumerate(accumulators):
             for kx in range(plan.kernel[1]):
-                readers.setdefault(p * plan.strides[1] + kx * plan.dilation[1], []).append((p, kx))
-        for position in sorted(readers):
-            pairs = [(accumulators[p], kx) for p, kx in readers[position]]
-            (self._dots if plan.dots else self._products)(position, pairs)
+                readers.setdefault(p * plan.strides[1] + kx * plan.dilation[1], []).append((line, kx))
+
+        # Rows outside, columns within: few weights are then in use at a time.
+        def row(step: Expr) -> None:
+            for position in sorted(readers):
+                (self._dots if plan.dots else self._products)(step, position, readers[position])
+
+        if resident(plan.kernel):
+            for step in range(plan.steps):
+                row(step)
+        else:  # LLVM is kept from unrolling the loop, and from loading everything ahead then
+            with T.serial(plan.steps + self.zero) as step:
+                row(step)
         return [[load(a, 0, lanes=LANES) for a in line] for line in accumulators]
 
     def _read(self, ky: int, position: int) -> Expr:
         at = self.offset + position * self.plan.inputs.shape[3]
-        return load(self.image, self.line + ky * self.plan.dilation[0], at, lanes=self.plan.width)
+        return load(self.image, self.line + ky * self.plan.dilation[0], at, lanes=WIDTH)
 
-    def _products(self, position: int, readers: list[tuple[list[Buffer], int]]) -> None:
-        kh, kw = self.plan.kernel
-        for ky in range(kh):
-            x = T.Bind(T.cast(self._read(ky, position), "int16x8"))
-            halves = [shuffle([x], [0, 1, 2, 3]), shuffle([x], [4, 5, 6, 7])]
-            for accumulators, kx in readers:
-                w = T.Bind(load(self.weights, self.block, ky * kw + kx, 0, lanes=8))
-                parts = [shuffle([w], [0, 1, 2, 3]), shuffle([w], [4, 5, 6, 7])]
-                for accumulator, a, b in zip(accumulators, halves, parts, strict=True):
-                    store(accumulator, isa.widening(load(accumulator, 0, lanes=LANES), a, b), 0, lanes=LANES)
+    def _products(self, ky: int, position: int, readers: list[tuple[list[Buffer], int]]) -> None:
+        x = T.Bind(T.cast(self._read(ky, position), "int16x8"))
+        halves = [shuffle([x], [0, 1, 2, 3]), shuffle([x], [4, 5, 6, 7])]
+        for accumulators, kx in readers:
+            w = T.Bind(load(self.weights, self.block, ky * self.plan.kernel[1] + kx, 0, lanes=WIDTH))
+            parts = [shuffle([w], [0, 1, 2, 3]), shuffle([w], [4, 5, 6, 7])]
+            for accumulator, a, b in zip(accumulators, halves, parts, strict=True):
+                store(accumulator, isa.widening(load(accumulator, 0, lanes=LANES), a, b), 0, lanes=LANES)
 
-    def _dots(self, position: int, readers: list[tuple[list[Buffer], int]]) -> None:
+    def _dots(self, group: int, position: int, readers: list[tuple[list[Buffer], int]]) -> None:
         plan = self.plan
-        mixed = plan.inputs.dtype == "uint8" and not plan.shift
-        for group in range(plan.groups):
-            quarters = self._interleaved(group, position)
-            for accumulators, kx in readers:
-                for v, (accumulator, x) in enumerate(zip(accumulators, quarters, strict=True)):
-                    w = T.Bind(load(self.weights, self.block, group * plan.kernel[1] + kx, v * 16, lanes=16))
-                    value = isa.intrinsic("usdot" if mixed else "sdot", load(accumulator, 0, lanes=LANES), x, w)
-                    store(accumulator, value, 0, lanes=LANES)
+        name = "usdot" if plan.inputs.dtype == "uint8" and not plan.shift else "sdot"
+        halves = self._interleaved(group, position)
+        for accumulators, kx in readers:
+            for v, (accumulator, x) in enumerate(zip(accumulators, halves, strict=True)):
+                w = T.Bind(load(self.weights, self.block, group * plan.kernel[1] + kx, v * 16, lanes=16))
+                store(accumulator, isa.intrinsic(name, load(accumulator, 0, lanes=LANES), x, w), 0, lanes=LANES)
 
     def _interleaved(self, group: int, position: int) -> list[Expr]:
-        """Four vectors of four channels times four rows; rows that the kernel lacks have weights of zero."""
+        """Two vectors of four channels times four rows; rows that the kernel lacks have weights of zero."""
         kh = self.plan.kernel[0]
         rows = []
-        for ky in range(group * ROWS, group * ROWS + ROWS):
-            if ky < kh:
-                x = T.reinterpret("int32x4", self._read(ky, position))
-                rows.append(T.Bind(T.reinterpret("int8x16", isa.flipped(x) if self.plan.shift else x)))
+        for r in range(ROWS):
+            if r < kh:
+                ky = T.min(group * ROWS + r, kh - 1)
+                x = T.reinterpret("int32x2", self._read(ky, position))
+                rows.append(T.Bind(T.reinterpret("int8x8", isa.flipped(x, 2) if self.plan.shift else x)))
             else:
                 rows.append(rows[-1])
-        even = [T.Bind(shuffle([rows[0], rows[2]], order)) for order in (LOW, HIGH)]
-        odd = [T.Bind(shuffle([rows[1], rows[3]], order)) for order in (LOW, HIGH)]
-        pairs = zip(even, odd, strict=True)
-        return [T.Bind(shuffle([a, b], order)) for a, b in pairs for order in (LOW, HIGH)]
+        even, odd = (T.Bind(shuffle(pair, ZIP)) for pair in (rows[0::2], rows[1::2]))
+        return [T.Bind(shuffle([even, odd], order)) for order in (LOW, HIGH)]

@@ -23,7 +23,7 @@ from tflite2q.kernels.tir import Buffer, Expr, T, load, shuffle, store, vector
 from tflite2q.numerics import code_range
 from tflite2q.rescale import Rescale
 
-PACKED = 4 * LANES  # channels that are stored at once
+PACKED = (2 * LANES, 4 * LANES)  # numbers of channels that are stored at once
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@
           bits fit.
 `dot`     sdot (or sudot) by element: four weights of four channels times four input bytes.
 `matrix`  smmla (or usmmla): eight weights of two channels times eight input bytes of two pixels, twice the work.
+`pairs`   the same, of inputs that already lie in pairs of pixels.
 
 The first two load sixteen (or eight) input bytes of each pixel at once and use them element by element, so that neither
 broadcasts nor single loads stand between the multiplications.
@@ -12,7 +13,7 @@ broadcasts nor single loads stand between the multiplications.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from tflite2q.kernels.tir import Expr, T, load, local, shuffle, store, vector, wrapping_add
@@ -72,20 +73,29 @@ class Tile(Protocol):
 class Form:
     """How a tile multiplies.
 
-    `unit`: input bytes of a pixel that one multiplication takes; `chunk`: those loaded at once; `shift`: what is
-    subtracted from each input code on the way; `pixels`: tiles have a multiple of so many; `accumulators`: vectors of
-    them that leave enough of the 32 registers for inputs and weights (one more is spilled in the inner loop).
+    `unit`: input bytes of a pixel that one multiplication takes; `operand`: those it reads, a pixel's or a pair's;
+    `chunk`: those loaded at once; `shift`: what is subtracted from each input code on the way; `pixels`: tiles have a
+    multiple of so many, and at most `most_pixels`; `vectors`: of the widest blocks of channels; `accumulators`: vectors
+    of them that leave enough of the 32 registers for inputs and weights (one more is spilled in the inner loop).
     """
 
     name: str
     dtype: str
     unit: int
+    operand: int
     chunk: int
     weight_dtype: str
     shift: int
     pixels: int
+    most_pixels: int
+    vectors: int
     accumulators: int
     tile: Callable[[Form, int, int], Tile]
+
+    @property
+    def pairs(self) -> bool:
+        """Whether inputs are read in pairs of pixels."""
+        return self.operand > self.unit
 
     def open(self, pixels: int, vectors: int) -> Tile:
         return self.tile(self, pixels, vectors)
@@ -191,22 +201,44 @@ class _MatrixTile:
                 store(line[half], intrinsic(name, value, x, w), 0, lanes=LANES)
 
 
+class _PairTile(_MatrixTile):
+    """Reads pairs, not pixels."""
+
+    def chunk(self, read: InputReader) -> list[Expr]:
+        return [T.Bind(read(pair, 16)) for pair in range(len(self.accumulators))]
+
+
 def widen(dtype: str) -> Form:
-    return Form("smlal", dtype, 1, 8, "int16", 0, 1, 20, _WidenTile)
+    return Form(
+        "smlal", dtype, unit=1, operand=1, chunk=8, weight_dtype="int16", shift=0,
+        pixels=1, most_pixels=8, vectors=4, accumulators=20, tile=_WidenTile,
+    )  # fmt: skip
 
 
 def dot(dtype: str, mixed: bool) -> Form:
     """`mixed`: the processor multiplies unsigned by signed bytes."""
-    return Form("dot", dtype, 4, 16, "int8", 128 if dtype == "uint8" and not mixed else 0, 1, 20, _DotTile)
+    return Form(
+        "dot", dtype, unit=4, operand=4, chunk=16, weight_dtype="int8",
+        shift=128 if dtype == "uint8" and not mixed else 0,
+        pixels=1, most_pixels=8, vectors=4, accumulators=20, tile=_DotTile,
+    )  # fmt: skip
 
 
 def matrix(dtype: str) -> Form:
-    return Form("mmla", dtype, 8, 8, "int8", 0, 2, 24, _MatrixTile)
+    return Form(
+        "mmla", dtype, unit=8, operand=8, chunk=8, weight_dtype="int8", shift=0,
+        pixels=2, most_pixels=8, vectors=4, accumulators=24, tile=_MatrixTile,
+    )  # fmt: skip
 
 
-def flipped(bytes_: Expr) -> Expr:
-    """Unsigned bytes, in an int32x4, as signed ones that are 128 less: their upper bits flipped."""
-    return T.bitwise_xor(bytes_, T.Broadcast(T.int32(-0x7F7F7F80), LANES))
+def pairs(dtype: str) -> Form:
+    """Six pairs of pixels times four of channels: 24 products to 10 loads."""
+    return replace(matrix(dtype), name="mmla_pairs", operand=16, chunk=16, most_pixels=12, vectors=2, tile=_PairTile)
+
+
+def flipped(bytes_: Expr, lanes: int = LANES) -> Expr:
+    """Unsigned bytes, in `lanes` of int32, as signed ones that are 128 less: their upper bits flipped."""
+    return T.bitwise_xor(bytes_, T.Broadcast(T.int32(-0x7F7F7F80), lanes))
 
 
 def widening(accumulator: Expr, a: Expr, b: Expr) -> Expr:
