@@ -17,7 +17,8 @@ from kernels import integer
 from tflite2q.kernels.arm import isa
 from tflite2q.kernels.arm.conv import ArmConv
 from tflite2q.kernels.arm.depthwise import ArmDepthwise
-from tflite2q.kernels.base import Built, Conv2D, Dense, DepthwiseConv2D
+from tflite2q.kernels.arm.lookup import ArmLookup
+from tflite2q.kernels.base import Built, Conv2D, Dense, DepthwiseConv2D, Lookup
 from tflite2q.lower.link import link
 from tflite2q.lower.target import resolve, tvm_target
 from tflite2q.rescale import Rescale
@@ -25,7 +26,7 @@ from tflite2q.rescale import Rescale
 pytestmark = pytest.mark.aarch64
 
 Array = npt.NDArray[Any]
-Contract = Conv2D | Dense | DepthwiseConv2D
+Contract = Conv2D | Dense | DepthwiseConv2D | Lookup
 
 # Each level of instructions, compiled for a target of that level, on the least processor that has them.
 LEVELS = {
@@ -175,3 +176,25 @@ def test_dense(emulator: Emulator, tmp_path: Path) -> None:
     found = run(emulator, tmp_path, built, given)
     for name, contract in contracts.items():
         np.testing.assert_array_equal(found[name], integer.dense(contract, given[name][0]), err_msg=name)
+
+
+@pytest.mark.parametrize("x_dtype", ["int8", "uint8"])
+def test_lookups(emulator: Emulator, tmp_path: Path, x_dtype: str) -> None:
+    """Every code, in tensors that fill vectors and threads, and in some that do not."""
+    target = tvm_target(resolve(LEVELS[emulator.cpu][0]))
+    generator = np.random.default_rng(6)
+    low = np.iinfo(x_dtype).min
+    contracts = {
+        f"of_{size}_to_{dtype}": Lookup((1, size), x_dtype, codes(generator, (256,), dtype))
+        for size in (16, 17, 63, 256, 4097, 50000)
+        for dtype in ("int8", "uint8")
+    }
+    built = {name: ArmLookup().build(c, target) for name, c in contracts.items()}
+    given = {name: arguments(contracts[name], each, seed) for seed, (name, each) in enumerate(built.items())}
+    for name, contract in contracts.items():
+        if contract.output.size == 256:
+            given[name][0] = np.arange(low, low + 256).astype(x_dtype)[None]
+    found = run(emulator, tmp_path, built, given)
+    for name, contract in contracts.items():
+        want = contract.table[given[name][0].astype(int) - low]
+        np.testing.assert_array_equal(found[name], want, err_msg=name)

@@ -7,6 +7,7 @@ from typing import Any
 from tflite2q.kernels.arm import isa as arm
 from tflite2q.kernels.arm.conv import ArmConv
 from tflite2q.kernels.arm.depthwise import ArmDepthwise
+from tflite2q.kernels.arm.lookup import ArmLookup
 from tflite2q.kernels.base import (
     ArgMax,
     Contract,
@@ -48,7 +49,7 @@ KERNELS: dict[type, tuple[Kernel, ...]] = {
     Dense: (*_X86_CONV, *_X86_CONV16, *_ARM_CONV, GenericConv()),
     RealConv2D: (GenericReal(),),
     Pool: (GenericPool(),),
-    Lookup: (GenericLookup(),),
+    Lookup: (ArmLookup(), GenericLookup()),
     Eltwise: (*_X86_PLANE, GenericEltwise()),
     Softmax: (GenericSoftmax(),),
     ResizeBilinear: (GenericResize(),),

@@ -3,10 +3,10 @@
 A tile is a few output pixels beside each other times eight channels, in registers.  Its input columns are taken one
 after another; each serves all outputs of the tile that read it.
 
-NEON     a pixel's bytes are widened to 16 bits and multiplied by smlal; weights of nine bits fit.
-dotprod  four rows of a column are interleaved, so that each 32-bit lane holds a channel's four bytes, and one sdot (or
-         usdot) does four taps of a kernel column.  Four zips a column make up for it only because each column serves up
-         to kernel-width outputs.
+With plain NEON, a pixel's bytes are widened to 16 bits and multiplied by smlal; weights of nine bits fit.  With dot
+products, four rows of a column are interleaved, so that each 32-bit lane holds a channel's four bytes, and one sdot (or
+usdot) does four taps of a kernel column.  Four zips a column make up for it only because each column serves up to
+kernel-width outputs.
 
 Tiles are as wide as registers allow: with sixteen channels, or more columns, LLVM keeps some of them on the stack.
 The weights of a 3x3 kernel stay in registers along a row.  What limits it are the widenings or zips, and the epilogue.

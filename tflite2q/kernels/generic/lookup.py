@@ -5,13 +5,9 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import numpy as np
-
 from tflite2q.kernels.base import Built, Lookup, Tensor
-from tflite2q.kernels.loops import chunks, region
-from tflite2q.kernels.tir import Buffer, T, function, store, view
-
-GRAIN = 4096  # elements that one thread takes at a time
+from tflite2q.kernels.lookup import table_by_byte, translated
+from tflite2q.kernels.tir import Buffer, Expr, T, function, store
 
 
 class GenericLookup:
@@ -25,9 +21,8 @@ class GenericLookup:
     def build(self, contract: Lookup, target: Any) -> Built:
         key = (contract.inputs[0], contract.output)
         name = f"{contract.x_dtype}_lookup_{contract.output.dtype}__generic"
-        # By the byte's value as an unsigned number, whichever type it has.
-        table = np.ascontiguousarray(np.roll(contract.table, contract.low))
-        return Built(name, (name, key), _lookup(*key), contract.inputs, (table,), contract.output)
+        constants = (table_by_byte(contract),)
+        return Built(name, (name, key), _lookup(*key), contract.inputs, constants, contract.output)
 
 
 @functools.cache
@@ -36,15 +31,8 @@ def _lookup(x: Tensor, y: Tensor) -> Any:
 
 
 def _body(tensor: Tensor, x: Buffer, table: Buffer, y: Buffer) -> None:
-    size = tensor.size
-    source, target = view(x, (size,), tensor.dtype), view(y, (size,), str(y.dtype))
-    grain = min(GRAIN, size)
-    with region(-(-size // grain), size * 8) as g:
-        start = T.min(g * grain, size - grain)
+    def translate(source: Buffer, target: Buffer, at: Expr, count: int) -> None:
+        for i in range(count):
+            store(target, table[T.cast(T.reinterpret("uint8", source[at + i]), "int32")], at + i)
 
-        def emit(at: Any, lanes: int) -> None:
-            for i in range(lanes):
-                code = T.cast(T.reinterpret("uint8", source[start + at + i]), "int32")
-                store(target, table[code], start + at + i)
-
-        chunks(grain, 4, emit)
+    translated(tensor, x, y, 4, lambda: translate)

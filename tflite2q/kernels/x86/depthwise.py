@@ -33,7 +33,7 @@ NARROWEST = 8  # channels
 
 @dataclass(frozen=True)
 class Section:
-    """`blocks` blocks of `width` channels from `first` on; `pixels` neighbours fill a vector of bytes.
+    """`blocks` blocks of `width` channels from `first` on; `pixels` neighbours fill a vector of inputs.
 
     `columns`: how many such groups of pixels one tile computes side by side.
     """
@@ -107,7 +107,7 @@ class X86Depthwise:
             return f"a {contract.kernel[0]}x{contract.kernel[1]} kernel would unroll too far"
         if contract.out_c < NARROWEST:
             return f"{contract.out_c} channels are fewer than {NARROWEST}"
-        if any(contract.out_w < s.pixels for s in _sections(contract, self.isa, 1)):
+        if any(contract.out_w < s.pixels for s in sections(contract, 4 * self.isa.lanes, 1)):
             return f"rows of {contract.out_w} pixels of {contract.out_c} channels do not fill a vector"
         if contract.rescale.dtype not in ("int8", "uint8") or contract.x_dtype not in ("int8", "uint8"):
             return f"{contract.x_dtype} to {contract.rescale.dtype}"
@@ -136,15 +136,15 @@ def _plan(contract: DepthwiseConv2D, isa: Isa, proven: Line | None) -> Plan:
     return Plan(
         contract.inputs[0], contract.output, (kh, kw), contract.strides, contract.dilation, contract.padding,
         contract.x_zero_point, rows,
-        1 if fits else 2, _sections(contract, isa, columns),
+        1 if fits else 2, sections(contract, 4 * isa.lanes, columns),
         Finish.of(contract.rescale, layout.accumulator_bound(contract), isa, proven),
     )  # fmt: skip
 
 
-def _sections(contract: DepthwiseConv2D, isa: Isa, columns: int) -> tuple[Section, ...]:
-    """Full vectors of channels, then halves, quarters, ... of what is left; the last may overlap its neighbour."""
-    sections: list[Section] = []
-    channels, full = contract.out_c, 4 * isa.lanes
+def sections(contract: DepthwiseConv2D, full: int, columns: int) -> tuple[Section, ...]:
+    """Vectors of `full` channels, then halves, quarters, ... of what is left; the last may overlap its neighbour."""
+    found: list[Section] = []
+    channels = contract.out_c
     first, width = 0, full
     while first < channels:
         left = channels - first
@@ -154,9 +154,9 @@ def _sections(contract: DepthwiseConv2D, isa: Isa, columns: int) -> tuple[Sectio
         blocks = max(left // width, 1)
         pixels = full // width
         side = max(1, min(columns, contract.out_w // pixels))
-        sections.append(Section(min(first, channels - width), width, blocks, pixels, side))
+        found.append(Section(min(first, channels - width), width, blocks, pixels, side))
         first += blocks * width
-    return tuple(sections)
+    return tuple(found)
 
 
 def _channels(plan: Plan) -> Array:

@@ -42,6 +42,16 @@ def as_pairs(isa: Isa, lanes: Expr) -> Expr:
     return T.reinterpret(vector("int16", 2 * isa.lanes), lanes)
 
 
+def interleave(isa: Isa, first: Expr, second: Expr) -> list[Expr]:
+    """Two vectors of 2 * lanes int16 to two of pairs, of one element each; channels lie as `channel_order` says."""
+    size = 2 * isa.lanes
+    found = []
+    for half in (0, 4):
+        places = [at + half + i for at in range(0, size, 8) for i in range(4)]
+        found.append(T.Bind(shuffle([first, second], [index for i in places for index in (i, size + i)])))
+    return found
+
+
 def channel_order(isa: Isa, vectors: int) -> Array:
     """[vectors, lanes]: which of a block's channels each lane of its accumulators holds.
 
@@ -92,18 +102,20 @@ class Words:
     def stored(self, rounded: list[Expr], count: int, y: Buffer, *index: Expr) -> None:
         """Store the first `count` codes of vectors in `channel_order` to consecutive elements of y."""
         *outer, last = index
-        lanes, done = self.isa.lanes, 0
-        whole = count == lanes * len(rounded)
-        if not whole:
-            # One by one: LLVM 22 simplifies some clamps of packed vectors, of which parts are read, for ever.
-            rounded = [T.Bind(self._clamped(v, "int32", lanes)) for v in rounded]
+        whole, done = count == self.isa.lanes * len(rounded), 0
         for i in range(0, len(rounded), 2):
             pair = rounded[i : i + 2]
-            codes = self._packed(pair)
-            if whole:
-                codes = self._clamped(codes, "int16", lanes * len(pair))
-            store_first(T.Bind(codes), lanes * len(pair), count - done, y, *outer, last + done)
-            done += lanes * len(pair)
+            codes = self.codes(pair, whole)
+            store_first(codes, self.isa.lanes * len(pair), count - done, y, *outer, last + done)
+            done += self.isa.lanes * len(pair)
+
+    def codes(self, rounded: list[Expr], whole: bool) -> Expr:
+        """Clamped codes of one or two vectors as one of int16.  `whole`: no parts of it will be taken."""
+        lanes = self.isa.lanes
+        if whole:
+            return T.Bind(self._clamped(self._packed(rounded), "int16", lanes * len(rounded)))
+        # Before packing: LLVM 22 simplifies some clamps of packed vectors, of which parts are read, for ever.
+        return T.Bind(self._packed([T.Bind(self._clamped(v, "int32", lanes)) for v in rounded]))
 
     def _packed(self, pair: list[Expr]) -> Expr:
         """One or two vectors of int32 as one of int16, saturated."""
