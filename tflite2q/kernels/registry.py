@@ -33,19 +33,21 @@ from tflite2q.kernels.generic.softmax import GenericSoftmax
 from tflite2q.kernels.x86.conv import X86Conv
 from tflite2q.kernels.x86.conv16 import X86Conv16
 from tflite2q.kernels.x86.depthwise import X86Depthwise
+from tflite2q.kernels.x86.depthwise16 import X86Depthwise16
 from tflite2q.kernels.x86.isa import LEVELS
 from tflite2q.kernels.x86.plane import X86Plane
 
 _X86_CONV = tuple(X86Conv(level) for level in LEVELS)
 _X86_CONV16 = tuple(X86Conv16(level) for level in LEVELS)
 _X86_DEPTHWISE = tuple(X86Depthwise(level) for level in LEVELS)
+_X86_DEPTHWISE16 = tuple(X86Depthwise16(level) for level in LEVELS)
 _X86_PLANE = tuple(X86Plane(level) for level in LEVELS)
 _ARM_CONV = tuple(ArmConv(level) for level in arm.LEVELS)
 _ARM_DEPTHWISE = tuple(ArmDepthwise(level) for level in arm.LEVELS)
 
 KERNELS: dict[type, tuple[Kernel, ...]] = {
     Conv2D: (*_X86_CONV, *_X86_CONV16, *_ARM_CONV, GenericConv()),
-    DepthwiseConv2D: (*_X86_DEPTHWISE, *_ARM_DEPTHWISE, GenericDepthwise()),
+    DepthwiseConv2D: (*_X86_DEPTHWISE, *_X86_DEPTHWISE16, *_ARM_DEPTHWISE, GenericDepthwise()),
     Dense: (*_X86_CONV, *_X86_CONV16, *_ARM_CONV, GenericConv()),
     RealConv2D: (GenericReal(),),
     Pool: (GenericPool(),),
