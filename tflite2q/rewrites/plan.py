@@ -39,12 +39,15 @@ class Plan:
         return Plan(self.scheme, {**self.layers, **new})
 
     def wanted(self, op: Op, graph: Graph) -> Activations | None:
-        """The activations that `op` is to compute with; None if it must stay as it is."""
+        """The activations that `op` is to compute with; None if it must stay as it is.
+
+        An op that moves codes of which some have no parameters stays, for those can't follow the others to a new type.
+        """
         settings = self.layer(op).activations
         if not op.convertible or not op.accepts(settings.dtype):
             return None
-        touched = [v for v in (*activation_operands(op, graph), *graph.outs(op)) if is_activation(v)]
-        return settings if touched else None
+        touched = [v for v in (*_in_role(op, graph), *graph.outs(op)) if v.type.dtype in ACTIVATION_DTYPES]
+        return settings if touched and all(map(is_activation, touched)) else None
 
 
 def is_activation(value: Value) -> bool:
@@ -54,5 +57,9 @@ def is_activation(value: Value) -> bool:
 
 def activation_operands(op: Op, graph: Graph) -> list[Value]:
     """Quantized operands in an activation's role."""
+    return [value for value in _in_role(op, graph) if is_activation(value)]
+
+
+def _in_role(op: Op, graph: Graph) -> list[Value]:
     named = [(op.operand(i).role, name) for i, name in enumerate(op.inputs) if name is not None]
-    return [graph[name] for role, name in named if role == "activation" and is_activation(graph[name])]
+    return [graph[name] for role, name in named if role == "activation"]

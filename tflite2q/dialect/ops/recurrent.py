@@ -82,7 +82,8 @@ class Lstm(Op):
         check_codes(x, hidden, outs[0])
         require(cell.type.dtype == "int16", f"cell state is {cell.type.dtype}, not int16")
         require(exact_log2(cell.type.scale) is not None, "the cell state's scale must be a power of two")
-        require(len(self.intermediates) > HIDDEN, "the parameters of the hidden state are missing")
+        described = len(self.intermediates) > HIDDEN and self.intermediates[HIDDEN].type.quantized
+        require(described, "the parameters of the hidden state are missing")
         require(len(x.type.shape) == 3, f"input must have 3 axes, has {len(x.type.shape)}")
         self.check_shapes(ins)
 
@@ -95,6 +96,8 @@ class Lstm(Op):
                 weights = given_or_none(ins, first + gate)
                 fits = weights is None or weights.type.shape == (units, columns)
                 require(fits, f"weights of the {name} gate do not fit {units} units and {columns} inputs")
+                scaled = weights is None or weights.type.quantized
+                require(scaled, f"weights of the {name} gate have no quantization parameters")
             bias = given_or_none(ins, BIASES + gate)
             require(bias is None or bias.type.shape == (units,), f"bias of the {name} gate does not fit {units} units")
             complete = (bias is None) == (given_or_none(ins, INPUT_WEIGHTS + gate) is None)
@@ -210,6 +213,8 @@ class Svdf(Op):
         if x.type.dtype != "int8" or state.type.dtype != "int16":
             raise UnsupportedError(f"{self.name!r}: only int8 SVDF with int16 state is supported")
         check_codes(x, outs[0])
+        for value in (features, times, state):
+            require(value.type.quantized, f"{value.name!r} has no quantization parameters")
         require(len(x.type.shape) == 2 and len(times.type.shape) == 2, "input and time weights must have 2 axes")
         filters, memory = times.type.shape
         require(self.rank > 0 and filters % self.rank == 0, f"{filters} filters of rank {self.rank}")

@@ -119,6 +119,13 @@ class Concat(Movement):
     )
     variadic: ClassVar[bool] = True
 
+    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
+        (y,) = outs
+        for part in (value for value in ins if value is not None):
+            require(part.type.dtype == y.type.dtype, f"moves {part.type.dtype} into {y.type.dtype}")
+            fits = y.type.dtype != "uint8" or part.type.quantized == y.type.quantized
+            require(fits, f"{part.name!r} and {y.name!r}: one has no quantization parameters")
+
     def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
         shapes = [value.type.shape for value in ins if value is not None]
         rank = len(shapes[0])
