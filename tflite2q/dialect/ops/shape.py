@@ -120,7 +120,7 @@ class Concat(Movement):
     variadic: ClassVar[bool] = True
 
     def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
-        (y,) = outs
+        y = outs[0]
         for part in (value for value in ins if value is not None):
             require(part.type.dtype == y.type.dtype, f"moves {part.type.dtype} into {y.type.dtype}")
             fits = y.type.dtype != "uint8" or part.type.quantized == y.type.quantized
