@@ -1,18 +1,21 @@
 """Depthwise convolution by packed columns.
 
 Four vertically adjacent input rows of one column are interleaved so that each 32-bit lane holds one channel's four
-bytes; one dot product then does four taps of a kernel column.  A packed column serves every output that reads it: two
-output rows at stride 1 with three-row kernels (weights w0 w1 w2 0 and 0 w0 w1 w2), and neighbouring output columns.
-Interleaving takes unpack instructions on 4 * lanes channels; where fewer channels are left, pixels that lie beside each
-other fill the vector (`Section.pixels`).
+bytes; one dot product then does four taps of a kernel column.  All columns of a line are packed first, each once, into
+scratch that stays in the first-level cache (`tflite2q.kernels.x86.packed`); then every output reads those of its taps.
+Two output rows at stride 1 with three-row kernels share them (weights w0 w1 w2 0 and 0 w0 w1 w2).
 
-Per vector of outputs a 3x3 kernel takes three dot products and one or two unpacks; the epilogue takes more than both.
-The unpacks (one execution port) and the epilogue limit it, and the first-level cache for wide images.
+Nothing copies the image to pad it.  Columns beyond it are vectors of the zero point in the line; rows beyond it have
+zero weights, and a bias without their zero point: constants for every way in which a tile's rows may lie.
+
+Per vector of outputs a 3x3 kernel takes three dot products, one or two unpacks and one or two stores and loads of what
+is packed; the epilogue takes more than each.  The two execution ports of 512-bit arithmetic limit it.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -22,13 +25,20 @@ import numpy as np
 from tflite2q.kernels import layout
 from tflite2q.kernels.base import Array, Built, DepthwiseConv2D, Tensor
 from tflite2q.kernels.line import Line, prove
-from tflite2q.kernels.loops import ZEROS, moving_zero, padded_image, region
-from tflite2q.kernels.tir import Buffer, Expr, T, function, load, local, shuffle, store, vector, view
+from tflite2q.kernels.loops import PARALLEL_MACS, ZEROS, moving_zero
+from tflite2q.kernels.tir import Buffer, Expr, T, function, load, store, view
 from tflite2q.kernels.x86 import finish
 from tflite2q.kernels.x86.finish import Finish
 from tflite2q.kernels.x86.isa import Isa
+from tflite2q.kernels.x86.packed import Columns, Lines
+from tflite2q.numerics import wrap32
 
 NARROWEST = 8  # channels
+
+
+CHUNKS = 8  # pieces into which a parallel layer's rows are cut, at most
+MOST_TILES = {16: 8, 8: 4}  # vectors of outputs in a tile, by lanes
+OUTPUT_COST = 64  # multiply-accumulates of a convolution that take as long as one output
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,11 @@ class Section:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the text of the function depends on.  `rows`: output rows of a tile; `passes`: 2 for 9-bit weights."""
+    """What the text of the function depends on.
+
+    `rows`: output rows of a tile; `variants`: ways in which input rows of tiles lie inside the image; `passes`: 2 for
+    9-bit weights.
+    """
 
     inputs: Tensor
     output: Tensor
@@ -57,6 +71,7 @@ class Plan:
     padding: tuple[int, int, int, int]
     fill: int
     rows: int
+    variants: int
     passes: int
     sections: tuple[Section, ...]
     finish: Finish
@@ -72,19 +87,33 @@ class Plan:
         return self.kernel[0] + (self.rows - 1) * self.strides[0]
 
     @property
-    def macs(self) -> int:
-        return self.output.size * self.kernel[0] * self.kernel[1]
+    def groups(self) -> int:
+        """Tiles that lie below each other in an image."""
+        return math.ceil(self.output.shape[1] / self.rows)
+
+    @property
+    def blocks(self) -> int:
+        return sum(s.blocks for s in self.sections)
 
     @property
     def constants(self) -> tuple[Tensor, ...]:
-        isa, blocks = self.finish.isa, sum(s.blocks for s in self.sections)
-        shape = (blocks, self.rows * self.kernel[1] * self.packs * self.passes * 4, 4 * isa.lanes)
+        """Variant of each group, weights, biases, zeros, and what the epilogue needs."""
+        isa, each = self.finish.isa, self.variants * self.blocks
+        steps = self.rows * self.kernel[1] * self.packs * self.passes
         return (
-            Tensor(shape, isa.weight_dtype),
-            Tensor((blocks * 4, isa.lanes), "int32"),
+            Tensor((self.groups,), "int32"),
+            Tensor((each, steps * 4, 4 * isa.lanes), isa.weight_dtype),
+            Tensor((each, self.rows * 4, isa.lanes), "int32"),
             ZEROS,
-            *self.finish.tensors(blocks * 4),
+            *self.finish.tensors(self.blocks * 4),
         )
+
+    def lines(self, s: Section) -> Lines:
+        """How a section's packed columns lie in scratch."""
+        _, _, w, c = self.inputs.shape
+        taps = tuple(t * self.dilation[1] for t in range(self.kernel[1]))
+        columns = Columns(w, self.padding[1], self.strides[1], taps, self.output.shape[2])
+        return Lines(self.finish.isa, columns, s.width, self.packs, c, self.inputs.dtype == "int8")
 
 
 @dataclass(frozen=True)
@@ -132,11 +161,10 @@ def _plan(contract: DepthwiseConv2D, isa: Isa, proven: Line | None) -> Plan:
     rows = min(rows, contract.out_h) if contract.dilation[0] == 1 else 1
     weights = layout.centered_weights(contract)
     fits = isa.dot_intrinsic is None or (weights.min() >= -128 and weights.max() <= 127)
-    columns = 1 if kw > 3 or isa.lanes == 8 else 2
     return Plan(
         contract.inputs[0], contract.output, (kh, kw), contract.strides, contract.dilation, contract.padding,
-        contract.x_zero_point, rows,
-        1 if fits else 2, sections(contract, 4 * isa.lanes, columns),
+        contract.x_zero_point, rows, len(_insides(contract, rows)),
+        1 if fits else 2, sections(contract, 4 * isa.lanes, max(1, MOST_TILES[isa.lanes] // rows)),
         Finish.of(contract.rescale, layout.accumulator_bound(contract), isa, proven),
     )  # fmt: skip
 
@@ -153,10 +181,28 @@ def sections(contract: DepthwiseConv2D, full: int, columns: int) -> tuple[Sectio
             continue
         blocks = max(left // width, 1)
         pixels = full // width
-        side = max(1, min(columns, contract.out_w // pixels))
+        side = _side(contract.out_w // pixels, columns)
         found.append(Section(min(first, channels - width), width, blocks, pixels, side))
         first += blocks * width
     return tuple(found)
+
+
+def _side(vectors: int, most: int) -> int:
+    """Vectors side by side in a tile: more share constants, but the last tile of a row computes some of them again."""
+    return min(range(max(1, min(most, vectors)), 0, -1), key=lambda n: math.ceil(vectors / n) * (n + 0.5))
+
+
+def _rows_inside(contract: DepthwiseConv2D, rows: int) -> list[tuple[bool, ...]]:
+    """For each tile down the image, which of the input rows that it reads are inside."""
+    reach = range(contract.kernel[0] + (rows - 1) * contract.strides[0])
+    starts = [min(g * rows, contract.out_h - rows) for g in range(math.ceil(contract.out_h / rows))]
+    tops = [start * contract.strides[0] - contract.padding[0] for start in starts]
+    return [tuple(0 <= top + i * contract.dilation[0] < contract.in_h for i in reach) for top in tops]
+
+
+def _insides(contract: DepthwiseConv2D, rows: int) -> tuple[tuple[bool, ...], ...]:
+    """The different ones of `_rows_inside`."""
+    return tuple(dict.fromkeys(_rows_inside(contract, rows)))
 
 
 def _channels(plan: Plan) -> Array:
@@ -168,26 +214,44 @@ def _channels(plan: Plan) -> Array:
 
 
 def _pack(contract: DepthwiseConv2D, plan: Plan, proven: Line | None) -> tuple[Array, ...]:
-    (kh, kw), isa = plan.kernel, plan.finish.isa
     channels = _channels(plan)
+    insides = _insides(contract, plan.rows)
+    numbers = [insides.index(inside) for inside in _rows_inside(contract, plan.rows)]
+    each = [_pack_variant(contract, plan, channels, inside) for inside in insides]
+    weights, biases = (np.concatenate(arrays) for arrays in zip(*each, strict=True))
+    return (
+        np.array(numbers, np.int32),
+        weights,
+        biases,
+        np.zeros(ZEROS.shape, np.int32),
+        *plan.finish.pack(contract.rescale, proven, channels.reshape(-1, plan.finish.isa.lanes)),
+    )
+
+
+def _pack_variant(
+    contract: DepthwiseConv2D, plan: Plan, channels: Array, inside: tuple[bool, ...]
+) -> tuple[Array, Array]:
+    """Weights [blocks, steps * 4, elements] and biases [blocks, rows * 4, lanes] where those input rows are inside."""
+    (kh, kw), isa = plan.kernel, plan.finish.isa
     weights = layout.centered_weights(contract)[0]
     parts = [weights] if plan.passes == 1 else [np.clip(weights, -128, 127), weights - np.clip(weights, -128, 127)]
     # [rows, kw, packs, passes, blocks, 4, lanes, 4]: row r of a tile reads input row r * stride + i with kernel row i.
     packed = np.zeros((plan.rows, kw, plan.packs, plan.passes, *channels.shape, 4), np.int64)
+    outside = np.zeros((plan.rows, contract.out_c), np.int64)  # sums of the weights that are missing
     for r in range(plan.rows):
         for i in range(kh):
-            pack, byte = divmod(r * plan.strides[0] + i, 4)
-            for n, each in enumerate(parts):
-                packed[r, :, pack, n, ..., byte] = each[i][:, channels]
-    arranged = isa.arrange(np.moveaxis(packed, 4, 0)).reshape(plan.constants[0].shape)
-    flat = channels.reshape(-1, isa.lanes)
-    shift = 128 if contract.x_dtype == "int8" else 0
-    bias = layout.folded_bias(contract, contract.x_zero_point + shift)[flat]
+            row = r * plan.strides[0] + i
+            if not inside[row]:
+                outside[r] += weights[i].sum(axis=0)
+                continue
+            for n, part in enumerate(parts):
+                packed[r, :, row // 4, n, ..., row % 4] = part[i][:, channels]
+    zero_point = contract.x_zero_point + (128 if contract.x_dtype == "int8" else 0)
+    bias = wrap32(layout.folded_bias(contract, zero_point).astype(np.int64) + zero_point * outside).astype(np.int32)
+    blocks = len(channels)
     return (
-        arranged,
-        bias,
-        np.zeros(ZEROS.shape, np.int32),
-        *plan.finish.pack(contract.rescale, proven, flat),
+        isa.arrange(np.moveaxis(packed, 4, 0)).reshape(blocks, *plan.constants[1].shape[1:]),
+        np.moveaxis(bias[:, channels], 0, 1).reshape(blocks, *plan.constants[2].shape[1:]),
     )
 
 
@@ -196,19 +260,20 @@ def _function(plan: Plan) -> Any:
     return function([plan.inputs], plan.constants, plan.output, functools.partial(_body, plan))
 
 
-def _body(plan: Plan, x: Buffer, weights: Buffer, bias: Buffer, zeros: Buffer, *rest: Buffer) -> None:
+def _body(plan: Plan, x: Buffer, variants: Buffer, weights: Buffer, bias: Buffer, zeros: Buffer, *rest: Buffer) -> None:
     *constants, y = rest
-    n, out_h, _, _ = plan.output.shape
-    image = padded_image(x, plan.inputs, plan.padding, plan.fill)
-    tile = _Tile(plan, image, weights, bias, zeros, tuple(constants), view(y, (plan.output.size,), plan.output.dtype))
-    per_image = math.ceil(out_h / plan.rows)
-    # An output costs about eight times a multiply-accumulate of a convolution.
-    with region(n * per_image, plan.output.size * 64) as i:
-        row = T.Bind(T.min(i % per_image * plan.rows, out_h - plan.rows))
+    flat = [view(buffer, (t.size,), t.dtype) for buffer, t in ((x, plan.inputs), (y, plan.output))]
+    total = plan.output.shape[0] * plan.groups
+    parallel = plan.output.size * OUTPUT_COST >= PARALLEL_MACS and total > 1
+    chunks = min(CHUNKS, total) if parallel else 1
+    with T.parallel(chunks) if parallel else T.serial(1) as chunk:
+        scratch = T.decl_buffer((max(plan.lines(s).size for s in plan.sections),), "int32")
+        tile = _Tile(plan, flat[0], variants, weights, bias, zeros, tuple(constants), scratch, flat[1])
+        begin, end = T.Bind(chunk * total // chunks), T.Bind((chunk + 1) * total // chunks)
         first = 0
         for s in plan.sections:
-            with T.serial(s.blocks) as b:
-                tile.line(s, i // per_image, row, first + b, s.first + b * s.width)
+            with T.serial(s.blocks) as b, T.serial(end - begin) as i:
+                tile.line(s, begin + i, first + b, s.first + b * s.width)
             first += s.blocks
 
 
@@ -218,94 +283,80 @@ class _Tile:
 
     plan: Plan
     image: Buffer
+    variants: Buffer
     weights: Buffer
     bias: Buffer
     zeros: Buffer
     constants: tuple[Buffer, ...]
+    scratch: Buffer
     y: Buffer
 
-    def line(self, s: Section, n: Expr, row: Expr, block: Expr, channel: Expr) -> None:
-        """A block of channels of `rows` whole output rows."""
-        plan = self.plan
+    def line(self, s: Section, index: Expr, block: Expr, channel: Expr) -> None:
+        """A block of channels of `rows` whole output rows, the `index`-th of all images."""
+        plan, lines = self.plan, self.plan.lines(s)
         _, out_h, out_w, c = plan.output.shape
-        _, h, w, _ = plan.inputs.shape
-        h, w = h + plan.padding[0] + plan.padding[2], w + plan.padding[1] + plan.padding[3]
+        n, group = index // plan.groups, T.Bind(index % plan.groups)
+        row = T.Bind(T.min(group * plan.rows, out_h - plan.rows))
+        shift = 128 if plan.inputs.dtype == "int8" else 0
+        lines.fill(self.scratch, plan.fill + shift, before=True)
+        lines.pack(self.scratch, self.image, self._rows(n, row), channel)
+        lines.fill(self.scratch, plan.fill + shift, before=False)
+        variant = T.Bind(self.variants[group] * plan.blocks)
         side = s.columns * s.pixels
         with T.serial(math.ceil(out_w / side)) as t:
             column = T.Bind(T.min(t * side, out_w - side))
-            source = ((n * h + row * plan.strides[0]) * w + column * plan.strides[1]) * c + channel
-            target = ((n * out_h + row) * out_w + column) * c + channel
-            moving = T.Bind(block + moving_zero(self.zeros, t))
-            self.tile(s, moving, T.Bind(source), plan.dilation[0] * w * c, T.Bind(target))
+            target = T.Bind(((n * out_h + row) * out_w + column) * c + channel)
+            self.tile(s, lines, variant, T.Bind(block + moving_zero(self.zeros, t)), column, target)
 
-    def tile(self, s: Section, block: Expr, source: Expr, pitch: int, target: Expr) -> None:
-        plan, lanes = self.plan, self.plan.finish.isa.lanes
+    def _rows(self, n: Expr, row: Expr) -> list[list[Expr]]:
+        """Where the rows that a tile packs begin in the image.
+
+        Rows outside the image, and those that fill up a group of four, have zero weights: any row will do.
+        """
+        plan = self.plan
+        _, h, w, c = plan.inputs.shape
+        top = row * plan.strides[0] - plan.padding[0]
+        inside = [T.max(T.min(top + i * plan.dilation[0], h - 1), 0) for i in range(plan.taps)]
+        starts = [T.Bind((n * h + each) * (w * c)) for each in inside]
+        return [[starts[min(4 * g + i, plan.taps - 1)] for i in range(4)] for g in range(plan.packs)]
+
+    def tile(self, s: Section, lines: Lines, variant: Expr, block: Expr, column: Expr, target: Expr) -> None:
+        """`rows` times `columns` vectors of outputs, a quarter of each vector's bytes after the other."""
+        plan = self.plan
         _, _, out_w, c = plan.output.shape
-        columns: dict[int, list[list[Any]]] = {}
-
-        def column(at: int) -> list[list[Any]]:
-            if at not in columns:
-                columns[at] = [self._packed(s, source + at * c, pitch, g) for g in range(plan.packs)]
-            return columns[at]
-
-        for group in range(s.columns):
-            base = group * s.pixels * plan.strides[1]
-            for old in [key for key in columns if key < base]:
-                del columns[old]
-            rows = [local(4 * lanes, "int32") for _ in range(plan.rows)]
-            for accumulators in rows:
-                for v in range(4):
-                    store(accumulators, load(self.bias, block * 4 + v, 0, lanes=lanes), v * lanes, lanes=lanes)
-            for t in range(plan.kernel[1]):
-                self._multiply(block, t, column(base + t * plan.dilation[1]), rows)
-            codes = self._codes(block, rows)
-            for r, code in enumerate(codes):
-                self._store(s, code, target + (r * out_w + group * s.pixels) * c)
-
-    def _multiply(self, block: Expr, t: int, packs: list[list[Any]], rows: list[Buffer]) -> None:
-        plan, isa = self.plan, self.plan.finish.isa
-        for r, accumulators in enumerate(rows):
-            first, last = r * plan.strides[0], r * plan.strides[0] + plan.kernel[0] - 1
-            for g in range(first // 4, last // 4 + 1):
-                for n in range(plan.passes):
-                    at = (((r * plan.kernel[1] + t) * plan.packs + g) * plan.passes + n) * 4
-                    for v, packed in enumerate(packs[g]):
-                        w = isa.load_weights(functools.partial(_elements, self.weights, block, at + v))
-                        value = isa.dot(load(accumulators, v * isa.lanes, lanes=isa.lanes), packed, w)
-                        store(accumulators, value, v * isa.lanes, lanes=isa.lanes)
-
-    def _packed(self, s: Section, address: Expr, pitch: int, g: int) -> list[Any]:
-        """Four vectors of one column's input rows 4 g to 4 g + 3, as operands of the dot product."""
-        plan, isa = self.plan, self.plan.finish.isa
-        rows = []
-        for i in range(4 * g, 4 * g + 4):
-            # Rows beyond the last have zero weights; reading the last again stays inside the image.
-            rows.append(self._bytes(s, address + min(i, plan.taps - 1) * pitch))
-        return [isa.operands(v) for v in isa.interleave(rows)]
-
-    def _bytes(self, s: Section, address: Expr) -> Expr:
-        """One row's 4 * lanes bytes: `pixels` pieces of `width` channels."""
-        plan, size = self.plan, 4 * self.plan.finish.isa.lanes
-        step = plan.strides[1] * plan.output.shape[3]
-        if step == s.width or s.pixels == 1:
-            value = load(self.image, address, lanes=size)
-        else:
-            pieces = [load(self.image, address + i * step, lanes=s.width) for i in range(s.pixels)]
-            value = shuffle(pieces, range(size))
-        value = T.reinterpret(vector("uint8", size), value)
-        if plan.inputs.dtype == "int8":
-            value = T.bitwise_xor(value, T.broadcast(T.uint8(128), size))
-        return T.Bind(value)
-
-    def _codes(self, block: Expr, rows: list[Buffer]) -> list[Expr]:
-        """Bytes to store for each row.  Vector by vector, so that one's constants serve all rows from registers."""
-        plan, lanes = self.plan, self.plan.finish.isa.lanes
-        rounded: list[list[Expr]] = [[] for _ in rows]
+        places = [(r, g) for r in range(plan.rows) for g in range(s.columns)]
+        rounded: dict[tuple[int, int], list[Expr]] = {place: [] for place in places}
         for v in range(4):
-            for values, accumulators in zip(rounded, rows, strict=True):
-                value = load(accumulators, v * lanes, lanes=lanes)
-                values.append(T.Bind(plan.finish.rounded(value, self.constants, block * 4 + v)))
-        return [plan.finish.packed(values) for values in rounded]
+            sums = self._sums(s, lines, T.Bind(variant + block), column, v)
+            for place in places:
+                value = plan.finish.rounded(sums[place], self.constants, block * 4 + v)
+                rounded[place].append(T.Bind(value))
+        for r, g in places:
+            self._store(s, plan.finish.packed(rounded[r, g]), target + (r * out_w + g * s.pixels) * c)
+
+    def _sums(self, s: Section, lines: Lines, at: Expr, column: Expr, v: int) -> dict[tuple[int, int], Expr]:
+        """Accumulators of vector v of each row and group of pixels."""
+        plan, isa = self.plan, self.plan.finish.isa
+        shape = itertools.product(range(plan.rows), range(s.columns))
+        sums = {(r, g): load(self.bias, at, r * 4 + v, 0, lanes=isa.lanes) for r, g in shape}
+        found: dict[tuple[int, int, int], tuple[Expr, ...]] = {}
+
+        def operands(tap: int, pack: int, g: int) -> tuple[Expr, ...]:
+            key = pack, tap % plan.strides[1], g * s.pixels + tap // plan.strides[1]
+            if key not in found:
+                found[key] = lines.operands(self.scratch, tap, pack, column + g * s.pixels, v)
+            return found[key]
+
+        taps = enumerate(lines.columns.taps)
+        for (t, tap), pack, r, n in itertools.product(taps, range(plan.packs), range(plan.rows), range(plan.passes)):
+            first, last = r * plan.strides[0], r * plan.strides[0] + plan.kernel[0] - 1
+            if not first // 4 <= pack <= last // 4:
+                continue
+            step = (((r * plan.kernel[1] + t) * plan.packs + pack) * plan.passes + n) * 4 + v
+            w = isa.load_weights(functools.partial(_elements, self.weights, at, step))
+            for g in range(s.columns):
+                sums[r, g] = T.Bind(isa.dot(sums[r, g], operands(tap, pack, g), w))
+        return sums
 
     def _store(self, s: Section, codes: Expr, target: Expr) -> None:
         size, channels = 4 * self.plan.finish.isa.lanes, self.plan.output.shape[3]
@@ -316,5 +367,5 @@ class _Tile:
             store(self.y, finish.part(codes, i * s.width, s.width), target + i * channels, lanes=s.width)
 
 
-def _elements(weights: Buffer, block: Expr, at: int, offset: int, count: int) -> Expr:
-    return load(weights, block, at, offset, lanes=count)
+def _elements(weights: Buffer, at: Expr, step: int, offset: int, count: int) -> Expr:
+    return load(weights, at, step, offset, lanes=count)

@@ -29,14 +29,16 @@ class Isa:
 
     def lacks(self, target: Any) -> str | None:
         """Why `target` cannot run this level."""
-        if target.kind.name != "llvm" or not str(target.attrs["mtriple"]).startswith(("x86", "i386", "i686")):
-            return "the target is not an x86"
-        missing = [f for f in self.features if not _has_feature(target, f)]
-        return f"the target has no {' or '.join(missing)}" if missing else None
+        return lacks(self.features, target)
 
     @property
     def weight_dtype(self) -> str:
         return "int8" if self.dot_intrinsic else "int16"
+
+    @property
+    def operand_count(self) -> int:
+        """Vectors that `operands` makes of one."""
+        return 1 if self.dot_intrinsic else 2
 
     @property
     def weights_per_vector(self) -> int:
@@ -119,6 +121,14 @@ AVXVNNI = Isa("avxvnni", 8, 12, ("avxvnni", "avx2", "fma"), "llvm.x86.avx512.vpd
 AVX2 = Isa("avx2", 8, 8, ("avx2", "fma"), None)
 
 LEVELS = (AVX512VNNI, AVXVNNI, AVX2)
+
+
+def lacks(features: tuple[str, ...], target: Any) -> str | None:
+    """Why `target` (a tvm.target.Target) cannot run code that takes `features`, by LLVM's names."""
+    if target.kind.name != "llvm" or not str(target.attrs["mtriple"]).startswith(("x86", "i386", "i686")):
+        return "the target is not an x86"
+    missing = [f for f in features if not _has_feature(target, f)]
+    return f"the target has no {' or '.join(missing)}" if missing else None
 
 
 def _has_feature(target: Any, feature: str) -> bool:
