@@ -19,7 +19,7 @@ from tflite2q.lower.graph import lower
 from tflite2q.lower.target import resolve, tvm_target
 
 FUSED = re.compile(r"\bf(?:n?m(?:add|sub)|ml[as])\b")
-SUMS = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "BATCH_MATMUL", "AVERAGE_POOL_2D")
+SUMS = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "BATCH_MATMUL")
 EXACT = [family for family in FAMILIES if family not in {f"{op}-float32" for op in SUMS}]
 
 

@@ -32,6 +32,12 @@ class Window:
             return x
         return core.pad(x, (0, *self.before, 0), (0, *self.after, 0), value)
 
+    def tap(self, core: Core[T], padded: T, row: int, column: int) -> T:
+        """Element (row, column) of every window over `padded`, [N,out_h,out_w,C]."""
+        begin = (row * self.dilation[0], column * self.dilation[1])
+        end = [b + (n - 1) * s + 1 for b, n, s in zip(begin, self.out, self.strides, strict=True)]
+        return core.strided_slice(padded, (1, 2), begin, end, self.strides)
+
 
 def window(
     shape: tuple[int, ...],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import ClassVar, TypeVar
 
 import numpy as np
@@ -17,6 +19,7 @@ from tflite2q.dialect.window import Window, window
 
 T = TypeVar("T")
 
+MOST_TAPS = 256  # of a window of real numbers that are added up one by one
 LOWEST_FLOAT32 = float(np.finfo(np.float32).min)
 
 
@@ -85,17 +88,24 @@ class AveragePool2D(Pool):
         counts: np.ndarray[tuple[int, ...], np.dtype[np.int32]] = np.outer(*per_axis).astype(np.int32)[None, :, :, None]
         return counts
 
+    def total(self, core: Core[T], x: T, value: Value, dtype: str) -> T:
+        """Sums of each window, [N,out_h,out_w,C]."""
+        geometry = self.window(value)
+        if geometry.size == value.type.shape[1:3] and geometry.out == (1, 1) and not geometry.padded:
+            return core.sum(x, (1, 2), keepdims=True)
+        padded = geometry.pad(core, x, 0)
+        if dtype == "float32" and math.prod(geometry.size) <= MOST_TAPS:
+            # Row by row, as the reference kernels add them up.
+            taps = [(i, j) for i in range(geometry.size[0]) for j in range(geometry.size[1])]
+            return reduce(core.add, [geometry.tap(core, padded, *tap) for tap in taps])
+        channels = value.type.shape[3]
+        ones = core.const(np.ones((*geometry.size, 1, channels), dtype))
+        return core.conv2d(padded, ones, geometry.strides, groups=channels, out_dtype=dtype)
+
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         x = ins[0]
-        geometry = self.window(x.value)
         dtype = "int32" if is_codes(x.type) else "float32"
-        wide = core.astype(x.data, dtype)
-        if geometry.size == x.type.shape[1:3] and geometry.out == (1, 1) and not geometry.padded:
-            total = core.sum(wide, (1, 2), keepdims=True)
-        else:
-            channels = x.type.shape[3]
-            ones = core.const(np.ones((*geometry.size, 1, channels), dtype))
-            total = core.conv2d(geometry.pad(core, wide, 0), ones, geometry.strides, groups=channels, out_dtype=dtype)
+        total = self.total(core, core.astype(x.data, dtype), x.value, dtype)
         counts = self.counts(x.value)
         if dtype == "float32":
             mean = core.divide(total, core.const(counts.astype(np.float32)))
