@@ -120,8 +120,9 @@ def test_which_triples_the_host_links(triple: str | None, expected: bool, monkey
     assert link.is_host(triple) is expected
 
 
-def test_cross_linking_without_zig_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("triple", ["aarch64-unknown-linux-gnu", "wasm32-unknown-unknown-wasm"])
+def test_cross_linking_without_zig_says_what_to_install(triple: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(link.platform, "machine", lambda: "x86_64")
-    with pytest.raises(TargetError, match=r"aarch64-unknown-linux-gnu.*pip install 'tflite2q\[cross\]'"):
-        link.linker("aarch64-unknown-linux-gnu")
+    with pytest.raises(TargetError, match=rf"{triple}.*pip install 'tflite2q\[cross\]'.*\.tar"):
+        link.linker(triple)

@@ -281,8 +281,3 @@ def test_object_files(digits: Path, tmp_path: Path, target: str, magic: bytes) -
         contents = [member.read() for member in members if member is not None]
     assert contents and all(content.startswith(magic) for content in contents)
     assert manifest.read(path) == executable.manifest
-
-
-def test_webassembly_is_not_linked(tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match="tar"):
-        link.link(str(tmp_path / "x.so"), [], "wasm32-unknown-unknown-wasm")

@@ -32,7 +32,12 @@ STAGES = ("load", "convert", "lower")
 @click.option(
     "-o", "--output", type=ANY_PATH, help="The .tflite to write.  [default: MODEL-stem.SCHEME.tflite beside MODEL]"
 )
-@click.option("--lib", type=ANY_PATH, metavar="OUT.so", help="Also compile it with TVM, to this shared library.")
+@click.option(
+    "--lib",
+    type=ANY_PATH,
+    metavar="OUT.so",
+    help="Also compile it with TVM, to this shared library (.tar: its objects).",
+)
 @target_option
 @threads_option
 @interface_option

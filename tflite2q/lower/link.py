@@ -46,13 +46,12 @@ def linker(triple: str | None) -> list[str]:
         for name in (os.environ.get("CC"), *COMPILERS):
             if name and (found := shutil.which(name)):
                 return [found]
-    if triple is not None and triple.startswith("wasm"):
-        raise TargetError(
-            "WebAssembly is not linked here; name the library with the ending .tar to get its object files"
-        )
     if importlib.util.find_spec("ziglang") is None:
         kind = "host" if is_host(triple) else "cross"
-        raise TargetError(f"no linker for {triple or 'this machine'} is installed; {HOW[kind]}")
+        raise TargetError(
+            f"no linker for {triple or 'this machine'} is installed; {HOW[kind]}, "
+            "or name the library with the ending .tar to get its object files"
+        )
     if triple is not None and architecture(triple) == "wasm32":
         return [*ZIG, "wasm-ld"]
     return [*ZIG, "cc", *([] if triple is None else ["-target", zig_target(triple)])]
