@@ -6,6 +6,7 @@ import socket
 import time
 
 LOOPBACK = "127.0.0.1"
+PATIENCE = 300.0  # seconds: machines that run tests may stand still for a while
 
 
 def free_port() -> int:
@@ -15,7 +16,7 @@ def free_port() -> int:
         return port
 
 
-def wait_for(port: int, seconds: float = 60) -> None:
+def wait_for(port: int, seconds: float = PATIENCE) -> None:
     """Return once something listens on `port`.  Raises TimeoutError."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ports import LOOPBACK, free_port, wait_for
+from ports import LOOPBACK, PATIENCE, free_port, wait_for
 
 import tflite2q
 from tflite2q import oracle, remote
@@ -23,6 +23,8 @@ from tflite2q.errors import TargetError, UsageError
 from tflite2q.runtime import Executable
 
 pytestmark = pytest.mark.slow
+
+PATIENT = ("--timeout", PATIENCE)
 
 
 @contextmanager
@@ -76,7 +78,12 @@ def image(executable: Executable) -> Any:
     return np.random.default_rng(3).integers(0, 256, shape, np.uint8)
 
 
-def device(address: str, timeout: float = 60) -> remote.Device:
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "STARTUP_SECONDS", PATIENCE)
+
+
+def device(address: str, timeout: float = PATIENCE) -> remote.Device:
     found = remote.device(address, timeout=timeout)
     assert found is not None
     return found
@@ -99,12 +106,12 @@ def test_from_the_command_line(
     cli: Callable[..., Any], server: str, digits: Path, library: Path, digits_data: tuple[Path, Path]
 ) -> None:
     data, labels = digits_data
-    done = cli("run", library, "--input", data, "--limit", 2, "--rpc", server, "--json", "-")
+    done = cli("run", library, "--input", data, "--limit", 2, "--rpc", server, *PATIENT, "--json", "-")
     assert done.code == 0, done.err
     local = cli("run", digits, "--input", data, "--limit", 2, "--json", "-")
     assert done.out.split('"predictions"')[1] == local.out.split('"predictions"')[1]
     options = ("--data", data, "--labels", labels, "--limit", 5, "--layer-samples", 0)
-    compared = cli("compare", digits, "--scheme", "int8", *options, "--rpc", server)
+    compared = cli("compare", digits, "--scheme", "int8", *options, "--rpc", server, *PATIENT)
     assert compared.code == 0, compared.err
     assert f"times are those of device {server}" in compared.out
 
@@ -115,12 +122,12 @@ def test_a_device_of_a_tracker(executable: Executable, image: Any) -> None:
         wait_for(tracker_port)
         address = f"{LOOPBACK}:{tracker_port}"
         with rpc_server("--tracker", address, "--key", "board"):
-            found = remote.device(None, address, "board")
+            found = remote.device(None, address, "board", timeout=PATIENCE)
             assert found is not None
             with remote.Session(found) as session:
                 np.testing.assert_array_equal(session.upload(executable).run(image), executable.run(image))
             with pytest.raises(TargetError, match=r"no device called 'bord'; it has: board"):
-                remote.Session(remote.Device(LOOPBACK, tracker_port, "bord"))
+                remote.Session(remote.Device(LOOPBACK, tracker_port, "bord", timeout=PATIENCE))
 
 
 def test_nothing_listens(cli: Callable[..., Any], digits: Path, digits_data: tuple[Path, Path]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from aarch64.emulator import Emulator
 from aarch64.targets import TARGETS
-from ports import LOOPBACK, free_port, wait_for
+from ports import LOOPBACK, PATIENCE, free_port, wait_for
 
 import tflite2q
 from tflite2q import oracle, remote
@@ -40,7 +40,7 @@ def emulated_server(emulator: Emulator, folder: Path) -> Iterator[int]:
     with open(folder / "server.log", "wb") as log:
         child = subprocess.Popen(emulator.command(script), stdout=log, stderr=log, start_new_session=True)
         try:
-            wait_for(port, seconds=180)
+            wait_for(port)
             yield port
         finally:
             with suppress(ProcessLookupError):
@@ -48,11 +48,14 @@ def emulated_server(emulator: Emulator, folder: Path) -> Iterator[int]:
             child.wait()
 
 
-def test_run_and_time_on_the_emulated_device(emulator: Emulator, digits: Path, tmp_path: Path) -> None:
+def test_run_and_time_on_the_emulated_device(
+    emulator: Emulator, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "STARTUP_SECONDS", PATIENCE)
     graph = tflite2q.load(digits)
     image = np.random.default_rng(1).integers(0, 256, graph[graph.inputs[0]].type.shape, np.uint8)
     with emulated_server(emulator, tmp_path) as port:
-        where = remote.Device(LOOPBACK, port, timeout=180)
+        where = remote.Device(LOOPBACK, port, timeout=PATIENCE)
         with remote.Session(where) as session:
             assert session.triple.startswith("aarch64")
             model = session.upload(tflite2q.compile(digits, TARGETS[emulator.cpu]))
