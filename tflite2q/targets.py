@@ -46,6 +46,9 @@ TARGETS: tuple[Target, ...] = (
     Target("x86-64-v3", "x86 with AVX2, since Haswell and Zen 1", _X86, "x86-64-v3"),
     Target("x86-64-v4", "x86 with AVX-512, no integer dot products", _X86, "x86-64-v4"),
     Target("x86-64-vnni", "x86 with AVX-512 VNNI, since Ice Lake and Zen 4", _X86, "x86-64-v4", ("+avx512vnni",)),
+    Target("x86-64-amx", "x86 with AMX matrix products on Linux, since Sapphire Rapids", _X86, "x86-64-v4", (
+        "+avx512vnni", "+amx-tile", "+amx-int8",
+    )),
     Target("x86-64-avxvnni", "x86 with 256-bit AVX-VNNI, since Alder Lake", _X86, "x86-64-v3", ("+avxvnni",)),
     Target("aarch64", "any 64-bit Arm (NEON)", _ARM, "", ("+neon",)),
     Target("aarch64-dotprod", "64-bit Arm v8.2 with dot products", _ARM, "", ("+v8.2a", "+dotprod")),
@@ -88,6 +91,7 @@ _X86_FLAGS: Mapping[str, str] = {
     "avx512_bf16": "avx512bf16", "avx512_fp16": "avx512fp16", "avx_vnni": "avxvnni", "gfni": "gfni", "vaes": "vaes",
     "vpclmulqdq": "vpclmulqdq", "amx_tile": "amx-tile", "amx_int8": "amx-int8", "amx_bf16": "amx-bf16",
 }  # fmt: skip
+MATRIX_FEATURES = frozenset({"amx-tile", "amx-int8", "amx-bf16"})  # what Linux grants to processes that ask
 _ARM_FLAGS: Mapping[str, str] = {"asimddp": "dotprod", "i8mm": "i8mm", "asimdhp": "fullfp16", "sve": "sve"}
 
 
@@ -142,8 +146,10 @@ def _option(word: str, text: str) -> tuple[str, Any]:
     return key, int(value) if value.isdigit() else value
 
 
-def native_target(mcpu: str, implied: frozenset[str]) -> Target:
+def native_target(mcpu: str, implied: frozenset[str], withheld: frozenset[str] = frozenset()) -> Target:
     """`native`, given LLVM's name for this processor and the features LLVM believes that name implies.
+
+    `withheld`: features that the processor has, but that the system does not let this process use.
 
     A virtual machine or the operating system may hide features of the processor it names, and offer others; what the
     running kernel reports decides.  Where it reports nothing (not Linux), LLVM's belief stands.
@@ -152,7 +158,7 @@ def native_target(mcpu: str, implied: frozenset[str]) -> Target:
     if not offered:
         return Target(NATIVE.name, NATIVE.sentence, "", mcpu)
     flags = _ARM_FLAGS if platform.machine() in ("aarch64", "arm64") else _X86_FLAGS
-    present = {llvm for flag, llvm in flags.items() if flag in offered}
+    present = {llvm for flag, llvm in flags.items() if flag in offered} - withheld
     hidden = set(flags.values()) & implied - present
     switches = (*(f"+{name}" for name in sorted(present - implied)), *(f"-{name}" for name in sorted(hidden)))
     return Target(NATIVE.name, NATIVE.sentence, "", mcpu, switches)

@@ -13,6 +13,7 @@ from tvm.target import codegen
 
 from tflite2q import targets
 from tflite2q.kernels.base import Built, Conv2D, Dense, DepthwiseConv2D, Tensor
+from tflite2q.lower import machine
 from tflite2q.lower.target import resolve, tvm_target
 from tflite2q.numerics import code_range
 from tflite2q.rescale import Rescale
@@ -34,6 +35,8 @@ def runs_here(name: str) -> bool:
     if targets.architecture(targets.find(name).mtriple) != targets.architecture(str(codegen.llvm_get_system_triple())):
         return False
     needed = {str(f) for f in codegen.llvm_get_cpu_features(made)} & targets.instruction_features()
+    if needed & targets.MATRIX_FEATURES and not machine.grants_matrix_unit():
+        return False
     return not targets.missing_features(needed)
 
 

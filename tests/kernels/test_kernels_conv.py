@@ -15,10 +15,12 @@ from tflite2q.kernels.generic.conv import GenericConv, GenericDepthwise
 from tflite2q.kernels.x86.conv import X86Conv
 from tflite2q.kernels.x86.depthwise import X86Depthwise
 from tflite2q.kernels.x86.isa import AVX2, AVX512VNNI, AVXVNNI
+from tflite2q.kernels.x86.matrix import X86Matrix
 
 # (target, convolution kernel, depthwise kernel)
 LEVELS = {
     "generic": (made.NATIVE, GenericConv(), GenericDepthwise()),
+    "amx": ("x86-64-amx", X86Matrix(), X86Depthwise(AVX512VNNI)),
     "avx512vnni": ("x86-64-vnni", X86Conv(AVX512VNNI), X86Depthwise(AVX512VNNI)),
     "avxvnni": ("x86-64-avxvnni", X86Conv(AVXVNNI), X86Depthwise(AVXVNNI)),
     "avx2": ("x86-64-v3", X86Conv(AVX2), X86Depthwise(AVX2)),
@@ -44,6 +46,9 @@ CONVOLUTIONS: dict[str, dict[str, Any]] = {
         "size": (6, 6, 12), "out_c": 16, "kernel": (3, 3), "padding": (1, 1, 1, 1), "dtype": "uint8",
         "weights": "uint8", "per_channel": False, "batch": 2,
     },
+    "deeper than a tile": {"size": (5, 9, 72), "out_c": 80, "kernel": (1, 3), "padding": (0, 1, 0, 1), "batch": 3},
+    "no multiple of a tile's depth": {"size": (7, 7, 201), "out_c": 130, "dtype": "uint8"},
+    "dilated rows, 48 channels": {"size": (9, 8, 33), "out_c": 48, "kernel": (2, 2), "dilation": (3, 1)},
     "no bias, one pixel": {"size": (1, 1, 64), "out_c": 65, "bias": False, "dtype": "uint8"},
 }  # fmt: skip
 
@@ -68,6 +73,9 @@ def check(
     kernel: Any, contract: Conv2D | DepthwiseConv2D | Dense, target: str, x: Any = None, varied: bool = True
 ) -> None:
     compiled_for = made.target(target)
+    if isinstance(kernel, X86Matrix) and contract.weights.dtype == "uint8":
+        assert "nine bits" in str(kernel.refuses(contract, compiled_for))
+        return
     assert kernel.refuses(contract, compiled_for) is None
     x = made.codes(np.random.default_rng(99), contract.inputs[0]) if x is None else x
     y = made.run(kernel.build(contract, compiled_for), compiled_for, x)
@@ -173,7 +181,8 @@ def test_assembly_keeps_to_its_level() -> None:
     """No level uses wider registers or newer instructions than its name says."""
     contract = made.conv(16, (8, 8, 64), 64)
     for name, present, absent in (
-        ("avx512vnni", ("vpdpbusd", "zmm"), ()),
+        ("amx", ("tdpbssd", "tileloadd", "tilerelease"), ("vpdpbusd",)),
+        ("avx512vnni", ("vpdpbusd", "zmm"), ("tmm",)),
         ("avxvnni", ("vpdpbusd", "ymm"), ("zmm", "%k1")),
         ("avx2", ("vpmaddwd", "ymm"), ("zmm", "vpdpbusd", "%k1", "vpmaddubsw")),
     ):

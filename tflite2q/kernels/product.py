@@ -9,13 +9,18 @@ overlap.  Channels and pixels that fill no tile overlap likewise: no masks and n
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
 
 from tflite2q.kernels import layout
 from tflite2q.kernels.base import Array, Conv2D
+from tflite2q.kernels.loops import PARALLEL_MACS
 from tflite2q.kernels.tir import Expr, T
+
+CHUNKS = 16  # pieces into which a parallel layer's pixels are cut, at most
 
 
 @dataclass(frozen=True)
@@ -121,3 +126,41 @@ class Section:
         """[blocks, block]: the output channel of each lane.  Lanes beyond the last channel repeat it."""
         starts = self.first + layout.blocks(self.channels, self.stored)
         return np.minimum(starts[:, None] + np.arange(self.block), self.first + self.channels - 1)
+
+
+# Number of a section, index of its first vector among all sections', block, tile.
+Emit = Callable[[int, int, Expr, Expr], None]
+
+
+def each_tile(
+    sections: Sequence[Section], tiles: Sequence[int], macs: int, scope: Callable[[], AbstractContextManager[Emit]]
+) -> None:
+    """Loops over all blocks of all sections and their tiles of pixels, `tiles` for each section.
+
+    `scope` opens what a thread needs for itself and gives the function that emits a tile.  A block's weights are used
+    for all tiles of a thread before the next block's.  Threads share the pixels, or the channels where pixels are few.
+    """
+    if macs < PARALLEL_MACS:
+        with scope() as emit:
+            _piece(sections, tiles, emit, 0, 1)
+    elif tiles[0] >= max(4, min(CHUNKS, sections[0].blocks)):
+        chunks = min(CHUNKS, tiles[0])
+        with T.parallel(chunks) as index, scope() as emit:
+            _piece(sections, tiles, emit, index, chunks)
+    else:
+        for number, (s, count) in enumerate(zip(sections, tiles, strict=True)):
+            blocks = T.parallel(s.blocks) if s.blocks > 1 else T.serial(s.blocks)
+            with blocks as block, scope() as emit, T.serial(count) as t:
+                emit(number, _first_vector(sections, number), block, t)
+
+
+def _piece(sections: Sequence[Section], tiles: Sequence[int], emit: Emit, index: Expr, chunks: int) -> None:
+    """All channels of one piece of the pixels."""
+    for number, (s, count) in enumerate(zip(sections, tiles, strict=True)):
+        begin, end = (0, count) if chunks == 1 else (index * count // chunks, (index + 1) * count // chunks)
+        with T.serial(s.blocks) as block, T.serial(end - begin) as t:
+            emit(number, _first_vector(sections, number), block, begin + t)
+
+
+def _first_vector(sections: Sequence[Section], number: int) -> int:
+    return sum(s.blocks * s.vectors for s in sections[:number])

@@ -35,9 +35,10 @@ from tflite2q.kernels.x86.conv16 import X86Conv16
 from tflite2q.kernels.x86.depthwise import X86Depthwise
 from tflite2q.kernels.x86.depthwise16 import X86Depthwise16
 from tflite2q.kernels.x86.isa import LEVELS
+from tflite2q.kernels.x86.matrix import X86Matrix
 from tflite2q.kernels.x86.plane import X86Plane
 
-_X86_CONV = tuple(X86Conv(level) for level in LEVELS)
+_X86_CONV: tuple[Kernel, ...] = (X86Matrix(), *(X86Conv(level) for level in LEVELS))
 _X86_CONV16 = tuple(X86Conv16(level) for level in LEVELS)
 _X86_DEPTHWISE = tuple(X86Depthwise(level) for level in LEVELS)
 _X86_DEPTHWISE16 = tuple(X86Depthwise16(level) for level in LEVELS)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 import threading
 from typing import Any
 
@@ -10,6 +12,7 @@ import tvm
 from tvm import relax
 
 from tflite2q.errors import DataError
+from tflite2q.kernels.x86 import amx
 
 FASTEST_CORES = 1  # TVM's affinity mode: threads on the fastest cores first
 
@@ -55,3 +58,10 @@ def processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def grants_matrix_unit() -> bool:
+    """Whether the system lets this process use the matrix unit of x86, if its processor has one."""
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        return False
+    return int(ctypes.CDLL(None).syscall(*map(ctypes.c_long, amx.PERMISSION))) == 0

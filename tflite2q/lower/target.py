@@ -9,6 +9,7 @@ from tvm.target import codegen
 
 from tflite2q import targets
 from tflite2q.errors import TargetError
+from tflite2q.lower import machine
 
 
 def resolve(name: str) -> targets.Target:
@@ -20,7 +21,8 @@ def resolve(name: str) -> targets.Target:
     if found.name != targets.NATIVE.name:
         return found
     mcpu = str(codegen.llvm_get_system_cpu())
-    return targets.native_target(mcpu, features(tvm.target.Target({"kind": "llvm", "mcpu": mcpu})))
+    withheld = frozenset() if machine.grants_matrix_unit() else targets.MATRIX_FEATURES
+    return targets.native_target(mcpu, features(tvm.target.Target({"kind": "llvm", "mcpu": mcpu})), withheld)
 
 
 def _tagged(name: str) -> targets.Target:

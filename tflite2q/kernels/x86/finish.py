@@ -27,6 +27,8 @@ from tflite2q.kernels.x86.isa import Isa
 from tflite2q.numerics import code_range
 from tflite2q.rescale import Rescale
 
+PACKED = 4  # vectors whose codes are packed into one
+
 
 @dataclass(frozen=True)
 class Finish:

@@ -1,0 +1,288 @@
+"""Convolution and dense layers on the matrix unit (AMX): an implicit matrix product in tiles of up to 16 x 16 outputs.
+
+One instruction multiplies up to 16 pixels by 16 channels and 64 bytes deep, so an output costs an eighth of what the
+vector dot product takes.  Four accumulator tiles, two of pixels by two of channels, take four multiplications to four
+loads of tiles.  A tile's pixels lie beside each other in a row of the image and are as many as cover rows evenly; its
+depth is a whole run of consecutive bytes (`tflite2q.kernels.product`) or an even part of one.  Tiles of accumulators
+begin as the bias, one row loaded sixteen times, and end in scratch, from where the epilogue takes them as vectors.
+
+What limits it is the epilogue, two to three cycles for each vector of 16 outputs, and memory for weights that exceed
+the caches; the multiplications only where layers are deep.  Linux grants the matrix unit to a process that asks, so
+every call asks; the answer after the first takes a tenth of a microsecond.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tflite2q.kernels import layout
+from tflite2q.kernels.base import Array, Built, Conv2D, Dense, Tensor
+from tflite2q.kernels.line import Line, prove
+from tflite2q.kernels.loops import padded_image
+from tflite2q.kernels.product import Geometry, Section, each_tile
+from tflite2q.kernels.tir import Buffer, Expr, T, function, load, local, store, view
+from tflite2q.kernels.x86 import amx, finish
+from tflite2q.kernels.x86.finish import Finish
+from tflite2q.kernels.x86.isa import AVX512VNNI
+
+LANES = AVX512VNNI.lanes
+DEPTH = 64  # bytes of a tile's row
+TALL = 16  # rows of a tile
+PIXELS, VECTORS = 2, 2  # tiles of pixels and of channels that are multiplied at once
+INPUTS, WEIGHTS = PIXELS * VECTORS, PIXELS * VECTORS + PIXELS  # tile registers behind those of accumulators
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the text of the function depends on.  Tiles are `height` pixels by `unit` bytes of input."""
+
+    inputs: Tensor
+    output: Tensor
+    geometry: Geometry
+    fill: int
+    height: int
+    unit: int
+    sections: tuple[Section, ...]
+    finish: Finish
+
+    @property
+    def units(self) -> int:
+        """Tiles of input along a run."""
+        return self.geometry.units(self.unit)
+
+    @property
+    def steps(self) -> int:
+        return len(self.geometry.runs) * self.units
+
+    @property
+    def per_row(self) -> int:
+        return math.ceil(self.geometry.width / self.height)
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of pixels; the last one of a row overlaps its neighbour."""
+        return self.geometry.rows * self.per_row
+
+    @property
+    def together(self) -> int:
+        """Tiles of pixels that share the weights."""
+        return min(PIXELS, self.tiles)
+
+    @property
+    def macs(self) -> int:
+        return self.output.size * len(self.geometry.runs) * self.geometry.run
+
+    @property
+    def constants(self) -> tuple[Tensor, ...]:
+        count = sum(s.blocks * s.vectors for s in self.sections)
+        weights = [Tensor((s.blocks, self.steps, s.vectors, LANES * self.unit), "int8") for s in self.sections]
+        return (*weights, Tensor((count, LANES), "int32"), Tensor((64,), "uint8"), *self.finish.tensors(count))
+
+
+@dataclass(frozen=True)
+class X86Matrix:
+    """Conv2D and Dense contracts on the matrix unit."""
+
+    @property
+    def name(self) -> str:
+        return f"conv2d__{amx.NAME}"
+
+    def refuses(self, contract: Conv2D | Dense, target: Any) -> str | None:
+        lacks = amx.refuses(target)
+        if lacks:
+            return lacks
+        if not {contract.x_dtype, contract.rescale.dtype} <= {"uint8", "int8"}:
+            return f"{contract.x_dtype} to {contract.rescale.dtype}"
+        conv = contract.conv2d() if isinstance(contract, Dense) else contract
+        if conv.groups != 1:
+            return f"{conv.groups} groups"
+        weights = layout.centered_weights(conv)
+        if weights.min() < -128 or weights.max() > 127:
+            return "weights minus their zero points need nine bits"
+        return None
+
+    def build(self, contract: Conv2D | Dense, target: Any) -> Built:
+        conv = contract.conv2d() if isinstance(contract, Dense) else contract
+        bound = layout.accumulator_bound(conv)
+        proven = prove(conv.rescale, bound)
+        geometry = Geometry.of(conv)
+        unit = 4 * math.ceil(geometry.run / math.ceil(geometry.run / DEPTH) / 4)
+        plan = Plan(
+            contract.inputs[0], contract.output, geometry, conv.x_zero_point, _height(geometry), unit,
+            _sections(conv.out_c), Finish.of(conv.rescale, bound, AVX512VNNI, proven),
+        )  # fmt: skip
+        operation = "dense" if isinstance(contract, Dense) else "conv2d"
+        tile = f"{plan.together * plan.height}x{min(VECTORS, plan.sections[0].vectors) * LANES}"
+        name = f"{contract.x_dtype[0]}8s8_{operation}_{conv.rescale.arithmetic}_{tile}__{amx.NAME}"
+        return Built(
+            name, (name, plan), _function(plan), contract.inputs, _pack(conv, plan, proven), contract.output
+        )  # fmt: skip
+
+
+def _height(geometry: Geometry) -> int:
+    """Pixels of a tile: those that cover all rows in the least time; a tile costs three pixels more than it has."""
+
+    def rows(height: int) -> int:
+        tiles = geometry.rows * math.ceil(geometry.width / height)
+        return math.ceil(tiles / PIXELS) * PIXELS * (height + 3)
+
+    return min(range(min(TALL, geometry.width), 0, -1), key=rows)
+
+
+def _sections(channels: int) -> tuple[Section, ...]:
+    """Blocks of four vectors as far as they go, then a narrower one for what is left."""
+    wide = finish.PACKED * LANES
+    rest = channels % wide
+    if channels >= wide and (rest == 0 or rest > wide - LANES):
+        return (Section(0, channels, finish.PACKED, 1, LANES),)
+    whole = channels - rest
+    head = (Section(0, whole, finish.PACKED, 1, LANES),) if whole else ()
+    vectors = math.ceil(rest / LANES)
+    # With channels to spare before it, the rest starts early enough to end at the last one.
+    first = max(channels - vectors * LANES, 0) if whole else 0
+    return (*head, Section(first, channels - first, vectors, 1, LANES))
+
+
+def _channels(section: Section) -> Array:
+    """[blocks * vectors, lanes]: output channel of each lane."""
+    order = finish.channel_order(LANES, section.vectors).reshape(-1)
+    return section.channel_indices()[:, order].reshape(-1, LANES)
+
+
+def _pack(conv: Conv2D, plan: Plan, proven: Line | None) -> tuple[Array, ...]:
+    grouped = plan.geometry.grouped(layout.centered_weights(conv), plan.unit)
+    grouped = grouped.reshape(conv.out_c, plan.steps, plan.unit // 4, 4)
+    packed, indices = [], [_channels(s) for s in plan.sections]
+    for s, index in zip(plan.sections, indices, strict=True):
+        lanes = grouped[index].reshape(s.blocks, s.vectors, LANES, plan.steps, plan.unit // 4, 4)
+        blocks = lanes.transpose(0, 3, 1, 4, 2, 5).reshape(s.blocks, plan.steps, s.vectors, -1)
+        packed.append(np.ascontiguousarray(blocks, np.int8))
+    channels = np.concatenate(indices)
+    bias = layout.folded_bias(conv, conv.x_zero_point)[channels]
+    return (*packed, bias, _configuration(plan), *plan.finish.pack(conv.rescale, proven, channels))
+
+
+def _configuration(plan: Plan) -> Array:
+    """The 64 bytes that tell the matrix unit rows and bytes of a row of each tile register (palette 1)."""
+    shapes = {
+        **dict.fromkeys(range(INPUTS), (plan.height, 4 * LANES)),
+        **dict.fromkeys(range(INPUTS, WEIGHTS), (plan.height, plan.unit)),
+        **dict.fromkeys(range(WEIGHTS, WEIGHTS + VECTORS), (plan.unit // 4, 4 * LANES)),
+    }
+    configuration = np.zeros(64, np.uint8)
+    configuration[0] = 1
+    for register, (rows, row) in shapes.items():
+        configuration[16 + 2 * register] = row
+        configuration[48 + register] = rows
+    return configuration
+
+
+@functools.cache
+def _function(plan: Plan) -> Any:
+    return function([plan.inputs], plan.constants, plan.output, functools.partial(_body, plan))
+
+
+def _body(plan: Plan, x: Buffer, *rest: Buffer) -> None:
+    *packed, y = rest
+    g, count = plan.geometry, len(plan.sections)
+    weights, (bias, configuration), constants = packed[:count], packed[count : count + 2], packed[count + 2 :]
+    amx.ask()
+    slack = plan.unit - g.run if g.run < plan.unit else 0
+    image = padded_image(x, Tensor(g.image, plan.inputs.dtype), g.padding, plan.fill, slack)
+    y = view(y, (g.rows * g.width, plan.output.shape[-1]))
+
+    @contextmanager
+    def scope() -> Iterator[Any]:
+        amx.configure(configuration)
+        scratch = local(plan.together * plan.height * finish.PACKED * LANES, "int32")
+        tile = _Tile(plan, image, bias, tuple(constants), scratch, y)
+        yield lambda number, first, block, t: tile.emit(plan.sections[number], weights[number], first, block, t)
+        amx.release()
+
+    pairs = math.ceil(plan.tiles / plan.together)
+    each_tile(plan.sections, [pairs] * count, plan.macs, scope)
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """The buffers of a function under construction."""
+
+    plan: Plan
+    image: Buffer
+    bias: Buffer
+    constants: tuple[Buffer, ...]
+    scratch: Buffer
+    y: Buffer
+
+    def emit(self, s: Section, weights: Buffer, first: int, block: Expr, t: Expr) -> None:
+        """All vectors of a block on neighbouring tiles of pixels, from bias to stored codes."""
+        plan, g = self.plan, self.plan.geometry
+        at = T.Bind(first + block * s.vectors)
+        pixels, addresses = [], []
+        for p in range(plan.together):
+            tile = T.min(t * plan.together + p, plan.tiles - 1)
+            row = T.Bind(tile // plan.per_row)
+            column = T.Bind(T.min(tile % plan.per_row * plan.height, g.width - plan.height))
+            pixels.append(T.Bind(row * g.width + column))
+            addresses.append(T.Bind(g.address(row, column)))
+        for v in range(0, s.vectors, VECTORS):
+            self._multiply(s, weights, block, at, range(v, min(v + VECTORS, s.vectors)), addresses)
+        for p, pixel in enumerate(pixels):
+            self._finish(s, p, pixel, block, at)
+
+    def _multiply(
+        self, s: Section, weights: Buffer, block: Expr, at: Expr, vectors: range, addresses: list[Expr]
+    ) -> None:
+        plan, g = self.plan, self.plan.geometry
+        accumulators = {(p, v): p * VECTORS + v % VECTORS for p in range(plan.together) for v in vectors}
+        for (_, v), register in accumulators.items():
+            amx.load(register, self.bias[at + v, 0], 0)
+
+        def step(offset: Expr, k: Expr) -> None:
+            for v in vectors:
+                amx.load(WEIGHTS + v % VECTORS, weights[block, k, v, 0], 4 * LANES)
+            for p, address in enumerate(addresses):
+                amx.load(INPUTS + p, self.image[address + offset], g.pixel_step)
+                for v in vectors:
+                    amx.multiply(accumulators[p, v], INPUTS + p, WEIGHTS + v % VECTORS, plan.inputs.dtype)
+
+        for first, count, pitch in g.regular_runs():
+            with T.serial(count) as r, T.serial(plan.units) as u:
+                inside = T.min(u * plan.unit, max(g.run - plan.unit, 0))
+                step(T.Bind(g.runs[first] + r * pitch + inside), T.Bind((first + r) * plan.units + u))
+        for (p, v), register in accumulators.items():
+            amx.store(register, self.scratch[self._place(s, p, 0, v)], 4 * LANES * s.vectors)
+
+    def _place(self, s: Section, p: int, pixel: Expr, v: int) -> Expr:
+        """Where in the scratch a pixel's vector lies."""
+        return ((p * self.plan.height + pixel) * s.vectors + v) * LANES
+
+    def _finish(self, s: Section, p: int, pixel: Expr, block: Expr, at: Expr) -> None:
+        """A tile's pixels, as many at a time as packing takes."""
+        height, ending, end = self.plan.height, self.plan.finish, s.first + s.channels
+        group = min(height, finish.PACKED // s.vectors)
+        with T.serial(math.ceil(height / group)) as i:
+            start = T.Bind(T.min(i * group, height - group))
+            values = [
+                [load(self.scratch, self._place(s, p, start + n, v), lanes=LANES) for v in range(s.vectors)]
+                for n in range(group)
+            ]
+            rounded = [
+                [T.Bind(ending.rounded(x, self.constants, at + v)) for v, x in enumerate(line)] for line in values
+            ]
+            if s.vectors == finish.PACKED:
+                where = T.min(s.first + block * s.block, end - s.block)
+                store(self.y, ending.packed(rounded[0]), pixel + start, where, lanes=s.block)
+                return
+            codes = iter(ending.pieces([value for line in rounded for value in line]))
+            for n in range(group):
+                for v in range(s.vectors):
+                    count = min(LANES, s.stored - v * LANES)
+                    ending.store_first(next(codes), count, self.y, pixel + start + n, s.first + v * LANES)
