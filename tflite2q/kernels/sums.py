@@ -23,29 +23,31 @@ class Sums:
     """accumulator = start + sum x * weights over raw input codes x (padding filled with the input zero point).
 
     `weights`: int64, in the contract's layout, zero points subtracted; `start`: [out_c] of `dtype`, in which the sums
-    are complete; `halves`: the proof that the rescale fits 32 bits, if there is one.
+    are complete; `halves`: the proof that the rescale fits 32 bits, if there is one; `proven`: no part of a sum, or of
+    a piece of it, leaves 32 bits, and nothing wraps around.
     """
 
     weights: Array
     start: Array
     halves: Halves | None
     epilogue: Epilogue | HalvesEpilogue
+    proven: bool = True
 
     @staticmethod
     def of(contract: Conv2D | DepthwiseConv2D) -> Sums:
         weights, rescale = layout.centered_weights(contract), contract.rescale
+        bias = layout.wide_bias(contract, contract.x_zero_point)
+        sums = layout.weight_sums(contract, absolute=True) * float(layout.code_reach(contract))
+        bound = sums + np.abs(bias)
         if contract.accumulator == "int32":
             start = layout.folded_bias(contract, contract.x_zero_point)
-            return Sums(weights, start, None, Epilogue.of(rescale, layout.accumulator_bound(contract)))
-        bias = layout.wide_bias(contract, contract.x_zero_point)
-        reach = float(layout.code_reach(contract))
-        sums = layout.weight_sums(contract, absolute=True) * reach
+            epilogue = Epilogue.of(rescale, layout.accumulator_bound(contract))
+            return Sums(weights, start, None, epilogue, proven=bool(bound.max() < 2**31))
         by_channel = np.moveaxis(weights, layout.channel_axis(contract), 0).reshape(contract.out_c, -1)
         halves = prove(rescale, sums, np.abs(by_channel).max(axis=1), bias)
         if halves is not None:
             doubled = weights << layout.along_channels(contract, halves.double)
             return Sums(doubled, halves.start.astype(np.int32), halves, HalvesEpilogue.of(rescale, halves))
-        bound = sums + np.abs(bias)
         dtype = "int32" if bound.max() < 2**31 else "int64"
         return Sums(weights, bias.astype(dtype), None, Epilogue.of(rescale, bound, dtype))
 

@@ -1,7 +1,8 @@
 """Convolution and dense layers of 16-bit inputs as an implicit matrix product.
 
-As for bytes (`tflite2q.kernels.x86.conv`), but a step reads two consecutive inputs of each pixel, and weights are
-stored in 16 bits with their zero point already subtracted: twice the multiply instructions and memory of 8 bits.
+As for bytes (`tflite2q.kernels.x86.conv`), but a step reads two consecutive inputs of each pixel, and weights have 16
+bits with their zero point already subtracted: twice the multiply instructions and memory of 8 bits.  Weights that few
+pixels use are stored in 8 bits and widened on the way: memory is what limits such layers.
 
 Sums stay in 32 bits where the weights prove that they fit.  Deeper layers are cut into pieces that do, whose sums are
 added up in 64 bits.  What limits it is the multiplier's throughput, and memory where weights exceed the second-level
@@ -24,16 +25,20 @@ from tflite2q.kernels.product import Geometry, Section
 from tflite2q.kernels.sums import Sums
 from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, function, load, local, store, vector, view
 from tflite2q.kernels.x86.isa import Isa
-from tflite2q.kernels.x86.words import Words, as_pairs, channel_order, dot
+from tflite2q.kernels.x86.words import Words, as_pairs, channel_order
 
 CHUNKS = 16  # pieces into which a parallel layer's pixels are cut, at most
 WIDEST = 4  # vectors of a block
 UNIT = 2  # inputs of a step
+FEW_PIXELS = 64
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the text of the function depends on.  `pieces`: into how many a run is cut whose sums need 64 bits, or 0."""
+    """What the text of the function depends on.
+
+    `pieces`: into how many a run is cut whose sums need 64 bits, or 0; `weight_dtype`: of weights in memory.
+    """
 
     inputs: Tensor
     output: Tensor
@@ -41,6 +46,7 @@ class Plan:
     fill: int
     sections: tuple[Section, ...]
     pieces: int
+    weight_dtype: str
     words: Words
 
     @property
@@ -60,7 +66,7 @@ class Plan:
     def constants(self) -> tuple[Tensor, ...]:
         lanes, steps = self.isa.lanes, len(self.geometry.runs) * self.units
         count = sum(s.blocks * s.vectors for s in self.sections)
-        weights = [Tensor((s.blocks, steps, s.vectors, UNIT * lanes), "int16") for s in self.sections]
+        weights = [Tensor((s.blocks, steps, s.vectors, UNIT * lanes), self.weight_dtype) for s in self.sections]
         start = Tensor((count, lanes), "int64" if self.pieces else "int32")
         return (*weights, start, ZEROS, *self.words.tensors(count))
 
@@ -102,7 +108,22 @@ def _plan(conv: Conv2D, sums: Sums, inputs: Tensor, output: Tensor, isa: Isa) ->
         pairs = np.abs(geometry.grouped(sums.weights, UNIT)).sum(axis=2)
         pieces = layout.pieces(pairs.reshape(conv.out_c, len(geometry.runs), -1), layout.code_reach(conv))
     sections = _sections(conv.out_c, geometry.width, isa)
-    return Plan(inputs, output, geometry, conv.x_zero_point, sections, pieces, Words(sums.epilogue, isa))
+    return Plan(
+        inputs,
+        output,
+        geometry,
+        conv.x_zero_point,
+        sections,
+        pieces,
+        _weight_dtype(sums, geometry),
+        Words(sums.epilogue, isa, sums.proven),
+    )
+
+
+def _weight_dtype(sums: Sums, geometry: Geometry) -> str:
+    """How weights are stored: those that few pixels use come from far away, which takes longer than widening them."""
+    few = geometry.rows * geometry.width <= FEW_PIXELS
+    return "int8" if few and np.abs(sums.weights).max() <= 127 else "int16"
 
 
 def _sections(channels: int, width: int, isa: Isa) -> tuple[Section, ...]:
@@ -139,7 +160,7 @@ def _pack(conv: Conv2D, sums: Sums, plan: Plan) -> tuple[Array, ...]:
     grouped = plan.geometry.grouped(sums.weights, UNIT)  # [out_c, steps, 2]
     indices = [_channels(s, plan.isa) for s in plan.sections]
     weights = [
-        np.ascontiguousarray(grouped[index].transpose(0, 3, 1, 2, 4).reshape(tensor.shape), np.int16)
+        np.ascontiguousarray(grouped[index].transpose(0, 3, 1, 2, 4).reshape(tensor.shape), tensor.dtype)
         for index, tensor in zip(indices, plan.constants, strict=False)
     ]
     channels = np.concatenate([index.reshape(-1, plan.isa.lanes) for index in indices])
@@ -252,12 +273,12 @@ class _Loops:
         g, isa = self.plan.geometry, self.plan.isa
         inside = T.min(unit * UNIT, g.run - UNIT) if g.run % UNIT and g.run > UNIT else unit * UNIT
         offset, k = T.Bind(start + inside), T.Bind(run * self.plan.units + unit)
-        w = [functools.partial(load, weights, block, k, v, 0, lanes=UNIT * isa.lanes) for v in range(s.vectors)]
+        w = [functools.partial(_weights, weights, block, k, v, UNIT * isa.lanes) for v in range(s.vectors)]
         x = [functools.partial(self._pair, offset + p * g.pixel_step) for p in range(s.pixels)]
 
         def accumulate(p: int, v: int, pair: Expr, operand: Expr) -> None:
             old = load(accumulators[p], v * isa.lanes, lanes=isa.lanes)
-            store(accumulators[p], dot(isa, old, pair, operand), v * isa.lanes, lanes=isa.lanes)
+            store(accumulators[p], self.plan.words.add(old, pair, operand), v * isa.lanes, lanes=isa.lanes)
 
         if isa.lanes == 16:
             operands = [T.Bind(each()) for each in w]
@@ -288,6 +309,10 @@ class _Loops:
                 values.append(words.rounded(load(line, v * lanes, lanes=lanes), self.constants, at + v))
         for p, values in enumerate(rounded):
             words.stored(values, s.stored, self.y, pixel + p, s.start(block))
+
+
+def _weights(weights: Buffer, block: Expr, k: Expr, v: int, count: int) -> Expr:
+    return T.cast(load(weights, block, k, v, 0, lanes=count), vector("int16", count))
 
 
 def _fill(accumulators: list[Buffer], values: list[Expr], lanes: int) -> None:

@@ -1,7 +1,7 @@
 """Inputs of 16 bits on x86: pairs of products, and the epilogue that turns their sums into 16-bit codes.
 
 vpdpwssd (with VNNI) or vpmaddwd and an addition multiply two consecutive 16-bit inputs by two weights in each 32-bit
-lane and add both products to the lane's accumulator; neither saturates.
+lane and add both products to the lane's accumulator.
 
 halves  the rescale of `tflite2q.kernels.halves`.  The upper and the lower half of an accumulator are 16-bit numbers
         that already lie in its lane, so the same instruction multiplies them, by (m, 0) and (0, m): five instructions
@@ -27,11 +27,16 @@ from tflite2q.kernels.x86.isa import Isa
 from tflite2q.numerics import code_range
 
 
-def dot(isa: Isa, accumulator: Expr, pairs: Expr, weights: Expr) -> Expr:
-    """accumulator + two products per lane; `pairs` and `weights` are vectors of 2 * lanes int16."""
+def dot(isa: Isa, accumulator: Expr, pairs: Expr, weights: Expr, proven: bool) -> Expr:
+    """accumulator + two products per lane; `pairs` and `weights` are vectors of 2 * lanes int16.
+
+    `proven`: the sum does not overflow.  Then the saturating instruction does the same, which LLVM leaves alone; the
+    wrapping one it takes apart where that shortens a chain of sums, and so doubles the work to save time that other
+    sums would have filled.
+    """
     wide = vector("int32", isa.lanes)
     if isa.dot_intrinsic:
-        name = isa.dot_intrinsic.replace("vpdpbusd", "vpdpwssd")
+        name = isa.dot_intrinsic.replace("vpdpbusd", "vpdpwssds" if proven else "vpdpwssd")
         return T.call_llvm_pure_intrin(wide, T.llvm_lookup_intrinsic_id(name), accumulator, pairs, weights)
     multiply = T.llvm_lookup_intrinsic_id("llvm.x86.avx2.pmadd.wd")
     return accumulator + T.call_llvm_pure_intrin(wide, multiply, pairs, weights)
@@ -67,10 +72,15 @@ def channel_order(isa: Isa, vectors: int) -> Array:
 
 @dataclass(frozen=True)
 class Words:
-    """The epilogue of 16-bit results on one level of instructions."""
+    """Sums of 16-bit inputs and their epilogue on one level of instructions; `proven`: sums do not overflow."""
 
     epilogue: Epilogue | HalvesEpilogue
     isa: Isa
+    proven: bool
+
+    def add(self, accumulator: Expr, pairs: Expr, weights: Expr) -> Expr:
+        """accumulator + two products per lane."""
+        return dot(self.isa, accumulator, pairs, weights, self.proven)
 
     def pack(self, contract: Conv2D | DepthwiseConv2D, sums: Sums, channels: Array) -> tuple[Array, ...]:
         """Constants for accumulators whose lanes hold `channels` [vectors, lanes]."""
@@ -93,10 +103,11 @@ class Words:
             return T.Bind(self.epilogue.codes(v, constants, (index, 0), lanes))
         m_low, m_high, rest, shift, *lift = (load(c, index, 0, lanes=lanes) for c in constants)
         v = T.Bind(v)
-        low = T.Bind(dot(isa, rest, as_pairs(isa, v), as_pairs(isa, m_low)))
+        low = T.Bind(dot(isa, rest, as_pairs(isa, v), as_pairs(isa, m_low), proven=True))
         raised = T.Bind(v + broadcast(T.int32(1 << 15), lanes))
         carry = T.shift_right(low, broadcast(T.int32(16), lanes))
-        scaled = T.shift_right(dot(isa, carry, as_pairs(isa, raised), as_pairs(isa, m_high)), shift)
+        high = dot(isa, carry, as_pairs(isa, raised), as_pairs(isa, m_high), proven=True)
+        scaled = T.shift_right(high, shift)
         return T.Bind(scaled + lift[0] if lift else scaled)
 
     def stored(self, rounded: list[Expr], count: int, y: Buffer, *index: Expr) -> None:
