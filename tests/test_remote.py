@@ -121,11 +121,17 @@ def test_a_device_of_a_tracker(executable: Executable, image: Any) -> None:
     with process("tvm.exec.rpc_tracker", f"--port={tracker_port}", f"--port-end={tracker_port + 1}"):
         wait_for(tracker_port)
         address = f"{LOOPBACK}:{tracker_port}"
-        with rpc_server("--tracker", address, "--key", "board"):
+        with rpc_server("--tracker", address, "--key", "board") as (port, _):
             found = remote.device(None, address, "board", timeout=PATIENCE)
             assert found is not None
             with remote.Session(found) as session:
                 np.testing.assert_array_equal(session.upload(executable).run(image), executable.run(image))
+            with pytest.raises(TargetError, match="listens there, and with a tracker give --tracker"):
+                remote.Session(device(address))
+            with pytest.raises(TargetError, match="takes sessions from its tracker only; give --tracker"):
+                remote.Session(device(f"{LOOPBACK}:{port}"))
+            with pytest.raises(TargetError, match="listens there, and with a server give --rpc"):
+                remote.Session(remote.Device(LOOPBACK, port, "board", timeout=PATIENCE))
             with pytest.raises(TargetError, match=r"no device called 'bord'; it has: board"):
                 remote.Session(remote.Device(LOOPBACK, tracker_port, "bord", timeout=PATIENCE))
 

@@ -72,6 +72,7 @@ class Session:
     def __init__(self, where: Device) -> None:
         self.device = where
         self.triple = ""
+        self._advice = _NOT_CONNECTED["server" if where.key is None else "tracker"]
         _check_reachable(where)
         ours, theirs = socket.socketpair()
         with theirs:
@@ -131,6 +132,7 @@ class Session:
         else:
             waiting = "waiting for a free device"
             self.triple = self.ask(waiting, "request", where.host, where.port, where.key, session_seconds)
+        self._advice = _LOST
 
     def ask(self, doing: str, name: str, *arguments: Any) -> Any:
         """The child's answer to a request (see `lower.device`)."""
@@ -140,7 +142,7 @@ class Session:
             self._connection.send((name, arguments))
         except OSError as error:
             self.close()
-            raise TargetError(f"{self.device.name}: lost while {doing}; {_LOST}") from error
+            raise TargetError(f"{self.device.name}: lost while {doing}; {self._advice}") from error
         return self._receive(doing, self.device.timeout)
 
     def _receive(self, doing: str, seconds: float) -> Any:
@@ -155,14 +157,14 @@ class Session:
             status, value = self._connection.recv()
         except (EOFError, OSError) as error:
             self.close()
-            raise TargetError(f"{self.device.name}: lost while {doing}; {_LOST}") from error
+            raise TargetError(f"{self.device.name}: lost while {doing}; {self._advice}") from error
         except KeyboardInterrupt:
             self.close()
             raise
         if status == "ok":
             return value
         self.close()
-        raise TargetError(f"{self.device.name}: {_explained(doing, str(value))}")
+        raise TargetError(f"{self.device.name}: {_explained(doing, str(value), self._advice)}")
 
 
 class RemoteExecutable(Executable):
@@ -198,17 +200,24 @@ class RemoteExecutable(Executable):
         raise UsageError("ops cannot be timed on a remote device; profile the model on this machine")
 
 
+_NOT_CONNECTED = {
+    "server": "see that a server of TVM's listens there, and with a tracker give --tracker",
+    "tracker": "see that a tracker of TVM's listens there, and with a server give --rpc",
+}
 _LOST = "its server ended, or the code needs processor features that it lacks: see the server's output"
 _NOT_LOADED = ("ELF", "Exec format", "mach-o", "Mach-O", "wrong architecture")
-_DISCONNECTED = ("RPCCode", "socket", "Socket", "EOF", "closed", "kShutdown", "onnection", "recv")
+_RESERVED = "cannot find server that matches key"
+_DISCONNECTED = ("RPCCode", "sock", "Socket", "EOF", "closed", "kShutdown", "onnection", "recv")
 
 
-def _explained(doing: str, message: str) -> str:
+def _explained(doing: str, message: str, advice: str) -> str:
     """What TVM's message means to a user."""
     if any(sign in message for sign in _NOT_LOADED):
         return "it cannot load the library, which is for another kind of machine; compile it with --target for it"
+    if _RESERVED in message:
+        return "it takes sessions from its tracker only; give --tracker HOST:PORT and --key NAME"
     if any(sign in message for sign in _DISCONNECTED):
-        return f"lost while {doing}; {_LOST} ({message[:120]})"
+        return f"lost while {doing}; {advice} ({message[:120]})"
     return f"failed while {doing}: {message[:300]}"
 
 

@@ -21,6 +21,9 @@ from tflite2q.errors import TargetError
 
 pytestmark = pytest.mark.aarch64
 
+# Targets whose code meets instructions there that the processor does not have.
+BEYOND = {"cortex-a53": "aarch64-dotprod", "cortex-a76": "aarch64-i8mm"}
+
 # The server starts its interpreter again for each session: that must be the emulated one.
 SERVER = """
 import sys, time
@@ -63,3 +66,8 @@ def test_run_and_time_on_the_emulated_device(
             assert len(model.times(2)) == 2
             with pytest.raises(TargetError, match=r"is aarch64.*compiled for x86-64 \(x86_64\)"):
                 session.upload(tflite2q.compile(digits, "x86-64"))
+        if emulator.cpu in BEYOND:
+            with remote.Session(where) as session:
+                model = session.upload(tflite2q.compile(digits, BEYOND[emulator.cpu]))
+                with pytest.raises(TargetError, match=r"lost while running; .* processor features that it lacks"):
+                    model.run(image)
