@@ -57,6 +57,32 @@ def test_lookup(x_dtype: str, y_dtype: str) -> None:
     np.testing.assert_array_equal(run(contract, x), table[x.astype(int) - code_range(x_dtype)[0]])
 
 
+@pytest.mark.parametrize("size", [63, 64, 65, 4095, 9001])
+def test_lookup_of_every_code(size: int) -> None:
+    """Whole vectors, the overlapping end of a row of them, and pieces for threads."""
+    rng = np.random.default_rng(size)
+    for x_dtype, y_dtype in (("int8", "uint8"), ("uint8", "int8")):
+        low, high = code_range(y_dtype)
+        contract = Lookup((size,), x_dtype, rng.integers(low, high + 1, 256).astype(y_dtype))
+        x = np.resize(rng.permutation(256) + code_range(x_dtype)[0], size).astype(x_dtype)
+        np.testing.assert_array_equal(run(contract, x), contract.table[x.astype(int) - code_range(x_dtype)[0]])
+
+
+@pytest.mark.isa
+def test_lookups_in_registers() -> None:
+    contract = Lookup((1, 33, 33, 256), "uint8", np.zeros(256, np.int8))
+    target = made.target('{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "icelake-server"}')
+    kernel, _ = select(contract, target)
+    assert kernel.name == "lookup__avx512vbmi"
+    text = made.assembly(kernel.build(contract, target), target)
+    # As the one or the other of two instructions, LLVM chooses which operand the result overwrites.
+    assert text.count("vpermi2b") + text.count("vpermt2b") >= 4
+    refuses = kernel.refuses
+    assert refuses(Lookup((63,), "int8", contract.table), target) == "63 codes are fewer than 64"
+    assert refuses(Lookup((64,), "int8", contract.table.astype(np.int16)), target) == "entries are int16"
+    assert refuses(contract, made.target("x86-64-vnni")) == "the target has no avx512vbmi"
+
+
 def add(core: Any, a: Any, b: Any) -> Any:
     """What ADD does, with arbitrary multipliers."""
     shift = core.const(np.array([20], np.int64))

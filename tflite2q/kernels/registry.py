@@ -36,6 +36,7 @@ from tflite2q.kernels.x86.depthwise import X86Depthwise
 from tflite2q.kernels.x86.depthwise16 import X86Depthwise16
 from tflite2q.kernels.x86.isa import LEVELS
 from tflite2q.kernels.x86.matrix import X86Matrix
+from tflite2q.kernels.x86.lookup import X86Lookup
 from tflite2q.kernels.x86.plane import X86Plane
 
 _X86_CONV: tuple[Kernel, ...] = (X86Matrix(), *(X86Conv(level) for level in LEVELS))
@@ -52,7 +53,7 @@ KERNELS: dict[type, tuple[Kernel, ...]] = {
     Dense: (*_X86_CONV, *_X86_CONV16, *_ARM_CONV, GenericConv()),
     RealConv2D: (GenericReal(),),
     Pool: (GenericPool(),),
-    Lookup: (ArmLookup(), GenericLookup()),
+    Lookup: (X86Lookup(), ArmLookup(), GenericLookup()),
     Eltwise: (*_X86_PLANE, GenericEltwise()),
     Softmax: (GenericSoftmax(),),
     ResizeBilinear: (GenericResize(),),
