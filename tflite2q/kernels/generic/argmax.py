@@ -1,7 +1,8 @@
 """Index of the first largest code of each row, for any LLVM target.
 
-Code and index share one int32, the code above and the complement of the index below, so that one maximum finds the
-largest code and, of equal ones, the lowest index.  A row takes one maximum per vector and one across lanes.
+Code and index share one integer, the code above and the complement of the index below, so that one maximum finds the
+largest code and, of equal ones, the lowest index.  A row takes one maximum per vector and one across lanes.  For up to
+256 classes the integer has 16 bits, and the maximum across eight of them is one instruction (vphminposuw, smaxv).
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ import numpy as np
 from tflite2q.kernels import layout
 from tflite2q.kernels.base import ArgMax, Built, Tensor
 from tflite2q.kernels.loops import region
-from tflite2q.kernels.tir import Buffer, T, broadcast, function, load, local, store, vector
+from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, function, load, local, store, vector
 
 MOST_LANES = 16
-INDEX_BITS = 20
 GRAIN = 256  # rows that one thread takes at a time
 
 
@@ -30,37 +30,50 @@ class GenericArgMax:
         return None
 
     def build(self, contract: ArgMax, target: Any) -> Built:
-        lanes = layout.lane_count(contract.classes, MOST_LANES)
-        low = (1 << INDEX_BITS) - 1 - np.arange(contract.classes)
-        starts = layout.blocks(contract.classes, lanes)
-        tags = low[starts[:, None] + np.arange(lanes)].astype(np.int32)
+        tags, dtype, bits = _tags(contract)
+        low = (1 << bits) - 1 - np.arange(contract.classes)
+        starts = layout.blocks(contract.classes, tags.shape[1])
+        constants = (low[starts[:, None] + np.arange(tags.shape[1])].astype(dtype),)
         name = f"{contract.x_dtype}_argmax__generic"
-        return Built(name, contract, _argmax(contract), contract.inputs, (tags,), contract.output)
+        return Built(name, contract, _argmax(contract), contract.inputs, constants, contract.output)
+
+
+def _tags(contract: ArgMax) -> tuple[Tensor, str, int]:
+    """Complemented indices as a tensor of [vectors, lanes], their dtype, and how many bits they take."""
+    lanes = layout.lane_count(contract.classes, MOST_LANES)
+    dtype, bits = ("int16", 8) if contract.classes <= 256 else ("int32", 20)
+    return Tensor((len(layout.blocks(contract.classes, lanes)), lanes), dtype), dtype, bits
 
 
 @functools.cache
 def _argmax(contract: ArgMax) -> Any:
-    lanes = layout.lane_count(contract.classes, MOST_LANES)
-    tags = Tensor((len(layout.blocks(contract.classes, lanes)), lanes), "int32")
-    return function(contract.inputs, [tags], contract.output, functools.partial(_body, contract, lanes))
+    return function(contract.inputs, [_tags(contract)[0]], contract.output, functools.partial(_body, contract))
 
 
-def _body(c: ArgMax, lanes: int, x: Buffer, tags: Buffer, y: Buffer) -> None:
+def _body(c: ArgMax, x: Buffer, tags: Buffer, y: Buffer) -> None:
+    tensor, dtype, bits = _tags(c)
+    count, lanes = tensor.shape
+    wide = vector(dtype, lanes)
     grain = min(GRAIN, c.rows)
-    count = -(-c.classes // lanes)
     with region(-(-c.rows // grain), c.rows * c.classes * 8) as piece:
         first = T.Bind(T.min(piece * grain, c.rows - grain))
         with T.serial(grain) as i:
-            best = local(lanes, "int32")
-            store(best, broadcast(T.int32(-(2**31)), lanes), 0, lanes=lanes)
+            best = local(lanes, dtype)
+            store(best, broadcast(T.IntImm(dtype, int(np.iinfo(dtype).min)), lanes), 0, lanes=lanes)
             with T.serial(count) as block:
-                start = T.min(block * lanes, c.classes - lanes)
-                codes = T.cast(load(x, first + i, start, lanes=lanes), vector("int32", lanes))
-                codes = broadcast(T.int32(0), lanes) - codes if c.smallest else codes
-                tagged = codes * broadcast(T.int32(1 << INDEX_BITS), lanes) + load(tags, block, 0, lanes=lanes)
+                codes = _signed(c, load(x, first + i, T.min(block * lanes, c.classes - lanes), lanes=lanes), lanes)
+                above = T.shift_left(T.cast(codes, wide), broadcast(T.IntImm(dtype, bits), lanes))
+                tagged = above + load(tags, block, 0, lanes=lanes)
                 store(best, T.max(load(best, 0, lanes=lanes), tagged), 0, lanes=lanes)
             found = load(best, 0, lanes=lanes)
             if lanes > 1:
-                found = T.call_llvm_pure_intrin("int32", T.llvm_lookup_intrinsic_id("llvm.vector.reduce.smax"), found)
-            mask = (1 << INDEX_BITS) - 1
-            store(y, T.cast(mask - T.bitwise_and(found, mask), c.dtype), first + i)
+                found = T.call_llvm_pure_intrin(dtype, T.llvm_lookup_intrinsic_id("llvm.vector.reduce.smax"), found)
+            mask = (1 << bits) - 1
+            store(y, T.cast(mask - T.bitwise_and(T.cast(found, "int32"), mask), c.dtype), first + i)
+
+
+def _signed(c: ArgMax, codes: Expr, lanes: int) -> Expr:
+    """The codes as int8, in the order or, if the smallest is looked for, in the opposite order."""
+    bits = T.reinterpret(vector("int8", lanes), codes)
+    turned = (0x80 if c.x_dtype == "uint8" else 0) ^ (0xFF if c.smallest else 0)
+    return T.bitwise_xor(bits, broadcast(T.int8((turned + 128) % 256 - 128), lanes)) if turned else bits

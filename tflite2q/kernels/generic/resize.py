@@ -116,8 +116,7 @@ def _mix(p: Plan, line: Buffer, at: tuple[Expr, Expr], weights: list[Expr], lane
         total = terms[0] + terms[1] + terms[2] + terms[3] + broadcast(T.float32(0.5), lanes)
         return T.cast(total, vector("int32", lanes))
     total = load(line, 0, at[0], lanes=lanes) * weights[0] + load(line, 0, at[1], lanes=lanes) * weights[1]
+    # Half away from zero: half up, but of a negative tie down.
     total = T.Bind(total)
-    sign = T.Bind(T.shift_right(total, broadcast(31, lanes)))
-    magnitude = T.bitwise_xor(total, sign) - sign + broadcast(ONE * ONE // 2, lanes)
-    rounded = T.shift_right(magnitude, broadcast(20, lanes))
-    return T.bitwise_xor(rounded, sign) - sign + broadcast(p.offset, lanes)
+    rounded = total + broadcast(ONE * ONE // 2, lanes) + T.shift_right(total, broadcast(31, lanes))
+    return T.shift_right(rounded, broadcast(20, lanes)) + broadcast(p.offset, lanes)
