@@ -44,6 +44,10 @@ def release() -> None:
     _call("tilerelease")
 
 
+def zero(register: int) -> None:
+    _call("tilezero", T.int8(register))
+
+
 def load(register: int, element: Expr, stride: Expr) -> None:
     """Rows that lie `stride` bytes apart, the first one at an element of a buffer."""
     _call("tileloadd64", T.int8(register), T.address_of(element), T.int64(stride))

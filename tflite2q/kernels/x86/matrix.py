@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -40,8 +40,8 @@ INPUTS, WEIGHTS = PIXELS * VECTORS, PIXELS * VECTORS + PIXELS  # tile registers 
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What the text of the function depends on.  Tiles are `height` pixels by `unit` bytes of input."""
+class Tiling:
+    """How a convolution is cut into tiles: `height` pixels by `unit` bytes of input, four bytes by 16 channels."""
 
     inputs: Tensor
     output: Tensor
@@ -50,7 +50,13 @@ class Plan:
     height: int
     unit: int
     sections: tuple[Section, ...]
-    finish: Finish
+
+    @staticmethod
+    def of(conv: Conv2D, inputs: Tensor, output: Tensor) -> Tiling:
+        geometry = Geometry.of(conv)
+        unit = 4 * math.ceil(geometry.run / math.ceil(geometry.run / DEPTH) / 4)
+        sections = _sections(conv.out_c)
+        return Tiling(inputs, output, geometry, conv.x_zero_point, _height(geometry), unit, sections)
 
     @property
     def units(self) -> int:
@@ -71,19 +77,41 @@ class Plan:
         return self.geometry.rows * self.per_row
 
     @property
-    def together(self) -> int:
-        """Tiles of pixels that share the weights."""
-        return min(PIXELS, self.tiles)
-
-    @property
     def macs(self) -> int:
         return self.output.size * len(self.geometry.runs) * self.geometry.run
 
     @property
-    def constants(self) -> tuple[Tensor, ...]:
-        count = sum(s.blocks * s.vectors for s in self.sections)
+    def vectors(self) -> int:
+        """Of output channels, of all blocks."""
+        return sum(s.blocks * s.vectors for s in self.sections)
+
+    def constants(self, start: str) -> tuple[Tensor, ...]:
+        """Weights, what sums start with, of dtype `start`, and the configuration of the unit."""
         weights = [Tensor((s.blocks, self.steps, s.vectors, LANES * self.unit), "int8") for s in self.sections]
-        return (*weights, Tensor((count, LANES), "int32"), Tensor((64,), "uint8"), *self.finish.tensors(count))
+        return (*weights, Tensor((self.vectors, LANES), start), Tensor((64,), "uint8"))
+
+    def position(self, tile: Expr) -> tuple[Expr, Expr]:
+        """First output pixel of a tile, and the offset in the image of what it reads."""
+        row = T.Bind(tile // self.per_row)
+        column = T.Bind(T.min(tile % self.per_row * self.height, self.geometry.width - self.height))
+        return T.Bind(row * self.geometry.width + column), T.Bind(self.geometry.address(row, column))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the text of the function depends on."""
+
+    tiling: Tiling
+    finish: Finish
+
+    @property
+    def together(self) -> int:
+        """Tiles of pixels that share the weights."""
+        return min(PIXELS, self.tiling.tiles)
+
+    @property
+    def constants(self) -> tuple[Tensor, ...]:
+        return (*self.tiling.constants("int32"), *self.finish.tensors(self.tiling.vectors))
 
 
 @dataclass(frozen=True)
@@ -112,14 +140,10 @@ class X86Matrix:
         conv = contract.conv2d() if isinstance(contract, Dense) else contract
         bound = layout.accumulator_bound(conv)
         proven = prove(conv.rescale, bound)
-        geometry = Geometry.of(conv)
-        unit = 4 * math.ceil(geometry.run / math.ceil(geometry.run / DEPTH) / 4)
-        plan = Plan(
-            contract.inputs[0], contract.output, geometry, conv.x_zero_point, _height(geometry), unit,
-            _sections(conv.out_c), Finish.of(conv.rescale, bound, AVX512VNNI, proven),
-        )  # fmt: skip
+        tiling = Tiling.of(conv, contract.inputs[0], contract.output)
+        plan = Plan(tiling, Finish.of(conv.rescale, bound, AVX512VNNI, proven))
         operation = "dense" if isinstance(contract, Dense) else "conv2d"
-        tile = f"{plan.together * plan.height}x{min(VECTORS, plan.sections[0].vectors) * LANES}"
+        tile = f"{plan.together * tiling.height}x{min(VECTORS, tiling.sections[0].vectors) * LANES}"
         name = f"{contract.x_dtype[0]}8s8_{operation}_{conv.rescale.arithmetic}_{tile}__{amx.NAME}"
         return Built(
             name, (name, plan), _function(plan), contract.inputs, _pack(conv, plan, proven), contract.output
@@ -157,93 +181,106 @@ def _channels(section: Section) -> Array:
 
 
 def _pack(conv: Conv2D, plan: Plan, proven: Line | None) -> tuple[Array, ...]:
-    grouped = plan.geometry.grouped(layout.centered_weights(conv), plan.unit)
-    grouped = grouped.reshape(conv.out_c, plan.steps, plan.unit // 4, 4)
-    packed, indices = [], [_channels(s) for s in plan.sections]
-    for s, index in zip(plan.sections, indices, strict=True):
-        lanes = grouped[index].reshape(s.blocks, s.vectors, LANES, plan.steps, plan.unit // 4, 4)
-        blocks = lanes.transpose(0, 3, 1, 4, 2, 5).reshape(s.blocks, plan.steps, s.vectors, -1)
-        packed.append(np.ascontiguousarray(blocks, np.int8))
+    indices = [_channels(s) for s in plan.tiling.sections]
+    packed = pack_weights(plan.tiling, layout.centered_weights(conv), indices)
     channels = np.concatenate(indices)
     bias = layout.folded_bias(conv, conv.x_zero_point)[channels]
-    return (*packed, bias, _configuration(plan), *plan.finish.pack(conv.rescale, proven, channels))
+    return (*packed, bias, configuration(plan.tiling), *plan.finish.pack(conv.rescale, proven, channels))
 
 
-def _configuration(plan: Plan) -> Array:
+def pack_weights(tiling: Tiling, weights: Array, indices: Sequence[Array]) -> list[Array]:
+    """Weights [out_c, kh, kw, in_c] of each section as its tiles, whose lanes hold channels as `indices` [blocks *
+    vectors, lanes] say."""
+    quads = tiling.unit // 4
+    grouped = tiling.geometry.grouped(weights, tiling.unit).reshape(len(weights), tiling.steps, quads, 4)
+    packed = []
+    for s, index in zip(tiling.sections, indices, strict=True):
+        lanes = grouped[index].reshape(s.blocks, s.vectors, LANES, tiling.steps, quads, 4)
+        blocks = lanes.transpose(0, 3, 1, 4, 2, 5).reshape(s.blocks, tiling.steps, s.vectors, -1)
+        packed.append(np.ascontiguousarray(blocks, np.int8))
+    return packed
+
+
+def configuration(tiling: Tiling) -> Array:
     """The 64 bytes that tell the matrix unit rows and bytes of a row of each tile register (palette 1)."""
     shapes = {
-        **dict.fromkeys(range(INPUTS), (plan.height, 4 * LANES)),
-        **dict.fromkeys(range(INPUTS, WEIGHTS), (plan.height, plan.unit)),
-        **dict.fromkeys(range(WEIGHTS, WEIGHTS + VECTORS), (plan.unit // 4, 4 * LANES)),
+        **dict.fromkeys(range(INPUTS), (tiling.height, 4 * LANES)),
+        **dict.fromkeys(range(INPUTS, WEIGHTS), (tiling.height, tiling.unit)),
+        **dict.fromkeys(range(WEIGHTS, WEIGHTS + VECTORS), (tiling.unit // 4, 4 * LANES)),
     }
-    configuration = np.zeros(64, np.uint8)
-    configuration[0] = 1
+    encoded = np.zeros(64, np.uint8)
+    encoded[0] = 1
     for register, (rows, row) in shapes.items():
-        configuration[16 + 2 * register] = row
-        configuration[48 + register] = rows
-    return configuration
+        encoded[16 + 2 * register] = row
+        encoded[48 + register] = rows
+    return encoded
 
 
 @functools.cache
 def _function(plan: Plan) -> Any:
-    return function([plan.inputs], plan.constants, plan.output, functools.partial(_body, plan))
+    return function([plan.tiling.inputs], plan.constants, plan.tiling.output, functools.partial(_body, plan))
 
 
 def _body(plan: Plan, x: Buffer, *rest: Buffer) -> None:
     *packed, y = rest
-    g, count = plan.geometry, len(plan.sections)
-    weights, (bias, configuration), constants = packed[:count], packed[count : count + 2], packed[count + 2 :]
+    tiling, g, count = plan.tiling, plan.tiling.geometry, len(plan.tiling.sections)
+    weights, (bias, shapes), constants = packed[:count], packed[count : count + 2], packed[count + 2 :]
     amx.ask()
-    slack = plan.unit - g.run if g.run < plan.unit else 0
-    image = padded_image(x, Tensor(g.image, plan.inputs.dtype), g.padding, plan.fill, slack)
-    y = view(y, (g.rows * g.width, plan.output.shape[-1]))
+    slack = tiling.unit - g.run if g.run < tiling.unit else 0
+    dtype = tiling.inputs.dtype
+    image = padded_image(x, Tensor(g.image, dtype), g.padding, tiling.fill, slack)
+    y = view(y, (g.rows * g.width, tiling.output.shape[-1]))
 
     @contextmanager
     def scope() -> Iterator[Any]:
-        amx.configure(configuration)
-        scratch = local(plan.together * plan.height * finish.PACKED * LANES, "int32")
-        tile = _Tile(plan, image, bias, tuple(constants), scratch, y)
-        yield lambda number, first, block, t: tile.emit(plan.sections[number], weights[number], first, block, t)
+        amx.configure(shapes)
+        products = Products.of(tiling, image, [(dtype, bias)] * plan.together)
+        tile = _Tile(plan, products, tuple(constants), y)
+        yield lambda number, first, block, t: tile.emit(tiling.sections[number], weights[number], first, block, t)
         amx.release()
 
-    pairs = math.ceil(plan.tiles / plan.together)
-    each_tile(plan.sections, [pairs] * count, plan.macs, scope)
+    pairs = math.ceil(tiling.tiles / plan.together)
+    each_tile(tiling.sections, [pairs] * count, tiling.macs, scope)
 
 
 @dataclass(frozen=True)
-class _Tile:
-    """The buffers of a function under construction."""
+class Products:
+    """Up to two tiles of inputs times a block's tiles of weights, into scratch.
 
-    plan: Plan
+    `inputs`: the type of each tile of inputs, and the buffer [vectors, lanes] that its sums start with, None for zero.
+    """
+
+    tiling: Tiling
     image: Buffer
-    bias: Buffer
-    constants: tuple[Buffer, ...]
+    inputs: tuple[tuple[str, Buffer | None], ...]
     scratch: Buffer
-    y: Buffer
 
-    def emit(self, s: Section, weights: Buffer, first: int, block: Expr, t: Expr) -> None:
-        """All vectors of a block on neighbouring tiles of pixels, from bias to stored codes."""
-        plan, g = self.plan, self.plan.geometry
-        at = T.Bind(first + block * s.vectors)
-        pixels, addresses = [], []
-        for p in range(plan.together):
-            tile = T.min(t * plan.together + p, plan.tiles - 1)
-            row = T.Bind(tile // plan.per_row)
-            column = T.Bind(T.min(tile % plan.per_row * plan.height, g.width - plan.height))
-            pixels.append(T.Bind(row * g.width + column))
-            addresses.append(T.Bind(g.address(row, column)))
+    @staticmethod
+    def of(tiling: Tiling, image: Buffer, inputs: Sequence[tuple[str, Buffer | None]]) -> Products:
+        """With scratch for blocks of four vectors."""
+        scratch = local(len(inputs) * tiling.height * finish.PACKED * LANES, "int32")
+        return Products(tiling, image, tuple(inputs), scratch)
+
+    def block(self, s: Section, weights: Buffer, block: Expr, at: Expr, addresses: Sequence[Expr]) -> None:
+        """Sums of all vectors of a block, the first one's number being `at`, over inputs from `addresses` on."""
         for v in range(0, s.vectors, VECTORS):
             self._multiply(s, weights, block, at, range(v, min(v + VECTORS, s.vectors)), addresses)
-        for p, pixel in enumerate(pixels):
-            self._finish(s, p, pixel, block, at)
+
+    def place(self, s: Section, p: int, pixel: Expr, v: int) -> Expr:
+        """Where in the scratch a pixel's vector lies."""
+        return ((p * self.tiling.height + pixel) * s.vectors + v) * LANES
 
     def _multiply(
-        self, s: Section, weights: Buffer, block: Expr, at: Expr, vectors: range, addresses: list[Expr]
+        self, s: Section, weights: Buffer, block: Expr, at: Expr, vectors: range, addresses: Sequence[Expr]
     ) -> None:
-        plan, g = self.plan, self.plan.geometry
-        accumulators = {(p, v): p * VECTORS + v % VECTORS for p in range(plan.together) for v in vectors}
-        for (_, v), register in accumulators.items():
-            amx.load(register, self.bias[at + v, 0], 0)
+        tiling, g = self.tiling, self.tiling.geometry
+        accumulators = {(p, v): p * VECTORS + v % VECTORS for p in range(len(addresses)) for v in vectors}
+        for (p, v), register in accumulators.items():
+            start = self.inputs[p][1]
+            if start is None:
+                amx.zero(register)
+            else:
+                amx.load(register, start[at + v, 0], 0)
 
         def step(offset: Expr, k: Expr) -> None:
             for v in vectors:
@@ -251,27 +288,43 @@ class _Tile:
             for p, address in enumerate(addresses):
                 amx.load(INPUTS + p, self.image[address + offset], g.pixel_step)
                 for v in vectors:
-                    amx.multiply(accumulators[p, v], INPUTS + p, WEIGHTS + v % VECTORS, plan.inputs.dtype)
+                    amx.multiply(accumulators[p, v], INPUTS + p, WEIGHTS + v % VECTORS, self.inputs[p][0])
 
         for first, count, pitch in g.regular_runs():
-            with T.serial(count) as r, T.serial(plan.units) as u:
-                inside = T.min(u * plan.unit, max(g.run - plan.unit, 0))
-                step(T.Bind(g.runs[first] + r * pitch + inside), T.Bind((first + r) * plan.units + u))
+            with T.serial(count) as r, T.serial(tiling.units) as u:
+                inside = T.min(u * tiling.unit, max(g.run - tiling.unit, 0))
+                step(T.Bind(g.runs[first] + r * pitch + inside), T.Bind((first + r) * tiling.units + u))
         for (p, v), register in accumulators.items():
-            amx.store(register, self.scratch[self._place(s, p, 0, v)], 4 * LANES * s.vectors)
+            amx.store(register, self.scratch[self.place(s, p, 0, v)], 4 * LANES * s.vectors)
 
-    def _place(self, s: Section, p: int, pixel: Expr, v: int) -> Expr:
-        """Where in the scratch a pixel's vector lies."""
-        return ((p * self.plan.height + pixel) * s.vectors + v) * LANES
+
+@dataclass(frozen=True)
+class _Tile:
+    """The buffers of a function under construction."""
+
+    plan: Plan
+    products: Products
+    constants: tuple[Buffer, ...]
+    y: Buffer
+
+    def emit(self, s: Section, weights: Buffer, first: int, block: Expr, t: Expr) -> None:
+        """All vectors of a block on neighbouring tiles of pixels, from bias to stored codes."""
+        plan, tiling = self.plan, self.plan.tiling
+        at = T.Bind(first + block * s.vectors)
+        tiles = [T.min(t * plan.together + p, tiling.tiles - 1) for p in range(plan.together)]
+        pixels, addresses = zip(*(tiling.position(tile) for tile in tiles), strict=True)
+        self.products.block(s, weights, block, at, addresses)
+        for p, pixel in enumerate(pixels):
+            self._finish(s, p, pixel, block, at)
 
     def _finish(self, s: Section, p: int, pixel: Expr, block: Expr, at: Expr) -> None:
         """A tile's pixels, as many at a time as packing takes."""
-        height, ending, end = self.plan.height, self.plan.finish, s.first + s.channels
-        group = min(height, finish.PACKED // s.vectors)
+        height, ending, end = self.plan.tiling.height, self.plan.finish, s.first + s.channels
+        group, products = min(height, finish.PACKED // s.vectors), self.products
         with T.serial(math.ceil(height / group)) as i:
             start = T.Bind(T.min(i * group, height - group))
             values = [
-                [load(self.scratch, self._place(s, p, start + n, v), lanes=LANES) for v in range(s.vectors)]
+                [load(products.scratch, products.place(s, p, start + n, v), lanes=LANES) for v in range(s.vectors)]
                 for n in range(group)
             ]
             rounded = [
