@@ -12,15 +12,22 @@ from typing import Any
 from benchmarks import tables
 from benchmarks.models import ROOT, SHARED, SPEED, labelled
 
-RENDER = {"speed": tables.speed, "accuracy": tables.accuracy}
+RENDER = {
+    "speed": tables.speed,
+    "accuracy": tables.accuracy,
+    "schemes": tables.schemes,
+    "recovery": tables.recovery,
+}
 
 
 def main(arguments: list[str]) -> int:
     options = _options(arguments)
     for what in options.what or list(RENDER):
-        result = _measure_speed(options) if what == "speed" else _measure_accuracy(options)
+        result = _measure_speed(options) if what == "speed" else _measure_labelled(what, options)
         if result is None:
             continue
+        if options.only or options.scheme:
+            result = tables.joined(what, result)
         print(json.dumps(result, indent=1) if options.json else tables.text(RENDER[what](result)), flush=True)
         if options.write:
             _report(f"wrote {tables.write(what, result).relative_to(ROOT)}")
@@ -31,10 +38,12 @@ def main(arguments: list[str]) -> int:
 
 def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("what", nargs="*", choices=[[], *RENDER], help="speed, accuracy (default: both)")
+    parser.add_argument("what", nargs="*", choices=[[], *RENDER], help="which tables (default: all)")
     parser.add_argument("--shared", type=Path, default=SHARED, help="folder with models/ and images/")
-    parser.add_argument("--only", action="append", help="measure only models whose name contains this")
-    parser.add_argument("--scheme", action="append", help="accuracy of this scheme (default: all that are shipped)")
+    parser.add_argument(
+        "--only", action="append", help="only models whose name contains this; kept results of others stay"
+    )
+    parser.add_argument("--scheme", action="append", help="only this scheme; kept results of others stay")
     parser.add_argument("--limit", type=int, help="samples of each model for accuracy")
     parser.add_argument("--quick", action="store_true", help="fewer runs: figures to look at, not to publish")
     parser.add_argument("--no-frontend", action="store_true", help="leave out TVM's own TFLite frontend")
@@ -58,14 +67,18 @@ def _measure_speed(options: argparse.Namespace) -> dict[str, Any] | None:
     return speed.measure(models, folder, options.quick, not options.no_frontend, _report)
 
 
-def _measure_accuracy(options: argparse.Namespace) -> dict[str, Any] | None:
-    from benchmarks import accuracy
+def _measure_labelled(what: str, options: argparse.Namespace) -> dict[str, Any] | None:
+    from benchmarks import accuracy, recovery, schemes
     from tflite2q import scheme
 
     models = [m for m in labelled(options.shared) if _wanted(m.name, options)]
     if not models:
-        _report("accuracy is not measured: no model fits --only")
+        _report(f"{what} is not measured: no model fits --only")
         return None
+    if what == "schemes":
+        return schemes.measure(models, options.scheme or scheme.shipped(), options.quick, _report)
+    if what == "recovery":
+        return recovery.measure(models, options.scheme or recovery.SCHEMES, options.limit, _report)
     return accuracy.measure(models, options.scheme or scheme.shipped(), options.limit, _report)
 
 

@@ -18,13 +18,24 @@ import tflite2q
 from benchmarks import environment
 from benchmarks.models import Labelled
 from benchmarks.tables import UNCHANGED
-from tflite2q import comparison, data, pipeline
+from tflite2q import comparison, data, pipeline, scheme
 from tflite2q.data import Dataset
 from tflite2q.dialect.graph import Graph
 from tflite2q.errors import Tflite2qError, Unchanged
+from tflite2q.scheme import Scheme
 
 Array = npt.NDArray[Any]
 Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A conversion to measure: whether it may look at some of the samples (never at their labels), and what
+    distinguishes it from others to the same scheme."""
+
+    scheme: Scheme
+    calibrated: bool = False
+    option: str = ""
 
 
 @dataclass(frozen=True)
@@ -32,8 +43,9 @@ class Row:
     """One model under one scheme.
 
     top1, top5 and agreement are shares of the samples, top1 and top5 and size (bytes of the .tflite) are those of the
-    original and of the conversion; `channels`: so many weight channels lost precision, of how many.  `problem`: why the
-    scheme does not apply, where it does not.
+    original and of the conversion; `channels`: so many weight channels lost precision, of how many; `distance`: the sum
+    over all classes of what their probabilities moved by, averaged over the samples.  `problem`: why the scheme does
+    not apply, where it does not.
     """
 
     model: str
@@ -44,6 +56,7 @@ class Row:
     agreement: float = 0.0
     size: tuple[int | None, int | None] = (None, None)
     channels: tuple[int, int] = (0, 0)
+    distance: float = 0.0
     problem: str | None = None
 
 
@@ -63,26 +76,35 @@ def measure(
 ) -> dict[str, Any]:
     """Everything there is to know, ready for JSON; `limit` caps the samples of each model."""
     where = environment.here()
-    rows: list[Row] = []
+    variants = [Variant(scheme.find(name)) for name in schemes]
+    rows = [asdict(row) for _, row in each(models, variants, limit, report, processes)]
+    return {"schema_version": 1, "environment": asdict(where), "rows": rows}
+
+
+def each(
+    models: Sequence[Labelled], variants: Sequence[Variant], limit: int | None, report: Report, processes: int = 2
+) -> Iterator[tuple[Variant, Row]]:
+    """What every variant does to every model."""
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        asked = [(model, name) for model in models for name in (None, *schemes)]
+        asked = [(model, variant) for model in models for variant in (None, *variants)]
         answers = iter(pool.map(partial(_answers, limit=limit), *zip(*asked, strict=True)))
         for model in models:
             before = next(answers)
             if before.graph is None:
                 raise SystemExit(f"{model.name}: {before.problem}")
             samples = _cached(_samples(model, before.graph, limit))
-            for name in schemes:
-                rows.append(_row(model, name, samples, before, next(answers)))
-                report(f"{model.name} {name}: {_outcome(rows[-1])}")
-    return {"schema_version": 1, "environment": asdict(where), "rows": [asdict(row) for row in rows]}
+            for variant in variants:
+                row = _row(model, variant.scheme.name, samples, before, next(answers))
+                report(f"{' '.join(filter(None, (model.name, row.scheme, variant.option)))}: {_outcome(row)}")
+                yield variant, row
 
 
-def _answers(model: Labelled, name: str | None, limit: int | None) -> _Answers:
+def _answers(model: Labelled, variant: Variant | None, limit: int | None) -> _Answers:
     """Convert (None: leave as it is), compile and run on all samples; in a process of its own."""
     try:
         graph = tflite2q.load(model.path)
-        conversion = None if name is None else tflite2q.convert(graph, name)
+        seen = model.data if variant is not None and variant.calibrated else None
+        conversion = None if variant is None else tflite2q.convert(graph, variant.scheme, data=seen)
         chosen = graph if conversion is None else conversion.graph
         executable = tflite2q.compile(chosen)
         inputs = ([graph[n] for n in graph.inputs], [chosen[n] for n in chosen.inputs])
@@ -123,6 +145,7 @@ def _row(model: Labelled, name: str, samples: Dataset, before: _Answers, after: 
         agreement=found.agreement_top1,
         size=(before.size, after.size),
         channels=after.channels,
+        distance=found.mean_abs_error * after.outputs[0][0].size,
     )
 
 

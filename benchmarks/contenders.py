@@ -90,12 +90,13 @@ def medians(contenders: Mapping[str, Times], rounds: int, round_ms: float) -> di
 
 @dataclass(frozen=True)
 class Job:
-    """Compile `model` to `library`, by this project or by TVM's own frontend."""
+    """Compile `model` to `library`, by this project (converted to `scheme` first) or by TVM's own frontend."""
 
     model: Path
     library: Path
     by_frontend: bool = False
     target: str = "native"
+    scheme: str | None = None
 
 
 def build(jobs: Sequence[Job], report: Callable[[str], None], processes: int = 2) -> list[Built]:
@@ -115,7 +116,8 @@ def _build(job: Job) -> Built:
         else:
             import tflite2q
 
-            tflite2q.compile(job.model, target=job.target).save(job.library)
+            model = job.model if job.scheme is None else tflite2q.convert(job.model, job.scheme)
+            tflite2q.compile(model, target=job.target).save(job.library)
     except Exception as error:  # TVM raises many kinds; a table says "refused" for all of them
         lines = str(error).strip().splitlines()
         return Built(job.library, f"{type(error).__name__}: {lines[-1] if lines else ''}"[:200])

@@ -86,6 +86,65 @@ def accuracy_summary(result: Result) -> str:
     return _markdown(("top-1", *(f"`{model}` ({samples[model]} samples)" for model in models)), cells)
 
 
+def schemes(result: Result) -> str:
+    """Times of every scheme on every labelled model, beside accuracy and size where `accuracy` was measured."""
+    about = {(row["model"], row["scheme"]): row for row in _kept("accuracy")}
+    parts = [measured_on(result)]
+    for model in dict.fromkeys(row["model"] for row in result["rows"]):
+        rows = [row for row in result["rows"] if row["model"] == model]
+        rows.sort(key=lambda row: (row["scheme"] != ORIGINAL, row["scheme"]))
+        found = [row for row in about.values() if row["model"] == model and not row["problem"]]
+        samples = f", {found[0]['samples']} labelled samples" if found else ""
+        cells = [_scheme_cells(row, about.get((model, row["scheme"])), found) for row in rows]
+        parts.append(f"`{model}`{samples}:\n\n{_markdown(SCHEMES_HEAD, cells)}")
+    return "\n".join(parts)
+
+
+def recovery(result: Result) -> str:
+    """What each way of recovering accuracy does, for each scheme."""
+    parts = []
+    for model in dict.fromkeys(row["model"] for row in result["rows"]):
+        rows = [row for row in result["rows"] if row["model"] == model]
+        top1, samples = rows[0]["top1"][0], rows[0]["samples"]
+        cells = [
+            (
+                f"`{row['scheme']}`",
+                row["option"],
+                _percent(row["top1"][1]),
+                _percent(row["agreement"]),
+                f"{row['distance']:.3f}",
+            )
+            for row in rows
+        ]
+        parts.append(
+            f"`{model}`, {samples} labelled samples, top-1 as imported {_percent(top1)}:\n\n"
+            f"{_markdown(RECOVERY_HEAD, cells)}"
+        )
+    return "\n".join(parts)
+
+
+def joined(name: str, new: Result, folder: Path = RESULTS) -> dict[str, Any]:
+    """`new` rows in place of the kept ones of the same model, scheme and option, the other kept ones as they are;
+    those measured on another processor or with other packages are dropped, for they do not compare."""
+    path = folder / f"{name}.json"
+    old: Result = json.loads(path.read_text("utf-8")) if path.exists() else {"environment": {}, "rows": []}
+    same = all(old["environment"].get(key) == new["environment"][key] for key in ("processor", "versions"))
+
+    def key(row: Row) -> tuple[Any, ...]:
+        return tuple(row.get(field) for field in ("model", "scheme", "option", "threads"))
+
+    rows = {key(row): row for row in (old["rows"] if same else [])} | {key(row): row for row in new["rows"]}
+    return {**new, "rows": list(rows.values())}
+
+
+def _kept(name: str) -> Sequence[Row]:
+    try:
+        rows: Sequence[Row] = read(name)["rows"]
+    except FileNotFoundError:
+        return []
+    return rows
+
+
 def measured_on(result: Result) -> str:
     return f"Measured on {Environment(**result['environment']).sentence()}\n"
 
@@ -103,6 +162,9 @@ SPEED_HEAD = (
     "G MAC/s",
     "of VNNI peak",
 )
+ORIGINAL = "as imported"
+SCHEMES_HEAD = ("scheme", "top-1", "same answer", "bytes", "tflite2q, ms", "LiteRT, ms")
+RECOVERY_HEAD = ("scheme", "recovery", "top-1", "same answer", "output error")
 ACCURACY_HEAD = ("scheme", "top-1", "top-5", "same answer", "channels rescaled", "bytes")
 
 
@@ -156,6 +218,20 @@ def _accuracy_cells(row: Row) -> tuple[str, ...]:
         f"{rescaled} of {channels}",
         f"{row['size'][0]} → {row['size'][1] or MISSING}",
     )
+
+
+def _scheme_cells(row: Row, about: Row | None, measured: Sequence[Row]) -> tuple[str, ...]:
+    """`about` is the accuracy of the same model and scheme, `measured` are those of the model under all schemes."""
+    if row["problem"]:
+        return f"`{row['scheme']}`", row["problem"], *(MISSING,) * 4
+    name, of_accuracy = f"`{row['scheme']}`", (MISSING,) * 3
+    if row["scheme"] == ORIGINAL:
+        name = ORIGINAL
+        if measured:
+            of_accuracy = (_percent(measured[0]["top1"][0]), MISSING, str(measured[0]["size"][0]))
+    elif about is not None and not about["problem"]:
+        of_accuracy = (_percent(about["top1"][1]), _percent(about["agreement"]), str(about["size"][1] or MISSING))
+    return name, *of_accuracy, _ms(row["ours_ms"]), _ms(row["litert_ms"])
 
 
 def _short(row: Row) -> str:

@@ -145,6 +145,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "speed-summary": partial(measured, "speed", "speed_summary"),
     "accuracy": partial(measured, "accuracy", "accuracy"),
     "accuracy-summary": partial(measured, "accuracy", "accuracy_summary"),
+    "schemes-measured": partial(measured, "schemes", "schemes"),
+    "recovery": partial(measured, "recovery", "recovery"),
 }
 
 

@@ -26,9 +26,7 @@ def observe(graph: Graph, samples: Sequence[Sample]) -> dict[str, Observation]:
     found: dict[str, Observation] = {}
     for value in graph.values:
         if is_activation(value) and value.constant is None:
-            low, high = value.type.range
-            counts = np.zeros(high - low + 1, np.int64)
-            found[value.name] = Observation(value.type, counts, np.zeros(value.type.shape))
+            found[value.name] = Observation.nothing(value.type)
     for sample in samples:
         for name, array in oracle.steps(graph, sample):
             if name in found:

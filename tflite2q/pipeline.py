@@ -82,7 +82,7 @@ def _convert(graph: Graph, scheme: Scheme, data: FilePath | None, limit: int | N
     if data is not None:
         seen = calibration.observe(graph, list(dataset(graph, Options(data=data, limit=limit))))
         return rewrites.convert(graph, scheme, seen, calibrate=True)
-    if rewrites.needs_means(graph, scheme):
+    if rewrites.needs_observations(graph, scheme):
         return rewrites.convert(graph, scheme, calibration.observe(graph, calibration.noise_images(graph)))
     return rewrites.convert(graph, scheme)
 

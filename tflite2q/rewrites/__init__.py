@@ -1,7 +1,7 @@
 """Rewriting a graph to a scheme: small steps from graph to graph, put in order by `convert`."""
 
-from tflite2q.rewrites.conversion import Conversion, convert, needs_means
+from tflite2q.rewrites.conversion import Conversion, convert, needs_observations
 from tflite2q.rewrites.forecast import Forecast
 from tflite2q.rewrites.losses import LayerChange
 
-__all__ = ["Conversion", "Forecast", "LayerChange", "convert", "needs_means"]
+__all__ = ["Conversion", "Forecast", "LayerChange", "convert", "needs_observations"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 
 from tflite2q import numerics
 from tflite2q.dialect.graph import Graph
@@ -17,22 +16,23 @@ from tflite2q.rewrites.edit import Editor
 from tflite2q.rewrites.equalize import equalize, input_gain, output_gain
 from tflite2q.rewrites.parameters import parameters, power_of_two_at_least
 from tflite2q.rewrites.plan import Plan, is_activation
+from tflite2q.rewrites.statistics import Observation
 from tflite2q.rewrites.weights import NewWeights, convert_weights
 from tflite2q.scheme import Activations, Layer
-
-Means = Mapping[str, npt.NDArray[np.float64]]
 
 
 class Applier:
     """Applies a plan and assigned types to a guarded graph; afterwards `weights` tells what became of each op's.
 
-    `means` are the elements' real means of the values that feed layers whose biases are to be corrected.
+    `seen` is what is known of the values that feed layers to be equalized, or whose biases are to be corrected.
     """
 
-    def __init__(self, graph: Graph, plan: Plan, types: Mapping[str, TensorType], means: Means) -> None:
-        self.graph, self.plan, self.types, self.means = graph, plan, types, means
+    def __init__(
+        self, graph: Graph, plan: Plan, types: Mapping[str, TensorType], seen: Mapping[str, Observation]
+    ) -> None:
+        self.graph, self.plan, self.types, self.seen = graph, plan, types, seen
         self.editor = Editor(graph)
-        self.factors = equalize(graph, plan)
+        self.factors = equalize(graph, plan, seen)
         self.weights: dict[str, NewWeights] = {}
 
     def run(self) -> Graph:
@@ -104,9 +104,9 @@ class Applier:
     def _correction(self, op: Op, x: str) -> list[float] | None:
         """What the weights' errors add to each output channel on average, with the opposite sign (eq. S7)."""
         error = self.weights[op.name].error
-        if x not in self.means or not error.any():
+        if x not in self.seen or not error.any():
             return None
-        mean = self.means[x] / self.factors.get(x, 1.0)
+        mean = self.seen[x].mean / self.factors.get(x, 1.0)
         if error.ndim == 2:  # [units, k]
             return [-float(v) for v in error @ mean.reshape(-1, error.shape[1]).mean(axis=0)]
         channel = mean.reshape(-1, mean.shape[-1]).mean(axis=0)

@@ -52,7 +52,8 @@ def convert(
 ) -> Conversion:
     """Rewrite `graph` to `scheme`.
 
-    `seen` is what was observed of the original's activations, by name; bias correction needs it (see `needs_means`).
+    `seen` is what was observed of the original's activations, by name; bias correction and
+    equalization need it (see `needs_observations`).
     With `calibrate` it also narrows the ranges that new scales cover, which real data may do and noise may not.
 
     Raises SchemeError where the scheme is impossible for a layer, Unchanged if there is nothing to do.
@@ -62,8 +63,7 @@ def convert(
     plan = plan.renamed(boundaries.inner)
     known = _behind_boundaries(guarded, graph, boundaries, seen or {})
     ranges = real_ranges(known, scheme.layer.activations) if calibrate else {}
-    means = {name: observation.mean for name, observation in known.items()}
-    applier = Applier(guarded, plan, assign(guarded, plan, boundaries, ranges), means)
+    applier = Applier(guarded, plan, assign(guarded, plan, boundaries, ranges), known)
     new = split_casts(drop_identities(applier.run(), graph))
     if new == graph:
         raise Unchanged(f"the model already is what scheme {scheme.name} asks for; nothing was written")
@@ -73,9 +73,10 @@ def convert(
     return Conversion(verify(new), scheme, layers, inserted)
 
 
-def needs_means(graph: Graph, scheme: Scheme) -> bool:
-    """Whether a conversion of `graph` to `scheme` makes use of observed means."""
-    return any(layer.recover.bias_correction for layer in scheme.layers(graph).values())
+def needs_observations(graph: Graph, scheme: Scheme) -> bool:
+    """Whether a conversion of `graph` to `scheme` makes use of what activations are like."""
+    settings = [layer.recover for layer in scheme.layers(graph).values()]
+    return any(recover.bias_correction or recover.equalize for recover in settings)
 
 
 def _behind_boundaries(

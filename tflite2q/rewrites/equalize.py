@@ -2,8 +2,9 @@
 
 Where y = f(W1 x + b1) feeds W2 alone and f(v) / s = f(v / s), dividing channel c of W1 and b1 by s[c] and multiplying
 W2's input channel c by it changes nothing in real numbers, but lets one scale serve all channels better.  That holds
-for no activation and for RELU; RELU6's upper bound would have to differ by channel.  What the original cuts off at the
-end of y's codes is cut off later in a channel that is divided: equalize models whose ranges fit their data.
+for no activation and for RELU.  RELU6's upper bound would have to differ by channel: there only channels are divided
+that were never seen to reach it.  What the original cuts off at the end of y's codes is cut off later in a channel that
+is divided: equalize models whose ranges fit their data.
 Source: Nagel et al., "Data-Free Quantization through Weight Equalization and Bias Correction", 2019, section 4.1.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 
 from tflite2q import numerics
 from tflite2q.dialect.graph import Graph
@@ -19,28 +21,61 @@ from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.conv import Conv2D, DepthwiseConv2D
 from tflite2q.dialect.types import Value
 from tflite2q.rewrites.plan import Plan, is_activation
+from tflite2q.rewrites.statistics import Observation
 
 HOMOGENEOUS = ("NONE", "RELU")
+BOUNDED = "RELU6"
 # A channel may give up at most two bits of its activation for the sake of the weights.
 LARGEST = 4.0
 
 
-def equalize(graph: Graph, plan: Plan) -> dict[str, numerics.Floats]:
-    """The factor s[c] >= 1 by which each channel of a value is to be divided, for the values that gain from it."""
+def equalize(graph: Graph, plan: Plan, seen: Mapping[str, Observation]) -> dict[str, numerics.Floats]:
+    """The factor s[c] >= 1 by which each channel of a value is to be divided, for the values that gain from it.
+
+    `seen` are observations by name; bounded values of which there are none are left alone.
+    """
     found: dict[str, numerics.Floats] = {}
     for value in graph.values:
         pair = _pair(value, graph)
         if pair is None or not all(plan.layer(op).recover.equalize and plan.wanted(op, graph) for op in pair):
             continue
-        first, second = (np.abs(real_weights(op, graph, found)) for op in pair)
-        made = first.max(axis=tuple(i for i in range(4) if i != pair[0].channel_axis))
-        read = second.max(axis=(0, 1, 2))
+        made, read = _ranges(pair, graph, plan, found)
         if not (made > 0).all() or not (read > 0).all():
             continue
         factors = np.sqrt(made / read)
-        factors = np.clip(factors / factors.min(), 1.0, LARGEST)
-        found[value.name] = factors
+        # Only ratios matter.  A channel that is divided uses fewer codes, so the middle one is left as it is.
+        factors = np.clip(factors / np.median(factors), 1.0, LARGEST)
+        factors[_reaching_bound(value, pair[0], seen.get(value.name))] = 1.0
+        if (factors > 1.0).any():
+            found[value.name] = factors
     return found
+
+
+def _ranges(
+    pair: tuple[Op, Op], graph: Graph, plan: Plan, factors: Mapping[str, numerics.Floats]
+) -> tuple[numerics.Floats, numerics.Floats]:
+    """For each channel of the value between `pair`, the largest weight that makes it and the largest that reads it;
+    1 where a scale of its own serves the channel's weights anyway."""
+    first, second = (np.abs(real_weights(op, graph, factors)) for op in pair)
+    made = first.max(axis=tuple(i for i in range(4) if i != pair[0].channel_axis))
+    read = second.max(axis=(0, 1, 2))
+    own = [plan.layer(op).weights.granularity == "per-channel" for op in pair]
+    if own[0]:
+        made = np.sign(made)
+    if own[1] and isinstance(pair[1], DepthwiseConv2D):
+        read = np.sign(read)
+    return made, read
+
+
+def _reaching_bound(value: Value, maker: Op, seen: Observation | None) -> npt.NDArray[np.bool_]:
+    """The channels of `value` that its activation may have cut off at an upper bound other than that of the codes."""
+    channels, kind = value.type.shape[-1], value.type
+    if getattr(maker, "activation", "NONE") != BOUNDED:
+        return np.zeros(channels, bool)
+    if seen is None:
+        return np.ones(channels, bool)
+    bound = numerics.activation_range(BOUNDED, kind.scale, kind.zero_point, kind.dtype)[1]
+    return np.asarray(seen.highest.reshape(-1, channels).max(axis=0) >= bound)
 
 
 def _pair(value: Value, graph: Graph) -> tuple[Op, Op] | None:
@@ -49,7 +84,7 @@ def _pair(value: Value, graph: Graph) -> tuple[Op, Op] | None:
     if maker is None or len(readers) != 1 or value.name in graph.outputs or not is_activation(value):
         return None
     reader = readers[0]
-    if not isinstance(maker, Conv2D | DepthwiseConv2D) or maker.activation not in HOMOGENEOUS:
+    if not isinstance(maker, Conv2D | DepthwiseConv2D) or maker.activation not in (*HOMOGENEOUS, BOUNDED):
         return None
     if not isinstance(reader, Conv2D | DepthwiseConv2D) or reader.inputs[0] != value.name:
         return None

@@ -15,16 +15,26 @@ from tflite2q.scheme import Activations
 
 @dataclass
 class Observation:
-    """One activation: how often each code occurred, lowest first, and the mean of each element in real numbers."""
+    """One activation: how often each code occurred, lowest first, and of each element the mean in real numbers and the
+    highest code."""
 
     kind: TensorType
     counts: npt.NDArray[np.int64]
     mean: npt.NDArray[np.float64]
+    highest: npt.NDArray[np.int64]
+
+    @staticmethod
+    def nothing(kind: TensorType) -> Observation:
+        """Of a value of type `kind` before anything was seen."""
+        low, high = kind.range
+        counts = np.zeros(high - low + 1, np.int64)
+        return Observation(kind, counts, np.zeros(kind.shape), np.full(kind.shape, low, np.int64))
 
     def add(self, codes: npt.NDArray[Any], weight: float) -> None:
         low = self.kind.range[0]
         self.counts += np.bincount(codes.reshape(-1).astype(np.int64) - low, minlength=len(self.counts))
         self.mean += (codes.astype(np.float64) - self.kind.zero_point) * (self.kind.scale * weight)
+        self.highest = np.maximum(self.highest, codes)
 
 
 def real_ranges(observations: Mapping[str, Observation], settings: Activations) -> dict[str, tuple[float, float]]:

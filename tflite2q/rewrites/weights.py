@@ -131,7 +131,7 @@ def _fit_symmetric(units: numerics.Floats, base: numerics.Floats, settings: Weig
         ratios[:] = ratios.max()
     new = base[rows] * np.where(ratios > 0, ratios, 1.0)  # rows of zeros say nothing: their biases keep their units
     if settings.scale == "power-of-two":
-        new = np.array([power_of_two_at_least(scale) for scale in new])
+        new = _powers_of_two(units[rows] * base[rows, None], new, limit, settings)
     scales[rows] = new.astype(np.float32)
     exact: numerics.Floats = units[rows] * (base[rows] / scales[rows].astype(np.float64))[:, None]
     if settings.rounding == "nearest":
@@ -139,6 +139,23 @@ def _fit_symmetric(units: numerics.Floats, base: numerics.Floats, settings: Weig
     else:
         codes[rows] = round_preserving_sums(exact, limit)
     return Rows(codes, scales)
+
+
+def _powers_of_two(real: numerics.Floats, steps: numerics.Floats, limit: int, settings: Weights) -> numerics.Floats:
+    """The powers of two that are not below `steps`, or half of them where that has the least squared error."""
+    whole = np.array([power_of_two_at_least(step) for step in steps])
+    if settings.range != "least-squares":
+        return whole
+    errors = [
+        ((np.clip(numerics.round_half_away(real / step[:, None]), -limit, limit) * step[:, None] - real) ** 2).sum(
+            axis=1
+        )
+        for step in (whole, whole / 2)
+    ]
+    halve = errors[1] < errors[0]
+    if settings.granularity == "per-tensor":
+        halve = np.full_like(halve, errors[1].sum() < errors[0].sum())
+    return np.where(halve, whole / 2, whole)
 
 
 def outgrown(largest: numerics.Floats, base: numerics.Floats, settings: Weights) -> npt.NDArray[np.bool_]:

@@ -193,8 +193,9 @@ class DepthwiseConv2D(Convolution):
 
     mnemonic: ClassVar[str] = "q.depthwise_conv2d"
     builtins: ClassVar[tuple[Builtin, ...]] = (
-        # Converters state version 7 for 4-bit weights, but LiteRT's kernels, which run them, are registered up to 6.
-        Builtin("DEPTHWISE_CONV_2D", "DepthwiseConv2DOptions", {"int8": 3, "int16": 5}),
+        # Converters state version 7 for 4-bit weights, but LiteRT's reference kernel, which runs them, is registered up
+        # to 6.
+        Builtin("DEPTHWISE_CONV_2D", "DepthwiseConv2DOptions", {"int8": 3, "int16": 5, "int4": 6}),
     )
     contract: ClassVar[str | None] = "depthwise_conv2d"
     channel_axis: ClassVar[int] = 3
