@@ -5,6 +5,7 @@ vector dot product takes.  Four accumulator tiles, two of pixels by two of chann
 loads of tiles.  A tile's pixels lie beside each other in a row of the image and are as many as cover rows evenly; its
 depth is a whole run of consecutive bytes (`tflite2q.kernels.product`) or an even part of one.  Tiles of accumulators
 begin as the bias, one row loaded sixteen times, and end in scratch, from where the epilogue takes them as vectors.
+Weights that need nine bits once their zero point is subtracted are multiplied in two parts, block by block.
 
 What limits it is the epilogue, two to three cycles for each vector of 16 outputs, and memory for weights that exceed
 the caches; the multiplications only where layers are deep.  Linux grants the matrix unit to a process that asks, so
@@ -41,7 +42,10 @@ INPUTS, WEIGHTS = PIXELS * VECTORS, PIXELS * VECTORS + PIXELS  # tile registers 
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a convolution is cut into tiles: `height` pixels by `unit` bytes of input, four bytes by 16 channels."""
+    """How a convolution is cut into tiles: `height` pixels by `unit` bytes of input, four bytes by 16 channels.
+
+    `parts`: for each section, how many blocks of weights there are, those counted twice that need nine bits.
+    """
 
     inputs: Tensor
     output: Tensor
@@ -50,13 +54,15 @@ class Tiling:
     height: int
     unit: int
     sections: tuple[Section, ...]
+    parts: tuple[int, ...]
 
     @staticmethod
     def of(conv: Conv2D, inputs: Tensor, output: Tensor) -> Tiling:
         geometry = Geometry.of(conv)
         unit = 4 * math.ceil(geometry.run / math.ceil(geometry.run / DEPTH) / 4)
         sections = _sections(conv.out_c)
-        return Tiling(inputs, output, geometry, conv.x_zero_point, _height(geometry), unit, sections)
+        counts = tuple(int(starts[-1]) for starts in map(functools.partial(_part_starts, conv), sections))
+        return Tiling(inputs, output, geometry, conv.x_zero_point, _height(geometry), unit, sections, counts)
 
     @property
     def units(self) -> int:
@@ -87,7 +93,10 @@ class Tiling:
 
     def constants(self, start: str) -> tuple[Tensor, ...]:
         """Weights, what sums start with, of dtype `start`, and the configuration of the unit."""
-        weights = [Tensor((s.blocks, self.steps, s.vectors, LANES * self.unit), "int8") for s in self.sections]
+        weights = [
+            Tensor((parts, self.steps, s.vectors, LANES * self.unit), "int8")
+            for s, parts in zip(self.sections, self.parts, strict=True)
+        ]
         return (*weights, Tensor((self.vectors, LANES), start), Tensor((64,), "uint8"))
 
     def position(self, tile: Expr) -> tuple[Expr, Expr]:
@@ -111,7 +120,8 @@ class Plan:
 
     @property
     def constants(self) -> tuple[Tensor, ...]:
-        return (*self.tiling.constants("int32"), *self.finish.tensors(self.tiling.vectors))
+        starts = [Tensor((s.blocks + 1,), "int32") for s in self.tiling.sections]
+        return (*self.tiling.constants("int32"), *starts, *self.finish.tensors(self.tiling.vectors))
 
 
 @dataclass(frozen=True)
@@ -129,12 +139,7 @@ class X86Matrix:
         if not {contract.x_dtype, contract.rescale.dtype} <= {"uint8", "int8"}:
             return f"{contract.x_dtype} to {contract.rescale.dtype}"
         conv = contract.conv2d() if isinstance(contract, Dense) else contract
-        if conv.groups != 1:
-            return f"{conv.groups} groups"
-        weights = layout.centered_weights(conv)
-        if weights.min() < -128 or weights.max() > 127:
-            return "weights minus their zero points need nine bits"
-        return None
+        return f"{conv.groups} groups" if conv.groups != 1 else None
 
     def build(self, contract: Conv2D | Dense, target: Any) -> Built:
         conv = contract.conv2d() if isinstance(contract, Dense) else contract
@@ -145,9 +150,8 @@ class X86Matrix:
         operation = "dense" if isinstance(contract, Dense) else "conv2d"
         tile = f"{plan.together * tiling.height}x{min(VECTORS, tiling.sections[0].vectors) * LANES}"
         name = f"{contract.x_dtype[0]}8s8_{operation}_{conv.rescale.arithmetic}_{tile}__{amx.NAME}"
-        return Built(
-            name, (name, plan), _function(plan), contract.inputs, _pack(conv, plan, proven), contract.output
-        )  # fmt: skip
+        constants = _pack(conv, plan, proven)
+        return Built(name, (name, plan), _function(plan), contract.inputs, constants, contract.output)
 
 
 def _height(geometry: Geometry) -> int:
@@ -185,20 +189,40 @@ def _pack(conv: Conv2D, plan: Plan, proven: Line | None) -> tuple[Array, ...]:
     packed = pack_weights(plan.tiling, layout.centered_weights(conv), indices)
     channels = np.concatenate(indices)
     bias = layout.folded_bias(conv, conv.x_zero_point)[channels]
-    return (*packed, bias, configuration(plan.tiling), *plan.finish.pack(conv.rescale, proven, channels))
+    starts = [_part_starts(conv, s) for s in plan.tiling.sections]
+    return (*packed, bias, configuration(plan.tiling), *starts, *plan.finish.pack(conv.rescale, proven, channels))
+
+
+def _part_starts(conv: Conv2D, s: Section) -> Array:
+    """int32 [blocks + 1]: of the blocks of weights as packed, those from [i] to [i + 1] are parts of block i.
+
+    Weights that fit eight bits after their zero point is subtracted are one part.  A block with others is the sum of
+    two, or of three if some weight is 255 above its zero point.
+    """
+    weights = layout.centered_weights(conv).reshape(conv.out_c, -1)
+    needed = np.maximum(1, np.maximum(-(-weights.max(axis=1) // 127), -(-weights.min(axis=1) // -128)))
+    return np.cumsum([0, *needed[_channels(s)].reshape(s.blocks, -1).max(axis=1)], dtype=np.int32)
 
 
 def pack_weights(tiling: Tiling, weights: Array, indices: Sequence[Array]) -> list[Array]:
     """Weights [out_c, kh, kw, in_c] of each section as its tiles, whose lanes hold channels as `indices` [blocks *
-    vectors, lanes] say."""
+    vectors, lanes] say, in parts of eight bits."""
     quads = tiling.unit // 4
     grouped = tiling.geometry.grouped(weights, tiling.unit).reshape(len(weights), tiling.steps, quads, 4)
     packed = []
     for s, index in zip(tiling.sections, indices, strict=True):
         lanes = grouped[index].reshape(s.blocks, s.vectors, LANES, tiling.steps, quads, 4)
         blocks = lanes.transpose(0, 3, 1, 4, 2, 5).reshape(s.blocks, tiling.steps, s.vectors, -1)
-        packed.append(np.ascontiguousarray(blocks, np.int8))
+        packed.append(np.concatenate([_eight_bits(block) for block in blocks]))
     return packed
+
+
+def _eight_bits(block: Array) -> Array:
+    """int8 [parts, ...]: as few summands of a block as there can be, and at least one."""
+    parts = [np.clip(block, -128, 127)]
+    while (block := block - parts[-1]).any():
+        parts.append(np.clip(block, -128, 127))
+    return np.ascontiguousarray(parts, np.int8)
 
 
 def configuration(tiling: Tiling) -> Array:
@@ -224,7 +248,8 @@ def _function(plan: Plan) -> Any:
 def _body(plan: Plan, x: Buffer, *rest: Buffer) -> None:
     *packed, y = rest
     tiling, g, count = plan.tiling, plan.tiling.geometry, len(plan.tiling.sections)
-    weights, (bias, shapes), constants = packed[:count], packed[count : count + 2], packed[count + 2 :]
+    weights, (bias, shapes), packed = packed[:count], packed[count : count + 2], packed[count + 2 :]
+    starts, constants = packed[:count], packed[count:]
     amx.ask()
     slack = tiling.unit - g.run if g.run < tiling.unit else 0
     dtype = tiling.inputs.dtype
@@ -236,7 +261,9 @@ def _body(plan: Plan, x: Buffer, *rest: Buffer) -> None:
         amx.configure(shapes)
         products = Products.of(tiling, image, [(dtype, bias)] * plan.together)
         tile = _Tile(plan, products, tuple(constants), y)
-        yield lambda number, first, block, t: tile.emit(tiling.sections[number], weights[number], first, block, t)
+        yield lambda number, first, block, t: tile.emit(
+            tiling.sections[number], (weights[number], starts[number]), first, block, t
+        )
         amx.release()
 
     pairs = math.ceil(tiling.tiles / plan.together)
@@ -261,26 +288,41 @@ class Products:
         scratch = local(len(inputs) * tiling.height * finish.PACKED * LANES, "int32")
         return Products(tiling, image, tuple(inputs), scratch)
 
-    def block(self, s: Section, weights: Buffer, block: Expr, at: Expr, addresses: Sequence[Expr]) -> None:
-        """Sums of all vectors of a block, the first one's number being `at`, over inputs from `addresses` on."""
+    def block(
+        self, s: Section, weights: Buffer, block: Expr, at: Expr, addresses: Sequence[Expr],
+        starts: Buffer | None = None,
+    ) -> None:  # fmt: skip
+        """Sums of all vectors of a block, the first one's number being `at`, over inputs from `addresses` on.
+
+        `starts` says where the block's parts begin in `weights`; without it every block is one part.
+        """
         for v in range(0, s.vectors, VECTORS):
-            self._multiply(s, weights, block, at, range(v, min(v + VECTORS, s.vectors)), addresses)
+            vectors = range(v, min(v + VECTORS, s.vectors))
+            accumulators = {(p, v): p * VECTORS + v % VECTORS for p in range(len(addresses)) for v in vectors}
+            for (p, v), register in accumulators.items():
+                start = self.inputs[p][1]
+                if start is None:
+                    amx.zero(register)
+                else:
+                    amx.load(register, start[at + v, 0], 0)
+            if starts is None or weights.shape[0] == s.blocks:
+                self._multiply(weights, block, addresses, accumulators)
+            else:
+                with T.serial(starts[block + 1] - starts[block]) as part:
+                    self._multiply(weights, T.Bind(starts[block] + part), addresses, accumulators)
+            for (p, v), register in accumulators.items():
+                amx.store(register, self.scratch[self.place(s, p, 0, v)], 4 * LANES * s.vectors)
 
     def place(self, s: Section, p: int, pixel: Expr, v: int) -> Expr:
         """Where in the scratch a pixel's vector lies."""
         return ((p * self.tiling.height + pixel) * s.vectors + v) * LANES
 
     def _multiply(
-        self, s: Section, weights: Buffer, block: Expr, at: Expr, vectors: range, addresses: Sequence[Expr]
+        self, weights: Buffer, block: Expr, addresses: Sequence[Expr], accumulators: dict[tuple[int, int], int]
     ) -> None:
+        """Add the products with one block of weights; `accumulators`: registers by tile of inputs and vector."""
         tiling, g = self.tiling, self.tiling.geometry
-        accumulators = {(p, v): p * VECTORS + v % VECTORS for p in range(len(addresses)) for v in vectors}
-        for (p, v), register in accumulators.items():
-            start = self.inputs[p][1]
-            if start is None:
-                amx.zero(register)
-            else:
-                amx.load(register, start[at + v, 0], 0)
+        vectors = sorted({v for _, v in accumulators})
 
         def step(offset: Expr, k: Expr) -> None:
             for v in vectors:
@@ -294,8 +336,6 @@ class Products:
             with T.serial(count) as r, T.serial(tiling.units) as u:
                 inside = T.min(u * tiling.unit, max(g.run - tiling.unit, 0))
                 step(T.Bind(g.runs[first] + r * pitch + inside), T.Bind((first + r) * tiling.units + u))
-        for (p, v), register in accumulators.items():
-            amx.store(register, self.scratch[self.place(s, p, 0, v)], 4 * LANES * s.vectors)
 
 
 @dataclass(frozen=True)
@@ -307,13 +347,13 @@ class _Tile:
     constants: tuple[Buffer, ...]
     y: Buffer
 
-    def emit(self, s: Section, weights: Buffer, first: int, block: Expr, t: Expr) -> None:
+    def emit(self, s: Section, weights: tuple[Buffer, Buffer], first: int, block: Expr, t: Expr) -> None:
         """All vectors of a block on neighbouring tiles of pixels, from bias to stored codes."""
         plan, tiling = self.plan, self.plan.tiling
         at = T.Bind(first + block * s.vectors)
         tiles = [T.min(t * plan.together + p, tiling.tiles - 1) for p in range(plan.together)]
         pixels, addresses = zip(*(tiling.position(tile) for tile in tiles), strict=True)
-        self.products.block(s, weights, block, at, addresses)
+        self.products.block(s, weights[0], block, at, addresses, weights[1])
         for p, pixel in enumerate(pixels):
             self._finish(s, p, pixel, block, at)
 
