@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tflite2q.kernels import storage
-from tflite2q.kernels.base import ArgMax, Contract, Eltwise, Lookup, Pool, ResizeBilinear, Tensor
+from tflite2q.kernels.base import ArgMax, Concat, Contract, Eltwise, Lookup, Pool, ResizeBilinear, Tensor
 from tflite2q.kernels.registry import KERNELS, select
 from tflite2q.numerics import code_range
 from tflite2q.numpy_core import NumpyCore
@@ -160,6 +160,14 @@ def test_argmax_takes_the_first_of_equals(classes: int, smallest: bool) -> None:
     np.testing.assert_array_equal(run(contract, x), expected)
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16"])
+@pytest.mark.parametrize("rows, lengths", [(1, (5, 300)), (129, (64, 1, 21)), (70, (3, 3)), (200, (256, 256, 7, 65))])
+def test_concat(rows: int, lengths: tuple[int, ...], dtype: str) -> None:
+    contract = Concat(rows, lengths, dtype)
+    inputs = random_inputs(contract, 9)
+    np.testing.assert_array_equal(run(contract, *inputs), np.concatenate(inputs, axis=1))
+
+
 class TestStorage:
     """The same numbers, whichever way int8 is stored."""
 
@@ -185,6 +193,7 @@ class TestStorage:
         self.check(Eltwise("add", "add", add, (Tensor((4, 33), "int8"),) * 2, Tensor((4, 33), "int8")))
         rows, columns = positions(5, 13, "int8"), positions(7, 11, "int8")
         self.check(ResizeBilinear(1, 5, 7, 21, rows, columns, "int8"))
+        self.check(Concat(6, (3, 40), "int8"))
 
     def test_a_shift_of_codes_is_no_work(self) -> None:
         requantize = Lookup((9,), "uint8", (np.arange(256) - 128).astype("int8"))

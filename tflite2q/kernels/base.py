@@ -366,7 +366,36 @@ class ArgMax:
         return Tensor((self.rows,), self.dtype)
 
 
-Contract = Conv2D | DepthwiseConv2D | Dense | RealConv2D | Pool | Lookup | Eltwise | Softmax | ResizeBilinear | ArgMax
+@dataclass(frozen=True)
+class Concat:
+    """Parts beside each other: x_k [rows, lengths[k]] of one dtype to [rows, sum(lengths)]."""
+
+    rows: int
+    lengths: tuple[int, ...]
+    dtype: str
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return tuple(Tensor((self.rows, length), self.dtype) for length in self.lengths)
+
+    @property
+    def output(self) -> Tensor:
+        return Tensor((self.rows, sum(self.lengths)), self.dtype)
+
+
+Contract = (
+    Conv2D
+    | DepthwiseConv2D
+    | Dense
+    | RealConv2D
+    | Pool
+    | Lookup
+    | Eltwise
+    | Softmax
+    | ResizeBilinear
+    | ArgMax
+    | Concat
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -47,7 +47,7 @@ def padded_image(x: Buffer, tensor: Tensor, padding: tuple[int, int, int, int], 
         with T.If(inside):
             with T.Then():
                 _fill(flat, r, 0, left * c, fill, tensor.dtype)
-                _copy(flat, lines, r, left * c, r // rows * h + r % rows - top, row, tensor.dtype)
+                copy_row(flat, lines, r, left * c, r // rows * h + r % rows - top, row)
                 _fill(flat, r, left * c + row, right * c, fill, tensor.dtype)
             with T.Else():
                 _fill(flat, r, 0, width, fill, tensor.dtype)
@@ -76,7 +76,9 @@ def _fill(target: Buffer, row: Any, start: int, length: int, value: int, dtype: 
     chunks(length, 64, emit)
 
 
-def _copy(target: Buffer, source: Buffer, row: Any, start: int, source_row: Any, length: int, dtype: str) -> None:
+def copy_row(target: Buffer, source: Buffer, row: Any, start: int, source_row: Any, length: int) -> None:
+    """`length` elements from the beginning of a row of `source` to `start` in a row of `target`."""
+
     def emit(at: Any, lanes: int) -> None:
         store(target, load(source, source_row, at, lanes=lanes), row, start + at, lanes=lanes)
 

@@ -8,8 +8,10 @@ from tflite2q.kernels.arm import isa as arm
 from tflite2q.kernels.arm.conv import ArmConv
 from tflite2q.kernels.arm.depthwise import ArmDepthwise
 from tflite2q.kernels.arm.lookup import ArmLookup
+from tflite2q.kernels.arm.plane import ArmPlane
 from tflite2q.kernels.base import (
     ArgMax,
+    Concat,
     Contract,
     Conv2D,
     Dense,
@@ -23,6 +25,7 @@ from tflite2q.kernels.base import (
     Softmax,
 )
 from tflite2q.kernels.generic.argmax import GenericArgMax
+from tflite2q.kernels.generic.concat import GenericConcat
 from tflite2q.kernels.generic.conv import GenericConv, GenericDepthwise
 from tflite2q.kernels.generic.eltwise import GenericEltwise
 from tflite2q.kernels.generic.lookup import GenericLookup
@@ -35,12 +38,13 @@ from tflite2q.kernels.x86.conv16 import X86Conv16
 from tflite2q.kernels.x86.depthwise import X86Depthwise
 from tflite2q.kernels.x86.depthwise16 import X86Depthwise16
 from tflite2q.kernels.x86.isa import LEVELS
-from tflite2q.kernels.x86.matrix import X86Matrix
 from tflite2q.kernels.x86.lookup import X86Lookup
+from tflite2q.kernels.x86.matrix import X86Matrix
+from tflite2q.kernels.x86.matrix16 import X86Matrix16
 from tflite2q.kernels.x86.plane import X86Plane
 
 _X86_CONV: tuple[Kernel, ...] = (X86Matrix(), *(X86Conv(level) for level in LEVELS))
-_X86_CONV16 = tuple(X86Conv16(level) for level in LEVELS)
+_X86_CONV16 = (X86Matrix16(), *(X86Conv16(level) for level in LEVELS))
 _X86_DEPTHWISE = tuple(X86Depthwise(level) for level in LEVELS)
 _X86_DEPTHWISE16 = tuple(X86Depthwise16(level) for level in LEVELS)
 _X86_PLANE = tuple(X86Plane(level) for level in LEVELS)
@@ -54,10 +58,11 @@ KERNELS: dict[type, tuple[Kernel, ...]] = {
     RealConv2D: (GenericReal(),),
     Pool: (GenericPool(),),
     Lookup: (X86Lookup(), ArmLookup(), GenericLookup()),
-    Eltwise: (*_X86_PLANE, GenericEltwise()),
+    Eltwise: (*_X86_PLANE, ArmPlane(), GenericEltwise()),
     Softmax: (GenericSoftmax(),),
     ResizeBilinear: (GenericResize(),),
     ArgMax: (GenericArgMax(),),
+    Concat: (GenericConcat(),),
 }
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from tflite2q.kernels.base import (
     Array,
+    Concat,
     Contract,
     Conv2D,
     Dense,
@@ -34,7 +35,7 @@ SHIFT = 128
 def unsigned(contract: Contract, inputs: Sequence[bool], output: bool) -> Contract:
     """`contract` with the marked int8 inputs and its int8 output stored as uint8.
 
-    Input and output of a pool, and of a resize, are stored alike.
+    Inputs and output of a pool, a resize and a concatenation are stored alike.
     """
     if isinstance(contract, Conv2D | DepthwiseConv2D | Dense):
         if inputs[0]:
@@ -56,6 +57,10 @@ def unsigned(contract: Contract, inputs: Sequence[bool], output: bool) -> Contra
         if inputs[0] != output or contract.in_float32:
             raise ValueError("a signed resize's input and output are stored alike")
         return replace(contract, dtype="uint8", offset=contract.offset + SHIFT)
+    if isinstance(contract, Concat):
+        if any(mark != output for mark in inputs):
+            raise ValueError("a concatenation's parts and result are stored alike")
+        return replace(contract, dtype="uint8") if output else contract
     if isinstance(contract, Lookup):
         if output:
             contract = replace(contract, table=shifted(contract.table))

@@ -6,6 +6,7 @@ contract (weights that are not constant, float32 in most), and the op goes throu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from tflite2q.dialect.ops.eltwise import Add
 from tflite2q.dialect.ops.pool import Pool
 from tflite2q.dialect.ops.reduce import ArgExtremum
 from tflite2q.dialect.ops.resize import ResizeBilinear
+from tflite2q.dialect.ops.shape import Concat
 from tflite2q.dialect.ops.softmax import Softmax
 from tflite2q.dialect.types import STORAGE, TensorType, Value
 from tflite2q.kernels import base, layout
@@ -207,6 +209,19 @@ def _argmax(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None:
     return base.ArgMax(x.type.size // classes, classes, x.type.dtype, outs[0].type.dtype, op.smallest)
 
 
+def _concat(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None:
+    """Several parts that are copied as they are; uint8 parts of other parameters would be rescaled."""
+    y = outs[0].type
+    if not isinstance(op, Concat) or y.dtype not in (*EIGHT_BITS, "int16"):
+        return None
+    parts = [value for value in ins if value is not None]
+    if len(parts) < 2 or any(part.constant is not None or part.type.quantization != y.quantization for part in parts):
+        return None
+    axis = op.axis % len(y.shape)
+    rows = math.prod(y.shape[:axis])
+    return base.Concat(rows, tuple(part.type.size // rows for part in parts), y.dtype)
+
+
 def lookup_table(op: Op, x: Value, y: Value) -> Any:
     """An element-wise op's results for the 256 codes of x's 8-bit dtype, lowest first: its own meaning tabulates it."""
     low, high = x.type.range
@@ -226,4 +241,5 @@ _BUILDERS: Mapping[str, Callable[[Op, Values, Sequence[Value]], base.Contract | 
     "softmax": _softmax,
     "resize_bilinear": _resize_bilinear,
     "argmax": _argmax,
+    "concat": _concat,
 }

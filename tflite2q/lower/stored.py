@@ -16,7 +16,10 @@ from tflite2q.kernels import base, storage
 from tflite2q.kernels.registry import prefers_unsigned
 from tflite2q.lower.contracts import activations, contract_of
 
-_STORABLE = (base.Conv2D, base.DepthwiseConv2D, base.Dense, base.Pool, base.Lookup, base.Eltwise, base.ResizeBilinear)
+_STORABLE = (
+    base.Conv2D, base.DepthwiseConv2D, base.Dense, base.Pool, base.Lookup, base.Eltwise, base.ResizeBilinear,
+    base.Concat,
+)  # fmt: skip
 
 
 def contracts(graph: Graph, target: Any) -> dict[int, base.Contract]:
@@ -45,6 +48,8 @@ def _shifted_values(graph: Graph, found: Mapping[int, base.Contract]) -> frozens
         fixed |= {name for name in (*op.inputs, *op.outputs) if name is not None} - free
         if isinstance(contract, base.Pool | base.ResizeBilinear) or (isinstance(op, Reshape) and free):
             alike.append((str(op.inputs[0]), op.outputs[0]))
+        if isinstance(contract, base.Concat):
+            alike += [(str(name), op.outputs[0]) for name in op.inputs]
     before = -1
     while before != len(fixed):
         before = len(fixed)

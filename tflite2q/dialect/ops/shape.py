@@ -114,6 +114,7 @@ class Concat(Movement):
     activation: str = attribute("FusedActivationFunction", "NONE", enum="ActivationFunctionType")
 
     mnemonic: ClassVar[str] = "q.concat"
+    contract: ClassVar[str | None] = "concat"
     builtins: ClassVar[tuple[Builtin, ...]] = (
         Builtin("CONCATENATION", "ConcatenationOptions", {"int8": 2, "int16": 3}),
     )
