@@ -3,7 +3,8 @@
 x = 256 * high + low with high a signed and low an unsigned byte, so a sum of products is 256 times that of the high
 bytes plus that of the low ones.  The image is taken apart into two planes of bytes first, of which the unit multiplies
 neighbouring tiles as it does two tiles of pixels of 8 bits (`tflite2q.kernels.x86.matrix`): twice the multiplications,
-with weights of the same size.
+with weights of the same size.  Pointwise layers of few weights take tile after tile apart, in the first-level cache,
+and multiply all weights by it.
 
 The epilogue puts both sums together.  Each of them fits 32 bits, and so does the whole where the weights prove it;
 where they do not, it is put together in 64 bits.
@@ -30,6 +31,7 @@ from tflite2q.kernels.x86.matrix import LANES, VECTORS, Products, Tiling, config
 from tflite2q.kernels.x86.words import Words, channel_order
 
 PLANES = 2
+FEW_WEIGHTS = 1 << 15  # bytes that the first-level cache holds beside a tile's inputs and sums
 MOST_DEPTH = 2**31 // (255 * 128)  # products of bytes that certainly sum into 32 bits
 
 
@@ -45,6 +47,13 @@ class Plan:
     def constants(self) -> tuple[Tensor, ...]:
         start = "int64" if self.wide else "int32"
         return (*self.tiling.constants(start), *self.words.tensors(self.tiling.vectors))
+
+    @property
+    def by_tile(self) -> bool:
+        """Whether inputs are taken apart tile by tile."""
+        g = self.tiling.geometry
+        weights = self.tiling.steps * self.tiling.unit * self.tiling.vectors * LANES
+        return g.rows == 1 and g.run == g.pixel_step and weights <= FEW_WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -103,18 +112,30 @@ def _body(plan: Plan, x: Buffer, *rest: Buffer) -> None:
     tiling, g, count = plan.tiling, plan.tiling.geometry, len(plan.tiling.sections)
     weights, (start, shapes), constants = packed[:count], packed[count : count + 2], packed[count + 2 :]
     amx.ask()
-    image, plane = _planes(tiling, x)
+    whole = None if plan.by_tile else _planes(tiling, x)
     y = view(y, (g.rows * g.width, tiling.output.shape[-1]))
 
     @contextmanager
     def scope() -> Iterator[Any]:
         amx.configure(shapes)
+        image, plane = whole or _scratch(tiling)
         products = Products.of(tiling, image, [("uint8", None if plan.wide else start), ("int8", None)])
         tile = _Tile(plan, products, plane, start, tuple(constants), y)
-        yield lambda number, first, block, t: tile.emit(tiling.sections[number], weights[number], first, block, t)
+        if plan.by_tile:
+            lines = view(x, (plan.tiling.inputs.size,), "int16")
+            yield lambda _number, _first, _block, t: tile.apart(lines, weights, t)
+        else:
+            yield lambda number, first, block, t: tile.emit(tiling.sections[number], weights[number], first, block, t)
         amx.release()
 
-    each_tile(tiling.sections, [tiling.tiles] * count, PLANES * tiling.macs, scope)
+    sections = (Section(0, LANES, 1, 1, LANES),) if plan.by_tile else tiling.sections
+    each_tile(sections, [tiling.tiles] * len(sections), PLANES * tiling.macs, scope)
+
+
+def _scratch(tiling: Tiling) -> tuple[Buffer, int]:
+    """Room for both planes of one tile, and how far one byte of an input lies behind the other."""
+    plane = tiling.height * tiling.geometry.run + max(tiling.unit - tiling.geometry.run, 0)
+    return T.decl_buffer((PLANES * plane,), "int8"), plane
 
 
 def _planes(tiling: Tiling, x: Buffer) -> tuple[Buffer, int]:
@@ -146,13 +167,17 @@ def _split_row(
 ) -> None:
     """A row of `length` inputs to both planes, between zeros."""
     _clear(image, plane, target, left)
+    _split(image, plane, lines, target + left, source, length)
     _clear(image, plane, target + left + length, right)
+
+
+def _split(image: Buffer, plane: int, lines: Buffer, target: Expr, source: Expr, length: int) -> None:
+    """`length` consecutive inputs to both planes."""
 
     def emit(at: Expr, lanes: int) -> None:
         bytes_ = T.Bind(T.reinterpret(vector("int8", 2 * lanes), load(lines, source + at, lanes=lanes)))
         for p in range(PLANES):
-            part = shuffle([bytes_], range(p, 2 * lanes, 2))
-            store(image, part, p * plane + target + left + at, lanes=lanes)
+            store(image, shuffle([bytes_], range(p, 2 * lanes, 2)), p * plane + target + at, lanes=lanes)
 
     chunks(length, 64, emit)
 
@@ -178,8 +203,22 @@ class _Tile:
 
     def emit(self, s: Section, weights: Buffer, first: int, block: Expr, t: Expr) -> None:
         """All vectors of a block on a tile of pixels, from bias to stored codes."""
-        at = T.Bind(first + block * s.vectors)
         pixel, address = self.plan.tiling.position(t)
+        self._block(s, weights, first, block, pixel, address)
+
+    def apart(self, lines: Buffer, weights: list[Buffer], t: Expr) -> None:
+        """All blocks on a tile of pixels, whose inputs in `lines` are taken apart first."""
+        tiling, image = self.plan.tiling, self.products.image
+        pixel, address = tiling.position(t)
+        _split(image, self.plane, lines, 0, address, tiling.height * tiling.geometry.run)
+        first = 0
+        for s, w in zip(tiling.sections, weights, strict=True):
+            with T.serial(s.blocks) as block:
+                self._block(s, w, first, block, pixel, 0)
+            first += s.blocks * s.vectors
+
+    def _block(self, s: Section, weights: Buffer, first: int, block: Expr, pixel: Expr, address: Expr) -> None:
+        at = T.Bind(first + block * s.vectors)
         self.products.block(s, weights, block, at, (address, address + self.plane))
         words = self.plan.words
         with T.serial(self.plan.tiling.height) as n:
