@@ -49,7 +49,7 @@ def test_pool(kind: str, dtype: str, shape: str) -> None:
 
 
 @pytest.mark.parametrize("x_dtype", ["int8", "uint8"])
-@pytest.mark.parametrize("y_dtype", ["int8", "uint8", "int32", "float32"])
+@pytest.mark.parametrize("y_dtype", ["int8", "uint8", "int16", "int32", "float32"])
 def test_lookup(x_dtype: str, y_dtype: str) -> None:
     table = np.random.default_rng(2).integers(0, 100, 256).astype(y_dtype)
     contract = Lookup((3, 7, 5), x_dtype, table)
@@ -61,7 +61,7 @@ def test_lookup(x_dtype: str, y_dtype: str) -> None:
 def test_lookup_of_every_code(size: int) -> None:
     """Whole vectors, the overlapping end of a row of them, and pieces for threads."""
     rng = np.random.default_rng(size)
-    for x_dtype, y_dtype in (("int8", "uint8"), ("uint8", "int8")):
+    for x_dtype, y_dtype in (("int8", "uint8"), ("uint8", "int8"), ("uint8", "int16"), ("int8", "int16")):
         low, high = code_range(y_dtype)
         contract = Lookup((size,), x_dtype, rng.integers(low, high + 1, 256).astype(y_dtype))
         x = np.resize(rng.permutation(256) + code_range(x_dtype)[0], size).astype(x_dtype)
@@ -79,7 +79,7 @@ def test_lookups_in_registers() -> None:
     assert text.count("vpermi2b") + text.count("vpermt2b") >= 4
     refuses = kernel.refuses
     assert refuses(Lookup((63,), "int8", contract.table), target) == "63 codes are fewer than 64"
-    assert refuses(Lookup((64,), "int8", contract.table.astype(np.int16)), target) == "entries are int16"
+    assert refuses(Lookup((64,), "int8", contract.table.astype(np.int32)), target) == "entries are int32"
     assert refuses(contract, made.target("x86-64-vnni")) == "the target has no avx512vbmi"
 
 

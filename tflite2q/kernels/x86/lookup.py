@@ -1,7 +1,8 @@
 """Look-ups on x86: tables of 256 bytes in four registers, 64 codes at a time.
 
 vpermi2b (AVX-512 VBMI) reads 128 bytes in two registers, by the lower seven bits of each code; the eighth chooses
-between the results for the two halves of the table.  Four instructions for 64 codes: memory limits it.
+between the results for the two halves of the table.  Four instructions for 64 codes: memory limits it.  Entries of 16
+bits are two tables, whose bytes two more permutations put together.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from tflite2q.kernels.base import Built, Lookup, Tensor
+import numpy as np
+
+from tflite2q.kernels.base import Array, Built, Lookup, Tensor
 from tflite2q.kernels.lookup import Translate, table_by_byte, translated
-from tflite2q.kernels.tir import Buffer, Expr, T, function, load, store
+from tflite2q.kernels.tir import Buffer, Expr, T, function, load, shuffle, store
 from tflite2q.kernels.x86 import isa
 
 FEATURES = ("avx512vbmi", "avx512bw")
@@ -20,7 +23,7 @@ IN_FLIGHT = 2  # vectors of codes
 
 
 class X86Lookup:
-    """Lookup contracts of 8-bit tables."""
+    """Lookup contracts of 8-bit and 16-bit tables."""
 
     name = "lookup__avx512vbmi"
 
@@ -28,7 +31,7 @@ class X86Lookup:
         lacks = isa.lacks(FEATURES, target)
         if lacks:
             return lacks
-        if contract.output.dtype not in ("int8", "uint8"):
+        if contract.output.dtype not in ("int8", "uint8", "int16"):
             return f"entries are {contract.output.dtype}"
         if contract.output.size < BYTES:
             return f"{contract.output.size} codes are fewer than {BYTES}"
@@ -37,24 +40,33 @@ class X86Lookup:
     def build(self, contract: Lookup, target: Any) -> Built:
         key = (contract.inputs[0], contract.output)
         name = f"{contract.x_dtype}_lookup_{contract.output.dtype}__avx512vbmi"
-        constants = (table_by_byte(contract),)
-        return Built(name, (name, key), _lookup(*key), contract.inputs, constants, contract.output)
+        return Built(name, (name, key), _lookup(*key), contract.inputs, (_planes(contract),), contract.output)
+
+
+def _planes(contract: Lookup) -> Array:
+    """int8 [bytes of an entry * 256]: the entries' first bytes, then their second ones."""
+    entries = table_by_byte(contract)
+    return np.ascontiguousarray(entries.view(np.int8).reshape(256, -1).T).reshape(-1)
 
 
 @functools.cache
 def _lookup(x: Tensor, y: Tensor) -> Any:
-    return function([x], [Tensor((256,), y.dtype)], y, functools.partial(_body, x))
+    planes = Tensor((np.dtype(y.dtype).itemsize * 256,), "int8")
+    return function([x], [planes], y, functools.partial(_body, x, planes.size))
 
 
-def _body(tensor: Tensor, x: Buffer, table: Buffer, y: Buffer) -> None:
+def _body(tensor: Tensor, size: int, x: Buffer, table: Buffer, y: Buffer) -> None:
     def prepare() -> Translate:
-        parts = [T.Bind(T.reinterpret("int8x64", load(table, first, lanes=BYTES))) for first in range(0, 256, BYTES)]
+        parts = [T.Bind(load(table, first, lanes=BYTES)) for first in range(0, size, BYTES)]
 
         def translate(source: Buffer, target: Buffer, at: Expr, count: int) -> None:
             for i in range(0, count, BYTES):
-                codes = T.Bind(T.reinterpret("int8x64", load(source, at + i, lanes=BYTES)))
-                found = T.reinterpret(f"{target.dtype}x{BYTES}", _entries(parts, codes))
-                store(target, found, at + i, lanes=BYTES)
+                codes = T.Bind(T.reinterpret(f"int8x{BYTES}", load(source, at + i, lanes=BYTES)))
+                found = [T.Bind(_entries(parts[p : p + 4], codes)) for p in range(0, len(parts), 4)]
+                pieces = found if len(found) == 1 else _together(found)
+                lanes = BYTES // len(pieces)
+                for k, piece in enumerate(pieces):
+                    store(target, T.reinterpret(f"{target.dtype}x{lanes}", piece), at + i + k * lanes, lanes=lanes)
 
         return translate
 
@@ -68,3 +80,9 @@ def _entries(parts: list[Expr], codes: Expr) -> Expr:
         T.Bind(T.call_llvm_pure_intrin("int8x64", permute, a, codes, b)) for a, b in (parts[:2], parts[2:])
     )  # fmt: skip
     return T.Select(codes < T.Broadcast(T.int8(0), BYTES), high, low)
+
+
+def _together(found: list[Expr]) -> list[Expr]:
+    """64 entries of two bytes in two vectors."""
+    order = [index for i in range(BYTES) for index in (i, BYTES + i)]
+    return [shuffle(found, order[:BYTES]), shuffle(found, order[BYTES:])]
