@@ -8,19 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from networks import Net
 
 from tflite2q import oracle, runtime
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.ops.conv import Conv2D, DepthwiseConv2D
 from tflite2q.dialect.ops.eltwise import Add, Requantize
-from tflite2q.dialect.ops.shape import Reshape
+from tflite2q.dialect.ops.shape import Pad, Reshape
 from tflite2q.dialect.ops.softmax import Softmax
 from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
 from tflite2q.flatbuffer import reader
 from tflite2q.kernels import base
 from tflite2q.lower.build import build
 from tflite2q.lower.contracts import contract_of, lookup_table
-from tflite2q.lower.graph import CORE_OPERATIONS, lower
+from tflite2q.lower.graph import CORE_OPERATIONS, NOTHING, lower
 from tflite2q.lower.target import resolve, tvm_target
 
 QUICK = ("ad01_int8", "kws_ref_model")
@@ -241,3 +242,45 @@ def test_softmax_of_equal_logits(classes: int) -> None:
     graph = Graph(("x",), ("y",), (x, y), (Softmax(inputs=("x",), outputs=("y",)),))
     codes = np.full((2, classes), 5, np.int8)
     np.testing.assert_array_equal(runtime.compile(graph).run(codes)[0], oracle.run(graph, codes)[0])
+
+
+class TestPads:
+    """PAD before convolutions is left to them, where they pad with the same code."""
+
+    def graph(self, dtype: str, kind: str = "pad", fill: int | None = None, outputs: tuple[str, ...] = ()) -> Graph:
+        net = Net(dtype=dtype, seed=3)
+        x = net.conv(net.input("x", (1, 9, 7, 3), (0.02, 5)), "c", 16, (0.03, 7), size=3)
+        inputs = (x, net.constant("amounts", np.array([[0, 0], [1, 0], [2, 1], [0, 0]], np.int32)))
+        if fill is not None:
+            inputs = (*inputs, net.constant("fill", np.array([fill], dtype), Quantization.per_tensor(0.03, 7)))
+        net.same(x, "padded", (1, 10, 10, 16))
+        net.op(Pad(inputs=inputs, outputs=("padded",), kind=kind))
+        first = self.valid(net, "conv", Conv2D, (8, 3, 3, 16), (1, 8, 8, 8))
+        second = self.valid(net, "depthwise", DepthwiseConv2D, (1, 3, 3, 16), (1, 8, 8, 16))
+        return net.graph(first, second, *outputs)
+
+    def valid(self, net: Net, name: str, kind: Any, weights: tuple[int, ...], shape: tuple[int, ...]) -> str:
+        w = net.weights(f"{name}/w", weights)
+        net.value(name, shape, (0.4, 9))
+        inputs = ("padded", w, net.bias(f"{name}/b", shape[-1], "padded", w))
+        return net.op(kind(inputs=inputs, outputs=(name,), padding="VALID"))
+
+    def choice(self, graph: Graph) -> str:
+        return next(c.kernel for c in lower(graph, target()).choices if c.mnemonic == "q.pad")
+
+    @pytest.mark.parametrize("dtype", ["int8", "uint8"])
+    def test_left_to_convolutions(self, dtype: str) -> None:
+        graph = self.graph(dtype)
+        assert self.choice(graph) == NOTHING
+        assert_exact(graph, True)
+
+    def test_given_code(self) -> None:
+        graph = self.graph("int8", "padv2", 7)
+        assert self.choice(graph) == NOTHING
+        assert_exact(graph, True)
+
+    @pytest.mark.parametrize("facts", [{"kind": "padv2", "fill": 8}, {"outputs": ("padded",)}])
+    def test_done_where_it_is_seen(self, facts: dict[str, Any]) -> None:
+        graph = self.graph("int8", **facts)
+        assert self.choice(graph) == CORE_OPERATIONS
+        assert_exact(graph, True)

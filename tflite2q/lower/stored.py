@@ -11,9 +11,10 @@ from typing import Any
 
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
-from tflite2q.dialect.ops.shape import Reshape
+from tflite2q.dialect.ops.shape import Pad, Reshape
 from tflite2q.kernels import base, storage
 from tflite2q.kernels.registry import prefers_unsigned
+from tflite2q.lower import pads
 from tflite2q.lower.contracts import activations, contract_of
 
 _STORABLE = (
@@ -26,6 +27,7 @@ def contracts(graph: Graph, target: Any) -> dict[int, base.Contract]:
     """By index of op, the contract it gives to a kernel; ops without one are not in it."""
     every = enumerate(graph.ops)
     found = {i: c for i, op in every if (c := contract_of(op, graph.ins(op), graph.outs(op))) is not None}
+    found = pads.merged(graph, found)
     if not prefers_unsigned(target):
         return found
     shifted = _shifted_values(graph, found)
@@ -46,7 +48,7 @@ def _shifted_values(graph: Graph, found: Mapping[int, base.Contract]) -> frozens
         contract = found.get(i)
         free = set(_free_values(op, contract))
         fixed |= {name for name in (*op.inputs, *op.outputs) if name is not None} - free
-        if isinstance(contract, base.Pool | base.ResizeBilinear) or (isinstance(op, Reshape) and free):
+        if isinstance(contract, base.Pool | base.ResizeBilinear) or (isinstance(op, Pad | Reshape) and free):
             alike.append((str(op.inputs[0]), op.outputs[0]))
         if isinstance(contract, base.Concat):
             alike += [(str(name), op.outputs[0]) for name in op.inputs]
