@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from benchmarks import contenders, environment
 from benchmarks.contenders import Built, Job
 from benchmarks.models import Model
 from tflite2q.errors import Unchanged
+from tflite2q.targets import MATRIX_FEATURES
 
 SCHEME = "int8"
 FRONTEND_RUNS = 3  # TVM's frontend computes in float32 and takes up to a hundred times as long
@@ -23,6 +25,7 @@ FRONTEND_RUNS = 3  # TVM's frontend computes in float32 and takes up to a hundre
 class Row:
     """One model with one number of threads, in milliseconds; for int8 models `int8` and `original` are one file.
 
+    `vnni_ms` is the int8 model compiled for this processor without its matrix unit, None where it has none.
     `frontend_ms` is None where TVM's own frontend refuses the model, or was not asked; `peak` is the VNNI peak of as
     many cores as threads, in G MAC/s.
     """
@@ -35,13 +38,9 @@ class Row:
     litert_int8_ms: float
     ours_original_ms: float
     ours_int8_ms: float
+    vnni_ms: float | None
     frontend_ms: float | None
     peak: float | None
-
-    @property
-    def gmacs(self) -> float:
-        """10**9 multiply-accumulates a second of the int8 model compiled by us."""
-        return self.macs / self.ours_int8_ms / 1e6
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,7 @@ class Files:
     int8: Path
     library_original: Path
     library_int8: Path
+    library_vnni: Path | None
     library_frontend: Path | None
 
 
@@ -80,6 +80,7 @@ def _prepare(
     models: Sequence[Model], folder: Path, temporary: Path, with_frontend: bool, report: Report
 ) -> list[Files]:
     """Convert and compile all models."""
+    vnni = _without_matrix_unit()
     found, jobs = [], []
     for model in models:
         original, int8 = model.path(folder), temporary / f"{model.name}.{SCHEME}.tflite"
@@ -91,8 +92,10 @@ def _prepare(
         first = temporary / f"{model.name}.so"
         second = first if int8 == original else temporary / f"{model.name}.{SCHEME}.so"
         third = temporary / f"{model.name}.frontend.so" if with_frontend else None
-        found.append(Files(model, graph.macs(), original, int8, first, second, third))
+        fourth = temporary / f"{model.name}.vnni.so" if vnni else None
+        found.append(Files(model, graph.macs(), original, int8, first, second, fourth, third))
         jobs += [Job(original, first)] + ([Job(int8, second)] if second != first else [])
+        jobs += [Job(int8, fourth, target=vnni)] if fourth and vnni else []
         jobs += [Job(original, third, by_frontend=True)] if third else []
     built = {built.path: built for built in contenders.build(jobs, report)}
     failed = [b for job, b in zip(jobs, built.values(), strict=True) if b.problem and not job.by_frontend]
@@ -116,6 +119,8 @@ def _row(files: Files, threads: int, rounds: int, round_ms: float, peak: float |
     if files.int8 != files.original:
         timed["litert int8"] = contenders.litert(files.int8, threads)
         timed["ours int8"] = contenders.ours(files.library_int8, threads)
+    if files.library_vnni is not None:
+        timed["ours vnni"] = contenders.ours(files.library_vnni, threads)
     ms = contenders.medians(timed, rounds, round_ms)
     frontend = None
     if files.library_frontend is not None:
@@ -131,6 +136,7 @@ def _row(files: Files, threads: int, rounds: int, round_ms: float, peak: float |
         litert_int8_ms=ms.get("litert int8", ms["litert original"]),
         ours_original_ms=ms["ours original"],
         ours_int8_ms=ms.get("ours int8", ms["ours original"]),
+        vnni_ms=ms.get("ours vnni"),
         frontend_ms=frontend,
         peak=peak,
     )
@@ -141,3 +147,15 @@ def _peak(threads: int) -> float | None:
     from benchmarks import peak  # imports TVM
 
     return peak.gmacs(threads)
+
+
+def _without_matrix_unit() -> str | None:
+    """This processor without its matrix unit, as a target in TVM's terms; None if it has none."""
+    from tflite2q.kernels.x86 import amx
+    from tflite2q.lower.target import resolve, tvm_target  # imports TVM
+
+    native = resolve("native")
+    if amx.refuses(tvm_target(native)) is not None:
+        return None
+    kept = [switch for switch in native.mattr if switch[1:] not in MATRIX_FEATURES]
+    return json.dumps({**native.spec, "mattr": [*kept, *(f"-{name}" for name in sorted(MATRIX_FEATURES))]})

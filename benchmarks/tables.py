@@ -160,7 +160,9 @@ SPEED_HEAD = (
     "LiteRT int8 / tflite2q int8",
     "tflite2q original / int8",
     "G MAC/s",
-    "of VNNI peak",
+    "tflite2q, int8, without AMX",
+    "LiteRT original / that",
+    "that, of VNNI peak",
 )
 ORIGINAL = "as imported"
 SCHEMES_HEAD = ("scheme", "top-1", "same answer", "bytes", "tflite2q, ms", "LiteRT, ms")
@@ -169,7 +171,9 @@ ACCURACY_HEAD = ("scheme", "top-1", "top-5", "same answer", "channels rescaled",
 
 
 def _speed_cells(row: Row) -> tuple[str, ...]:
-    ours, gmacs = row["ours_int8_ms"], row["macs"] / row["ours_int8_ms"] / 1e6
+    ours = row["ours_int8_ms"]
+    vnni = row.get("vnni_ms") or ours
+    efficiency = row["macs"] / vnni / 1e6 / row["peak"] if row["peak"] else None
     return (
         f"`{row['model']}` ({row['dtype']})",
         _ms(row["litert_original_ms"]),
@@ -180,19 +184,25 @@ def _speed_cells(row: Row) -> tuple[str, ...]:
         _ratio(row["litert_original_ms"], ours),
         _ratio(row["litert_int8_ms"], ours),
         _ratio(row["ours_original_ms"], ours),
-        f"{gmacs:.0f}",
-        f"{gmacs / row['peak']:.0%}" if row["peak"] else MISSING,
+        f"{row['macs'] / ours / 1e6:.0f}",
+        _ms(row.get("vnni_ms")),
+        _ratio(row["litert_original_ms"], vnni),
+        MISSING if efficiency is None else f"{efficiency:.0%}",
     )
 
 
 def _means(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
     legacy = [row for row in rows if row["dtype"] == "uint8"]
     imported = [row for row in rows if row["frontend_ms"]]
+    both = [row for row in rows if row.get("vnni_ms")]
+    legacy_both = [row for row in both if row["dtype"] == "uint8"]
     kinds: tuple[tuple[str, str, Sequence[Row], str, str], ...] = (
         ("LiteRT original / tflite2q int8", "uint8", legacy, "litert_original_ms", "ours_int8_ms"),
         ("LiteRT int8 / tflite2q int8", "all", rows, "litert_int8_ms", "ours_int8_ms"),
         ("LiteRT original / LiteRT int8", "uint8", legacy, "litert_original_ms", "litert_int8_ms"),
         ("tflite2q original / tflite2q int8", "uint8", legacy, "ours_original_ms", "ours_int8_ms"),
+        ("LiteRT original / tflite2q int8 without AMX", "uint8", legacy_both, "litert_original_ms", "vnni_ms"),
+        ("LiteRT int8 / tflite2q int8 without AMX", "all", both, "litert_int8_ms", "vnni_ms"),
         (f"{TVM_HEAD} / tflite2q original", "all it imports", imported, "frontend_ms", "ours_original_ms"),
     )
     return [
