@@ -9,6 +9,7 @@ import pytest
 
 from tflite2q import numerics
 from tflite2q.kernels import line
+from tflite2q.numerics import code_range
 from tflite2q.rescale import Rescale
 
 
@@ -42,6 +43,38 @@ def test_equal_for_every_accumulator(zero_point: int, largest: float) -> None:
         v = np.arange(-int(bound[0]), int(bound[0]) + 1)[None, :]
         np.testing.assert_array_equal(line_codes(rescale, made, v), codes(rescale, v))
     assert proven >= 10
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+def test_floats_from_the_start_are_equal_for_every_accumulator(dtype: str) -> None:
+    """As the instructions do it: an integer added to a float's bits, a fused multiply-add, a rounding."""
+    rng = np.random.default_rng(4)
+    proven = folded = 0
+    for _ in range(40):
+        real = float(rng.uniform(0.2, 1.0) * 10.0 ** rng.uniform(-3.3, -0.4))
+        low, high = code_range(dtype)
+        zero_point = int(rng.integers(low, low + 20))
+        rescale = Rescale((real,), zero_point, zero_point, high, dtype)
+        bound = np.array([400.0 / real])
+        made = line.prove(rescale, bound)
+        made = made and line.floating(made, rescale, bound)
+        if made is None:
+            continue
+        proven += 1
+        assert made.start is not None
+        folded += made.middle == -zero_point
+        v = np.arange(-int(bound[0]), int(bound[0]) + 1)
+        floats = (v + made.start[0]).astype(np.int32).view(np.float32)
+        total = floats.astype(np.float64) * made.slope.astype(np.float64) + made.offset
+        found = np.rint(total.astype(np.float32)) + made.middle + zero_point
+        np.testing.assert_array_equal(np.clip(found, rescale.low, rescale.high)[None], codes(rescale, v[None]))
+    assert proven >= 20 and folded >= 10
+
+
+def test_no_floats_from_the_start_where_they_would_overflow() -> None:
+    rescale = Rescale((0.00005,), 0, 0, 255, "uint8")
+    made = line.prove(rescale, np.array([5e6]))
+    assert made is not None and line.floating(made, rescale, np.array([5e6])) is None
 
 
 def test_channels_are_proven_together_or_not_at_all() -> None:

@@ -12,10 +12,17 @@ beforehand, which gives float32 one more bit where it needs it.
 A line that fails at single accumulators may be mended at one of them per channel (`Line.mend`).  Channels of one layer
 with equal multipliers pass or fail together: layers quantized by tensor nearly always pass, of layers quantized by
 channel about half do.
+
+Accumulators need no conversion to float32 if they start at 0x4B400000 besides their bias (`floating`): read as a
+float32 that is 1.5 * 2**23, and each 1 added to the bits adds 1.  The line's offset then takes off 1.5 * 2**23 times
+the slope, a number too coarse for the line to stay where it was - but not if the start is moved by just so many
+accumulators that what is to be taken off lies next to a float32.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +32,10 @@ from tflite2q.rescale import Rescale
 
 _EXACT_FLOAT32 = 2.0**24  # integers up to here are float32 numbers
 _NEVER = -(2**31)  # an accumulator that no channel reaches
+_ONE_AND_A_HALF = 1.5 * 2.0**23
+_ROOM = 2**22  # accumulators beyond would change the float's exponent
+_MOVES = 2**11  # by which the start is moved, at most
+_CANDIDATES = 8  # moves that are tried, best first
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +43,8 @@ class Line:
     """code - zero_point - middle = rint(fma(v, slope, offset)), one entry per channel.
 
     `signed`: the offset takes the sign of v.  `mend`: (v, correction) int32 arrays of the one accumulator per channel
-    whose result is off, or None if there is none anywhere.
+    whose result is off, or None if there is none anywhere.  `start`: if given (int32), accumulators begin with it
+    beside the bias, and their bits are the float32 that stands for v.
     """
 
     slope: Array
@@ -40,6 +52,7 @@ class Line:
     signed: bool
     middle: int
     mend: tuple[Array, Array] | None
+    start: Array | None = None
 
 
 def prove(rescale: Rescale, bound: Array) -> Line | None:
@@ -66,6 +79,24 @@ def prove(rescale: Rescale, bound: Array) -> Line | None:
         return None
     mend = steps.mend(best) if best.wrong.any() else None
     return Line(best.slope, best.offset, signed, middle, mend)
+
+
+def floating(line: Line, rescale: Rescale, bound: Array) -> Line | None:
+    """`line` for accumulators that are the bits of a float32, proven once more, or None.
+
+    If it can be, the zero point is part of the offset, and nothing is left to add to the rounded result.
+    """
+    if line.signed or line.mend is not None or (bound >= _ROOM - _MOVES).any():
+        return None
+    m, shift = (np.broadcast_to(a, bound.shape) for a in rescale.fixed_point())
+    levels = np.arange(rescale.low - rescale.zero_point + 1, rescale.high - rescale.zero_point + 1)
+    first = _first_accumulators(m, -shift, levels)
+    for middle in (-rescale.zero_point, line.middle):
+        steps = _Steps(levels - middle, first, bound, False)
+        found = steps.floating(line.slope, line.offset.astype(np.float64) + (line.middle - middle))
+        if found is not None:
+            return Line(line.slope, found[0], False, middle, None, found[1])
+    return None
 
 
 def _first_accumulators(m: Array, n: Array, levels: Array) -> Array:
@@ -136,10 +167,33 @@ class _Steps:
         return _Fit(slope, offset, early.sum(axis=1) + late.sum(axis=1))
 
     def errors(self, slope: Array, offset: Array) -> tuple[Array, Array]:
-        """Booleans [channels, levels]: the line steps too early (is up at first - 1), too late (not up at first)."""
+        """As of `_misses`."""
+        return self._misses(functools.partial(evaluate, slope=slope, offset=offset, signed=self.signed))
+
+    def floating(self, slope: Array, wanted: Array) -> tuple[Array, Array] | None:
+        """(float32 offset, int32 start) of a line that steps where it should, with `wanted` as its offset nearly."""
+        different, each = np.unique(np.stack([slope.astype(np.float64), wanted]), axis=1, return_inverse=True)
+        each = each.reshape(-1)
+        moves = np.arange(-_MOVES, _MOVES)
+        exact = different[1][:, None] - different[0][:, None] * (_ONE_AND_A_HALF + moves)
+        nearest = exact.astype(np.float32)
+        best = np.argsort(np.abs(nearest - exact), axis=1)[:, :_CANDIDATES]
+        offset, move = np.zeros(len(slope), np.float32), np.zeros(len(slope), np.int64)
+        wrong: Array = np.ones(len(slope), bool)
+        for candidate in best.T:
+            offset[wrong] = nearest[np.arange(len(best)), candidate][each][wrong]
+            move[wrong] = moves[candidate][each][wrong]
+            early, late = self._misses(functools.partial(evaluate_floating, slope=slope, offset=offset, move=move))
+            wrong = np.asarray((early | late).any(axis=1))
+            if not wrong.any():
+                return offset, (np.float32(_ONE_AND_A_HALF).view(np.int32) + move).astype(np.int32)
+        return None
+
+    def _misses(self, line: Callable[[Array], Array]) -> tuple[Array, Array]:
+        """Booleans [channels, levels]: `line` steps too early (is up at first - 1), too late (not up at first)."""
         before = self.first - 1
-        early = (evaluate(before, slope, offset, self.signed) >= self.levels) & self.reached(before)
-        late = (evaluate(self.first, slope, offset, self.signed) < self.levels) & self.reached(self.first)
+        early = (line(before) >= self.levels) & self.reached(before)
+        late = (line(self.first) < self.levels) & self.reached(self.first)
         return early, late
 
     def mend(self, fit: _Fit) -> tuple[Array, Array]:
@@ -161,4 +215,15 @@ def evaluate(v: Array, slope: Array, offset: Array, signed: bool) -> Array:
     moved = np.broadcast_to(offset[:, None], x.shape)
     moved = np.copysign(moved, x) if signed else moved
     total = x.astype(np.float64) * slope.astype(np.float64)[:, None] + moved
+    return np.asarray(np.rint(total.astype(np.float32)))
+
+
+def evaluate_floating(v: Array, slope: Array, offset: Array, move: Array) -> Array:
+    """The line at integers v [channels, n] whose accumulators are floats, exactly as the fused instruction computes it.
+
+    The product of two float32 numbers has 48 bits, and the offset ends no lower than it and is about as large: float64
+    holds their sum exactly.
+    """
+    x = v.astype(np.float64) + (_ONE_AND_A_HALF + move[:, None])
+    total = x * slope.astype(np.float64)[:, None] + offset.astype(np.float64)[:, None]
     return np.asarray(np.rint(total.astype(np.float32)))

@@ -24,7 +24,7 @@ import numpy as np
 
 from tflite2q.kernels import layout
 from tflite2q.kernels.base import Array, Built, DepthwiseConv2D, Tensor
-from tflite2q.kernels.line import Line, prove
+from tflite2q.kernels.line import Line, floating, prove
 from tflite2q.kernels.loops import PARALLEL_MACS, ZEROS, moving_zero
 from tflite2q.kernels.tir import Buffer, Expr, T, function, load, store, view
 from tflite2q.kernels.x86 import finish
@@ -143,7 +143,9 @@ class X86Depthwise:
         return None
 
     def build(self, contract: DepthwiseConv2D, target: Any) -> Built:
-        proven = prove(contract.rescale, layout.accumulator_bound(contract))
+        bound = layout.accumulator_bound(contract)
+        proven = prove(contract.rescale, bound)
+        proven = (proven and floating(proven, contract.rescale, bound)) or proven
         plan = _plan(contract, self.isa, proven)
         types = f"{contract.x_dtype[0]}8s{8 if self.isa.dot_intrinsic else 16}"
         kernel = f"{plan.kernel[0]}x{plan.kernel[1]}s{plan.strides[0]}"
@@ -217,7 +219,7 @@ def _pack(contract: DepthwiseConv2D, plan: Plan, proven: Line | None) -> tuple[A
     channels = _channels(plan)
     insides = _insides(contract, plan.rows)
     numbers = [insides.index(inside) for inside in _rows_inside(contract, plan.rows)]
-    each = [_pack_variant(contract, plan, channels, inside) for inside in insides]
+    each = [_pack_variant(contract, plan, proven, channels, inside) for inside in insides]
     weights, biases = (np.concatenate(arrays) for arrays in zip(*each, strict=True))
     return (
         np.array(numbers, np.int32),
@@ -229,7 +231,7 @@ def _pack(contract: DepthwiseConv2D, plan: Plan, proven: Line | None) -> tuple[A
 
 
 def _pack_variant(
-    contract: DepthwiseConv2D, plan: Plan, channels: Array, inside: tuple[bool, ...]
+    contract: DepthwiseConv2D, plan: Plan, proven: Line | None, channels: Array, inside: tuple[bool, ...]
 ) -> tuple[Array, Array]:
     """Weights [blocks, steps * 4, elements] and biases [blocks, rows * 4, lanes] where those input rows are inside."""
     (kh, kw), isa = plan.kernel, plan.finish.isa
@@ -247,7 +249,8 @@ def _pack_variant(
             for n, part in enumerate(parts):
                 packed[r, :, row // 4, n, ..., row % 4] = part[i][:, channels]
     zero_point = contract.x_zero_point + (128 if contract.x_dtype == "int8" else 0)
-    bias = wrap32(layout.folded_bias(contract, zero_point).astype(np.int64) + zero_point * outside).astype(np.int32)
+    start = 0 if proven is None or proven.start is None else proven.start.astype(np.int64)
+    bias = wrap32(layout.folded_bias(contract, zero_point) + start + zero_point * outside).astype(np.int32)
     blocks = len(channels)
     return (
         isa.arrange(np.moveaxis(packed, 4, 0)).reshape(blocks, *plan.constants[1].shape[1:]),

@@ -35,7 +35,7 @@ class Finish:
     """An `Epilogue` on one level of instructions.
 
     `form`: "line", "even_odd" (fixed point), "convert" (float32), or "plain" for the portable text.  `middle`,
-    `mended`, `signed` describe a line.
+    `mended`, `signed`, `floating` describe a line.
     """
 
     epilogue: Epilogue
@@ -44,13 +44,15 @@ class Finish:
     middle: int = 0
     signed: bool = False
     mended: bool = False
+    floating: bool = False
 
     @staticmethod
     def of(rescale: Rescale, bound: Array, isa: Isa, proven: Line | None) -> Finish:
         """`bound`: largest accumulator of each channel; `proven`: what `line.prove` says of the same."""
         epilogue = Epilogue.of(rescale, bound)
         if proven is not None:
-            return Finish(epilogue, isa, "line", proven.middle, proven.signed, proven.mend is not None)
+            mended, floating = proven.mend is not None, proven.start is not None
+            return Finish(epilogue, isa, "line", proven.middle, proven.signed, mended, floating)
         form = "plain"
         if rescale.arithmetic == "fixed" and epilogue.right_everywhere and not (epilogue.left or epilogue.wide):
             form = "even_odd"
@@ -104,7 +106,7 @@ class Finish:
     def _line(self, v: Expr, loads: list[Expr]) -> Expr:
         slope, offset, *mend = loads
         floats, ints = vector("float32", self.isa.lanes), vector("int32", self.isa.lanes)
-        x = T.Bind(T.cast(v, floats))
+        x = T.Bind(T.reinterpret(floats, v) if self.floating else T.cast(v, floats))
         if self.signed:
             sign = T.bitwise_and(T.reinterpret(ints, x), broadcast(T.int32(-(2**31)), self.isa.lanes))
             offset = T.reinterpret(floats, T.bitwise_or(sign, T.reinterpret(ints, offset)))
