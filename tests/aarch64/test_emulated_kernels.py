@@ -18,15 +18,17 @@ from tflite2q.kernels.arm import isa
 from tflite2q.kernels.arm.conv import ArmConv
 from tflite2q.kernels.arm.depthwise import ArmDepthwise
 from tflite2q.kernels.arm.lookup import ArmLookup
-from tflite2q.kernels.base import Built, Conv2D, Dense, DepthwiseConv2D, Lookup
+from tflite2q.kernels.arm.plane import ArmPlane
+from tflite2q.kernels.base import Built, Conv2D, Dense, DepthwiseConv2D, Eltwise, Lookup, Tensor
 from tflite2q.lower.link import link
 from tflite2q.lower.target import resolve, tvm_target
+from tflite2q.numerics import code_range
 from tflite2q.rescale import Rescale
 
 pytestmark = pytest.mark.aarch64
 
 Array = npt.NDArray[Any]
-Contract = Conv2D | Dense | DepthwiseConv2D | Lookup
+Contract = Conv2D | Dense | DepthwiseConv2D | Lookup | Eltwise
 
 # Each level of instructions, compiled for a target of that level, on the least processor that has them.
 LEVELS = {
@@ -36,6 +38,7 @@ LEVELS = {
 }
 
 
+DRAWN = 60
 SAME = (1, 1, 1, 1)
 LAYERS: dict[str, Layer] = {
     "plain": Layer(in_c=64, out_c=32),
@@ -137,6 +140,34 @@ def test_convolutions(emulator: Emulator, tmp_path: Path) -> None:
     assert min(values.values()) > 1, f"outputs that never vary prove nothing: {values}"
 
 
+def drawn(seed: int) -> Layer:
+    """A convolution of random geometry, types and arithmetic."""
+    generator = np.random.default_rng(seed)
+
+    def one_of(*choices: Any) -> Any:
+        return choices[generator.integers(len(choices))]
+
+    kernel = one_of((1, 1), (1, 1), (1, 1), (3, 3), (2, 2), (1, 3), (5, 1))
+    return Layer(
+        in_c=one_of(1, 3, 4, 8, 15, 16, 24, 31, 40, 65), out_c=one_of(1, 4, 7, 8, 9, 13, 16, 24, 30, 48, 70),
+        size=int(generator.integers(5, 12)), kernel=kernel, stride=one_of(1, 1, 2, 3),
+        padding=one_of((0, 0, 0, 0), SAME, (0, 1, 2, 0)), x=one_of("int8", "uint8"), y=one_of("int8", "uint8"),
+        arithmetic=one_of("fixed", "float32", "shift"), relu=one_of(False, True), batch=one_of(1, 2, 3),
+        **one_of({}, {}, {"weights": "uint8", "weight_zero_point": 120}),
+    )  # fmt: skip
+
+
+def test_random_convolutions(emulator: Emulator, tmp_path: Path) -> None:
+    name, level = LEVELS[emulator.cpu]
+    target = tvm_target(resolve(name))
+    contracts = {f"drawn_{seed}": drawn(seed).contract(seed) for seed in range(DRAWN)}
+    built = {name: ArmConv(level).build(c, target) for name, c in contracts.items()}
+    given = {name: arguments(contracts[name], each, seed) for seed, (name, each) in enumerate(built.items())}
+    found = run(emulator, tmp_path, built, given)
+    for seed, (name, contract) in enumerate(contracts.items()):
+        np.testing.assert_array_equal(found[name], integer.conv(contract, given[name][0]), err_msg=str(drawn(seed)))
+
+
 def test_depthwise(emulator: Emulator, tmp_path: Path) -> None:
     """Each layer by the best kernel that takes it: dot products refuse few channels and wide weights."""
     name, level = LEVELS[emulator.cpu]
@@ -198,3 +229,35 @@ def test_lookups(emulator: Emulator, tmp_path: Path, x_dtype: str) -> None:
     for name, contract in contracts.items():
         want = contract.table[given[name][0].astype(int) - low]
         np.testing.assert_array_equal(found[name], want, err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_planes(emulator: Emulator, tmp_path: Path, dtype: str) -> None:
+    """A weighted sum of every pair of codes, and of tensors that fill no vector; clamped and not."""
+    target = tvm_target(resolve(LEVELS[emulator.cpu][0]))
+    low, high = code_range(dtype)
+    factors = (2 / 3, -0.5, 0.3)
+
+    def contract(shape: tuple[int, ...], least: int) -> Eltwise:
+        def meaning(core: Any, a: Any, b: Any) -> Any:
+            # In float64, halves up; by NumPy's hand, with nothing of the kernels.
+            total = np.floor(a.astype(float) * factors[0] + b.astype(float) * factors[1] + factors[2] + 0.5)
+            return np.clip(total, least, high).astype(dtype)
+
+        tensor = Tensor(shape, dtype)
+        return Eltwise("sum", (shape, least), meaning, (tensor, tensor), tensor, factors)
+
+    contracts = {
+        "all_pairs": contract((256, 256), low), "relu": contract((256, 256), low + 100), "odd": contract((3, 11), low)
+    }  # fmt: skip
+    built = {name: ArmPlane().build(c, target) for name, c in contracts.items()}
+    codes_ = np.arange(low, high + 1).astype(dtype)
+    pairs = [np.repeat(codes_, 256).reshape(256, 256), np.resize(codes_, (256, 256))]
+    given = {
+        name: [*(x.reshape(-1)[: c.output.size].reshape(c.output.shape) for x in pairs), *built[name].constants,
+               np.zeros(c.output.shape, dtype)]
+        for name, c in contracts.items()
+    }  # fmt: skip
+    found = run(emulator, tmp_path, built, given)
+    for name, c in contracts.items():
+        np.testing.assert_array_equal(found[name], c.meaning(None, *given[name][:2]), err_msg=name)
