@@ -44,7 +44,7 @@ from tflite2q.kernels.x86.matrix16 import X86Matrix16
 from tflite2q.kernels.x86.plane import X86Plane
 
 _X86_CONV: tuple[Kernel, ...] = (X86Matrix(), *(X86Conv(level) for level in LEVELS))
-_X86_CONV16 = (X86Matrix16(), *(X86Conv16(level) for level in LEVELS))
+_X86_CONV16: tuple[Kernel, ...] = (X86Matrix16(), *(X86Conv16(level) for level in LEVELS))
 _X86_DEPTHWISE = tuple(X86Depthwise(level) for level in LEVELS)
 _X86_DEPTHWISE16 = tuple(X86Depthwise16(level) for level in LEVELS)
 _X86_PLANE = tuple(X86Plane(level) for level in LEVELS)

@@ -53,7 +53,8 @@ class Plan:
         """Whether inputs are taken apart tile by tile."""
         g = self.tiling.geometry
         weights = self.tiling.steps * self.tiling.unit * self.tiling.vectors * LANES
-        return g.rows == 1 and g.run == g.pixel_step and weights <= FEW_WEIGHTS
+        consecutive = g.rows == 1 and g.runs == (0,) and g.run == g.pixel_step and not any(g.padding)
+        return consecutive and weights <= FEW_WEIGHTS
 
 
 @dataclass(frozen=True)
