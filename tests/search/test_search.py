@@ -89,7 +89,18 @@ def test_search_keeps_its_promise_and_its_file_gives_the_model_it_measured(
     assert measure.loss(judge.accuracy(converted.graph, measure.comparison.quiet)) == found.chosen.points_lost
     base = tflite2q.convert(graph, "int8")
     assert len(writer.write(converted.graph)) < len(writer.write(base.graph))
-    assert len(writer.write(converted.graph)) == pytest.approx(found.chosen.cost, rel=0.02)
+    assert len(writer.write(converted.graph)) == found.chosen.measured_cost
+    assert found.chosen.measured_cost == pytest.approx(found.chosen.cost, rel=0.02)
+    assert found.base.measured_cost == len(writer.write(base.graph))
+
+
+def test_speed_is_measured_of_whole_mixes(digits: Path, samples: Dataset) -> None:
+    chosen = [scheme.find(name) for name in ("int16x8", "int8")]
+    found = search(tflite2q.load(digits), chosen, samples, Settings("speed", 100.0, sensitivity_samples=2))
+    assert found.mix
+    for point in (found.base, found.chosen):
+        assert point.measured_cost is not None and point.measured_cost > 0
+    assert found.chosen.cost < found.base.cost
 
 
 @pytest.mark.usefixtures("uncompiled")

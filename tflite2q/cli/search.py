@@ -59,8 +59,14 @@ def search(
     chosen = [pipeline.scheme_of(name.strip()) for name in schemes.split(",") if name.strip()]
     samples = pipeline.dataset(graph, pipeline.Options(data=data, labels=labels, limit=limit))
     settings = Settings(goal, max_drop, target, threads, seed, budget)
+    measured = where.with_suffix(".search.json")
     with Progress() as progress:
-        found = search(graph, chosen, samples, settings, where.with_suffix(".search.json"), progress)
+        try:
+            found = search(graph, chosen, samples, settings, measured, progress)
+        except KeyboardInterrupt:
+            if measured.exists():
+                click.echo(f"what was measured so far is in {measured}; the same command goes on from there", err=True)
+            raise
     files.write(where, found.text.encode(), force)
     name = Path(model).name
     if drawing is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ from tflite2q.scheme import Scheme
 from tflite2q.search.replay import Replay
 
 Array = npt.NDArray[Any]
+
+ROUNDS, RUNS = 9, 6  # of timing whole models
 
 
 def judged_value(graph: Graph) -> str:
@@ -79,6 +82,16 @@ def weight_bytes(graph: Graph, op: str) -> int:
 def op_times(graph: Graph, target: str, threads: int) -> dict[str, float]:
     """Milliseconds of each op on this machine, by name."""
     return {time.op: time.ms for time in pipeline.compile(graph, target, threads).profile()}
+
+
+def whole_times(graphs: Sequence[Graph], target: str, threads: int) -> list[float]:
+    """Median milliseconds of each whole model, run in turns so that a change of the machine's clock meets all alike."""
+    ready = [pipeline.compile(graph, target, threads) for graph in graphs]
+    found: list[list[float]] = [[] for _ in ready]
+    for _ in range(ROUNDS):
+        for exe, times in zip(ready, found, strict=True):
+            times += exe.times(RUNS)[1:]  # the first one fills the caches
+    return [statistics.median(times) for times in found]
 
 
 @dataclass

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from tflite2q.dialect.graph import Graph
 from tflite2q.errors import DataError, UsageError
 from tflite2q.scheme import Scheme, dump
 from tflite2q.search import measure
-from tflite2q.search.measure import Judge, Sensitivity, convert, file_size, loss, op_times, weight_bytes
+from tflite2q.search.measure import Judge, Sensitivity, convert, file_size, loss, op_times, weight_bytes, whole_times
 from tflite2q.search.mix import Mix, Option, choices, front, scheme_of
 from tflite2q.search.state import State, fingerprint
 
@@ -49,14 +50,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Point:
-    """One mix: how many layers leave the first scheme, its cost (bytes or ms), the loss of output energy estimated to
-    first order, and, where the whole mix was measured, that loss and the points lost."""
+    """One mix: how many layers leave the first scheme; its cost (bytes or ms) and the loss of output energy, both
+    estimated to first order; and, where the whole mix was measured, that loss, the points lost and the true cost."""
 
     layers: int
     cost: float
     estimated_error: float
     measured_error: float | None = None
     points_lost: float | None = None
+    measured_cost: float | None = None
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ class _Search:
     def run(self) -> Found:
         costs = self._costs()
         measured = self._errors(costs)
-        self.base_cost = float(file_size(self.base)) if self.settings.goal == "size" else sum(costs[0].values())
+        self.base_cost = self._base_cost()
         mixes = front(measured)
         by_key = {(o.op, o.scheme): o for o in measured}
         judge = Judge(
@@ -150,7 +152,9 @@ class _Search:
         for index, (lost, error) in tried.items():
             points[index] = replace(points[index], points_lost=lost, measured_error=error)
         chosen = self._measured(mix, by_key, accuracy)
-        rival = self._largest_first(judge, by_key, chosen)
+        simple = self._largest_first(by_key, chosen)
+        rival = None if simple is None else self._measured(simple, by_key, self._judge(judge, simple)[0])
+        points[0], chosen, rival = self._true_costs((points[0], {}), (chosen, mix), (rival, simple))
         scheme = replace(
             scheme_of(mix, self.original, self.schemes),
             summary=f"A mix of {', '.join(s.name for s in self.schemes)} found by measuring one model.",
@@ -174,9 +178,28 @@ class _Search:
                 else:
                     times = op_times(graph, self.settings.target, self.settings.threads)
                     known = {op: times.get(_result(op, graph), 0.0) for op in self.options}
+                    self.state.put(f"total {scheme.name}", sum(times.values()))
                 self.state.put(key, known)
             found.append(known)
         return found
+
+    def _base_cost(self) -> float:
+        """Bytes of the first scheme's file, or milliseconds of all its ops."""
+        if self.settings.goal == "size":
+            return float(file_size(self.base))
+        return float(self.state.get(f"total {self.schemes[0].name}"))
+
+    def _true_costs(self, *mixes: tuple[Point | None, Mix | None]) -> list[Any]:
+        """The points of whole mixes with what each costs in truth; None where there is no mix."""
+        self.progress("measuring the cost of whole mixes", 0, 0)
+        present = [(point, self._graph(mix)) for point, mix in mixes if point is not None and mix is not None]
+        graphs = [graph for _, graph in present]
+        if self.settings.goal == "size":
+            costs = [float(file_size(graph)) for graph in graphs]
+        else:
+            costs = whole_times(graphs, self.settings.target, self.settings.threads)
+        known = iter([replace(point, measured_cost=cost) for (point, _), cost in zip(present, costs, strict=True)])
+        return [None if point is None else next(known) for point, _ in mixes]
 
     def _errors(self, costs: list[dict[str, float]]) -> list[Option]:
         """Each layer's options, the costliest layers first so that a budget is spent where there is most to save."""
@@ -242,14 +265,14 @@ class _Search:
         return Point(len(mix), self._cost(mix, known), error)
 
     def _cost(self, mix: Mix, known: dict[tuple[str, int], Option]) -> float:
-        """Bytes of the file or milliseconds of the layers, to first order: the base's less what the mix saves."""
+        """Bytes of the file or milliseconds of all ops, to first order: the base's less what the mix saves."""
         return self.base_cost - sum(known[op, k].saving for op, k in mix.items())
 
     def _measured(self, mix: Mix, known: dict[tuple[str, int], Option], accuracy: Accuracy) -> Point:
         error = self.sensitivity.error(self._graph(mix))
         return replace(self._estimate(mix, known), measured_error=error, points_lost=loss(accuracy))
 
-    def _largest_first(self, judge: Judge, known: dict[tuple[str, int], Option], chosen: Point) -> Point | None:
+    def _largest_first(self, known: dict[tuple[str, int], Option], chosen: Point) -> Mix | None:
         """The simple mix to beat: the layers that save most, until it costs no more than the chosen one."""
         self.progress("measuring the largest-first mix", 0, 0)
         mix: dict[str, int] = {}
@@ -258,7 +281,7 @@ class _Search:
                 continue
             mix[option.op] = option.scheme
             if self._cost(mix, known) <= chosen.cost:
-                return self._measured(mix, known, self._judge(judge, mix)[0])
+                return mix
         return None
 
 

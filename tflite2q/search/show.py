@@ -26,7 +26,7 @@ def can_draw() -> bool:
 
 def values(found: Found, goal: str, model: str) -> dict[str, Any]:
     """Keys: schema_version, model, goal, unit, complete, base, chosen, largest_first, front[]; each point has layers,
-    cost, estimated_error, measured_error, points_lost (the last two null where the mix was not measured)."""
+    cost, estimated_error, measured_error, points_lost, measured_cost (the last three null where not measured)."""
     rival = found.largest_first
     return {
         "schema_version": SCHEMA_VERSION,
@@ -65,7 +65,7 @@ def picture(found: Found, goal: str, model: str, path: str | os.PathLike[str], f
         if point is not None and point.measured_error is not None:
             text = f"{label} ({point.points_lost:+.1f} points lost)"
             axes.plot([point.cost / scale], [point.measured_error], marker, markersize=12, label=text)
-    axes.set_xlabel("size, kB" if goal == "size" else "time of the layers with weights, ms")
+    axes.set_xlabel("size, kB" if goal == "size" else "time of all ops, ms")
     axes.set_ylabel("output error, share of the signal's energy")
     axes.set_yscale("log")
     axes.set_title(f"{model}: mixes of schemes")
@@ -82,20 +82,35 @@ def text(console: Console, found: Found, goal: str) -> None:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
-    for head in ("mix", "layers changed", UNITS[goal], "saved", "error estimated", "error measured", "points lost"):
+    unit = UNITS[goal]
+    heads = ("mix", "layers changed", f"{unit} estimated", f"{unit} measured", "saved", "error estimated",
+             "error measured", "points lost")  # fmt: skip
+    for head in heads:
         table.add_column(head, justify="left" if head == "mix" else "right")
     named = (("first scheme", found.base), ("chosen", found.chosen), ("largest layers first", found.largest_first))
     for name, point in named:
         if point is not None:
-            table.add_row(*map(Text, (name, *_row(point, found.base.cost, goal))))
+            table.add_row(*map(Text, (name, *_row(point, found.base, goal))))
     console.print(table)
+    if found.mix and _true(found.chosen) >= _true(found.base):
+        console.print(
+            "the chosen mix saves nothing: requantizations between unlike layers cost what the layers save; "
+            "give --schemes that differ more, or fewer"
+        )
     if not found.complete:
         console.print("the budget ended before every layer was measured; run again to go on")
 
 
-def _row(point: Point, base: float, goal: str) -> tuple[str, ...]:
-    cost = f"{point.cost:,.0f}" if goal == "size" else f"{point.cost:.3f}"
+def _true(point: Point) -> float:
+    """The cost as measured, or else as estimated."""
+    return point.cost if point.measured_cost is None else point.measured_cost
+
+
+def _row(point: Point, base: Point, goal: str) -> tuple[str, ...]:
+    costs = [
+        "" if c is None else f"{c:,.0f}" if goal == "size" else f"{c:.3f}" for c in (point.cost, point.measured_cost)
+    ]
     measured = "" if point.measured_error is None else f"{point.measured_error:.4f}"
     lost = "" if point.points_lost is None else f"{point.points_lost:+.1f}"
-    saved = f"{100 * (1 - point.cost / base):.1f} %"
-    return str(point.layers), cost, saved, f"{point.estimated_error:.4f}", measured, lost
+    saved = f"{100 * (1 - _true(point) / _true(base)):.1f} %"
+    return str(point.layers), *costs, saved, f"{point.estimated_error:.4f}", measured, lost

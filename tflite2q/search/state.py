@@ -12,7 +12,7 @@ from tflite2q import files
 from tflite2q.dialect.graph import Graph
 from tflite2q.flatbuffer import writer
 
-FORMAT = 1
+FORMAT = 2
 
 
 class State:
