@@ -58,6 +58,16 @@ class Geometry:
         """Bytes between what two horizontally adjacent output pixels read."""
         return self.strides[1] * self.image[3]
 
+    @property
+    def pixels(self) -> int:
+        """Output pixels."""
+        return self.rows * self.width
+
+    @property
+    def taps(self) -> int:
+        """Inputs that an output pixel reads."""
+        return len(self.runs) * self.run
+
     def address(self, row: Expr, column: Expr) -> Expr:
         """Offset in the padded image of the first byte that output pixel (row, column) reads."""
         _, h, w, c = self.image
@@ -73,6 +83,16 @@ class Geometry:
         if all(run == i * pitch for i, run in enumerate(self.runs)):
             return [(0, len(self.runs), pitch)]
         return [(i, 1, 0) for i in range(len(self.runs))]
+
+    def addresses(self, first: Expr, count: int) -> list[Expr]:
+        """The same of `count` output pixels from number `first` on, across the ends of rows.
+
+        Where `count` divides the width, they lie in one row: one address and constant distances.
+        """
+        if self.rows == 1 or self.width % count == 0:
+            base = self.address(first // self.width, first % self.width)
+            return [base + p * self.pixel_step for p in range(count)]
+        return [T.Bind(self.address((first + p) // self.width, (first + p) % self.width)) for p in range(count)]
 
     def units(self, unit: int) -> int:
         """Units of `unit` bytes in a run."""
@@ -126,6 +146,26 @@ class Section:
         """[blocks, block]: the output channel of each lane.  Lanes beyond the last channel repeat it."""
         starts = self.first + layout.blocks(self.channels, self.stored)
         return np.minimum(starts[:, None] + np.arange(self.block), self.first + self.channels - 1)
+
+
+def divide(channels: int, lanes: int, widest: int, pixels: Callable[[int], int]) -> tuple[Section, ...]:
+    """Blocks of `widest` vectors of `lanes` channels as far as they go, then one narrower block for what is left.
+
+    `pixels` says how many pixels a tile of so many vectors has.
+    """
+
+    def section(first: int, count: int, vectors: int) -> Section:
+        return Section(first, count, vectors, pixels(vectors), lanes)
+
+    rest = channels % (widest * lanes)
+    if channels >= widest * lanes and (rest == 0 or rest > (widest - 1) * lanes):
+        return (section(0, channels, widest),)
+    whole = channels - rest
+    head = (section(0, whole, widest),) if whole else ()
+    vectors = math.ceil(rest / lanes)
+    # With channels to spare before it, the rest starts early enough to end at the last one.
+    first = max(channels - vectors * lanes, 0) if whole else 0
+    return (*head, section(first, channels - first, vectors))
 
 
 # Number of a section, index of its first vector among all sections', block, tile.

@@ -22,6 +22,7 @@ import numpy as np
 from tflite2q.kernels.base import Array, Tensor
 from tflite2q.kernels.epilogue import Epilogue, shifts, spread
 from tflite2q.kernels.line import Line
+from tflite2q.kernels.product import Section
 from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, load, shuffle, store, vector, wrapping_add
 from tflite2q.kernels.x86.isa import Isa
 from tflite2q.numerics import code_range
@@ -194,6 +195,12 @@ def channel_order(lanes: int, vectors: int) -> Array:
         return np.arange(vectors * lanes).reshape(vectors, lanes)
     lane = np.arange(lanes)
     return 16 * (lane // 4) + lane % 4 + 4 * np.arange(4)[:, None]
+
+
+def lane_channels(section: Section) -> Array:
+    """[blocks * vectors, lanes]: the output channel of each lane of a section's accumulators."""
+    order = channel_order(section.lanes, section.vectors).reshape(-1)
+    return section.channel_indices()[:, order].reshape(-1, section.lanes)
 
 
 def start(bias: Buffer, index: Expr, isa: Isa, row_term: Expr | None) -> Expr:

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from tflite2q.kernels.loops import region
+from tflite2q.kernels.product import Geometry
 from tflite2q.kernels.tir import Buffer, Expr, T, load, local, store, vector
 
-if TYPE_CHECKING:
-    from tflite2q.kernels.x86.conv import Plan
 
-
-def row_sums(plan: Plan, image: Buffer, factor: Buffer) -> Buffer:
-    """int32 [output pixels]: `factor[0]` times the sum of the (unsigned) bytes under the kernel."""
-    sums = T.decl_buffer((plan.rows * plan.width,), "int32")
-    _, h, w, c = plan.image
-    h, w = h + plan.padding[0] + plan.padding[2], w + plan.padding[1] + plan.padding[3]
-    out_h = max(plan.rows // plan.image[0], 1)
-    with region(plan.rows, plan.rows * plan.width * plan.run * len(plan.runs)) as row:
-        with T.serial(plan.width) as column:
-            line = row // out_h * h + row % out_h * plan.strides[0] if plan.rows > 1 else 0
-            address = (line * w + column * plan.strides[1]) * c
+def row_sums(g: Geometry, dtype: str, image: Buffer, factor: Buffer) -> Buffer:
+    """int32 [output pixels]: `factor[0]` times the sum of the bytes under the kernel, shifted by 128 if signed."""
+    sums = T.decl_buffer((g.pixels,), "int32")
+    with region(g.rows, g.pixels * g.taps) as row:
+        with T.serial(g.width) as column:
+            address = g.address(row, column)
             total = local(1, "int32")
             store(total, T.int32(0), 0)
-            for run in plan.runs:
-                _add_run(image, address + run, plan.run, plan.inputs.dtype, total)
-            store(sums, load(total, 0) * factor[0], row * plan.width + column)
+            for run in g.runs:
+                _add_run(image, address + run, g.run, dtype, total)
+            store(sums, load(total, 0) * factor[0], row * g.width + column)
     return sums
 
 
