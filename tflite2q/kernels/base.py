@@ -278,13 +278,28 @@ class Lookup:
         return Tensor(self.shape, str(self.table.dtype))
 
 
+@dataclass(frozen=True)
+class FixedSum:
+    """The sum, or difference, of two int16 tensors of zero point 0 in fixed point (eq. 15), clamped to [low, high].
+
+    `terms` and `result` are multipliers (m, shift) of eq. 5: of each operand, raised by 15 bits, and of their sum.
+    """
+
+    terms: tuple[tuple[int, int], tuple[int, int]]
+    result: tuple[int, int]
+    subtract: bool
+    low: int
+    high: int
+
+
 @dataclass(frozen=True, eq=False)
 class Eltwise:
     """Any element-wise function of broadcasting tensors, as one fused loop.
 
     `meaning(core, *inputs)` is written over the element-wise part of `tflite2q.core.Core`; its constants have one
     element, or broadcast along the output's last axis.  `key` identifies the meaning with all its parameters: equal
-    keys on equal shapes share one function.
+    keys on equal shapes share one function.  `linear` and `fixed_sum` say so where it is a sum that kernels may compute
+    otherwise: factors and offset in codes of the result, or the multipliers of its fixed point.
     """
 
     name: str
@@ -293,6 +308,7 @@ class Eltwise:
     inputs: tuple[Tensor, ...]
     output: Tensor
     linear: tuple[float, ...] | None = None
+    fixed_sum: FixedSum | None = None
 
 
 @dataclass(frozen=True, eq=False)

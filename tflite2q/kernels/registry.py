@@ -33,6 +33,7 @@ from tflite2q.kernels.generic.pool import GenericPool
 from tflite2q.kernels.generic.real import GenericReal
 from tflite2q.kernels.generic.resize import GenericResize
 from tflite2q.kernels.generic.softmax import GenericSoftmax
+from tflite2q.kernels.x86.add16 import X86Add16
 from tflite2q.kernels.x86.conv import X86Conv
 from tflite2q.kernels.x86.conv16 import X86Conv16
 from tflite2q.kernels.x86.depthwise import X86Depthwise
@@ -47,6 +48,7 @@ _X86_CONV: tuple[Kernel, ...] = (X86Matrix(), *(X86Conv(level) for level in LEVE
 _X86_CONV16: tuple[Kernel, ...] = (X86Matrix16(), *(X86Conv16(level) for level in LEVELS))
 _X86_DEPTHWISE = tuple(X86Depthwise(level) for level in LEVELS)
 _X86_DEPTHWISE16 = tuple(X86Depthwise16(level) for level in LEVELS)
+_X86_ADD16 = tuple(X86Add16(level) for level in LEVELS)
 _X86_PLANE = tuple(X86Plane(level) for level in LEVELS)
 _ARM_CONV = tuple(ArmConv(level) for level in arm.LEVELS)
 _ARM_DEPTHWISE = tuple(ArmDepthwise(level) for level in arm.LEVELS)
@@ -58,7 +60,7 @@ KERNELS: dict[type, tuple[Kernel, ...]] = {
     RealConv2D: (GenericReal(),),
     Pool: (GenericPool(),),
     Lookup: (X86Lookup(), ArmLookup(), GenericLookup()),
-    Eltwise: (*_X86_PLANE, ArmPlane(), GenericEltwise()),
+    Eltwise: (*_X86_PLANE, *_X86_ADD16, ArmPlane(), GenericEltwise()),
     Softmax: (GenericSoftmax(),),
     ResizeBilinear: (GenericResize(),),
     ArgMax: (GenericArgMax(),),

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from tflite2q import numerics
 from tflite2q.dialect.op import Op, Operands, Tensor
 from tflite2q.dialect.ops.common import given_or_none
 from tflite2q.dialect.ops.conv import Convolution, wide_accumulator
 from tflite2q.dialect.ops.dense import Dense
-from tflite2q.dialect.ops.eltwise import Add
+from tflite2q.dialect.ops.eltwise import INT16_HEADROOM, Add
 from tflite2q.dialect.ops.pool import Pool
 from tflite2q.dialect.ops.reduce import ArgExtremum
 from tflite2q.dialect.ops.resize import ResizeBilinear
@@ -169,6 +170,7 @@ def _eltwise(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None
         inputs=tuple(base.Tensor(v.type.shape, STORAGE[v.type.dtype]) for v in operands),
         output=base.Tensor(y.shape, STORAGE[y.dtype]),
         linear=_linear(op, [v.type for v in operands], y),
+        fixed_sum=_fixed_sum(op, [v.type for v in operands], y),
     )
 
 
@@ -179,6 +181,19 @@ def _linear(op: Op, operands: Sequence[TensorType], y: TensorType) -> tuple[floa
     first, second = (t.scale / y.scale for t in operands)
     second = -second if op.subtract else second
     return first, second, y.zero_point - first * operands[0].zero_point - second * operands[1].zero_point
+
+
+def _fixed_sum(op: Op, operands: Sequence[TensorType], y: TensorType) -> base.FixedSum | None:
+    """Multipliers of a sum or difference of 16-bit tensors in the reference kernels' fixed point."""
+    types = (*operands, y)
+    if not isinstance(op, Add) or op.rescale != "tflite" or any(t.dtype != "int16" or t.zero_point for t in types):
+        return None
+    a, b = operands
+    if op.shifts_only(a, b, y):
+        return None
+    m, shift = numerics.quantize_multiplier(np.array(op.multipliers(a, b, y, INT16_HEADROOM)))
+    first, second, result = zip(m.tolist(), shift.tolist(), strict=True)
+    return base.FixedSum((first, second), result, op.subtract, *op.clamp(y))
 
 
 def _softmax(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None:

@@ -95,19 +95,27 @@ class Add(Eltwise):
             return self.in_float32(core, a, b, y)
         if self.rescale == "shift":
             return self.in_shifts(core, a, b, y)
-        if y.dtype == "int16" and self.pot_scale_int16:
-            powers = [exact_log2(kind.scale) for kind in (a.type, b.type, y)]
-            if all(power is not None for power in powers):
-                return self.shifted(core, a, b, y)
+        if self.shifts_only(a.type, b.type, y):
+            return self.shifted(core, a, b, y)
         headroom = INT16_HEADROOM if y.dtype == "int16" else ADD_HEADROOM
-        common = 2 * max(a.type.scale, b.type.scale)
+        *terms_real, real = self.multipliers(a.type, b.type, y, headroom)
         terms = []
-        for term in (a, b):
+        for term, term_real in zip((a, b), terms_real, strict=True):
             wide = centred(core, term.data, term.type.zero_point)
             raised = core.left_shift(wide, core.const(np.array([headroom], np.int32)))
-            terms.append(multiply_fixed(core, raised, *numerics.quantize_multiplier(term.type.scale / common)))
-        real = common / float(np.float32(2.0**headroom * y.scale))
+            terms.append(multiply_fixed(core, raised, *numerics.quantize_multiplier(term_real)))
         return Rescale((real,), y.zero_point, *self.clamp(y), y.dtype).meaning(core, self.combined(core, *terms))
+
+    @staticmethod
+    def multipliers(a: TensorType, b: TensorType, y: TensorType, headroom: int) -> tuple[float, float, float]:
+        """Of both operands, raised by `headroom` bits, and of their sum (eq. 15)."""
+        common = 2 * max(a.scale, b.scale)
+        return a.scale / common, b.scale / common, common / float(np.float32(2.0**headroom * y.scale))
+
+    def shifts_only(self, a: TensorType, b: TensorType, y: TensorType) -> bool:
+        """Whether 16-bit codes are added after shifts, because all scales are powers of two."""
+        powers = y.dtype == "int16" and self.pot_scale_int16
+        return powers and all(exact_log2(kind.scale) is not None for kind in (a, b, y))
 
     def shifted(self, core: Core[T], a: Tensor[T], b: Tensor[T], y: TensorType) -> T:
         """16-bit codes whose scales are all powers of two: the finer operand is shifted to the result's scale."""
