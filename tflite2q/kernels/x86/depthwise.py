@@ -37,7 +37,8 @@ NARROWEST = 8  # channels
 
 
 CHUNKS = 8  # pieces into which a parallel layer's rows are cut, at most
-MOST_TILES = {16: 8, 8: 4}  # vectors of outputs in a tile, by lanes
+MOST_TILES = {16: 8, 8: 4}  # vectors of outputs in a tile, by lanes: what fits in registers
+MOST_COLUMNS = 4  # of them beside each other
 OUTPUT_COST = 64  # multiply-accumulates of a convolution that take as long as one output
 
 
@@ -166,7 +167,7 @@ def _plan(contract: DepthwiseConv2D, isa: Isa, proven: Line | None) -> Plan:
     return Plan(
         contract.inputs[0], contract.output, (kh, kw), contract.strides, contract.dilation, contract.padding,
         contract.x_zero_point, rows, len(_insides(contract, rows)),
-        1 if fits else 2, sections(contract, 4 * isa.lanes, max(1, MOST_TILES[isa.lanes] // rows)),
+        1 if fits else 2, sections(contract, 4 * isa.lanes, max(1, min(MOST_COLUMNS, MOST_TILES[isa.lanes] // rows))),
         Finish.of(contract.rescale, layout.accumulator_bound(contract), isa, proven),
     )  # fmt: skip
 
