@@ -29,9 +29,17 @@ MODELS = {
     "vww_96_int8": 2,
     "pretrainedResnet_quant": 2,
     "split_concat": 2,
-    "keras_lstm_mnist_ptq": 1,
     "mobilenet_v1_0.25_128_quant": 2,
     "deeplabv3_mnv2_dm05_pascal_quant": 1,
+}
+
+# What takes long to compile or to run, each on one processor.
+LARGE = {
+    "keras_lstm_mnist_ptq": "cortex-a76",
+    "mobilenet_v2_1.0_224_quant": "max",
+    "tf2_mobilenet_v2_1.0_224_ptq": "cortex-a76",
+    "mobilenet_edgetpu_0.75_224_post_training_quant": "max",
+    "movenet_single_pose_lightning_ptq": "cortex-a53",
 }
 
 
@@ -87,3 +95,8 @@ def test_digits(emulator: Emulator, digits: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_shared_models(emulator: Emulator, shared: Path, tmp_path: Path, model: str) -> None:
     check(emulator, tmp_path, shared / "models" / f"{model}.tflite", MODELS[model])
+
+
+@pytest.mark.parametrize(("model", "emulator"), LARGE.items(), indirect=["emulator"])
+def test_large_models(emulator: Emulator, shared: Path, tmp_path: Path, model: str) -> None:
+    check(emulator, tmp_path, shared / "models" / f"{model}.tflite", 1)
