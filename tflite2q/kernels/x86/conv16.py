@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,14 +21,13 @@ import numpy as np
 
 from tflite2q.kernels import layout
 from tflite2q.kernels.base import Array, Built, Conv2D, Dense, Tensor
-from tflite2q.kernels.loops import PARALLEL_MACS, ZEROS, moving_zero, padded_image
-from tflite2q.kernels.product import Geometry, Section
+from tflite2q.kernels.loops import ZEROS, moving_zero, padded_image
+from tflite2q.kernels.product import Geometry, Section, divide, each_tile
 from tflite2q.kernels.sums import Sums
 from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, function, load, local, store, vector, view
 from tflite2q.kernels.x86.isa import Isa
 from tflite2q.kernels.x86.words import Words, as_pairs, channel_order
 
-CHUNKS = 16  # pieces into which a parallel layer's pixels are cut, at most
 WIDEST = 4  # vectors of a block
 UNIT = 2  # inputs of a step
 FEW_PIXELS = 64
@@ -107,7 +107,7 @@ def _plan(conv: Conv2D, sums: Sums, inputs: Tensor, output: Tensor, isa: Isa) ->
     if sums.wide:
         pairs = np.abs(geometry.grouped(sums.weights, UNIT)).sum(axis=2)
         pieces = layout.pieces(pairs.reshape(conv.out_c, len(geometry.runs), -1), layout.code_reach(conv))
-    sections = _sections(conv.out_c, geometry.width, isa)
+    sections = divide(conv.out_c, isa.lanes, WIDEST, lambda vectors: _pixels(vectors, geometry.width, isa))
     return Plan(
         inputs,
         output,
@@ -126,21 +126,8 @@ def _weight_dtype(sums: Sums, geometry: Geometry) -> str:
     return "int8" if few and np.abs(sums.weights).max() <= 127 else "int16"
 
 
-def _sections(channels: int, width: int, isa: Isa) -> tuple[Section, ...]:
-    """Blocks of four vectors as far as they go, then one narrower block for what is left."""
-    wide = WIDEST * isa.lanes
-    rest = channels % wide
-    if channels >= wide and (rest == 0 or rest > wide - isa.lanes):
-        return (_section(0, channels, WIDEST, width, isa),)
-    whole = channels - rest
-    head = (_section(0, whole, WIDEST, width, isa),) if whole else ()
-    # With vectors to spare before it, the rest starts early enough to end at the last channel.
-    vectors = math.ceil(rest / isa.lanes)
-    first = max(channels - vectors * isa.lanes, 0) if whole else 0
-    return (*head, _section(first, channels - first, vectors, width, isa))
-
-
-def _section(first: int, channels: int, vectors: int, width: int, isa: Isa) -> Section:
+def _pixels(vectors: int, width: int, isa: Isa) -> int:
+    """How many pixels a tile of so many vectors has."""
     accumulators = 24 if isa.lanes == 16 else 12
     most = max(1, min(accumulators // vectors, 14, width))
 
@@ -148,7 +135,7 @@ def _section(first: int, channels: int, vectors: int, width: int, isa: Isa) -> S
         """Of one step over all tiles: two products a cycle, some cost of loads, an accumulator's latency of five."""
         return math.ceil(width / pixels) * max(pixels * vectors / 2 + 0.15 * (pixels + vectors), 5)
 
-    return Section(first, channels, vectors, min(range(most, 0, -1), key=cycles), isa.lanes)
+    return min(range(most, 0, -1), key=cycles)
 
 
 def _channels(section: Section, isa: Isa) -> Array:
@@ -179,21 +166,17 @@ def _body(plan: Plan, x: Buffer, *rest: Buffer) -> None:
     weights, (start, zeros), constants = packed[:count], packed[count : count + 2], packed[count + 2 :]
     image = padded_image(x, Tensor(g.image, plan.inputs.dtype), g.padding, plan.fill, UNIT if g.run < UNIT else 0)
     y = view(y, (g.rows * g.width, plan.output.shape[-1]))
-    loops = _Loops(plan, image, start, zeros, tuple(constants), y)
-    pixels = g.rows * g.width
-    if plan.macs < PARALLEL_MACS:
-        loops.chunk(weights, 0, 1)
-    elif pixels >= 4 * plan.sections[0].pixels:
-        chunks = min(CHUNKS, math.ceil(pixels / plan.sections[0].pixels))
-        with T.parallel(chunks) as i:
-            loops.chunk(weights, i, chunks)
-    else:
-        loops.by_block(weights)
+    tile = _Tile(plan, image, start, zeros, tuple(constants), y)
+    tiles = [g.rows * math.ceil(g.width / s.pixels) for s in plan.sections]
+    each_tile(
+        plan.sections, tiles, plan.macs,
+        lambda: nullcontext(lambda n, first, block, t: tile.emit(plan.sections[n], weights[n], first, block, t)),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class _Loops:
-    """The buffers of a function under construction, and the loops over them."""
+class _Tile:
+    """The buffers of a function under construction."""
 
     plan: Plan
     image: Buffer
@@ -202,29 +185,7 @@ class _Loops:
     constants: tuple[Buffer, ...]
     y: Buffer
 
-    def chunk(self, weights: list[Buffer], index: Expr, chunks: int) -> None:
-        """All channels of one piece of the pixels.  A block's weights are used for the whole piece before the next."""
-        first = 0
-        for s, w in zip(self.plan.sections, weights, strict=True):
-            tiles = self._tiles(s)
-            begin, end = (0, tiles) if chunks == 1 else (index * tiles // chunks, (index + 1) * tiles // chunks)
-            with T.serial(s.blocks) as block, T.serial(end - begin) as t:
-                self.tile(s, w, first, block, begin + t)
-            first += s.blocks * s.vectors
-
-    def by_block(self, weights: list[Buffer]) -> None:
-        """Few pixels: threads share the channels instead."""
-        first = 0
-        for s, w in zip(self.plan.sections, weights, strict=True):
-            blocks = T.parallel(s.blocks) if s.blocks > 1 else T.serial(s.blocks)
-            with blocks as block, T.serial(self._tiles(s)) as t:
-                self.tile(s, w, first, block, t)
-            first += s.blocks * s.vectors
-
-    def _tiles(self, s: Section) -> int:
-        return self.plan.geometry.rows * math.ceil(self.plan.geometry.width / s.pixels)
-
-    def tile(self, s: Section, weights: Buffer, first: int, block: Expr, t: Expr) -> None:
+    def emit(self, s: Section, weights: Buffer, first: int, block: Expr, t: Expr) -> None:
         """`pixels` x `vectors`, from bias to stored codes."""
         g, lanes = self.plan.geometry, self.plan.isa.lanes
         per_row = math.ceil(g.width / s.pixels)
