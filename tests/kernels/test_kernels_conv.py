@@ -169,9 +169,13 @@ def test_generic_depth_multipliers_and_groups() -> None:
 @pytest.mark.isa
 def test_parallel_regions(level: Any) -> None:
     """Large enough to run on several threads: pixels shared, channels shared (one row), and rows shared."""
-    check(level[1], made.conv(13, (24, 24, 64), 80), level[0])
-    check(level[1], made.conv(14, (1, 1, 512), 1024), level[0])
-    check(level[2], made.conv(15, (40, 41, 96), 96, (3, 3), padding=(1, 1, 1, 1), depthwise=True), level[0])
+    pixels, channels = made.conv(13, (30, 30, 64), 80), made.conv(14, (1, 1, 2080), 2064)
+    check(level[1], pixels, level[0])
+    check(level[1], channels, level[0])
+    rows = made.conv(15, (40, 41, 96), 96, (3, 3), padding=(1, 1, 1, 1), depthwise=True, batch=2)
+    check(level[2], rows, level[0])
+    for kernel, contract in ((level[1], pixels), (level[1], channels), (level[2], rows)):
+        assert "T.parallel" in kernel.build(contract, made.target(level[0])).func.script()
 
 
 def test_assembly_keeps_to_its_level() -> None:

@@ -195,9 +195,9 @@ def test_dense(level: Any, rows: int, depth: int, units: int) -> None:
 
 @pytest.mark.isa
 def test_parallel_regions(level: Any) -> None:
-    check(level[1], conv(13, (24, 24, 64), 80), level[0])
-    check(level[1], conv(13, (20, 21, 24), 40, kernel=(3, 3), padding=(1, 1, 1, 1)), level[0])
-    check(level[1], conv(14, (1, 1, 512), 1024), level[0])
+    check(level[1], conv(13, (30, 30, 64), 80), level[0])
+    check(level[1], conv(13, (30, 31, 24), 40, kernel=(3, 3), padding=(1, 1, 1, 1)), level[0])
+    check(level[1], conv(14, (1, 1, 640), 1024), level[0])
     check(level[2], conv(15, (40, 41, 96), 96, kernel=(3, 3), padding=(1, 1, 1, 1), depthwise=True), level[0])
 
 

@@ -57,7 +57,7 @@ def test_lookup(x_dtype: str, y_dtype: str) -> None:
     np.testing.assert_array_equal(run(contract, x), table[x.astype(int) - code_range(x_dtype)[0]])
 
 
-@pytest.mark.parametrize("size", [63, 64, 65, 4095, 9001])
+@pytest.mark.parametrize("size", [63, 64, 65, 4095, 9001, 600_001])
 def test_lookup_of_every_code(size: int) -> None:
     """Whole vectors, the overlapping end of a row of them, and pieces for threads."""
     rng = np.random.default_rng(size)
@@ -112,7 +112,7 @@ ELTWISE = {
     "a scalar": (add, [(1, 7, 5, 21), (1, 1, 1, 1)], "int8"),
     "both broadcast": (add, [(1, 7, 5, 1), (1, 7, 1, 21)], "int8"),
     "one element": (add, [(1,), (1,)], "int8"),
-    "threads": (add, [(1, 64, 64, 24), (1, 64, 64, 24)], "int8"),
+    "threads": (add, [(1, 80, 80, 24), (1, 80, 80, 24)], "int8"),
     "by channel": (by_channel, [(1, 11, 3, 21)], "int8"),
     "floats": (in_floats, [(1, 11, 3, 21)], "float32"),
 }
@@ -161,7 +161,9 @@ def test_argmax_takes_the_first_of_equals(classes: int, smallest: bool) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16"])
-@pytest.mark.parametrize("rows, lengths", [(1, (5, 300)), (129, (64, 1, 21)), (70, (3, 3)), (200, (256, 256, 7, 65))])
+@pytest.mark.parametrize(
+    "rows, lengths", [(1, (5, 300)), (129, (64, 1, 21)), (70, (3, 3)), (200, (256, 256, 7, 65)), (1000, (400, 130))]
+)
 def test_concat(rows: int, lengths: tuple[int, ...], dtype: str) -> None:
     contract = Concat(rows, lengths, dtype)
     inputs = random_inputs(contract, 9)

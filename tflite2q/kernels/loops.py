@@ -7,9 +7,9 @@ from typing import Any
 from tflite2q.kernels.base import Tensor
 from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, load, store, view
 
-# Starting a parallel region takes about as long as this many multiply-accumulates on one core; smaller ones stay
-# serial.
-PARALLEL_MACS = 1 << 18
+# Regions of fewer multiply-accumulates stay serial.  Starting one takes about a microsecond, and its inputs must come
+# from the cache of the core that wrote them: small models lost up to half of their speed to smaller regions.
+PARALLEL_MACS = 1 << 22
 
 
 def region(extent: int, work: int) -> Any:

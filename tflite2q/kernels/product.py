@@ -180,7 +180,9 @@ def each_tile(
     `scope` opens what a thread needs for itself and gives the function that emits a tile.  A block's weights are used
     for all tiles of a thread before the next block's.  Threads share the pixels, or the channels where pixels are few.
     """
-    if macs < PARALLEL_MACS:
+    # Where pixels are few, reading weights takes longer than multiplying them.
+    weights = macs // (tiles[0] * sections[0].pixels)
+    if max(macs, weights * 8) < PARALLEL_MACS:
         with scope() as emit:
             _piece(sections, tiles, emit, 0, 1)
     elif tiles[0] >= max(4, min(CHUNKS, sections[0].blocks)):
