@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import integer
@@ -16,6 +17,7 @@ from tflite2q.kernels.x86.conv import X86Conv
 from tflite2q.kernels.x86.depthwise import X86Depthwise
 from tflite2q.kernels.x86.isa import AVX2, AVX512VNNI, AVXVNNI
 from tflite2q.kernels.x86.matrix import X86Matrix
+from tflite2q.kernels.x86.pairs import Pairs
 
 # (target, convolution kernel, depthwise kernel)
 LEVELS = {
@@ -176,6 +178,47 @@ def test_parallel_regions(level: Any) -> None:
     check(level[2], rows, level[0])
     for kernel, contract in ((level[1], pixels), (level[1], channels), (level[2], rows)):
         assert "T.parallel" in kernel.build(contract, made.target(level[0])).func.script()
+
+
+@pytest.mark.isa
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+@pytest.mark.parametrize("outliers", [0, 1, 6])
+def test_products_of_bytes_that_could_saturate(dtype: str, outliers: int) -> None:
+    """Few weights, of eight bits or nine, that vpmaddubsw would saturate, on inputs at the ends of their range."""
+    target, kernel, _ = LEVELS["avx2"]
+    if not made.runs_here(target):
+        pytest.skip("this processor has no AVX2")
+    facts = {"kernel": (3, 2), "padding": (1, 1, 1, 0), "dtype": dtype, "weights": dtype, "per_channel": False}
+    contract = made.conv(17, (5, 6, 20), 88, **facts)
+    zero, rng = contract.weight_zero_points[0], np.random.default_rng(outliers)
+    weights = np.clip(contract.weights.astype(int), max(zero - 60, -127), zero + 60)
+    places = rng.choice(weights.size // 2, outliers, replace=False)
+    weights.reshape(-1, 2)[places] = -127 if zero > 0 else 127
+    if dtype == "uint8":
+        weights.reshape(-1, 2)[places] = 255 if zero < 128 else 0
+    contract = dataclasses.replace(contract, weights=weights.astype(dtype))
+    built = kernel.build(contract, made.target(target))
+    assert "8s8_" in built.name
+    ends = rng.choice(np.iinfo(dtype).min + np.array([0, 255]), contract.inputs[0].shape).astype(dtype)
+    for x in (made.codes(rng, contract.inputs[0]), ends, np.full_like(ends, np.iinfo(dtype).max)):
+        check(kernel, contract, target, x, varied=False)
+
+
+def test_split_weights_sum_up_and_cannot_saturate() -> None:
+    weights = np.random.default_rng(2).integers(-255, 256, (3, 5, 2, 8, 4))
+    weights[:, 1:4] //= 4
+    weights[0] //= 8
+    pairs = Pairs.of(weights)
+    total = pairs.weights.copy()
+    for block, (begin, end) in enumerate(itertools.pairwise(pairs.starts)):
+        np.add.at(total[block], pairs.steps[begin:end], pairs.extra[begin:end])
+    np.testing.assert_array_equal(total, weights)
+    assert pairs.starts[1] == 0 and len(pairs.steps) >= pairs.starts[-1] > 0
+    for part in (pairs.weights, pairs.extra):
+        two = part.reshape(-1, 2)
+        for inputs in itertools.product((0, 255), repeat=2):
+            assert (two @ inputs).min() >= -(2**15) and (two @ inputs).max() < 2**15
+        assert part.min() >= -128 and part.max() <= 127
 
 
 def test_assembly_keeps_to_its_level() -> None:

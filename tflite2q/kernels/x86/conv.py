@@ -7,6 +7,9 @@ each kernel row (kernel width times input channels; one run in all for 1x1), so 
 inputs need no other kernel.  Runs whose length is no multiple of four end with a group that overlaps its neighbour,
 with zero weights where they overlap.  Channels and pixels that fill no tile overlap likewise: no masks and no tails.
 
+AVX2's products of bytes saturate.  Where few weights could make them, those are split, and what is left of them takes
+extra steps (`tflite2q.kernels.x86.pairs`); where many could, bytes are widened to 16 bits.
+
 Weight zero points disappear if every centered weight fits the instruction's weights (always on AVX2); otherwise the sum
 of the inputs each pixel reads is computed once for all channels and enters the accumulators' first values.
 
@@ -20,7 +23,7 @@ from __future__ import annotations
 import functools
 import math
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +36,8 @@ from tflite2q.kernels.product import Geometry, Section, divide, each_tile
 from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, function, load, local, store, view
 from tflite2q.kernels.x86 import finish, rowsum
 from tflite2q.kernels.x86.finish import Finish
-from tflite2q.kernels.x86.isa import Isa
+from tflite2q.kernels.x86.isa import AVX2, AVX2_PAIRS, Isa
+from tflite2q.kernels.x86.pairs import MOST_EXTRA, Pairs
 
 UNIT = 4  # bytes of a step
 MOST_PIXELS = 14  # of a tile
@@ -45,7 +49,11 @@ UNROLLED = 2  # steps in one go of the loop otherwise
 
 @dataclass(frozen=True)
 class Plan:
-    """What the text of the function depends on."""
+    """What the text of the function depends on.
+
+    `extras`: for each section, how many steps of weights it has besides those of each block, or nothing if the level
+    needs none.
+    """
 
     inputs: Tensor
     output: Tensor
@@ -54,6 +62,7 @@ class Plan:
     sections: tuple[Section, ...]
     row_sums: bool
     finish: Finish
+    extras: tuple[int, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -75,6 +84,9 @@ class Plan:
         weights = [
             Tensor((s.blocks, self.steps, s.vectors, UNIT * isa.lanes), isa.weight_dtype) for s in self.sections
         ]  # fmt: skip
+        for s, extra in zip(self.sections, self.extras, strict=False):
+            weights.append(Tensor((1, extra, s.vectors, UNIT * isa.lanes), isa.weight_dtype))
+            weights += [Tensor((extra,), "int32"), Tensor((s.blocks + 1,), "int32")]
         sums = (Tensor((1,), "int32"),) if self.row_sums else ()
         return (*weights, Tensor((count, isa.lanes), "int32"), ZEROS, *sums, *self.finish.tensors(count))
 
@@ -107,9 +119,12 @@ class X86Conv:
         conv = contract.conv2d() if isinstance(contract, Dense) else contract
         proven = prove(conv.rescale, layout.accumulator_bound(conv))
         plan = _plan(conv, contract.inputs[0], contract.output, self.isa, proven)
-        constants = _pack(conv, plan, proven)
+        weights = _weights(conv, plan)
+        if self.isa == AVX2:
+            plan, weights = _in_pairs(plan, weights)
+        constants = _pack(conv, plan, proven, weights)
         s = plan.sections[0]
-        types = f"{contract.x_dtype[0]}8s{8 if self.isa.dot_intrinsic else 16}"
+        types = f"{contract.x_dtype[0]}8s{8 if plan.isa.dot_intrinsic else 16}"
         operation = "dense" if isinstance(contract, Dense) else "conv2d"
         tile = f"{s.pixels}x{s.block}"
         name = f"{types}_{operation}_{conv.rescale.arithmetic}_{tile}__{self.isa.name}"
@@ -152,20 +167,46 @@ def _tiles(g: Geometry, pixels: int) -> int:
     return math.ceil(g.pixels / pixels) if _across_rows(g, pixels) else g.rows * math.ceil(g.width / pixels)
 
 
-def _pack(conv: Conv2D, plan: Plan, proven: Line | None) -> tuple[Array, ...]:
-    isa = plan.isa
+def _weights(conv: Conv2D, plan: Plan) -> list[Array]:
+    """Integer weights of each section, [blocks, steps, vectors, lanes, 4]."""
     weights = layout.centered_weights(conv) if not plan.row_sums else conv.weights.astype(np.int64) - 128
     grouped = plan.geometry.grouped(weights, UNIT)
-    packed, indices = [], [finish.lane_channels(s) for s in plan.sections]
-    for s, index in zip(plan.sections, indices, strict=True):
-        lanes = grouped[index].reshape(s.blocks, s.vectors, isa.lanes, plan.steps, UNIT)
-        packed.append(isa.arrange(lanes.transpose(0, 3, 1, 2, 4)))
-    channels = np.concatenate(indices)
+    return [
+        grouped[finish.lane_channels(s)]
+        .reshape(s.blocks, s.vectors, s.lanes, plan.steps, UNIT)
+        .transpose(0, 3, 1, 2, 4)
+        for s in plan.sections
+    ]
+
+
+def _in_pairs(plan: Plan, weights: list[Array]) -> tuple[Plan, list[Any]]:
+    """The same by exact pairs of bytes, if that pays."""
+    pairs = [Pairs.of(each) for each in weights]
+    if max(each.share for each in pairs) > MOST_EXTRA:
+        return plan, weights
+    extras = tuple(len(each.steps) for each in pairs)
+    return replace(plan, finish=replace(plan.finish, isa=AVX2_PAIRS), extras=extras), pairs
+
+
+def _pack(conv: Conv2D, plan: Plan, proven: Line | None, weights: list[Any]) -> tuple[Array, ...]:
+    packed, extra = [], []
+    for each in weights:
+        if isinstance(each, Pairs):
+            packed.append(plan.isa.arrange(each.weights))
+            extra += [plan.isa.arrange(each.extra)[None], _offsets(plan.geometry)[each.steps], each.starts]
+        else:
+            packed.append(plan.isa.arrange(each))
+    channels = np.concatenate([finish.lane_channels(s) for s in plan.sections])
     shift = 128 if conv.x_dtype == "int8" else 0
     bias = layout.folded_bias(conv, conv.x_zero_point + shift)[channels]
     sums = (np.array([128 - conv.weight_zero_points[0]], np.int32),) if plan.row_sums else ()
     zeros = np.zeros(ZEROS.shape, np.int32)
-    return (*packed, bias, zeros, *sums, *plan.finish.pack(conv.rescale, proven, channels))
+    return (*packed, *extra, bias, zeros, *sums, *plan.finish.pack(conv.rescale, proven, channels))
+
+
+def _offsets(g: Geometry) -> Array:
+    """int32 [steps]: where a step reads, behind the first byte of a pixel."""
+    return np.array([run + g.unit_start(u, UNIT) for run in g.runs for u in range(g.units(UNIT))], np.int32)
 
 
 @functools.cache
@@ -176,7 +217,10 @@ def _function(plan: Plan) -> Any:
 def _body(plan: Plan, x: Buffer, *rest: Buffer) -> None:
     *packed, y = rest
     g, count = plan.geometry, len(plan.sections)
-    weights, (bias, zeros), packed = packed[:count], packed[count : count + 2], packed[count + 2 :]
+    extras = len(plan.extras)
+    weights, packed = packed[:count], packed[count:]
+    extra, packed = [tuple(packed[3 * i : 3 * i + 3]) for i in range(extras)], packed[3 * extras :]
+    (bias, zeros), packed = packed[:2], packed[2:]
     slack = UNIT if g.run < UNIT else 0
     image = padded_image(x, Tensor(g.image, plan.inputs.dtype), g.padding, plan.fill, slack)
     sums = None
@@ -184,7 +228,7 @@ def _body(plan: Plan, x: Buffer, *rest: Buffer) -> None:
         sums = rowsum.row_sums(g, plan.inputs.dtype, image, packed[0])
         packed = packed[1:]
     y = view(y, (g.pixels, plan.output.shape[-1]))
-    tile = _Tile(plan, weights, image, bias, zeros, tuple(packed), sums, y)
+    tile = _Tile(plan, weights, extra, image, bias, zeros, tuple(packed), sums, y)
     tiles = [_tiles(g, s.pixels) for s in plan.sections]
     each_tile(plan.sections, tiles, plan.macs, lambda: nullcontext(tile.emit))
 
@@ -195,6 +239,7 @@ class _Tile:
 
     plan: Plan
     weights: list[Buffer]
+    extra: list[tuple[Buffer, ...]]
     image: Buffer
     bias: Buffer
     zeros: Buffer
@@ -214,6 +259,11 @@ class _Tile:
             for v, index in enumerate(vectors):
                 store(line, finish.start(self.bias, index, isa, term), v * isa.lanes, lanes=isa.lanes)
         self._multiply(s, self.weights[number], block, addresses, accumulators)
+        if self.extra:
+            weights, offsets, starts = self.extra[number]
+            with T.serial(starts[block + 1] - starts[block]) as i:
+                k = T.Bind(starts[block] + i)
+                self._step(s, weights, 0, addresses, T.Bind(offsets[k]), k, accumulators)
         self._finish(s, pixel, block, vectors, accumulators)
 
     def _place(self, pixels: int, t: Expr) -> tuple[Expr, list[Expr]]:

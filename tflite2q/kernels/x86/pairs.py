@@ -1,0 +1,65 @@
+"""Weights in pairs that vpmaddubsw multiplies exactly, and what is left of others.
+
+The instruction adds two products of an unsigned byte and a signed one in 16 bits, saturated.  Weights of one sign in a
+pair whose sum is at most `PAIR_LIMIT` cannot saturate.  Any other pair is the sum of two or more that cannot: the first
+takes its place, the rest go into extra steps of the block, each of which names the step whose inputs it multiplies.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+from tflite2q.kernels.base import Array
+from tflite2q.kernels.x86.isa import PAIR_LIMIT
+
+MOST_EXTRA = 0.2  # extra steps in proportion to all, beyond which two instructions on 16 bits are as fast
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """A section's weights: int64 [blocks, steps, vectors, lanes, 4] and extra ones [count, vectors, lanes, 4].
+
+    `steps` [count]: whose inputs the extra weights multiply; block i has those from `starts`[i] to `starts`[i + 1].
+    `count` is a power of two, so that layers of equal shape mostly share a function; what is too many is never read.
+    """
+
+    weights: Array
+    extra: Array
+    steps: Array
+    starts: Array
+
+    @property
+    def share(self) -> float:
+        """Extra steps in proportion to all."""
+        return float(self.starts[-1] / (self.weights.shape[0] * self.weights.shape[1]))
+
+    @staticmethod
+    def of(weights: Array) -> Pairs:
+        """Split `weights`, of at most nine bits."""
+        whole = _exact(weights)
+        rest = weights - whole
+        found: list[list[tuple[int, Array]]] = []
+        for block in rest:
+            found.append([])
+            while block.any():
+                part = _exact(block)
+                found[-1] += [(int(step), part[step]) for step in np.flatnonzero(part.any(axis=(1, 2, 3)))]
+                block = block - part
+        starts = np.cumsum([0, *map(len, found)], dtype=np.int32)
+        count = 1 << max(int(starts[-1]) - 1, 0).bit_length()
+        extra, steps = np.zeros((count, *weights.shape[2:]), np.int64), np.zeros(count, np.int32)
+        for i, (step, part) in enumerate(itertools.chain(*found)):
+            extra[i], steps[i] = part, step
+        return Pairs(whole, extra, steps, starts)
+
+
+def _exact(weights: Array) -> Array:
+    """Of each pair as much as surely does not saturate: all of it where that is so, else up to half the limit each."""
+    pairs = weights.reshape(*weights.shape[:-1], 2, 2)
+    reach = np.maximum(np.maximum(pairs, 0).sum(axis=-1), -np.minimum(pairs, 0).sum(axis=-1))
+    fits = (reach <= PAIR_LIMIT) & (pairs.max(axis=-1) <= 127)
+    half = PAIR_LIMIT // 2
+    return np.asarray(np.where(fits[..., None], pairs, np.clip(pairs, -half, half)).reshape(weights.shape))
