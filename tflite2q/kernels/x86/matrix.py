@@ -27,7 +27,7 @@ from tflite2q.kernels import layout
 from tflite2q.kernels.base import Array, Built, Conv2D, Dense, Tensor
 from tflite2q.kernels.line import Line, prove
 from tflite2q.kernels.loops import padded_image
-from tflite2q.kernels.product import Geometry, Section, each_tile
+from tflite2q.kernels.product import Geometry, Section, divide, each_tile
 from tflite2q.kernels.tir import Buffer, Expr, T, function, load, local, store, view
 from tflite2q.kernels.x86 import amx, finish
 from tflite2q.kernels.x86.finish import Finish
@@ -60,7 +60,7 @@ class Tiling:
     def of(conv: Conv2D, inputs: Tensor, output: Tensor) -> Tiling:
         geometry = Geometry.of(conv)
         unit = 4 * math.ceil(geometry.run / math.ceil(geometry.run / DEPTH) / 4)
-        sections = _sections(conv.out_c)
+        sections = divide(conv.out_c, LANES, finish.PACKED, lambda vectors: 1)
         counts = tuple(int(starts[-1]) for starts in map(functools.partial(_part_starts, conv), sections))
         return Tiling(inputs, output, geometry, conv.x_zero_point, _height(geometry), unit, sections, counts)
 
@@ -164,28 +164,8 @@ def _height(geometry: Geometry) -> int:
     return min(range(min(TALL, geometry.width), 0, -1), key=rows)
 
 
-def _sections(channels: int) -> tuple[Section, ...]:
-    """Blocks of four vectors as far as they go, then a narrower one for what is left."""
-    wide = finish.PACKED * LANES
-    rest = channels % wide
-    if channels >= wide and (rest == 0 or rest > wide - LANES):
-        return (Section(0, channels, finish.PACKED, 1, LANES),)
-    whole = channels - rest
-    head = (Section(0, whole, finish.PACKED, 1, LANES),) if whole else ()
-    vectors = math.ceil(rest / LANES)
-    # With channels to spare before it, the rest starts early enough to end at the last one.
-    first = max(channels - vectors * LANES, 0) if whole else 0
-    return (*head, Section(first, channels - first, vectors, 1, LANES))
-
-
-def _channels(section: Section) -> Array:
-    """[blocks * vectors, lanes]: output channel of each lane."""
-    order = finish.channel_order(LANES, section.vectors).reshape(-1)
-    return section.channel_indices()[:, order].reshape(-1, LANES)
-
-
 def _pack(conv: Conv2D, plan: Plan, proven: Line | None) -> tuple[Array, ...]:
-    indices = [_channels(s) for s in plan.tiling.sections]
+    indices = [finish.lane_channels(s) for s in plan.tiling.sections]
     packed = pack_weights(plan.tiling, layout.centered_weights(conv), indices)
     channels = np.concatenate(indices)
     bias = layout.folded_bias(conv, conv.x_zero_point)[channels]
@@ -201,7 +181,7 @@ def _part_starts(conv: Conv2D, s: Section) -> Array:
     """
     weights = layout.centered_weights(conv).reshape(conv.out_c, -1)
     needed = np.maximum(1, np.maximum(-(-weights.max(axis=1) // 127), -(-weights.min(axis=1) // -128)))
-    return np.cumsum([0, *needed[_channels(s)].reshape(s.blocks, -1).max(axis=1)], dtype=np.int32)
+    return np.cumsum([0, *needed[finish.lane_channels(s)].reshape(s.blocks, -1).max(axis=1)], dtype=np.int32)
 
 
 def pack_weights(tiling: Tiling, weights: Array, indices: Sequence[Array]) -> list[Array]:
