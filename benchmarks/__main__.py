@@ -78,6 +78,7 @@ def _measure_labelled(what: str, options: argparse.Namespace) -> dict[str, Any] 
     if what == "schemes":
         return schemes.measure(models, options.scheme or scheme.shipped(), options.quick, _report)
     if what == "recovery":
+        models = [m for m in models if m.data.is_dir()]  # photos; the digits lose too little to recover
         return recovery.measure(models, options.scheme or recovery.SCHEMES, options.limit, _report)
     return accuracy.measure(models, options.scheme or scheme.shipped(), options.limit, _report)
 

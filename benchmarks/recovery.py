@@ -39,20 +39,33 @@ def measure(models: Sequence[Labelled], schemes: Sequence[str], limit: int | Non
 
 
 def variants_of(base: Scheme) -> list[Variant]:
-    """`base` with nothing recovered, with each way alone, with all, and with all after a look at some samples."""
+    """`base` with nothing recovered, with each way alone, with all but one, with all, and with all after a look at some
+    samples."""
     plain = _with(base, NONE)
-    everything = plain
-    for way in WAYS.values():
-        everything = _with(everything, way)
+    everything = _with(plain, *WAYS.values())
     return [
         Variant(plain, option="none"),
         *(Variant(_with(plain, way), option=name) for name, way in WAYS.items()),
+        *(
+            Variant(
+                _with(plain, *(way for other, way in WAYS.items() if other != name)), option=f"all but {_key(name)}"
+            )
+            for name in WAYS
+        ),
         Variant(everything, option="all"),
         Variant(_with(everything, CALIBRATED), calibrated=True, option="all, with --data"),
     ]
 
 
-def _with(base: Scheme, settings: Settings) -> Scheme:
+def _with(base: Scheme, *ways: Settings) -> Scheme:
     """`base` with other settings for all layers; its rules stay as they are."""
-    changed = {role: replace(getattr(base.layer, role), **keys) for role, keys in settings.items()}
-    return replace(base, layer=replace(base.layer, **changed))
+    layer = base.layer
+    for settings in ways:
+        changed = {role: replace(getattr(layer, role), **keys) for role, keys in settings.items()}
+        layer = replace(layer, **changed)
+    return replace(base, layer=layer)
+
+
+def _key(setting: str) -> str:
+    """The key's name of "role.key = value"."""
+    return setting.partition(" ")[0]
