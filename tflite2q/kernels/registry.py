@@ -28,6 +28,7 @@ from tflite2q.kernels.generic.argmax import GenericArgMax
 from tflite2q.kernels.generic.concat import GenericConcat
 from tflite2q.kernels.generic.conv import GenericConv, GenericDepthwise
 from tflite2q.kernels.generic.eltwise import GenericEltwise
+from tflite2q.kernels.generic.line import GenericLine
 from tflite2q.kernels.generic.lookup import GenericLookup
 from tflite2q.kernels.generic.pool import GenericPool
 from tflite2q.kernels.generic.real import GenericReal
@@ -59,7 +60,7 @@ KERNELS: dict[type, tuple[Kernel, ...]] = {
     Dense: (*_X86_CONV, *_X86_CONV16, *_ARM_CONV, GenericConv()),
     RealConv2D: (GenericReal(),),
     Pool: (GenericPool(),),
-    Lookup: (X86Lookup(), ArmLookup(), GenericLookup()),
+    Lookup: (X86Lookup(), ArmLookup(), GenericLine(), GenericLookup()),
     Eltwise: (*_X86_PLANE, *_X86_ADD16, ArmPlane(), GenericEltwise()),
     Softmax: (GenericSoftmax(),),
     ResizeBilinear: (GenericResize(),),
