@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from benchmarks import contenders, environment, tables
 
 
@@ -107,3 +109,13 @@ def test_the_environment_names_machine_and_versions() -> None:
     assert here.cores >= 1
     assert "numpy" in here.versions
     assert here.commit in here.sentence()
+
+
+def test_rows_measured_again_replace_those_kept(tmp_path: Path) -> None:
+    where = speed_result()["environment"]
+    kept = {"environment": where, "rows": [{"model": "m", "scheme": s, "ms": 1.0} for s in ("a", "b")]}
+    tables.write("schemes", kept, tmp_path)
+    new = {"environment": where, "rows": [{"model": "m", "scheme": "b", "ms": 2.0}]}
+    assert [row["ms"] for row in tables.joined("schemes", new, tmp_path)["rows"]] == [1.0, 2.0]
+    elsewhere = {**new, "environment": {**where, "processor": "another"}}
+    assert [row["ms"] for row in tables.joined("schemes", elsewhere, tmp_path)["rows"]] == [2.0]
