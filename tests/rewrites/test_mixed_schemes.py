@@ -163,7 +163,7 @@ def test_mixes_by_hand(name: str, network: str, digits: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("network", ["digits", "7"])
 def test_mixes_by_chance(seed: int, network: str, digits: Path) -> None:
     original = model(network, digits)
