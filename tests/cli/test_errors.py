@@ -211,9 +211,15 @@ def test_interrupted_by_a_signal(digits: Path, tmp_path: Path) -> None:
     pipe = tmp_path / "never.npy"
     os.mkfifo(pipe)
     command = [sys.executable, "-m", "tflite2q", "inspect", str(pipe)]
+    # Where the tests run in the background, children would inherit that the signal is ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
-        time.sleep(1.5)
-        child.send_signal(signal.SIGINT)
-        _, err = child.communicate(timeout=30)
+        signal.signal(signal.SIGINT, before)
+        try:
+            time.sleep(1.5)
+            child.send_signal(signal.SIGINT)
+            _, err = child.communicate(timeout=30)
+        finally:
+            child.kill()
     assert child.returncode == 130
     assert "Traceback" not in err
