@@ -400,17 +400,7 @@ class Concat:
 
 
 Contract = (
-    Conv2D
-    | DepthwiseConv2D
-    | Dense
-    | RealConv2D
-    | Pool
-    | Lookup
-    | Eltwise
-    | Softmax
-    | ResizeBilinear
-    | ArgMax
-    | Concat
+    Conv2D | DepthwiseConv2D | Dense | RealConv2D | Pool | Lookup | Eltwise | Softmax | ResizeBilinear | ArgMax | Concat
 )
 
 
