@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from typing import Any
 
 import integer
@@ -75,7 +76,11 @@ def check(
     kernel: Any, contract: Conv2D | DepthwiseConv2D | Dense, target: str, x: Any = None, varied: bool = True
 ) -> None:
     compiled_for = made.target(target)
-    assert kernel.refuses(contract, compiled_for) is None
+    refusal = kernel.refuses(contract, compiled_for)
+    if isinstance(kernel, X86Matrix) and math.prod(contract.output.shape[:-1]) == 1:
+        assert str(refusal).startswith("one output pixel")  # left to the vector dot product
+        return
+    assert refusal is None
     x = made.codes(np.random.default_rng(99), contract.inputs[0]) if x is None else x
     y = made.run(kernel.build(contract, compiled_for), compiled_for, x)
     expected = integer.dense(contract, x) if isinstance(contract, Dense) else integer.conv(contract, x)

@@ -139,6 +139,8 @@ class X86Matrix:
         if not {contract.x_dtype, contract.rescale.dtype} <= {"uint8", "int8"}:
             return f"{contract.x_dtype} to {contract.rescale.dtype}"
         conv = contract.conv2d() if isinstance(contract, Dense) else contract
+        if math.prod(contract.output.shape[:-1]) == 1:
+            return "one output pixel fills one of the unit's sixteen rows"
         return f"{conv.groups} groups" if conv.groups != 1 else None
 
     def build(self, contract: Conv2D | Dense, target: Any) -> Built:
