@@ -26,6 +26,7 @@ from tflite2q.kernels.arm import isa
 from tflite2q.kernels.arm.finish import Finish
 from tflite2q.kernels.arm.isa import LANES, Level
 from tflite2q.kernels.base import Array, Built, DepthwiseConv2D, Tensor
+from tflite2q.kernels.depthwise import refusal
 from tflite2q.kernels.loops import ZEROS, moving_zero, padded_image, region
 from tflite2q.kernels.tir import Buffer, Expr, T, function, load, local, shuffle, store, view
 
@@ -91,17 +92,9 @@ class ArmDepthwise:
         return f"depthwise__{self.level.name}"
 
     def refuses(self, contract: DepthwiseConv2D, target: Any) -> str | None:
-        lacks = self.level.lacks(target)
-        if lacks:
-            return lacks
-        if contract.depth_multiplier != 1:
-            return f"depth multiplier {contract.depth_multiplier}"
-        if contract.kernel[0] * contract.kernel[1] > MOST_TAPS:
-            return f"a {contract.kernel[0]}x{contract.kernel[1]} kernel would unroll too far"
-        if contract.out_c < WIDTH:
-            return f"{contract.out_c} channels are fewer than {WIDTH}"
-        if contract.rescale.dtype not in ("int8", "uint8") or contract.x_dtype not in ("int8", "uint8"):
-            return f"{contract.x_dtype} to {contract.rescale.dtype}"
+        why = self.level.lacks(target) or refusal(contract, ("int8", "uint8"), WIDTH, MOST_TAPS)
+        if why:
+            return why
         weights = layout.centered_weights(contract)
         if self.level != isa.NEON and (weights.min() < -128 or weights.max() > 127):
             return "weights need nine bits"

@@ -7,13 +7,12 @@ is the throughput of tbl with four registers.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from tflite2q.kernels.arm.isa import NEON, intrinsic
 from tflite2q.kernels.base import Built, Lookup, Tensor
-from tflite2q.kernels.lookup import Translate, table_by_byte, translated
-from tflite2q.kernels.tir import Buffer, Expr, T, function, load, store
+from tflite2q.kernels.lookup import Translate, built, table_by_byte, translated
+from tflite2q.kernels.tir import Buffer, Expr, T, load, store
 
 BYTES = 16  # of a vector
 QUARTER = 64  # entries that an instruction looks in
@@ -36,15 +35,7 @@ class ArmLookup:
         return None
 
     def build(self, contract: Lookup, target: Any) -> Built:
-        key = (contract.inputs[0], contract.output)
-        name = f"{contract.x_dtype}_lookup_{contract.output.dtype}__neon"
-        constants = (table_by_byte(contract),)
-        return Built(name, (name, key), _lookup(*key), contract.inputs, constants, contract.output)
-
-
-@functools.cache
-def _lookup(x: Tensor, y: Tensor) -> Any:
-    return function([x], [Tensor((256,), y.dtype)], y, functools.partial(_body, x))
+        return built(contract, "neon", table_by_byte(contract), _body)
 
 
 def _body(tensor: Tensor, x: Buffer, table: Buffer, y: Buffer) -> None:

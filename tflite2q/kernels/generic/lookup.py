@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from tflite2q.kernels.base import Built, Lookup, Tensor
-from tflite2q.kernels.lookup import table_by_byte, translated
-from tflite2q.kernels.tir import Buffer, Expr, T, function, store
+from tflite2q.kernels.lookup import built, table_by_byte, translated
+from tflite2q.kernels.tir import Buffer, Expr, T, store
 
 
 class GenericLookup:
@@ -19,15 +18,7 @@ class GenericLookup:
         return None
 
     def build(self, contract: Lookup, target: Any) -> Built:
-        key = (contract.inputs[0], contract.output)
-        name = f"{contract.x_dtype}_lookup_{contract.output.dtype}__generic"
-        constants = (table_by_byte(contract),)
-        return Built(name, (name, key), _lookup(*key), contract.inputs, constants, contract.output)
-
-
-@functools.cache
-def _lookup(x: Tensor, y: Tensor) -> Any:
-    return function([x], [Tensor((256,), y.dtype)], y, functools.partial(_body, x))
+        return built(contract, "generic", table_by_byte(contract), _body)
 
 
 def _body(tensor: Tensor, x: Buffer, table: Buffer, y: Buffer) -> None:

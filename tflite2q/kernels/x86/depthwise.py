@@ -24,6 +24,7 @@ import numpy as np
 
 from tflite2q.kernels import layout
 from tflite2q.kernels.base import Array, Built, DepthwiseConv2D, Tensor
+from tflite2q.kernels.depthwise import refusal
 from tflite2q.kernels.line import Line, floating, prove
 from tflite2q.kernels.loops import PARALLEL_MACS, ZEROS, moving_zero
 from tflite2q.kernels.tir import Buffer, Expr, T, function, load, store, view
@@ -34,6 +35,7 @@ from tflite2q.kernels.x86.packed import Columns, Lines
 from tflite2q.numerics import wrap32
 
 NARROWEST = 8  # channels
+MOST_TAPS = 25  # of a kernel; larger ones would unroll too far
 
 
 CHUNKS = 8  # pieces into which a parallel layer's rows are cut, at most
@@ -128,19 +130,11 @@ class X86Depthwise:
         return f"depthwise__{self.isa.name}"
 
     def refuses(self, contract: DepthwiseConv2D, target: Any) -> str | None:
-        lacks = self.isa.lacks(target)
-        if lacks:
-            return lacks
-        if contract.depth_multiplier != 1:
-            return f"depth multiplier {contract.depth_multiplier}"
-        if contract.kernel[0] * contract.kernel[1] > 25:
-            return f"a {contract.kernel[0]}x{contract.kernel[1]} kernel would unroll too far"
-        if contract.out_c < NARROWEST:
-            return f"{contract.out_c} channels are fewer than {NARROWEST}"
+        why = self.isa.lacks(target) or refusal(contract, ("int8", "uint8"), NARROWEST, MOST_TAPS)
+        if why:
+            return why
         if any(contract.out_w < s.pixels for s in sections(contract, 4 * self.isa.lanes, 1)):
             return f"rows of {contract.out_w} pixels of {contract.out_c} channels do not fill a vector"
-        if contract.rescale.dtype not in ("int8", "uint8") or contract.x_dtype not in ("int8", "uint8"):
-            return f"{contract.x_dtype} to {contract.rescale.dtype}"
         return None
 
     def build(self, contract: DepthwiseConv2D, target: Any) -> Built:

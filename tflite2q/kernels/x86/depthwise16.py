@@ -22,14 +22,15 @@ from typing import Any
 import numpy as np
 
 from tflite2q.kernels.base import Array, Built, DepthwiseConv2D, Tensor
+from tflite2q.kernels.depthwise import refusal
 from tflite2q.kernels.loops import ZEROS, moving_zero, region
 from tflite2q.kernels.sums import Sums
 from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, function, load, local, shuffle, store, view
+from tflite2q.kernels.x86.depthwise import MOST_TAPS, NARROWEST
 from tflite2q.kernels.x86.isa import Isa
 from tflite2q.kernels.x86.words import Words, channel_order, interleave
 
 VECTORS = 2  # of accumulators for one vector of inputs
-NARROWEST = 8  # channels
 MOST_EDGES = 8  # tiles of a row that may reach beyond the image
 
 
@@ -132,17 +133,9 @@ class X86Depthwise16:
         return f"depthwise16__{self.isa.name}"
 
     def refuses(self, contract: DepthwiseConv2D, target: Any) -> str | None:
-        lacks = self.isa.lacks(target)
-        if lacks:
-            return lacks
-        if {contract.x_dtype, contract.rescale.dtype} != {"int16"}:
-            return f"{contract.x_dtype} to {contract.rescale.dtype}"
-        if contract.depth_multiplier != 1:
-            return f"depth multiplier {contract.depth_multiplier}"
-        if contract.kernel[0] * contract.kernel[1] > 25:
-            return f"a {contract.kernel[0]}x{contract.kernel[1]} kernel would unroll too far"
-        if contract.out_c < NARROWEST:
-            return f"{contract.out_c} channels are fewer than {NARROWEST}"
+        why = self.isa.lacks(target) or refusal(contract, ("int16",), NARROWEST, MOST_TAPS)
+        if why:
+            return why
         if contract.x_zero_point:
             return f"input zero point {contract.x_zero_point}"
         if any(contract.out_w < s.pixels for s in _sections(contract, self.isa)):

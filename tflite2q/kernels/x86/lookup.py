@@ -7,14 +7,13 @@ bits are two tables, whose bytes two more permutations put together.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
 
 from tflite2q.kernels.base import Array, Built, Lookup, Tensor
-from tflite2q.kernels.lookup import Translate, table_by_byte, translated
-from tflite2q.kernels.tir import Buffer, Expr, T, function, load, shuffle, store
+from tflite2q.kernels.lookup import Translate, built, table_by_byte, translated
+from tflite2q.kernels.tir import Buffer, Expr, T, load, shuffle, store
 from tflite2q.kernels.x86 import isa
 
 FEATURES = ("avx512vbmi", "avx512bw")
@@ -38,9 +37,7 @@ class X86Lookup:
         return None
 
     def build(self, contract: Lookup, target: Any) -> Built:
-        key = (contract.inputs[0], contract.output)
-        name = f"{contract.x_dtype}_lookup_{contract.output.dtype}__avx512vbmi"
-        return Built(name, (name, key), _lookup(*key), contract.inputs, (_planes(contract),), contract.output)
+        return built(contract, "avx512vbmi", _planes(contract), _body)
 
 
 def _planes(contract: Lookup) -> Array:
@@ -49,13 +46,9 @@ def _planes(contract: Lookup) -> Array:
     return np.ascontiguousarray(entries.view(np.int8).reshape(256, -1).T).reshape(-1)
 
 
-@functools.cache
-def _lookup(x: Tensor, y: Tensor) -> Any:
-    planes = Tensor((np.dtype(y.dtype).itemsize * 256,), "int8")
-    return function([x], [planes], y, functools.partial(_body, x, planes.size))
+def _body(tensor: Tensor, x: Buffer, table: Buffer, y: Buffer) -> None:
+    size = np.dtype(str(y.dtype)).itemsize * 256
 
-
-def _body(tensor: Tensor, size: int, x: Buffer, table: Buffer, y: Buffer) -> None:
     def prepare() -> Translate:
         parts = [T.Bind(load(table, first, lanes=BYTES)) for first in range(0, size, BYTES)]
 
