@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tflite2q.fixedpoint import inverse_square_root, leading_sign_bits, leading_zeros, reciprocal, reciprocal_of
+from tflite2q.fixedpoint import (
+    exp_on_negative,
+    inverse_square_root,
+    leading_sign_bits,
+    leading_zeros,
+    reciprocal,
+    reciprocal_of,
+)
 from tflite2q.numpy_core import NumpyCore
 
 CORE = NumpyCore()
@@ -56,3 +65,17 @@ def test_inverse_square_root_is_close_to_the_real_one(values: list[int]) -> None
     m, n = inverse_square_root(CORE, np.array(values, np.int64))
     ratio = m / 2.0 ** (31 + n) * np.sqrt(np.array(values, np.float64))
     assert np.abs(ratio - 1).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("t", "expected"),
+    [(-(2**24), 1672462419), (-(2**26), 790015308), (-3 * 2**26, 106916946), (-(2**30), 242), (0, 2**31 - 1)],
+)
+def test_known_exponentials(t: int, expected: int) -> None:
+    assert int(exp_on_negative(CORE, np.array([t], np.int64), 5)[0]) == expected
+
+
+@given(st.integers(-(2**31), 0), st.integers(0, 6))
+def test_exponential_is_close_to_the_real_one(t: int, integer_bits: int) -> None:
+    exact = math.exp(t / 2.0 ** (31 - integer_bits))
+    assert abs(int(exp_on_negative(CORE, np.array([t], np.int64), integer_bits)[0]) / 2.0**31 - exact) < 1e-6

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from exact import away, fixed, fixed_array, high_multiply, up
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tflite2q import numerics
+from tflite2q import numerics, rescale
 from tflite2q.numpy_core import NumpyCore
 from tflite2q.rescale import Rescale, multiply_fixed, round_half_away, rounding_shift_right, shift_rounding
 
 CORE = NumpyCore()
 DTYPES = st.sampled_from(["uint8", "int8", "int16"])
 ACCUMULATORS = st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1, max_size=40)
+INT32 = st.integers(-(2**31), 2**31 - 1)
 REAL = st.floats(2.0**-20, 0.999)
 
 
 def clamp(code: int, low: int, high: int) -> int:
     return min(max(code, low), high)
-
-
-def away(value: Fraction) -> int:
-    return int(math.copysign(math.floor(abs(value) + Fraction(1, 2)), value))
 
 
 @st.composite
@@ -43,7 +40,7 @@ def test_fixed_is_the_kernels_arithmetic(accumulators, reals, target) -> None:
     codes = Rescale(tuple(reals), *target).meaning(CORE, acc)
     zero_point, low, high, dtype = target
     m, shift = numerics.quantize_multiplier(reals)
-    expected = numerics.multiply_by_quantized_multiplier(acc, m, shift) + zero_point
+    expected = fixed_array(acc, m, shift) + zero_point
     assert codes.dtype == dtype
     assert codes.tolist() == np.clip(expected, low, high).tolist()
 
@@ -52,7 +49,7 @@ def test_fixed_is_the_kernels_arithmetic(accumulators, reals, target) -> None:
 def test_fixed_with_multipliers_above_one_wraps_as_c_does(accumulators, real, target) -> None:
     acc = np.array(accumulators, np.int32)
     zero_point, low, high, _ = target
-    expected = numerics.multiply_by_quantized_multiplier(acc, *numerics.quantize_multiplier(real)) + zero_point
+    expected = fixed_array(acc, *numerics.quantize_multiplier(real)) + zero_point
     codes = Rescale((real,), *target).meaning(CORE, acc)
     assert codes.tolist() == np.clip(expected, low, high).tolist()
 
@@ -84,7 +81,7 @@ def test_float32_ties(value: int, expected: int) -> None:
 def test_shift_adds_half_and_shifts(accumulators, n, target) -> None:
     zero_point, low, high, _ = target
     codes = Rescale((2.0**-n,), *target, "shift").meaning(CORE, np.array(accumulators, np.int32))
-    halves_up = [math.floor(Fraction(a) / Fraction(2) ** n + Fraction(1, 2)) for a in accumulators]
+    halves_up = [up(Fraction(a) / Fraction(2) ** n) for a in accumulators]
     assert codes.tolist() == [clamp(v + zero_point, low, high) for v in halves_up]
 
 
@@ -115,13 +112,13 @@ def test_what_is_no_rescaling_is_refused() -> None:
         Rescale((0.5, 0.3), 0, 0, 255, "uint8", "shift")
 
 
-@given(st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1), st.integers(2**30, 2**31 - 1), st.integers(-31, 31))
+@given(st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1), st.integers(2**30, 2**31 - 1), st.integers(-31, 40))
 def test_multiply_fixed_over_core(values, m, shift) -> None:
     for dtype in ("int32", "int64"):
         product = multiply_fixed(CORE, np.array(values, dtype), m, shift)
         assert product.dtype == np.int64
         # H(-2**31, -2**31) is the one case that saturates; a multiplier is positive, so it cannot occur.
-        assert product.tolist() == numerics.multiply_by_quantized_multiplier(values, m, shift).tolist()
+        assert product.tolist() == [fixed(x, m, shift) for x in values]
 
 
 @given(
@@ -129,7 +126,7 @@ def test_multiply_fixed_over_core(values, m, shift) -> None:
 )
 def test_rounding_shift_right_over_core(values, counts) -> None:
     shifted = rounding_shift_right(CORE, np.array(values, np.int64), counts)
-    assert shifted.tolist() == numerics.rounding_shift_right(values, counts).tolist()
+    assert shifted.tolist() == [away(Fraction(x, 2**n)) for x, n in zip(values, counts, strict=True)]
 
 
 @given(
@@ -138,9 +135,7 @@ def test_rounding_shift_right_over_core(values, counts) -> None:
 )
 def test_shift_rounding_over_core(values, counts) -> None:
     shifted = shift_rounding(CORE, np.array(values, np.int32), counts)
-    expected = [
-        math.floor(Fraction(v) / Fraction(2) ** n + Fraction(1, 2)) for v, n in zip(values, counts, strict=True)
-    ]
+    expected = [up(Fraction(v) / Fraction(2) ** n) for v, n in zip(values, counts, strict=True)]
     assert shifted.tolist() == expected
 
 
@@ -152,3 +147,40 @@ def test_round_half_away_over_core(dtype, data) -> None:
     rounded = round_half_away(CORE, np.array([x], dtype), dtype)
     assert rounded.dtype == dtype
     assert int(rounded[0]) == away(Fraction(float(np.dtype(dtype).type(x))))
+
+
+@given(INT32, INT32)
+@example(1 << 30, 1)  # a tie
+@example(-(1 << 30), 1)
+def test_high_multiply_over_core(a, b) -> None:
+    """But for -2**31 times itself, which no caller has: multipliers are positive."""
+    product = rescale.high_multiply(CORE, np.array([a], np.int64), np.array([b], np.int64))
+    assert int(product[0]) == (high_multiply(a, b) if min(a, b) > -(2**31) else up(Fraction(a * b, 2**31)))
+
+
+@pytest.mark.parametrize(
+    ("x", "real", "expected"),
+    [
+        (1, 0.4, 1),
+        (-1, 0.4, -1),
+        (3, 0.4, 1),
+        (5, 0.5, 3),
+        (-5, 0.5, -2),
+        (6, 0.25, 2),
+        (-6, 0.25, -2),
+        (100, 0.0049, 0),
+        (-103, 0.0049, -1),
+        (3, 1.5, 5),
+        (-3, 1.5, -4),
+    ],
+)
+def test_known_products(x: int, real: float, expected: int) -> None:
+    """Two roundings, the first visible: 0.4 times 1 is 1."""
+    m, shift = numerics.quantize_multiplier(real)
+    assert int(multiply_fixed(CORE, np.array([x], np.int64), m, shift)[0]) == expected
+
+
+@given(st.integers(-(2**24), 2**24), st.floats(2.0**-20, 1.0))
+def test_product_is_within_one_of_the_real_one(x: int, real: float) -> None:
+    product = int(multiply_fixed(CORE, np.array([x], np.int64), *numerics.quantize_multiplier(real))[0])
+    assert abs(Fraction(x) * Fraction(real) - product) <= 1

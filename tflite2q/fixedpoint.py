@@ -1,4 +1,4 @@
-"""gemmlowp's fixed-point functions over the core vocabulary, on values known only at run time.
+"""gemmlowp's fixed-point functions over the core vocabulary.
 
 Raw values are int64 tensors that hold int32 numbers; Qa.b has a integer and b fraction bits.
 """
@@ -27,6 +27,49 @@ def reciprocal(core: Core[T], a: T) -> T:
         rest = core.subtract(int_const(core, 1 << 29), high_multiply(core, half, x))
         x = core.add(x, saturating_left_shift(core, high_multiply(core, x, rest), 2))
     return saturating_left_shift(core, x, 1)
+
+
+def exp_on_negative(core: Core[T], t: T, integer_bits: int) -> T:
+    """exp(t) for t <= 0 in fixed point with `integer_bits` integer bits; the result is Q0.31 (eq. 17).
+
+    gemmlowp's exp_on_negative_values: a fourth-order polynomial on [-1/4, 0), then one multiplication for each set bit
+    of the multiple of 1/4 that was taken off.
+    """
+    fraction_bits = 31 - integer_bits
+    quarter = 1 << (fraction_bits - 2)
+    rest = core.bitwise_and(t, int_const(core, quarter - 1))
+    remainder = core.subtract(rest, int_const(core, quarter))
+    z = core.add(core.left_shift(remainder, int_const(core, integer_bits)), int_const(core, 1 << 28))
+    z2 = high_multiply(core, z, z)
+    z3, z4 = high_multiply(core, z2, z), high_multiply(core, z2, z2)
+    third = core.add(rounding_shift_right(core, z4, 2), z3)
+    third = core.add(high_multiply(core, third, int_const(core, THIRD)), z2)
+    exp_of_eighth = int_const(core, EXP_OF_MINUS_EIGHTH)
+    polynomial = core.add(z, rounding_shift_right(core, third, 1))
+    result = core.add(exp_of_eighth, high_multiply(core, exp_of_eighth, polynomial))
+    taken = core.subtract(remainder, t)
+    for exponent, factor in EXP_OF_MINUS_POWERS:
+        place = fraction_bits + exponent
+        if place < 31:
+            bit = core.bitwise_and(core.right_shift(taken, int_const(core, place)), int_const(core, 1))
+            product = high_multiply(core, result, int_const(core, factor))
+            result = core.where(core.equal(bit, int_const(core, 1)), product, result)
+    return core.where(core.equal(t, int_const(core, 0)), int_const(core, 2**31 - 1), result)
+
+
+THIRD = 715827883  # 1/3 in Q0.31
+EXP_OF_MINUS_EIGHTH = 1895147668  # exp(-1/8) in Q0.31, about which the polynomial is expanded
+
+# (k, exp(-2**k) in Q0.31), the factors gemmlowp uses.
+EXP_OF_MINUS_POWERS = (
+    (-2, 1672461947),
+    (-1, 1302514674),
+    (0, 790015084),
+    (1, 290630308),
+    (2, 39332535),
+    (3, 720401),
+    (4, 242),
+)
 
 
 def leading_zeros(core: Core[T], x: T) -> T:

@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tflite2q.numerics import EXP_OF_MINUS_POWERS, Ints, code_range, rounding_shift_right
+from tflite2q.fixedpoint import EXP_OF_MINUS_EIGHTH, EXP_OF_MINUS_POWERS, THIRD
+from tflite2q.numerics import Ints, code_range
+from tflite2q.numpy_core import NUMPY
+from tflite2q.rescale import rounding_shift_right
 
 LOW, HIGH = code_range("int16")
 ONE_Q2 = 1 << 13
@@ -44,7 +47,7 @@ def _frozen(values: Ints) -> npt.NDArray[np.int16]:
 
 def _constant(raw32: int) -> int:
     """A 32-bit constant rounded to 16 bits."""
-    return int(rounding_shift_right(raw32, 16))
+    return int(rounding_shift_right(NUMPY, np.array([raw32], np.int64), 16)[0])
 
 
 def _multiply(a: npt.ArrayLike, b: npt.ArrayLike) -> Ints:
@@ -78,9 +81,9 @@ def _exp_on_negative(t: Ints, integer_bits: int) -> Ints:
     z = (remainder << integer_bits) + (1 << 12)
     z2 = _multiply(z, z)
     z3, z4 = _multiply(z2, z), _multiply(z2, z2)
-    third = _multiply(rounding_shift_right(z4, 2) + z3, _constant(715827883)) + z2
-    centre = _constant(1895147668)
-    result = _saturate(centre + _multiply(centre, z + rounding_shift_right(third, 1)))
+    third = _multiply(rounding_shift_right(NUMPY, z4, 2) + z3, _constant(THIRD)) + z2
+    centre = _constant(EXP_OF_MINUS_EIGHTH)
+    result = _saturate(centre + _multiply(centre, z + rounding_shift_right(NUMPY, third, 1)))
     taken = remainder - t
     for exponent, factor in EXP_OF_MINUS_POWERS:
         if integer_bits > exponent:

@@ -61,31 +61,6 @@ def wrap32(x: IntLike) -> Ints:
     return ((value + 2**31) & 0xFFFFFFFF) - 2**31
 
 
-def high_multiply(a: IntLike, b: IntLike) -> Ints:
-    """(a * b + 2**30) >> 31: gemmlowp's SaturatingRoundingDoublingHighMul (eq. 6); saturates for a = b = -2**31."""
-    product = np.asarray(a, dtype=np.int64) * np.asarray(b, dtype=np.int64)
-    return np.asarray(np.minimum((product + 2**30) >> 31, 2**31 - 1))
-
-
-def rounding_shift_right(x: IntLike, n: IntLike) -> Ints:
-    """x / 2**n, nearest, ties away from zero: gemmlowp's RoundingDivideByPOT (eq. 7); n = 0 returns x."""
-    value, count = np.asarray(x, dtype=np.int64), np.asarray(n, dtype=np.int64)
-    half = np.where(count > 0, np.left_shift(1, np.maximum(count - 1, 0)), 0)
-    return np.where(count > 0, (value + half - (value < 0)) >> count, value)
-
-
-def multiply_by_quantized_multiplier(x: IntLike, m: IntLike, shift: IntLike) -> Ints:
-    """x * m * 2**(shift - 31) with the reference kernels' two roundings (eq. 8).
-
-    Left shifts wrap at 32 bits, as compiled C does; a shift of 32 or more acts as its low five bits (what x86 does with
-    a case that the C standard leaves undefined).
-    """
-    shift = np.asarray(shift, dtype=np.int64)
-    left = np.maximum(shift, 0) & 31
-    shifted = wrap32(np.left_shift(np.asarray(x, dtype=np.int64), left))
-    return rounding_shift_right(high_multiply(shifted, m), np.maximum(-shift, 0))
-
-
 def quantize(real: npt.ArrayLike, scale: float, zero_point: int, dtype: str) -> npt.NDArray[Any]:
     """Codes of real numbers: clamp(round_half_away(real / scale) + zero_point) with a float32 division (eq. 2)."""
     low, high = code_range(dtype)
@@ -120,39 +95,3 @@ def nearest_code(real: float, scale: float, zero_point: int) -> int:
     with np.errstate(over="ignore"):
         ratio = float(np.float32(real) / np.float32(scale))
     return zero_point + int(round_half_away(min(max(ratio, low), high)))
-
-
-def exp_on_negative(t: IntLike, integer_bits: int) -> Ints:
-    """exp(t) for t <= 0 in fixed point with `integer_bits` integer bits; the result is Q0.31 (eq. 17).
-
-    gemmlowp's exp_on_negative_values: a fourth-order polynomial on [-1/4, 0), then one multiplication for each set bit
-    of the multiple of 1/4 that was taken off.
-    """
-    value = np.asarray(t, dtype=np.int64)
-    fraction_bits = 31 - integer_bits
-    quarter = 1 << (fraction_bits - 2)
-    remainder = (value & (quarter - 1)) - quarter
-    z = np.left_shift(remainder, integer_bits) + (1 << 28)
-    z2 = high_multiply(z, z)
-    z3, z4 = high_multiply(z2, z), high_multiply(z2, z2)
-    third = high_multiply(rounding_shift_right(z4, 2) + z3, 715827883) + z2  # 715827883 = 1/3 in Q0.31
-    # exp(-1/8) in Q0.31, about which the polynomial is expanded.
-    result = 1895147668 + high_multiply(1895147668, z + rounding_shift_right(third, 1))
-    taken = remainder - value
-    for exponent, factor in EXP_OF_MINUS_POWERS:
-        bit = fraction_bits + exponent
-        if bit < 31:
-            result = np.where((taken >> bit) & 1 == 1, high_multiply(result, factor), result)
-    return np.where(value == 0, 2**31 - 1, result)
-
-
-# (k, exp(-2**k) in Q0.31), the factors gemmlowp uses.
-EXP_OF_MINUS_POWERS = (
-    (-2, 1672461947),
-    (-1, 1302514674),
-    (0, 790015084),
-    (1, 290630308),
-    (2, 39332535),
-    (3, 720401),
-    (4, 242),
-)

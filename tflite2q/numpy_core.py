@@ -179,6 +179,9 @@ class NumpyCore:
         return result
 
 
+NUMPY = NumpyCore()
+
+
 def _windows(x: Array, window: tuple[int, int], strides: tuple[int, int], dilation: tuple[int, int]) -> Array:
     """View of x [N,H,W,C] as patches [N,out_h,out_w,kh,kw,C]."""
     reach = tuple((size - 1) * step + 1 for size, step in zip(window, dilation, strict=True))

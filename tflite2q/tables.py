@@ -17,12 +17,13 @@ import numpy.typing as npt
 
 from tflite2q import numerics
 from tflite2q.fixedpoint import inverse_square_root
-from tflite2q.numerics import Ints, code_range, multiply_by_quantized_multiplier, quantize_multiplier
-from tflite2q.numpy_core import NumpyCore
+from tflite2q.numerics import Ints, code_range, quantize_multiplier
+from tflite2q.numpy_core import NUMPY
+from tflite2q.rescale import multiply_fixed, rounding_shift_right
 
 Floats32 = npt.NDArray[np.float32]
 
-ONE, HALF = np.float32(1), np.float32(0.5)
+ONE = np.float32(1)
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ def _rectified(low: float, high: float | None) -> Tabulator:
 
     def table(x: Codes, y: Codes, options: Options) -> npt.NDArray[Any]:
         m, shift = quantize_multiplier(np.float32(x.scale) / np.float32(y.scale))
-        codes = multiply_by_quantized_multiplier(x.every() - x.zero_point, m, shift) + y.zero_point
+        codes: Ints = multiply_fixed(NUMPY, x.every() - x.zero_point, m, shift) + y.zero_point
         lowest, highest = code_range(y.dtype)
         lowest = max(lowest, _code(low, y))
         return np.clip(codes, lowest, highest if high is None else min(highest, _code(high, y))).astype(y.dtype)
@@ -188,17 +189,17 @@ def _code(real: float, y: Codes) -> int:
 def _leaky_relu(x: Codes, y: Codes, options: Options) -> npt.NDArray[Any]:
     s_x, s_y, alpha = np.float32(x.scale), np.float32(y.scale), np.float32(options.alpha)
     value = x.every() - x.zero_point
-    positive = multiply_by_quantized_multiplier(value, *quantize_multiplier(s_x / s_y))
+    positive = multiply_fixed(NUMPY, value, *quantize_multiplier(s_x / s_y))
     slope = np.float32(s_x * alpha) / s_y
     m, shift = quantize_multiplier(np.abs(slope))
-    negative = multiply_by_quantized_multiplier(value, m if slope >= 0 else -m, shift)
+    negative = multiply_fixed(NUMPY, value, m if slope >= 0 else -m, shift)
     return y.clamp(np.where(value >= 0, positive, negative) + y.zero_point)
 
 
 def _abs(x: Codes, y: Codes, options: Options) -> npt.NDArray[Any]:
     value = np.abs(x.every() - x.zero_point)
     if x.scale != y.scale:
-        value = multiply_by_quantized_multiplier(value, *quantize_multiplier(np.float32(x.scale) / np.float32(y.scale)))
+        value = multiply_fixed(NUMPY, value, *quantize_multiplier(np.float32(x.scale) / np.float32(y.scale)))
     return y.clamp(value + y.zero_point)
 
 
@@ -218,9 +219,9 @@ def _rsqrt(x: Codes, y: Codes, options: Options) -> npt.NDArray[Any]:
     value = x.every() - x.zero_point
     real = np.float64(1) / np.float64(np.float32(np.sqrt(np.float32(x.scale))) * np.float32(y.scale))
     m, shift = quantize_multiplier(real)
-    inverse, right = inverse_square_root(NumpyCore(), np.maximum(value, 1))
-    data = multiply_by_quantized_multiplier(1, inverse, 20 - right)
-    codes = multiply_by_quantized_multiplier(data, m, shift - 20) + y.zero_point
+    inverse, right = inverse_square_root(NUMPY, np.maximum(value, 1))
+    data = multiply_fixed(NUMPY, np.ones_like(inverse), inverse, 20 - right)
+    codes = multiply_fixed(NUMPY, data, m, shift - 20) + y.zero_point
     return y.clamp(np.where(value > 0, codes, code_range(y.dtype)[1]))
 
 
@@ -245,10 +246,10 @@ def _hard_swish(x: Codes, y: Codes, options: Options) -> npt.NDArray[Any]:
     gate = _high_multiply16(gate, m_relu)
     if e_relu > 0:
         gate = _saturate16(gate << 1)
-    gate = numerics.rounding_shift_right(gate, max(-e_relu, 0))
+    gate = rounding_shift_right(NUMPY, gate, max(-e_relu, 0))
     gate = (gate + (1 << 15)) >> 1
     scaled = np.trunc(gate * product / 2.0**15).astype(np.int64)
-    return y.clamp(numerics.rounding_shift_right(scaled, -e_out) + y.zero_point)
+    return y.clamp(rounding_shift_right(NUMPY, scaled, -e_out) + y.zero_point)
 
 
 def _reduced(real: np.float32) -> tuple[int, int]:

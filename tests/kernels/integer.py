@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from exact import fixed16, fixed_array
 
 from tflite2q import numerics
 from tflite2q.kernels.base import Conv2D, Dense, DepthwiseConv2D, Pool
@@ -19,10 +20,10 @@ def rescale(r: Rescale, acc: Array) -> Array:
     real = np.array(r.real)
     if r.arithmetic == "fixed":
         m, shift = numerics.quantize_multiplier(real)
-        y = numerics.multiply_by_quantized_multiplier(acc, m, shift)
+        y = fixed_array(acc, m, shift)
     elif r.arithmetic == "fixed16":
         m, shift = numerics.quantize_multiplier(real)
-        y = np.array(fixed16(acc, *np.broadcast_arrays(m, shift, acc)[:2]), np.int64)
+        y = fixed16_array(acc, m, shift)
     elif r.arithmetic == "shift":
         n = np.round(-np.log2(real)).astype(np.int64)
         y = np.where(n > 0, (acc + (np.int64(1) << np.maximum(n - 1, 0))) >> np.maximum(n, 0), acc << np.maximum(-n, 0))
@@ -34,13 +35,7 @@ def rescale(r: Rescale, acc: Array) -> Array:
     return np.clip(y + r.zero_point, r.low, r.high).astype(r.dtype)
 
 
-@np.vectorize
-def fixed16(acc: int, m: int, shift: int) -> int:
-    """eq. 20 in Python's integers, which have no width, saturated at 40 bits."""
-    product = int(acc) * min((int(m) + 2**15) >> 16, 2**15 - 1)
-    right = 15 - int(shift)
-    scaled = (product + (1 << right >> 1)) >> right if right > 0 else product << -right
-    return max(-(2**40), min(scaled, 2**40))
+fixed16_array = np.vectorize(lambda acc, m, shift: fixed16(int(acc), int(m), int(shift)), otypes=[np.int64])
 
 
 def accumulators(c: Conv2D | DepthwiseConv2D, x: Array) -> Array:

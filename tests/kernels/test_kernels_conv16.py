@@ -10,6 +10,7 @@ import made
 import numpy as np
 import pytest
 import test_kernels_conv
+from exact import fixed16
 from test_kernels_conv import CONVOLUTIONS, DEPTHWISE
 
 from tflite2q.kernels.base import Conv2D, DepthwiseConv2D
@@ -229,7 +230,7 @@ def test_halves_are_the_product(seed: int) -> None:
             parts = (high, low, low * m + rest, high * m + ((low * m + rest) >> 16))
             assert -(2**15) <= high < 2**15 and all(-(2**31) <= part < 2**31 for part in parts)
             code = (parts[3] >> shift) + lift
-            exact = int(integer.fixed16(s + int(bias[channel]), *(int(a[0]) for a in one.fixed_point())))
+            exact = fixed16(s + int(bias[channel]), *(int(a[0]) for a in one.fixed_point()))
             assert min(max(code, -32768), 32767) == min(max(exact, -32768), 32767)
     assert proven > 10
 

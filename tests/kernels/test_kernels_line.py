@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from exact import fixed_array
 
 from tflite2q import numerics
 from tflite2q.kernels import line
@@ -15,7 +16,7 @@ from tflite2q.rescale import Rescale
 
 def codes(rescale: Rescale, v: np.ndarray) -> np.ndarray:
     m, shift = numerics.quantize_multiplier(np.array(rescale.real))
-    scaled = numerics.multiply_by_quantized_multiplier(v, m[:, None], shift[:, None])
+    scaled = fixed_array(v, m[:, None], shift[:, None])
     return np.clip(scaled + rescale.zero_point, rescale.low, rescale.high)
 
 
@@ -94,8 +95,8 @@ def test_first_accumulators_by_exact_search() -> None:
     levels = np.arange(-140, 300)
     first = line._first_accumulators(m, -shift, levels)
     m, shift = m[:, None], shift[:, None]
-    assert (numerics.multiply_by_quantized_multiplier(first, m, shift) >= levels).all()
-    assert (numerics.multiply_by_quantized_multiplier(first - 1, m, shift) < levels).all()
+    assert (fixed_array(first, m, shift) >= levels).all()
+    assert (fixed_array(first - 1, m, shift) < levels).all()
 
 
 def test_evaluate_rounds_once() -> None:

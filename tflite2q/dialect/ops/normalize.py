@@ -13,7 +13,8 @@ from tflite2q.core import Core
 from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, Tensor, attribute, require
 from tflite2q.dialect.ops.common import centred, check_numbers, given, is_codes
 from tflite2q.dialect.types import Quantization, TensorType, Value
-from tflite2q.fixedpoint import inverse_square_root, log_of_sum
+from tflite2q.fixedpoint import exp_on_negative, inverse_square_root, log_of_sum
+from tflite2q.numpy_core import NUMPY
 from tflite2q.rescale import (
     high_multiply,
     int_const,
@@ -75,8 +76,8 @@ class LogSoftmax(RowWise):
         reverse_m, reverse_left = (int(v) for v in numerics.quantize_multiplier((1 << (31 - left)) / float(m)))
         radius = int(np.floor(((1 << INPUT_BITS) - 1) * 2.0 ** (31 - INPUT_BITS) / 2.0**left))
         difference = -np.arange(256, dtype=np.int64)
-        logits = numerics.multiply_by_quantized_multiplier(difference, m, left)
-        shares = numerics.rounding_shift_right(numerics.exp_on_negative(logits, INPUT_BITS), SUM_BITS)
+        logits = multiply_fixed(NUMPY, difference, m, left)
+        shares = rounding_shift_right(NUMPY, exp_on_negative(NUMPY, logits, INPUT_BITS), SUM_BITS)
         table = np.where(difference < -radius, 0, shares)
         wide = core.astype(x.data, "int32")
         below = core.subtract(core.max(wide, (-1,), keepdims=True), wide)

@@ -15,8 +15,9 @@ from tflite2q.core import Core
 from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, attribute
 from tflite2q.dialect.ops.common import check_numbers, float32, is_codes
 from tflite2q.dialect.types import Quantization, Value
-from tflite2q.fixedpoint import leading_zeros, reciprocal
-from tflite2q.rescale import high_multiply, int_const, multiply_fixed
+from tflite2q.fixedpoint import exp_on_negative, leading_zeros, reciprocal
+from tflite2q.numpy_core import NUMPY
+from tflite2q.rescale import high_multiply, int_const, multiply_fixed, rounding_shift_right
 from tflite2q.tables import Codes, interpolated
 
 T = TypeVar("T")
@@ -57,8 +58,8 @@ class Softmax(Op):
         m, left = (int(v) for v in numerics.quantize_multiplier(real))
         radius = int(np.floor(((1 << INPUT_BITS) - 1) * 2.0 ** (31 - INPUT_BITS) / 2.0**left))
         difference = -np.arange(256, dtype=np.int64)
-        logits = numerics.high_multiply(numerics.wrap32(np.left_shift(difference, max(left, 0))), m)
-        return np.where(difference < -radius, 0, numerics.exp_on_negative(logits, INPUT_BITS))
+        logits = multiply_fixed(NUMPY, difference, m, max(left, 0))
+        return np.where(difference < -radius, 0, exp_on_negative(NUMPY, logits, INPUT_BITS))
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         x = ins[0]
@@ -71,7 +72,7 @@ class Softmax(Op):
         wide = core.astype(x.data, "int32")
         below_max = core.subtract(core.max(wide, (-1,), keepdims=True), wide)
         e = core.take(core.const(table), below_max)
-        shares = core.take(core.const(numerics.rounding_shift_right(table, SUM_BITS)), below_max)
+        shares = core.take(core.const(rounding_shift_right(NUMPY, table, SUM_BITS)), below_max)
         total = core.sum(shares, (-1,), keepdims=True)
         inverse, shift = row_scale(core, total)
         code = core.add(share(core, e, inverse, shift), int_const(core, low))
