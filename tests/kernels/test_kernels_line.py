@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from exact import fixed_array
 
-from tflite2q import numerics
+from tflite2q.arithmetic import rounding
+from tflite2q.arithmetic.rescale import Rescale
+from tflite2q.arithmetic.rounding import code_range
 from tflite2q.kernels import line
-from tflite2q.numerics import code_range
-from tflite2q.rescale import Rescale
 
 
 def codes(rescale: Rescale, v: np.ndarray) -> np.ndarray:
-    m, shift = numerics.quantize_multiplier(np.array(rescale.real))
+    m, shift = rounding.quantize_multiplier(np.array(rescale.real))
     scaled = fixed_array(v, m[:, None], shift[:, None])
     return np.clip(scaled + rescale.zero_point, rescale.low, rescale.high)
 
@@ -91,7 +91,7 @@ def test_channels_are_proven_together_or_not_at_all() -> None:
 def test_first_accumulators_by_exact_search() -> None:
     """The closed form of where steps lie, against the function itself just before and at the step."""
     rng = np.random.default_rng(2)
-    m, shift = numerics.quantize_multiplier(rng.uniform(1e-4, 0.49, 50))
+    m, shift = rounding.quantize_multiplier(rng.uniform(1e-4, 0.49, 50))
     levels = np.arange(-140, 300)
     first = line._first_accumulators(m, -shift, levels)
     m, shift = m[:, None], shift[:, None]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tflite2q.arithmetic.rounding import RANGES
 from tflite2q.errors import InvalidGraph
-from tflite2q.numerics import RANGES
 
 # dtype -> the NumPy dtype its elements are held in (int4 is held unpacked, one element a byte).
 STORAGE = {name: name for name in ("uint8", "int8", "int16", "int32", "int64", "float32", "float64", "bool")} | {
@@ -162,3 +162,9 @@ class Value:
 
     def with_(self, **changes: Any) -> Value:
         return replace(self, **changes)
+
+
+def initial_state(kind: TensorType) -> npt.NDArray[Any]:
+    """A variable before the first step: real 0, so 8-bit codes start at their zero point and int16 ones at 0."""
+    start = kind.zero_point if kind.quantized and kind.dtype in ("int8", "uint8") else 0
+    return np.full(kind.shape, start, STORAGE[kind.dtype])

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from tflite2q.arithmetic.numpy_core import NUMPY
+from tflite2q.arithmetic.rescale import int_const, rounding_shift_right
+from tflite2q.arithmetic.rounding import code_range
 from tflite2q.dialect.ops.softmax import SUM_BITS, row_scale, share
 from tflite2q.kernels.base import Built, Softmax, Tensor
 from tflite2q.kernels.generic.eltwise import TirCore
 from tflite2q.kernels.loops import chunks, region
 from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, function, load, store
-from tflite2q.numerics import code_range
-from tflite2q.numpy_core import NUMPY
-from tflite2q.rescale import int_const, rounding_shift_right
 
 MOST_LANES = 64
 LANES_OF_64_BITS = 8
