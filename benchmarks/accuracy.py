@@ -18,10 +18,9 @@ import tflite2q
 from benchmarks import environment
 from benchmarks.models import Labelled
 from benchmarks.tables import UNCHANGED
-from tflite2q import pipeline
 from tflite2q.dialect.graph import Graph
 from tflite2q.errors import Tflite2qError, Unchanged
-from tflite2q.evaluation import comparison, data
+from tflite2q.evaluation import comparison, data, models
 from tflite2q.evaluation.data import Dataset
 from tflite2q.rewrites import scheme
 from tflite2q.rewrites.scheme import Scheme
@@ -117,7 +116,7 @@ def _answers(model: Labelled, variant: Variant | None, limit: int | None) -> _An
         return _Answers(None, [], problem=str(error))
     layers = conversion.layers if conversion else ()
     rescaled = sum(layer.channels_rescaled or 0 for layer in layers)
-    size = pipeline.size_of(model.path if conversion is None else conversion)
+    size = models.size_of(model.path if conversion is None else conversion)
     return _Answers(chosen, outputs, size, (rescaled, sum(layer.channels or 0 for layer in layers)))
 
 

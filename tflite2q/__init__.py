@@ -16,11 +16,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tflite2q import errors as errors
+from tflite2q.version import __version__
 
 if TYPE_CHECKING:
     from tflite2q.pipeline import compare, compile, convert, load, load_library, reference
-
-__version__ = "0.1.0"
 
 __all__ = ["__version__", "compare", "compile", "convert", "load", "load_library", "reference"]
 

@@ -6,6 +6,11 @@ and leaves with `exit_code`.  Anything else that escapes is a bug.
 
 from __future__ import annotations
 
+import difflib
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
 
 class Tflite2qError(Exception):
     """Base of all errors a user can cause or act on."""
@@ -49,3 +54,12 @@ class UsageError(Tflite2qError):
     """Arguments that contradict each other or an output that must not be overwritten."""
 
     exit_code = 2
+
+
+def refuse_unknown(name: str, unknown: Iterable[str], function: Callable[..., Any]) -> None:
+    """Raise UsageError for keywords that `function` lacks, naming the nearest one that it has."""
+    known = [p.name for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    for keyword in unknown:
+        near = difflib.get_close_matches(keyword, known, 1, 0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; it takes {', '.join(known)}"
+        raise UsageError(f"{name} has no keyword {keyword!r}{hint}")

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import tflite2q
-from tflite2q import pipeline
 from tflite2q.dialect.graph import Graph
 from tflite2q.errors import UsageError
 from tflite2q.evaluation import calibration
+from tflite2q.evaluation.compare import dataset
 from tflite2q.evaluation.data import Dataset
 from tflite2q.execution import reference
 from tflite2q.flatbuffer import writer
@@ -29,14 +29,14 @@ SCHEMES = ["int8", "int8-w4"]
 def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole mixes judged by the reference: the same bits, without compiling a dozen models."""
     monkeypatch.setattr(
-        measure.pipeline, "compile", lambda graph, *_: SimpleNamespace(run=partial(reference.run, graph))
+        measure.runtime, "compile", lambda graph, *_: SimpleNamespace(run=partial(reference.run, graph))
     )
 
 
 @pytest.fixture
 def samples(digits: Path, digits_data: tuple[Path, Path]) -> Dataset:
     data, labels = digits_data
-    return pipeline.dataset(tflite2q.load(digits), pipeline.Options(data=data, labels=labels, limit=80))
+    return dataset(tflite2q.load(digits), data, labels, 80)
 
 
 def find(graph: Graph, samples: Dataset, state: Path | None = None, **settings: float) -> measure.Any:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import click
 
-from tflite2q import __version__
 from tflite2q.cli.compare import compare
 from tflite2q.cli.convert import convert
 from tflite2q.cli.inspect import inspect
@@ -18,6 +17,7 @@ from tflite2q.cli.schemes import schemes
 from tflite2q.cli.search import search
 from tflite2q.cli.targets import targets
 from tflite2q.errors import Tflite2qError
+from tflite2q.version import __version__
 
 COMMANDS: tuple[click.Command, ...] = (inspect, convert, run_command, compare, search, schemes, targets)
 

@@ -86,7 +86,7 @@ def compare(
     output.check_json(json_path)
     device = remote.device(rpc, tracker, key, timeout)
     with Progress() as progress:
-        converted = pipeline.convert(original, pipeline.scheme_of(scheme, interface)) if scheme is not None else other
+        converted = pipeline.convert(original, scheme, interface) if scheme is not None else other
         assert converted is not None
         result = pipeline.compare(original, converted, progress=progress, device=device, **options)
     output.emit(json.comparison(result), json_path, lambda console: text.comparison(console, result, every_layer))

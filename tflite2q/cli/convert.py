@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tflite2q.cli.progress import Progress
+    from tflite2q.dialect.text import Constants
 
 STAGES = ("load", "convert", "lower")
 
@@ -46,6 +47,13 @@ STAGES = ("load", "convert", "lower")
     "--until", type=click.Choice(STAGES), help="Stop after this stage and print the graph or module; write nothing."
 )
 @click.option(
+    "--constants",
+    type=click.Choice(["elided", "full"]),
+    default="elided",
+    show_default=True,
+    help="With --until: shorten long constants, or print a graph that every command reads again as *.q.txt.",
+)
+@click.option(
     "--allow-unsupported",
     is_flag=True,
     help="Carry operators that tflite2q lacks through unchanged, with their tensors.",
@@ -67,6 +75,7 @@ def convert(
     interface: str | None,
     explain: bool,
     until: str | None,
+    constants: Constants,
     allow_unsupported: bool,
     data: str | None,
     force: bool,
@@ -82,36 +91,42 @@ def convert(
     from tflite2q import files, pipeline
     from tflite2q.cli import output as out
     from tflite2q.cli.progress import Progress
+    from tflite2q.evaluation import compare, models
     from tflite2q.evaluation.comparison import Comparison, Size
+    from tflite2q.execution import runtime
+    from tflite2q.lower.target import resolve
     from tflite2q.report import json, text
+    from tflite2q.rewrites import scheme as schemes
 
     if until is not None:
         with Progress() as progress:
-            click.echo(_dump(model, scheme, interface, target, until, allow_unsupported, progress))
+            click.echo(_dump(model, scheme, interface, target, until, constants, allow_unsupported, progress))
         return
-    chosen = pipeline.scheme_of(scheme, interface)
-    path = Path(output) if output is not None else Path(model).with_name(f"{Path(model).stem}.{chosen.name}.tflite")
+    chosen = schemes.find(scheme, interface)
+    path = (
+        Path(output) if output is not None else Path(model).with_name(f"{models.stem_of(model)}.{chosen.name}.tflite")
+    )
     for planned in (path, lib):
         if planned is not None:
             files.refuse_overwrite(planned, force)
     if lib is not None:
-        pipeline.check_target(target)  # a name that does not exist is said before the work, not after
+        resolve(target)  # a name that does not exist is said before the work, not after
     out.check_json(json_path)
     with Progress() as progress:
         progress("converting")
         conversion = pipeline.convert(model, chosen, allow_unsupported=allow_unsupported, data=data)
-        before, content = pipeline.size_of(model), pipeline.content_of(conversion)
+        before, content = models.size_of(model), models.content_of(conversion)
         if lib is not None:
             progress(f"compiling for {target}")
-            pipeline.compile(conversion, target, threads).save(lib, force)
-        choices = pipeline.explain(conversion, target) if explain else ()
+            runtime.compile(conversion.graph, target, threads).save(lib, force)
+        choices = runtime.choices(conversion.graph, target) if explain else ()
         files.write(path, content, force)
     result = Comparison(
         model=Path(model).name,
         other=chosen.name,
         scheme=chosen.name,
         target=target if lib is not None else None,
-        layers=pipeline.layers_of(conversion),
+        layers=compare.layers_of(conversion),
         size=Size(before, len(content)),
         notes=conversion.notes,
     )
@@ -132,16 +147,19 @@ def _dump(
     interface: str | None,
     target: str,
     until: str,
+    constants: Constants,
     allow_unsupported: bool,
     progress: Progress,
 ) -> str:
     """The graph (or, lowered, the module) after a stage, as text."""
     from tflite2q import pipeline
+    from tflite2q.dialect.text import print_graph
+    from tflite2q.execution import runtime
 
     if until == "load":
-        return pipeline.text_of(pipeline.load(model, allow_unsupported))
+        return print_graph(pipeline.load(model, allow_unsupported), constants)
     conversion = pipeline.convert(model, scheme, interface, allow_unsupported)
     if until == "convert":
-        return pipeline.text_of(conversion)
+        return print_graph(conversion.graph, constants)
     progress(f"lowering for {target}")
-    return pipeline.lowered_text(conversion, target)
+    return runtime.lowered_text(conversion.graph, target)

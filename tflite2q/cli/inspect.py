@@ -21,17 +21,18 @@ def inspect(model: str, target: str | None, json_path: str | None) -> None:
 
     A weight's line says whether it has one scale or one a channel; MACs are multiply-accumulate operations of one run.
     """
-    from tflite2q import pipeline
     from tflite2q.cli import output
+    from tflite2q.evaluation import inspection, models
+    from tflite2q.execution import runtime
     from tflite2q.report import json, text
 
     output.check_json(json_path)
-    result = pipeline.inspect(model)
+    result = inspection.inspect(model)
     document = json.inspection(result)
     if target is None:
         output.emit(document, json_path, lambda console: text.inspection(console, result))
         return
-    choices = pipeline.explain(model, target)
+    choices = runtime.choices(models.load(model), target)
 
     def show(console: Console) -> None:
         text.inspection(console, result)

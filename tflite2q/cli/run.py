@@ -22,6 +22,9 @@ from tflite2q.cli.options import (
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from tflite2q.execution.remote import Device
+    from tflite2q.execution.runtime import Executable
+
 
 @click.command("run", short_help="Run a model or a compiled library.")
 @click.argument("model", metavar="MODEL|LIB", type=MODEL)
@@ -56,7 +59,7 @@ def run_command(
     exact codes, samples on the first axis.  With --rpc, or --tracker and --key, it runs on a remote device.  --profile
     times the ops of a model (not of a library) on this machine, with the first sample as input.
     """
-    from tflite2q import files, pipeline
+    from tflite2q import files
     from tflite2q.cli import output as out
     from tflite2q.cli.progress import Progress
     from tflite2q.errors import UsageError
@@ -74,7 +77,7 @@ def run_command(
         raise UsageError("--profile times the ops of a .tflite model on this machine; leave the device or library out")
     with Progress() as progress, ExitStack() as held:
         progress("compiling")
-        executable = held.enter_context(closing(pipeline.executable_of(model, target, threads, device)))
+        executable = held.enter_context(closing(_executable(model, target, threads, device)))
         samples = prediction.samples(inputs, executable.inputs, limit, Normalization.of(mean, std))
         results = prediction.run(executable.run, executable.outputs, samples, progress)
         if output is not None:
@@ -88,3 +91,18 @@ def run_command(
             text.profile(console, ops)
 
     out.emit({**document, "profile": json.profile(ops)} if profile else document, json_path, show)
+
+
+def _executable(path: str, target: str, threads: int, device: Device | None) -> Executable:
+    """A library loaded, or a model compiled; on a remote device if one is given."""
+    from tflite2q.evaluation.models import load
+    from tflite2q.execution import runtime
+
+    library = Path(path).suffix == ".so"
+    if device is None:
+        return runtime.load_library(path, threads) if library else runtime.compile(load(path), target, threads)
+    from tflite2q.execution.remote import Session
+
+    made = None if library else runtime.compile(load(path), target, threads)
+    session = Session(device)
+    return session.load(path, threads) if made is None else session.upload(made)

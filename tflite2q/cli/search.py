@@ -44,9 +44,12 @@ def search(
     chosen one is checked as a whole on all samples.  What was measured is kept in MIXED.search.json: an interrupted
     search takes up where it was, and another --max-top1-drop measures no layer twice.
     """
-    from tflite2q import files, pipeline
+    from tflite2q import files
     from tflite2q.cli import output as out
     from tflite2q.cli.progress import Progress
+    from tflite2q.evaluation.compare import dataset
+    from tflite2q.evaluation.models import load
+    from tflite2q.rewrites import scheme
     from tflite2q.search import Settings, search, show
 
     where = Path(output)
@@ -55,9 +58,9 @@ def search(
         if planned is not None:
             files.refuse_overwrite(planned, force)
     out.check_json(json_path)
-    graph = pipeline.load(model)
-    chosen = [pipeline.scheme_of(name.strip()) for name in schemes.split(",") if name.strip()]
-    samples = pipeline.dataset(graph, pipeline.Options(data=data, labels=labels, limit=limit))
+    graph = load(model)
+    chosen = [scheme.find(name.strip()) for name in schemes.split(",") if name.strip()]
+    samples = dataset(graph, data, labels, limit)
     settings = Settings(goal, max_drop, target, threads, seed, budget)
     measured = where.with_suffix(".search.json")
     with Progress() as progress:

@@ -15,9 +15,9 @@ def targets(json_path: str | None) -> None:
 
     TVM's own targets work too: its JSON, `llvm -mtriple=... -mcpu=...`, and its names such as raspberry-pi/4b-aarch64.
     """
-    from tflite2q import pipeline
     from tflite2q.cli import output
+    from tflite2q.lower.capabilities import capabilities
     from tflite2q.report import json, text
 
-    found = pipeline.targets()
+    found = capabilities()
     output.emit(json.targets(found), json_path, lambda console: text.targets(console, found))

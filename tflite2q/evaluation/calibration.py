@@ -5,21 +5,36 @@ The original integer model is the teacher: what is observed are its own codes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tflite2q import rewrites
 from tflite2q.arithmetic import rounding
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import STORAGE, TensorType
 from tflite2q.execution import reference
+from tflite2q.rewrites import Conversion
 from tflite2q.rewrites.plan import is_activation
+from tflite2q.rewrites.scheme import Scheme
 from tflite2q.rewrites.statistics import Observation
 
 NOISE_SAMPLES = 8
 Sample = Sequence[npt.NDArray[Any]]
+
+
+def convert(graph: Graph, scheme: Scheme, samples: Iterable[Sample] | None = None) -> Conversion:
+    """`graph` rewritten to `scheme`, with what the scheme must know of activations: from `samples`, else from noise.
+
+    Raises SchemeError, or Unchanged if the model already is what the scheme asks for.
+    """
+    if samples is not None:
+        return rewrites.convert(graph, scheme, observe(graph, list(samples)), calibrate=True)
+    if rewrites.needs_observations(graph, scheme):
+        return rewrites.convert(graph, scheme, observe(graph, noise_images(graph)))
+    return rewrites.convert(graph, scheme)
 
 
 def observe(graph: Graph, samples: Sequence[Sample]) -> dict[str, Observation]:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import Quantization, Value
+from tflite2q.errors import Tflite2qError, Unchanged
+from tflite2q.evaluation.models import FilePath, load
+from tflite2q.rewrites import Forecast
+from tflite2q.rewrites import scheme as schemes
+from tflite2q.rewrites.scheme import Scheme
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,15 @@ class Inspection:
     schemes: tuple[SchemeEffect, ...] = ()
 
 
-def inspect(graph: Graph, model: str, size: int, schemes: tuple[SchemeEffect, ...] = ()) -> Inspection:
+def inspect(path: FilePath) -> Inspection:
+    """Describe the model at `path`, and what each shipped scheme would do to it."""
+    graph = load(path)
+    forecast = Forecast(graph)
+    effects = tuple(_effect(forecast, schemes.find(name)) for name in schemes.shipped())
+    return describe(graph, Path(path).name, os.path.getsize(path), effects)
+
+
+def describe(graph: Graph, model: str, size: int, effects: tuple[SchemeEffect, ...] = ()) -> Inspection:
     """Describe `graph`, read from a file called `model` of `size` bytes."""
     layers = tuple(_layer(graph, index, op) for index, op in enumerate(graph.ops))
     return Inspection(
@@ -73,7 +89,23 @@ def inspect(graph: Graph, model: str, size: int, schemes: tuple[SchemeEffect, ..
         layers=layers,
         parameters=sum(value.type.size for value in graph.values if value.constant is not None),
         macs=sum(layer.macs for layer in layers),
-        schemes=schemes,
+        schemes=effects,
+    )
+
+
+def _effect(forecast: Forecast, scheme: Scheme) -> SchemeEffect:
+    try:
+        layers = forecast.layers(scheme)
+    except Unchanged:
+        return SchemeEffect(scheme.name, scheme.summary, refused="nothing: the model is that already")
+    except Tflite2qError as error:
+        return SchemeEffect(scheme.name, scheme.summary, refused=f"cannot: {error}")
+    return SchemeEffect(
+        scheme.name,
+        scheme.summary,
+        tuple(sorted(Counter(layer.loss for layer in layers if layer.loss is not None).items())),
+        sum(layer.channels or 0 for layer in layers),
+        sum(layer.channels_rescaled or 0 for layer in layers),
     )
 
 

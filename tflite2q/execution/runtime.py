@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tflite2q import __version__, files
+from tflite2q import files
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import STORAGE, Value
 from tflite2q.errors import DataError, TargetError, UsageError
 from tflite2q.execution import manifest
 from tflite2q.execution.manifest import Manifest
 from tflite2q.lower import targets
+from tflite2q.version import __version__
 
 if TYPE_CHECKING:
     from tflite2q.lower.build import Built

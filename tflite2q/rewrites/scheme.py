@@ -224,8 +224,13 @@ def shipped() -> tuple[str, ...]:
     return tuple(sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml")))
 
 
-def find(scheme: str | os.PathLike[str] | Scheme) -> Scheme:
-    """A scheme by name, by the path of a .toml file, or itself.  Raises SchemeError."""
+def find(scheme: str | os.PathLike[str] | Scheme, interface: str | None = None) -> Scheme:
+    """A scheme by name, by the path of a .toml file, or itself, with another `interface` policy if one is given.
+
+    Raises SchemeError.
+    """
+    if interface is not None:
+        return replace(find(scheme), interface=interface)
     if isinstance(scheme, Scheme):
         return scheme
     text = os.fspath(scheme)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tflite2q import pipeline, rewrites
+from tflite2q import rewrites
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.ops.softmax import Softmax
 from tflite2q.dialect.types import Value
@@ -18,7 +18,7 @@ from tflite2q.errors import Unchanged
 from tflite2q.evaluation import comparison, data
 from tflite2q.evaluation.comparison import Accuracy, Progress
 from tflite2q.evaluation.data import Dataset
-from tflite2q.execution import reference
+from tflite2q.execution import reference, runtime
 from tflite2q.flatbuffer import writer
 from tflite2q.rewrites.scheme import Scheme
 from tflite2q.rewrites.statistics import Observation
@@ -85,12 +85,12 @@ def weight_bytes(graph: Graph, op: str) -> int:
 
 def op_times(graph: Graph, target: str, threads: int) -> dict[str, float]:
     """Milliseconds of each op on this machine, by name."""
-    return {time.op: time.ms for time in pipeline.compile(graph, target, threads).profile()}
+    return {time.op: time.ms for time in runtime.compile(graph, target, threads).profile()}
 
 
 def whole_times(graphs: Sequence[Graph], target: str, threads: int) -> list[float]:
     """Median milliseconds of each whole model, run in turns so that a change of the machine's clock meets all alike."""
-    ready = [pipeline.compile(graph, target, threads) for graph in graphs]
+    ready = [runtime.compile(graph, target, threads) for graph in graphs]
     found: list[list[float]] = [[] for _ in ready]
     for _ in range(ROUNDS):
         for exe, times in zip(ready, found, strict=True):
@@ -109,11 +109,11 @@ class Judge:
     threads: int
 
     def __post_init__(self) -> None:
-        exe = pipeline.compile(self.original, self.target, self.threads)
+        exe = runtime.compile(self.original, self.target, self.threads)
         self.outputs = [exe.run(*sample) for sample in self.samples]
 
     def accuracy(self, graph: Graph, progress: Progress) -> Accuracy:
-        exe = pipeline.compile(graph, self.target, self.threads)
+        exe = runtime.compile(graph, self.target, self.threads)
         known = iter(self.outputs)
         return comparison.measure_accuracy(
             self.original, graph, lambda *_: next(known), exe.run, self.samples, self.label_offset, progress
