@@ -195,19 +195,19 @@ def test_a_reader_that_has_enough(digits: Path) -> None:
 
 
 def test_interrupted(cli: Cli, digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tflite2q import pipeline
+    from tflite2q.evaluation import inspection
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "inspect", interrupt)
+    monkeypatch.setattr(inspection, "inspect", interrupt)
     code, _, err = cli("inspect", digits)
     assert code == 130
     assert "Traceback" not in err
 
 
 def test_interrupted_by_a_signal(digits: Path, tmp_path: Path) -> None:
-    # A pipe as input: the program waits for it to be opened for writing until the signal comes.
+    # A pipe as input: once the program has opened it, it waits for data until the signal comes.
     pipe = tmp_path / "never.npy"
     os.mkfifo(pipe)
     command = [sys.executable, "-m", "tflite2q", "inspect", str(pipe)]
@@ -216,10 +216,22 @@ def test_interrupted_by_a_signal(digits: Path, tmp_path: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         signal.signal(signal.SIGINT, before)
         try:
-            time.sleep(1.5)
+            writer = _opened_for_writing(pipe, 60)
             child.send_signal(signal.SIGINT)
-            _, err = child.communicate(timeout=30)
+            _, err = child.communicate(timeout=60)
+            os.close(writer)
         finally:
             child.kill()
     assert child.returncode == 130
     assert "Traceback" not in err
+
+
+def _opened_for_writing(pipe: Path, seconds: float) -> int:
+    """The descriptor of a pipe, as soon as somebody has opened it for reading."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            assert time.monotonic() < end, "nobody reads the pipe"
+            time.sleep(0.05)

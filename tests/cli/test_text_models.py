@@ -59,7 +59,7 @@ def test_commands_take_text(cli: Cli, text: Path, tmp_path: Path) -> None:
     assert tflite2q.reference(written, x)[0].tolist() == [[0, 30, 60, 60]]
     np.save(tmp_path / "x.npy", x)
     assert cli("run", text, "--input", tmp_path / "x.npy", "--output", tmp_path / "y.npy").code == 0
-    assert np.load(tmp_path / "y.npy").tolist() == [[0, 30, 60, 60]]
+    assert np.load(tmp_path / "y.npy").tolist() == [[[0, 30, 60, 60]]]  # samples on the first axis
     compared = json.loads(cli("compare", text, written, "--no-speed", "--json", "-").out)
     assert compared["accuracy"]["max_step_error"] == 0
 

@@ -94,7 +94,6 @@ def convert(
     from tflite2q.evaluation import compare, models
     from tflite2q.evaluation.comparison import Comparison, Size
     from tflite2q.execution import runtime
-    from tflite2q.lower.target import resolve
     from tflite2q.report import json, text
     from tflite2q.rewrites import scheme as schemes
 
@@ -110,6 +109,8 @@ def convert(
         if planned is not None:
             files.refuse_overwrite(planned, force)
     if lib is not None:
+        from tflite2q.lower.target import resolve
+
         resolve(target)  # a name that does not exist is said before the work, not after
     out.check_json(json_path)
     with Progress() as progress:
