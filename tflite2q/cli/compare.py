@@ -37,7 +37,9 @@ def _offset(context: click.Context, parameter: click.Parameter, value: str) -> i
 @click.option(
     "--data", type=ANY_PATH, help="Inputs: folder of images, CSV of file,label, .npy or .npz.  [default: random]"
 )
-@click.option("--labels", type=MODEL, help="Right answers: CSV of file,label (or one a line), .npy or .npz.")
+@click.option(
+    "--labels", type=MODEL, help="Ground-truth labels: CSV of file,label (or one label per line), .npy or .npz."
+)
 @click.option(
     "--label-offset",
     metavar="auto|N",
@@ -51,15 +53,15 @@ def _offset(context: click.Context, parameter: click.Parameter, value: str) -> i
 @target_option
 @threads_option
 @remote_options
-@click.option("--speed/--no-speed", default=True, show_default=True, help="Measure the time of a run.")
+@click.option("--speed/--no-speed", default=True, show_default=True, help="Whether to measure the time of a run.")
 @click.option(
     "--layer-samples",
     type=click.IntRange(min=0),
     default=2,
     show_default=True,
-    help="Samples on which every layer is compared, by the NumPy reference; 0 leaves layers out.",
+    help="Number of samples on which layers are compared, by the NumPy reference; 0 skips layers.",
 )
-@click.option("--every-layer", is_flag=True, help="Show all layers, not only the worst.")
+@click.option("--every-layer", is_flag=True, help="Show every layer, not only the worst ones.")
 @json_option
 def compare(
     original: str, other: str | None, scheme: str | None, interface: str | None, json_path: str | None,
@@ -67,9 +69,10 @@ def compare(
 ) -> None:  # fmt: skip
     """Measure OTHER, or ORIGINAL converted to --scheme, against ORIGINAL: accuracy, layers, speed and size.
 
-    Both run compiled with TVM with the same threads, in turns; LiteRT's times stand beside them where ai-edge-litert is
-    installed.  With --labels, top-1 and top-5 are counted; without, how often both give the same class.  Errors are in
-    steps: multiples of the original tensor's scale.  With --rpc, or --tracker and --key, both run on a remote device.
+    Both models are compiled with TVM and timed in turns, with the same number of threads.  LiteRT's times are shown
+    too if ai-edge-litert is installed.  With --labels, top-1 and top-5 are measured; without, how often both models
+    give the same class.  Errors are in steps: multiples of the original tensor's scale.  With --rpc, or --tracker and
+    --key, both models run on a remote device.
     """
     if (other is None) == (scheme is None):
         raise click.UsageError("give either a second model or --scheme NAME|FILE")

@@ -37,12 +37,12 @@ STAGES = ("load", "convert", "lower")
     "--lib",
     type=ANY_PATH,
     metavar="OUT.so",
-    help="Also compile it with TVM, to this shared library (.tar: its objects).",
+    help="Also compile it with TVM to this shared library (.tar: its object files).",
 )
 @target_option
 @threads_option
 @interface_option
-@click.option("--explain", is_flag=True, help="Say which kernel computes each layer on --target, and why.")
+@click.option("--explain", is_flag=True, help="Show which kernel computes each layer on --target, and why.")
 @click.option(
     "--until", type=click.Choice(STAGES), help="Stop after this stage and print the graph or module; write nothing."
 )
@@ -81,9 +81,9 @@ def convert(
     force: bool,
     json_path: str | None,
 ) -> None:
-    """Rewrite a model to another quantization scheme and say what that changed.
+    """Rewrite a model to another quantization scheme and report what changed.
 
-    Needs no data and no float model.  Layers that keep every integer are `exact`; what others lose is listed.  A model
+    This needs no data and no float model.  Layers that keep every integer are `exact`; the loss of others is listed.  A model
     that already is what the scheme asks for is not written, and the exit code is 3.
     """
     if scheme is None:

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Show a model's layers, types and work, and what schemes would do.")
 @click.argument("model", type=MODEL)
-@click.option("--target", help="Also say which kernel computes each layer on this target, and why better ones refused.")
+@click.option("--target", help="Also show which kernel computes each layer on this target, and why faster ones do not.")
 @json_option
 def inspect(model: str, target: str | None, json_path: str | None) -> None:
     """Show a model's layers, types, parameters and work, and what each scheme would do to it.
 
-    A weight's line says whether it has one scale or one a channel; MACs are multiply-accumulate operations of one run.
+    The line of a weight says whether it has one scale or one per channel.  MACs are multiply-accumulates per run.
     """
     from tflite2q.cli import output
     from tflite2q.evaluation import inspection, models

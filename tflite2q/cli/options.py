@@ -33,25 +33,27 @@ json_option = click.option(
 )
 force_option = click.option("--force", is_flag=True, help="Overwrite output files that exist.")
 scheme_option = click.option(
-    "--scheme", metavar="NAME|FILE", help="Scheme to convert to: a name of `tflite2q schemes` or a .toml."
+    "--scheme", metavar="NAME|FILE", help="Scheme to convert to: a name that `tflite2q schemes` lists, or a .toml file."
 )
 interface_option = click.option(
     "--interface",
     type=click.Choice(["keep", "scheme"]),
-    help="The model's own input and output types: keep them, or as the scheme has them.  [default: the scheme's]",
+    help="Types of the model's inputs and outputs: keep them, or change them as the scheme does.  [default: the scheme's]",
 )
 target_option = click.option(
     "--target",
     default="native",
     show_default=True,
-    help="Processor to compile for: a name of `tflite2q targets` or TVM's JSON.",
+    help="Processor to compile for: a name that `tflite2q targets` lists, or TVM's JSON.",
 )
 threads_option = click.option(
     "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of the compiled model."
 )
 pixel_options = together(
     [
-        click.option("--mean", type=float, help="With --std: feed (pixel - mean) / std instead of pixel codes."),
+        click.option(
+            "--mean", type=float, help="With --std: the model gets (pixel - mean) / std instead of pixel codes."
+        ),
         click.option(
             "--std", type=float, help="See --mean.  [default for inputs that are not 8 bits wide: 127.5, 127.5]"
         ),
@@ -59,18 +61,18 @@ pixel_options = together(
 )
 remote_options = together(
     [
-        click.option("--rpc", metavar="HOST:PORT", help="Run on the device of TVM's RPC server at this address."),
+        click.option("--rpc", metavar="HOST:PORT", help="Run on the device whose TVM RPC server has this address."),
         click.option(
-            "--tracker", metavar="HOST:PORT", help="Run on a device that the RPC tracker there lends; with --key."
+            "--tracker", metavar="HOST:PORT", help="Run on a device that this RPC tracker lends; needs --key."
         ),
-        click.option("--key", metavar="NAME", help="The device's name at the tracker."),
+        click.option("--key", metavar="NAME", help="Name of the device at the tracker."),
         click.option(
             "--timeout",
             type=click.FloatRange(min=0, min_open=True),
             default=60.0,
             show_default=True,
             metavar="SECONDS",
-            help="How long each step on a remote device may take.",
+            help="Time limit of each step on a remote device.",
         ),
     ]
 )

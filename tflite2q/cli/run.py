@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     multiple=True,
     required=True,
     metavar="FILE",
-    help="Folder of images, image, CSV of files, .npy or .npz; once, or once for each input in order.",
+    help="A folder of images, an image, a CSV of files, .npy or .npz; once, or once per input, in order.",
 )
 @click.option(
     "--output", type=MODEL, metavar="FILE", help="Write the outputs: .npz (arrays by name) or .npy (one output)."
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Use only the first N samples.")
-@click.option("--profile", is_flag=True, help="Also show the time, G MAC/s and share of each op of the model.")
+@click.option("--profile", is_flag=True, help="Also show the time, G MAC/s and share of each op.")
 @pixel_options
 @target_option
 @threads_option
@@ -53,11 +53,11 @@ def run_command(
     std: float | None, target: str, threads: int, rpc: str | None, tracker: str | None, key: str | None,
     timeout: float, force: bool, json_path: str | None,
 ) -> None:  # fmt: skip
-    """Run a model, compiled with TVM, or a library that `convert --lib` wrote, and show what it says.
+    """Compile a model with TVM and run it, or run a library that `convert --lib` wrote, and show the outputs.
 
-    Shows the five highest classes of outputs that hold one score a class, and the range of others.  --output keeps the
-    exact codes, samples on the first axis.  With --rpc, or --tracker and --key, it runs on a remote device.  --profile
-    times the ops of a model (not of a library) on this machine, with the first sample as input.
+    Shows the five best classes of an output that has one score per class, and the range of any other output.  --output
+    keeps the exact codes, with samples on the first axis.  With --rpc, or --tracker and --key, the model runs on a
+    remote device.  --profile times each op of a model (not of a library) on this machine, on the first sample.
     """
     from tflite2q import files
     from tflite2q.cli import output as out

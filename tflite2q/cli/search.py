@@ -12,23 +12,50 @@ from tflite2q.cli.options import ANY_PATH, MODEL, force_option, json_option, tar
 @click.command(short_help="Find the mix of schemes that costs least for a given loss.")
 @click.argument("model", type=MODEL)
 @click.option("--data", type=ANY_PATH, required=True, help="Samples, as for compare.")
-@click.option("--labels", type=MODEL, help="Right answers; without them agreement with the original counts.")
-@click.option("--limit", type=click.IntRange(min=1), help="Use only the first N samples.")
-@click.option("--goal", type=click.Choice(["size", "speed"]), default="size", show_default=True, help="What to save.")
 @click.option(
-    "--max-top1-drop", "max_drop", type=float, default=0.5, show_default=True, metavar="POINTS", help="Loss allowed."
+    "--labels",
+    type=MODEL,
+    help="Ground-truth labels, as for compare; without them, agreement with the original is measured.",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Use only the first N samples.")
+@click.option(
+    "--goal",
+    type=click.Choice(["size", "speed"]),
+    default="size",
+    show_default=True,
+    help="What the mix should reduce.",
+)
+@click.option(
+    "--max-top1-drop",
+    "max_drop",
+    type=float,
+    default=0.5,
+    show_default=True,
+    metavar="POINTS",
+    help="Largest loss of top-1 allowed, in percentage points.",
 )
 @click.option(
     "--schemes",
     default="int8,int8-w4",
     show_default=True,
     metavar="A,B,...",
-    help="What each layer may be: names or .toml files; layers start as the first has them.",
+    help="Schemes to choose from, names or .toml files; every layer starts with the first.",
 )
-@click.option("--budget", type=float, metavar="MIN", help="Stop measuring single layers after so many minutes.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Chooses the samples that judge single layers.")
+@click.option("--budget", type=float, metavar="MIN", help="Stop measuring single layers after this many minutes.")
+@click.option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Seed for choosing the samples on which single layers are measured.",
+)
 @click.option("-o", "--output", type=ANY_PATH, required=True, metavar="MIXED.toml", help="The scheme file to write.")
-@click.option("--picture", type=ANY_PATH, metavar="FILE.png", help="Draw the front.  [default: beside the scheme file]")
+@click.option(
+    "--picture",
+    type=ANY_PATH,
+    metavar="FILE.png",
+    help="Draw the Pareto front to this file.  [default: beside the scheme file]",
+)
 @target_option
 @threads_option
 @force_option
@@ -40,9 +67,10 @@ def search(
 ) -> None:  # fmt: skip
     """Find the mix of schemes, layer by layer, that saves most within a loss of top-1, and write it as a scheme file.
 
-    Each layer is changed alone to see what that does to the output; the best mixes to first order form a front, and the
-    chosen one is checked as a whole on all samples.  What was measured is kept in MIXED.search.json: an interrupted
-    search takes up where it was, and another --max-top1-drop measures no layer twice.
+    The search first changes each layer alone and measures the effect on the output.  From these measurements it builds
+    a Pareto front of mixes, to first order.  It then checks the chosen mix as a whole on all samples.  Measurements are
+    kept in MIXED.search.json: an interrupted search continues from there, and another --max-top1-drop measures no layer
+    twice.
     """
     from tflite2q import files
     from tflite2q.cli import output as out

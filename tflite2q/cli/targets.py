@@ -10,8 +10,8 @@ from tflite2q.cli.options import json_option
 @click.command(short_help="List the targets a model can be compiled for.")
 @json_option
 def targets(json_path: str | None) -> None:
-    """List the targets a model can be compiled for: what they are, the processor features they assume, and the
-    kernels that convolutions, depthwise convolutions and dense layers get.
+    """List the targets that a model can be compiled for, the processor features they assume, and the kernels that
+    convolutions, depthwise convolutions and dense layers get.
 
     TVM's own targets work too: its JSON, `llvm -mtriple=... -mcpu=...`, and its names such as raspberry-pi/4b-aarch64.
     """
