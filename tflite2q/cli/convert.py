@@ -83,8 +83,8 @@ def convert(
 ) -> None:
     """Rewrite a model to another quantization scheme and report what changed.
 
-    This needs no data and no float model.  Layers that keep every integer are `exact`; the loss of others is listed.  A model
-    that already is what the scheme asks for is not written, and the exit code is 3.
+    This needs no data and no float model.  Layers that keep every integer are `exact`; the loss of others is listed.
+    A model that already is what the scheme asks for is not written, and the exit code is 3.
     """
     if scheme is None:
         raise click.UsageError("give --scheme NAME|FILE (`tflite2q schemes` lists the names)")

@@ -38,7 +38,7 @@ scheme_option = click.option(
 interface_option = click.option(
     "--interface",
     type=click.Choice(["keep", "scheme"]),
-    help="Types of the model's inputs and outputs: keep them, or change them as the scheme does.  [default: the scheme's]",
+    help="Types of the model's inputs and outputs: keep them, or let the scheme decide.  [default: the scheme's]",
 )
 target_option = click.option(
     "--target",
