@@ -69,7 +69,7 @@ def _measure_speed(options: argparse.Namespace) -> dict[str, Any] | None:
 
 def _measure_labelled(what: str, options: argparse.Namespace) -> dict[str, Any] | None:
     from benchmarks import accuracy, recovery, schemes
-    from tflite2q import scheme
+    from tflite2q.rewrites import scheme
 
     models = [m for m in labelled(options.shared) if _wanted(m.name, options)]
     if not models:

@@ -18,11 +18,13 @@ import tflite2q
 from benchmarks import environment
 from benchmarks.models import Labelled
 from benchmarks.tables import UNCHANGED
-from tflite2q import comparison, data, pipeline, scheme
-from tflite2q.data import Dataset
+from tflite2q import pipeline
 from tflite2q.dialect.graph import Graph
 from tflite2q.errors import Tflite2qError, Unchanged
-from tflite2q.scheme import Scheme
+from tflite2q.evaluation import comparison, data
+from tflite2q.evaluation.data import Dataset
+from tflite2q.rewrites import scheme
+from tflite2q.rewrites.scheme import Scheme
 
 Array = npt.NDArray[Any]
 Report = Callable[[str], None]

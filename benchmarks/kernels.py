@@ -13,11 +13,11 @@ import numpy as np
 import tvm
 
 from benchmarks.peak import fastest, level, peak
+from tflite2q.arithmetic.rescale import ARITHMETICS, Rescale
 from tflite2q.kernels.base import Built, Conv2D, DepthwiseConv2D
 from tflite2q.kernels.registry import select
 from tflite2q.lower.machine import use_threads
 from tflite2q.lower.target import resolve, tvm_target
-from tflite2q.rescale import ARITHMETICS, Rescale
 
 # (height and width, input channels, output channels, kernel, stride); depthwise where the last field says so
 LAYERS = (

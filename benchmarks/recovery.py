@@ -9,8 +9,8 @@ from typing import Any
 from benchmarks import accuracy, environment
 from benchmarks.accuracy import Report, Variant
 from benchmarks.models import Labelled
-from tflite2q import scheme
-from tflite2q.scheme import Scheme
+from tflite2q.rewrites import scheme
+from tflite2q.rewrites.scheme import Scheme
 
 SCHEMES = ("int8-per-tensor", "int8-w4", "mixed-depthwise", "power-of-two")
 

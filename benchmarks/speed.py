@@ -15,7 +15,7 @@ from benchmarks import contenders, environment
 from benchmarks.contenders import Built, Job
 from benchmarks.models import Model
 from tflite2q.errors import Unchanged
-from tflite2q.targets import MATRIX_FEATURES
+from tflite2q.lower.targets import MATRIX_FEATURES
 
 SCHEME = "int8"
 FRONTEND_RUNS = 3  # TVM's frontend computes in float32 and takes up to a hundred times as long

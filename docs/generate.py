@@ -16,10 +16,10 @@ from pathlib import Path
 
 import click
 
-from tflite2q import scheme
 from tflite2q.cli import tflite2q as command_group
 from tflite2q.dialect.ops import OPS
-from tflite2q.targets import TARGETS
+from tflite2q.lower.targets import TARGETS
+from tflite2q.rewrites import scheme
 
 ROOT = Path(__file__).parent.parent
 PART = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from quantize import FakeQuantization, grid
 from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 
-from tflite2q import oracle
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import Quantization
+from tflite2q.execution import reference
 from tflite2q.flatbuffer import writer
 
 FOLDER = Path(__file__).resolve().parent
@@ -132,7 +132,7 @@ def main() -> None:
     inputs, expected = pixels[held_out] * np.uint8(CODES_PER_LEVEL), labels[held_out]
     save(graph, inputs, expected)
 
-    predicted = np.array([oracle.run(graph, image[np.newaxis])[0].argmax() for image in inputs])
+    predicted = np.array([reference.run(graph, image[np.newaxis])[0].argmax() for image in inputs])
     print(f"{FOLDER / MODEL}: {(predicted == expected).sum()} of {len(expected)} held-out digits correct")
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tflite2q.arithmetic.rounding import RANGES
 from tflite2q.dialect.graph import Graph, verify
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import STORAGE, Constant, Quantization, TensorType, Value
-from tflite2q.numerics import RANGES
 
 Array = npt.NDArray[Any]
 CODES = ("uint8", "int8", "int16")

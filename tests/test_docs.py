@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from litert import run_litert
 
-from tflite2q import oracle, rewrites, scheme
+from tflite2q import rewrites
 from tflite2q.dialect.graph import Graph, verify
 from tflite2q.dialect.ops import BY_BUILTIN, BY_MNEMONIC
 from tflite2q.dialect.text import parse_graph, print_graph
 from tflite2q.dialect.types import Quantization, TensorType, Value
+from tflite2q.execution import reference
 from tflite2q.flatbuffer import reader, writer
+from tflite2q.rewrites import scheme
 
 ROOT = Path(__file__).parent.parent
 CITED = re.compile(r"\beqs?\. ?(S?\d+(?:(?:,| and| to) S?\d+)*)")
@@ -107,7 +109,7 @@ def test_the_op_that_adding_md_adds_computes_what_litert_computes(
     writer.save(graph, path)
     assert reader.load(path).ops == graph.ops
     a, b = (np.random.default_rng(seed).integers(-128, 128, (2, 3), np.int8) for seed in (0, 1))
-    (ours,) = oracle.run(graph, a, b)
+    (ours,) = reference.run(graph, a, b)
     assert ours.tolist() == (a ^ b).tolist() == run_litert(path, [a, b])["y"].tolist()
 
 

@@ -16,23 +16,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from tflite2q import calibration, comparison, data, inspection, litert, oracle, rewrites
-from tflite2q import scheme as schemes
-from tflite2q.comparison import Accuracy, Comparison, Layer, LayerError, Progress, Size, Speed, quiet
-from tflite2q.data import Dataset, Normalization, Source
+from tflite2q import rewrites
 from tflite2q.dialect import text as dialect_text
 from tflite2q.dialect.graph import Graph
 from tflite2q.errors import TargetError, Tflite2qError, Unchanged
+from tflite2q.evaluation import calibration, comparison, data, inspection
+from tflite2q.evaluation.comparison import Accuracy, Comparison, Layer, LayerError, Progress, Size, Speed, quiet
+from tflite2q.evaluation.data import Dataset, Normalization, Source
+from tflite2q.evaluation.inspection import Inspection, SchemeEffect
+from tflite2q.execution import litert, reference
 from tflite2q.flatbuffer import reader, writer
-from tflite2q.inspection import Inspection, SchemeEffect
 from tflite2q.rewrites import Conversion, Forecast
-from tflite2q.scheme import Scheme
+from tflite2q.rewrites import scheme as schemes
+from tflite2q.rewrites.scheme import Scheme
 
 if TYPE_CHECKING:
+    from tflite2q.execution.remote import Device
+    from tflite2q.execution.runtime import Executable
     from tflite2q.lower.capabilities import Capability
     from tflite2q.lower.graph import Choice
-    from tflite2q.remote import Device
-    from tflite2q.runtime import Executable
 
 Array = npt.NDArray[Any]
 FilePath = str | os.PathLike[str]
@@ -89,14 +91,14 @@ def _convert(graph: Graph, scheme: Scheme, data: FilePath | None, limit: int | N
 
 def compile(model: Model, target: str = "native", threads: int = 1) -> Executable:
     """Compile a model with TVM for a target (a name of `tflite2q targets` or TVM's JSON).  Raises TargetError."""
-    from tflite2q import runtime
+    from tflite2q.execution import runtime
 
     return runtime.compile(graph_of(model), target=target, threads=threads)
 
 
 def load_library(path: FilePath, threads: int = 1) -> Executable:
     """Load what `Executable.save` wrote."""
-    from tflite2q import runtime
+    from tflite2q.execution import runtime
 
     return runtime.load_library(path, threads=threads)
 
@@ -107,7 +109,7 @@ def reference(model: Model, *inputs: npt.ArrayLike, every: bool = False) -> list
     With `every`, all values by their TFLite tensor names.  Raises DataError for inputs that do not fit.
     """
     graph = graph_of(model)
-    return oracle.run_every(graph, *inputs) if every else oracle.run(graph, *inputs)
+    return reference.run_every(graph, *inputs) if every else reference.run(graph, *inputs)
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ def inspect(path: FilePath) -> Inspection:
 
 def explain(model: Model, target: str = "native") -> tuple[Choice, ...]:
     """Which kernel computes each op on `target`, and why better ones refused.  Raises TargetError."""
-    from tflite2q import runtime
+    from tflite2q.execution import runtime
 
     return runtime.choices(graph_of(model), target)
 
@@ -217,7 +219,7 @@ def text_of(model: Model) -> str:
 
 def lowered_text(model: Model, target: str = "native") -> str:
     """The Relax and TIR text that a model lowers to for a target.  Raises TargetError."""
-    from tflite2q import runtime
+    from tflite2q.execution import runtime
 
     return runtime.lowered_text(graph_of(model), target)
 
@@ -227,7 +229,7 @@ def executable_of(path: FilePath, target: str, threads: int, device: Device | No
     library = Path(path).suffix == ".so"
     if device is None:
         return load_library(path, threads) if library else compile(path, target, threads)
-    from tflite2q.remote import Session
+    from tflite2q.execution.remote import Session
 
     made = None if library else compile(path, target, threads)
     session = Session(device)
@@ -270,7 +272,7 @@ def _outputs_and_speed(
         if options.device is not None:
             raise
         notes.append(f"outputs are the reference's, and there is no speed: {error}")
-        run_first, run_second = (lambda *x: oracle.run(before, *x)), (lambda *x: oracle.run(after, *x))
+        run_first, run_second = (lambda *x: reference.run(before, *x)), (lambda *x: reference.run(after, *x))
         return _accuracy(before, after, run_first, run_second, samples, options, progress), None
     with closing(first), closing(second):
         accuracy = _accuracy(before, after, first.run, second.run, samples, options, progress)
@@ -304,7 +306,7 @@ def _compiled(before: Graph, after: Graph, options: Options, progress: Progress)
     second = compile(after, options.target, options.threads)
     if options.device is None:
         return first, second
-    from tflite2q.remote import Session
+    from tflite2q.execution.remote import Session
 
     progress(f"connecting to {options.device.name}", 0, 0)
     session = Session(options.device)
@@ -331,8 +333,8 @@ def _layer_errors(
     return comparison.measure_layers(
         before,
         after,
-        lambda *x: oracle.run_every(before, *x),
-        lambda *x: oracle.run_every(after, *x),
+        lambda *x: reference.run_every(before, *x),
+        lambda *x: reference.run_every(after, *x),
         few,
         progress,
     )

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tflite2q.arithmetic.rescale import Rescale
 from tflite2q.kernels.base import Conv2D, DepthwiseConv2D
-from tflite2q.rescale import Rescale
 
 Array = npt.NDArray[Any]
 

@@ -14,6 +14,8 @@ from aarch64.emulator import Emulator
 from aarch64.layers import Layer, codes
 from kernels import integer
 
+from tflite2q.arithmetic.rescale import Rescale
+from tflite2q.arithmetic.rounding import code_range
 from tflite2q.kernels.arm import isa
 from tflite2q.kernels.arm.conv import ArmConv
 from tflite2q.kernels.arm.depthwise import ArmDepthwise
@@ -22,8 +24,6 @@ from tflite2q.kernels.arm.plane import ArmPlane
 from tflite2q.kernels.base import Built, Conv2D, Dense, DepthwiseConv2D, Eltwise, Lookup, Tensor
 from tflite2q.lower.link import link
 from tflite2q.lower.target import resolve, tvm_target
-from tflite2q.numerics import code_range
-from tflite2q.rescale import Rescale
 
 pytestmark = pytest.mark.aarch64
 

@@ -12,10 +12,10 @@ from aarch64.emulator import Emulator
 from aarch64.targets import TARGETS
 
 import tflite2q
-from tflite2q import oracle
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import STORAGE
 from tflite2q.errors import Unchanged
+from tflite2q.execution import reference
 
 pytestmark = pytest.mark.aarch64
 
@@ -83,7 +83,7 @@ def check(emulator: Emulator, folder: Path, path: Path, count: int) -> None:
         samples = list(random_samples(graph, count).values())
         with np.load(folder / f"{name}-out.npz") as outputs:
             for sample in range(count):
-                expected = oracle.run(graph, *(x[sample] for x in samples))
+                expected = reference.run(graph, *(x[sample] for x in samples))
                 for i, each in enumerate(expected):
                     np.testing.assert_array_equal(outputs[f"y{i}"][sample], each, f"{path.name} as {name}, output {i}")
 

@@ -11,7 +11,7 @@ from aarch64.emulator import CPUS, Emulator
 from aarch64.targets import TARGETS
 from cases import FAMILIES, cases
 
-from tflite2q import oracle, runtime
+from tflite2q.execution import reference, runtime
 
 pytestmark = pytest.mark.aarch64
 
@@ -40,7 +40,7 @@ def test_ops(emulator: Emulator, part: int, tmp_path: Path) -> None:
     emulator.run(Path(__file__).with_name("device.py"), "models", *jobs, timeout=3600)
     wrong = []
     for index, (family, case) in enumerate(found.items()):
-        expected = oracle.run(case.graph, *case.inputs)
+        expected = reference.run(case.graph, *case.inputs)
         with np.load(tmp_path / f"{index}-out.npz") as outputs:
             if not all(same(family, outputs[f"y{i}"][0], each) for i, each in enumerate(expected)):
                 wrong.append(family)

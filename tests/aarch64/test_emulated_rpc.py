@@ -16,8 +16,8 @@ from aarch64.targets import TARGETS
 from ports import LOOPBACK, PATIENCE, free_port, wait_for
 
 import tflite2q
-from tflite2q import oracle, remote
 from tflite2q.errors import TargetError
+from tflite2q.execution import reference, remote
 
 pytestmark = pytest.mark.aarch64
 
@@ -62,7 +62,7 @@ def test_run_and_time_on_the_emulated_device(
         with remote.Session(where) as session:
             assert session.triple.startswith("aarch64")
             model = session.upload(tflite2q.compile(digits, TARGETS[emulator.cpu]))
-            np.testing.assert_array_equal(model.run(image), oracle.run(graph, image))
+            np.testing.assert_array_equal(model.run(image), reference.run(graph, image))
             assert len(model.times(2)) == 2
             with pytest.raises(TargetError, match=r"is aarch64.*compiled for x86-64 \(x86_64\)"):
                 session.upload(tflite2q.compile(digits, "x86-64"))

@@ -40,7 +40,7 @@ def test_top1_hardly_moves(shared: Path, model: str, scheme: str) -> None:
 
 @pytest.mark.slow
 def test_the_reference_agrees_with_the_compiled_model_on_a_photo(shared: Path) -> None:
-    from tflite2q import data
+    from tflite2q.evaluation import data
 
     path = shared / "models" / "mobilenet_v2_1.0_224_quant.tflite"
     conversion = tflite2q.convert(path, "int8")

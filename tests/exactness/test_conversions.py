@@ -10,9 +10,10 @@ from cases import FAMILIES, cases
 from draw import Case
 from judge import judge
 
-from tflite2q import convert, oracle
+from tflite2q import convert
 from tflite2q.dialect.graph import Graph
 from tflite2q.errors import Unchanged
+from tflite2q.execution import reference
 from tflite2q.flatbuffer.writer import write
 
 pytest.importorskip("ai_edge_litert")
@@ -62,7 +63,7 @@ def check(count: int, schemes: Sequence[str]) -> None:
         if isinstance(expected, str):
             wrong.append(f"{name}: {expected[-150:]}")
             continue
-        for got, want in zip(oracle.run(graph, *case.inputs), expected, strict=True):
+        for got, want in zip(reference.run(graph, *case.inputs), expected, strict=True):
             if not agree(got, want, behind_floats=name.endswith("float32")):
                 wrong.append(f"{name}: {' '.join(op.mnemonic for op in graph.ops)}")
     assert not wrong, f"{len(wrong)} of {len(made)}\n" + "\n".join(wrong[:20])

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from litert import run_litert
 
-from tflite2q import data, oracle
 from tflite2q.dialect.graph import Graph, used
 from tflite2q.errors import UnsupportedError
+from tflite2q.evaluation import data
+from tflite2q.execution import reference
 from tflite2q.flatbuffer.reader import load
 from tflite2q.flatbuffer.writer import write
 
@@ -20,7 +21,7 @@ OTHER_MODELS = ("keras_lstm_mnist_ptq", "split_concat")
 
 def check(path: Path, graph: Graph, inputs: list[np.ndarray]) -> None:
     """Integers equal bit for bit, real numbers within 1e-5 of the largest."""
-    judge, ours = run_litert(path, inputs, every=True), oracle.run_every(graph, *inputs)
+    judge, ours = run_litert(path, inputs, every=True), reference.run_every(graph, *inputs)
     for op in graph.ops:
         for name in op.outputs:
             expected, got = judge[name], ours[name]
@@ -65,7 +66,7 @@ def test_unsupported_operators_are_named_or_carried(name: str, operator: str, sh
     graph = load(path, allow_unsupported=True)
     inputs = [np.zeros(graph[i].type.shape, graph[i].type.dtype) for i in graph.inputs]
     with pytest.raises(UnsupportedError, match="cannot be run"):
-        oracle.run(graph, *inputs)
+        reference.run(graph, *inputs)
 
 
 def test_all_of_posenet_before_its_decoder(shared: Path, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from cases import FAMILIES, cases
 from draw import Case
 from judge import Array, judge
 
-from tflite2q import oracle
 from tflite2q.dialect.ops import BY_BUILTIN
+from tflite2q.execution import reference
 from tflite2q.flatbuffer.writer import write
 
 pytest.importorskip("ai_edge_litert")
@@ -39,7 +39,7 @@ def quick() -> Mapping[str, Verdicts]:
 
 def check(case: Case, expected: list[Array] | str) -> None:
     assert not isinstance(expected, str), f"LiteRT refused {case.graph.ops[0]}: {expected}"
-    results = oracle.run(case.graph, *case.inputs)
+    results = reference.run(case.graph, *case.inputs)
     for name, got, want in zip(case.graph.outputs, results, expected, strict=True):
         if case.builtin == "TFLite_Detection_PostProcess" and got.ndim > 1:
             found = int(results[3][0])  # LiteRT leaves the rows behind as they were

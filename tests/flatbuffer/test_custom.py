@@ -9,12 +9,12 @@ import pytest
 from cases import cases
 from draw import Draw
 
-from tflite2q import oracle
 from tflite2q.dialect import ops
 from tflite2q.dialect.fold import folded
 from tflite2q.dialect.graph import Graph, verify
 from tflite2q.dialect.types import Quantization, TensorType, Value
 from tflite2q.errors import ModelError, UnsupportedError
+from tflite2q.execution import reference
 from tflite2q.flatbuffer import reader, schema, writer
 from tflite2q.flatbuffer.records import ModelRecord, OperatorCode
 
@@ -62,7 +62,7 @@ def test_unsupported_operators_are_all_named_and_can_be_carried() -> None:
     assert isinstance(op, ops.Opaque) and (op.code, op.custom, op.version) == ("MyOp", True, 3)
     assert writer.write(carried) == data
     with pytest.raises(UnsupportedError, match="MyOp cannot be run"):
-        oracle.run(carried, *(np.zeros(graph[n].type.shape, np.int8) for n in graph.inputs))
+        reference.run(carried, *(np.zeros(graph[n].type.shape, np.int8) for n in graph.inputs))
 
 
 @pytest.mark.parametrize("name", ["WHILE", "VAR_HANDLE"])
@@ -95,6 +95,6 @@ def test_sizes_that_a_model_computes_from_its_shapes_are_folded() -> None:
     small = verify(folded(graph))
     assert [op.mnemonic for op in small.ops] == ["q.resize_nearest"]
     assert small["m"].data.tolist() == [6, 8]
-    assert oracle.run(small, draw.arrays[0])[0].shape == (1, 6, 8, 2)
+    assert reference.run(small, draw.arrays[0])[0].shape == (1, 6, 8, 2)
     outwards = folded(graph.with_(outputs=("y", "m")))
     assert [op.mnemonic for op in outwards.ops] == ["q.mul", "q.resize_nearest"]

@@ -16,10 +16,10 @@ import tflite
 from handmade import BIAS, TENSORS, WEIGHTS, model, with_external_buffers, with_operator, with_subgraph, with_tensor
 from litert import run_litert
 
-from tflite2q import oracle
 from tflite2q.dialect.graph import Signature
 from tflite2q.dialect.types import Quantization
 from tflite2q.errors import InvalidGraph, ModelError, UnsupportedError
+from tflite2q.execution import reference
 from tflite2q.flatbuffer.reader import load, read
 from tflite2q.flatbuffer.records import ModelRecord, OperatorCode, OperatorRecord, TensorRecord
 from tflite2q.flatbuffer.schema import decode, encode
@@ -43,7 +43,7 @@ def test_the_made_model_computes_what_litert_computes(tmp_path: Path) -> None:
     path = tmp_path / "model.tflite"
     path.write_bytes(encode(model()))
     x = np.random.default_rng(0).integers(0, 256, (1, 4, 4, 1), np.uint8)
-    judge, ours = run_litert(path, [x], every=True), oracle.run_every(load(path), x)
+    judge, ours = run_litert(path, [x], every=True), reference.run_every(load(path), x)
     for name in ("conv", "scores"):
         assert judge[name].tolist() == ours[name].tolist()
 
@@ -54,7 +54,7 @@ def test_external_buffers(tmp_path: Path) -> None:
     path = tmp_path / "external.tflite"
     path.write_bytes(data)
     x = np.random.default_rng(0).integers(0, 256, (1, 4, 4, 1), np.uint8)
-    assert run_litert(path, [x])["scores"].tolist() == oracle.run(load(path), x)[0].tolist()
+    assert run_litert(path, [x])["scores"].tolist() == reference.run(load(path), x)[0].tolist()
 
 
 @pytest.mark.parametrize("cut", [1, 6, 20, 40])

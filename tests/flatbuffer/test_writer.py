@@ -13,13 +13,13 @@ from litert import run_litert
 from surroundings import SHARED
 
 import tflite2q
-from tflite2q import data
 from tflite2q.dialect.graph import Graph, Signature
 from tflite2q.dialect.ops.conv import Conv2D
 from tflite2q.dialect.ops.eltwise import Requantize
 from tflite2q.dialect.ops.shape import Reshape
 from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
 from tflite2q.errors import UnsupportedError, UsageError
+from tflite2q.evaluation import data
 from tflite2q.flatbuffer import reader, writer
 
 MODELS = sorted(path.stem for path in (SHARED / "models").glob("*.tflite"))

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tflite2q import numerics
+from tflite2q.arithmetic import rounding
+from tflite2q.arithmetic.rescale import Rescale
 from tflite2q.kernels.base import Conv2D, Dense, DepthwiseConv2D, Pool
-from tflite2q.rescale import Rescale
 
 Array = npt.NDArray[Any]
 
@@ -18,16 +18,16 @@ def rescale(r: Rescale, acc: Array) -> Array:
     """Output codes of int64 accumulators [..., channels]."""
     real = np.array(r.real)
     if r.arithmetic == "fixed":
-        m, shift = numerics.quantize_multiplier(real)
-        y = numerics.multiply_by_quantized_multiplier(acc, m, shift)
+        m, shift = rounding.quantize_multiplier(real)
+        y = rounding.multiply_by_quantized_multiplier(acc, m, shift)
     elif r.arithmetic == "fixed16":
-        m, shift = numerics.quantize_multiplier(real)
+        m, shift = rounding.quantize_multiplier(real)
         y = np.array(fixed16(acc, *np.broadcast_arrays(m, shift, acc)[:2]), np.int64)
     elif r.arithmetic == "shift":
         n = np.round(-np.log2(real)).astype(np.int64)
         y = np.where(n > 0, (acc + (np.int64(1) << np.maximum(n - 1, 0))) >> np.maximum(n, 0), acc << np.maximum(-n, 0))
     elif r.arithmetic == "float64":
-        y = numerics.round_half_away(acc.astype(np.float64) * real).astype(np.int64)
+        y = rounding.round_half_away(acc.astype(np.float64) * real).astype(np.int64)
     else:
         product = acc.astype(np.float32) * real.astype(np.float32)
         y = np.rint(np.clip(product, r.low - r.zero_point, r.high - r.zero_point)).astype(np.int64)
@@ -67,7 +67,7 @@ def accumulators(c: Conv2D | DepthwiseConv2D, x: Array) -> Array:
                 rows = slice(g * outs, (g + 1) * outs)
                 acc[..., rows] += taps[..., g * depth : (g + 1) * depth] @ w[rows].T
     acc += 0 if c.bias is None else c.bias.astype(np.int64)
-    return numerics.wrap32(acc) if c.accumulator == "int32" else acc
+    return rounding.wrap32(acc) if c.accumulator == "int32" else acc
 
 
 def conv(c: Conv2D | DepthwiseConv2D, x: Array) -> Array:
@@ -88,5 +88,5 @@ def pool(c: Pool, x: Array) -> Array:
             if c.kind == "max":
                 y[:, i, j] = window.max(axis=(1, 2))
             else:
-                y[:, i, j] = numerics.round_half_away(window.mean(axis=(1, 2))).astype(np.int64)
+                y[:, i, j] = rounding.round_half_away(window.mean(axis=(1, 2))).astype(np.int64)
     return np.clip(y, c.low, c.high).astype(c.dtype)

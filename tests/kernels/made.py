@@ -11,12 +11,11 @@ import numpy.typing as npt
 import tvm
 from tvm.target import codegen
 
-from tflite2q import targets
+from tflite2q.arithmetic.rescale import Rescale
+from tflite2q.arithmetic.rounding import code_range
 from tflite2q.kernels.base import Built, Conv2D, Dense, DepthwiseConv2D, Tensor
-from tflite2q.lower import machine
+from tflite2q.lower import machine, targets
 from tflite2q.lower.target import resolve, tvm_target
-from tflite2q.numerics import code_range
-from tflite2q.rescale import Rescale
 
 Array = npt.NDArray[Any]
 

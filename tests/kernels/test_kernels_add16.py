@@ -8,13 +8,13 @@ import made
 import numpy as np
 import pytest
 
+from tflite2q.arithmetic.numpy_core import NumpyCore
 from tflite2q.dialect.ops.eltwise import Add
 from tflite2q.dialect.types import Quantization, TensorType, Value
 from tflite2q.kernels.base import Eltwise
 from tflite2q.kernels.x86.add16 import X86Add16
 from tflite2q.kernels.x86.isa import AVX2, AVX512VNNI, AVXVNNI
 from tflite2q.lower.contracts import contract_of
-from tflite2q.numpy_core import NumpyCore
 
 LEVELS = {"x86-64-vnni": AVX512VNNI, "x86-64-avxvnni": AVXVNNI, "x86-64-v3": AVX2}
 EDGES = np.array([-32768, -32767, -16385, -1, 0, 1, 2, 16384, 32766, 32767])

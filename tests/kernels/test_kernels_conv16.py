@@ -12,6 +12,7 @@ import pytest
 import test_kernels_conv
 from test_kernels_conv import CONVOLUTIONS, DEPTHWISE
 
+from tflite2q.arithmetic.rescale import Rescale
 from tflite2q.kernels.base import Conv2D, DepthwiseConv2D
 from tflite2q.kernels.generic.conv import GenericConv, GenericDepthwise
 from tflite2q.kernels.halves import LIMIT, prove
@@ -21,7 +22,6 @@ from tflite2q.kernels.x86.conv16 import X86Conv16
 from tflite2q.kernels.x86.depthwise16 import X86Depthwise16
 from tflite2q.kernels.x86.isa import AVX2, AVX512VNNI, AVXVNNI
 from tflite2q.kernels.x86.matrix16 import X86Matrix16
-from tflite2q.rescale import Rescale
 
 # (target, convolution kernel, depthwise kernel)
 LEVELS = {

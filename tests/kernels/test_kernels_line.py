@@ -7,15 +7,15 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from tflite2q import numerics
+from tflite2q.arithmetic import rounding
+from tflite2q.arithmetic.rescale import Rescale
+from tflite2q.arithmetic.rounding import code_range
 from tflite2q.kernels import line
-from tflite2q.numerics import code_range
-from tflite2q.rescale import Rescale
 
 
 def codes(rescale: Rescale, v: np.ndarray) -> np.ndarray:
-    m, shift = numerics.quantize_multiplier(np.array(rescale.real))
-    scaled = numerics.multiply_by_quantized_multiplier(v, m[:, None], shift[:, None])
+    m, shift = rounding.quantize_multiplier(np.array(rescale.real))
+    scaled = rounding.multiply_by_quantized_multiplier(v, m[:, None], shift[:, None])
     return np.clip(scaled + rescale.zero_point, rescale.low, rescale.high)
 
 
@@ -90,12 +90,12 @@ def test_channels_are_proven_together_or_not_at_all() -> None:
 def test_first_accumulators_by_exact_search() -> None:
     """The closed form of where steps lie, against the function itself just before and at the step."""
     rng = np.random.default_rng(2)
-    m, shift = numerics.quantize_multiplier(rng.uniform(1e-4, 0.49, 50))
+    m, shift = rounding.quantize_multiplier(rng.uniform(1e-4, 0.49, 50))
     levels = np.arange(-140, 300)
     first = line._first_accumulators(m, -shift, levels)
     m, shift = m[:, None], shift[:, None]
-    assert (numerics.multiply_by_quantized_multiplier(first, m, shift) >= levels).all()
-    assert (numerics.multiply_by_quantized_multiplier(first - 1, m, shift) < levels).all()
+    assert (rounding.multiply_by_quantized_multiplier(first, m, shift) >= levels).all()
+    assert (rounding.multiply_by_quantized_multiplier(first - 1, m, shift) < levels).all()
 
 
 def test_evaluate_rounds_once() -> None:

@@ -6,9 +6,9 @@ import made
 import numpy as np
 import pytest
 
+from tflite2q.arithmetic.rounding import code_range, round_half_away
 from tflite2q.kernels.base import Lookup
 from tflite2q.kernels.generic.line import GenericLine
-from tflite2q.numerics import code_range, round_half_away
 
 KERNEL = GenericLine()
 

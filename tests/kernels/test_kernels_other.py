@@ -10,12 +10,12 @@ import made
 import numpy as np
 import pytest
 
+from tflite2q.arithmetic.numpy_core import NumpyCore
+from tflite2q.arithmetic.rescale import Rescale, multiply_fixed
+from tflite2q.arithmetic.rounding import code_range
 from tflite2q.kernels import storage
 from tflite2q.kernels.base import ArgMax, Concat, Contract, Eltwise, Lookup, Pool, ResizeBilinear, Tensor
 from tflite2q.kernels.registry import KERNELS, select
-from tflite2q.numerics import code_range
-from tflite2q.numpy_core import NumpyCore
-from tflite2q.rescale import Rescale, multiply_fixed
 
 NATIVE = made.target()
 

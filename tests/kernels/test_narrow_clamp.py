@@ -14,13 +14,13 @@ import pytest
 CHILD = """
 import numpy as np, tflite2q
 from networks import Net
-from tflite2q import oracle
+from tflite2q.execution import reference
 
 net = Net(dtype="int8", seed=1)
 x = net.input("x", (1, 8, 8, 3), (0.02, 0))
 graph = net.graph(net.conv(x, "y", {filters}, (6 / 127, 0), size=3, activation="{activation}"))
 codes = np.random.default_rng(0).integers(-128, 128, (1, 8, 8, 3), np.int8)
-assert np.array_equal(tflite2q.compile(graph).run(codes)[0], oracle.run(graph, codes)[0])
+assert np.array_equal(tflite2q.compile(graph).run(codes)[0], reference.run(graph, codes)[0])
 """
 
 

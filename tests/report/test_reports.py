@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tflite2q.comparison import Accuracy, Comparison, Layer, Pair, Size, Speed
-from tflite2q.inspection import Inspection, LayerInfo, SchemeEffect, TensorInfo
-from tflite2q.prediction import Prediction, Summary
+from tflite2q.evaluation.comparison import Accuracy, Comparison, Layer, Pair, Size, Speed
+from tflite2q.evaluation.inspection import Inspection, LayerInfo, SchemeEffect, TensorInfo
+from tflite2q.evaluation.prediction import Prediction, Summary
 from tflite2q.report import json, text
 
 LAYERS = (

@@ -12,12 +12,12 @@ from networks import Net, everything
 from test_converted_files import assert_judged_equal
 
 import tflite2q
-from tflite2q import oracle, scheme
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.ops.eltwise import Requantize
 from tflite2q.dialect.types import Quantization
 from tflite2q.errors import Unchanged
-from tflite2q.rewrites import Conversion
+from tflite2q.execution import reference
+from tflite2q.rewrites import Conversion, scheme
 
 INT8 = """
 [activations]
@@ -62,7 +62,7 @@ def test_keep_requantizes_at_the_models_own_inputs_and_outputs_only(tmp_path: Pa
     assert [graph[n].type.dtype for n in ("x", "a", "b", "c")] == ["uint8", "int8", "int8", "uint8"]
     # uint8 to int8 with the zero point shifted by 128 is lossless: it flips the top bit.
     codes = np.arange(48, dtype=np.uint8).reshape(1, 4, 4, 3) * 5
-    every = oracle.run_every(graph, codes)
+    every = reference.run_every(graph, codes)
     np.testing.assert_array_equal(every[first[1]].view(np.uint8), codes ^ 0x80)
 
 
@@ -191,8 +191,8 @@ def test_parts_of_other_scales_are_requantized_before_an_int8_concatenation(tmp_
     assert {graph[name].type.quantization for name in concat.inputs} == {graph["y"].type.quantization}
     # The rescaling that the uint8 concatenation did itself is the same, up to one step of a tie.
     codes = np.random.default_rng(0).integers(0, 256, (1, 4, 4, 3), dtype=np.uint8)
-    (old,) = oracle.run(before, codes)
-    (new,) = oracle.run(graph, (codes ^ 0x80).view(np.int8))
+    (old,) = reference.run(before, codes)
+    (new,) = reference.run(graph, (codes ^ 0x80).view(np.int8))
     assert np.abs(old.astype(int) - 128 - new).max() <= 1
 
 

@@ -12,11 +12,12 @@ from networks import everything
 from surroundings import SHARED
 
 import tflite2q
-from tflite2q import data, oracle, scheme
 from tflite2q.dialect.graph import Graph
 from tflite2q.errors import Unchanged, UnsupportedError
+from tflite2q.evaluation import data
+from tflite2q.execution import reference
 from tflite2q.flatbuffer import reader
-from tflite2q.rewrites import Conversion
+from tflite2q.rewrites import Conversion, scheme
 
 SCHEMES = ("asymmetric-uint8", "int8", "symmetric-int8")
 MODELS = sorted((SHARED / "models").glob("*.tflite"))
@@ -55,7 +56,7 @@ def assert_judged_equal(graph: Graph, path: Path, seed: int = 0) -> None:
     """
     (inputs,) = data.synthetic([graph[n] for n in graph.inputs], 1, seed)
     judged = run_litert(path, inputs, "ref", every=True)
-    ours = oracle.run_every(graph, *inputs)
+    ours = reference.run_every(graph, *inputs)
     results = [name for op in graph.ops for name in op.outputs]
     assert set(results) <= set(judged)
     in_reals = any(
@@ -146,7 +147,7 @@ def test_a_conversion_and_its_way_back_stay_close(name: str, digits: Path, digit
     samples = data.load(digits_data[0], [before[n] for n in before.inputs], limit=100)
     agree = 0
     for x in samples:
-        (first,), (last,) = oracle.run(before, *x), oracle.run(back, *x)
+        (first,), (last,) = reference.run(before, *x), reference.run(back, *x)
         agree += int(first.argmax() == last.argmax())
     assert agree >= 98
 

@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 from networks import Net
 
-from tflite2q import calibration, data, oracle, rewrites, scheme
+from tflite2q import rewrites
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import Constant, Value
+from tflite2q.evaluation import calibration, data
+from tflite2q.execution import reference
+from tflite2q.rewrites import scheme
 from tflite2q.rewrites.equalize import LARGEST, equalize
 from tflite2q.rewrites.plan import Plan
+from tflite2q.rewrites.scheme import Scheme
 from tflite2q.rewrites.statistics import Observation
-from tflite2q.scheme import Scheme
 
 MIDDLE = "middle"
 TOP = 24.0  # real upper end of the codes of `MIDDLE`
@@ -101,7 +104,7 @@ def test_real_numbers_stay_what_they_are(activation: str) -> None:
     inside = [op.inputs[0] for op in before.ops if op.mnemonic == "q.requantize"]
     assert inside
     for sample in samples:
-        first, second = (oracle.run_every(g, *sample) for g in (before, after))
+        first, second = (reference.run_every(g, *sample) for g in (before, after))
         for name in inside:
             if first[name].dtype == np.float32:
                 np.testing.assert_allclose(second[name], first[name], rtol=1e-5, atol=1e-5)

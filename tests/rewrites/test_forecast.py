@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tflite2q import rewrites, scheme
+from tflite2q import rewrites
 from tflite2q.dialect.graph import Graph
 from tflite2q.errors import Tflite2qError
 from tflite2q.flatbuffer import reader
-from tflite2q.rewrites import LayerChange
+from tflite2q.rewrites import LayerChange, scheme
 
 
 def told(layers: tuple[LayerChange, ...]) -> list[tuple[str, str | None, int | None]]:

@@ -10,11 +10,11 @@ import pytest
 from networks import Net, everything
 
 import tflite2q
-from tflite2q import oracle
 from tflite2q.dialect.graph import Graph, verify
 from tflite2q.dialect.ops.movement import Split
 from tflite2q.dialect.ops.shape import Concat
 from tflite2q.errors import InvalidGraph, Unchanged
+from tflite2q.execution import reference
 
 SCHEMES = ("int8", "asymmetric-uint8", "int16x8", "float32")
 SHARED = Path(__file__).parents[3] / "shared" / "models"
@@ -22,7 +22,7 @@ FILES = ("split_concat", "keras_lstm_mnist_ptq", "kws_ref_model")
 
 
 def runs(graph: Graph) -> None:
-    oracle.run(graph, *(np.zeros(graph[n].type.shape, graph[n].type.dtype) for n in graph.inputs))
+    reference.run(graph, *(np.zeros(graph[n].type.shape, graph[n].type.dtype) for n in graph.inputs))
 
 
 def without_each(graph: Graph) -> list[Graph]:

@@ -12,10 +12,12 @@ from judge import judge
 from networks import everything
 
 import tflite2q
-from tflite2q import data, oracle, runtime, scheme
 from tflite2q.dialect.graph import Graph
+from tflite2q.evaluation import data
+from tflite2q.execution import reference, runtime
 from tflite2q.flatbuffer import reader, writer
-from tflite2q.scheme import Scheme
+from tflite2q.rewrites import scheme
+from tflite2q.rewrites.scheme import Scheme
 
 MIXES = {
     "int16-in-the-middle": """
@@ -139,12 +141,12 @@ def check(original: Graph, mixed: Scheme) -> Graph:
     # Sums of real numbers depend on their order, and so may the last bit of a code behind them.
     step = int(any(value.type.dtype == "float32" for value in graph.values))
     for use_kernels in (True, False):
-        same(runtime.compile(graph, use_kernels=use_kernels).run(*inputs), oracle.run(graph, *inputs), step)
+        same(runtime.compile(graph, use_kernels=use_kernels).run(*inputs), reference.run(graph, *inputs), step)
     content = writer.write(graph)
     (judged,) = judge([(content, inputs)])
     assert not isinstance(judged, str), judged
     path = reader.read(content)
-    same(judged, oracle.run(path, *inputs), step)
+    same(judged, reference.run(path, *inputs), step)
     return graph
 
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
+from tflite2q.rewrites.scheme import Weights
 from tflite2q.rewrites.weights import convert_weights
-from tflite2q.scheme import Weights
 
 PER_CHANNEL = Weights("int8", symmetric=True, granularity="per-channel")
 PER_TENSOR = Weights("int8", symmetric=True, granularity="per-tensor")

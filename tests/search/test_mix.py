@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tflite2q
-from tflite2q import scheme
+from tflite2q.rewrites import scheme
 from tflite2q.search.mix import Option, choices, front, scheme_of
 
 STEPS = st.integers(1, 30).map(float)

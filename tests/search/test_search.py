@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 
 import tflite2q
-from tflite2q import calibration, oracle, pipeline, scheme
-from tflite2q.data import Dataset
+from tflite2q import pipeline
 from tflite2q.dialect.graph import Graph
 from tflite2q.errors import UsageError
+from tflite2q.evaluation import calibration
+from tflite2q.evaluation.data import Dataset
+from tflite2q.execution import reference
 from tflite2q.flatbuffer import writer
+from tflite2q.rewrites import scheme
 from tflite2q.search import Settings, measure, search
 from tflite2q.search.replay import Replay
 
@@ -25,7 +28,9 @@ SCHEMES = ["int8", "int8-w4"]
 @pytest.fixture
 def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole mixes judged by the reference: the same bits, without compiling a dozen models."""
-    monkeypatch.setattr(measure.pipeline, "compile", lambda graph, *_: SimpleNamespace(run=partial(oracle.run, graph)))
+    monkeypatch.setattr(
+        measure.pipeline, "compile", lambda graph, *_: SimpleNamespace(run=partial(reference.run, graph))
+    )
 
 
 @pytest.fixture
@@ -45,7 +50,7 @@ def test_a_replayed_variant_is_the_variant(digits: Path) -> None:
     replay = Replay(base, sample)
     for name in ("int8", "int8-w4", "mixed-depthwise", "symmetric-int8"):
         variant = tflite2q.convert(graph, name).graph
-        expected = oracle.run_every(variant, *sample)
+        expected = reference.run_every(variant, *sample)
         for wanted in ("block1/add", "logits", variant.outputs[0]):
             np.testing.assert_array_equal(replay.value(variant, wanted), expected[wanted])
 

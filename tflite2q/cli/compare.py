@@ -77,9 +77,10 @@ def compare(
         raise click.UsageError("--interface goes with --scheme")
     if options["labels"] is not None and options["data"] is None:
         raise click.UsageError("--labels needs --data")
-    from tflite2q import pipeline, remote
+    from tflite2q import pipeline
     from tflite2q.cli import output
     from tflite2q.cli.progress import Progress
+    from tflite2q.execution import remote
     from tflite2q.report import json, text
 
     output.check_json(json_path)

@@ -82,7 +82,7 @@ def convert(
     from tflite2q import files, pipeline
     from tflite2q.cli import output as out
     from tflite2q.cli.progress import Progress
-    from tflite2q.comparison import Comparison, Size
+    from tflite2q.evaluation.comparison import Comparison, Size
     from tflite2q.report import json, text
 
     if until is not None:

@@ -56,11 +56,13 @@ def run_command(
     exact codes, samples on the first axis.  With --rpc, or --tracker and --key, it runs on a remote device.  --profile
     times the ops of a model (not of a library) on this machine, with the first sample as input.
     """
-    from tflite2q import files, pipeline, prediction, remote
+    from tflite2q import files, pipeline
     from tflite2q.cli import output as out
     from tflite2q.cli.progress import Progress
-    from tflite2q.data import Normalization
     from tflite2q.errors import UsageError
+    from tflite2q.evaluation import prediction
+    from tflite2q.evaluation.data import Normalization
+    from tflite2q.execution import remote
     from tflite2q.report import json, text
 
     if output is not None:

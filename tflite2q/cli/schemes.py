@@ -11,9 +11,9 @@ from tflite2q.cli.options import json_option
 @json_option
 def schemes(json_path: str | None) -> None:
     """List the schemes that come with tflite2q, with a sentence each."""
-    from tflite2q import scheme
     from tflite2q.cli import output
     from tflite2q.report import json, text
+    from tflite2q.rewrites import scheme
 
     found = [scheme.find(name) for name in scheme.shipped()]
     rows = [(each.name, f"{each.summary} {each.when}".strip()) for each in found]

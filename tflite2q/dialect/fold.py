@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tflite2q.arithmetic.numpy_core import NumpyCore
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op, Operands, Tensor
 from tflite2q.dialect.ops.plain import ShapeOf
 from tflite2q.dialect.types import Constant, Value
-from tflite2q.numpy_core import NumpyCore
 
 INTEGERS = ("int32", "int64")
 

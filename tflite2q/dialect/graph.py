@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from tflite2q.arithmetic.rounding import RANGES
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import STORAGE, Quantization, Value
 from tflite2q.errors import InvalidGraph
-from tflite2q.numerics import RANGES
 
 LARGEST = 2**31 - 1  # elements of a value: TFLite counts them in an int
 MOST_AXES = 32  # of a value: as many as every NumPy has

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Generic, TypeVar
 
-from tflite2q.core import Core
+from tflite2q.arithmetic.core import Core
 from tflite2q.dialect.types import Quantization, TensorType, Value
 from tflite2q.errors import InvalidGraph
 

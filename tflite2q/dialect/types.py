@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tflite2q.arithmetic.rounding import RANGES
 from tflite2q.errors import InvalidGraph
-from tflite2q.numerics import RANGES
 
 # dtype -> the NumPy dtype its elements are held in (int4 is held unpacked, one element a byte).
 STORAGE = {name: name for name in ("uint8", "int8", "int16", "int32", "int64", "float32", "float64", "bool")} | {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tflite2q.core import Core
+from tflite2q.arithmetic.core import Core
 from tflite2q.errors import InvalidGraph
 
 T = TypeVar("T")

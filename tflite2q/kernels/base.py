@@ -18,8 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tflite2q.numerics import code_range
-from tflite2q.rescale import Rescale
+from tflite2q.arithmetic.rescale import Rescale
+from tflite2q.arithmetic.rounding import code_range
 
 Array = npt.NDArray[Any]
 
@@ -296,7 +296,7 @@ class FixedSum:
 class Eltwise:
     """Any element-wise function of broadcasting tensors, as one fused loop.
 
-    `meaning(core, *inputs)` is written over the element-wise part of `tflite2q.core.Core`; its constants have one
+    `meaning(core, *inputs)` is written over the element-wise part of `tflite2q.arithmetic.core.Core`; its constants have one
     element, or broadcast along the output's last axis.  `key` identifies the meaning with all its parameters: equal
     keys on equal shapes share one function.  `linear` and `fixed_sum` say so where it is a sum that kernels may compute
     otherwise: factors and offset in codes of the result, or the multipliers of its fixed point.

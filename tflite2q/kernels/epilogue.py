@@ -1,4 +1,4 @@
-"""From an accumulator to an output code, in TIR: the second implementation of `tflite2q.rescale.Rescale`.
+"""From an accumulator to an output code, in TIR: the second implementation of `tflite2q.arithmetic.rescale.Rescale`.
 
 Written once for all kernels, on vectors of any width.  An `Epilogue` is what the text of a kernel depends on; the
 multipliers themselves are packed constants, one vector per block of output channels.  Bias is not here: kernels start
@@ -24,9 +24,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tflite2q.arithmetic.rescale import MAGIC, Rescale
 from tflite2q.kernels.base import Array, Tensor
 from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, load, vector
-from tflite2q.rescale import MAGIC, Rescale
 
 _INT31 = 2**31
 

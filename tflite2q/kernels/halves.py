@@ -21,10 +21,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tflite2q.arithmetic.rescale import Rescale
 from tflite2q.kernels.base import Array, Tensor
 from tflite2q.kernels.layout import MOST
 from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, load
-from tflite2q.rescale import Rescale
 
 LIMIT = 2**31 - 2**15  # what v must stay below in magnitude, so that rounding it to its upper half cannot overflow
 _FARTHEST_LIFT = 2**30

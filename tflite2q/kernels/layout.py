@@ -14,8 +14,8 @@ import math
 
 import numpy as np
 
+from tflite2q.arithmetic.rounding import code_range, wrap32
 from tflite2q.kernels.base import Array, Conv2D, DepthwiseConv2D
-from tflite2q.numerics import code_range, wrap32
 
 MOST = 2**47  # what 64-bit accumulators stay below, so that their products with 15-bit multipliers fit 64 bits
 

@@ -27,8 +27,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tflite2q.arithmetic.rescale import Rescale
 from tflite2q.kernels.base import Array
-from tflite2q.rescale import Rescale
 
 _EXACT_FLOAT32 = 2.0**24  # integers up to here are float32 numbers
 _NEVER = -(2**31)  # an accumulator that no channel reaches

@@ -15,12 +15,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tflite2q.arithmetic.numpy_core import NumpyCore
+from tflite2q.arithmetic.rounding import code_range
 from tflite2q.kernels.base import Array, Eltwise, Tensor
 from tflite2q.kernels.epilogue import Epilogue
 from tflite2q.kernels.loops import region
 from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, function, vector, view
-from tflite2q.numerics import code_range
-from tflite2q.numpy_core import NumpyCore
 
 GRAIN = 64  # blocks that one thread takes at a time
 ULPS = (0, 1, -1, 2, -2)  # by which slopes are tried beside the nearest float32

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tflite2q.arithmetic.rescale import Rescale
 from tflite2q.kernels.base import (
     Array,
     Concat,
@@ -27,7 +28,6 @@ from tflite2q.kernels.base import (
     ResizeBilinear,
     Tensor,
 )
-from tflite2q.rescale import Rescale
 
 SHIFT = 128
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from tflite2q.arithmetic.rescale import Rescale
 from tflite2q.kernels.base import Contract, Conv2D, Dense, DepthwiseConv2D
 from tflite2q.kernels.registry import select
-from tflite2q.rescale import Rescale
 
 CHANNELS, SIZE = 64, 8
 

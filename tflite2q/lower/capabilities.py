@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tflite2q import targets
 from tflite2q.kernels.typical import typical_kernels
+from tflite2q.lower import targets
 from tflite2q.lower.target import features, resolve, tvm_target
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from tflite2q import numerics
+from tflite2q.arithmetic import rounding
+from tflite2q.arithmetic.numpy_core import NumpyCore
 from tflite2q.dialect.op import Op, Operands, Tensor
 from tflite2q.dialect.ops.common import given_or_none
 from tflite2q.dialect.ops.conv import Convolution, wide_accumulator
@@ -26,7 +27,6 @@ from tflite2q.dialect.ops.softmax import Softmax
 from tflite2q.dialect.types import STORAGE, TensorType, Value
 from tflite2q.kernels import base, layout
 from tflite2q.lower import real
-from tflite2q.numpy_core import NumpyCore
 
 EIGHT_BITS = ("int8", "uint8")
 CODES = (*EIGHT_BITS, "int16")
@@ -191,7 +191,7 @@ def _fixed_sum(op: Op, operands: Sequence[TensorType], y: TensorType) -> base.Fi
     a, b = operands
     if op.shifts_only(a, b, y):
         return None
-    m, shift = numerics.quantize_multiplier(np.array(op.multipliers(a, b, y, INT16_HEADROOM)))
+    m, shift = rounding.quantize_multiplier(np.array(op.multipliers(a, b, y, INT16_HEADROOM)))
     first, second, result = zip(m.tolist(), shift.tolist(), strict=True)
     return base.FixedSum((first, second), result, op.subtract, *op.clamp(y))
 

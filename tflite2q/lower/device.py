@@ -3,7 +3,7 @@
     python -m tflite2q.lower.device DESCRIPTOR
 
 serves requests (name, arguments) that come as pickles through the socket DESCRIPTOR, each answered by ("ok", result) or
-("error", message); one more ("ok", None) says that it is ready.  `tflite2q.remote` is the other side.
+("error", message); one more ("ok", None) says that it is ready.  `tflite2q.execution.remote` is the other side.
 """
 
 from __future__ import annotations

@@ -11,13 +11,13 @@ from tvm import relax
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op, Operands, Tensor
 from tflite2q.dialect.types import STORAGE, TensorType
+from tflite2q.execution.reference import initial_state
 from tflite2q.kernels import base, storage
 from tflite2q.kernels.registry import select
 from tflite2q.lower import stored
 from tflite2q.lower.codegen import KERNEL
 from tflite2q.lower.contracts import activations
 from tflite2q.lower.relax_core import RelaxCore, shape_of
-from tflite2q.oracle import initial_state
 
 CORE_OPERATIONS = "core operations"
 NOTHING = "nothing to compute: the same bytes"

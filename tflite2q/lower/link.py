@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 
 from tflite2q.errors import TargetError
-from tflite2q.targets import architecture
+from tflite2q.lower.targets import architecture
 
 COMPILERS = ("cc", "gcc", "clang", "g++", "c++", "clang++")
 ZIG = (sys.executable, "-m", "ziglang")

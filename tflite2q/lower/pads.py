@@ -13,11 +13,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from tflite2q.arithmetic.rounding import code_range
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.shape import Pad
 from tflite2q.kernels import base
-from tflite2q.numerics import code_range
 
 EIGHT_BITS = ("int8", "uint8")
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from tflite2q.arithmetic.numpy_core import NumpyCore
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.common import FLOAT_BOUNDS
 from tflite2q.dialect.ops.conv import Convolution
 from tflite2q.dialect.ops.dense import Dense
 from tflite2q.dialect.types import Value
 from tflite2q.kernels.base import RealConv2D, Tensor
-from tflite2q.numpy_core import NumpyCore
 
 FLOAT = "float32"
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from tvm import relax, te, tirx, topi
 from tvm.relax import op as R
 
-from tflite2q.numpy_core import NumpyCore
+from tflite2q.arithmetic.numpy_core import NumpyCore
 
 Array = npt.NDArray[Any]
 Value = Any  # an ndarray (known now) or a relax expression (known at run time); TVM carries no types
@@ -24,7 +24,7 @@ _WIDER = {"int32": "int64"}
 
 
 class RelaxCore:
-    """Implements `tflite2q.core.Core`; see there for what each operation means.
+    """Implements `tflite2q.arithmetic.core.Core`; see there for what each operation means.
 
     Sums, matrix products and convolutions must not overflow their dtype, and int64 sums and products neither.
     """

@@ -7,9 +7,8 @@ from typing import Any
 import tvm
 from tvm.target import codegen
 
-from tflite2q import targets
 from tflite2q.errors import TargetError
-from tflite2q.lower import machine
+from tflite2q.lower import machine, targets
 
 
 def resolve(name: str) -> targets.Target:

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from tflite2q.comparison import Comparison, Layer
-from tflite2q.inspection import Inspection
-from tflite2q.prediction import Prediction
+from tflite2q.evaluation.comparison import Comparison, Layer
+from tflite2q.evaluation.inspection import Inspection
+from tflite2q.evaluation.prediction import Prediction
 
 if TYPE_CHECKING:
+    from tflite2q.execution.runtime import OpTime
     from tflite2q.lower.capabilities import Capability
     from tflite2q.lower.graph import Choice
-    from tflite2q.runtime import OpTime
 
 SCHEMA_VERSION = 1
 

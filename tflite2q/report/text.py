@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tflite2q.comparison import Accuracy, Comparison, Layer, Pair, Size, Speed
-from tflite2q.inspection import Inspection, SchemeEffect, TensorInfo
-from tflite2q.prediction import Prediction, Summary
+from tflite2q.evaluation.comparison import Accuracy, Comparison, Layer, Pair, Size, Speed
+from tflite2q.evaluation.inspection import Inspection, SchemeEffect, TensorInfo
+from tflite2q.evaluation.prediction import Prediction, Summary
 
 if TYPE_CHECKING:
+    from tflite2q.execution.runtime import OpTime
     from tflite2q.lower.capabilities import Capability
     from tflite2q.lower.graph import Choice
-    from tflite2q.runtime import OpTime
 
 WORST_LAYERS = 5
 LONGEST_NAME = 64

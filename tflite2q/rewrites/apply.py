@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tflite2q import numerics
+from tflite2q.arithmetic import rounding
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
@@ -16,9 +16,9 @@ from tflite2q.rewrites.edit import Editor
 from tflite2q.rewrites.equalize import equalize, input_gain, output_gain
 from tflite2q.rewrites.parameters import parameters, power_of_two_at_least
 from tflite2q.rewrites.plan import Plan, is_activation
+from tflite2q.rewrites.scheme import Activations, Layer
 from tflite2q.rewrites.statistics import Observation
 from tflite2q.rewrites.weights import NewWeights, convert_weights
-from tflite2q.scheme import Activations, Layer
 
 
 class Applier:
@@ -133,8 +133,8 @@ class Applier:
             new = tied[0].parameters
         else:
             new = parameters(kind, settings, (float(real.min(initial=0.0)), float(real.max(initial=0.0))))
-        codes = numerics.round_half_away(real / new.scale[0]) + new.zero_point[0]
-        array = np.clip(codes, *numerics.code_range(settings.dtype)).astype(settings.dtype)
+        codes = rounding.round_half_away(real / new.scale[0]) + new.zero_point[0]
+        array = np.clip(codes, *rounding.code_range(settings.dtype)).astype(settings.dtype)
         changed = kind.with_(dtype=settings.dtype, quantization=new)
         return self._replace(value, value.with_(type=changed, constant=Constant(array)))
 

@@ -10,7 +10,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from tflite2q import numerics
+from tflite2q.arithmetic import rounding
 from tflite2q.dialect.types import Constant, Quantization, Value
 
 # dtype of the activations -> dtype of the bias that TFLite's kernels take with it
@@ -39,7 +39,7 @@ def convert_bias(
     `correction`, in real numbers, is added to each channel.  Rounded to nearest, ties away from zero; saturates at the
     dtype's range.
     """
-    low, high = numerics.code_range(dtype)
+    low, high = rounding.code_range(dtype)
     extra = [0.0] * len(old) if correction is None else correction
     codes = [
         code

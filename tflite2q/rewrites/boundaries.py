@@ -16,7 +16,7 @@ from tflite2q.dialect.types import Quantization, TensorType, Value
 from tflite2q.rewrites.edit import Editor
 from tflite2q.rewrites.parameters import Boundaries
 from tflite2q.rewrites.plan import Plan, is_activation
-from tflite2q.scheme import Activations
+from tflite2q.rewrites.scheme import Activations
 
 CASTS = (Requantize, Dequantize)
 

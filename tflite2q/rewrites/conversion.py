@@ -15,8 +15,8 @@ from tflite2q.rewrites.boundaries import drop_identities, guard, split_casts
 from tflite2q.rewrites.losses import LayerChange, change
 from tflite2q.rewrites.parameters import Boundaries, assign
 from tflite2q.rewrites.plan import Plan
+from tflite2q.rewrites.scheme import Scheme
 from tflite2q.rewrites.statistics import Observation, real_ranges
-from tflite2q.scheme import Scheme
 
 
 @dataclass(frozen=True)

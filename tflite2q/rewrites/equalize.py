@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from tflite2q import numerics
+from tflite2q.arithmetic import rounding
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.conv import Conv2D, DepthwiseConv2D
@@ -29,12 +29,12 @@ BOUNDED = "RELU6"
 LARGEST = 4.0
 
 
-def equalize(graph: Graph, plan: Plan, seen: Mapping[str, Observation]) -> dict[str, numerics.Floats]:
+def equalize(graph: Graph, plan: Plan, seen: Mapping[str, Observation]) -> dict[str, rounding.Floats]:
     """The factor s[c] >= 1 by which each channel of a value is to be divided, for the values that gain from it.
 
     `seen` are observations by name; bounded values of which there are none are left alone.
     """
-    found: dict[str, numerics.Floats] = {}
+    found: dict[str, rounding.Floats] = {}
     for value in graph.values:
         pair = _pair(value, graph)
         if pair is None or not all(plan.layer(op).recover.equalize and plan.wanted(op, graph) for op in pair):
@@ -52,8 +52,8 @@ def equalize(graph: Graph, plan: Plan, seen: Mapping[str, Observation]) -> dict[
 
 
 def _ranges(
-    pair: tuple[Op, Op], graph: Graph, plan: Plan, factors: Mapping[str, numerics.Floats]
-) -> tuple[numerics.Floats, numerics.Floats]:
+    pair: tuple[Op, Op], graph: Graph, plan: Plan, factors: Mapping[str, rounding.Floats]
+) -> tuple[rounding.Floats, rounding.Floats]:
     """For each channel of the value between `pair`, the largest weight that makes it and the largest that reads it;
     1 where a scale of its own serves the channel's weights anyway."""
     first, second = (np.abs(real_weights(op, graph, factors)) for op in pair)
@@ -74,7 +74,7 @@ def _reaching_bound(value: Value, maker: Op, seen: Observation | None) -> npt.ND
         return np.zeros(channels, bool)
     if seen is None:
         return np.ones(channels, bool)
-    bound = numerics.activation_range(BOUNDED, kind.scale, kind.zero_point, kind.dtype)[1]
+    bound = rounding.activation_range(BOUNDED, kind.scale, kind.zero_point, kind.dtype)[1]
     return np.asarray(seen.highest.reshape(-1, channels).max(axis=0) >= bound)
 
 
@@ -95,7 +95,7 @@ def _pair(value: Value, graph: Graph) -> tuple[Op, Op] | None:
     return (maker, reader) if weights[1].type.shape[3] == value.type.shape[3] else None
 
 
-def real_weights(op: Op, graph: Graph, factors: Mapping[str, numerics.Floats]) -> numerics.Floats:
+def real_weights(op: Op, graph: Graph, factors: Mapping[str, rounding.Floats]) -> rounding.Floats:
     """The op's weights in real numbers, the factors of its operand and its result applied."""
     assert op.inputs[0] is not None and op.inputs[1] is not None
     value = graph[op.inputs[1]]
@@ -107,11 +107,11 @@ def real_weights(op: Op, graph: Graph, factors: Mapping[str, numerics.Floats]) -
     return np.asarray(real * input_gain(op, factors) / output_gain(op, factors).reshape(shape))
 
 
-def input_gain(op: Op, factors: Mapping[str, numerics.Floats]) -> numerics.Floats:
+def input_gain(op: Op, factors: Mapping[str, rounding.Floats]) -> rounding.Floats:
     """What the last axis of the weights is multiplied by because of the operand."""
     return factors.get(op.source or "", np.ones(1))
 
 
-def output_gain(op: Op, factors: Mapping[str, numerics.Floats]) -> numerics.Floats:
+def output_gain(op: Op, factors: Mapping[str, rounding.Floats]) -> rounding.Floats:
     """What each output channel is divided by because of the result."""
     return factors.get(op.name, np.ones(1))

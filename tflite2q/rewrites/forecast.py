@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tflite2q import numerics
+from tflite2q.arithmetic import rounding
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import TensorType, Value
@@ -19,17 +19,17 @@ from tflite2q.rewrites.boundaries import guard
 from tflite2q.rewrites.losses import LayerChange, loss_class
 from tflite2q.rewrites.parameters import assign
 from tflite2q.rewrites.plan import Plan, activation_operands, is_activation
+from tflite2q.rewrites.scheme import Scheme, Weights
 from tflite2q.rewrites.weights import conforms, outgrown
-from tflite2q.scheme import Scheme, Weights
 
 
 @dataclass(frozen=True)
 class Extent:
     """Lowest and highest weight of each output channel, zero point taken off, in units of that channel's scale."""
 
-    low: numerics.Floats
-    high: numerics.Floats
-    scale: numerics.Floats
+    low: rounding.Floats
+    high: rounding.Floats
+    scale: rounding.Floats
 
     @staticmethod
     def of(value: Value, axis: int) -> Extent:
@@ -105,11 +105,11 @@ class Forecast:
             )
         largest = np.maximum(np.abs(low), np.abs(high))
         if not settings.symmetric:
-            bottom, top = numerics.code_range(settings.dtype)
+            bottom, top = rounding.code_range(settings.dtype)
             middle = (bottom + top + 1) // 2
             rows = unlike | (low.min() < bottom - middle) | (high.max() > top - middle)
         elif unlike.any():  # one step for all is made to cover the largest weight
-            rows = unlike | (largest.max() != numerics.code_range(settings.dtype)[1])
+            rows = unlike | (largest.max() != rounding.code_range(settings.dtype)[1])
         else:
             rows = outgrown(largest, scale, settings)
         return int((rows & (largest > 0)).sum())

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tflite2q import numerics
+from tflite2q.arithmetic import rounding
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import Quantization, TensorType
 from tflite2q.rewrites.plan import Plan, activation_operands, is_activation
-from tflite2q.scheme import Activations
+from tflite2q.rewrites.scheme import Activations
 
 RealRange = tuple[float, float]
 
@@ -115,7 +115,7 @@ def _real_range(graph: Graph, members: Sequence[str], observed: Mapping[str, Rea
     for name in members:
         kind = graph[name].type
         activation = getattr(graph.producers.get(name), "activation", "NONE")
-        codes = numerics.activation_range(activation, kind.scale, kind.zero_point, kind.dtype)
+        codes = rounding.activation_range(activation, kind.scale, kind.zero_point, kind.dtype)
         first, last = (kind.scale * (code - kind.zero_point) for code in codes)
         if name in observed:
             first, last = max(first, observed[name][0]), min(last, observed[name][1])
@@ -130,7 +130,7 @@ def parameters(old: TensorType, settings: Activations, real_range: RealRange) ->
     point must be 0 and is not, or the scale a power of two and is not, they are chosen anew so that the range fits
     (eq. S5).  A range that has both signs cannot have zero point 0 unsigned and gets the zero point it needs.
     """
-    low, high = numerics.code_range(settings.dtype)
+    low, high = rounding.code_range(settings.dtype)
     old_low, old_high = old.range
     bottom, top = min(real_range[0], 0.0), max(real_range[1], 0.0)
     symmetric = settings.symmetric and (low < 0 or bottom == 0.0)
@@ -143,7 +143,7 @@ def parameters(old: TensorType, settings: Activations, real_range: RealRange) ->
     scale = scale or old.scale  # a value that is always 0
     if settings.scale == "power-of-two":
         scale = power_of_two_at_least(scale)
-    zero_point = 0 if symmetric else low - int(numerics.round_half_away(bottom / scale))
+    zero_point = 0 if symmetric else low - int(rounding.round_half_away(bottom / scale))
     return Quantization.per_tensor(scale, zero_point)
 
 

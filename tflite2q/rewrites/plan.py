@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import Value
-from tflite2q.scheme import Activations, Layer, Scheme
+from tflite2q.rewrites.scheme import Activations, Layer, Scheme
 
 # dtypes that hold activations; int32 tensors with a scale are accumulators and biases.
 ACTIVATION_DTYPES = ("uint8", "int8", "int16")

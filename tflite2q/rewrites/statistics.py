@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tflite2q.dialect.types import TensorType
-from tflite2q.scheme import Activations
+from tflite2q.rewrites.scheme import Activations
 
 
 @dataclass

@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tflite2q import numerics
+from tflite2q.arithmetic import rounding
 from tflite2q.dialect.types import Constant, Quantization, Value
 from tflite2q.rewrites.parameters import power_of_two_at_least
-from tflite2q.scheme import Weights
+from tflite2q.rewrites.scheme import Weights
 
 # Steps that are tried for a least-squares fit, as parts of the step that just covers the largest weight.
 COARSE = np.linspace(1.0, 0.4, 13)
 FINE = np.linspace(-0.04, 0.04, 9)
 
 
-Gains = tuple[numerics.Floats, numerics.Floats]
+Gains = tuple[rounding.Floats, rounding.Floats]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class NewWeights:
 class Rows:
     """Weights [channels, n] = codes * scales[:, None] after fitting, zero_point still to be added."""
 
-    codes: numerics.Floats
+    codes: rounding.Floats
     scales: npt.NDArray[np.float32]
     zero_point: int = 0
 
@@ -94,7 +94,7 @@ def conforms(value: Value, settings: Weights) -> bool:
     return value.type.dtype == settings.dtype and symmetric_enough and fine_enough and scales_allowed
 
 
-def integer_rows(value: Value, axis: int) -> tuple[numerics.Floats, numerics.Floats]:
+def integer_rows(value: Value, axis: int) -> tuple[rounding.Floats, rounding.Floats]:
     """The weights as whole numbers [channels, n], zero point taken off, and the scale of each row."""
     channels = value.type.shape[axis]
     q = value.type.parameters
@@ -107,7 +107,7 @@ def _from_rows(rows: npt.NDArray[Any], shape: tuple[int, ...], axis: int) -> npt
     return np.moveaxis(rows.reshape(shape[axis], *rest), 0, axis)
 
 
-def _fit(units: numerics.Floats, base: numerics.Floats, settings: Weights) -> Rows:
+def _fit(units: rounding.Floats, base: rounding.Floats, settings: Weights) -> Rows:
     if settings.granularity == "per-tensor":  # units of one common scale; still whole numbers if all were equal
         common = base.max(initial=0.0)
         units, base = units * (base / common)[:, None], np.full_like(base, common)
@@ -116,9 +116,9 @@ def _fit(units: numerics.Floats, base: numerics.Floats, settings: Weights) -> Ro
     return _fit_asymmetric(units, base, settings.dtype)
 
 
-def _fit_symmetric(units: numerics.Floats, base: numerics.Floats, settings: Weights) -> Rows:
+def _fit_symmetric(units: rounding.Floats, base: rounding.Floats, settings: Weights) -> Rows:
     """Zero point 0.  A channel that fits keeps its integers and its scale (eq. S2), others are rescaled (eq. S3)."""
-    limit = numerics.code_range(settings.dtype)[1]
+    limit = rounding.code_range(settings.dtype)[1]
     codes, scales = units.copy(), base.astype(np.float32)
     largest = np.abs(units).max(axis=1, initial=0.0)
     rows = outgrown(largest, base, settings)
@@ -133,21 +133,21 @@ def _fit_symmetric(units: numerics.Floats, base: numerics.Floats, settings: Weig
     if settings.scale == "power-of-two":
         new = _powers_of_two(units[rows] * base[rows, None], new, limit, settings)
     scales[rows] = new.astype(np.float32)
-    exact: numerics.Floats = units[rows] * (base[rows] / scales[rows].astype(np.float64))[:, None]
+    exact: rounding.Floats = units[rows] * (base[rows] / scales[rows].astype(np.float64))[:, None]
     if settings.rounding == "nearest":
-        codes[rows] = np.clip(numerics.round_half_away(exact), -limit, limit)
+        codes[rows] = np.clip(rounding.round_half_away(exact), -limit, limit)
     else:
         codes[rows] = round_preserving_sums(exact, limit)
     return Rows(codes, scales)
 
 
-def _powers_of_two(real: numerics.Floats, steps: numerics.Floats, limit: int, settings: Weights) -> numerics.Floats:
+def _powers_of_two(real: rounding.Floats, steps: rounding.Floats, limit: int, settings: Weights) -> rounding.Floats:
     """The powers of two that are not below `steps`, or half of them where that has the least squared error."""
     whole = np.array([power_of_two_at_least(step) for step in steps])
     if settings.range != "least-squares":
         return whole
     errors = [
-        ((np.clip(numerics.round_half_away(real / step[:, None]), -limit, limit) * step[:, None] - real) ** 2).sum(
+        ((np.clip(rounding.round_half_away(real / step[:, None]), -limit, limit) * step[:, None] - real) ** 2).sum(
             axis=1
         )
         for step in (whole, whole / 2)
@@ -158,27 +158,27 @@ def _powers_of_two(real: numerics.Floats, steps: numerics.Floats, limit: int, se
     return np.where(halve, whole / 2, whole)
 
 
-def outgrown(largest: numerics.Floats, base: numerics.Floats, settings: Weights) -> npt.NDArray[np.bool_]:
+def outgrown(largest: rounding.Floats, base: rounding.Floats, settings: Weights) -> npt.NDArray[np.bool_]:
     """Which rows, of `largest` magnitude in units of scale `base`, cannot keep their integers under symmetric codes."""
-    rows = largest > numerics.code_range(settings.dtype)[1]
+    rows = largest > rounding.code_range(settings.dtype)[1]
     if settings.scale == "power-of-two":
         rows = rows | np.array([power_of_two_at_least(s) != s for s in base], bool)
     return np.full_like(rows, rows.any()) if settings.granularity == "per-tensor" else rows
 
 
-def _covering(units: numerics.Floats, limit: int, settings: Weights) -> numerics.Floats:
+def _covering(units: rounding.Floats, limit: int, settings: Weights) -> rounding.Floats:
     """Old units a new step should span, for each row; 0 for rows of zeros."""
     magnitudes = np.abs(units)
     whole = magnitudes.max(axis=1) / limit
     if settings.range == "percentile":
-        tail: numerics.Floats = np.percentile(magnitudes, settings.percentile, axis=1)
+        tail: rounding.Floats = np.percentile(magnitudes, settings.percentile, axis=1)
         return np.where(tail > 0, tail / limit, whole)
     if settings.range == "max":
         return np.asarray(whole)
     return _least_squares(units, np.where(whole > 0, whole, 1.0), limit)
 
 
-def _least_squares(units: numerics.Floats, whole: numerics.Floats, limit: int) -> numerics.Floats:
+def _least_squares(units: rounding.Floats, whole: rounding.Floats, limit: int) -> rounding.Floats:
     """Step of least squared error for each row, searched on a coarse grid of parts of `whole`, then a fine one."""
     narrow = units.astype(np.float32)  # enough to compare errors with, and half the memory traffic
     best, least = whole.copy(), np.full(len(units), np.inf)
@@ -197,14 +197,14 @@ def _least_squares(units: numerics.Floats, whole: numerics.Floats, limit: int) -
     return np.asarray(best)
 
 
-def round_preserving_sums(exact: numerics.Floats, limit: int) -> numerics.Floats:
+def round_preserving_sums(exact: rounding.Floats, limit: int) -> rounding.Floats:
     """Rows rounded to whole numbers in [-limit, limit] whose sum is as near the row's sum as can be (eq. S3).
 
     Neighbouring inputs of a convolution are alike, and most are positive, so what a rounded filter does to their mean
     weighs more than what it does to their differences.  Where rounding to nearest shifts the sum, the entries nearest a
     tie are rounded the other way.
     """
-    nearest = np.clip(numerics.round_half_away(exact), -limit, limit)
+    nearest = np.clip(rounding.round_half_away(exact), -limit, limit)
     rest = exact - nearest
     for row in np.flatnonzero(np.abs(np.rint(rest.sum(axis=1))) > 0):
         missing = int(np.rint(rest[row].sum()))
@@ -215,15 +215,15 @@ def round_preserving_sums(exact: numerics.Floats, limit: int) -> numerics.Floats
     return np.asarray(nearest)
 
 
-def _fit_asymmetric(units: numerics.Floats, base: numerics.Floats, dtype: str) -> Rows:
+def _fit_asymmetric(units: rounding.Floats, base: rounding.Floats, dtype: str) -> Rows:
     """One scale and one zero point for the tensor: the middle of the dtype if that fits, as it costs least."""
-    low, high = numerics.code_range(dtype)
+    low, high = rounding.code_range(dtype)
     middle = (low + high + 1) // 2
     bottom, top = min(float(units.min(initial=0.0)), 0.0), max(float(units.max(initial=0.0)), 0.0)
     if low - middle <= bottom and top <= high - middle:
         scale, zero_point = float(base[0]), middle
     else:
         scale = float(np.float32(base[0] * max(1.0, (top - bottom) / (high - low))))
-        zero_point = low - int(numerics.round_half_away(bottom * base[0] / scale))
-    codes = np.clip(numerics.round_half_away(units * (base[0] / scale)), low - zero_point, high - zero_point)
+        zero_point = low - int(rounding.round_half_away(bottom * base[0] / scale))
+    codes = np.clip(rounding.round_half_away(units * (base[0] / scale)), low - zero_point, high - zero_point)
     return Rows(codes, np.full(len(base), scale, np.float32), zero_point)

@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tflite2q import comparison, data, oracle, pipeline, rewrites
-from tflite2q.comparison import Accuracy, Progress
-from tflite2q.data import Dataset
+from tflite2q import pipeline, rewrites
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.ops.softmax import Softmax
 from tflite2q.dialect.types import Value
 from tflite2q.errors import Unchanged
+from tflite2q.evaluation import comparison, data
+from tflite2q.evaluation.comparison import Accuracy, Progress
+from tflite2q.evaluation.data import Dataset
+from tflite2q.execution import reference
 from tflite2q.flatbuffer import writer
+from tflite2q.rewrites.scheme import Scheme
 from tflite2q.rewrites.statistics import Observation
-from tflite2q.scheme import Scheme
 from tflite2q.search.replay import Replay
 
 Array = npt.NDArray[Any]
@@ -50,7 +52,9 @@ class Sensitivity:
     def __init__(self, original: Graph, base: Graph, samples: Sequence[Sequence[Array]]) -> None:
         self.original, self.base = original, base
         self.name = judged_value(original)
-        self.truth = [real(original[self.name], oracle.run_every(original, *sample)[self.name]) for sample in samples]
+        self.truth = [
+            real(original[self.name], reference.run_every(original, *sample)[self.name]) for sample in samples
+        ]
         moved = [data.transfer(list(s), _inputs(original), _inputs(base)) for s in samples]
         self.replays = [Replay(base, sample) for sample in moved]
         self.floor = self.error(base)

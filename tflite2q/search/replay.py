@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tflite2q import oracle
+from tflite2q.arithmetic.numpy_core import NumpyCore
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op, Operands, Tensor
-from tflite2q.numpy_core import NumpyCore
+from tflite2q.execution import reference
 
 Array = npt.NDArray[Any]
 
@@ -26,7 +26,7 @@ class Replay:
 
     def __init__(self, base: Graph, sample: Sequence[Array]) -> None:
         self.base, self.sample = base, sample
-        self.values = oracle.run_every(base, *sample)
+        self.values = reference.run_every(base, *sample)
         self._ops = {op.name: op for op in base.ops}
 
     def value(self, variant: Graph, wanted: str) -> Array:

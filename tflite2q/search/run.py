@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from tflite2q import calibration
-from tflite2q.comparison import Accuracy, Progress, quiet
-from tflite2q.data import Dataset
 from tflite2q.dialect.graph import Graph
 from tflite2q.errors import DataError, UsageError
-from tflite2q.scheme import Scheme, dump
+from tflite2q.evaluation import calibration
+from tflite2q.evaluation.comparison import Accuracy, Progress, quiet
+from tflite2q.evaluation.data import Dataset
+from tflite2q.rewrites.scheme import Scheme, dump
 from tflite2q.search import measure
 from tflite2q.search.measure import Judge, Sensitivity, convert, file_size, loss, op_times, weight_bytes, whole_times
 from tflite2q.search.mix import Mix, Option, choices, front, scheme_of

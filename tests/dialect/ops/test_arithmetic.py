@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from draw import Draw
 
-from tflite2q import oracle, tables
+from tflite2q.arithmetic import tables
+from tflite2q.arithmetic.fixedpoint import inverse_square_root
+from tflite2q.arithmetic.gemmlowp16 import logistic_table, tanh_table
+from tflite2q.arithmetic.numpy_core import NumpyCore
 from tflite2q.dialect import ops
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import Quantization, TensorType
 from tflite2q.errors import InvalidGraph
-from tflite2q.fixedpoint import inverse_square_root
-from tflite2q.gemmlowp16 import logistic_table, tanh_table
-from tflite2q.numpy_core import NumpyCore
+from tflite2q.execution import reference
 
 Codes = list[int]
 
@@ -28,7 +29,7 @@ def run(cls: type[Op], inputs: list[tuple[TensorType, Any]], y: TensorType, **at
     draw = Draw(np.random.default_rng(0))
     arrays = [np.array(data, t.dtype).reshape(t.shape) for t, data in inputs]
     names = [draw.input(t, array) for (t, _), array in zip(inputs, arrays, strict=True)]
-    return oracle.run(draw.case(cls, names, y, **attributes).graph, *arrays)[0]
+    return reference.run(draw.case(cls, names, y, **attributes).graph, *arrays)[0]
 
 
 def test_add() -> None:
@@ -84,9 +85,9 @@ def test_argmax_takes_the_first_of_equals() -> None:
     x = np.array([[3, 9, 9], [5, 5, 1]], np.uint8)
     names = (draw.input(kind((2, 3), "uint8", 1.0, 0), x), draw.constant(np.array(-1, np.int32)))
     case = draw.case(ops.ArgExtremum, names, TensorType((), "int64"))
-    assert oracle.run(case.graph, x)[0].tolist() == [1, 0]
+    assert reference.run(case.graph, x)[0].tolist() == [1, 0]
     case = draw.case(ops.ArgExtremum, names, TensorType((), "int64"), smallest=True)
-    assert oracle.run(case.graph, x)[0].tolist() == [0, 2]
+    assert reference.run(case.graph, x)[0].tolist() == [0, 2]
 
 
 def test_top_k_of_equals_keeps_their_order() -> None:
@@ -94,7 +95,7 @@ def test_top_k_of_equals_keeps_their_order() -> None:
     x = np.array([[3, 9, 9, 7], [5, 5, 5, 1]], np.uint8)
     t = kind((2, 4), "uint8", 1.0, 0)
     names = (draw.input(t, x), draw.constant(np.array(3, np.int32)))
-    values, indices = oracle.run(draw.case(ops.TopK, names, t.with_(shape=()), TensorType((), "int32")).graph, x)
+    values, indices = reference.run(draw.case(ops.TopK, names, t.with_(shape=()), TensorType((), "int32")).graph, x)
     assert values.tolist() == [[9, 9, 7], [5, 5, 5]]
     assert indices.tolist() == [[1, 2, 3], [0, 1, 2]]
 
@@ -109,13 +110,13 @@ def test_transposed_convolution_is_the_adjoint_of_convolution() -> None:
     w = draw.constant(weights)
     names = (draw.input(TensorType(a.shape, "float32"), a), w)
     forward = draw.case(ops.Conv2D, names, TensorType((), "float32"), **attributes)
-    (y,) = oracle.run(forward.graph, a)
+    (y,) = reference.run(forward.graph, a)
     b = rng.integers(-4, 5, y.shape).astype(np.float32)
     draw = Draw(rng)
     flipped = draw.constant(weights.transpose(3, 1, 2, 0))
     names = (draw.ints(*a.shape), flipped, draw.input(TensorType(b.shape, "float32"), b))
     back = draw.case(ops.TransposeConv, names, TensorType((), "float32"), **attributes)
-    (adjoint,) = oracle.run(back.graph, b)
+    (adjoint,) = reference.run(back.graph, b)
     assert float((y * b).sum()) == float((a * adjoint).sum())
 
 
@@ -165,7 +166,7 @@ def test_detection_suppresses_overlaps_and_orders_by_score() -> None:
         score_threshold=0.1,
         iou_threshold=0.5,
     )
-    found, classes, best, count = oracle.run(case.graph, boxes, scores)
+    found, classes, best, count = reference.run(case.graph, boxes, scores)
     assert count.tolist() == [2.0]
     assert classes[0].tolist() == [1.0, 1.0, 0.0]
     np.testing.assert_allclose(best[0], [0.7, 0.65, 0.0])

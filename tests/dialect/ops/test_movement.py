@@ -10,11 +10,11 @@ from draw import Draw
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tflite2q import oracle
 from tflite2q.dialect import ops
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import Quantization, TensorType
 from tflite2q.errors import InvalidGraph
+from tflite2q.execution import reference
 
 Q = Quantization.per_tensor(0.5, 3)
 
@@ -24,7 +24,7 @@ def run(cls: type[Op], x: np.ndarray, *rest: Any, results: int = 1, **attributes
     draw = Draw(np.random.default_rng(0))
     kind = TensorType(x.shape, x.dtype.name, Q)
     names = [draw.input(kind, x), *(draw.constant(np.asarray(entry, np.int32)) for entry in rest)]
-    return oracle.run(draw.case(cls, names, *[kind.with_(shape=())] * results, **attributes).graph, x)
+    return reference.run(draw.case(cls, names, *[kind.with_(shape=())] * results, **attributes).graph, x)
 
 
 def codes(*shape: int) -> np.ndarray:

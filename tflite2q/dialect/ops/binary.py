@@ -8,14 +8,14 @@ from typing import ClassVar, TypeVar
 
 import numpy as np
 
-from tflite2q import numerics
-from tflite2q.core import Core
+from tflite2q.arithmetic import rounding
+from tflite2q.arithmetic.core import Core
+from tflite2q.arithmetic.fixedpoint import leading_sign_bits, reciprocal_of
+from tflite2q.arithmetic.rescale import Rescale, high_multiply, int_const, multiply_fixed, rounding_shift_by
 from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, Tensor, attribute, require
 from tflite2q.dialect.ops.common import CODES, broadcast_shape, centred, check_numbers, given, is_codes, number
 from tflite2q.dialect.ops.eltwise import Binary, Eltwise
 from tflite2q.dialect.types import TensorType, Value
-from tflite2q.fixedpoint import leading_sign_bits, reciprocal_of
-from tflite2q.rescale import Rescale, high_multiply, int_const, multiply_fixed, rounding_shift_by
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ def raised_to_common_scale(core: Core[T], x: Tensor[T], headroom: int, real: flo
     """(code - zero point) << headroom, times `real` in fixed point; int64."""
     wide = centred(core, x.data, x.type.zero_point)
     raised = core.left_shift(wide, core.const(np.array([headroom], np.int32)))
-    return multiply_fixed(core, raised, *numerics.quantize_multiplier(real))
+    return multiply_fixed(core, raised, *rounding.quantize_multiplier(real))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Div(Eltwise):
 
     def codes(self, core: Core[T], a: Tensor[T], b: Tensor[T], y: TensorType) -> T:
         real = np.float32(a.type.scale) / np.float32(np.float32(b.type.scale) * np.float32(y.scale))
-        m, shift = (int(v) for v in numerics.quantize_multiplier(real))
+        m, shift = (int(v) for v in rounding.quantize_multiplier(real))
         dividend, divisor = (centred(core, t.data, t.type.zero_point, "int64") for t in (a, b))
         zero = int_const(core, 0)
         negative = core.less(divisor, zero)
@@ -158,8 +158,8 @@ class Prelu(Binary):
     def codes(self, core: Core[T], a: Tensor[T], b: Tensor[T], y: TensorType) -> T:
         value, slope = (centred(core, t.data, t.type.zero_point) for t in (a, b))
         s_x, s_y = np.float32(a.type.scale), np.float32(y.scale)
-        kept = multiply_fixed(core, value, *numerics.quantize_multiplier(s_x / s_y))
-        steep = numerics.quantize_multiplier(np.float32(s_x * np.float32(b.type.scale)) / s_y)
+        kept = multiply_fixed(core, value, *rounding.quantize_multiplier(s_x / s_y))
+        steep = rounding.quantize_multiplier(np.float32(s_x * np.float32(b.type.scale)) / s_y)
         sloped = multiply_fixed(core, core.multiply(value, slope), *steep)
         chosen = core.where(core.less(value, core.const(np.zeros(1, np.int32))), sloped, kept)
         code = core.add(chosen, int_const(core, y.zero_point))

@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from tflite2q.core import Core
+from tflite2q.arithmetic.core import Core
 from tflite2q.dialect.op import Shape, require
 from tflite2q.dialect.types import TensorType, Value
 from tflite2q.errors import InvalidGraph

@@ -8,13 +8,13 @@ from typing import ClassVar, TypeVar
 
 import numpy as np
 
-from tflite2q import numerics
-from tflite2q.core import Core
+from tflite2q.arithmetic import rounding
+from tflite2q.arithmetic.core import Core
+from tflite2q.arithmetic.rescale import Rescale
 from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require
 from tflite2q.dialect.ops.common import activated, centred, given, given_or_none, is_codes
 from tflite2q.dialect.types import TensorType, Value
 from tflite2q.dialect.window import Window, window
-from tflite2q.rescale import Rescale
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ def product_rescale(
     x: TensorType, y: TensorType, real: tuple[float, ...], activation: str, arithmetic: str, accumulator: str
 ) -> Rescale:
     """How accumulators become codes of y; `arithmetic` "tflite" is what the reference convolutions do."""
-    low, high = numerics.activation_range(activation, y.scale, y.zero_point, y.dtype)
+    low, high = rounding.activation_range(activation, y.scale, y.zero_point, y.dtype)
     if arithmetic == "tflite":
         arithmetic = "fixed" if accumulator == "int32" else "fixed16"
     return Rescale(real, y.zero_point, low, high, y.dtype, arithmetic)

@@ -8,13 +8,13 @@ from typing import ClassVar, TypeVar
 
 import numpy as np
 
-from tflite2q import numerics
-from tflite2q.core import Core
+from tflite2q.arithmetic import rounding
+from tflite2q.arithmetic.core import Core
+from tflite2q.arithmetic.rescale import Rescale
 from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require
 from tflite2q.dialect.ops.common import activated, centred, check_codes, given, is_codes
 from tflite2q.dialect.ops.conv import check_product, product_rescale, wide_accumulator
 from tflite2q.dialect.types import Value
-from tflite2q.rescale import Rescale
 
 T = TypeVar("T")
 
@@ -77,7 +77,7 @@ class Dense(Op):
         x, weights = ins[0], ins[1]
         assert x is not None and weights is not None
         out = y.type
-        low, high = numerics.activation_range(self.activation, out.scale, out.zero_point, out.dtype)
+        low, high = rounding.activation_range(self.activation, out.scale, out.zero_point, out.dtype)
         real = tuple(x.type.scale * s / out.scale for s in weights.type.parameters.scale)
         arithmetic = "float64" if self.rescale == "tflite" else self.rescale
         return Rescale(real, out.zero_point, low, high, out.dtype, arithmetic)

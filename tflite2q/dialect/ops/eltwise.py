@@ -8,8 +8,9 @@ from typing import ClassVar, TypeVar
 
 import numpy as np
 
-from tflite2q import numerics
-from tflite2q.core import Core
+from tflite2q.arithmetic import rounding
+from tflite2q.arithmetic.core import Core
+from tflite2q.arithmetic.rescale import Rescale, int_const, multiply_fixed, round_half_away, rounding_shift_right
 from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, Tensor, attribute, require
 from tflite2q.dialect.ops.common import (
     CODES,
@@ -22,7 +23,6 @@ from tflite2q.dialect.ops.common import (
     is_codes,
 )
 from tflite2q.dialect.types import TensorType, Value
-from tflite2q.rescale import Rescale, int_const, multiply_fixed, round_half_away, rounding_shift_right
 
 T = TypeVar("T")
 
@@ -74,7 +74,7 @@ class Eltwise(Binary):
         return (activated(core, result, self.activation, outs[0].type.dtype),)
 
     def clamp(self, y: TensorType) -> tuple[int, int]:
-        return numerics.activation_range(self.activation, y.scale, y.zero_point, y.dtype)
+        return rounding.activation_range(self.activation, y.scale, y.zero_point, y.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ class Add(Eltwise):
         for term, term_real in zip((a, b), terms_real, strict=True):
             wide = centred(core, term.data, term.type.zero_point)
             raised = core.left_shift(wide, core.const(np.array([headroom], np.int32)))
-            terms.append(multiply_fixed(core, raised, *numerics.quantize_multiplier(term_real)))
+            terms.append(multiply_fixed(core, raised, *rounding.quantize_multiplier(term_real)))
         return Rescale((real,), y.zero_point, *self.clamp(y), y.dtype).meaning(core, self.combined(core, *terms))
 
     @staticmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tflite2q.core import Core
+from tflite2q.arithmetic.core import Core
 from tflite2q.dialect.ops.common import number
 
 # (core, x, dtype of x, alpha) -> y

@@ -8,13 +8,13 @@ from typing import ClassVar, TypeVar
 
 import numpy as np
 
-from tflite2q.core import Core
+from tflite2q.arithmetic.core import Core
+from tflite2q.arithmetic.rounding import code_range
+from tflite2q.arithmetic.tables import FUNCTIONS, Codes, Options, tabulate
 from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, attribute, require
 from tflite2q.dialect.ops.common import CODES, given, is_codes
 from tflite2q.dialect.ops.formulas import FORMULAS
 from tflite2q.dialect.types import Quantization, TensorType, Value
-from tflite2q.numerics import code_range
-from tflite2q.tables import FUNCTIONS, Codes, Options, tabulate
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from typing import ClassVar, TypeVar
 
 import numpy as np
 
-from tflite2q.core import Core
+from tflite2q.arithmetic.core import Core
 from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Operand, Operands, Shape, attribute, require
 from tflite2q.dialect.ops.common import axis_of, gather_constant, given, integer, integers
 from tflite2q.dialect.ops.shape import Movement

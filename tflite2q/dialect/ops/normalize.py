@@ -8,13 +8,10 @@ from typing import ClassVar, TypeVar
 
 import numpy as np
 
-from tflite2q import numerics
-from tflite2q.core import Core
-from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, Tensor, attribute, require
-from tflite2q.dialect.ops.common import centred, check_numbers, given, is_codes
-from tflite2q.dialect.types import Quantization, TensorType, Value
-from tflite2q.fixedpoint import inverse_square_root, log_of_sum
-from tflite2q.rescale import (
+from tflite2q.arithmetic import rounding
+from tflite2q.arithmetic.core import Core
+from tflite2q.arithmetic.fixedpoint import inverse_square_root, log_of_sum
+from tflite2q.arithmetic.rescale import (
     high_multiply,
     int_const,
     multiply_fixed,
@@ -22,6 +19,9 @@ from tflite2q.rescale import (
     rounding_shift_right,
     wrapped32,
 )
+from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, Tensor, attribute, require
+from tflite2q.dialect.ops.common import centred, check_numbers, given, is_codes
+from tflite2q.dialect.types import Quantization, TensorType, Value
 
 T = TypeVar("T")
 
@@ -66,17 +66,17 @@ class LogSoftmax(RowWise):
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("LOG_SOFTMAX", "LogSoftmaxOptions", INT8_VERSION_2),)
 
     def fixed_result(self, dtype: str) -> Quantization | None:
-        return Quantization.per_tensor(1 / 16, numerics.code_range(dtype)[1])
+        return Quantization.per_tensor(1 / 16, rounding.code_range(dtype)[1])
 
     def codes(self, core: Core[T], x: Tensor[T], y: TensorType) -> T:
         scale = x.type.scale
         real = min(scale * 2.0 ** (31 - INPUT_BITS), 2.0**31 - 1)
-        m, left = (int(v) for v in numerics.quantize_multiplier(real))
-        reverse_m, reverse_left = (int(v) for v in numerics.quantize_multiplier((1 << (31 - left)) / float(m)))
+        m, left = (int(v) for v in rounding.quantize_multiplier(real))
+        reverse_m, reverse_left = (int(v) for v in rounding.quantize_multiplier((1 << (31 - left)) / float(m)))
         radius = int(np.floor(((1 << INPUT_BITS) - 1) * 2.0 ** (31 - INPUT_BITS) / 2.0**left))
         difference = -np.arange(256, dtype=np.int64)
-        logits = numerics.multiply_by_quantized_multiplier(difference, m, left)
-        shares = numerics.rounding_shift_right(numerics.exp_on_negative(logits, INPUT_BITS), SUM_BITS)
+        logits = rounding.multiply_by_quantized_multiplier(difference, m, left)
+        shares = rounding.rounding_shift_right(rounding.exp_on_negative(logits, INPUT_BITS), SUM_BITS)
         table = np.where(difference < -radius, 0, shares)
         wide = core.astype(x.data, "int32")
         below = core.subtract(core.max(wide, (-1,), keepdims=True), wide)
@@ -110,7 +110,7 @@ class L2Norm(RowWise):
         require(self.activation == "NONE", f"fused activation {self.activation} is not supported")
 
     def fixed_result(self, dtype: str) -> Quantization | None:
-        low, high = numerics.code_range(dtype)
+        low, high = rounding.code_range(dtype)
         return Quantization.per_tensor(1 / 128, (low + high + 1) // 2)
 
     def codes(self, core: Core[T], x: Tensor[T], y: TensorType) -> T:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn, TypeVar
 
-from tflite2q.core import Core
+from tflite2q.arithmetic.core import Core
 from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute
 from tflite2q.dialect.types import Value
 from tflite2q.errors import UnsupportedError

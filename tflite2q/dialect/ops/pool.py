@@ -10,8 +10,8 @@ from typing import ClassVar, TypeVar
 
 import numpy as np
 
-from tflite2q import numerics
-from tflite2q.core import Core
+from tflite2q.arithmetic import rounding
+from tflite2q.arithmetic.core import Core
 from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require
 from tflite2q.dialect.ops.common import activated, check_numbers, is_codes
 from tflite2q.dialect.types import Value
@@ -55,7 +55,7 @@ class Pool(Op):
 
     def clamp(self, y: Value) -> tuple[int, int]:
         """Codes between which the fused activation keeps the result."""
-        return numerics.activation_range(self.activation, y.type.scale, y.type.zero_point, y.type.dtype)
+        return rounding.activation_range(self.activation, y.type.scale, y.type.zero_point, y.type.dtype)
 
     def ties(self, dtype: str) -> tuple[tuple[str, ...], ...]:
         source = self.inputs[0]

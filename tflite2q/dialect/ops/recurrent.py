@@ -11,15 +11,15 @@ from typing import ClassVar, TypeVar
 
 import numpy as np
 
-from tflite2q import numerics
-from tflite2q.core import Core
+from tflite2q.arithmetic import rounding
+from tflite2q.arithmetic.core import Core
+from tflite2q.arithmetic.gemmlowp16 import logistic_table, tanh_table
+from tflite2q.arithmetic.rescale import Rescale, int_const, multiply_fixed, rounding_shift_right
 from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require
 from tflite2q.dialect.ops.common import centred, check_codes, given, given_or_none
 from tflite2q.dialect.ops.eltwise import exact_log2
 from tflite2q.dialect.types import TensorType, Value
 from tflite2q.errors import UnsupportedError
-from tflite2q.gemmlowp16 import logistic_table, tanh_table
-from tflite2q.rescale import Rescale, int_const, multiply_fixed, rounding_shift_right
 
 T = TypeVar("T")
 
@@ -150,7 +150,7 @@ class Lstm(Op):
             acc = core.add(acc, core.concat([ins[BIASES + gate].data for gate in gates], 0))
         units = weights[0].type.shape[0]
         real = [np.float32(w.type.scale) * np.float32(x.scale) / GATE_STEP for w in weights]
-        m, shift = numerics.quantize_multiplier(np.repeat(np.array(real, np.float64), units))
+        m, shift = rounding.quantize_multiplier(np.repeat(np.array(real, np.float64), units))
         return multiply_fixed(core, acc, m, shift)
 
     def step(self, core: Core[T], sums: T, c: T, coupled: bool, cell: TensorType, hidden: TensorType) -> tuple[T, T]:

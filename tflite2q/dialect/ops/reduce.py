@@ -8,13 +8,13 @@ from typing import ClassVar, TypeVar
 
 import numpy as np
 
-from tflite2q import numerics
-from tflite2q.core import Core
+from tflite2q.arithmetic import rounding
+from tflite2q.arithmetic.core import Core
+from tflite2q.arithmetic.rescale import int_const, multiply_fixed
 from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, attribute, require
 from tflite2q.dialect.ops.binary import truncated_quotient
 from tflite2q.dialect.ops.common import CODES, axis_of, check_numbers, given, integer, integers, is_codes, number
 from tflite2q.dialect.types import Value
-from tflite2q.rescale import int_const, multiply_fixed
 
 T = TypeVar("T")
 
@@ -76,7 +76,7 @@ class Sum(Reduce):
 
     def multiplier(self, real: np.float64, count: int) -> tuple[int, int]:
         """(m, shift) of eq. 5 that turn the sum of `count` codes into a result."""
-        m, shift = numerics.quantize_multiplier(real)
+        m, shift = rounding.quantize_multiplier(real)
         return int(m), int(shift)
 
     def codes(self, core: Core[T], x: T, axes: tuple[int, ...], source: Value, y: Value) -> T:

@@ -9,13 +9,13 @@ from typing import ClassVar, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from tflite2q.core import Core
+from tflite2q.arithmetic.core import Core
+from tflite2q.arithmetic.rescale import int_const
+from tflite2q.arithmetic.rounding import round_half_away
 from tflite2q.dialect.op import Builtin, Operand, Operands, Shape, attribute, require
 from tflite2q.dialect.ops.common import CODES, gather_constant, given, integers
 from tflite2q.dialect.ops.shape import Movement
 from tflite2q.dialect.types import Value
-from tflite2q.numerics import round_half_away
-from tflite2q.rescale import int_const
 
 T = TypeVar("T")
 Indices = npt.NDArray[np.int64]

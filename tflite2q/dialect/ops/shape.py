@@ -8,7 +8,7 @@ from typing import ClassVar, TypeVar
 
 import numpy as np
 
-from tflite2q.core import Core
+from tflite2q.arithmetic.core import Core
 from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require
 from tflite2q.dialect.ops.common import given
 from tflite2q.dialect.types import TensorType, Value

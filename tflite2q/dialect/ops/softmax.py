@@ -10,14 +10,14 @@ from typing import ClassVar, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from tflite2q import numerics
-from tflite2q.core import Core
+from tflite2q.arithmetic import rounding
+from tflite2q.arithmetic.core import Core
+from tflite2q.arithmetic.fixedpoint import leading_zeros, reciprocal
+from tflite2q.arithmetic.rescale import high_multiply, int_const, multiply_fixed
+from tflite2q.arithmetic.tables import Codes, interpolated
 from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, attribute
 from tflite2q.dialect.ops.common import check_numbers, float32, is_codes
 from tflite2q.dialect.types import Quantization, Value
-from tflite2q.fixedpoint import leading_zeros, reciprocal
-from tflite2q.rescale import high_multiply, int_const, multiply_fixed
-from tflite2q.tables import Codes, interpolated
 
 T = TypeVar("T")
 
@@ -49,16 +49,16 @@ class Softmax(Op):
     def fixed_result(self, dtype: str) -> Quantization | None:
         if dtype == "int16":
             return Quantization.per_tensor(1 / 32768, 0)
-        return Quantization.per_tensor(1 / 256, numerics.code_range(dtype)[0])
+        return Quantization.per_tensor(1 / 256, rounding.code_range(dtype)[0])
 
-    def exponentials(self, scale: float) -> numerics.Ints:
+    def exponentials(self, scale: float) -> rounding.Ints:
         """exp(-beta * scale * i) in Q0.31 for i = 0..255; 0 where the kernels drop the element (eq. 16, 17)."""
         real = min(self.beta * scale * 2.0 ** (31 - INPUT_BITS), 2.0**31 - 1)
-        m, left = (int(v) for v in numerics.quantize_multiplier(real))
+        m, left = (int(v) for v in rounding.quantize_multiplier(real))
         radius = int(np.floor(((1 << INPUT_BITS) - 1) * 2.0 ** (31 - INPUT_BITS) / 2.0**left))
         difference = -np.arange(256, dtype=np.int64)
-        logits = numerics.high_multiply(numerics.wrap32(np.left_shift(difference, max(left, 0))), m)
-        return np.where(difference < -radius, 0, numerics.exp_on_negative(logits, INPUT_BITS))
+        logits = rounding.high_multiply(rounding.wrap32(np.left_shift(difference, max(left, 0))), m)
+        return np.where(difference < -radius, 0, rounding.exp_on_negative(logits, INPUT_BITS))
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         x = ins[0]
@@ -71,7 +71,7 @@ class Softmax(Op):
         wide = core.astype(x.data, "int32")
         below_max = core.subtract(core.max(wide, (-1,), keepdims=True), wide)
         e = core.take(core.const(table), below_max)
-        shares = core.take(core.const(numerics.rounding_shift_right(table, SUM_BITS)), below_max)
+        shares = core.take(core.const(rounding.rounding_shift_right(table, SUM_BITS)), below_max)
         total = core.sum(shares, (-1,), keepdims=True)
         inverse, shift = row_scale(core, total)
         code = core.add(share(core, e, inverse, shift), int_const(core, low))
@@ -88,7 +88,7 @@ class Softmax(Op):
         exponential, reciprocal_table = int16_tables()
         wide = core.astype(x, "int32")
         below = core.subtract(wide, core.max(wide, (-1,), keepdims=True))
-        m, shift = numerics.quantize_multiplier(np.float64(scale) * np.float64(self.beta) / (10.0 / 65535.0))
+        m, shift = rounding.quantize_multiplier(np.float64(scale) * np.float64(self.beta) / (10.0 / 65535.0))
         # Tables start at the lowest code: 32768 more than the code itself.
         place = core.clip(core.add(multiply_fixed(core, below, m, shift), int_const(core, 32767)), -32768, 32767)
         e = core.take(core.const(exponential), core.astype(core.add(place, int_const(core, 32768)), "int32"))

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
-from tflite2q.core import Core
+from tflite2q.arithmetic.core import Core
+from tflite2q.arithmetic.rescale import Rescale
 from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require
 from tflite2q.dialect.ops.common import CODES, activated, centred, given, given_or_none, integers, is_codes
 from tflite2q.dialect.ops.conv import check_product, product_rescale, product_scales, wide_accumulator
 from tflite2q.dialect.types import Value
-from tflite2q.rescale import Rescale
 
 T = TypeVar("T")
 

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tflite2q.arithmetic.rescale import Rescale
+from tflite2q.arithmetic.rounding import code_range
 from tflite2q.kernels.arm.isa import LANES, intrinsic
 from tflite2q.kernels.base import Array, Tensor
 from tflite2q.kernels.epilogue import Epilogue, spread
 from tflite2q.kernels.tir import Buffer, Expr, T, load, shuffle, store, vector
-from tflite2q.numerics import code_range
-from tflite2q.rescale import Rescale
 
 PACKED = (2 * LANES, 4 * LANES)  # numbers of channels that are stored at once
 

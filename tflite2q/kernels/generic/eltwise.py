@@ -1,6 +1,6 @@
 """Any element-wise function as one fused loop, for any LLVM target.
 
-`TirCore` is the third reader of `tflite2q.core.Core` (after NumPy and Relax), for its element-wise part: it turns a
+`TirCore` is the third reader of `tflite2q.arithmetic.core.Core` (after NumPy and Relax), for its element-wise part: it turns a
 meaning into expressions on vectors of codes.  Constants of one element become literals, others are packed and loaded
 along the last axis.  Axes are merged as far as broadcasting allows, so equal shapes become one flat loop.  Memory and,
 for 64-bit fixed point, the multiplier limit it.

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from tflite2q.arithmetic.rescale import MAGIC
 from tflite2q.kernels.base import Array, Built, Lookup, Tensor
 from tflite2q.kernels.lookup import Translate, translated
 from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, function, load, store, uncontracted, vector
-from tflite2q.rescale import MAGIC
 
 LANES = 16
 IN_FLIGHT = 4  # vectors

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from tflite2q.arithmetic.rounding import code_range
 from tflite2q.kernels import layout
 from tflite2q.kernels.base import Array, Built, Pool, Tensor
 from tflite2q.kernels.loops import region
 from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, function, load, local, store, vector
-from tflite2q.numerics import code_range
 
 MOST_LANES = 32
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from tflite2q import numerics
+from tflite2q.arithmetic import rounding
+from tflite2q.arithmetic.rescale import int_const
 from tflite2q.dialect.ops.softmax import SUM_BITS, row_scale, share
 from tflite2q.kernels.base import Built, Softmax, Tensor
 from tflite2q.kernels.generic.eltwise import TirCore
 from tflite2q.kernels.loops import chunks, region
 from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, function, load, store
-from tflite2q.rescale import int_const
 
 MOST_LANES = 64
 LANES_OF_64_BITS = 8
@@ -56,7 +56,7 @@ class GenericSoftmax:
 
     def build(self, contract: Softmax, target: Any) -> Built:
         name = f"{contract.dtype}_softmax__generic"
-        addends = numerics.rounding_shift_right(contract.exponentials, SUM_BITS).astype(np.int64)
+        addends = rounding.rounding_shift_right(contract.exponentials, SUM_BITS).astype(np.int64)
         constants = (contract.exponentials.astype(np.int64), addends)
         func = _softmax(contract.output)
         return Built(name, (name, contract.output), func, contract.inputs, constants, contract.output)
@@ -73,7 +73,7 @@ def _body(tensor: Tensor, x: Buffer, exponentials: Buffer, addends: Buffer, y: B
     with region(rows, rows * classes * 16) as row:
         largest = _largest(x, row, classes, tensor.dtype)
         results = T.decl_buffer((DISTANCES,), tensor.dtype)
-        low, high = numerics.code_range(tensor.dtype)
+        low, high = rounding.code_range(tensor.dtype)
         core: Any = _OpaqueCore(LANES_OF_64_BITS, _no_constant)
         total = T.Bind(broadcast(_sum(x, row, classes, largest, addends), LANES_OF_64_BITS))
         inverse, shift = row_scale(core, total)

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from tflite2q.arithmetic.rounding import wrap32
 from tflite2q.kernels import layout
 from tflite2q.kernels.base import Array, Built, DepthwiseConv2D, Tensor
 from tflite2q.kernels.depthwise import refusal
@@ -32,7 +33,6 @@ from tflite2q.kernels.x86 import finish
 from tflite2q.kernels.x86.finish import Finish
 from tflite2q.kernels.x86.isa import Isa
 from tflite2q.kernels.x86.packed import Columns, Lines
-from tflite2q.numerics import wrap32
 
 NARROWEST = 8  # channels
 MOST_TAPS = 25  # of a kernel; larger ones would unroll too far

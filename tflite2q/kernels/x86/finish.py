@@ -19,14 +19,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tflite2q.arithmetic.rescale import Rescale
+from tflite2q.arithmetic.rounding import code_range
 from tflite2q.kernels.base import Array, Tensor
 from tflite2q.kernels.epilogue import Epilogue, shifts, spread
 from tflite2q.kernels.line import Line
 from tflite2q.kernels.product import Section
 from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, load, shuffle, store, vector, wrapping_add
 from tflite2q.kernels.x86.isa import Isa
-from tflite2q.numerics import code_range
-from tflite2q.rescale import Rescale
 
 PACKED = 4  # vectors whose codes are packed into one
 

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tflite2q.arithmetic.rounding import code_range
 from tflite2q.kernels.base import Array, Conv2D, DepthwiseConv2D, Tensor
 from tflite2q.kernels.epilogue import Epilogue
 from tflite2q.kernels.halves import HalvesEpilogue
 from tflite2q.kernels.sums import Sums
 from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, load, shuffle, store, vector
 from tflite2q.kernels.x86.isa import Isa
-from tflite2q.numerics import code_range
 
 
 def dot(isa: Isa, accumulator: Expr, pairs: Expr, weights: Expr, proven: bool) -> Expr:

@@ -1,0 +1,83 @@
+"""The examples of docs/deploy.md run compiled models without tflite2q, and give its results."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tflite2q
+from tflite2q.execution import reference
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
+    path = tmp_path_factory.mktemp("deploy") / "model.so"
+    tflite2q.compile(digits).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def image(digits: Path) -> Any:
+    graph = tflite2q.load(digits)
+    return np.random.default_rng(9).integers(0, 256, graph[graph.inputs[0]].type.shape, np.uint8)
+
+
+def test_python_with_the_runtime_alone(library: Path, image: Any, digits: Path, root: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", image)
+    # A module of that name that cannot be imported stands before the real one.
+    (tmp_path / "tflite2q.py").write_text("raise ImportError('the example must not need tflite2q')")
+    arguments = [root / "examples" / "run_model.py", library, tmp_path / "x.npy", "--output", tmp_path / "y.npz"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "digits for native" in done.stdout
+    with np.load(tmp_path / "y.npz") as outputs:
+        np.testing.assert_array_equal(outputs["arr_0"], reference.run(tflite2q.load(digits), image)[0])
+
+
+@pytest.fixture(scope="module")
+def program(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The C++ example, built by the very commands of the document."""
+    if shutil.which("g++") is None:
+        pytest.skip("no C++ compiler")
+    text = (root / "docs" / "deploy.md").read_text("utf-8")
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    block = next(block for block in blocks if "g++" in block)
+    commands = block.replace("\\\n", " ").splitlines()[:2]
+    folder = tmp_path_factory.mktemp("cc")
+    (folder / "examples").symlink_to(root / "examples")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path}
+    done = subprocess.run(
+        ["sh", "-ec", "\n".join(commands)], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "run_model"
+
+
+def test_cpp_with_the_runtime_alone(program: Path, library: Path, image: Any, digits: Path, tmp_path: Path) -> None:
+    image.tofile(tmp_path / "x.bin")
+    arguments = [program, library, tmp_path / "x.bin", tmp_path / "y.bin"]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "digits for native" in done.stdout
+    expected = reference.run(tflite2q.load(digits), image)[0]
+    assert (tmp_path / "y.bin").read_bytes() == expected.tobytes()
+
+
+def test_cpp_says_what_is_wrong(program: Path, library: Path, tmp_path: Path) -> None:
+    (tmp_path / "short.bin").write_bytes(b"123")
+    arguments = [program, library, tmp_path / "short.bin", tmp_path / "y.bin"]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert "has 3 bytes, the input takes 64" in done.stderr

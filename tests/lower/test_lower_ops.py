@@ -1,0 +1,54 @@
+"""Every op family, lowered by core operations and by kernels, computes what the reference computes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cases import FAMILIES, cases
+from draw import Case
+
+from tflite2q.execution import reference, runtime
+from tflite2q.lower.contracts import contract_of
+
+# Beside integers: results of sums of float32 products depend on the order of summation, which nobody prescribes.
+TOLERANCE = 1e-5
+
+
+def assert_same(case: Case, use_kernels: bool) -> None:
+    executable = runtime.compile(case.graph, use_kernels=use_kernels)
+    expected = reference.run(case.graph, *case.inputs)
+    for got, want in zip(executable.run(*case.inputs), expected, strict=True):
+        assert (got.dtype, got.shape) == (want.dtype, want.shape)
+        if want.dtype.kind == "f":
+            np.testing.assert_allclose(got, want, rtol=TOLERANCE, atol=TOLERANCE * float(np.abs(want).max(initial=0)))
+        else:
+            np.testing.assert_array_equal(got, want)
+
+
+def has_kernel(case: Case) -> bool:
+    contracts = (contract_of(op, case.graph.ins(op), case.graph.outs(op)) for op in case.graph.ops)
+    return any(contract is not None for contract in contracts)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_by_core_operations(family: str) -> None:
+    for case in cases(family, 1):
+        assert_same(case, use_kernels=False)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_by_kernels(family: str) -> None:
+    found = [case for case in cases(family, 1) if has_kernel(case)]
+    if not found:
+        pytest.skip("no kernel takes it")
+    for case in found:
+        assert_same(case, use_kernels=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_more_of_family(family: str) -> None:
+    for case in cases(family, 6, seed=1):
+        assert_same(case, use_kernels=False)
+        if has_kernel(case):
+            assert_same(case, use_kernels=True)

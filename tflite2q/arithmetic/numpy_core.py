@@ -1,0 +1,209 @@
+"""The core vocabulary in NumPy: what `oracle.py` runs.
+
+Integer results wrap at their own width, as in Relax.  Convolutions and matrix products of integers go through BLAS in
+float32 or float64 when every partial sum provably stays exactly representable, else through int64; the result is the
+same, only faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tflite2q.arithmetic.rounding import code_range
+
+Array = npt.NDArray[Any]
+
+
+class NumpyCore:
+    """Implements `tflite2q.arithmetic.core.Core` for ndarrays; see there for what each operation means."""
+
+    def const(self, array: npt.NDArray[np.generic]) -> Array:
+        return array
+
+    def astype(self, x: Array, dtype: str) -> Array:
+        return x.astype(dtype)
+
+    def add(self, a: Array, b: Array) -> Array:
+        return np.add(a, b)
+
+    def subtract(self, a: Array, b: Array) -> Array:
+        return np.subtract(a, b)
+
+    def multiply(self, a: Array, b: Array) -> Array:
+        return np.multiply(a, b)
+
+    def divide(self, a: Array, b: Array) -> Array:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.divide(a, b)
+
+    def floor_divide(self, a: Array, b: Array) -> Array:
+        if a.dtype.kind == "f":
+            with np.errstate(divide="ignore", invalid="ignore"):
+                return np.floor(np.divide(a, b))
+        return np.floor_divide(a, b)
+
+    def left_shift(self, a: Array, b: Array) -> Array:
+        return np.left_shift(a, b)
+
+    def right_shift(self, a: Array, b: Array) -> Array:
+        return np.right_shift(a, b)
+
+    def bitwise_and(self, a: Array, b: Array) -> Array:
+        return np.bitwise_and(a, b)
+
+    def minimum(self, a: Array, b: Array) -> Array:
+        return np.minimum(a, b)
+
+    def maximum(self, a: Array, b: Array) -> Array:
+        return np.maximum(a, b)
+
+    def clip(self, x: Array, low: float, high: float) -> Array:
+        return np.clip(x, x.dtype.type(low), x.dtype.type(high))
+
+    def abs(self, x: Array) -> Array:
+        return np.abs(x)
+
+    def negative(self, x: Array) -> Array:
+        return np.negative(x)
+
+    def floor(self, x: Array) -> Array:
+        return np.floor(x)
+
+    def trunc(self, x: Array) -> Array:
+        return np.trunc(x)
+
+    def sqrt(self, x: Array) -> Array:
+        return np.sqrt(x)
+
+    def exp(self, x: Array) -> Array:
+        return np.exp(x.astype(np.float64)).astype(x.dtype)
+
+    def log(self, x: Array) -> Array:
+        return np.log(x.astype(np.float64)).astype(x.dtype)
+
+    def tanh(self, x: Array) -> Array:
+        return np.tanh(x.astype(np.float64)).astype(x.dtype)
+
+    def equal(self, a: Array, b: Array) -> Array:
+        return np.equal(a, b)
+
+    def less(self, a: Array, b: Array) -> Array:
+        return np.less(a, b)
+
+    def less_equal(self, a: Array, b: Array) -> Array:
+        return np.less_equal(a, b)
+
+    def where(self, condition: Array, a: Array, b: Array) -> Array:
+        return np.where(condition, a, b)
+
+    def take(self, table: Array, indices: Array, axis: int = 0) -> Array:
+        return np.take(table, indices, axis=axis)
+
+    def reshape(self, x: Array, shape: Sequence[int]) -> Array:
+        return np.reshape(x, shape)
+
+    def permute_dims(self, x: Array, axes: Sequence[int]) -> Array:
+        return np.transpose(x, axes)
+
+    def broadcast_to(self, x: Array, shape: Sequence[int]) -> Array:
+        return np.broadcast_to(x, shape)
+
+    def concat(self, parts: Sequence[Array], axis: int) -> Array:
+        return np.concatenate(parts, axis=axis)
+
+    def pad(self, x: Array, before: Sequence[int], after: Sequence[int], value: float) -> Array:
+        return np.pad(x, list(zip(before, after, strict=True)), constant_values=value)
+
+    def strided_slice(
+        self, x: Array, axes: Sequence[int], begin: Sequence[int], end: Sequence[int], strides: Sequence[int]
+    ) -> Array:
+        index = [slice(None)] * x.ndim
+        for axis, first, last, step in zip(axes, begin, end, strides, strict=True):
+            index[axis] = slice(first, None if step < 0 and last < 0 else last, step)
+        return x[tuple(index)]
+
+    def sum(self, x: Array, axis: Sequence[int], keepdims: bool = False) -> Array:
+        return np.asarray(np.sum(x, axis=tuple(axis), keepdims=keepdims, dtype=x.dtype))
+
+    def max(self, x: Array, axis: Sequence[int], keepdims: bool = False) -> Array:
+        return np.asarray(np.max(x, axis=tuple(axis), keepdims=keepdims))
+
+    def min(self, x: Array, axis: Sequence[int], keepdims: bool = False) -> Array:
+        return np.asarray(np.min(x, axis=tuple(axis), keepdims=keepdims))
+
+    def argmax(self, x: Array, axis: int) -> Array:
+        return np.asarray(np.argmax(x, axis=axis), np.int64)
+
+    def argsort(self, x: Array, axis: int) -> Array:
+        # A stable ascending sort of the reversed row, reversed again, is a stable descending sort.
+        backwards = np.argsort(np.flip(x, axis), axis=axis, kind="stable")
+        return np.asarray(x.shape[axis] - 1 - np.flip(backwards, axis), np.int32)
+
+    def matmul(self, a: Array, b: Array, out_dtype: str) -> Array:
+        wide = _carrier(a, b, a.shape[-1], out_dtype)
+        return np.asarray(np.matmul(a.astype(wide), b.astype(wide)), out_dtype)
+
+    def conv2d(
+        self,
+        x: Array,
+        weights: Array,
+        strides: tuple[int, int],
+        dilation: tuple[int, int] = (1, 1),
+        groups: int = 1,
+        out_dtype: str = "int32",
+    ) -> Array:
+        kernel_h, kernel_w, group_in, out_channels = weights.shape
+        patches = _windows(x, (kernel_h, kernel_w), strides, dilation)
+        n, out_h, out_w = patches.shape[:3]
+        wide = _carrier(x, weights, kernel_h * kernel_w * group_in, out_dtype)
+        kernel = weights.astype(wide).reshape(-1, group_in, groups, out_channels // groups)
+        if group_in == 1:  # depthwise: one tap at a time beats many tiny matrix products
+            acc = np.zeros((n, out_h, out_w, groups, out_channels // groups), wide)
+            for tap in range(kernel_h * kernel_w):
+                column = patches[:, :, :, tap // kernel_w, tap % kernel_w, :]
+                acc += column[..., None].astype(wide) * kernel[tap, 0]
+            return acc.reshape(n, out_h, out_w, out_channels).astype(out_dtype)
+        parts = []
+        for group in range(groups):
+            part = patches[..., group * group_in : (group + 1) * group_in]
+            rows = part.reshape(n * out_h * out_w, -1).astype(wide)
+            parts.append(rows @ kernel[:, :, group].reshape(rows.shape[1], -1))
+        return np.concatenate(parts, axis=1).reshape(n, out_h, out_w, out_channels).astype(out_dtype)
+
+    def max_pool2d(self, x: Array, window: tuple[int, int], strides: tuple[int, int]) -> Array:
+        result: Array = _windows(x, window, strides, (1, 1)).max(axis=(3, 4))
+        return result
+
+
+def _windows(x: Array, window: tuple[int, int], strides: tuple[int, int], dilation: tuple[int, int]) -> Array:
+    """View of x [N,H,W,C] as patches [N,out_h,out_w,kh,kw,C]."""
+    reach = tuple((size - 1) * step + 1 for size, step in zip(window, dilation, strict=True))
+    slide: Any = np.lib.stride_tricks.sliding_window_view  # its stubs know no tuple of sizes for a tuple of axes
+    view = slide(x, reach, axis=(1, 2))
+    view = view[:, :: strides[0], :: strides[1], :, :: dilation[0], :: dilation[1]]
+    return np.moveaxis(view, 3, 5)
+
+
+def _carrier(a: Array, b: Array, terms: int, out_dtype: str) -> str:
+    """A dtype in which a sum of `terms` products of entries of a and b is exact, the fastest first.
+
+    Floating point results keep their own dtype: exactness is not theirs to promise.
+    """
+    if out_dtype.startswith("float"):
+        return out_dtype
+    bound = float(terms) * _largest(a) * _largest(b)
+    if bound < 2**24:
+        return "float32"
+    return "float64" if bound < 2**53 else "int64"
+
+
+def _largest(x: Array) -> float:
+    """max|x|, from the dtype alone where that is small enough to help."""
+    if x.dtype.name in ("int8", "uint8"):
+        low, high = code_range(x.dtype.name)
+        return float(max(-low, high))
+    return float(max(-float(x.min()), float(x.max()), 1.0)) if x.size else 1.0

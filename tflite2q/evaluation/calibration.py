@@ -1,0 +1,66 @@
+"""Observing the original model: its activations on samples, real ones where a user has some, else noise.
+
+The original integer model is the teacher: what is observed are its own codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tflite2q.arithmetic import rounding
+from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.types import STORAGE, TensorType
+from tflite2q.execution import reference
+from tflite2q.rewrites.plan import is_activation
+from tflite2q.rewrites.statistics import Observation
+
+NOISE_SAMPLES = 8
+Sample = Sequence[npt.NDArray[Any]]
+
+
+def observe(graph: Graph, samples: Sequence[Sample]) -> dict[str, Observation]:
+    """Every computed activation of `graph` over `samples` (each one array an input).  Raises DataError."""
+    found: dict[str, Observation] = {}
+    for value in graph.values:
+        if is_activation(value) and value.constant is None:
+            found[value.name] = Observation.nothing(value.type)
+    for sample in samples:
+        for name, array in reference.steps(graph, sample):
+            if name in found:
+                found[name].add(array, 1 / len(samples))
+    return found
+
+
+def noise_images(graph: Graph, seed: int = 0) -> list[list[npt.NDArray[Any]]]:
+    """Samples for a model of which nothing is known: noise with the spectrum of natural images (power falling with
+    the square of the frequency; Field, 1987) for image inputs, even noise over the range for others."""
+    random = np.random.default_rng(seed)
+    kinds = [graph[name].type for name in graph.inputs]
+    return [[_noise(kind, random) for kind in kinds] for _ in range(NOISE_SAMPLES)]
+
+
+def _noise(kind: TensorType, random: np.random.Generator) -> npt.NDArray[Any]:
+    if len(kind.shape) == 4 and kind.shape[3] in (1, 3):
+        fraction = np.stack([_pink(kind.shape[1:3], random) for _ in range(kind.shape[0] * kind.shape[3])])
+        unit = np.moveaxis(fraction.reshape(kind.shape[0], kind.shape[3], *kind.shape[1:3]), 1, 3)
+    else:
+        unit = random.random(kind.shape)
+    if kind.dtype not in rounding.RANGES:
+        return (unit * 2 - 1).astype(STORAGE[kind.dtype])
+    low, high = kind.range
+    return np.rint(low + unit * (high - low)).astype(STORAGE[kind.dtype])
+
+
+def _pink(shape: tuple[int, ...], random: np.random.Generator) -> rounding.Floats:
+    """Noise in [0, 1] whose amplitude falls with the frequency."""
+    height, width = shape
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
+    spectrum = np.fft.rfft2(random.normal(size=(height, width))) / np.maximum(frequency, 1 / max(height, width))
+    field = np.fft.irfft2(spectrum, (height, width))
+    mean, spread = random.uniform(0.3, 0.6), random.uniform(0.1, 0.25)
+    image: rounding.Floats = np.clip(mean + spread * (field - field.mean()) / (field.std() or 1.0), 0.0, 1.0)
+    return image

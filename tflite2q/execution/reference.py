@@ -1,0 +1,74 @@
+"""Runs a graph with NumPy: the oracle that every other way of running it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tflite2q.arithmetic.numpy_core import NumpyCore
+from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.op import Operands, Tensor
+from tflite2q.dialect.types import STORAGE, TensorType
+from tflite2q.errors import DataError
+
+Array = npt.NDArray[Any]
+
+
+def run(graph: Graph, *inputs: npt.ArrayLike) -> list[Array]:
+    """The graph's outputs for `inputs`, one array each, in the graph's order.
+
+    Raises DataError if their number, shapes or dtypes do not fit.
+    """
+    values = dict(steps(graph, inputs))
+    return [values[name] for name in graph.outputs]
+
+
+def run_every(graph: Graph, *inputs: npt.ArrayLike) -> dict[str, Array]:
+    """All values by name: inputs, constants and every intermediate result."""
+    return dict(steps(graph, inputs))
+
+
+def steps(graph: Graph, inputs: Sequence[npt.ArrayLike]) -> Iterator[tuple[str, Array]]:
+    """Yields (name, array) for each value in order of computation."""
+    core = NumpyCore()
+    values: dict[str, Array] = {}
+    for value in graph.values:
+        if value.constant is not None:
+            values[value.name] = value.constant.array
+        elif value.variable:
+            values[value.name] = initial_state(value.type)
+    values.update(zip(graph.inputs, check_inputs(graph, inputs), strict=True))
+    yield from values.items()
+    for op in graph.ops:
+        operands = Operands([None if n is None else Tensor(graph[n], values[n]) for n in op.inputs])
+        try:
+            results = op.meaning(core, operands, graph.outs(op))
+        except IndexError as error:
+            raise DataError(f"{op.mnemonic} {op.name!r}: the data hold an index out of range: {error}") from error
+        for name, result in zip(op.outputs, results, strict=True):
+            values[name] = result
+            yield name, result
+
+
+def initial_state(kind: TensorType) -> Array:
+    """A variable before the first step: real 0, so 8-bit codes start at their zero point and int16 ones at 0."""
+    start = kind.zero_point if kind.quantized and kind.dtype in ("int8", "uint8") else 0
+    return np.full(kind.shape, start, STORAGE[kind.dtype])
+
+
+def check_inputs(graph: Graph, inputs: Sequence[npt.ArrayLike]) -> list[Array]:
+    """The inputs as arrays.  Raises DataError if their number, shapes or dtypes do not fit the graph's."""
+    if len(inputs) != len(graph.inputs):
+        raise DataError(f"the model takes {len(graph.inputs)} inputs, {len(inputs)} were given")
+    arrays = []
+    for name, given in zip(graph.inputs, inputs, strict=True):
+        kind, array = graph[name].type, np.asarray(given)
+        if array.shape != kind.shape or array.dtype.name != STORAGE[kind.dtype]:
+            raise DataError(
+                f"input {name!r} is {kind.dtype}{list(kind.shape)}, given was {array.dtype.name}{list(array.shape)}"
+            )
+        arrays.append(array)
+    return arrays

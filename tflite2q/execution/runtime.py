@@ -1,0 +1,302 @@
+"""Compiled models: compile, run, time, save and load them."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tflite2q import __version__, files
+from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.types import STORAGE, Value
+from tflite2q.errors import DataError, TargetError, UsageError
+from tflite2q.execution import manifest
+from tflite2q.execution.manifest import Manifest
+from tflite2q.lower import targets
+
+if TYPE_CHECKING:
+    from tflite2q.lower.build import Built
+    from tflite2q.lower.graph import Choice, Lowered
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Times of runs, in milliseconds, in the order in which they were made."""
+
+    times_ms: tuple[float, ...]
+
+    def percentile(self, share: float) -> float:
+        return float(np.percentile(self.times_ms, share))
+
+    @property
+    def median_ms(self) -> float:
+        return self.percentile(50)
+
+    @property
+    def p10_ms(self) -> float:
+        return self.percentile(10)
+
+    @property
+    def p90_ms(self) -> float:
+        return self.percentile(90)
+
+
+@dataclass(frozen=True)
+class OpTime:
+    """One op in a profile: median time, 10^9 multiply-accumulates a second (None: it has none), share of the sum."""
+
+    op: str
+    mnemonic: str
+    kernel: str
+    ms: float
+    gmacs: float | None
+    share: float
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What an executable was compiled from, kept for profiles and explanations."""
+
+    lowered: Lowered
+    built: Built
+    target: Any
+
+
+def compile(
+    graph: Graph, target: str = "native", threads: int = 1, use_kernels: bool = True, exec_mode: str = "compiled"
+) -> Executable:
+    """Compile `graph` for `target` (a name of `targets.TARGETS` or TVM's JSON).
+
+    Without kernels every op is computed by core operations alone, slowly: the definition that kernels are compared
+    with.  Raises TargetError for unknown targets, UsageError for thread counts below 1.
+    """
+    from tflite2q.lower.build import build
+    from tflite2q.lower.graph import lower
+    from tflite2q.lower.target import features, resolve, tvm_target
+
+    _check_threads(threads)
+    chosen = resolve(target)
+    made = tvm_target(chosen)
+    lowered = lower(graph, made, use_kernels)
+    needed = tuple(sorted(features(made) & targets.instruction_features()))
+    description = Manifest(
+        __version__,
+        graph.name,
+        chosen.name,
+        chosen.spec,
+        needed,
+        manifest.bare([graph[name] for name in graph.inputs]),
+        manifest.bare([graph[name] for name in graph.outputs]),
+        tuple((choice.op, choice.kernel) for choice in lowered.choices),
+    )
+    built = build(lowered.module, made, exec_mode, description.encode())
+    return Executable(description, threads, source=_Source(lowered, built, made))
+
+
+def load_library(path: str | os.PathLike[str], threads: int = 1) -> Executable:
+    """Load what `Executable.save` wrote.
+
+    Raises DataError if the file is not such a library, TargetError if it is for another kind of machine.
+    """
+    _check_threads(threads)
+    description = manifest.read(path)
+    _check_runnable(description)
+    return Executable(description, threads, library=os.path.abspath(path))
+
+
+def choices(graph: Graph, target: str = "native") -> tuple[Choice, ...]:
+    """How each op of `graph` would be computed on `target`, and why better kernels refused.  Raises TargetError."""
+    from tflite2q.lower.graph import lower
+    from tflite2q.lower.target import resolve, tvm_target
+
+    return lower(graph, tvm_target(resolve(target))).choices
+
+
+def lowered_text(graph: Graph, target: str = "native", use_kernels: bool = True) -> str:
+    """The Relax and TIR text that `graph` lowers to for `target`, by kernels or by core operations alone."""
+    from tflite2q.lower.graph import lower
+    from tflite2q.lower.target import resolve, tvm_target
+
+    text: str = lower(graph, tvm_target(resolve(target)), use_kernels).module.script()
+    return text
+
+
+class Executable:
+    """A compiled model.  `inputs` and `outputs` are values with names, types and quantization parameters."""
+
+    def __init__(
+        self, description: Manifest, threads: int, source: _Source | None = None, library: str | None = None
+    ) -> None:
+        self.manifest = description
+        self.threads = threads
+        self._source = source
+        self._library = library
+        self._main: Any = None
+        self._arguments: list[Any] = []
+
+    @property
+    def inputs(self) -> tuple[Value, ...]:
+        return self.manifest.inputs
+
+    @property
+    def outputs(self) -> tuple[Value, ...]:
+        return self.manifest.outputs
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """How each op is computed and why better kernels refused; nothing for a loaded library."""
+        return self._source.lowered.choices if self._source else ()
+
+    def close(self) -> None:
+        """Give back what the model holds on other machines; nothing, if it runs on this one."""
+
+    def require_runnable(self) -> None:
+        """Raise TargetError if this machine cannot run the code."""
+        _check_runnable(self.manifest)
+
+    def run(self, *arrays: npt.ArrayLike) -> list[Array]:
+        """The model's outputs for `arrays`, one for each input, of its shape and dtype.
+
+        Raises DataError if they do not fit, TargetError if the code is for another machine.
+        """
+        checked = self._check_inputs(arrays)
+        main = self._ready()
+        for argument, array in zip(self._arguments, checked, strict=True):
+            argument.copyfrom(array)
+        return [np.array(output.numpy()) for output in main(*self._arguments)]
+
+    def times(self, runs: int) -> list[float]:
+        """Milliseconds of each of `runs` runs on the inputs of the last one (at first: random codes)."""
+        main = self._ready()
+        found = []
+        for _ in range(runs):
+            start = time.perf_counter()
+            main(*self._arguments)
+            found.append((time.perf_counter() - start) * 1e3)
+        return found
+
+    def benchmark(self, repeat: int = 50, warmup: int = 5) -> Stats:
+        """Time `repeat` runs after `warmup` ones that do not count."""
+        if repeat < 1 or warmup < 0:
+            raise UsageError(f"repeat must be at least 1 and warmup at least 0, got {repeat} and {warmup}")
+        self.times(warmup)
+        return Stats(tuple(self.times(repeat)))
+
+    def profile(self, *arrays: npt.ArrayLike, repeat: int = 20) -> list[OpTime]:
+        """Median time of each op over `repeat` runs, in execution order; random inputs if none are given.
+
+        Raises UsageError for a loaded library, which does not know its ops' calls: profile the model instead.
+        """
+        if self._source is None:
+            raise UsageError("a loaded library cannot be profiled; profile the model it was compiled from")
+        from tflite2q.lower.profile import profile
+
+        checked = self._check_inputs(arrays) if arrays else self._random_inputs()
+        self.require_runnable()
+        self._use_threads()
+        source = self._source
+        found = profile(source.lowered.module, source.target, checked, repeat)
+        total = sum(found.values()) or 1.0
+        choices = source.lowered.choices
+        return [
+            OpTime(c.op, c.mnemonic, c.kernel, ms, c.macs / ms / 1e6 if c.macs and ms else None, ms / total)
+            for index, c in enumerate(choices)
+            for ms in [found.get(index, 0.0)]
+        ]
+
+    def save(self, path: str | os.PathLike[str], force: bool = False) -> None:
+        """Write a shared library that `load_library` and TVM's own runtime load; it holds the manifest.
+
+        A path ending in .tar gets the object files instead, for a linker of your own.
+        Raises UsageError if `path` exists and `force` is not given, TargetError if there is no linker for the target.
+        """
+        if self._source is None:
+            raise UsageError("a loaded library cannot be saved again; copy the file instead")
+        from tflite2q.lower.export import export
+
+        with files.replacing(Path(path), force) as temporary:
+            export(self._source.built.executable, str(temporary), self.manifest.spec.get("mtriple"))
+        if self._main is None and Path(path).suffix != ".tar" and _obstacle(self.manifest) is None:
+            # Machine code exists now: running that saves generating it once more in memory.
+            self._library = os.path.abspath(path)
+            self._ready()
+
+    def _ready(self) -> Any:
+        """The function to call, with its threads set and its argument tensors allocated."""
+        if self._main is None:
+            self.require_runnable()
+            from tflite2q.lower.machine import load, machine, tensor
+
+            if self._library is not None:
+                code = load(self._library)
+            else:
+                assert self._source is not None
+                code = self._source.built.executable
+            self._main = machine(code)["main"]
+            self._arguments = [tensor(array) for array in self._random_inputs()]
+        self._use_threads()
+        return self._main
+
+    def _use_threads(self) -> None:
+        from tflite2q.lower.machine import use_threads
+
+        use_threads(self.threads)
+
+    def _check_inputs(self, arrays: Sequence[npt.ArrayLike]) -> list[Array]:
+        if len(arrays) != len(self.inputs):
+            raise DataError(f"the model takes {len(self.inputs)} inputs, {len(arrays)} were given")
+        checked = []
+        for value, given in zip(self.inputs, arrays, strict=True):
+            array, kind = np.asarray(given), value.type
+            if array.shape != kind.shape or array.dtype.name != STORAGE[kind.dtype]:
+                raise DataError(
+                    f"input {value.name!r} is {kind.dtype}{list(kind.shape)}, "
+                    f"given was {array.dtype.name}{list(array.shape)}; convert it first"
+                )
+            checked.append(np.ascontiguousarray(array).reshape(array.shape))
+        return checked
+
+    def _random_inputs(self) -> list[Array]:
+        generator = np.random.default_rng(0)
+        arrays = []
+        for value in self.inputs:
+            dtype = np.dtype(STORAGE[value.type.dtype])
+            if dtype.kind in "iu" and dtype.itemsize <= 2:
+                info = np.iinfo(dtype)
+                arrays.append(generator.integers(info.min, info.max, value.type.shape, dtype, endpoint=True))
+            else:
+                arrays.append(np.asarray(generator.random(value.type.shape)).astype(dtype))
+        return arrays
+
+
+def _check_threads(threads: int) -> None:
+    if threads < 1:
+        raise UsageError(f"threads must be at least 1, got {threads}")
+
+
+def _check_runnable(description: Manifest) -> None:
+    """Raise TargetError unless this machine has the architecture and the features that the code needs."""
+    obstacle = _obstacle(description)
+    if obstacle is not None:
+        raise TargetError(f"compiled for {description.target}, {obstacle}")
+
+
+def _obstacle(description: Manifest) -> str | None:
+    """Why this machine cannot run the code, and what to do; None if it can."""
+    triple = description.spec.get("mtriple", "")
+    there, here = targets.architecture(triple), targets.architecture(platform.machine())
+    if triple and there != here:
+        return f"and this machine ({here}) cannot run code for {there}; load it there, or compile for native"
+    missing = targets.missing_features(description.features)
+    if missing:
+        return f"and this processor lacks {', '.join(missing)}, which the code may use; compile for native"
+    return None
