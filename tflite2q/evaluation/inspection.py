@@ -36,13 +36,17 @@ class LayerInfo:
 
 @dataclass(frozen=True)
 class SchemeEffect:
-    """What converting to a scheme would do: how many layers end in each loss class, or why it cannot be done."""
+    """What converting to a scheme would do: how many layers end in each loss class, or why it cannot be done.
+
+    `clamped` layers get a clamp that the range of the original's codes made without saying so.
+    """
 
     scheme: str
     sentence: str
     losses: tuple[tuple[str, int], ...] = ()
     channels: int = 0
     channels_rescaled: int = 0
+    clamped: int = 0
     refused: str | None = None
 
 

@@ -111,6 +111,7 @@ def layers(console: Console, lines: Sequence[Layer]) -> None:
             line.op,
             loss(line),
             "" if line.bound is None else f"{line.bound:.3g}",
+            line.clamp or "",
             "" if line.sqnr_db is None else f"{line.sqnr_db:.1f} dB",
             "" if line.max_step_error is None else f"{line.max_step_error:g}",
         )
@@ -121,6 +122,7 @@ def layers(console: Console, lines: Sequence[Layer]) -> None:
         ("op", False),
         ("loss", False),
         ("bound, steps", True),
+        ("clamp added", False),
         ("signal/noise", True),
         ("largest error, steps", True),
     )
@@ -205,7 +207,8 @@ def effects(console: Console, schemes: Sequence[SchemeEffect]) -> None:
         rescaled = (
             f"; {effect.channels_rescaled} of {effect.channels} weight channels rescaled" if effect.channels else ""
         )
-        table.add_row(Text(effect.scheme), Text(effect.refused or f"layers: {counts}{rescaled}"))
+        clamped = f"; {effect.clamped} clamps written out" if effect.clamped else ""
+        table.add_row(Text(effect.scheme), Text(effect.refused or f"layers: {counts}{rescaled}{clamped}"))
     console.print(table)
 
 

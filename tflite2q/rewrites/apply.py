@@ -12,6 +12,7 @@ from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
 from tflite2q.errors import InvalidGraph
 from tflite2q.rewrites.biases import BIAS_DTYPES, accumulator_units, convert_bias, real_bias
+from tflite2q.rewrites.clamps import Cut
 from tflite2q.rewrites.edit import Editor
 from tflite2q.rewrites.equalize import equalize, input_gain, output_gain
 from tflite2q.rewrites.parameters import parameters, power_of_two_at_least
@@ -24,15 +25,21 @@ from tflite2q.rewrites.weights import NewWeights, convert_weights
 class Applier:
     """Applies a plan and assigned types to a guarded graph; afterwards `weights` tells what became of each op's.
 
-    `seen` is what is known of the values that feed layers to be equalized, or whose biases are to be corrected.
+    `seen` is what is known of the values that feed layers to be equalized, or whose biases are to be corrected; `cuts`
+    where values are cut off by the range of their codes.
     """
 
     def __init__(
-        self, graph: Graph, plan: Plan, types: Mapping[str, TensorType], seen: Mapping[str, Observation]
+        self,
+        graph: Graph,
+        plan: Plan,
+        types: Mapping[str, TensorType],
+        seen: Mapping[str, Observation],
+        cuts: Mapping[str, Cut],
     ) -> None:
         self.graph, self.plan, self.types, self.seen = graph, plan, types, seen
         self.editor = Editor(graph)
-        self.factors = equalize(graph, plan, seen)
+        self.factors = equalize(graph, plan, seen, cuts)
         self.weights: dict[str, NewWeights] = {}
 
     def run(self) -> Graph:

@@ -17,6 +17,7 @@ from tflite2q.arithmetic.rescale import high_multiply, int_const, multiply_fixed
 from tflite2q.arithmetic.tables import Codes, interpolated
 from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, attribute
 from tflite2q.dialect.ops.common import check_numbers, float32, is_codes
+from tflite2q.dialect.spans import Span
 from tflite2q.dialect.types import Quantization, Value
 
 T = TypeVar("T")
@@ -50,6 +51,9 @@ class Softmax(Op):
         if dtype == "int16":
             return Quantization.per_tensor(1 / 32768, 0)
         return Quantization.per_tensor(1 / 256, rounding.code_range(dtype)[0])
+
+    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
+        return 0.0, 1.0
 
     def exponentials(self, scale: float) -> rounding.Ints:
         """exp(-beta * scale * i) in Q0.31 for i = 0..255; 0 where the kernels drop the element (eq. 16, 17)."""
