@@ -250,7 +250,9 @@ def layers_of(model: Model) -> tuple[Layer, ...]:
     """What a conversion did to each layer; nothing for other models."""
     if not isinstance(model, Conversion):
         return ()
-    return tuple(Layer(x.name, x.op, x.loss, x.channels, x.channels_rescaled, x.bound, x.clamp) for x in model.layers)
+    return tuple(
+        Layer(x.name, x.op, x.loss, x.channels, x.channels_rescaled, x.bound, x.clamp, x.stays) for x in model.layers
+    )
 
 
 def dataset(graph: Graph, options: Options) -> Dataset:
@@ -378,5 +380,5 @@ def _effect(forecast: Forecast, scheme: Scheme) -> SchemeEffect:
         tuple(sorted(counts.items())),
         sum(layer.channels or 0 for layer in layers),
         sum(layer.channels_rescaled or 0 for layer in layers),
-        sum(layer.clamp is not None for layer in layers),
+        clamped=sum(layer.clamp is not None for layer in layers),
     )

@@ -161,6 +161,10 @@ class Op:
         """Whether its weights may be of `dtype`; few operators take int4."""
         return dtype != "int4" or "int4" in self.builtin.versions
 
+    def constant_dtype(self, index: int, dtype: str) -> str:
+        """Of input `index`, an activation, where the others are of `dtype`; only a constant can be of another."""
+        return dtype
+
     def operand(self, index: int) -> Operand:
         """The slot of input `index`; repeats the last one of a variadic op."""
         return self.operands[min(index, len(self.operands) - 1)]

@@ -46,8 +46,8 @@ class SchemeEffect:
     losses: tuple[tuple[str, int], ...] = ()
     channels: int = 0
     channels_rescaled: int = 0
-    clamped: int = 0
     refused: str | None = None
+    clamped: int = 0
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from tflite2q.rewrites.plan import Plan, is_activation
 from tflite2q.rewrites.scheme import Activations, Layer
 from tflite2q.rewrites.statistics import Observation
 from tflite2q.rewrites.weights import NewWeights, convert_weights
+
+NOT_SAID = "FLOAT32"  # the type of a bias in an operator that states none
 
 
 class Applier:
@@ -60,8 +63,11 @@ class Applier:
                 inputs[roles["bias"]] = self._bias(op, roles["bias"], roles["weights"], weights, layer)
         for index, name in enumerate(inputs):
             if name is not None and op.operand(index).role == "activation":
-                inputs[index] = self._constant_activation(op, name, layer.activations)
+                settings = replace(layer.activations, dtype=op.constant_dtype(index, layer.activations.dtype))
+                inputs[index] = self._constant_activation(op, name, settings)
         op = op.with_(inputs=tuple(inputs))
+        if getattr(op, "bias_type", NOT_SAID) != NOT_SAID:
+            op = op.with_(bias_type=self._bias_type(inputs[roles["bias"]] if "bias" in roles else None, layer))
         if hasattr(op, "rescale"):
             op = op.with_(rescale=self._arithmetic(op, layer))
         return self._with_version(op)
@@ -73,6 +79,11 @@ class Applier:
         touched = [self.editor.values[name].type for name in (*op.inputs, *op.outputs) if name is not None]
         scales = [scale for kind in touched if kind.quantized for scale in kind.parameters.scale]
         return "shift" if all(power_of_two_at_least(scale) == scale for scale in scales) else "tflite"
+
+    def _bias_type(self, bias: str | None, layer: Layer) -> str:
+        """What an operator that states the type of its bias has to say now."""
+        dtype = BIAS_DTYPES[layer.activations.dtype] if bias is None else self.editor.values[bias].type.dtype
+        return dtype.upper()
 
     def _value(self, op: Op, index: int) -> Value:
         name = op.inputs[index]

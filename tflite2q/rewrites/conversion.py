@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tflite2q.dialect.graph import Graph, verify
 from tflite2q.dialect.ops.eltwise import Requantize
@@ -75,9 +75,10 @@ def convert(
     if new == graph:
         raise Unchanged(f"the model already is what scheme {scheme.name} asks for; nothing was written")
     inner = {op.name: boundaries.inner.get(op.name, op.name) for op in graph.ops}
-    layers = tuple(
+    changes = (
         change(op, graph, new, applier.weights.get(inner[op.name]), kept.get(inner[op.name])) for op in graph.ops
     )
+    layers = tuple(replace(layer, stays=plan.stays(op, graph)) for op, layer in zip(graph.ops, changes, strict=True))
     inserted = _requantizations(new) - _requantizations(graph)
     return Conversion(verify(new), scheme, layers, inserted, tuple(kept.values()))
 

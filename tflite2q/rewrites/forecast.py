@@ -91,14 +91,15 @@ class Forecast:
     def _layer(self, op: Op, plan: Plan, now: TensorType, clamp: Clamp | None) -> LayerChange:
         result = self.graph[op.name].type
         touched = [v for v in (*activation_operands(op, self.graph), *self.graph.outs(op)) if is_activation(v)]
+        stays = plan.stays(op, self.graph)
         if not touched:
-            return LayerChange(op.name, op.mnemonic, None)
+            return LayerChange(op.name, op.mnemonic, None, stays=stays)
         channels = rescaled = None
         if op.name in self.weights and plan.wanted(op, self.graph) is not None:
             channels = len(self.extents[op.name].scale)
             rescaled = self._rescaled(op, plan.layer(op).weights)
         loss = loss_class(result, now, bool(rescaled))
-        return LayerChange(op.name, op.mnemonic, loss, channels, rescaled, clamp=str(clamp) if clamp else None)
+        return LayerChange(op.name, op.mnemonic, loss, channels, rescaled, None, str(clamp) if clamp else None, stays)
 
     def _rescaled(self, op: Op, settings: Weights) -> int:
         """How many output channels would lose precision, give or take those that happen to fit another grid too."""

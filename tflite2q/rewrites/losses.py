@@ -22,7 +22,7 @@ class LayerChange:
     precision), "requantized" (the result has another grid), "dequantized" (the result is float32), None (left alone:
     nothing of it is quantized, or the scheme has no form for it).  `bound` is how far a result can be from the
     original's for equal real inputs, in steps of the new result.  `clamp` is what was added to keep a cut that only the
-    range of the original's codes made.
+    range of the original's codes made; `stays` why the op could not follow the scheme.
     """
 
     name: str
@@ -32,6 +32,7 @@ class LayerChange:
     channels_rescaled: int | None = None
     bound: float | None = None
     clamp: str | None = None
+    stays: str | None = None
 
 
 def change(op: Op, old: Graph, new: Graph, weights: NewWeights | None, clamp: Clamp | None) -> LayerChange:

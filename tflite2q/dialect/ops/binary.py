@@ -13,7 +13,16 @@ from tflite2q.arithmetic.core import Core
 from tflite2q.arithmetic.fixedpoint import leading_sign_bits, reciprocal_of
 from tflite2q.arithmetic.rescale import Rescale, high_multiply, int_const, multiply_fixed, rounding_shift_by
 from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, Tensor, attribute, require
-from tflite2q.dialect.ops.common import CODES, broadcast_shape, centred, check_numbers, given, is_codes, number
+from tflite2q.dialect.ops.common import (
+    CODES,
+    broadcast_shape,
+    centred,
+    check_codes,
+    check_numbers,
+    given,
+    is_codes,
+    number,
+)
 from tflite2q.dialect.ops.eltwise import Binary, Eltwise
 from tflite2q.dialect.spans import Span, minus, square, times, union
 from tflite2q.dialect.types import TensorType, Value
@@ -156,12 +165,23 @@ class Extremum(Binary):
 
 @dataclass(frozen=True, kw_only=True)
 class Prelu(Binary):
-    """x where it is not negative, else x * alpha; alpha broadcasts against x."""
+    """x where it is not negative, else x * alpha; alpha broadcasts against x, and has 8 bits where x has 16."""
 
     mnemonic: ClassVar[str] = "q.prelu"
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("PRELU"),)
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("alpha"))
-    dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8")
+    dtypes: ClassVar[tuple[str, ...]] = CODES
+
+    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
+        x, alpha = given(ins, 0), given(ins, 1)
+        if x.type.dtype != "int16":
+            super().verify(ins, outs)
+            return
+        check_codes(x, outs[0])
+        require(is_codes(alpha.type) and alpha.type.dtype == "int8", f"alpha is {alpha.type.dtype}, not int8")
+
+    def constant_dtype(self, index: int, dtype: str) -> str:
+        return "int8" if index == 1 and dtype == "int16" else dtype
 
     def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
         (low, high), slopes = spans

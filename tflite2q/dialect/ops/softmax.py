@@ -15,8 +15,8 @@ from tflite2q.arithmetic.core import Core
 from tflite2q.arithmetic.fixedpoint import leading_zeros, reciprocal
 from tflite2q.arithmetic.rescale import high_multiply, int_const, multiply_fixed
 from tflite2q.arithmetic.tables import Codes, interpolated
-from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, attribute
-from tflite2q.dialect.ops.common import check_numbers, float32, is_codes
+from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute
+from tflite2q.dialect.ops.common import CODES, check_numbers, float32, is_codes
 from tflite2q.dialect.spans import Span
 from tflite2q.dialect.types import Quantization, Value
 
@@ -28,13 +28,14 @@ SUM_BITS = 12  # integer bits of the sum of exponentials
 
 @dataclass(frozen=True, kw_only=True)
 class Softmax(Op):
-    """Softmax over the last axis; the result has scale 1/256 and spans [0, 1)."""
+    """Softmax over the last axis; the result spans [0, 1) in steps of 1/256, of 1/32768 with 16 bits."""
 
     beta: float = attribute("Beta", 1.0)
 
     mnemonic: ClassVar[str] = "q.softmax"
-    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("SOFTMAX", "SoftmaxOptions", INT8_VERSION_2),)
+    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("SOFTMAX", "SoftmaxOptions", {"int8": 2, "int16": 3}),)
     floats: ClassVar[bool] = True
+    dtypes: ClassVar[tuple[str, ...]] = CODES
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"),)
     contract: ClassVar[str | None] = "softmax"
 
