@@ -250,9 +250,7 @@ def layers_of(model: Model) -> tuple[Layer, ...]:
     """What a conversion did to each layer; nothing for other models."""
     if not isinstance(model, Conversion):
         return ()
-    return tuple(
-        Layer(x.name, x.op, x.loss, x.channels, x.channels_rescaled, x.bound, x.clamp, x.stays) for x in model.layers
-    )
+    return tuple(Layer(**asdict(layer)) for layer in model.layers)
 
 
 def dataset(graph: Graph, options: Options) -> Dataset:

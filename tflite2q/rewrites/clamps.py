@@ -6,14 +6,15 @@
 Whatever is saturated to its codes is clamped to what they stand for, and networks are trained with that: early
 converters state no activation at all and let uint8 codes cut at 0 and 6.  A cut is written as a fused activation where
 it is one and the op has one; else as RELU, RELU6, or MAXIMUM and MINIMUM with a constant, which every interpreter has.
-It is not written where nothing can reach it, or where all that reads the value cuts as much again.
+It is not written where nothing can reach it, nor on a value that only stands before a cast at the model's output, which
+cuts as much again.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +26,6 @@ from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.binary import Extremum
 from tflite2q.dialect.ops.eltwise import Requantize
 from tflite2q.dialect.ops.lookup import Lookup
-from tflite2q.dialect.ops.shape import Movement
 from tflite2q.dialect.spans import EVERYTHING, Span
 from tflite2q.dialect.types import STORAGE, Constant, TensorType, Value
 from tflite2q.rewrites.edit import Editor
@@ -99,13 +99,18 @@ def _reach(op: Op, graph: Graph, known: Mapping[str, Span]) -> Span:
     return spans.clipped(reach, spans.of_activation(getattr(op, "activation", "NONE")))
 
 
-def lost(graph: Graph, types: Mapping[str, TensorType], found: Mapping[str, Cut]) -> dict[str, Clamp]:
-    """The clamps to write when values of `graph` become of `types`: those of `found` that the new codes do not make."""
+def lost(
+    graph: Graph, types: Mapping[str, TensorType], found: Mapping[str, Cut], inner: Collection[str]
+) -> dict[str, Clamp]:
+    """The clamps to write when values of `graph` become of `types`: those of `found` that the new codes do not make.
+
+    `inner` values are nobody's to see: where all their readers cut as much, nothing is written.
+    """
     needed: dict[str, Clamp] = {}
     for op in graph.ops:
         for y in op.outputs:
             bounds = _lost_bounds(graph[y].type, types.get(y, graph[y].type), found[y]) if y in found else EVERYTHING
-            if bounds != EVERYTHING and not _cut_again(y, graph, types, bounds):
+            if bounds != EVERYTHING and not (y in inner and _cut_again(y, graph, types, bounds)):
                 needed[y] = _clamp(op, graph[y].type, found[y].span, bounds)
     return needed
 
@@ -126,18 +131,12 @@ def _wider(old: TensorType, new: TensorType, low: float, high: float) -> tuple[b
 
 
 def _cut_again(name: str, graph: Graph, types: Mapping[str, TensorType], bounds: Span) -> bool:
-    """Whether everything that reads a value, perhaps after moving it, rounds it to codes that keep within `bounds`."""
+    """Whether all that reads a value rounds it to codes that keep within `bounds`."""
     readers = graph.consumers[name]
-    if name in graph.outputs or not readers:
+    if name in graph.outputs or not readers or not all(isinstance(reader, Requantize) for reader in readers):
         return False
-    for reader in readers:
-        if isinstance(reader, Requantize):
-            kind = types.get(reader.name, graph[reader.name].type)
-            if any(_wider(kind, kind, *bounds)):
-                return False
-        elif not isinstance(reader, Movement) or not all(_cut_again(y, graph, types, bounds) for y in reader.outputs):
-            return False
-    return True
+    kinds = [types.get(reader.name, graph[reader.name].type) for reader in readers]
+    return not any(any(_wider(kind, kind, *bounds)) for kind in kinds)
 
 
 def _clamp(op: Op, old: TensorType, span: Span, bounds: Span) -> Clamp:

@@ -70,7 +70,7 @@ def convert(
     types = assign(guarded, plan, boundaries, ranges)
     cuts = clamps.cuts(guarded)
     applier = Applier(guarded, plan, types, known, cuts)
-    kept = clamps.lost(guarded, types, cuts)
+    kept = clamps.lost(guarded, types, cuts, boundaries.inner.values())
     new = split_casts(drop_identities(clamps.keep(applier.run(), kept), graph))
     if new == graph:
         raise Unchanged(f"the model already is what scheme {scheme.name} asks for; nothing was written")

@@ -62,7 +62,7 @@ class Forecast:
         retyped = any(kind != guarded[name].type for name, kind in types.items())
         if not (retyped or self._reweighted(plan) or self._rescaled_otherwise(plan)):
             raise Unchanged(f"the model already is what scheme {scheme.name} asks for")
-        kept = clamps.lost(guarded, types, clamps.cuts(guarded))
+        kept = clamps.lost(guarded, types, clamps.cuts(guarded), boundaries.inner.values())
         return tuple(
             self._layer(
                 op,
