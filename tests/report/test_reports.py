@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from tflite2q.dialect import names
 from tflite2q.evaluation.comparison import Accuracy, Comparison, Layer, Pair, Size, Speed
 from tflite2q.evaluation.inspection import Inspection, LayerInfo, SchemeEffect, TensorInfo
 from tflite2q.evaluation.prediction import Prediction, Summary
@@ -95,7 +96,7 @@ def test_what_a_scheme_left_alone_is_listed() -> None:
     ],
 )
 def test_names_in_tables(name: str, expected: str) -> None:
-    assert text.short(name) == expected
+    assert names.short(name) == expected
 
 
 def test_markup_in_names_is_printed_as_it_is() -> None:
@@ -159,5 +160,7 @@ def test_json_of_a_comparison() -> None:
         "bound": 3.25,
         "sqnr_db": 53.4,
         "max_step_error": 1.0,
+        "clamp": None,
+        "stays": None,
     }
     assert document["notes"] == ["something was not measured"]

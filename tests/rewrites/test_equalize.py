@@ -13,7 +13,7 @@ from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import Constant, Value
 from tflite2q.evaluation import calibration, data
 from tflite2q.execution import reference
-from tflite2q.rewrites import scheme
+from tflite2q.rewrites import clamps, scheme
 from tflite2q.rewrites.equalize import LARGEST, equalize
 from tflite2q.rewrites.plan import Plan
 from tflite2q.rewrites.scheme import Scheme
@@ -56,7 +56,7 @@ def observed(graph: Graph, highest: list[int]) -> dict[str, Observation]:
 
 def factors(graph: Graph, seen: dict[str, Observation], wanted: Scheme | None = None) -> np.ndarray:
     wanted = wanted or per_tensor()
-    return equalize(graph, Plan.of(wanted, graph), seen).get(MIDDLE, np.ones(8))
+    return equalize(graph, Plan.of(wanted, graph), seen, clamps.cuts(graph)).get(MIDDLE, np.ones(8))
 
 
 @pytest.mark.parametrize("activation", ["NONE", "RELU"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 from networks import Net
 from surroundings import Outcome
 
+from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.names import short
 from tflite2q.errors import SchemeError
 from tflite2q.rewrites import scheme
 
@@ -94,10 +97,10 @@ def test_later_rules_win_and_unmatched_ops_keep_the_settings() -> None:
         ("index = [1, 3]", ["body/b", "head/a", "flat"]),
         ("from_input = [1, 2]", ["body/a", "body/b"]),
         ("from_output = [1, 1]", ["head/last"]),
-        ("from_output = [2, 9]", ["body/a", "body/b", "head/a"]),
+        ("from_output = [2, 4]", ["body/a", "body/b", "head/a"]),
         ("channels = [8, 12]", ["body/a", "head/last"]),
         ("{op = '*conv2d', channels = [8, 12]}", ["body/a"]),
-        ("{}", ["body/a", "body/b", "head/a", "flat", "head/last", "scores"]),
+        ("op = '*'", ["body/a", "body/b", "head/a", "flat", "head/last", "scores"]),
     ],
 )
 def test_rules_match_by_place(match: str, names: list[str]) -> None:
@@ -114,6 +117,63 @@ def test_a_rule_that_matches_no_op_of_the_model_is_an_error_unless_optional() ->
     kind = "[[rules]]\nmatch.op = 'add'\nactivations.symmetric = true\n"
     with pytest.raises(SchemeError, match="it has conv2d, dense, reshape, softmax; an optional rule"):
         layers(scheme.parse(INT8 + kind, "mine"))
+
+
+ODD = ("a*", "ab", "conv[0]/w", "conv0/w", "two words", "first/Relu6;second/Fold;third", "x" * 50 + "y" * 50, 'a/b"c')
+
+
+def odd(*more: str) -> Graph:
+    """Convolutions whose names hold what patterns, tables and TOML give a meaning to."""
+    net = Net()
+    x = net.input("x", (1, 2, 2, 3), (0.02, 128))
+    for name in (*ODD, *more):
+        x = net.conv(x, name, 3, (0.1, 0))
+    return net.graph(x)
+
+
+def symmetric(graph: Graph, match: str) -> list[str]:
+    """The ops that a rule with such a name reaches."""
+    rule = f"[[rules]]\nmatch.name = {json.dumps(match)}\nactivations.symmetric = true\n"
+    found = scheme.parse(INT8 + rule, "mine").layers(graph)
+    return [name for name, layer in found.items() if layer.activations.symmetric]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_rule_takes_names_as_reports_print_them(name: str) -> None:
+    assert symmetric(odd(), name) == [name]
+    assert symmetric(odd(), short(name)) == [name]
+
+
+def test_what_is_no_name_is_a_pattern() -> None:
+    assert symmetric(odd(), "a?") == ["a*", "ab"]
+    assert symmetric(odd(), "conv*") == ["conv[0]/w", "conv0/w"]
+    assert symmetric(odd(), "conv[[]0]/w") == ["conv[0]/w"]
+
+
+def test_a_shortened_name_of_several_layers_is_an_error_that_names_them() -> None:
+    with pytest.raises(SchemeError, match=r"^mine: rules\[0\]\.match\.name = 'first/Relu6;…' could be 'first"):
+        symmetric(odd("first/Relu6;other"), "first/Relu6;…")
+
+
+@pytest.mark.parametrize(
+    ("match", "says"),
+    [
+        ("from_input = [1, 5]", "from_input = [1, 5] reaches beyond the model, which has 4 layers with weights"),
+        ("from_output = [2, 9]", "from_output = [2, 9] reaches beyond the model, which has 4 layers with weights"),
+        ("index = [3, 6]", "index = [3, 6] reaches beyond the model's last op, 5"),
+    ],
+)
+def test_positions_beyond_the_model_are_errors_unless_optional(match: str, says: str) -> None:
+    rule = f"[[rules]]\nmatch.{match}\nactivations.symmetric = true\n"
+    with pytest.raises(SchemeError) as caught:
+        layers(scheme.parse(INT8 + rule, "mine"))
+    assert str(caught.value) == f"mine: rules[0].match.{says}"
+    layers(scheme.parse(INT8 + rule + "optional = true", "mine"))
+
+
+def test_a_rule_for_all_ops_survives_being_written() -> None:
+    found = scheme.parse(INT8 + "[[rules]]\nmatch.op = '*'\nactivations.symmetric = true", "mine")
+    assert scheme.parse(scheme.dump(found), "mine") == found
 
 
 def test_int8_follows_the_specification_for_fully_connected_layers() -> None:
@@ -141,6 +201,10 @@ def test_int8_follows_the_specification_for_fully_connected_layers() -> None:
             "rules[0].match.op = 'conv3d' fits no op, did you",
         ),
         (INT8 + "[[rules]]\nmatch.op = 'dense'", "rules[0] changes nothing"),
+        (INT8 + "[[rules]]\nweights.symmetric = true", "rules[0] has no match; say which layers it is for"),
+        (INT8 + "[[rules]]\nmatch = {}\nweights.symmetric = true", "rules[0] has no match"),
+        (INT8 + "[[rules]]\nmatch.from_input = [0, 1]\nweights.symmetric = true", "must not begin before 1"),
+        (INT8 + "[[rules]]\nmatch.index = [-1, 1]\nweights.symmetric = true", "must not begin before 0"),
         (INT8 + "[[rules]]\nmatch.op = 'dense'\nweights.dtype = 'int9'", "rules[0].weights.dtype = 'int9' is none of"),
         (INT8.replace('"int8"', '"int7"', 1), "activations.dtype = 'int7' is none of"),
         (INT8.replace("symmetric = true", "symmetric = 1"), "weights.symmetric = 1 is none of True, False"),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Generic, TypeVar
 
 from tflite2q.arithmetic.core import Core
+from tflite2q.dialect.spans import EVERYTHING, Span
 from tflite2q.dialect.types import Quantization, TensorType, Value
 from tflite2q.errors import InvalidGraph
 
@@ -120,6 +121,8 @@ class Op:
     floats: ClassVar[bool] = False  # True: computes on float32 just as well
     channel_axis: ClassVar[int] = 0  # of an operand in the role of weights: where its output channel is
     converts: ClassVar[bool] = False  # True: operand and result may be of different quantized types
+    # Fused activations that every interpreter's kernel honours, for ops that have the attribute `activation`.
+    fuses: ClassVar[tuple[str, ...]] = ()
 
     deviation: ClassVar[str] = ""  # where results may differ from the reference kernels', or none exist to compare with
 
@@ -158,6 +161,10 @@ class Op:
         """Whether its weights may be of `dtype`; few operators take int4."""
         return dtype != "int4" or "int4" in self.builtin.versions
 
+    def constant_dtype(self, index: int, dtype: str) -> str:
+        """Of input `index`, an activation, where the others are of `dtype`; only a constant can be of another."""
+        return dtype
+
     def operand(self, index: int) -> Operand:
         """The slot of input `index`; repeats the last one of a variadic op."""
         return self.operands[min(index, len(self.operands) - 1)]
@@ -183,6 +190,13 @@ class Op:
     def fixed_result(self, dtype: str) -> Quantization | None:
         """The result's parameters where TFLite's kernel prescribes them for activations of `dtype`."""
         return None
+
+    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
+        """Real numbers that results can be before activation and codes' range cut them off.
+
+        `spans` are those of the operands, everything for absent ones.
+        """
+        return EVERYTHING
 
     def macs(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> int:
         """Multiply-accumulate operations of one run; 0 for ops without products."""

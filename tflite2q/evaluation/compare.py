@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy.typing as npt
@@ -80,7 +80,7 @@ def compare(
 
 def layers_of(conversion: Conversion) -> tuple[Layer, ...]:
     """What a conversion did to each layer."""
-    return tuple(Layer(x.name, x.op, x.loss, x.channels, x.channels_rescaled, x.bound) for x in conversion.layers)
+    return tuple(Layer(**asdict(layer)) for layer in conversion.layers)
 
 
 def dataset(

@@ -94,7 +94,9 @@ class Size:
 class Layer:
     """One line of a report: what the conversion did to a layer (None: not known) and what was measured (None: not).
 
-    `bound` is how far the result can be from the original's for equal real inputs, in steps of the new result.
+    `bound` is how far the result can be from the original's for equal real inputs, in steps of the new result; `clamp`
+    what was added to keep a cut that only the range of the original's codes made; `stays` why it could not follow the
+    scheme.
     """
 
     name: str
@@ -105,6 +107,8 @@ class Layer:
     bound: float | None = None
     sqnr_db: float | None = None
     max_step_error: float | None = None
+    clamp: str | None = None
+    stays: str | None = None
 
 
 @dataclass(frozen=True)

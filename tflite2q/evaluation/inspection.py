@@ -44,7 +44,10 @@ class LayerInfo:
 
 @dataclass(frozen=True)
 class SchemeEffect:
-    """What converting to a scheme would do: how many layers end in each loss class, or why it cannot be done."""
+    """What converting to a scheme would do: how many layers end in each loss class, or why it cannot be done.
+
+    `clamped` layers get a clamp that the range of the original's codes made without saying so.
+    """
 
     scheme: str
     sentence: str
@@ -52,6 +55,7 @@ class SchemeEffect:
     channels: int = 0
     channels_rescaled: int = 0
     refused: str | None = None
+    clamped: int = 0
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,7 @@ def _effect(forecast: Forecast, scheme: Scheme) -> SchemeEffect:
         tuple(sorted(Counter(layer.loss for layer in layers if layer.loss is not None).items())),
         sum(layer.channels or 0 for layer in layers),
         sum(layer.channels_rescaled or 0 for layer in layers),
+        clamped=sum(layer.clamp is not None for layer in layers),
     )
 
 

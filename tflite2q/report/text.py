@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tflite2q.dialect.names import short
 from tflite2q.evaluation.comparison import Accuracy, Comparison, Layer, Pair, Size, Speed
 from tflite2q.evaluation.inspection import Inspection, SchemeEffect, TensorInfo
 from tflite2q.evaluation.prediction import Prediction, Summary
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from tflite2q.lower.graph import Choice
 
 WORST_LAYERS = 5
-LONGEST_NAME = 64
 
 
 def comparison(console: Console, result: Comparison, every_layer: bool = False) -> None:
@@ -56,6 +56,8 @@ def conversion(console: Console, result: Comparison, written: Sequence[str]) -> 
     left = [line.op for line in result.layers if line.loss is None]
     if left:
         _line(console, f"left alone: {', '.join(f'{n} {op}' for op, n in sorted(Counter(left).items()))}")
+    for reason, named in staying(result.layers).items():
+        _line(console, f"not converted, {reason}: {', '.join(named)}")
     _line(console, summary(result.layers))
     if result.size is not None:
         _line(console, size(result.size))
@@ -63,6 +65,15 @@ def conversion(console: Console, result: Comparison, written: Sequence[str]) -> 
         _line(console, f"note: {note}")
     for path in written:
         _line(console, f"wrote {path}")
+
+
+def staying(lines: Sequence[Layer]) -> dict[str, list[str]]:
+    """The layers that could not follow the scheme, by the reason."""
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        if line.stays is not None:
+            found.setdefault(line.stays, []).append(line.name)
+    return found
 
 
 def prediction(console: Console, results: Sequence[Prediction]) -> None:
@@ -111,6 +122,7 @@ def layers(console: Console, lines: Sequence[Layer]) -> None:
             line.op,
             loss(line),
             "" if line.bound is None else f"{line.bound:.3g}",
+            line.clamp or "",
             "" if line.sqnr_db is None else f"{line.sqnr_db:.1f} dB",
             "" if line.max_step_error is None else f"{line.max_step_error:g}",
         )
@@ -121,6 +133,7 @@ def layers(console: Console, lines: Sequence[Layer]) -> None:
         ("op", False),
         ("loss", False),
         ("bound, steps", True),
+        ("clamp added", False),
         ("signal/noise", True),
         ("largest error, steps", True),
     )
@@ -129,15 +142,6 @@ def layers(console: Console, lines: Sequence[Layer]) -> None:
     for row in rows:
         table.add_row(*(Text(row[k]) for k in kept))
     console.print(table)
-
-
-def short(name: str) -> str:
-    """A tensor's name for a table: the first of the names that a fused tensor carries, long ones cut in the middle."""
-    first, _, rest = name.partition(";")
-    if len(first) > LONGEST_NAME:
-        half = LONGEST_NAME // 2
-        first = f"{first[: half - 1]}…{first[-half:]}"
-    return f"{first};…" if rest else first
 
 
 def loss(line: Layer) -> str:
@@ -205,7 +209,8 @@ def effects(console: Console, schemes: Sequence[SchemeEffect]) -> None:
         rescaled = (
             f"; {effect.channels_rescaled} of {effect.channels} weight channels rescaled" if effect.channels else ""
         )
-        table.add_row(Text(effect.scheme), Text(effect.refused or f"layers: {counts}{rescaled}"))
+        clamped = f"; {effect.clamped} clamps written out" if effect.clamped else ""
+        table.add_row(Text(effect.scheme), Text(effect.refused or f"layers: {counts}{rescaled}{clamped}"))
     console.print(table)
 
 

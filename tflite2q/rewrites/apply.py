@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
 from tflite2q.errors import InvalidGraph
 from tflite2q.rewrites.biases import BIAS_DTYPES, accumulator_units, convert_bias, real_bias
+from tflite2q.rewrites.clamps import Cut
 from tflite2q.rewrites.edit import Editor
 from tflite2q.rewrites.equalize import equalize, input_gain, output_gain
 from tflite2q.rewrites.parameters import parameters, power_of_two_at_least
@@ -20,19 +22,27 @@ from tflite2q.rewrites.scheme import Activations, Layer
 from tflite2q.rewrites.statistics import Observation
 from tflite2q.rewrites.weights import NewWeights, convert_weights
 
+NOT_SAID = "FLOAT32"  # the type of a bias in an operator that states none
+
 
 class Applier:
     """Applies a plan and assigned types to a guarded graph; afterwards `weights` tells what became of each op's.
 
-    `seen` is what is known of the values that feed layers to be equalized, or whose biases are to be corrected.
+    `seen` is what is known of the values that feed layers to be equalized, or whose biases are to be corrected; `cuts`
+    where values are cut off by the range of their codes.
     """
 
     def __init__(
-        self, graph: Graph, plan: Plan, types: Mapping[str, TensorType], seen: Mapping[str, Observation]
+        self,
+        graph: Graph,
+        plan: Plan,
+        types: Mapping[str, TensorType],
+        seen: Mapping[str, Observation],
+        cuts: Mapping[str, Cut],
     ) -> None:
         self.graph, self.plan, self.types, self.seen = graph, plan, types, seen
         self.editor = Editor(graph)
-        self.factors = equalize(graph, plan, seen)
+        self.factors = equalize(graph, plan, seen, cuts)
         self.weights: dict[str, NewWeights] = {}
 
     def run(self) -> Graph:
@@ -53,8 +63,11 @@ class Applier:
                 inputs[roles["bias"]] = self._bias(op, roles["bias"], roles["weights"], weights, layer)
         for index, name in enumerate(inputs):
             if name is not None and op.operand(index).role == "activation":
-                inputs[index] = self._constant_activation(op, name, layer.activations)
+                settings = replace(layer.activations, dtype=op.constant_dtype(index, layer.activations.dtype))
+                inputs[index] = self._constant_activation(op, name, settings)
         op = op.with_(inputs=tuple(inputs))
+        if getattr(op, "bias_type", NOT_SAID) != NOT_SAID:
+            op = op.with_(bias_type=self._bias_type(inputs[roles["bias"]] if "bias" in roles else None, layer))
         if hasattr(op, "rescale"):
             op = op.with_(rescale=self._arithmetic(op, layer))
         return self._with_version(op)
@@ -66,6 +79,11 @@ class Applier:
         touched = [self.editor.values[name].type for name in (*op.inputs, *op.outputs) if name is not None]
         scales = [scale for kind in touched if kind.quantized for scale in kind.parameters.scale]
         return "shift" if all(power_of_two_at_least(scale) == scale for scale in scales) else "tflite"
+
+    def _bias_type(self, bias: str | None, layer: Layer) -> str:
+        """What an operator that states the type of its bias has to say now."""
+        dtype = BIAS_DTYPES[layer.activations.dtype] if bias is None else self.editor.values[bias].type.dtype
+        return dtype.upper()
 
     def _value(self, op: Op, index: int) -> Value:
         name = op.inputs[index]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tflite2q.dialect.graph import Graph, verify
 from tflite2q.dialect.ops.eltwise import Requantize
 from tflite2q.errors import Unchanged
 from tflite2q.flatbuffer import writer
+from tflite2q.rewrites import clamps
 from tflite2q.rewrites.apply import Applier
 from tflite2q.rewrites.boundaries import drop_identities, guard, split_casts
+from tflite2q.rewrites.clamps import Clamp
 from tflite2q.rewrites.losses import LayerChange, change
 from tflite2q.rewrites.parameters import Boundaries, assign
 from tflite2q.rewrites.plan import Plan
@@ -21,17 +23,19 @@ from tflite2q.rewrites.statistics import Observation, real_ranges
 
 @dataclass(frozen=True)
 class Conversion:
-    """A converted graph, what happened to each layer, and how many requantizations the scheme had to insert."""
+    """A converted graph, what happened to each layer, how many requantizations the scheme had to insert, and the
+    clamps that the original left to the range of its codes."""
 
     graph: Graph
     scheme: Scheme
     layers: tuple[LayerChange, ...]
     requantizations: int
+    clamps: tuple[Clamp, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know beside the layers: inserted requantizations, and what a .tflite cannot hold."""
-        notes = []
+        notes = [note] if (note := clamps.note(self.clamps)) else []
         if self.requantizations > 0:
             notes.append(f"{self.requantizations} requantizations inserted where neighbouring types differ")
         kinds = sorted({getattr(op, "rescale", "tflite") for op in self.graph.ops} - {"tflite"})
@@ -63,14 +67,20 @@ def convert(
     plan = plan.renamed(boundaries.inner)
     known = _behind_boundaries(guarded, graph, boundaries, seen or {})
     ranges = real_ranges(known, scheme.layer.activations) if calibrate else {}
-    applier = Applier(guarded, plan, assign(guarded, plan, boundaries, ranges), known)
-    new = split_casts(drop_identities(applier.run(), graph))
+    types = assign(guarded, plan, boundaries, ranges)
+    cuts = clamps.cuts(guarded)
+    applier = Applier(guarded, plan, types, known, cuts)
+    kept = clamps.lost(guarded, types, cuts, boundaries.inner.values())
+    new = split_casts(drop_identities(clamps.keep(applier.run(), kept), graph))
     if new == graph:
         raise Unchanged(f"the model already is what scheme {scheme.name} asks for; nothing was written")
-    weights = {name: applier.weights.get(boundaries.inner.get(name, name)) for name in graph.producers}
-    layers = tuple(change(op, graph, new, weights[op.name]) for op in graph.ops)
+    inner = {op.name: boundaries.inner.get(op.name, op.name) for op in graph.ops}
+    changes = (
+        change(op, graph, new, applier.weights.get(inner[op.name]), kept.get(inner[op.name])) for op in graph.ops
+    )
+    layers = tuple(replace(layer, stays=plan.stays(op, graph)) for op, layer in zip(graph.ops, changes, strict=True))
     inserted = _requantizations(new) - _requantizations(graph)
-    return Conversion(verify(new), scheme, layers, inserted)
+    return Conversion(verify(new), scheme, layers, inserted, tuple(kept.values()))
 
 
 def needs_observations(graph: Graph, scheme: Scheme) -> bool:

@@ -2,14 +2,14 @@
 
 Where y = f(W1 x + b1) feeds W2 alone and f(v) / s = f(v / s), dividing channel c of W1 and b1 by s[c] and multiplying
 W2's input channel c by it changes nothing in real numbers, but lets one scale serve all channels better.  That holds
-for no activation and for RELU.  RELU6's upper bound would have to differ by channel: there only channels are divided
-that were never seen to reach it.  What the original cuts off at the end of y's codes is cut off later in a channel that
-is divided: equalize models whose ranges fit their data.
+for no activation and for RELU.  Any other bound would have to differ by channel, be it RELU6's or the end of y's codes
+where those cut something off: there only channels are divided that were never seen to reach it.
 Source: Nagel et al., "Data-Free Quantization through Weight Equalization and Bias Correction", 2019, section 4.1.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -20,6 +20,7 @@ from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.conv import Conv2D, DepthwiseConv2D
 from tflite2q.dialect.types import Value
+from tflite2q.rewrites.clamps import Cut
 from tflite2q.rewrites.plan import Plan, is_activation
 from tflite2q.rewrites.statistics import Observation
 
@@ -29,10 +30,13 @@ BOUNDED = "RELU6"
 LARGEST = 4.0
 
 
-def equalize(graph: Graph, plan: Plan, seen: Mapping[str, Observation]) -> dict[str, rounding.Floats]:
+def equalize(
+    graph: Graph, plan: Plan, seen: Mapping[str, Observation], cuts: Mapping[str, Cut]
+) -> dict[str, rounding.Floats]:
     """The factor s[c] >= 1 by which each channel of a value is to be divided, for the values that gain from it.
 
-    `seen` are observations by name; bounded values of which there are none are left alone.
+    `seen` are observations by name; bounded values of which there are none are left alone.  `cuts` are where the
+    range of codes bounds values.
     """
     found: dict[str, rounding.Floats] = {}
     for value in graph.values:
@@ -45,7 +49,7 @@ def equalize(graph: Graph, plan: Plan, seen: Mapping[str, Observation]) -> dict[
         factors = np.sqrt(made / read)
         # Only ratios matter.  A channel that is divided uses fewer codes, so the middle one is left as it is.
         factors = np.clip(factors / np.median(factors), 1.0, LARGEST)
-        factors[_reaching_bound(value, pair[0], seen.get(value.name))] = 1.0
+        factors[_reaching_bound(value, pair[0], seen.get(value.name), cuts.get(value.name))] = 1.0
         if (factors > 1.0).any():
             found[value.name] = factors
     return found
@@ -67,15 +71,19 @@ def _ranges(
     return made, read
 
 
-def _reaching_bound(value: Value, maker: Op, seen: Observation | None) -> npt.NDArray[np.bool_]:
-    """The channels of `value` that its activation may have cut off at an upper bound other than that of the codes."""
+def _reaching_bound(value: Value, maker: Op, seen: Observation | None, cut: Cut | None) -> npt.NDArray[np.bool_]:
+    """The channels of `value` that its activation or its codes may have cut off anywhere but at 0."""
     channels, kind = value.type.shape[-1], value.type
-    if getattr(maker, "activation", "NONE") != BOUNDED:
+    activation = getattr(maker, "activation", "NONE")
+    above = activation == BOUNDED or (cut is not None and math.isfinite(cut.high))
+    below = cut is not None and math.isfinite(cut.low) and cut.low != 0.0
+    if not above and not below:
         return np.zeros(channels, bool)
     if seen is None:
         return np.ones(channels, bool)
-    bound = rounding.activation_range(BOUNDED, kind.scale, kind.zero_point, kind.dtype)[1]
-    return np.asarray(seen.highest.reshape(-1, channels).max(axis=0) >= bound)
+    first, last = rounding.activation_range(activation, kind.scale, kind.zero_point, kind.dtype)
+    reaching = above & (seen.highest.reshape(-1, channels).max(axis=0) >= last)
+    return np.asarray(reaching | (below & (seen.lowest.reshape(-1, channels).min(axis=0) <= first)))
 
 
 def _pair(value: Value, graph: Graph) -> tuple[Op, Op] | None:

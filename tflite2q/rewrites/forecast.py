@@ -15,7 +15,9 @@ from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import TensorType, Value
 from tflite2q.errors import Unchanged
+from tflite2q.rewrites import clamps
 from tflite2q.rewrites.boundaries import guard
+from tflite2q.rewrites.clamps import Clamp
 from tflite2q.rewrites.losses import LayerChange, loss_class
 from tflite2q.rewrites.parameters import assign
 from tflite2q.rewrites.plan import Plan, activation_operands, is_activation
@@ -60,7 +62,16 @@ class Forecast:
         retyped = any(kind != guarded[name].type for name, kind in types.items())
         if not (retyped or self._reweighted(plan) or self._rescaled_otherwise(plan)):
             raise Unchanged(f"the model already is what scheme {scheme.name} asks for")
-        return tuple(self._layer(op, plan, types.get(op.name, self.graph[op.name].type)) for op in self.graph.ops)
+        kept = clamps.lost(guarded, types, clamps.cuts(guarded), boundaries.inner.values())
+        return tuple(
+            self._layer(
+                op,
+                plan,
+                types.get(op.name, self.graph[op.name].type),
+                kept.get(boundaries.inner.get(op.name, op.name)),
+            )
+            for op in self.graph.ops
+        )
 
     def _reweighted(self, plan: Plan) -> bool:
         return any(
@@ -77,16 +88,18 @@ class Forecast:
             if plan.wanted(op, self.graph) is not None
         )
 
-    def _layer(self, op: Op, plan: Plan, now: TensorType) -> LayerChange:
+    def _layer(self, op: Op, plan: Plan, now: TensorType, clamp: Clamp | None) -> LayerChange:
         result = self.graph[op.name].type
         touched = [v for v in (*activation_operands(op, self.graph), *self.graph.outs(op)) if is_activation(v)]
+        stays = plan.stays(op, self.graph)
         if not touched:
-            return LayerChange(op.name, op.mnemonic, None)
+            return LayerChange(op.name, op.mnemonic, None, stays=stays)
         channels = rescaled = None
         if op.name in self.weights and plan.wanted(op, self.graph) is not None:
             channels = len(self.extents[op.name].scale)
             rescaled = self._rescaled(op, plan.layer(op).weights)
-        return LayerChange(op.name, op.mnemonic, loss_class(result, now, bool(rescaled)), channels, rescaled)
+        loss = loss_class(result, now, bool(rescaled))
+        return LayerChange(op.name, op.mnemonic, loss, channels, rescaled, None, str(clamp) if clamp else None, stays)
 
     def _rescaled(self, op: Op, settings: Weights) -> int:
         """How many output channels would lose precision, give or take those that happen to fit another grid too."""

@@ -9,6 +9,7 @@ import numpy as np
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import TensorType
+from tflite2q.rewrites.clamps import Clamp
 from tflite2q.rewrites.plan import activation_operands, is_activation
 from tflite2q.rewrites.weights import NewWeights
 
@@ -20,7 +21,8 @@ class LayerChange:
     `loss`: "exact" (same integers, same grid), "rescaled" (`channels_rescaled` of `channels` weight channels lost
     precision), "requantized" (the result has another grid), "dequantized" (the result is float32), None (left alone:
     nothing of it is quantized, or the scheme has no form for it).  `bound` is how far a result can be from the
-    original's for equal real inputs, in steps of the new result.
+    original's for equal real inputs, in steps of the new result.  `clamp` is what was added to keep a cut that only the
+    range of the original's codes made; `stays` why the op could not follow the scheme.
     """
 
     name: str
@@ -29,9 +31,11 @@ class LayerChange:
     channels: int | None = None
     channels_rescaled: int | None = None
     bound: float | None = None
+    clamp: str | None = None
+    stays: str | None = None
 
 
-def change(op: Op, old: Graph, new: Graph, weights: NewWeights | None) -> LayerChange:
+def change(op: Op, old: Graph, new: Graph, weights: NewWeights | None, clamp: Clamp | None) -> LayerChange:
     """What became of `op` of graph `old` in graph `new`."""
     result = old[op.name].type
     now = new[op.name].type if op.name in new.by_name else result
@@ -42,7 +46,8 @@ def change(op: Op, old: Graph, new: Graph, weights: NewWeights | None) -> LayerC
     if weights is not None:
         channels, rescaled = len(weights.rescaled), int(weights.rescaled.sum())
     loss = loss_class(result, now, bool(rescaled))
-    return LayerChange(op.name, op.mnemonic, loss, channels, rescaled, _bound(op, old, result, now, weights))
+    bound = _bound(op, old, result, now, weights)
+    return LayerChange(op.name, op.mnemonic, loss, channels, rescaled, bound, str(clamp) if clamp else None)
 
 
 def loss_class(result: TensorType, now: TensorType, rescaled: bool) -> str:

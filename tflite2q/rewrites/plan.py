@@ -44,15 +44,39 @@ class Plan:
         An op that moves codes of which some have no parameters stays, for those can't follow the others to a new type.
         """
         settings = self.layer(op).activations
-        if not op.convertible or not op.accepts(settings.dtype):
+        touched = _touched(op, graph)
+        return settings if touched and self._refusal(op, graph, settings, touched) is None else None
+
+    def stays(self, op: Op, graph: Graph) -> str | None:
+        """Why `op` cannot follow the scheme; None if it does, has no codes, or is of the wanted type anyway."""
+        settings = self.layer(op).activations
+        touched = _touched(op, graph)
+        if not any(map(is_activation, touched)) or all(v.type.dtype == settings.dtype for v in touched):
             return None
-        touched = [v for v in (*_in_role(op, graph), *graph.outs(op)) if v.type.dtype in ACTIVATION_DTYPES]
-        return settings if touched and all(map(is_activation, touched)) else None
+        return self._refusal(op, graph, settings, touched)
+
+    def _refusal(self, op: Op, graph: Graph, settings: Activations, touched: list[Value]) -> str | None:
+        if not op.convertible:
+            return f"the arithmetic of {op.builtin.name} is bound to its types"
+        if not op.accepts(settings.dtype):
+            return f"TFLite has no {settings.dtype} kernel for {op.builtin.name}"
+        if not all(map(is_activation, touched)):
+            return f"{op.builtin.name} moves codes without quantization parameters"
+        for index, name in enumerate(op.inputs):
+            dtype = op.constant_dtype(index, settings.dtype)
+            if dtype != settings.dtype and (name is None or graph[name].constant is None):
+                return f"{op.builtin.name} of {settings.dtype} takes a constant {op.operand(index).name} only"
+        return None
 
 
 def is_activation(value: Value) -> bool:
     """Whether a value holds quantized codes that a scheme may change."""
     return value.type.dtype in ACTIVATION_DTYPES and value.type.quantization is not None
+
+
+def _touched(op: Op, graph: Graph) -> list[Value]:
+    """Codes that `op` reads as activations or makes."""
+    return [v for v in (*_in_role(op, graph), *graph.outs(op)) if v.type.dtype in ACTIVATION_DTYPES]
 
 
 def activation_operands(op: Op, graph: Graph) -> list[Value]:

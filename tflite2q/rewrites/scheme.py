@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from tflite2q.dialect.graph import Graph
-from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops import BY_MNEMONIC
 from tflite2q.errors import SchemeError
+from tflite2q.rewrites.rules import COUNTED, Match, Place, Rule, places
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -97,79 +97,6 @@ ROLES: Mapping[str, type] = {
     "recover": Recovery,
 }
 INTERFACES = ("keep", "scheme")
-Range = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Match:
-    """Which ops a rule is for: every key that is given must fit.
-
-    `op` is a pattern for the mnemonic without "q.", `name` one for the op's name (its first result).  The others are
-    ranges [first, last]: `index` among the ops, `from_input` and `from_output` among the ops with weights, counted from
-    1 at the nearer end, `channels` the output channels of an op with weights.
-    """
-
-    op: str = "*"
-    name: str = "*"
-    index: Range | None = None
-    from_input: Range | None = None
-    from_output: Range | None = None
-    channels: Range | None = None
-
-    def fits(self, place: Place) -> bool:
-        return (
-            fnmatchcase(place.op.mnemonic.removeprefix("q."), self.op)
-            and fnmatchcase(place.op.name, self.name)
-            and all(
-                wanted is None or (have is not None and wanted[0] <= have <= wanted[1])
-                for wanted, have in (
-                    (self.index, place.index),
-                    (self.from_input, place.from_input),
-                    (self.from_output, place.from_output),
-                    (self.channels, place.channels),
-                )
-            )
-        )
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where an op stands in its graph; the last three only for ops with weights."""
-
-    op: Op
-    index: int
-    from_input: int | None = None
-    from_output: int | None = None
-    channels: int | None = None
-
-
-def places(graph: Graph) -> list[Place]:
-    """Where each op of the graph stands."""
-    weighted: dict[str, int] = {}
-    for op in graph.ops:
-        for slot, name in enumerate(op.inputs):
-            if name is not None and op.operand(slot).role == "weights":
-                shape = graph[name].type.shape
-                weighted[op.name] = shape[op.channel_axis] if shape else 1
-    order = {name: position + 1 for position, name in enumerate(weighted)}
-    return [
-        Place(op, index, order[op.name], len(order) + 1 - order[op.name], weighted[op.name])
-        if op.name in order
-        else Place(op, index)
-        for index, op in enumerate(graph.ops)
-    ]
-
-
-@dataclass(frozen=True)
-class Rule:
-    """Changes to the scheme's settings for the ops that match; `changes` are (role, key, value).
-
-    A rule that matches no op of a model is an error unless it is `optional`.
-    """
-
-    match: Match
-    changes: tuple[tuple[str, str, Any], ...]
-    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -192,17 +119,28 @@ class Scheme:
         Raises SchemeError for a rule that matches nothing, or settings that contradict each other on an op.
         """
         where = places(graph)
+        found: dict[str, list[Rule]] = {}
         for number, rule in enumerate(self.rules):
-            if not rule.optional and not any(rule.match.fits(place) for place in where):
-                raise SchemeError(f"{self.name}: rules[{number}] matches no op of the model{_hint(rule.match, graph)}")
-        return {place.op.name: self._layer(place) for place in where}
+            for place in self._matched(number, rule, where, graph):
+                found.setdefault(place.op.name, []).append(rule)
+        return {place.op.name: self._layer(place, found.get(place.op.name, ())) for place in where}
 
-    def _layer(self, place: Place) -> Layer:
+    def _matched(self, number: int, rule: Rule, where: Sequence[Place], graph: Graph) -> list[Place]:
+        try:
+            matched = rule.match.among(where)
+        except SchemeError as error:
+            if rule.optional:
+                return []
+            raise SchemeError(f"{self.name}: rules[{number}].{error}") from error
+        if not matched and not rule.optional:
+            raise SchemeError(f"{self.name}: rules[{number}] matches no op of the model{_hint(rule.match, graph)}")
+        return matched
+
+    def _layer(self, place: Place, rules: Iterable[Rule]) -> Layer:
         layer = self.layer
-        for rule in self.rules:
-            if rule.match.fits(place):
-                for role, key, value in rule.changes:
-                    layer = replace(layer, **{role: replace(getattr(layer, role), **{key: value})})
+        for rule in rules:
+            for role, key, value in rule.changes:
+                layer = replace(layer, **{role: replace(getattr(layer, role), **{key: value})})
         _check_layer(layer, f"{self.name}: for {place.op.mnemonic} {place.op.name!r}: ")
         return layer
 
@@ -272,7 +210,8 @@ def dump(scheme: Scheme) -> str:
         if rule.optional:
             lines.append("optional = true")
         given = [(f.name, getattr(rule.match, f.name)) for f in fields(Match)]
-        lines += [f"match.{key} = {_toml(value)}" for key, value in given if value not in ("*", None)]
+        matched = [(key, value) for key, value in given if value not in ("*", None)] or [("op", "*")]
+        lines += [f"match.{key} = {_toml(value)}" for key, value in matched]
         lines += [f"{role}.{key} = {_toml(value)}" for role, key, value in rule.changes]
     return "\n".join(lines) + "\n"
 
@@ -320,7 +259,10 @@ def _rule(table: Any, where: str) -> Rule:
     optional = table.get("optional", False)
     if not isinstance(optional, bool):
         raise SchemeError(f"{where}.optional = {optional!r} is neither true nor false")
-    return Rule(_match(table.get("match", {}), f"{where}.match."), tuple(changes), optional)
+    if not table.get("match"):
+        keys = ", ".join(f.name for f in fields(Match))
+        raise SchemeError(f"{where} has no match; say which layers it is for ({keys}), or put it above the rules")
+    return Rule(_match(table["match"], f"{where}.match."), tuple(changes), optional)
 
 
 def _match(table: Any, where: str) -> Match:
@@ -338,6 +280,8 @@ def _match(table: Any, where: str) -> Match:
             pair = isinstance(value, list) and len(value) == 2 and all(type(v) is int for v in value)
             if not pair or value[0] > value[1]:
                 raise SchemeError(f"{where}{key} = {value!r} must be a range [first, last]")
+            if key in COUNTED and value[0] < COUNTED[key]:
+                raise SchemeError(f"{where}{key} = {value!r} must not begin before {COUNTED[key]}")
             given[key] = (value[0], value[1])
     return Match(**given)
 

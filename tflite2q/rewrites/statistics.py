@@ -16,11 +16,12 @@ from tflite2q.rewrites.scheme import Activations
 @dataclass
 class Observation:
     """One activation: how often each code occurred, lowest first, and of each element the mean in real numbers and the
-    highest code."""
+    lowest and the highest code."""
 
     kind: TensorType
     counts: npt.NDArray[np.int64]
     mean: npt.NDArray[np.float64]
+    lowest: npt.NDArray[np.int64]
     highest: npt.NDArray[np.int64]
 
     @staticmethod
@@ -28,12 +29,14 @@ class Observation:
         """Of a value of type `kind` before anything was seen."""
         low, high = kind.range
         counts = np.zeros(high - low + 1, np.int64)
-        return Observation(kind, counts, np.zeros(kind.shape), np.full(kind.shape, low, np.int64))
+        ends = (np.full(kind.shape, end, np.int64) for end in (high, low))
+        return Observation(kind, counts, np.zeros(kind.shape), *ends)
 
     def add(self, codes: npt.NDArray[Any], weight: float) -> None:
         low = self.kind.range[0]
         self.counts += np.bincount(codes.reshape(-1).astype(np.int64) - low, minlength=len(self.counts))
         self.mean += (codes.astype(np.float64) - self.kind.zero_point) * (self.kind.scale * weight)
+        self.lowest = np.minimum(self.lowest, codes)
         self.highest = np.maximum(self.highest, codes)
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields, replace
 from glob import escape
 
 from tflite2q.dialect.graph import Graph
-from tflite2q.rewrites.scheme import ROLES, Layer, Match, Rule, Scheme, places
+from tflite2q.rewrites.rules import Match, Rule, places
+from tflite2q.rewrites.scheme import ROLES, Layer, Scheme
 
 # Op name -> index of the scheme it follows; ops that are not named follow scheme 0.
 Mix = Mapping[str, int]

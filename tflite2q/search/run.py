@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.op import Op
 from tflite2q.errors import DataError, UsageError
 from tflite2q.evaluation import calibration
 from tflite2q.evaluation.comparison import Accuracy, Progress, quiet
@@ -286,7 +287,11 @@ class _Search:
 
 
 def _result(op: str, graph: Graph) -> str:
-    """The name of the layer's result in a converted graph: the value before a cast at the model's output."""
-    while graph.producers[op].converts and measure.source_of(op, graph) is not None:
-        op = measure.source_of(op, graph) or op
+    """The name of the layer's own result in a converted graph: the value before clamps, and a cast at the output."""
+    while not _weighted(graph.producers[op]) and (source := measure.source_of(op, graph)) is not None:
+        op = source
     return op
+
+
+def _weighted(op: Op) -> bool:
+    return any(op.operand(index).role == "weights" for index, name in enumerate(op.inputs) if name is not None)

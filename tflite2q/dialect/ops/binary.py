@@ -13,8 +13,18 @@ from tflite2q.arithmetic.core import Core
 from tflite2q.arithmetic.fixedpoint import leading_sign_bits, reciprocal_of
 from tflite2q.arithmetic.rescale import Rescale, high_multiply, int_const, multiply_fixed, rounding_shift_by
 from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, Tensor, attribute, require
-from tflite2q.dialect.ops.common import CODES, broadcast_shape, centred, check_numbers, given, is_codes, number
+from tflite2q.dialect.ops.common import (
+    CODES,
+    broadcast_shape,
+    centred,
+    check_codes,
+    check_numbers,
+    given,
+    is_codes,
+    number,
+)
 from tflite2q.dialect.ops.eltwise import Binary, Eltwise
+from tflite2q.dialect.spans import Span, minus, square, times, union
 from tflite2q.dialect.types import TensorType, Value
 
 T = TypeVar("T")
@@ -111,6 +121,9 @@ class SquaredDifference(Binary):
     )
     dtypes: ClassVar[tuple[str, ...]] = ("int8",)
 
+    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
+        return square(minus(spans[0], spans[1]))
+
     def codes(self, core: Core[T], a: Tensor[T], b: Tensor[T], y: TensorType) -> T:
         common = 2.0 * max(a.type.scale, b.type.scale)
         terms = [raised_to_common_scale(core, t, SQUARE_HEADROOM, t.type.scale / common) for t in (a, b)]
@@ -139,6 +152,10 @@ class Extremum(Binary):
     def ties(self, dtype: str) -> tuple[tuple[str, ...], ...]:
         return ((*(name for name in self.inputs if name is not None), *self.outputs),)
 
+    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
+        chosen = min if self.smallest else max
+        return chosen(spans[0][0], spans[1][0]), chosen(spans[0][1], spans[1][1])
+
     def codes(self, core: Core[T], a: Tensor[T], b: Tensor[T], y: TensorType) -> T:
         return self.numbers(core, a.data, b.data, y.dtype)
 
@@ -148,12 +165,27 @@ class Extremum(Binary):
 
 @dataclass(frozen=True, kw_only=True)
 class Prelu(Binary):
-    """x where it is not negative, else x * alpha; alpha broadcasts against x."""
+    """x where it is not negative, else x * alpha; alpha broadcasts against x, and has 8 bits where x has 16."""
 
     mnemonic: ClassVar[str] = "q.prelu"
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("PRELU"),)
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("alpha"))
-    dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8")
+    dtypes: ClassVar[tuple[str, ...]] = CODES
+
+    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
+        x, alpha = given(ins, 0), given(ins, 1)
+        if x.type.dtype != "int16":
+            super().verify(ins, outs)
+            return
+        check_codes(x, outs[0])
+        require(is_codes(alpha.type) and alpha.type.dtype == "int8", f"alpha is {alpha.type.dtype}, not int8")
+
+    def constant_dtype(self, index: int, dtype: str) -> str:
+        return "int8" if index == 1 and dtype == "int16" else dtype
+
+    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
+        (low, high), slopes = spans
+        return union((max(low, 0.0), max(high, 0.0)), times((min(low, 0.0), min(high, 0.0)), slopes))
 
     def codes(self, core: Core[T], a: Tensor[T], b: Tensor[T], y: TensorType) -> T:
         value, slope = (centred(core, t.data, t.type.zero_point) for t in (a, b))
@@ -291,6 +323,9 @@ class Select(Op):
 
     def ties(self, dtype: str) -> tuple[tuple[str, ...], ...]:
         return ((*(name for name in self.inputs[1:] if name is not None), *self.outputs),)
+
+    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
+        return union(spans[1], spans[2])
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         condition, shape = ins[0].data, ins[0].type.shape

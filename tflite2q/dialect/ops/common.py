@@ -17,6 +17,7 @@ T = TypeVar("T")
 
 CODES = ("uint8", "int8", "int16")  # dtypes of quantized activations
 PLAIN = ("float32", "int32", "int64")  # dtypes whose elements are the numbers themselves
+FUSED = ("RELU", "RELU6", "RELU_N1_TO_1")  # activations that kernels with a fused one share
 
 
 def given(values: Sequence[Value | None], index: int) -> Value:

@@ -12,7 +12,8 @@ from tflite2q.arithmetic import rounding
 from tflite2q.arithmetic.core import Core
 from tflite2q.arithmetic.rescale import Rescale
 from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require
-from tflite2q.dialect.ops.common import activated, centred, given, given_or_none, is_codes
+from tflite2q.dialect.ops.common import FUSED, activated, centred, given, given_or_none, is_codes
+from tflite2q.dialect.spans import Span, weighted_sum
 from tflite2q.dialect.types import TensorType, Value
 from tflite2q.dialect.window import Window, window
 
@@ -84,6 +85,7 @@ class Convolution(Op):
     )
     floats: ClassVar[bool] = True
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8", "int16")
+    fuses: ClassVar[tuple[str, ...]] = FUSED
     channel_axis: ClassVar[int]  # of the weights: where the output channel is
 
     def window(self, x: Value, weights: Value) -> Window:
@@ -114,6 +116,9 @@ class Convolution(Op):
         assert x is not None and weights is not None
         out_h, out_w = self.window(x, weights).out
         return ((x.type.shape[0], out_h, out_w, weights.type.shape[self.channel_axis]),)
+
+    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
+        return weighted_sum(given(ins, 0), spans[0], given(ins, 1), self.channel_axis, given_or_none(ins, 2))
 
     def macs(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> int:
         weights = ins[1]

@@ -12,8 +12,9 @@ from tflite2q.arithmetic import rounding
 from tflite2q.arithmetic.core import Core
 from tflite2q.arithmetic.rescale import Rescale
 from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require
-from tflite2q.dialect.ops.common import activated, centred, check_codes, given, is_codes
+from tflite2q.dialect.ops.common import FUSED, activated, centred, check_codes, given, given_or_none, is_codes
 from tflite2q.dialect.ops.conv import check_product, product_rescale, wide_accumulator
+from tflite2q.dialect.spans import Span, times, weighted_sum
 from tflite2q.dialect.types import Value
 
 T = TypeVar("T")
@@ -44,6 +45,7 @@ class Dense(Op):
     contract: ClassVar[str | None] = "dense"
     floats: ClassVar[bool] = True
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8", "int16")
+    fuses: ClassVar[tuple[str, ...]] = FUSED
     channel_axis: ClassVar[int] = 0
 
     def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
@@ -66,6 +68,9 @@ class Dense(Op):
         if self.keep_num_dims:
             return ((*x.type.shape[:-1], units),)
         return ((x.type.size // k, units),)
+
+    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
+        return weighted_sum(given(ins, 0), spans[0], given(ins, 1), self.channel_axis, given_or_none(ins, 2))
 
     def macs(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> int:
         weights = ins[1]
@@ -139,6 +144,10 @@ class BatchMatmul(Op):
         require(len(value.type.shape) >= 2, f"{value.name!r} must have at least 2 axes")
         rows, columns = value.type.shape[-2:]
         return (columns, rows) if (self.transpose_a, self.transpose_b)[index] else (rows, columns)
+
+    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
+        depth = self.matrix(given(ins, 0), 0)[1]
+        return times(times(spans[0], spans[1]), (depth, depth))
 
     def macs(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> int:
         return outs[0].type.size * self.matrix(given(ins, 0), 0)[1]

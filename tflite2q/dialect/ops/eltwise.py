@@ -14,6 +14,7 @@ from tflite2q.arithmetic.rescale import Rescale, int_const, multiply_fixed, roun
 from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, Tensor, attribute, require
 from tflite2q.dialect.ops.common import (
     CODES,
+    FUSED,
     activated,
     broadcast_shape,
     centred,
@@ -22,6 +23,7 @@ from tflite2q.dialect.ops.common import (
     given,
     is_codes,
 )
+from tflite2q.dialect.spans import Span, minus, plus, times
 from tflite2q.dialect.types import TensorType, Value
 
 T = TypeVar("T")
@@ -66,6 +68,7 @@ class Eltwise(Binary):
     rescale: str = attribute(None, "tflite")
 
     contract: ClassVar[str | None] = "eltwise"
+    fuses: ClassVar[tuple[str, ...]] = FUSED
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         (result,) = super().meaning(core, ins, outs)
@@ -89,6 +92,9 @@ class Add(Eltwise):
         Builtin("ADD", "AddOptions", {"int8": 2, "int16": 3}, {"subtract": False}),
         Builtin("SUB", "SubOptions", {"int8": 2, "int16": 5}, {"subtract": True}),
     )
+
+    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
+        return (minus if self.subtract else plus)(spans[0], spans[1])
 
     def codes(self, core: Core[T], a: Tensor[T], b: Tensor[T], y: TensorType) -> T:
         if self.rescale == "float32":
@@ -160,6 +166,9 @@ class Mul(Eltwise):
     mnemonic: ClassVar[str] = "q.mul"
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("MUL", "MulOptions", {"int8": 2, "int16": 4}),)
 
+    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
+        return times(spans[0], spans[1])
+
     def codes(self, core: Core[T], a: Tensor[T], b: Tensor[T], y: TensorType) -> T:
         product = core.multiply(centred(core, a.data, a.type.zero_point), centred(core, b.data, b.type.zero_point))
         real = float(np.float32(a.type.scale) * np.float32(b.type.scale) / np.float32(y.scale))
@@ -204,6 +213,9 @@ class Requantize(Op):
         assert ins[0] is not None
         return (ins[0].type.shape,)
 
+    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
+        return spans[0]
+
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         x, y = ins[0], outs[0].type
         if x.type.dtype == "float32":
@@ -244,6 +256,9 @@ class Dequantize(Op):
     def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
         assert ins[0] is not None
         return (ins[0].type.shape,)
+
+    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
+        return spans[0]
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         x = ins[0]

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar, TypeVar
 
 import numpy as np
 
 from tflite2q.arithmetic.core import Core
+from tflite2q.arithmetic.numpy_core import NumpyCore
 from tflite2q.arithmetic.rounding import code_range
 from tflite2q.arithmetic.tables import FUNCTIONS, Codes, Options, tabulate
 from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, attribute, require
 from tflite2q.dialect.ops.common import CODES, given, is_codes
 from tflite2q.dialect.ops.formulas import FORMULAS
+from tflite2q.dialect.spans import EVERYTHING, Span, of_activation
 from tflite2q.dialect.types import Quantization, TensorType, Value
 
 T = TypeVar("T")
+
+SAMPLES = 1025  # of a function's argument, to find the range of its results
 
 EIGHT, SIGNED = ("uint8", "int8"), ("int8", "int16")
 
@@ -96,6 +101,9 @@ class Lookup(Op):
         lowest = low if self.function == "LOGISTIC" and dtype != "int16" else (low + high + 1) // 2
         return Quantization.per_tensor(step, lowest)
 
+    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
+        return sampled(self.function, self.alpha, self.approximate, spans[0])
+
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         x, y = ins[0], outs[0].type
         if not is_codes(x.type):
@@ -108,6 +116,18 @@ class Lookup(Op):
         if lowest:
             index = core.subtract(index, core.const(np.array([lowest], np.int32)))
         return (core.take(core.const(table), index),)
+
+
+@cache
+def sampled(function: str, alpha: float, approximate: bool, span: Span) -> Span:
+    """Where `function` takes numbers of `span`, found by trying many; everything where it has a pole or no formula."""
+    name = f"{function} approximate" if approximate else function
+    if name not in FORMULAS or not np.isfinite(span).all():
+        return of_activation(function)
+    line = np.append(np.linspace(*span, SAMPLES), 0.0).clip(*span).astype(np.float32)
+    with np.errstate(all="ignore"):
+        found = FORMULAS[name](NumpyCore(), line, "float32", alpha)
+    return (float(found.min()), float(found.max())) if np.isfinite(found).all() else EVERYTHING
 
 
 def _codes(kind: TensorType) -> Codes:

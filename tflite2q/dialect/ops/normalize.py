@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
@@ -22,6 +23,7 @@ from tflite2q.arithmetic.rescale import (
 )
 from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, Tensor, attribute, require
 from tflite2q.dialect.ops.common import centred, check_numbers, given, is_codes
+from tflite2q.dialect.spans import Span
 from tflite2q.dialect.types import Quantization, TensorType, Value
 
 T = TypeVar("T")
@@ -69,6 +71,9 @@ class LogSoftmax(RowWise):
     def fixed_result(self, dtype: str) -> Quantization | None:
         return Quantization.per_tensor(1 / 16, rounding.code_range(dtype)[1])
 
+    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
+        return -math.inf, 0.0
+
     def codes(self, core: Core[T], x: Tensor[T], y: TensorType) -> T:
         scale = x.type.scale
         real = min(scale * 2.0 ** (31 - INPUT_BITS), 2.0**31 - 1)
@@ -113,6 +118,9 @@ class L2Norm(RowWise):
     def fixed_result(self, dtype: str) -> Quantization | None:
         low, high = rounding.code_range(dtype)
         return Quantization.per_tensor(1 / 128, (low + high + 1) // 2)
+
+    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
+        return -1.0, 1.0
 
     def codes(self, core: Core[T], x: Tensor[T], y: TensorType) -> T:
         value = centred(core, x.data, x.type.zero_point, "int64")

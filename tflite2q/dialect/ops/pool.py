@@ -14,6 +14,7 @@ from tflite2q.arithmetic import rounding
 from tflite2q.arithmetic.core import Core
 from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require
 from tflite2q.dialect.ops.common import activated, check_numbers, is_codes
+from tflite2q.dialect.spans import Span
 from tflite2q.dialect.types import Value
 from tflite2q.dialect.window import Window, window
 
@@ -56,6 +57,9 @@ class Pool(Op):
     def clamp(self, y: Value) -> tuple[int, int]:
         """Codes between which the fused activation keeps the result."""
         return rounding.activation_range(self.activation, y.type.scale, y.type.zero_point, y.type.dtype)
+
+    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
+        return spans[0]
 
     def ties(self, dtype: str) -> tuple[tuple[str, ...], ...]:
         source = self.inputs[0]

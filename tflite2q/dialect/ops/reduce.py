@@ -14,6 +14,7 @@ from tflite2q.arithmetic.rescale import int_const, multiply_fixed
 from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, attribute, require
 from tflite2q.dialect.ops.binary import truncated_quotient
 from tflite2q.dialect.ops.common import CODES, axis_of, check_numbers, given, integer, integers, is_codes, number
+from tflite2q.dialect.spans import Span, times
 from tflite2q.dialect.types import Value
 
 T = TypeVar("T")
@@ -74,6 +75,10 @@ class Sum(Reduce):
     dtypes: ClassVar[tuple[str, ...]] = ("uint8",)  # no scheme makes an int8 one, which LiteRT would compute wrongly
     deviation: ClassVar[str] = "int8: LiteRT's reference kernel reads codes as uint8; this is what its others compute"
 
+    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
+        count = self.count(given(ins, 0), self.axes(ins))
+        return times(spans[0], (count, count))
+
     def multiplier(self, real: np.float64, count: int) -> tuple[int, int]:
         """(m, shift) of eq. 5 that turn the sum of `count` codes into a result."""
         m, shift = rounding.quantize_multiplier(real)
@@ -101,6 +106,9 @@ class Mean(Sum):
     contract: ClassVar[str | None] = "mean"
     dtypes: ClassVar[tuple[str, ...]] = CODES
     deviation: ClassVar[str] = ""
+
+    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
+        return spans[0]
 
     def multiplier(self, real: np.float64, count: int) -> tuple[int, int]:
         m, shift = super().multiplier(real, count)
@@ -131,6 +139,9 @@ class ReduceExtremum(Reduce):
         source = self.inputs[0]
         assert source is not None
         return ((source, self.outputs[0]),)
+
+    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
+        return spans[0]
 
     def codes(self, core: Core[T], x: T, axes: tuple[int, ...], source: Value, y: Value) -> T:
         return self.numbers(core, x, axes, source)
@@ -203,6 +214,9 @@ class TopK(Op):
         source = self.inputs[0]
         assert source is not None
         return ((source, self.outputs[0]),)
+
+    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
+        return spans[0]
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         shape, k = ins[0].type.shape, outs[0].type.shape[-1]

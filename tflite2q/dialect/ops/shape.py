@@ -10,7 +10,8 @@ import numpy as np
 
 from tflite2q.arithmetic.core import Core
 from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require
-from tflite2q.dialect.ops.common import given
+from tflite2q.dialect.ops.common import given, given_or_none
+from tflite2q.dialect.spans import Span, of_constant, union
 from tflite2q.dialect.types import TensorType, Value
 
 T = TypeVar("T")
@@ -32,6 +33,9 @@ class Movement(Op):
     def ties(self, dtype: str) -> tuple[tuple[str, ...], ...]:
         moved = [name for index, name in enumerate(self.inputs) if name and self.operand(index).role == "activation"]
         return ((*moved, *self.outputs),)
+
+    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
+        return union(*(span for index, span in enumerate(spans) if self.operand(index).role == "activation"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +100,10 @@ class Pad(Movement):
         if len(ins) > 2 and ins[2] is not None:
             return float(ins[2].data.reshape(-1)[0])
         return float(y.zero_point) if y.quantization is not None else 0.0
+
+    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
+        fill = of_constant(value) if (value := given_or_none(ins, 2)) and value.constant else (0.0, 0.0)
+        return union(spans[0], fill)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         before, after = self.amounts(ins.values)

@@ -16,8 +16,9 @@ from tflite2q.arithmetic.fixedpoint import exp_on_negative, leading_zeros, recip
 from tflite2q.arithmetic.numpy_core import NUMPY
 from tflite2q.arithmetic.rescale import high_multiply, int_const, multiply_fixed, rounding_shift_right
 from tflite2q.arithmetic.tables import Codes, interpolated
-from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, attribute
-from tflite2q.dialect.ops.common import check_numbers, float32, is_codes
+from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute
+from tflite2q.dialect.ops.common import CODES, check_numbers, float32, is_codes
+from tflite2q.dialect.spans import Span
 from tflite2q.dialect.types import Quantization, Value
 
 T = TypeVar("T")
@@ -28,13 +29,14 @@ SUM_BITS = 12  # integer bits of the sum of exponentials
 
 @dataclass(frozen=True, kw_only=True)
 class Softmax(Op):
-    """Softmax over the last axis; the result has scale 1/256 and spans [0, 1)."""
+    """Softmax over the last axis; the result spans [0, 1) in steps of 1/256, of 1/32768 with 16 bits."""
 
     beta: float = attribute("Beta", 1.0)
 
     mnemonic: ClassVar[str] = "q.softmax"
-    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("SOFTMAX", "SoftmaxOptions", INT8_VERSION_2),)
+    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("SOFTMAX", "SoftmaxOptions", {"int8": 2, "int16": 3}),)
     floats: ClassVar[bool] = True
+    dtypes: ClassVar[tuple[str, ...]] = CODES
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"),)
     contract: ClassVar[str | None] = "softmax"
 
@@ -51,6 +53,9 @@ class Softmax(Op):
         if dtype == "int16":
             return Quantization.per_tensor(1 / 32768, 0)
         return Quantization.per_tensor(1 / 256, rounding.code_range(dtype)[0])
+
+    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
+        return 0.0, 1.0
 
     def exponentials(self, scale: float) -> rounding.Ints:
         """exp(-beta * scale * i) in Q0.31 for i = 0..255; 0 where the kernels drop the element (eq. 16, 17)."""

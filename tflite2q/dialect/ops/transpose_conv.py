@@ -11,6 +11,7 @@ from tflite2q.arithmetic.rescale import Rescale
 from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require
 from tflite2q.dialect.ops.common import CODES, activated, centred, given, given_or_none, integers, is_codes
 from tflite2q.dialect.ops.conv import check_product, product_rescale, product_scales, wide_accumulator
+from tflite2q.dialect.spans import Span, weighted_sum
 from tflite2q.dialect.types import Value
 
 T = TypeVar("T")
@@ -61,6 +62,9 @@ class TransposeConv(Op):
         require(len(shape) == 4, f"output shape {list(shape)} must have 4 axes")
         require((shape[0], shape[3]) == (x[0], weights[0]), f"output shape {list(shape)} does not fit the operands")
         return (shape,)
+
+    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
+        return weighted_sum(given(ins, 2), spans[2], given(ins, 1), self.channel_axis, given_or_none(ins, 3))
 
     def macs(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> int:
         weights = given(ins, 1).type

@@ -1,0 +1,28 @@
+"""Names of layers as people read and write them: shortened where they are long, and found again by what was printed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+LONGEST_NAME = 64
+ELISION = "…"
+
+
+def short(name: str) -> str:
+    """A tensor's name for a table: the first of the names that a fused tensor carries, long ones cut in the middle."""
+    first, _, rest = name.partition(";")
+    if len(first) > LONGEST_NAME:
+        half = LONGEST_NAME // 2
+        first = f"{first[: half - 1]}{ELISION}{first[-half:]}"
+    return f"{first};{ELISION}" if rest else first
+
+
+def meant(pattern: str, names: Sequence[str]) -> list[str]:
+    """Which of `names` a person means: the one of just that name, those shortened to it, or those it is a pattern for.
+
+    A name may hold any character, so that only what is no name is read as a pattern with `*`, `?` and `[...]`.
+    """
+    if pattern in names:
+        return [pattern]
+    return [name for name in names if short(name) == pattern] or [n for n in names if fnmatchcase(n, pattern)]

@@ -1,0 +1,224 @@
+"""rewrite: clamps that only the range of codes implied, written out where a new type has a wider range.
+
+    before: %y: u8 (scale 6/255, zero point 0) = q.conv2d(%x, ...)
+    after:  %y: s16 (scale 6/32767) = q.conv2d(%x, ...) {activation = RELU}         the new range ends at 6 by itself
+
+Whatever is saturated to its codes is clamped to what they stand for, and networks are trained with that: early
+converters state no activation at all and let uint8 codes cut at 0 and 6.  A cut is written as a fused activation where
+it is one and the op has one; else as RELU, RELU6, or MAXIMUM and MINIMUM with a constant, which every interpreter has.
+It is not written where nothing can reach it, nor on a value that only stands before a cast at the model's output, which
+cuts as much again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tflite2q.arithmetic import rounding
+from tflite2q.dialect import spans
+from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.op import Op
+from tflite2q.dialect.ops.binary import Extremum
+from tflite2q.dialect.ops.eltwise import Requantize
+from tflite2q.dialect.ops.lookup import Lookup
+from tflite2q.dialect.spans import EVERYTHING, Span
+from tflite2q.dialect.types import STORAGE, Constant, TensorType, Value
+from tflite2q.rewrites.edit import Editor
+from tflite2q.rewrites.plan import is_activation
+
+# Two cuts are one if they differ by less than this part of a step of the old codes, which were rounded by half a step:
+# 255 steps of the 0.0235285 that converters state are 5.99976.
+SAME = 1 / 32
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where the codes of a value cut off what can be computed (infinite: nowhere on that side), and all that the value
+    can be after it."""
+
+    low: float
+    high: float
+    span: Span
+
+
+@dataclass(frozen=True)
+class Clamp:
+    """A cut to be written: the fused activation that does it, if any, and what is left to do behind the op."""
+
+    activation: str | None
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        parts = [self.activation] if self.activation else []
+        parts += [f">= {self.low:.6g}"] if math.isfinite(self.low) else []
+        parts += [f"<= {self.high:.6g}"] if math.isfinite(self.high) else []
+        return ", ".join(parts)
+
+
+def cuts(graph: Graph) -> dict[str, Cut]:
+    """The values of `graph` whose codes' range cuts off something that their op may compute."""
+    found: dict[str, Cut] = {}
+    known = {name: _given(graph[name]) for name in graph.by_name if name not in graph.producers}
+    for op in graph.ops:
+        reach = _reach(op, graph, known)
+        for y in graph.outs(op):
+            known[y.name] = reach
+            if not is_activation(y):
+                continue
+            codes, slack = spans.of_codes(y.type), y.type.scale * SAME
+            known[y.name] = spans.clipped(reach, codes)
+            low = codes[0] if reach[0] < codes[0] - slack else -math.inf
+            high = codes[1] if reach[1] > codes[1] + slack else math.inf
+            if (low, high) != EVERYTHING and op.fixed_result(y.type.dtype) != y.type.quantization:
+                found[y.name] = Cut(low, high, known[y.name])
+    return found
+
+
+def _given(value: Value) -> Span:
+    """What a constant, an input or a variable can be."""
+    if value.constant is not None:
+        return spans.of_constant(value)
+    return spans.of_codes(value.type) if is_activation(value) else EVERYTHING
+
+
+def _reach(op: Op, graph: Graph, known: Mapping[str, Span]) -> Span:
+    """What `op` can compute before codes cut it off; what moves codes as they are never leaves their range."""
+    y = graph.outs(op)[0].type
+    if is_activation(graph.outs(op)[0]):
+        tied = {graph[name].type.quantization for group in op.ties(y.dtype) for name in group}
+        if len(tied) > 1:
+            return spans.of_codes(y)
+    operands = [EVERYTHING if name is None else known[name] for name in op.inputs]
+    reach = op.reach(graph.ins(op), operands, graph.outs(op))
+    return spans.clipped(reach, spans.of_activation(getattr(op, "activation", "NONE")))
+
+
+def lost(
+    graph: Graph, types: Mapping[str, TensorType], found: Mapping[str, Cut], inner: Collection[str]
+) -> dict[str, Clamp]:
+    """The clamps to write when values of `graph` become of `types`: those of `found` that the new codes do not make.
+
+    `inner` values are nobody's to see: where all their readers cut as much, nothing is written.
+    """
+    needed: dict[str, Clamp] = {}
+    for op in graph.ops:
+        for y in op.outputs:
+            bounds = _lost_bounds(graph[y].type, types.get(y, graph[y].type), found[y]) if y in found else EVERYTHING
+            if bounds != EVERYTHING and not (y in inner and _cut_again(y, graph, types, bounds)):
+                needed[y] = _clamp(op, graph[y].type, found[y].span, bounds)
+    return needed
+
+
+def _lost_bounds(old: TensorType, new: TensorType, cut: Cut) -> Span:
+    """The ends of `cut` that codes of type `new` reach beyond, by more than they round by."""
+    low, high = _wider(old, new, cut.low, cut.high)
+    return (cut.low if low else -math.inf), (cut.high if high else math.inf)
+
+
+def _wider(old: TensorType, new: TensorType, low: float, high: float) -> tuple[bool, bool]:
+    """On which sides codes of `new` reach beyond finite bounds that codes of `old` kept."""
+    if not new.quantized:
+        return math.isfinite(low), math.isfinite(high)
+    slack = max(old.scale * SAME, new.scale / 2)
+    first, last = spans.of_codes(new)
+    return math.isfinite(low) and first < low - slack, math.isfinite(high) and last > high + slack
+
+
+def _cut_again(name: str, graph: Graph, types: Mapping[str, TensorType], bounds: Span) -> bool:
+    """Whether all that reads a value rounds it to codes that keep within `bounds`."""
+    readers = graph.consumers[name]
+    if name in graph.outputs or not readers or not all(isinstance(reader, Requantize) for reader in readers):
+        return False
+    kinds = [types.get(reader.name, graph[reader.name].type) for reader in readers]
+    return not any(any(_wider(kind, kind, *bounds)) for kind in kinds)
+
+
+def _clamp(op: Op, old: TensorType, span: Span, bounds: Span) -> Clamp:
+    """By the fused activation that makes most of the cut and cuts nothing else."""
+    slack = old.scale * SAME
+    present = getattr(op, "activation", "NONE")
+    best, left = None, bounds
+    for name in op.fuses:
+        low, high = spans.of_activation(name)
+        stated = spans.of_activation(present)
+        if low > span[0] + slack or high < span[1] - slack or low < stated[0] or high > stated[1]:
+            continue
+        rest = (
+            -math.inf if abs(low - bounds[0]) <= slack else bounds[0],
+            math.inf if abs(high - bounds[1]) <= slack else bounds[1],
+        )
+        if _sides(rest) < _sides(left):
+            best, left = name, rest
+    return Clamp(best, *left)
+
+
+def note(clamps: Sequence[Clamp]) -> str:
+    """How many clamps were written, and as what, in a sentence; empty if there are none."""
+    if not clamps:
+        return ""
+    fused = Counter(clamp.activation for clamp in clamps if clamp.activation and not _sides((clamp.low, clamp.high)))
+    ways = [f"{count} by a fused {name}" for name, count in sorted(fused.items())]
+    explicit = len(clamps) - sum(fused.values())
+    ways += [f"{explicit} by ops of their own"] if explicit else []
+    plural = "s were" if len(clamps) > 1 else " was"
+    return f"{len(clamps)} layer{plural} clamped by the range of the old codes alone; kept {', '.join(ways)}"
+
+
+def _sides(bounds: Span) -> int:
+    return sum(math.isfinite(end) for end in bounds)
+
+
+def keep(graph: Graph, clamps: Mapping[str, Clamp]) -> Graph:
+    """`graph`, whose values have their new types, with `clamps` written."""
+    editor = Editor(graph)
+    editor.ops = []
+    for op in graph.ops:
+        renamed: dict[str, str] = {}
+        behind: list[Op] = []
+        for name in op.outputs:
+            clamp = clamps.get(name)
+            if clamp is None:
+                continue
+            if clamp.activation is not None:
+                op = op.with_(activation=clamp.activation)
+            if _sides((clamp.low, clamp.high)):
+                value = editor.values[name]
+                renamed[name] = editor.add(value.with_(name=f"{name}_unclamped"), near=name)
+                behind += _explicit(editor, value, renamed[name], clamp)
+        editor.ops += [op.with_(outputs=tuple(renamed.get(n, n) for n in op.outputs)), *behind]
+    return editor.graph()
+
+
+def _explicit(editor: Editor, value: Value, source: str, clamp: Clamp) -> Iterator[Op]:
+    """The ops that clamp `source` into `value`."""
+    whole = {(0.0, math.inf): "RELU", (0.0, 6.0): "RELU6"}.get((clamp.low, clamp.high))
+    if whole is not None:
+        yield _versioned(Lookup(inputs=(source,), outputs=(value.name,), function=whole), value.type)
+        return
+    ends = [(end, smallest) for end, smallest in ((clamp.low, False), (clamp.high, True)) if math.isfinite(end)]
+    for index, (end, smallest) in enumerate(ends):
+        word = "ceiling" if smallest else "floor"
+        bound = editor.add(_bound(f"{value.name}_{word}", end, value.type), near=source)
+        last = index == len(ends) - 1
+        target = value.name if last else editor.add(value.with_(name=f"{value.name}_above_floor"), near=source)
+        yield _versioned(Extremum(inputs=(source, bound), outputs=(target,), smallest=smallest), value.type)
+        source = target
+
+
+def _bound(name: str, real: float, kind: TensorType) -> Value:
+    """A constant of one element that broadcasts against values of type `kind`."""
+    shape = (1,) * min(len(kind.shape), 1)
+    if not kind.quantized:
+        return Value(name, TensorType(shape, kind.dtype), Constant(np.full(shape, real, np.float32)))
+    code = min(max(rounding.nearest_code(real, kind.scale, kind.zero_point), kind.range[0]), kind.range[1])
+    return Value(name, kind.with_(shape=shape), Constant(np.full(shape, code, STORAGE[kind.dtype])))
+
+
+def _versioned(op: Op, kind: TensorType) -> Op:
+    return op.with_(version=op.builtin.versions.get(kind.dtype, 1))
