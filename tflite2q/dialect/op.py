@@ -154,6 +154,10 @@ class Op:
         named = ((name, self.operand(index).role) for index, name in enumerate(self.inputs))
         return next((name for name, role in named if role in ("activation", "fixed") and name is not None), None)
 
+    def computes_in(self, dtype: str) -> str | None:
+        """The dtype of activations that a scheme of `dtype` gives the op; None: the types around it stay."""
+        return dtype if self.convertible and self.accepts(dtype) else None
+
     def accepts_weights(self, dtype: str) -> bool:
         """Whether its weights may be of `dtype`; few operators take int4."""
         return dtype != "int4" or "int4" in self.builtin.versions
@@ -175,6 +179,11 @@ class Op:
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         """The op's results, written over the core vocabulary."""
         raise NotImplementedError
+
+    def compute(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        """What `meaning` gives, scalars without axes: the constants of the core vocabulary have at least one."""
+        results = self.meaning(core, ins, outs)
+        return tuple(r if y.type.shape else core.reshape(r, ()) for r, y in zip(results, outs, strict=True))
 
     def ties(self, dtype: str) -> tuple[tuple[str, ...], ...]:
         """Groups of values that must keep equal quantization parameters when activations are of `dtype`."""

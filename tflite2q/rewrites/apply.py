@@ -42,7 +42,8 @@ class Applier:
         return self.editor.graph()
 
     def _op(self, op: Op) -> Op:
-        if self.plan.wanted(op, self.graph) is None:
+        wanted = self.plan.wanted(op, self.graph)
+        if wanted is None:
             return op
         layer = self.plan.layer(op)
         inputs = list(op.inputs)
@@ -53,7 +54,7 @@ class Applier:
                 inputs[roles["bias"]] = self._bias(op, roles["bias"], roles["weights"], weights, layer)
         for index, name in enumerate(inputs):
             if name is not None and op.operand(index).role == "activation":
-                inputs[index] = self._constant_activation(op, name, layer.activations)
+                inputs[index] = self._constant_activation(op, name, wanted)
         op = op.with_(inputs=tuple(inputs))
         if hasattr(op, "rescale"):
             op = op.with_(rescale=self._arithmetic(op, layer))

@@ -16,10 +16,11 @@ ACTIVATION_DTYPES = ("uint8", "int8", "int16")
 
 @dataclass(frozen=True)
 class Plan:
-    """Settings by op name; ops that rewrites insert have the scheme's base settings."""
+    """Settings by op name; ops that rewrites insert have the scheme's base settings.  `kept` ops stay as they are."""
 
     scheme: Scheme
     layers: Mapping[str, Layer]
+    kept: frozenset[str] = frozenset()
 
     @staticmethod
     def of(scheme: Scheme, graph: Graph) -> Plan:
@@ -36,7 +37,7 @@ class Plan:
     def renamed(self, inner: Mapping[str, str]) -> Plan:
         """The plan for a graph in which results, of which the first names its op, have the new names of `inner`."""
         new = {new: self.layers[old] for old, new in inner.items() if old in self.layers}
-        return Plan(self.scheme, {**self.layers, **new})
+        return replace(self, layers={**self.layers, **new})
 
     def wanted(self, op: Op, graph: Graph) -> Activations | None:
         """The activations that `op` is to compute with; None if it must stay as it is.
@@ -44,8 +45,10 @@ class Plan:
         An op that moves codes of which some have no parameters stays, for those can't follow the others to a new type.
         """
         settings = self.layer(op).activations
-        if not op.convertible or not op.accepts(settings.dtype):
+        dtype = op.computes_in(settings.dtype)
+        if dtype is None or op.name in self.kept:
             return None
+        settings = settings if dtype == settings.dtype else replace(settings, dtype=dtype)
         touched = [v for v in (*_in_role(op, graph), *graph.outs(op)) if v.type.dtype in ACTIVATION_DTYPES]
         return settings if touched and all(map(is_activation, touched)) else None
 
