@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from detectors import SIZE, ssd
+from judge import judge
 from litert import run_litert
 from surroundings import SHARED
 
@@ -26,7 +27,7 @@ Array = npt.NDArray[Any]
 MODES = {
     "fast": {},
     "no background": {"background": 0, "classes": 3},
-    "many": {"max_detections": 40, "score_threshold": 0.05, "iou_threshold": 0.9},
+    "many": {"max_detections": 25, "score_threshold": 0.05, "iou_threshold": 0.9},
     "few": {"score_threshold": 0.97, "iou_threshold": 0.2},
 }
 
@@ -59,7 +60,8 @@ def detections(results: list[Array]) -> list[Array]:
     return [*(part[:, : int(count[0])] for part in parts), count]
 
 
-def assert_equal(got: list[Array], want: list[Array]) -> None:
+def assert_equal(got: list[Array], want: list[Array] | str) -> None:
+    assert not isinstance(want, str), want
     assert int(want[3][0]) > 0
     for a, b in zip(detections(got), detections(want), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
@@ -79,32 +81,42 @@ def run_micro(path: Path, codes: Array, folder: Path) -> list[Array]:
 def test_boxes_outlive_the_conversion_to_int8(mode: str, tmp_path: Path) -> None:
     """TFLite Micro's post-processing takes real numbers alone, LiteRT's uint8 as well."""
     graph = ssd(**MODES[mode])
-    before, after = tmp_path / "before.tflite", tmp_path / "after.tflite"
-    before.write_bytes(write(graph))
     conversion = tflite2q.convert(graph, "int8")
-    conversion.save(after)
     assert {v.type.dtype for v in conversion.graph.ins(conversion.graph.ops[-1]) if v} == {"float32"}
-    executable = runtime.compile(conversion.graph)
+    path = tmp_path / "after.tflite"
+    conversion.save(path)
+    cases = [(write(each), [picture]) for picture in pictures() for each in (graph, conversion.graph)]
+    judged = iter(judge(cases))
     for picture in pictures():
-        original = reference.run(graph, picture)
-        assert_equal(original, list(run_litert(before, [picture]).values()))
-        converted = reference.run(conversion.graph, picture)
-        for way in (list(run_litert(after, [picture]).values()), executable.run(picture)):
-            assert_equal(converted, way)
+        original, converted = reference.run(graph, picture), reference.run(conversion.graph, picture)
+        assert_equal(original, next(judged))
+        assert_equal(converted, next(judged))
         assert_close(converted, original)
-        pytest.importorskip("tflite_micro")
-        assert_equal(converted, run_micro(after, picture, tmp_path))
+    pytest.importorskip("tflite_micro")
+    for picture in pictures()[::3]:
+        assert_equal(reference.run(conversion.graph, picture), run_micro(path, picture, tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"regular": True}, {"max_classes_per_detection": 2}])
+def test_compiled_detectors_detect_the_same(options: dict[str, Any]) -> None:
+    graph = tflite2q.convert(ssd(max_detections=6, **options), "int8").graph
+    executable = runtime.compile(graph)
+    for picture in pictures():
+        assert_equal(executable.run(picture), reference.run(graph, picture))
 
 
 def assert_close(got: list[Array], want: list[Array]) -> None:
-    """The same detections; codes may have moved by a step, as rounding of int8 layers differs from uint8 ones."""
+    """The same detections: codes may have moved by a step, as int8 layers round unlike uint8 ones, and with them the
+    order of scores that were equal; every box found before is found again."""
     (boxes, classes, scores, count), (old_boxes, old_classes, old_scores, old_count) = detections(got), detections(want)
     assert abs(count[0] - old_count[0]) <= 1
     rows = int(min(count[0], old_count[0]))
-    same = (classes == old_classes[:, : len(classes[0])])[0, :rows] if len(classes[0]) <= len(old_classes[0]) else None
     np.testing.assert_allclose(scores[:, :rows], old_scores[:, :rows], atol=2 / 256)
-    if same is not None and np.array_equal(scores[:, :rows], old_scores[:, :rows]):
-        np.testing.assert_allclose(boxes[:, :rows][:, same], old_boxes[:, :rows][:, same], atol=0.02)
+    clear = old_scores[0] > old_scores[0].min() + 3 / 256  # the others may give way to equals
+    for box, kind in zip(old_boxes[0][clear], old_classes[0][clear], strict=True):
+        apart = np.abs(boxes[0] - box).max(axis=1) + 9.0 * (classes[0] != kind)
+        assert apart.min() < 0.02
 
 
 @pytest.mark.parametrize("scheme", ["symmetric-int8", "int16x8", "int8-w4", "power-of-two", "float32"])
