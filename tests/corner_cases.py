@@ -108,11 +108,15 @@ def _dense(d: Draw, dtype: str) -> Case:
     x = d.kind(d.pick(((2, rows, k), (rows, 1, 1, k))) if keep else d.pick(((rows, k), (1, rows, k))), dtype)
     name = d.input(x)
     weights, q = _weights(d, dtype, (units, k), 0, zero_points=True)
-    y = d.kind((), dtype, _wide_scale(d, x.scale * max(q.scale) * 48 * float(np.sqrt(k))))
     attributes = {"keep_num_dims": keep, "activation": d.pick(ACTIVATIONS)}
+    # Beyond 2^31 steps of the result, what LiteRT computes is undefined in C.
+    step = x.scale * max(q.scale)
     if d.chance(0.1):
+        y = d.kind((), dtype, max(_wide_scale(d, step * 48 * float(np.sqrt(k))), step * k * 2**-7))
         return d.case(ops.Dense, (name, weights, None), y, **attributes)
     bias, said = _bias(d, dtype, x, q, units)
+    largest = np.abs(d.values[-1].data.astype(np.float64)).max()
+    y = d.kind((), dtype, max(_wide_scale(d, step * 48 * float(np.sqrt(k))), step * (k * 2**-7 + largest * 2.0**-30)))
     return d.case(ops.Dense, (name, weights, bias), y, **attributes, **said)
 
 
@@ -124,6 +128,14 @@ def _batch_matmul(d: Draw, dtype: str) -> Case:
     pair = (a, b) if d.chance(0.7) else (a.with_(shape=(*other, n, k)), b.with_(shape=(*batch, k, m)))
     typical = a.scale * b.scale * (48 if dtype == "int8" else 12000) * float(np.sqrt(k))
     return d.case(ops.BatchMatmul, [d.input(v) for v in pair], d.kind((), dtype, _wide_scale(d, typical, -4, 4)))
+
+
+def _int16_by_int8(d: Draw) -> Case:
+    n, k, m, flip = d.number(1, 5), d.pick((1, 5, 300)), d.number(1, 5), d.chance(0.5)
+    a, b = d.kind((d.number(1, 3), n, k), "int16"), d.kind((m, k) if flip else (k, m), "int8", None, 0)
+    y = d.kind((), "int16", _wide_scale(d, a.scale * b.scale * 48 * float(np.sqrt(k)), -4, 4))
+    second = d.constant(d.data(b), b) if d.chance(0.5) else d.input(b)
+    return d.case(ops.BatchMatmul, (d.input(a), second), y, transpose_b=flip, version=4)
 
 
 def _binary(d: Draw, cls: type[Op], dtype: str, **attributes: Any) -> Case:
@@ -227,6 +239,8 @@ def _requantize(d: Draw, source: str, target: str) -> Case:
     if source == "int32":
         array = d.rng.integers(-(2**31), 2**31, x.shape).astype(np.int32)
     y = d.kind((), target, _wide_scale(d, x.scale if source != "float32" else 0.1, -6, 8))
+    if source == "float32":  # beyond 2^31 steps, what LiteRT computes is undefined in C
+        array = np.clip(array, -y.scale * 2**30, y.scale * 2**30)
     return d.case(ops.Requantize, (d.input(x, array.astype(x.dtype)),), y)
 
 
@@ -330,6 +344,7 @@ CORNERS: Mapping[str, Family] = {
     **each("TRANSPOSE_CONV", CODES, _transpose_conv),
     **each("FULLY_CONNECTED", CODES, _dense),
     **each("BATCH_MATMUL", ("int8", "int16"), _batch_matmul),
+    "BATCH_MATMUL-int16-int8": _int16_by_int8,
     **each("ADD", CODES, _binary, ops.Add),
     **each("SUB", CODES, _binary, ops.Add, subtract=True),
     **each("MUL", CODES, _binary, ops.Mul),
@@ -337,7 +352,7 @@ CORNERS: Mapping[str, Family] = {
     **each("SQUARED_DIFFERENCE", ("int8",), _binary, ops.SquaredDifference),
     **each("MAXIMUM", CODES, _binary, ops.Extremum),
     **each("MEAN", NUMBERS, _reduce, ops.Mean),
-    **each("SUM", ("uint8", "int16", "float32", "int32"), _reduce, ops.Sum),
+    **each("SUM", ("uint8", "int32"), _reduce, ops.Sum),
     **each("REDUCE_MAX", (*NUMBERS, "int32"), _reduce, ops.ReduceExtremum, same=True, smallest=False),
     **each("REDUCE_MIN", (*NUMBERS, "int32"), _reduce, ops.ReduceExtremum, same=True, smallest=True),
     **each("AVERAGE_POOL_2D", NUMBERS, _pool, ops.AveragePool2D),

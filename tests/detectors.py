@@ -1,5 +1,5 @@
-"""SSD-like detectors in the style of the old converter: uint8 throughout, clamps left to the range, post-processing as a
-custom operator."""
+"""SSD-like detectors in the style of the old converter: uint8 throughout, clamps left to the range, and the
+post-processing a custom operator."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _joined(net: Net, name: str, parts: list[str], shape: tuple[int, ...], q: tu
 
 def _detected(net: Net, operands: tuple[str, str, str], classes: int, options: dict[str, Any]) -> Graph:
     settings = {"max_detections": 10, "num_classes": classes, "score_threshold": 0.3} | options
-    names = tuple(f"detection{':%d' % index if index else ''}" for index in range(4))
+    names = tuple(f"detection{index}" for index in range(4))
     op = DetectionPostprocess(inputs=operands, outputs=names, **settings)
     ins = [net.values[name] for name in operands]
     for name, shape in zip(names, op.infer(ins, ()), strict=True):

@@ -1,7 +1,7 @@
 """Draws from the corners: extreme scales and zero points, axes of one element, codes at the ends of their range.
 
-Every family of `cases` grows from such draws as from the usual ones.  LiteRT refuses part of what comes out, and some of
-it kills its process; what it computes must be computed.
+Every family of `cases` grows from such draws as from the usual ones.  LiteRT refuses part of what comes out, and some
+of it kills its process; what it computes must be computed.
 """
 
 from __future__ import annotations

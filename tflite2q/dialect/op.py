@@ -7,6 +7,7 @@ reference and the lowering are generic loops over these facts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Generic, TypeVar
@@ -39,7 +40,8 @@ class Builtin:
     `options` names its options table; `versions` is the lowest operator version by the dtype of an operand
     (others: 1); `fixed` are attribute values that this operator stands for, when several operators share one class;
     `custom` operators are named by `name` and keep their options in a flexbuffer; `dtypes` are the quantized
-    activations that this operator has a kernel for, where they are not all of the op's.
+    activations that this operator has a kernel for, where they are not all of the op's; `deviation` is as the op's, but
+    of this operator alone.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Builtin:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     custom: bool = False
     dtypes: tuple[str, ...] | None = None
+    deviation: str = ""
 
 
 # Most operators got their int8 kernel in version 2 and their int16 kernel in version 3 or later.
@@ -119,6 +122,7 @@ class Op:
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8")  # quantized activations TFLite has a kernel for
     floats: ClassVar[bool] = False  # True: computes on float32 just as well
     channel_axis: ClassVar[int] = 0  # of an operand in the role of weights: where its output channel is
+    scales_below: ClassVar[float] = math.inf  # what the kernels take as the scale of an operand
     converts: ClassVar[bool] = False  # True: operand and result may be of different quantized types
 
     deviation: ClassVar[str] = ""  # where results may differ from the reference kernels', or none exist to compare with

@@ -13,8 +13,7 @@ from tflite2q.flatbuffer import writer
 from tflite2q.rewrites.apply import Applier
 from tflite2q.rewrites.boundaries import drop_identities, guard, split_casts
 from tflite2q.rewrites.losses import LayerChange, change
-from tflite2q.rewrites.parameters import Boundaries, assign
-from tflite2q.rewrites.plan import Plan
+from tflite2q.rewrites.parameters import Boundaries, assign, planned
 from tflite2q.rewrites.scheme import Scheme
 from tflite2q.rewrites.statistics import Observation, real_ranges
 
@@ -58,7 +57,7 @@ def convert(
 
     Raises SchemeError where the scheme is impossible for a layer, Unchanged if there is nothing to do.
     """
-    plan = Plan.of(scheme, graph)
+    plan = planned(scheme, graph)
     guarded, boundaries = guard(graph, plan)
     plan = plan.renamed(boundaries.inner)
     known = _behind_boundaries(guarded, graph, boundaries, seen or {})

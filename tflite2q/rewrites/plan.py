@@ -54,8 +54,9 @@ class Plan:
 
 
 def is_activation(value: Value) -> bool:
-    """Whether a value holds quantized codes that a scheme may change."""
-    return value.type.dtype in ACTIVATION_DTYPES and value.type.quantization is not None
+    """Whether a value holds quantized codes, of one scale, that a scheme may change."""
+    q = value.type.quantization
+    return value.type.dtype in ACTIVATION_DTYPES and q is not None and q.axis is None
 
 
 def activation_operands(op: Op, graph: Graph) -> list[Value]:
