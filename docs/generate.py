@@ -62,7 +62,7 @@ def ops() -> str:
             f"`{op.mnemonic}`",
             ", ".join(op.dtypes if builtin.dtypes is None else builtin.dtypes),
             f"`{op.contract}`" if op.contract else "core operations",
-            op.deviation or "bit for bit",
+            builtin.deviation or op.deviation or "bit for bit",
         )
         for op in OPS
         for builtin in op.builtins

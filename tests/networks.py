@@ -75,14 +75,14 @@ class Net:
         n, h, w, c = self.shape(x)
         weights = self.weights(f"{name}/w", (filters, size, size, c), spread)
         bias = self.bias(f"{name}/b", filters, x, weights)
-        self.value(name, (n, h, w, filters), q)
+        self.value(name, (n, *_strided(h, w, more), filters), q)
         return self.op(Conv2D(inputs=(x, weights, bias), outputs=(name,), padding="SAME", **more))
 
     def depthwise(self, x: str, name: str, q: Parameters, spread: int = 127, **more: Any) -> str:
         n, h, w, c = self.shape(x)
         weights = self.weights(f"{name}/w", (1, 3, 3, c), spread)
         bias = self.bias(f"{name}/b", c, x, weights)
-        self.value(name, (n, h, w, c), q)
+        self.value(name, (n, *_strided(h, w, more), c), q)
         return self.op(DepthwiseConv2D(inputs=(x, weights, bias), outputs=(name,), padding="SAME", **more))
 
     def dense(self, x: str, name: str, units: int, q: Parameters, spread: int = 127, **more: Any) -> str:
@@ -131,6 +131,11 @@ class Net:
     def softmax(self, x: str, name: str) -> str:
         self.value(name, self.shape(x), (1 / 256, -128 if self.dtype == "int8" else 0))
         return self.op(Softmax(inputs=(x,), outputs=(name,)))
+
+
+def _strided(h: int, w: int, options: dict[str, Any]) -> tuple[int, int]:
+    """Height and width behind a layer with padding SAME."""
+    return -(-h // options.get("stride_h", 1)), -(-w // options.get("stride_w", 1))
 
 
 def everything(seed: int, spread: int = 140) -> Graph:

@@ -145,7 +145,7 @@ class NumpyCore:
 
     def matmul(self, a: Array, b: Array, out_dtype: str) -> Array:
         wide = _carrier(a, b, a.shape[-1], out_dtype)
-        return np.asarray(np.matmul(a.astype(wide), b.astype(wide)), out_dtype)
+        return _wrapped(np.asarray(np.matmul(a.astype(wide), b.astype(wide))), out_dtype)
 
     def conv2d(
         self,
@@ -166,13 +166,13 @@ class NumpyCore:
             for tap in range(kernel_h * kernel_w):
                 column = patches[:, :, :, tap // kernel_w, tap % kernel_w, :]
                 acc += column[..., None].astype(wide) * kernel[tap, 0]
-            return acc.reshape(n, out_h, out_w, out_channels).astype(out_dtype)
+            return _wrapped(acc.reshape(n, out_h, out_w, out_channels), out_dtype)
         parts = []
         for group in range(groups):
             part = patches[..., group * group_in : (group + 1) * group_in]
             rows = part.reshape(n * out_h * out_w, -1).astype(wide)
             parts.append(rows @ kernel[:, :, group].reshape(rows.shape[1], -1))
-        return np.concatenate(parts, axis=1).reshape(n, out_h, out_w, out_channels).astype(out_dtype)
+        return _wrapped(np.concatenate(parts, axis=1).reshape(n, out_h, out_w, out_channels), out_dtype)
 
     def max_pool2d(self, x: Array, window: tuple[int, int], strides: tuple[int, int]) -> Array:
         result: Array = _windows(x, window, strides, (1, 1)).max(axis=(3, 4))
@@ -202,6 +202,13 @@ def _carrier(a: Array, b: Array, terms: int, out_dtype: str) -> str:
     if bound < 2**24:
         return "float32"
     return "float64" if bound < 2**53 else "int64"
+
+
+def _wrapped(total: Array, out_dtype: str) -> Array:
+    """Exact sums as `out_dtype`; what an int32 cannot hold wraps, which a cast from float64 would leave undefined."""
+    if total.dtype == np.float64 and out_dtype == "int32":
+        total = total.astype(np.int64)
+    return total.astype(out_dtype)
 
 
 def _largest(x: Array) -> float:

@@ -109,9 +109,13 @@ def multiply_fixed(core: Core[T], x: T, m: npt.ArrayLike, shift: npt.ArrayLike) 
 
 
 def multiply_fixed16(core: Core[T], x: T, m: npt.ArrayLike, shift: npt.ArrayLike) -> T:
-    """eq. 20 over core: int64 x times m (its upper 16 bits, rounded), then shifted right, ties toward plus infinity."""
+    """eq. 20 over core: int64 x times m (its upper 16 bits, rounded), then shifted right, ties toward plus infinity.
+
+    The reference kernels keep the low 32 bits of the result, which sums far beyond the result's range outgrow.
+    """
     m, shift = np.atleast_1d(np.asarray(m, np.int64)), np.atleast_1d(np.asarray(shift, np.int64))
-    return shift_rounding(core, core.multiply(core.astype(x, "int64"), core.const(reduced_multiplier(m))), 15 - shift)
+    product = core.multiply(core.astype(x, "int64"), core.const(reduced_multiplier(m)))
+    return wrapped32(core, shift_rounding(core, product, 15 - shift))
 
 
 def reduced_multiplier(m: rounding.Ints) -> rounding.Ints:

@@ -287,16 +287,19 @@ def _sigmoid_samples() -> Ints:
 
 
 def _argument16(x: Codes, power_of_two_shifts: tuple[int, ...]) -> Ints:
-    """Codes of x times 3 in units of 2**-12, the abscissa of the sampled logistic function."""
+    """Codes of x times 3 in units of 2**-12, the abscissa of the sampled logistic function.
+
+    Products beyond 32 bits, which scales from 5.3 on have, wrap as compiled C does.
+    """
     fraction, exponent = np.frexp(np.float32(x.scale))
     left = 12 + int(exponent) - 1
     if fraction == 0.5 and left in power_of_two_shifts:
-        return x.every() * (3 << left)
+        return rounding.wrap32(x.every() * (3 << left))
     multiplier, shift = float(x.scale) * 4096 * 3, 0
     while multiplier <= 32767 / 2 and shift <= 30:
         multiplier, shift = multiplier * 2, shift + 1
     half = 1 << (shift - 1) if shift else 0
-    return (x.every() * int(multiplier) + half) >> shift
+    return rounding.wrap32(x.every() * int(multiplier) + half) >> shift
 
 
 def _between_samples(argument: Ints, bits: int, beyond: int) -> Ints:

@@ -7,6 +7,7 @@ reference and the lowering are generic loops over these facts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Generic, TypeVar
@@ -40,7 +41,8 @@ class Builtin:
     `options` names its options table; `versions` is the lowest operator version by the dtype of an operand
     (others: 1); `fixed` are attribute values that this operator stands for, when several operators share one class;
     `custom` operators are named by `name` and keep their options in a flexbuffer; `dtypes` are the quantized
-    activations that this operator has a kernel for, where they are not all of the op's.
+    activations that this operator has a kernel for, where they are not all of the op's; `deviation` is as the op's, but
+    of this operator alone.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Builtin:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     custom: bool = False
     dtypes: tuple[str, ...] | None = None
+    deviation: str = ""
 
 
 # Most operators got their int8 kernel in version 2 and their int16 kernel in version 3 or later.
@@ -120,6 +123,7 @@ class Op:
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8")  # quantized activations TFLite has a kernel for
     floats: ClassVar[bool] = False  # True: computes on float32 just as well
     channel_axis: ClassVar[int] = 0  # of an operand in the role of weights: where its output channel is
+    scales_below: ClassVar[float] = math.inf  # what the kernels take as the scale of an operand
     converts: ClassVar[bool] = False  # True: operand and result may be of different quantized types
     # Fused activations that every interpreter's kernel honours, for ops that have the attribute `activation`.
     fuses: ClassVar[tuple[str, ...]] = ()
@@ -157,6 +161,10 @@ class Op:
         named = ((name, self.operand(index).role) for index, name in enumerate(self.inputs))
         return next((name for name, role in named if role in ("activation", "fixed") and name is not None), None)
 
+    def computes_in(self, dtype: str) -> str | None:
+        """The dtype of activations that a scheme of `dtype` gives the op; None: the types around it stay."""
+        return dtype if self.convertible and self.accepts(dtype) else None
+
     def accepts_weights(self, dtype: str) -> bool:
         """Whether its weights may be of `dtype`; few operators take int4."""
         return dtype != "int4" or "int4" in self.builtin.versions
@@ -182,6 +190,11 @@ class Op:
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         """The op's results, written over the core vocabulary."""
         raise NotImplementedError
+
+    def compute(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        """What `meaning` gives, scalars without axes: the constants of the core vocabulary have at least one."""
+        results = self.meaning(core, ins, outs)
+        return tuple(r if y.type.shape else core.reshape(r, ()) for r, y in zip(results, outs, strict=True))
 
     def ties(self, dtype: str) -> tuple[tuple[str, ...], ...]:
         """Groups of values that must keep equal quantization parameters when activations are of `dtype`."""

@@ -9,7 +9,8 @@ fixed    eq. 8 rounds twice: H = (v * m + 2**30) >> 31, then (H + half - (H < 0)
          sign of v serves as the sign of H (they differ only where v < 0 and H = 0; (half - 1) >> n is then 0 as
          well).  If the clamp cuts off everything below the zero point, a negative H ends at the clamp with or without
          its correction, and the correction is left out.
-fixed16  (v * m + half) >> n (eq. 20), in 64 bits throughout; `tflite2q.kernels.halves` does it in 32 where it can.
+fixed16  (v * m + half) >> n (eq. 20), in 64 bits, of which the low 32 are kept; `tflite2q.kernels.halves` does it in 32
+         bits where it can.
 float64  trunc(t + copysign(c, t)) with c the largest number below 0.5 rounds half away from zero (eq. 10).
 float32  adding 1.5 * 2**23 leaves the nearest integer in the low bits (eq. 11); they are used as an integer.
 shift    (v + half) >> n (eq. 12).
@@ -111,6 +112,8 @@ class Epilogue:
         wide: Expr = getattr(self, f"_{self.arithmetic}")(v, loads, lanes)
         if not self.wide:
             return wide
+        if self.arithmetic == "fixed16":
+            return T.cast(wide, vector("int32", lanes))
         low, high = (broadcast(T.int64(b - self.zero_point), lanes) for b in (self.low, self.high))
         return T.cast(T.min(T.max(wide, low), high), vector("int32", lanes))
 

@@ -66,7 +66,9 @@ def prove(rescale: Rescale, sums: Array, largest: Array, bias: Array) -> Halves 
     reach = sums + np.abs(start)
     if (reach >= LIMIT).any() or ((lift != 0) & (np.ldexp(reach * m, -n) > _FARTHEST_LIFT / 2)).any():
         return None
-    lift = np.clip(lift + rescale.zero_point, -_FARTHEST_LIFT, _FARTHEST_LIFT)
+    lift = lift + rescale.zero_point
+    if (np.abs(lift) > _FARTHEST_LIFT).any():  # the result may outgrow 32 bits and wrap
+        return None
     return Halves(double, start, m, rest, n - 16, lift)
 
 

@@ -94,7 +94,7 @@ def _lower_op(state: _State, op: Op, contract: base.Contract | None, hint: str) 
         state.values[op.outputs[0]] = core.reshape(result, outs[0].type.shape)
         return Choice(op.name, op.mnemonic, built.name, tuple(refusals), macs)
     operands = Operands([None if n is None else Tensor(graph[n], state.values[n]) for n in op.inputs])
-    for name, result in zip(op.outputs, op.meaning(core, operands, outs), strict=True):
+    for name, result in zip(op.outputs, op.compute(core, operands, outs), strict=True):
         state.values[name] = result
     return Choice(op.name, op.mnemonic, CORE_OPERATIONS, (), macs)
 

@@ -52,7 +52,8 @@ class Applier:
         return self.editor.graph()
 
     def _op(self, op: Op) -> Op:
-        if self.plan.wanted(op, self.graph) is None:
+        wanted = self.plan.wanted(op, self.graph)
+        if wanted is None:
             return op
         layer = self.plan.layer(op)
         inputs = list(op.inputs)
@@ -63,7 +64,7 @@ class Applier:
                 inputs[roles["bias"]] = self._bias(op, roles["bias"], roles["weights"], weights, layer)
         for index, name in enumerate(inputs):
             if name is not None and op.operand(index).role == "activation":
-                settings = replace(layer.activations, dtype=op.constant_dtype(index, layer.activations.dtype))
+                settings = replace(wanted, dtype=op.constant_dtype(index, wanted.dtype))
                 inputs[index] = self._constant_activation(op, name, settings)
         op = op.with_(inputs=tuple(inputs))
         if getattr(op, "bias_type", NOT_SAID) != NOT_SAID:

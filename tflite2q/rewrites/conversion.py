@@ -14,9 +14,9 @@ from tflite2q.rewrites import clamps
 from tflite2q.rewrites.apply import Applier
 from tflite2q.rewrites.boundaries import drop_identities, guard, split_casts
 from tflite2q.rewrites.clamps import Clamp
+from tflite2q.rewrites.complete import add_missing_biases
 from tflite2q.rewrites.losses import LayerChange, change
-from tflite2q.rewrites.parameters import Boundaries, assign
-from tflite2q.rewrites.plan import Plan
+from tflite2q.rewrites.parameters import Boundaries, assign, planned
 from tflite2q.rewrites.scheme import Scheme
 from tflite2q.rewrites.statistics import Observation, real_ranges
 
@@ -62,7 +62,7 @@ def convert(
 
     Raises SchemeError where the scheme is impossible for a layer, Unchanged if there is nothing to do.
     """
-    plan = Plan.of(scheme, graph)
+    plan = planned(scheme, graph)
     guarded, boundaries = guard(graph, plan)
     plan = plan.renamed(boundaries.inner)
     known = _behind_boundaries(guarded, graph, boundaries, seen or {})
@@ -74,6 +74,7 @@ def convert(
     new = split_casts(drop_identities(clamps.keep(applier.run(), kept), graph))
     if new == graph:
         raise Unchanged(f"the model already is what scheme {scheme.name} asks for; nothing was written")
+    new = add_missing_biases(new)
     inner = {op.name: boundaries.inner.get(op.name, op.name) for op in graph.ops}
     changes = (
         change(op, graph, new, applier.weights.get(inner[op.name]), kept.get(inner[op.name])) for op in graph.ops

@@ -19,7 +19,7 @@ from tflite2q.rewrites import clamps
 from tflite2q.rewrites.boundaries import guard
 from tflite2q.rewrites.clamps import Clamp
 from tflite2q.rewrites.losses import LayerChange, loss_class
-from tflite2q.rewrites.parameters import assign
+from tflite2q.rewrites.parameters import assign, planned
 from tflite2q.rewrites.plan import Plan, activation_operands, is_activation
 from tflite2q.rewrites.scheme import Scheme, Weights
 from tflite2q.rewrites.weights import conforms, outgrown
@@ -56,7 +56,7 @@ class Forecast:
 
     def layers(self, scheme: Scheme) -> tuple[LayerChange, ...]:
         """What `convert` would say of each layer, but for the bounds.  Raises as it does, Unchanged included."""
-        plan = Plan.of(scheme, self.graph)
+        plan = planned(scheme, self.graph)
         guarded, boundaries = guard(self.graph, plan)
         types = assign(guarded, plan.renamed(boundaries.inner), boundaries, {})
         retyped = any(kind != guarded[name].type for name, kind in types.items())

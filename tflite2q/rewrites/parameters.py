@@ -7,16 +7,17 @@ Values that must share parameters form a class and are solved together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tflite2q.arithmetic import rounding
 from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import Quantization, TensorType
 from tflite2q.rewrites.plan import Plan, activation_operands, is_activation
-from tflite2q.rewrites.scheme import Activations
+from tflite2q.rewrites.scheme import Activations, Scheme
 
 RealRange = tuple[float, float]
 
@@ -37,6 +38,34 @@ class Wish:
 
     activations: Activations
     fixed: Quantization | None = None
+
+
+def planned(scheme: Scheme, graph: Graph) -> Plan:
+    """What `scheme` says of `graph`; ops stay whose kernels could not take the new scales of their operands.
+
+    Raises SchemeError for rules that do not fit the graph.
+    """
+    plan = Plan.of(scheme, graph)
+    settings = {scheme.layer.activations, *(layer.activations for layer in plan.layers.values())}
+    kept = (op.name for op in graph.ops if _outgrows(op, graph, settings))
+    return replace(plan, kept=frozenset(kept))
+
+
+def _outgrows(op: Op, graph: Graph, settings: Iterable[Activations]) -> bool:
+    """Whether an operand of `op` may get a scale that the op's kernels do not take, and has none now."""
+    kinds = [value.type for value in activation_operands(op, graph)] if op.scales_below < np.inf else []
+    return any(
+        kind.scale < op.scales_below <= parameters(kind, wish, _real_extremes(kind)).scale[0]
+        for kind in kinds
+        for wish in settings
+        if wish.dtype != "float32"
+    )
+
+
+def _real_extremes(kind: TensorType, activation: str = "NONE") -> RealRange:
+    """Real numbers of the lowest and highest code that `activation` lets pass."""
+    low, high = rounding.activation_range(activation, kind.scale, kind.zero_point, kind.dtype)
+    return kind.scale * (low - kind.zero_point), kind.scale * (high - kind.zero_point)
 
 
 def assign(
@@ -115,8 +144,7 @@ def _real_range(graph: Graph, members: Sequence[str], observed: Mapping[str, Rea
     for name in members:
         kind = graph[name].type
         activation = getattr(graph.producers.get(name), "activation", "NONE")
-        codes = rounding.activation_range(activation, kind.scale, kind.zero_point, kind.dtype)
-        first, last = (kind.scale * (code - kind.zero_point) for code in codes)
+        first, last = _real_extremes(kind, activation)
         if name in observed:
             first, last = max(first, observed[name][0]), min(last, observed[name][1])
         low, high = min(low, first), max(high, last)

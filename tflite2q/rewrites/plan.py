@@ -16,10 +16,11 @@ ACTIVATION_DTYPES = ("uint8", "int8", "int16")
 
 @dataclass(frozen=True)
 class Plan:
-    """Settings by op name; ops that rewrites insert have the scheme's base settings."""
+    """Settings by op name; ops that rewrites insert have the scheme's base settings.  `kept` ops stay as they are."""
 
     scheme: Scheme
     layers: Mapping[str, Layer]
+    kept: frozenset[str] = frozenset()
 
     @staticmethod
     def of(scheme: Scheme, graph: Graph) -> Plan:
@@ -36,7 +37,7 @@ class Plan:
     def renamed(self, inner: Mapping[str, str]) -> Plan:
         """The plan for a graph in which results, of which the first names its op, have the new names of `inner`."""
         new = {new: self.layers[old] for old, new in inner.items() if old in self.layers}
-        return Plan(self.scheme, {**self.layers, **new})
+        return replace(self, layers={**self.layers, **new})
 
     def wanted(self, op: Op, graph: Graph) -> Activations | None:
         """The activations that `op` is to compute with; None if it must stay as it is.
@@ -45,7 +46,10 @@ class Plan:
         """
         settings = self.layer(op).activations
         touched = _touched(op, graph)
-        return settings if touched and self._refusal(op, graph, settings, touched) is None else None
+        if not touched or self._refusal(op, graph, settings, touched) is not None:
+            return None
+        dtype = op.computes_in(settings.dtype)
+        return settings if dtype in (None, settings.dtype) else replace(settings, dtype=dtype)
 
     def stays(self, op: Op, graph: Graph) -> str | None:
         """Why `op` cannot follow the scheme; None if it does, has no codes, or is of the wanted type anyway."""
@@ -58,8 +62,10 @@ class Plan:
     def _refusal(self, op: Op, graph: Graph, settings: Activations, touched: list[Value]) -> str | None:
         if not op.convertible:
             return f"the arithmetic of {op.builtin.name} is bound to its types"
-        if not op.accepts(settings.dtype):
+        if op.computes_in(settings.dtype) is None:
             return f"TFLite has no {settings.dtype} kernel for {op.builtin.name}"
+        if op.name in self.kept:
+            return f"the kernels of {op.builtin.name} do not take the scales that its operands would get"
         if not all(map(is_activation, touched)):
             return f"{op.builtin.name} moves codes without quantization parameters"
         for index, name in enumerate(op.inputs):
@@ -70,8 +76,9 @@ class Plan:
 
 
 def is_activation(value: Value) -> bool:
-    """Whether a value holds quantized codes that a scheme may change."""
-    return value.type.dtype in ACTIVATION_DTYPES and value.type.quantization is not None
+    """Whether a value holds quantized codes, of one scale, that a scheme may change."""
+    q = value.type.quantization
+    return value.type.dtype in ACTIVATION_DTYPES and q is not None and q.axis is None
 
 
 def _touched(op: Op, graph: Graph) -> list[Value]:

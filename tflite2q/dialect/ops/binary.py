@@ -224,6 +224,8 @@ class Compare(Op):
     )
     operands: ClassVar[tuple[Operand, ...]] = (Operand("a"), Operand("b"))
     dtypes: ClassVar[tuple[str, ...]] = CODES
+    scales_below: ClassVar[float] = 1.0
+    deviation: ClassVar[str] = "scales of 1 and more count as well; LiteRT's process ends, or it compares wrongly"
 
     def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
         if given(ins, 0).type.dtype != "bool":

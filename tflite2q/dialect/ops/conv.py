@@ -66,6 +66,19 @@ def check_product(x: Value, weights: Value, bias: Value | None, y: Value) -> Non
         require(bias.type.dtype in wide, f"bias is {bias.type.dtype}, not {' or '.join(wide)}")
 
 
+def check_filters(x: Value, weights: Value, axis: int) -> None:
+    """Parameters that convolutions take of their weights; `axis` is the output channel's.
+
+    LiteRT refuses a CONV_2D whose signed weights have zero points, and ignores those of its kin.
+    """
+    q = weights.type.quantization
+    if q is None:
+        return
+    require(q.axis in (None, axis), f"weights have scales on axis {q.axis}, not {axis}")
+    plain = q.symmetric or x.type.dtype not in ("int8", "int16")
+    require(plain, f"{weights.type.dtype} weights have zero point {q.zero_point[0]}; LiteRT takes or heeds none but 0")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Convolution(Op):
     """What CONV_2D and DEPTHWISE_CONV_2D share; `rescale` is the scheme's arithmetic ("tflite", "float32", "shift")."""
@@ -107,9 +120,7 @@ class Convolution(Op):
         channels = weights.type.shape[self.channel_axis]
         if bias is not None:
             require(bias.type.size == channels, f"bias has {bias.type.size} entries for {channels} channels")
-        q = weights.type.quantization
-        if q is not None and q.axis is not None:
-            require(q.axis == self.channel_axis, f"weights have scales on axis {q.axis}, not {self.channel_axis}")
+        check_filters(x, weights, self.channel_axis)
 
     def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
         x, weights = ins[0], ins[1]

@@ -47,6 +47,7 @@ class Dense(Op):
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8", "int16")
     fuses: ClassVar[tuple[str, ...]] = FUSED
     channel_axis: ClassVar[int] = 0
+    deviation: ClassVar[str] = "results beyond 2^31 steps saturate; LiteRT casts them in a way that C leaves undefined"
 
     def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
         x, weights = ins[0], ins[1]
@@ -110,7 +111,10 @@ class Dense(Op):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchMatmul(Op):
-    """Matrix products of the last two axes of a and b, both computed; leading axes broadcast."""
+    """Matrix products of the last two axes of a and b, both computed; leading axes broadcast.
+
+    int16 a also meets int8 b, whose columns may have a scale each.
+    """
 
     transpose_a: bool = attribute("AdjX", False)
     transpose_b: bool = attribute("AdjY", False)
@@ -121,13 +125,23 @@ class BatchMatmul(Op):
     operands: ClassVar[tuple[Operand, ...]] = (Operand("a"), Operand("b"))
     floats: ClassVar[bool] = True
     dtypes: ClassVar[tuple[str, ...]] = ("int8", "int16")
+    deviation: ClassVar[str] = (
+        "int16 times int8 with a scale for each column: LiteRT loses the scales and answers 0; here they count"
+    )
 
     def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
         a, b = given(ins, 0), given(ins, 1)
         if a.type.dtype == "float32":
             require(b.type.dtype == "float32", "both factors must be real numbers or both quantized")
-        else:
+        elif (a.type.dtype, b.type.dtype) != ("int16", "int8"):
             check_codes(a, b, outs[0])
+        else:
+            check_codes(a, outs[0])
+            check_codes(b)
+            q, rank = b.type.parameters, len(b.type.shape)
+            columns = rank - 2 if self.transpose_b else rank - 1
+            require(q.axis in (None, columns), f"{b.name!r} has scales on axis {q.axis}, not {columns}")
+            require(q.symmetric, f"{b.name!r} must have zero points of 0 beside int16 codes")
 
     def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
         (rows, inner), (depth, columns) = self.matrix(given(ins, 0), 0), self.matrix(given(ins, 1), 1)
@@ -161,10 +175,11 @@ class BatchMatmul(Op):
             data = factor.data
             if transposed:
                 data = core.permute_dims(data, (*range(rank - 2), rank - 1, rank - 2))
-            factors.append(centred(core, data, factor.type.zero_point) if codes else data)
+            factors.append(centred(core, data, factor.type.parameters.zero_point[0]) if codes else data)
         if not codes:
             return (core.matmul(factors[0], factors[1], "float32"),)
         accumulator = wide_accumulator(a.type, None)
-        real = float(np.float32(a.type.scale) * np.float32(b.type.scale)) / y.scale
+        scales = np.float32(a.type.scale) * np.array(b.type.parameters.scale, np.float32)
+        real = tuple(float(s) / y.scale for s in scales)
         acc = core.matmul(factors[0], factors[1], accumulator)
-        return (product_rescale(a.type, y, (real,), "NONE", "tflite", accumulator).meaning(core, acc),)
+        return (product_rescale(a.type, y, real, "NONE", "tflite", accumulator).meaning(core, acc),)

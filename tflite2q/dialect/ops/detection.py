@@ -41,13 +41,21 @@ class DetectionPostprocess(Op):
     mnemonic: ClassVar[str] = "q.detection_postprocess"
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("TFLite_Detection_PostProcess", custom=True),)
     operands: ClassVar[tuple[Operand, ...]] = (
-        Operand("boxes", "fixed"),
-        Operand("scores", "fixed"),
-        Operand("anchors", "fixed"),
+        Operand("boxes"),
+        Operand("scores"),
+        Operand("anchors"),
     )
     results: ClassVar[tuple[str, ...]] = ("boxes", "classes", "scores", "count")
     dtypes: ClassVar[tuple[str, ...]] = ("uint8",)
-    deviation: ClassVar[str] = "rows behind the number of detections are 0; TFLite leaves them as they were"
+    floats: ClassVar[bool] = True
+    deviation: ClassVar[str] = (
+        "rows behind the number of detections are 0, TFLite leaves them as they were; of equal scores the first wins, "
+        "TFLite leaves that to its sorting routine where there is more than one class a detection, or `use_regular_nms`"
+    )
+
+    def computes_in(self, dtype: str) -> str | None:
+        """LiteRT takes uint8 codes and real numbers, TFLite Micro real numbers alone."""
+        return None if dtype in self.dtypes else "float32"
 
     def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
         boxes, scores, anchors = (given(ins, index) for index in range(3))

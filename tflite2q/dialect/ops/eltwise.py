@@ -202,6 +202,9 @@ class Requantize(Op):
     contract: ClassVar[str | None] = "eltwise"
     floats: ClassVar[bool] = True
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8", "int16")
+    deviation: ClassVar[str] = (
+        "real numbers beyond 2^31 steps saturate; LiteRT casts them in a way that C leaves undefined"
+    )
 
     def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
         x = ins[0]

@@ -66,14 +66,17 @@ class Reduce(Op):
 class Sum(Reduce):
     """Sum of centred codes, rescaled by s_x / s_y.
 
-    LiteRT's reference kernel of SUM reads int8 codes as if they were uint8; this is the sum its other kernels compute.
+    LiteRT's reference kernel of SUM reads int8 and int16 codes as if they were uint8; TFLite Micro computes this sum.
     """
 
     mnemonic: ClassVar[str] = "q.sum"
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("SUM", "ReducerOptions", INT8_VERSION_2),)
     floats: ClassVar[bool] = True
     dtypes: ClassVar[tuple[str, ...]] = ("uint8",)  # no scheme makes an int8 one, which LiteRT would compute wrongly
-    deviation: ClassVar[str] = "int8: LiteRT's reference kernel reads codes as uint8; this is what its others compute"
+    deviation: ClassVar[str] = (
+        "int8, int16: LiteRT's reference kernel reads codes as uint8; this is what TFLite Micro computes, and LiteRT's "
+        "default kernels within a step"
+    )
 
     def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
         count = self.count(given(ins, 0), self.axes(ins))

@@ -39,6 +39,10 @@ class Softmax(Op):
     dtypes: ClassVar[tuple[str, ...]] = CODES
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"),)
     contract: ClassVar[str | None] = "softmax"
+    deviation: ClassVar[str] = (
+        "8-bit rows whose exponentials sum to 512 or more (as many equal logits do) end LiteRT's process; here they "
+        "become the lowest code"
+    )
 
     def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
         x, y = ins[0], outs[0]

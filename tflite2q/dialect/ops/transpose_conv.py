@@ -10,7 +10,7 @@ from tflite2q.arithmetic.core import Core
 from tflite2q.arithmetic.rescale import Rescale
 from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require
 from tflite2q.dialect.ops.common import CODES, activated, centred, given, given_or_none, integers, is_codes
-from tflite2q.dialect.ops.conv import check_product, product_rescale, product_scales, wide_accumulator
+from tflite2q.dialect.ops.conv import check_filters, check_product, product_rescale, product_scales, wide_accumulator
 from tflite2q.dialect.spans import Span, weighted_sum
 from tflite2q.dialect.types import Value
 
@@ -52,9 +52,7 @@ class TransposeConv(Op):
         check_product(x, weights, bias, outs[0])
         if bias is not None:
             require(bias.type.size == filters, f"bias has {bias.type.size} entries for {filters} channels")
-        q = weights.type.quantization
-        if q is not None and q.axis is not None:
-            require(q.axis == 0, f"weights have scales on axis {q.axis}, not 0")
+        check_filters(x, weights, self.channel_axis)
 
     def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
         shape = tuple(integers(given(ins, 0)))

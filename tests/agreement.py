@@ -1,0 +1,33 @@
+"""When results are the same: integers bit for bit, real numbers to the last digits that sums in another order keep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from draw import Array, Case
+
+from tflite2q.dialect.ops.detection import DetectionPostprocess
+
+
+def assert_agrees(case: Case, got: Sequence[Array], want: Sequence[Array], steps: int = 0) -> None:
+    """Results `got` are those that `want` has, codes at most `steps` apart."""
+    op = case.graph.ops[0]
+    rows = written(op, int(got[3][0])) if isinstance(op, DetectionPostprocess) else None
+    for name, a, b in zip(case.graph.outputs, got, want, strict=True):
+        assert (a.dtype, a.shape) == (b.dtype, b.shape), name
+        if rows is not None and a.ndim > 1:
+            a, b = a[:, rows], b[:, rows]
+        if a.dtype == np.float32:
+            largest = float(np.abs(b).max(initial=0.0, where=np.isfinite(b)))
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * largest, err_msg=str(op))
+        elif steps:
+            np.testing.assert_allclose(a.astype(np.int64), b, rtol=0, atol=steps, err_msg=str(op))
+        else:
+            np.testing.assert_array_equal(a, b, err_msg=str(op))
+
+
+def written(op: DetectionPostprocess, count: int) -> list[int]:
+    """Rows of the results that `count` detections fill; TFLite leaves the others as they were."""
+    most = 1 if op.regular else op.max_classes_per_detection
+    return [box * most + rank for box in range(count) for rank in range(min(most, op.num_classes))]
