@@ -16,7 +16,7 @@ from tflite2q.rewrites.losses import LayerChange, change
 from tflite2q.rewrites.parameters import Boundaries, assign
 from tflite2q.rewrites.plan import Plan
 from tflite2q.rewrites.scheme import Scheme
-from tflite2q.rewrites.statistics import Observation, real_ranges
+from tflite2q.rewrites.statistics import Observation
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def convert(
     guarded, boundaries = guard(graph, plan)
     plan = plan.renamed(boundaries.inner)
     known = _behind_boundaries(guarded, graph, boundaries, seen or {})
-    ranges = real_ranges(known, scheme.layer.activations) if calibrate else {}
-    applier = Applier(guarded, plan, assign(guarded, plan, boundaries, ranges), known)
+    types = assign(guarded, plan, boundaries, known if calibrate else {})
+    applier = Applier(guarded, plan, types, known)
     new = split_casts(drop_identities(applier.run(), graph))
     if new == graph:
         raise Unchanged(f"the model already is what scheme {scheme.name} asks for; nothing was written")
