@@ -187,7 +187,6 @@ def test_depthwise(emulator: Emulator, tmp_path: Path) -> None:
         np.testing.assert_array_equal(found[name], integer.conv(contract, given[name][0]), err_msg=name)
 
 
-@pytest.mark.aarch64_quick
 def test_dense(emulator: Emulator, tmp_path: Path) -> None:
     name, level = LEVELS[emulator.cpu]
     target = tvm_target(resolve(name))
@@ -212,8 +211,7 @@ def test_dense(emulator: Emulator, tmp_path: Path) -> None:
         np.testing.assert_array_equal(found[name], integer.dense(contract, given[name][0]), err_msg=name)
 
 
-@pytest.mark.aarch64_quick
-@pytest.mark.parametrize("x_dtype", ["int8", "uint8"])
+@pytest.mark.parametrize("x_dtype", [pytest.param("int8", marks=pytest.mark.aarch64_quick), "uint8"])
 def test_lookups(emulator: Emulator, tmp_path: Path, x_dtype: str) -> None:
     """Every code, in tensors that fill vectors and threads, and in some that do not."""
     target = tvm_target(resolve(LEVELS[emulator.cpu][0]))
@@ -235,8 +233,7 @@ def test_lookups(emulator: Emulator, tmp_path: Path, x_dtype: str) -> None:
         np.testing.assert_array_equal(found[name], want, err_msg=name)
 
 
-@pytest.mark.aarch64_quick
-@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+@pytest.mark.parametrize("dtype", [pytest.param("int8", marks=pytest.mark.aarch64_quick), "uint8"])
 def test_planes(emulator: Emulator, tmp_path: Path, dtype: str) -> None:
     """A weighted sum of every pair of codes, and of tensors that fill no vector; clamped and not."""
     target = tvm_target(resolve(LEVELS[emulator.cpu][0]))
