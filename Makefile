@@ -23,7 +23,7 @@ DEMO_LABELS := models/digits_labels.csv
 help: ## list the targets
 	@echo "make TARGET [NAME=value ...]"; echo
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) \
-	  | awk -F'|' '{ printf "  %-14s %s\n", $$1, $$2 }'
+	  | awk -F'|' '{ printf "  %-18s %s\n", $$1, $$2 }'
 	@echo; echo "now: MODELS=$(MODELS) SCHEME=$(SCHEME) OUT=$(OUT) TARGET=$(TARGET) THREADS=$(THREADS) PYTHON=$(PYTHON)"
 
 # --- environments: what a user needs, and on top of it what a developer needs ---
@@ -111,9 +111,25 @@ test: $(VENV)/.dev ## the quick tests [TESTS=tests/cli JOBS=2]
 test-slow: $(VENV)/.dev ## the tests that `make test` leaves out
 	$(PY) -m pytest -n $(JOBS) -m slow $(TESTS)
 
+# The emulated machine is made first, once, so that a machine that cannot be made is an error and not skipped tests.
+.PHONY: emulator
+emulator: $(VENV)/.dev
+	@PYTHONPATH=tests $(PY) -m aarch64.emulator
+
 .PHONY: test-aarch64
-test-aarch64: $(VENV)/.dev ## run Arm code under an emulator; needs Debian's qemu-user-static and debootstrap
-	$(PY) -m pytest -m aarch64 tests/aarch64
+test-aarch64: emulator ## run Arm code under an emulator; needs Debian's qemu-user-static and debootstrap
+	$(PY) -m pytest -n $(JOBS) -m aarch64 tests/aarch64
+
+.PHONY: test-aarch64-quick
+test-aarch64-quick: emulator ## the part of test-aarch64 that takes minutes, not an hour
+	$(PY) -m pytest -n $(JOBS) -m aarch64_quick tests/aarch64
+
+.PHONY: coverage
+coverage: $(VENV)/.dev ## the share of the package's lines that the quick tests run [TESTS=tests JOBS=2]
+	rm -rf build/coverage
+	$(PY) -m coverage run -m pytest -n $(JOBS) -m 'not slow and not aarch64' $(TESTS)
+	$(PY) -m coverage combine --quiet
+	$(PY) -m coverage report --show-missing
 
 .PHONY: docs
 docs: $(VENV)/.dev ## write the generated documents again (commands, ops, schemes, kernels)

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import settings
 from surroundings import ROOT, SHARED, Outcome
 
+pytest_plugins = ["levels"]
+
 # The same examples in every run; `--hypothesis-profile=default` draws new ones.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")

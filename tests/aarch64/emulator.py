@@ -7,6 +7,7 @@ Making it takes minutes, some 600 MB, and the rights of root (debootstrap asks f
 
 from __future__ import annotations
 
+import fcntl
 import importlib.metadata
 import os
 import shutil
@@ -68,8 +69,15 @@ def cache_folder() -> Path:
 
 
 def prepared() -> Path:
-    """The folder of a complete root, made now if it is not there.  Raises Unavailable."""
+    """The folder of a complete root, made now if it is not there, by one process at a time.  Raises Unavailable."""
     folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _prepared(folder)
+
+
+def _prepared(folder: Path) -> Path:
     done = folder / "complete"
     versions = " ".join(f"{name}=={importlib.metadata.version(name)}" for name in SAME_VERSION)
     if done.is_file() and done.read_text() == versions:
@@ -116,4 +124,7 @@ def _call(*command: str) -> None:
 
 
 if __name__ == "__main__":
-    print(prepared())
+    try:
+        print(f"emulated machine: {prepared()}")
+    except Unavailable as error:
+        sys.exit(f"no emulated machine: {error}")

@@ -120,6 +120,7 @@ def run(emulator: Emulator, folder: Path, built: dict[str, Built], given: dict[s
         return {name: found[name] for name in built}
 
 
+@pytest.mark.aarch64_quick
 def test_convolutions(emulator: Emulator, tmp_path: Path) -> None:
     name, level = LEVELS[emulator.cpu]
     target = tvm_target(resolve(name))
@@ -168,6 +169,7 @@ def test_random_convolutions(emulator: Emulator, tmp_path: Path) -> None:
         np.testing.assert_array_equal(found[name], integer.conv(contract, given[name][0]), err_msg=str(drawn(seed)))
 
 
+@pytest.mark.aarch64_quick
 def test_depthwise(emulator: Emulator, tmp_path: Path) -> None:
     """Each layer by the best kernel that takes it: dot products refuse few channels and wide weights."""
     name, level = LEVELS[emulator.cpu]
@@ -209,7 +211,7 @@ def test_dense(emulator: Emulator, tmp_path: Path) -> None:
         np.testing.assert_array_equal(found[name], integer.dense(contract, given[name][0]), err_msg=name)
 
 
-@pytest.mark.parametrize("x_dtype", ["int8", "uint8"])
+@pytest.mark.parametrize("x_dtype", [pytest.param("int8", marks=pytest.mark.aarch64_quick), "uint8"])
 def test_lookups(emulator: Emulator, tmp_path: Path, x_dtype: str) -> None:
     """Every code, in tensors that fill vectors and threads, and in some that do not."""
     target = tvm_target(resolve(LEVELS[emulator.cpu][0]))
@@ -231,7 +233,7 @@ def test_lookups(emulator: Emulator, tmp_path: Path, x_dtype: str) -> None:
         np.testing.assert_array_equal(found[name], want, err_msg=name)
 
 
-@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+@pytest.mark.parametrize("dtype", [pytest.param("int8", marks=pytest.mark.aarch64_quick), "uint8"])
 def test_planes(emulator: Emulator, tmp_path: Path, dtype: str) -> None:
     """A weighted sum of every pair of codes, and of tensors that fill no vector; clamped and not."""
     target = tvm_target(resolve(LEVELS[emulator.cpu][0]))

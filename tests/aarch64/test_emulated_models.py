@@ -88,6 +88,7 @@ def check(emulator: Emulator, folder: Path, path: Path, count: int) -> None:
                     np.testing.assert_array_equal(outputs[f"y{i}"][sample], each, f"{path.name} as {name}, output {i}")
 
 
+@pytest.mark.aarch64_quick
 def test_digits(emulator: Emulator, digits: Path, tmp_path: Path) -> None:
     check(emulator, tmp_path, digits, 4)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Hashable
 from typing import Any
 
 import integer
@@ -39,9 +40,22 @@ def runs_here(name: str) -> bool:
     return not targets.missing_features(needed)
 
 
+# By target and key.  Compiling takes most of the tests' time, and that equal keys are equal texts is what the lowering
+# relies on too: a key that says too little gives wrong codes here.
+_compiled: dict[tuple[str, Hashable], Any] = {}
+
+
+def compiled(built: Built, made: Any) -> Any:
+    place = (str(made), built.key)
+    if place not in _compiled:
+        module = tvm.IRModule({"kernel": built.func.with_attr("global_symbol", "kernel")})
+        _compiled[place] = tvm.compile(module, target=made)
+    return _compiled[place]
+
+
 def run(built: Built, made: Any, *inputs: Array) -> Array:
     """The output of a built kernel, every element of which it must have written."""
-    module = tvm.compile(tvm.IRModule({"kernel": built.func.with_attr("global_symbol", "kernel")}), target=made)
+    module = compiled(built, made)
     assert [Tensor(x.shape, str(x.dtype)) for x in inputs] == list(built.inputs)
     output = tvm.runtime.tensor(np.full(built.output.shape, 77, built.output.dtype))
     module["kernel"](*[tvm.runtime.tensor(a) for a in (*inputs, *built.constants)], output)
@@ -127,5 +141,4 @@ def dense(seed: int, rows: int, depth: int, units: int, dtype: str = "int8", ari
 
 
 def assembly(built: Built, made: Any) -> str:
-    module = tvm.compile(tvm.IRModule({"kernel": built.func.with_attr("global_symbol", "kernel")}), target=made)
-    return str(module.mod.inspect_source("asm"))
+    return str(compiled(built, made).mod.inspect_source("asm"))

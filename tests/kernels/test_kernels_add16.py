@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import levels
 import made
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def pairs(seed: int, size: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, A
 @pytest.mark.parametrize("subtract", [False, True])
 def test_sums(target: str, subtract: bool) -> None:
     if not made.runs_here(target):
-        pytest.skip(f"this processor cannot run {target}")
+        levels.skip(target)
     kernel, compiled_for, rng = X86Add16(LEVELS[target]), made.target(target), np.random.default_rng(1)
     cases = [(0.01, 0.01, 0.015), (0.01, 0.003, 0.012), (0.0031, 0.01, 0.0101), (1e-4, 0.5, 0.3), (0.02, 0.01, 0.3)]
     cases += [tuple(float(s) for s in 2.0 ** rng.uniform(-9, -4, 3)) for _ in range(6)]

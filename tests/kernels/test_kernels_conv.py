@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 import integer
+import levels
 import made
 import numpy as np
 import pytest
@@ -92,7 +93,7 @@ def check(
 def level(request: pytest.FixtureRequest) -> Any:
     found = LEVELS[request.param]
     if not made.runs_here(found[0]):
-        pytest.skip(f"this processor cannot run {request.param}")
+        levels.skip(request.param)
     return found
 
 
@@ -192,7 +193,7 @@ def test_products_of_bytes_that_could_saturate(dtype: str, outliers: int) -> Non
     """Few weights, of eight bits or nine, that vpmaddubsw would saturate, on inputs at the ends of their range."""
     target, kernel, _ = LEVELS["avx2"]
     if not made.runs_here(target):
-        pytest.skip("this processor has no AVX2")
+        levels.skip("avx2")
     facts = {"kernel": (3, 2), "padding": (1, 1, 1, 0), "dtype": dtype, "weights": dtype, "per_channel": False}
     contract = made.conv(17, (5, 6, 20), 88, **facts)
     zero, rng = contract.weight_zero_points[0], np.random.default_rng(outliers)

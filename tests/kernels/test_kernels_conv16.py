@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import integer
+import levels
 import made
 import numpy as np
 import pytest
@@ -24,10 +25,10 @@ from tflite2q.kernels.x86.depthwise16 import X86Depthwise16
 from tflite2q.kernels.x86.isa import AVX2, AVX512VNNI, AVXVNNI
 from tflite2q.kernels.x86.matrix16 import X86Matrix16
 
-# (target, convolution kernel, depthwise kernel)
+# (target, convolution kernel, depthwise kernel; None where it is that of another level)
 LEVELS = {
     "generic": (made.NATIVE, GenericConv(), GenericDepthwise()),
-    "amx": ("x86-64-amx", X86Matrix16(), X86Depthwise16(AVX512VNNI)),
+    "amx": ("x86-64-amx", X86Matrix16(), None),
     "avx512vnni": ("x86-64-vnni", X86Conv16(AVX512VNNI), X86Depthwise16(AVX512VNNI)),
     "avxvnni": ("x86-64-avxvnni", X86Conv16(AVXVNNI), X86Depthwise16(AVXVNNI)),
     "avx2": ("x86-64-v3", X86Conv16(AVX2), X86Depthwise16(AVX2)),
@@ -52,10 +53,19 @@ MORE_DEPTHWISE: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(params=LEVELS)
 def level(request: pytest.FixtureRequest) -> Any:
-    found = LEVELS[request.param]
-    if not made.runs_here(found[0]):
-        pytest.skip(f"this processor cannot run {request.param}")
-    return found
+    return here(request.param)
+
+
+@pytest.fixture(params=[name for name, (_, _, depthwise) in LEVELS.items() if depthwise is not None])
+def depthwise_level(request: pytest.FixtureRequest) -> Any:
+    return here(request.param)
+
+
+def here(name: str) -> Any:
+    """A level that this machine can execute; skips the test on others."""
+    if not made.runs_here(LEVELS[name][0]):
+        levels.skip(name)
+    return LEVELS[name]
 
 
 def conv(seed: int, size: tuple[int, int, int], out_c: int, arithmetic: str = "fixed16", **facts: Any) -> Any:
@@ -64,6 +74,8 @@ def conv(seed: int, size: tuple[int, int, int], out_c: int, arithmetic: str = "f
 
 def check(kernel: Any, contract: Any, target: str, x: Any = None, varied: bool = True) -> None:
     """As for 8 bits, but the matrix unit leaves weights that do not fit bytes, also because they were doubled."""
+    if kernel is None:  # the test's other kernels are what this level adds
+        return
     refusal = kernel.refuses(contract, made.target(target))
     if isinstance(kernel, X86Matrix16) and refusal is not None:
         assert refusal == "weights need nine bits"
@@ -91,11 +103,12 @@ def test_convolution(level: Any, case: str) -> None:
 
 @pytest.mark.isa
 @pytest.mark.parametrize("case", {**DEPTHWISE, **MORE_DEPTHWISE})
-def test_depthwise(level: Any, case: str) -> None:
+def test_depthwise(depthwise_level: Any, case: str) -> None:
+    target, _, kernel = depthwise_level
     facts = {**DEPTHWISE, **MORE_DEPTHWISE}[case]
     contract = conv(len(case), out_c=facts["size"][2], depthwise=True, **facts)
-    check(level[2], contract, level[0])
-    check(level[2], contract, level[0], extreme_codes(contract), varied=False)
+    check(kernel, contract, target)
+    check(kernel, contract, target, extreme_codes(contract), varied=False)
 
 
 @pytest.mark.isa
@@ -170,19 +183,20 @@ def test_biases_beyond_32_bits(level: Any, most: int) -> None:
 
 
 @pytest.mark.isa
-@pytest.mark.parametrize("depthwise", [False, True])
-def test_32_bit_biases_wrap_around(level: Any, depthwise: bool) -> None:
+def test_32_bit_biases_wrap_around(level: Any) -> None:
     """With them the reference kernels sum in 32 bits, and rescale as for 8-bit activations."""
-    facts = {"kernel": (3, 3), "padding": (1, 1, 1, 1), "depthwise": depthwise}
-    contract = conv(12, (4, 9, 64), 64, "fixed", **facts)
-    bias = np.random.default_rng(1).integers(2**31 - 2**22, 2**31 - 1, 64).astype("int32")
-    wrapping = dataclasses.replace(contract, bias=bias, accumulator="int32")
-    x = made.codes(np.random.default_rng(99), wrapping.inputs[0])
-    sums = integer.accumulators(wrapping, x)
-    assert (sums < 0).any() and (sums > 0).any()
-    check(level[2 if depthwise else 1], wrapping, level[0], x, varied=False)
-    ordinary = dataclasses.replace(contract, bias=contract.bias.astype("int32"), accumulator="int32")
-    check(level[2 if depthwise else 1], ordinary, level[0])
+    target, *kernels = level
+    for kernel, depthwise in zip(kernels, (False, True), strict=True):
+        facts = {"kernel": (3, 3), "padding": (1, 1, 1, 1), "depthwise": depthwise}
+        contract = conv(12, (4, 9, 64), 64, "fixed", **facts)
+        bias = np.random.default_rng(1).integers(2**31 - 2**22, 2**31 - 1, 64).astype("int32")
+        wrapping = dataclasses.replace(contract, bias=bias, accumulator="int32")
+        x = made.codes(np.random.default_rng(99), wrapping.inputs[0])
+        sums = integer.accumulators(wrapping, x)
+        assert (sums < 0).any() and (sums > 0).any()
+        check(kernel, wrapping, target, x, varied=False)
+        ordinary = dataclasses.replace(contract, bias=contract.bias.astype("int32"), accumulator="int32")
+        check(kernel, ordinary, target)
 
 
 @pytest.mark.isa

@@ -30,7 +30,6 @@ import numpy as np
 from tflite2q.arithmetic.rescale import Rescale
 from tflite2q.kernels.base import Array
 
-_EXACT_FLOAT32 = 2.0**24  # integers up to here are float32 numbers
 _NEVER = -(2**31)  # an accumulator that no channel reaches
 _ONE_AND_A_HALF = 1.5 * 2.0**23
 _ROOM = 2**22  # accumulators beyond would change the float's exponent

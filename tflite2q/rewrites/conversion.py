@@ -18,7 +18,7 @@ from tflite2q.rewrites.complete import add_missing_biases
 from tflite2q.rewrites.losses import LayerChange, change
 from tflite2q.rewrites.parameters import Boundaries, assign, planned
 from tflite2q.rewrites.scheme import Scheme
-from tflite2q.rewrites.statistics import Observation, real_ranges
+from tflite2q.rewrites.statistics import Observation
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,7 @@ def convert(
     guarded, boundaries = guard(graph, plan)
     plan = plan.renamed(boundaries.inner)
     known = _behind_boundaries(guarded, graph, boundaries, seen or {})
-    ranges = real_ranges(known, scheme.layer.activations) if calibrate else {}
-    types = assign(guarded, plan, boundaries, ranges)
+    types = assign(guarded, plan, boundaries, known if calibrate else {})
     cuts = clamps.cuts(guarded)
     applier = Applier(guarded, plan, types, known, cuts)
     kept = clamps.lost(guarded, types, cuts, boundaries.inner.values())

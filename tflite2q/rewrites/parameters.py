@@ -18,8 +18,7 @@ from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import Quantization, TensorType
 from tflite2q.rewrites.plan import Plan, activation_operands, is_activation
 from tflite2q.rewrites.scheme import Activations, Scheme
-
-RealRange = tuple[float, float]
+from tflite2q.rewrites.statistics import Observation, RealRange, covered
 
 
 @dataclass(frozen=True)
@@ -69,11 +68,11 @@ def _real_extremes(kind: TensorType, activation: str = "NONE") -> RealRange:
 
 
 def assign(
-    graph: Graph, plan: Plan, boundaries: Boundaries, observed: Mapping[str, RealRange]
+    graph: Graph, plan: Plan, boundaries: Boundaries, observed: Mapping[str, Observation]
 ) -> dict[str, TensorType]:
     """The new type of every activation that is computed or given, by name.
 
-    `observed` ranges of real numbers, where there are some, narrow what a new scale has to cover.
+    What was `observed` of real data, where there is some, narrows what a new scale has to cover.
     """
     wishes = _wishes(graph, plan, boundaries)
     types: dict[str, TensorType] = {}
@@ -124,7 +123,7 @@ def _classes(graph: Graph, plan: Plan) -> list[list[str]]:
 
 
 def _solve(
-    graph: Graph, members: Sequence[str], wishes: Mapping[str, Wish], observed: Mapping[str, RealRange]
+    graph: Graph, members: Sequence[str], wishes: Mapping[str, Wish], observed: Mapping[str, Observation]
 ) -> dict[str, TensorType]:
     """One set of parameters for a class."""
     if any(name not in wishes for name in members):
@@ -134,19 +133,22 @@ def _solve(
         return {name: graph[name].type.with_(dtype="float32", quantization=None) for name in members}
     fixed = [wish.fixed for wish in (wishes[name] for name in members) if wish.fixed is not None]
     old = graph[members[0]].type
-    new = fixed[0] if fixed else parameters(old, settings, _real_range(graph, members, observed))
+    new = fixed[0] if fixed else parameters(old, settings, _real_range(graph, members, settings, observed))
     return {name: graph[name].type.with_(dtype=settings.dtype, quantization=new) for name in members}
 
 
-def _real_range(graph: Graph, members: Sequence[str], observed: Mapping[str, RealRange]) -> RealRange:
+def _real_range(
+    graph: Graph, members: Sequence[str], settings: Activations, observed: Mapping[str, Observation]
+) -> RealRange:
     """Real numbers that the class can hold: its codes' range, less what activations cut off and data leave out."""
     low, high = np.inf, -np.inf
     for name in members:
         kind = graph[name].type
         activation = getattr(graph.producers.get(name), "activation", "NONE")
         first, last = _real_extremes(kind, activation)
-        if name in observed:
-            first, last = max(first, observed[name][0]), min(last, observed[name][1])
+        if name in observed and observed[name].counts.any():
+            seen = covered(observed[name], settings)
+            first, last = max(first, seen[0]), min(last, seen[1])
         low, high = min(low, first), max(high, last)
     return low, high
 

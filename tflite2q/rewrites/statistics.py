@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tflite2q.arithmetic import rounding
 from tflite2q.dialect.types import TensorType
 from tflite2q.rewrites.scheme import Activations
+
+RealRange = tuple[float, float]
 
 
 @dataclass
@@ -40,26 +42,23 @@ class Observation:
         self.highest = np.maximum(self.highest, codes)
 
 
-def real_ranges(observations: Mapping[str, Observation], settings: Activations) -> dict[str, tuple[float, float]]:
-    """The real range of each value that `settings.range` asks to cover."""
-    return {name: _range(seen, settings) for name, seen in observations.items() if seen.counts.any()}
-
-
-def _range(seen: Observation, settings: Activations) -> tuple[float, float]:
+def covered(seen: Observation, settings: Activations) -> RealRange:
+    """The real range of an activation, seen at least once, that `settings` ask a new scale to cover."""
     low = seen.kind.range[0]
     occurring = np.flatnonzero(seen.counts) + low
     first, last = int(occurring[0]), int(occurring[-1])
     if settings.range == "percentile":
         share = np.cumsum(seen.counts) / seen.counts.sum()
         tail = (1 - settings.percentile / 100) / 2
-        first, last = (int(np.searchsorted(share, part)) + low for part in (tail, 1 - tail))
+        first, last = (max(int(np.searchsorted(share, part)) + low, first) for part in (tail, 1 - tail))
     elif settings.range == "least-squares":
-        first, last = _least_squares(seen, first, last)
-    return tuple(seen.kind.scale * (code - seen.kind.zero_point) for code in (first, last))  # type: ignore[return-value]
+        first, last = _least_squares(seen, settings, first, last)
+    bottom, top = (seen.kind.scale * (code - seen.kind.zero_point) for code in (first, last))
+    return bottom, top
 
 
-def _least_squares(seen: Observation, first: int, last: int) -> tuple[int, int]:
-    """Codes to clip at so that the squared error of 255 even steps between them, and of clipping, is least."""
+def _least_squares(seen: Observation, settings: Activations, first: int, last: int) -> tuple[int, int]:
+    """Codes to clip at so that the squared error of the new grid's even steps, and of clipping, is least."""
     codes = np.arange(len(seen.counts)) + seen.kind.range[0]
     best, least = (first, last), np.inf
     zero = seen.kind.zero_point
@@ -67,7 +66,16 @@ def _least_squares(seen: Observation, first: int, last: int) -> tuple[int, int]:
         low, high = (zero + round((end - zero) * part) for end in (first, last))
         clipped = np.clip(codes, low, high)
         error = float((seen.counts * (clipped - codes) ** 2).sum())
-        error += float(seen.counts.sum()) * (max(high - low, 1) / 255) ** 2 / 12
+        error += float(seen.counts.sum()) * _step(low - zero, high - zero, settings) ** 2 / 12
         if error < least:
             best, least = (low, high), error
     return best
+
+
+def _step(bottom: float, top: float, settings: Activations) -> float:
+    """Of the grid that `settings` lay over [bottom, top] and 0; a zero point of 0 covers both sides alike (eq. S5)."""
+    low, high = rounding.code_range(settings.dtype)
+    bottom, top = min(bottom, 0.0), max(top, 0.0)
+    if settings.symmetric and low < 0:
+        return max(top / high, bottom / low)
+    return (top - bottom) / (high - low)

@@ -59,10 +59,6 @@ def check_numbers(*values: Value | None) -> None:
         require(kind == present[0].type.dtype, f"{value.name!r} is {kind}, not {present[0].type.dtype}")
 
 
-def equal_parameters(a: TensorType, b: TensorType) -> bool:
-    return a.quantization == b.quantization
-
-
 def axis_of(axis: int, rank: int) -> int:
     """`axis` counted from the front.  Raises InvalidGraph if there is no such axis."""
     require(-rank <= axis < rank, f"axis {axis} does not fit {rank} axes")

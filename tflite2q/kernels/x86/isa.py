@@ -41,11 +41,6 @@ class Isa:
         """Vectors that `operands` makes of one."""
         return 1 if self.dot_intrinsic else 2
 
-    @property
-    def weights_per_vector(self) -> int:
-        """Elements of `weight_dtype` that one step of one vector takes (in one load, or two for vpmaddwd)."""
-        return 4 * self.lanes
-
     def arrange(self, weights: Array) -> Array:
         """Integer weights [..., lanes, 4] as the elements [..., 4 * lanes] that `dot` reads."""
         lead = weights.shape[:-2]
