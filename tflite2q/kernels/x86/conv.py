@@ -336,15 +336,7 @@ class _Tile:
             for values, line in zip(rounded, accumulators, strict=True):
                 value = load(line, v * lanes, lanes=lanes)
                 values.append(T.Bind(ending.rounded(value, self.constants, index)))
-        if s.vectors == finish.PACKED:
-            for p, values in enumerate(rounded):
-                store(self.y, ending.packed(values), pixel + p, s.start(block), lanes=s.block)
-            return
-        codes = iter(ending.pieces([value for values in rounded for value in values]))
-        for p in range(s.pixels):
-            for v in range(s.vectors):
-                count = min(lanes, s.stored - v * lanes)
-                ending.store_first(next(codes), count, self.y, pixel + p, s.start(block) + v * lanes)
+        ending.stored(rounded, s, self.y, pixel, block)
 
 
 def _elements(weights: Buffer, block: Expr, k: Expr, v: int, offset: int, count: int) -> Expr:

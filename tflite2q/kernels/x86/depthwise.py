@@ -28,7 +28,7 @@ from tflite2q.kernels.base import Array, Built, DepthwiseConv2D, Tensor
 from tflite2q.kernels.depthwise import refusal
 from tflite2q.kernels.line import Line, floating, prove
 from tflite2q.kernels.loops import PARALLEL_MACS, ZEROS, moving_zero
-from tflite2q.kernels.tir import Buffer, Expr, T, function, load, store, view
+from tflite2q.kernels.tir import Buffer, Expr, T, function, load, part, store, view
 from tflite2q.kernels.x86 import finish
 from tflite2q.kernels.x86.finish import Finish
 from tflite2q.kernels.x86.isa import Isa
@@ -241,8 +241,8 @@ def _pack_variant(
             if not inside[row]:
                 outside[r] += weights[i].sum(axis=0)
                 continue
-            for n, part in enumerate(parts):
-                packed[r, :, row // 4, n, ..., row % 4] = part[i][:, channels]
+            for n, each in enumerate(parts):
+                packed[r, :, row // 4, n, ..., row % 4] = each[i][:, channels]
     zero_point = contract.x_zero_point + (128 if contract.x_dtype == "int8" else 0)
     start = 0 if proven is None or proven.start is None else proven.start.astype(np.int64)
     bias = wrap32(layout.folded_bias(contract, zero_point) + start + zero_point * outside).astype(np.int32)
@@ -362,7 +362,7 @@ class _Tile:
             store(self.y, codes, target, lanes=size)
             return
         for i in range(s.pixels):
-            store(self.y, finish.part(codes, i * s.width, s.width), target + i * channels, lanes=s.width)
+            store(self.y, part(codes, i * s.width, s.width), target + i * channels, lanes=s.width)
 
 
 def _elements(weights: Buffer, at: Expr, step: int, offset: int, count: int) -> Expr:

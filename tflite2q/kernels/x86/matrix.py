@@ -28,7 +28,7 @@ from tflite2q.kernels.base import Array, Built, Conv2D, Dense, Tensor
 from tflite2q.kernels.line import Line, prove
 from tflite2q.kernels.loops import padded_image
 from tflite2q.kernels.product import Geometry, Section, divide, each_tile
-from tflite2q.kernels.tir import Buffer, Expr, T, function, load, local, store, view
+from tflite2q.kernels.tir import Buffer, Expr, T, function, load, local, view
 from tflite2q.kernels.x86 import amx, finish
 from tflite2q.kernels.x86.finish import Finish
 from tflite2q.kernels.x86.isa import AVX512VNNI
@@ -341,7 +341,7 @@ class _Tile:
 
     def _finish(self, s: Section, p: int, pixel: Expr, block: Expr, at: Expr) -> None:
         """A tile's pixels, as many at a time as packing takes."""
-        height, ending, end = self.plan.tiling.height, self.plan.finish, s.first + s.channels
+        height, ending = self.plan.tiling.height, self.plan.finish
         group, products = min(height, finish.PACKED // s.vectors), self.products
         with T.serial(math.ceil(height / group)) as i:
             start = T.Bind(T.min(i * group, height - group))
@@ -352,12 +352,4 @@ class _Tile:
             rounded = [
                 [T.Bind(ending.rounded(x, self.constants, at + v)) for v, x in enumerate(line)] for line in values
             ]
-            if s.vectors == finish.PACKED:
-                where = T.min(s.first + block * s.block, end - s.block)
-                store(self.y, ending.packed(rounded[0]), pixel + start, where, lanes=s.block)
-                return
-            codes = iter(ending.pieces([value for line in rounded for value in line]))
-            for n in range(group):
-                for v in range(s.vectors):
-                    count = min(LANES, s.stored - v * LANES)
-                    ending.store_first(next(codes), count, self.y, pixel + start + n, s.first + v * LANES)
+            ending.stored(rounded, s, self.y, pixel + start, block)
