@@ -169,7 +169,7 @@ def _tiles(g: Geometry, pixels: int) -> int:
 
 def _weights(conv: Conv2D, plan: Plan) -> list[Array]:
     """Integer weights of each section, [blocks, steps, vectors, lanes, 4]."""
-    weights = layout.centered_weights(conv) if not plan.row_sums else conv.weights.astype(np.int64) - 128
+    weights = layout.signed_weights(conv)[0] if plan.row_sums else layout.centered_weights(conv)
     grouped = plan.geometry.grouped(weights, UNIT)
     return [
         grouped[finish.lane_channels(s)]
@@ -199,7 +199,7 @@ def _pack(conv: Conv2D, plan: Plan, proven: Line | None, weights: list[Any]) -> 
     channels = np.concatenate([finish.lane_channels(s) for s in plan.sections])
     shift = 128 if conv.x_dtype == "int8" else 0
     bias = layout.folded_bias(conv, conv.x_zero_point + shift)[channels]
-    sums = (np.array([128 - conv.weight_zero_points[0]], np.int32),) if plan.row_sums else ()
+    sums = (np.array([-layout.signed_weights(conv)[1]], np.int32),) if plan.row_sums else ()
     zeros = np.zeros(ZEROS.shape, np.int32)
     return (*packed, *extra, bias, zeros, *sums, *plan.finish.pack(conv.rescale, proven, channels))
 

@@ -62,8 +62,8 @@ class Section:
 class Plan:
     """What the text of the function depends on.
 
-    `rows`: output rows of a tile; `variants`: ways in which input rows of tiles lie inside the image; `passes`: 2 for
-    9-bit weights.
+    `rows`: output rows of a tile; `variants`: ways in which input rows of tiles lie inside the image; `passes`:
+    summands of eight bits that weights are cut into.
     """
 
     inputs: Tensor
@@ -157,11 +157,11 @@ def _plan(contract: DepthwiseConv2D, isa: Isa, proven: Line | None) -> Plan:
     rows = max(1, (4 * math.ceil(kh / 4) - kh) // contract.strides[0] + 1)
     rows = min(rows, contract.out_h) if contract.dilation[0] == 1 else 1
     weights = layout.centered_weights(contract)
-    fits = isa.dot_intrinsic is None or (weights.min() >= -128 and weights.max() <= 127)
+    passes = 1 if isa.dot_intrinsic is None else len(layout.byte_parts(weights))
     return Plan(
         contract.inputs[0], contract.output, (kh, kw), contract.strides, contract.dilation, contract.padding,
         contract.x_zero_point, rows, len(_insides(contract, rows)),
-        1 if fits else 2, sections(contract, 4 * isa.lanes, max(1, min(MOST_COLUMNS, MOST_TILES[isa.lanes] // rows))),
+        passes, sections(contract, 4 * isa.lanes, max(1, min(MOST_COLUMNS, MOST_TILES[isa.lanes] // rows))),
         Finish.of(contract.rescale, layout.accumulator_bound(contract), isa, proven),
     )  # fmt: skip
 
@@ -231,7 +231,7 @@ def _pack_variant(
     """Weights [blocks, steps * 4, elements] and biases [blocks, rows * 4, lanes] where those input rows are inside."""
     (kh, kw), isa = plan.kernel, plan.finish.isa
     weights = layout.centered_weights(contract)[0]
-    parts = [weights] if plan.passes == 1 else [np.clip(weights, -128, 127), weights - np.clip(weights, -128, 127)]
+    parts = [weights] if plan.passes == 1 else layout.byte_parts(weights)
     # [rows, kw, packs, passes, blocks, 4, lanes, 4]: row r of a tile reads input row r * stride + i with kernel row i.
     packed = np.zeros((plan.rows, kw, plan.packs, plan.passes, *channels.shape, 4), np.int64)
     outside = np.zeros((plan.rows, contract.out_c), np.int64)  # sums of the weights that are missing

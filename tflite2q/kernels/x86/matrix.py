@@ -195,16 +195,8 @@ def pack_weights(tiling: Tiling, weights: Array, indices: Sequence[Array]) -> li
     for s, index in zip(tiling.sections, indices, strict=True):
         lanes = grouped[index].reshape(s.blocks, s.vectors, LANES, tiling.steps, quads, 4)
         blocks = lanes.transpose(0, 3, 1, 4, 2, 5).reshape(s.blocks, tiling.steps, s.vectors, -1)
-        packed.append(np.concatenate([_eight_bits(block) for block in blocks]))
+        packed.append(np.concatenate([layout.byte_parts(block) for block in blocks]))
     return packed
-
-
-def _eight_bits(block: Array) -> Array:
-    """int8 [parts, ...]: as few summands of a block as there can be, and at least one."""
-    parts = [np.clip(block, -128, 127)]
-    while (block := block - parts[-1]).any():
-        parts.append(np.clip(block, -128, 127))
-    return np.ascontiguousarray(parts, np.int8)
 
 
 def configuration(tiling: Tiling) -> Array:
