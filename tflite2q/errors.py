@@ -49,3 +49,12 @@ class UsageError(Tflite2qError):
     """Arguments that contradict each other or an output that must not be overwritten."""
 
     exit_code = 2
+
+
+REFUSED = "the data are refused: "  # what the message of a check begins with that fails in compiled code
+
+
+def refusal(error: object) -> str | None:
+    """The message of such a check, if that is what `error` (an exception of TVM's, or its text) is about."""
+    found = [line.partition(REFUSED)[2] for line in str(error).splitlines() if REFUSED in line]
+    return found[-1] if found else None

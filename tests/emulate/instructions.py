@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import tvm
-from emulate.trees import Rewriter, callee, is_call, operands
+from emulate.trees import Rewriter, callee, operands
 from tvm import tirx
 
 Expr = Any
@@ -50,7 +50,9 @@ def _replaced(call: Expr, bind: Bind) -> Expr:
         function = f"tflite2q_{name.removeprefix('llvm.x86.')}"
         return tirx.call_extern("int32", function, *operands(call))
     if name in VECTORS:
-        return VECTORS[name](*(bind(each) if is_call(each) or _vector(each) else each for each in operands(call)))
+        bound = [bind(each) if _vector(each) else each for each in operands(call)]
+        more = (bind,) if name in BINDING else ()
+        return VECTORS[name](*bound, *more)
     assert not name.startswith(("llvm.x86.avx512", "llvm.x86.avx10", "llvm.x86.t")), f"{name} has no emulation"
     return call
 
@@ -87,14 +89,17 @@ def _call(dtype: str, name: str, *args: Expr) -> Expr:
     return tirx.call_llvm_pure_intrin(dtype, name, *args)
 
 
-def _by_halves(lanes: int, operation: Callable[..., Expr]) -> Callable[..., Expr]:
-    """An operation on vectors of `lanes` results as two of half of them."""
+def _by_halves(operation: Callable[..., Expr]) -> Callable[..., Expr]:
+    """An operation on vectors of 64 bytes as two of 32."""
 
     def both(*args: Expr) -> Expr:
         low, high = zip(*(_halves(each) for each in args), strict=True)
         return _joined(operation(*low), operation(*high))
 
-    return both if lanes == 16 else operation
+    return both
+
+
+# Products are taken apart within 32-bit lanes, by shifts: shuffles of long vectors keep LLVM busy for minutes.
 
 
 def _wrapping(a: Expr, b: Expr) -> Expr:
@@ -102,57 +107,64 @@ def _wrapping(a: Expr, b: Expr) -> Expr:
     return tirx.reinterpret(f"int32x{_lanes(a)}", tirx.reinterpret(unsigned, a) + tirx.reinterpret(unsigned, b))
 
 
-def _multiply_add(a: Expr, b: Expr) -> Expr:
-    """vpmaddwd, which AVX2 has: sums of two neighbouring products; -2**15 times itself twice wraps."""
-    return _call("int32x8", "llvm.x86.avx2.pmadd.wd", a, b)
+def _field(x: Expr, first: int, width: int, signed: bool) -> Expr:
+    """So many bits of each 32-bit lane, from bit `first` on, as a number."""
+    n = _lanes(x)
+    up, down = _constant("int32", 32 - width - first, n), _constant("int32", 32 - width, n)
+    if signed:
+        return tirx.shift_right(tirx.shift_left(x, up), down)
+    return tirx.bitwise_and(tirx.shift_right(x, _constant("int32", first, n)), _constant("int32", 2**width - 1, n))
 
 
 def _vpdpbusd(lanes: int) -> Callable[..., Expr]:
     """accumulator + four products of an unsigned and a signed byte, modulo 2**32."""
 
-    def half(acc: Expr, a: Expr, b: Expr) -> Expr:
-        eight = _constant("int16", 8, 16)
-        words, weights = (tirx.reinterpret("int16x16", each) for each in (a, b))
-        unsigned = tirx.reinterpret("uint16x16", words)
-        odd = tirx.reinterpret("int16x16", tirx.shift_right(unsigned, _constant("uint16", 8, 16)))
-        even = tirx.bitwise_and(words, _constant("int16", 255, 16))
-        upper = tirx.shift_right(weights, eight)
-        lower = tirx.shift_right(tirx.shift_left(weights, eight), eight)
-        return _wrapping(acc, _multiply_add(even, lower) + _multiply_add(odd, upper))
+    def whole(acc: Expr, a: Expr, b: Expr) -> Expr:
+        x, w = (tirx.reinterpret(f"int32x{lanes}", each) for each in (a, b))
+        products = [_field(x, 8 * i, 8, False) * _field(w, 8 * i, 8, True) for i in range(4)]
+        return _wrapping(acc, products[0] + products[1] + products[2] + products[3])
 
-    return _by_halves(lanes, half)
+    return whole
+
+
+def _word_products(lanes: int, a: Expr, b: Expr) -> Expr:
+    """Sums of two products of signed words, modulo 2**32."""
+    x, w = (tirx.reinterpret(f"int32x{lanes}", each) for each in (a, b))
+    return _wrapping(*(_field(x, 16 * i, 16, True) * _field(w, 16 * i, 16, True) for i in range(2)))
 
 
 def _vpdpwssd(lanes: int) -> Callable[..., Expr]:
     """accumulator + two products of signed words, modulo 2**32."""
-    return _by_halves(lanes, lambda acc, a, b: _wrapping(acc, _multiply_add(a, b)))
+    return lambda acc, a, b: _wrapping(acc, _word_products(lanes, a, b))
 
 
 def _vpdpwssds(lanes: int) -> Callable[..., Expr]:
-    """accumulator + two products of signed words, summed exactly and then saturated."""
+    """accumulator + two products of signed words, summed exactly and then saturated.
 
-    def whole(acc: Expr, a: Expr, b: Expr) -> Expr:
-        n = _lanes(acc)
-        wide = f"int64x{n}"
-        total = tirx.Cast(wide, acc)
-        for parity in (0, 1):
-            x, w = (tirx.Cast(wide, _take(each, range(parity, 2 * n, 2))) for each in (a, b))
-            total = total + x * w
-        low, high = (_constant("int64", bound, n) for bound in (-(2**31), 2**31 - 1))
-        return tirx.Cast(f"int32x{n}", tirx.Min(tirx.Max(total, low), high))
+    The sum of products alone leaves 32 bits in one case, twice (-2**15)**2, which no other sum looks like.
+    """
+    dtype = f"int32x{lanes}"
+
+    def add(x: Expr, y: Expr) -> Expr:
+        return _call(dtype, "llvm.sadd.sat", x, y)
+
+    def whole(acc: Expr, a: Expr, b: Expr, bind: Bind) -> Expr:
+        total = bind(_word_products(lanes, a, b))
+        most = add(add(acc, _constant("int32", 2**31 - 1, lanes)), _constant("int32", 1, lanes))
+        return tirx.Select(tirx.EQ(total, _constant("int32", -(2**31), lanes)), most, add(acc, total))
 
     return whole
 
 
 def _pack(dtype: str, name: str) -> Callable[..., Expr]:
     """Packs work within 128 bits, so two vectors of 32 bytes go the same way."""
-    return _by_halves(16, lambda a, b: _call(dtype, name, a, b))
+    return _by_halves(lambda a, b: _call(dtype, name, a, b))
 
 
 def _cvtps2dq(x: Expr, source: Expr, mask: Expr, rounding: Expr) -> Expr:
     """float32 to int32 by the rounding mode in force, all lanes."""
     assert int(mask.value) in (-1, 0xFFFF) and int(rounding.value) == 4
-    return _by_halves(16, lambda half: _call("int32x8", "llvm.x86.avx.cvt.ps2dq.256", half))(x)
+    return _by_halves(lambda half: _call("int32x8", "llvm.x86.avx.cvt.ps2dq.256", half))(x)
 
 
 def _vpermi2b(a: Expr, indices: Expr, b: Expr) -> Expr:
@@ -186,6 +198,8 @@ VECTORS: dict[str, Callable[..., Expr]] = {
     "llvm.x86.avx512.mask.cvtps2dq.512": _cvtps2dq,
     "llvm.x86.avx512.vpermi2var.qi.512": _vpermi2b,
 }
+
+BINDING = [name for name in VECTORS if "vpdpwssds" in name]  # what takes `bind` as well
 
 
 # --- tiles ---

@@ -207,6 +207,5 @@ def _require_equal(what: str, found: Array, expected: Array) -> None:
     wrong = found != expected
     if wrong.any():
         first = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise Wrong(
-            f"{what}: {int(wrong.sum())} of {wrong.size} differ, first at {first}: {found[first]}, not {expected[first]}"
-        )
+        which = f"{int(wrong.sum())} of {wrong.size} differ, first at {first}"
+        raise Wrong(f"{what}: {which}: {found[first]}, not {expected[first]}")
