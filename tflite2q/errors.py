@@ -63,3 +63,12 @@ def refuse_unknown(name: str, unknown: Iterable[str], function: Callable[..., An
         near = difflib.get_close_matches(keyword, known, 1, 0.4)
         hint = f"; did you mean {near[0]!r}?" if near else f"; it takes {', '.join(known)}"
         raise UsageError(f"{name} has no keyword {keyword!r}{hint}")
+
+
+REFUSED = "the data are refused: "  # what the message of a check begins with that fails in compiled code
+
+
+def refusal(error: object) -> str | None:
+    """The message of such a check, if that is what `error` (an exception of TVM's, or its text) is about."""
+    found = [line.partition(REFUSED)[2] for line in str(error).splitlines() if REFUSED in line]
+    return found[-1] if found else None

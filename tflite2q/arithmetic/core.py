@@ -37,9 +37,11 @@ class Core(Protocol[T]):
         """Floating point only."""
 
     def floor_divide(self, a: T, b: T) -> T:
-        """Rounds toward minus infinity, integers and floats."""
+        """Rounds toward minus infinity, integers and floats.  An integer b of 0 must not occur, nor the quotient of the
+        least integer and -1: processors end the process there."""
 
-    def left_shift(self, a: T, b: T) -> T: ...
+    def left_shift(self, a: T, b: T) -> T:
+        """b is at least 0 and less than the width, as for right shifts."""
 
     def right_shift(self, a: T, b: T) -> T: ...
 
@@ -49,7 +51,8 @@ class Core(Protocol[T]):
 
     def maximum(self, a: T, b: T) -> T: ...
 
-    def clip(self, x: T, low: float, high: float) -> T: ...
+    def clip(self, x: T, low: float, high: float) -> T:
+        """NaN becomes `low`."""
 
     def abs(self, x: T) -> T: ...
 
@@ -73,6 +76,9 @@ class Core(Protocol[T]):
     def less(self, a: T, b: T) -> T: ...
 
     def less_equal(self, a: T, b: T) -> T: ...
+
+    def demand(self, x: T, holds: T, message: str) -> T:
+        """x, if every element of the boolean `holds`, of x's shape, is true; else running raises DataError(message)."""
 
     def where(self, condition: T, a: T, b: T) -> T: ...
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tflite2q.arithmetic.rounding import code_range
+from tflite2q.errors import DataError
 
 Array = npt.NDArray[Any]
 
@@ -62,6 +63,8 @@ class NumpyCore:
         return np.maximum(a, b)
 
     def clip(self, x: Array, low: float, high: float) -> Array:
+        if x.dtype.kind == "f":
+            return np.asarray(np.fmin(np.fmax(x, x.dtype.type(low)), x.dtype.type(high)))
         return np.clip(x, x.dtype.type(low), x.dtype.type(high))
 
     def abs(self, x: Array) -> Array:
@@ -96,6 +99,11 @@ class NumpyCore:
 
     def less_equal(self, a: Array, b: Array) -> Array:
         return np.less_equal(a, b)
+
+    def demand(self, x: Array, holds: Array, message: str) -> Array:
+        if not holds.all():
+            raise DataError(message)
+        return x
 
     def where(self, condition: Array, a: Array, b: Array) -> Array:
         return np.where(condition, a, b)

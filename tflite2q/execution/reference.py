@@ -45,7 +45,8 @@ def steps(graph: Graph, inputs: Sequence[npt.ArrayLike]) -> Iterator[tuple[str, 
     for op in graph.ops:
         operands = Operands([None if n is None else Tensor(graph[n], values[n]) for n in op.inputs])
         try:
-            results = op.compute(core, operands, graph.outs(op))
+            with np.errstate(all="ignore"):  # infinities and NaN are results like others
+                results = op.compute(core, operands, graph.outs(op))
         except IndexError as error:
             raise DataError(f"{op.mnemonic} {op.name!r}: the data hold an index out of range: {error}") from error
         for name, result in zip(op.outputs, results, strict=True):

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from tflite2q.errors import TargetError, UsageError
+from tflite2q.errors import DataError, TargetError, UsageError, refusal
 from tflite2q.execution import manifest
 from tflite2q.execution.manifest import Manifest
 from tflite2q.execution.runtime import Array, Executable, OpTime
@@ -164,6 +164,8 @@ class Session:
             raise
         if status == "ok":
             return value
+        if refusal(value):
+            raise DataError(f"{self.device.name}: {refusal(value)}")
         self.close()
         raise TargetError(f"{self.device.name}: {_explained(doing, str(value), self._advice)}")
 

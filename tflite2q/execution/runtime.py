@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from tflite2q import files
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import STORAGE, Value
-from tflite2q.errors import DataError, TargetError, UsageError
+from tflite2q.errors import DataError, TargetError, UsageError, refusal
 from tflite2q.execution import manifest
 from tflite2q.execution.manifest import Manifest
 from tflite2q.lower import targets
@@ -167,22 +168,25 @@ class Executable:
     def run(self, *arrays: npt.ArrayLike) -> list[Array]:
         """The model's outputs for `arrays`, one for each input, of its shape and dtype.
 
-        Raises DataError if they do not fit, TargetError if the code is for another machine.
+        Raises DataError if they do not fit or hold what no result exists for, such as an index out of range;
+        TargetError if the code is for another machine.
         """
         checked = self._check_inputs(arrays)
         main = self._ready()
         for argument, array in zip(self._arguments, checked, strict=True):
             argument.copyfrom(array)
-        return [np.array(output.numpy()) for output in main(*self._arguments)]
+        with _refusals():
+            return [np.array(output.numpy()) for output in main(*self._arguments)]
 
     def times(self, runs: int) -> list[float]:
         """Milliseconds of each of `runs` runs on the inputs of the last one (at first: random codes)."""
         main = self._ready()
         found = []
-        for _ in range(runs):
-            start = time.perf_counter()
-            main(*self._arguments)
-            found.append((time.perf_counter() - start) * 1e3)
+        with _refusals():
+            for _ in range(runs):
+                start = time.perf_counter()
+                main(*self._arguments)
+                found.append((time.perf_counter() - start) * 1e3)
         return found
 
     def benchmark(self, repeat: int = 50, warmup: int = 5) -> Stats:
@@ -205,7 +209,8 @@ class Executable:
         self.require_runnable()
         self._use_threads()
         source = self._source
-        found = profile(source.lowered.module, source.target, checked, repeat)
+        with _refusals():
+            found = profile(source.lowered.module, source.target, checked, repeat)
         total = sum(found.values()) or 1.0
         choices = source.lowered.choices
         return [
@@ -277,6 +282,18 @@ class Executable:
             else:
                 arrays.append(np.asarray(generator.random(value.type.shape)).astype(dtype))
         return arrays
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Raises DataError where compiled code refuses the data."""
+    try:
+        yield
+    except RuntimeError as error:
+        message = refusal(error)
+        if message is None:
+            raise
+        raise DataError(message) from error
 
 
 def _check_threads(threads: int) -> None:

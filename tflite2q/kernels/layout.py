@@ -49,6 +49,23 @@ def centered_weights(contract: Conv2D | DepthwiseConv2D) -> Array:
     return np.asarray(contract.weights.astype(np.int64) - zero)
 
 
+def signed_weights(contract: Conv2D) -> tuple[Array, int]:
+    """Raw codes of weights as signed bytes (int64), and the zero point that belongs to them, of all channels."""
+    shift = 128 if contract.weights.dtype == np.uint8 else 0
+    return contract.weights.astype(np.int64) - shift, contract.weight_zero_points[0] - shift
+
+
+def byte_parts(weights: Array) -> Array:
+    """int8 [parts, ...]: as few summands of integer `weights` as there can be, and at least one.
+
+    Centered codes of eight bits take up to three: 255 is 127 + 127 + 1.
+    """
+    parts = [np.clip(weights, -128, 127)]
+    while (weights := weights - parts[-1]).any():
+        parts.append(np.clip(weights, -128, 127))
+    return np.ascontiguousarray(parts, np.int8)
+
+
 def weight_sums(contract: Conv2D | DepthwiseConv2D, absolute: bool = False) -> Array:
     """Sum of the centered weights (or of their magnitudes) of each output channel, int64."""
     weights = centered_weights(contract)

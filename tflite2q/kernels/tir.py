@@ -19,8 +19,8 @@ Expr = Any  # a TIR expression, scalar or vector, or a Python number
 Buffer = Any
 
 __all__ = [
-    "Buffer", "Expr", "T", "broadcast", "function", "load", "local", "shuffle", "store", "uncontracted", "vector",
-    "view", "wrapping_add",
+    "Buffer", "Expr", "T", "broadcast", "function", "load", "local", "part", "shuffle", "store", "store_first",
+    "uncontracted", "vector", "view", "wrapping_add",
 ]  # fmt: skip
 
 
@@ -58,6 +58,16 @@ def store(buffer: Buffer, value: Expr, *index: Expr, lanes: int = 1) -> None:
     T.buffer_store(buffer, value, [*outer, last if lanes == 1 else T.ramp(last, 1, lanes)])
 
 
+def store_first(codes: Expr, lanes: int, count: int, y: Buffer, *index: Expr) -> None:
+    """The first `count` of a vector's `lanes` codes to consecutive elements of y, and nothing behind them."""
+    *outer, last = index
+    done, count = 0, min(count, lanes)
+    while done < count:
+        step = 1 << ((count - done).bit_length() - 1)
+        store(y, codes if step == lanes else part(codes, done, step), *outer, last + done, lanes=step)
+        done += step
+
+
 def local(size: int, dtype: str) -> Buffer:
     """Scratch that LLVM turns into registers when every index is a constant.
 
@@ -79,6 +89,11 @@ def broadcast(value: Expr, lanes: int) -> Expr:
 def shuffle(vectors: Sequence[Expr], indices: Sequence[int]) -> Expr:
     """Elements of the concatenated vectors."""
     return tvm.tirx.Shuffle(list(vectors), list(indices))
+
+
+def part(value: Expr, first: int, count: int) -> Expr:
+    """`count` elements of a vector from `first` on."""
+    return shuffle([value], range(first, first + count))
 
 
 def wrapping_add(a: Expr, b: Expr, lanes: int) -> Expr:

@@ -13,6 +13,7 @@ from tvm import relax, tirx
 from tvm.relax.vm_build import VMExecutable, _ffi_api, _vmcodegen
 
 KERNEL = "tflite2q.kernel"  # attribute of the functions that `kernels` built
+OPAQUE = 8  # TVM's op pattern of functions that fusion leaves alone
 
 
 def link(module: Any, target: Any, exec_mode: str) -> Any:

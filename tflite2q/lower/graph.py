@@ -14,13 +14,12 @@ from tflite2q.dialect.types import STORAGE, TensorType, initial_state
 from tflite2q.kernels import base, storage
 from tflite2q.kernels.registry import select
 from tflite2q.lower import stored
-from tflite2q.lower.codegen import KERNEL
+from tflite2q.lower.codegen import KERNEL, OPAQUE
 from tflite2q.lower.contracts import activations
 from tflite2q.lower.relax_core import RelaxCore, shape_of
 
 CORE_OPERATIONS = "core operations"
 NOTHING = "nothing to compute: the same bytes"
-OPAQUE = 8  # TVM's op pattern of functions that fusion leaves alone
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,9 @@ from tvm import relax, te, tirx, topi
 from tvm.relax import op as R
 
 from tflite2q.arithmetic.numpy_core import NumpyCore
+from tflite2q.kernels.base import Tensor
+from tflite2q.lower.codegen import KERNEL, OPAQUE
+from tflite2q.lower.demand import demanding
 
 Array = npt.NDArray[Any]
 Value = Any  # an ndarray (known now) or a relax expression (known at run time); TVM carries no types
@@ -144,6 +147,18 @@ class RelaxCore:
 
     def less_equal(self, a: Value, b: Value) -> Value:
         return self._apply("less_equal", (a, b), R.less_equal)
+
+    def demand(self, x: Value, holds: Value, message: str) -> Value:
+        if isinstance(holds, (np.ndarray, np.generic)):
+            self._known.demand(np.asarray(holds), np.asarray(holds), message)
+            return x
+        tensor = Tensor(shape_of(x), dtype_of(x))
+        if not tensor.size:
+            return x
+        function = demanding(tensor, message).with_attr(KERNEL, True).with_attr("op_pattern", OPAQUE)
+        marks = self.astype(holds, "int8")
+        called = self._builder.add_func(function, "demand")
+        return self.emit(relax.call_tir(called, [self.expr(x), marks], relax.TensorType(tensor.shape, tensor.dtype)))
 
     def where(self, condition: Value, a: Value, b: Value) -> Value:
         return self._apply("where", (condition, a, b), R.where)

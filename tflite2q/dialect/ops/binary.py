@@ -42,7 +42,10 @@ def raised_to_common_scale(core: Core[T], x: Tensor[T], headroom: int, real: flo
 
 @dataclass(frozen=True, kw_only=True)
 class Div(Eltwise):
-    """Quotient; on codes, a fixed-point reciprocal of the divisor (eq. 27).  A divisor of 0 is an error of the data."""
+    """Quotient; on codes, a fixed-point reciprocal of the divisor (eq. 27).
+
+    A divisor of 0 is an error of the data, unless it is a float.
+    """
 
     mnemonic: ClassVar[str] = "q.div"
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("DIV", "DivOptions"),)
@@ -53,6 +56,7 @@ class Div(Eltwise):
         m, shift = (int(v) for v in rounding.quantize_multiplier(real))
         dividend, divisor = (centred(core, t.data, t.type.zero_point, "int64") for t in (a, b))
         zero = int_const(core, 0)
+        divisor = not_zero(core, divisor, "int64", self)
         negative = core.less(divisor, zero)
         dividend = core.where(negative, core.negative(dividend), dividend)
         divisor = core.maximum(core.where(negative, core.negative(divisor), divisor), int_const(core, 1))
@@ -74,15 +78,36 @@ class Div(Eltwise):
     def numbers(self, core: Core[T], a: T, b: T, dtype: str) -> T:
         if dtype == "float32":
             return core.divide(a, b)
-        return truncated_quotient(core, a, b, dtype)
+        return truncated_quotient(core, a, not_zero(core, b, dtype, self), dtype)
+
+
+def not_zero(core: Core[T], b: T, dtype: str, op: Op) -> T:
+    """The divisor b of `op`, none of which may be 0."""
+    holds = negated(core, core.equal(b, number(core, 0, dtype)))
+    return core.demand(b, holds, f"{op.mnemonic} {op.name!r}: a divisor is 0")
+
+
+def floored_quotient(core: Core[T], a: T, b: T, dtype: str) -> T:
+    """a / b toward minus infinity; that of the least integer and -1 wraps, and is no fault of the processor's."""
+    if dtype == "int32":
+        wide = core.floor_divide(core.astype(a, "int64"), core.astype(b, "int64"))
+        return core.astype(wide, dtype)
+    by_minus_one = core.equal(b, number(core, -1, dtype))
+    quotient = core.floor_divide(a, core.where(by_minus_one, number(core, 1, dtype), b))
+    return core.where(by_minus_one, core.negative(a), quotient)
 
 
 def truncated_quotient(core: Core[T], a: T, b: T, dtype: str) -> T:
-    """C's integer division, toward zero."""
-    quotient = core.floor_divide(core.abs(a), core.abs(b))
+    """C's integer division, toward zero; of the least int32 and -1 the largest."""
+    if dtype == "int32":
+        wide = truncated_quotient(core, core.astype(a, "int64"), core.astype(b, "int64"), "int64")
+        return core.astype(core.clip(wide, -(2**31), 2**31 - 1), dtype)
+    quotient = floored_quotient(core, a, b, dtype)
     zero = number(core, 0, dtype)
+    rest = core.subtract(a, core.multiply(quotient, b))  # has the sign of b
     opposite = core.less(core.multiply(_sign(core, a, dtype), _sign(core, b, dtype)), zero)
-    return core.where(opposite, core.negative(quotient), quotient)
+    inexact = core.where(core.equal(rest, zero), zero, number(core, 1, dtype))
+    return core.where(opposite, core.add(quotient, inexact), quotient)
 
 
 def _sign(core: Core[T], x: T, dtype: str) -> T:
@@ -91,7 +116,10 @@ def _sign(core: Core[T], x: T, dtype: str) -> T:
 
 @dataclass(frozen=True, kw_only=True)
 class FloorDiv(Binary):
-    """Quotient rounded toward minus infinity, or the remainder that belongs to it; plain numbers only."""
+    """Quotient rounded toward minus infinity, or the remainder that belongs to it; plain numbers only.
+
+    A divisor of 0 is an error of the data, but for the remainder of floats, which is NaN there.
+    """
 
     remainder: bool = attribute(None, False)
 
@@ -107,7 +135,12 @@ class FloorDiv(Binary):
         require(not is_codes(outs[0].type), "takes plain numbers, not quantized codes")
 
     def numbers(self, core: Core[T], a: T, b: T, dtype: str) -> T:
-        quotient = core.floor_divide(a, b)
+        if dtype == "float32":
+            b = b if self.remainder else not_zero(core, b, dtype, self)
+            quotient = core.floor_divide(a, b)
+        else:
+            b = not_zero(core, b, dtype, self)
+            quotient = floored_quotient(core, a, b, dtype)
         return core.subtract(a, core.multiply(quotient, b)) if self.remainder else quotient
 
 

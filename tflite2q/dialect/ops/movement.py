@@ -9,7 +9,7 @@ from typing import ClassVar, TypeVar
 import numpy as np
 
 from tflite2q.arithmetic.core import Core
-from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Operand, Operands, Shape, attribute, require
+from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, attribute, require
 from tflite2q.dialect.ops.common import axis_of, gather_constant, given, integer, integers
 from tflite2q.dialect.ops.shape import Movement
 from tflite2q.dialect.types import Value
@@ -241,6 +241,13 @@ class Unpack(Movement):
         return tuple(core.reshape(part, y.type.shape) for part, y in zip(slices, outs, strict=True))
 
 
+def within(core: Core[T], index: T, extents: Sequence[int], op: Op) -> T:
+    """int32 indices of `op`, each of which must be inside its axis; `extents` broadcast along the last axis."""
+    least, end = core.const(np.full(1, -1, np.int32)), core.const(np.array(extents, np.int32))
+    holds = core.where(core.less(least, index), core.less(index, end), core.const(np.zeros(1, np.bool_)))
+    return core.demand(index, holds, f"{op.mnemonic} {op.name!r}: an index is out of range")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Gather(Movement):
     """Slices of x along `axis` at computed indices; the first `batch_axes` axes of both go together."""
@@ -269,7 +276,7 @@ class Gather(Movement):
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         axis, batch = self.axes(ins.values)
         x, indices = ins[0].type.shape, ins[1].type.shape
-        index = core.astype(ins[1].data, "int32")
+        index = within(core, core.astype(ins[1].data, "int32"), (x[axis],), self)
         if batch == 0:
             return (core.take(ins[0].data, index, axis),)
         # One axis for batch and gathered axis together: offset each batch's indices by its position.
@@ -303,7 +310,8 @@ class GatherNd(Movement):
         x, indices = ins[0].type.shape, ins[1].type.shape
         depth = indices[-1]
         steps = np.array([int(np.prod(x[axis + 1 : depth])) for axis in range(depth)], np.int32)
-        products = core.multiply(core.astype(ins[1].data, "int32"), core.const(steps))
+        index = within(core, core.astype(ins[1].data, "int32"), x[:depth], self)
+        products = core.multiply(index, core.const(steps))
         table = core.reshape(ins[0].data, (int(np.prod(x[:depth])), *x[depth:]))
         return (core.take(table, core.sum(products, (-1,)), 0),)
 

@@ -18,7 +18,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Cast(Op):
-    """Elements in another dtype, as C converts them; codes are numbers here."""
+    """Elements in another dtype, as C converts them; codes are numbers here.
+
+    Real numbers beyond what an integer holds become its least or largest, NaN the largest.
+    """
 
     source: str = attribute("InDataType", "FLOAT32", enum="TensorType")
     target: str = attribute("OutDataType", "FLOAT32", enum="TensorType")
@@ -37,7 +40,19 @@ class Cast(Op):
             zero = core.const(np.zeros(1, STORAGE[source]))
             same = core.equal(ins[0].data, zero)
             return (core.where(same, core.const(np.zeros(1, np.bool_)), core.const(np.ones(1, np.bool_))),)
+        if source.startswith("float") and not kind.startswith("float"):
+            return (saturated(core, ins[0].data, STORAGE[source], STORAGE[kind]),)
         return (core.astype(ins[0].data, STORAGE[kind]),)
+
+
+def saturated(core: Core[T], x: T, source: str, dtype: str) -> T:
+    """Real numbers of dtype `source` as integers, toward zero and within their range; NaN is the largest."""
+    info = np.iinfo(dtype)
+    zero, low, end = (core.const(np.array([bound]).astype(source)) for bound in (0, info.min, float(info.max) + 1))
+    least, most = (core.const(np.array([bound], dtype)) for bound in (info.min, info.max))
+    below, fits = core.less(x, low), core.less(x, end)
+    number = core.astype(core.where(below, zero, core.where(fits, x, zero)), dtype)
+    return core.where(below, least, core.where(fits, number, most))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -164,7 +164,7 @@ def _section(first: int, channels: int, vectors: int, width: int, form: Form) ->
 
 def _pack(conv: Conv2D, plan: Plan) -> tuple[Array, ...]:
     form = plan.form
-    weights = conv.weights.astype(np.int64) - 128 if plan.row_sums else layout.centered_weights(conv)
+    weights = layout.signed_weights(conv)[0] if plan.row_sums else layout.centered_weights(conv)
     grouped = plan.geometry.grouped(weights, form.unit)  # [channels, steps, unit]
     indices = [s.channel_indices() for s in plan.sections]
     packed = [
@@ -177,7 +177,7 @@ def _pack(conv: Conv2D, plan: Plan) -> tuple[Array, ...]:
     bias = layout.folded_bias(conv, conv.x_zero_point - form.shift)
     sums: tuple[Array, ...] = ()
     if plan.row_sums:
-        sums = (np.array([128 - conv.weight_zero_points[0]], np.int32),)
+        sums = (np.array([-layout.signed_weights(conv)[1]], np.int32),)
     zeros = np.zeros(ZEROS.shape, np.int32)
     return (*packed, bias[channels], zeros, *sums, *plan.finish.pack(conv.rescale, channels))
 

@@ -87,7 +87,7 @@ def _body(tensor: Tensor, x: Buffer, exponentials: Buffer, addends: Buffer, y: B
 
         def emit(at: Expr, lanes: int) -> None:
             for k in range(lanes):
-                T.buffer_store(y, results[largest - T.cast(x[row, at + k], "int32")], [row, at + k])
+                T.buffer_store(y, results[_distance(largest, x[row, at + k])], [row, at + k])
 
         chunks(classes, 4, emit)
 
@@ -113,8 +113,13 @@ def _sum(x: Buffer, row: Expr, classes: int, largest: Expr, addends: Buffer) -> 
     total = T.decl_buffer((1,), "int64")
     T.buffer_store(total, T.int64(0), [0])
     with T.serial(classes) as i:
-        T.buffer_store(total, total[0] + addends[largest - T.cast(x[row, i], "int32")], [0])
+        T.buffer_store(total, total[0] + addends[_distance(largest, x[row, i])], [0])
     return T.Bind(total[0])
+
+
+def _distance(largest: Expr, code: Expr) -> Expr:
+    """How far below the largest a code lies: an index of a table, which no mistake could take beyond its end."""
+    return T.bitwise_and(largest - T.cast(code, "int32"), DISTANCES - 1)
 
 
 def _no_constant(array: Any) -> Expr:

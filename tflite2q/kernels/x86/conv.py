@@ -169,7 +169,7 @@ def _tiles(g: Geometry, pixels: int) -> int:
 
 def _weights(conv: Conv2D, plan: Plan) -> list[Array]:
     """Integer weights of each section, [blocks, steps, vectors, lanes, 4]."""
-    weights = layout.centered_weights(conv) if not plan.row_sums else conv.weights.astype(np.int64) - 128
+    weights = layout.signed_weights(conv)[0] if plan.row_sums else layout.centered_weights(conv)
     grouped = plan.geometry.grouped(weights, UNIT)
     return [
         grouped[finish.lane_channels(s)]
@@ -199,7 +199,7 @@ def _pack(conv: Conv2D, plan: Plan, proven: Line | None, weights: list[Any]) -> 
     channels = np.concatenate([finish.lane_channels(s) for s in plan.sections])
     shift = 128 if conv.x_dtype == "int8" else 0
     bias = layout.folded_bias(conv, conv.x_zero_point + shift)[channels]
-    sums = (np.array([128 - conv.weight_zero_points[0]], np.int32),) if plan.row_sums else ()
+    sums = (np.array([-layout.signed_weights(conv)[1]], np.int32),) if plan.row_sums else ()
     zeros = np.zeros(ZEROS.shape, np.int32)
     return (*packed, *extra, bias, zeros, *sums, *plan.finish.pack(conv.rescale, proven, channels))
 
@@ -336,15 +336,7 @@ class _Tile:
             for values, line in zip(rounded, accumulators, strict=True):
                 value = load(line, v * lanes, lanes=lanes)
                 values.append(T.Bind(ending.rounded(value, self.constants, index)))
-        if s.vectors == finish.PACKED:
-            for p, values in enumerate(rounded):
-                store(self.y, ending.packed(values), pixel + p, s.start(block), lanes=s.block)
-            return
-        codes = iter(ending.pieces([value for values in rounded for value in values]))
-        for p in range(s.pixels):
-            for v in range(s.vectors):
-                count = min(lanes, s.stored - v * lanes)
-                ending.store_first(next(codes), count, self.y, pixel + p, s.start(block) + v * lanes)
+        ending.stored(rounded, s, self.y, pixel, block)
 
 
 def _elements(weights: Buffer, block: Expr, k: Expr, v: int, offset: int, count: int) -> Expr:

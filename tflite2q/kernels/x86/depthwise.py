@@ -28,7 +28,7 @@ from tflite2q.kernels.base import Array, Built, DepthwiseConv2D, Tensor
 from tflite2q.kernels.depthwise import refusal
 from tflite2q.kernels.line import Line, floating, prove
 from tflite2q.kernels.loops import PARALLEL_MACS, ZEROS, moving_zero
-from tflite2q.kernels.tir import Buffer, Expr, T, function, load, store, view
+from tflite2q.kernels.tir import Buffer, Expr, T, function, load, part, store, view
 from tflite2q.kernels.x86 import finish
 from tflite2q.kernels.x86.finish import Finish
 from tflite2q.kernels.x86.isa import Isa
@@ -62,8 +62,8 @@ class Section:
 class Plan:
     """What the text of the function depends on.
 
-    `rows`: output rows of a tile; `variants`: ways in which input rows of tiles lie inside the image; `passes`: 2 for
-    9-bit weights.
+    `rows`: output rows of a tile; `variants`: ways in which input rows of tiles lie inside the image; `passes`:
+    summands of eight bits that weights are cut into.
     """
 
     inputs: Tensor
@@ -157,11 +157,11 @@ def _plan(contract: DepthwiseConv2D, isa: Isa, proven: Line | None) -> Plan:
     rows = max(1, (4 * math.ceil(kh / 4) - kh) // contract.strides[0] + 1)
     rows = min(rows, contract.out_h) if contract.dilation[0] == 1 else 1
     weights = layout.centered_weights(contract)
-    fits = isa.dot_intrinsic is None or (weights.min() >= -128 and weights.max() <= 127)
+    passes = 1 if isa.dot_intrinsic is None else len(layout.byte_parts(weights))
     return Plan(
         contract.inputs[0], contract.output, (kh, kw), contract.strides, contract.dilation, contract.padding,
         contract.x_zero_point, rows, len(_insides(contract, rows)),
-        1 if fits else 2, sections(contract, 4 * isa.lanes, max(1, min(MOST_COLUMNS, MOST_TILES[isa.lanes] // rows))),
+        passes, sections(contract, 4 * isa.lanes, max(1, min(MOST_COLUMNS, MOST_TILES[isa.lanes] // rows))),
         Finish.of(contract.rescale, layout.accumulator_bound(contract), isa, proven),
     )  # fmt: skip
 
@@ -231,7 +231,7 @@ def _pack_variant(
     """Weights [blocks, steps * 4, elements] and biases [blocks, rows * 4, lanes] where those input rows are inside."""
     (kh, kw), isa = plan.kernel, plan.finish.isa
     weights = layout.centered_weights(contract)[0]
-    parts = [weights] if plan.passes == 1 else [np.clip(weights, -128, 127), weights - np.clip(weights, -128, 127)]
+    parts = [weights] if plan.passes == 1 else layout.byte_parts(weights)
     # [rows, kw, packs, passes, blocks, 4, lanes, 4]: row r of a tile reads input row r * stride + i with kernel row i.
     packed = np.zeros((plan.rows, kw, plan.packs, plan.passes, *channels.shape, 4), np.int64)
     outside = np.zeros((plan.rows, contract.out_c), np.int64)  # sums of the weights that are missing
@@ -241,8 +241,8 @@ def _pack_variant(
             if not inside[row]:
                 outside[r] += weights[i].sum(axis=0)
                 continue
-            for n, part in enumerate(parts):
-                packed[r, :, row // 4, n, ..., row % 4] = part[i][:, channels]
+            for n, each in enumerate(parts):
+                packed[r, :, row // 4, n, ..., row % 4] = each[i][:, channels]
     zero_point = contract.x_zero_point + (128 if contract.x_dtype == "int8" else 0)
     start = 0 if proven is None or proven.start is None else proven.start.astype(np.int64)
     bias = wrap32(layout.folded_bias(contract, zero_point) + start + zero_point * outside).astype(np.int32)
@@ -362,7 +362,7 @@ class _Tile:
             store(self.y, codes, target, lanes=size)
             return
         for i in range(s.pixels):
-            store(self.y, finish.part(codes, i * s.width, s.width), target + i * channels, lanes=s.width)
+            store(self.y, part(codes, i * s.width, s.width), target + i * channels, lanes=s.width)
 
 
 def _elements(weights: Buffer, at: Expr, step: int, offset: int, count: int) -> Expr:

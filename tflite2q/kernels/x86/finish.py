@@ -25,7 +25,7 @@ from tflite2q.kernels.base import Array, Tensor
 from tflite2q.kernels.epilogue import Epilogue, shifts, spread
 from tflite2q.kernels.line import Line
 from tflite2q.kernels.product import Section
-from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, load, shuffle, store, vector, wrapping_add
+from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, load, part, shuffle, store_first, vector, wrapping_add
 from tflite2q.kernels.x86.isa import Isa
 
 PACKED = 4  # vectors whose codes are packed into one
@@ -137,9 +137,27 @@ class Finish:
             scaled = scaled + T.shift_right(v, broadcast(31, lanes))
         return T.shift_right(scaled, load(constants[4], index, 0, lanes=lanes))
 
-    def packed(self, rounded: list[Expr]) -> Expr:
-        """Codes of four vectors in `channel_order`, as one vector of 4 * lanes bytes in order."""
+    def stored(self, pixels: list[list[Expr]], s: Section, y: Buffer, pixel: Expr, block: Expr) -> None:
+        """Store a block's codes of consecutive pixels, each given as `s.vectors` rounded vectors: those that exist."""
+        if s.vectors == PACKED:
+            for p, vectors in enumerate(pixels):
+                codes = self.packed(vectors, s.stored == s.block)
+                store_first(codes, s.block, s.stored, y, pixel + p, s.start(block))
+            return
+        codes = iter(self.pieces([value for vectors in pixels for value in vectors]))
+        for p in range(len(pixels)):
+            for v in range(s.vectors):
+                at = v * s.lanes
+                store_first(next(codes), s.lanes, s.stored - at, y, pixel + p, s.start(block) + at)
+
+    def packed(self, rounded: list[Expr], whole: bool = True) -> Expr:
+        """Codes of four vectors in `channel_order`, as one vector of 4 * lanes bytes in order.
+
+        `whole`: no parts of it will be taken.
+        """
         e, isa = self.epilogue, self.isa
+        if not whole:
+            rounded = self._clamped(rounded)
         shorts = [isa.pack32(rounded[0], rounded[1]), isa.pack32(rounded[2], rounded[3])]
         if e.zero_point + self.middle:
             lanes = 2 * isa.lanes
@@ -148,9 +166,9 @@ class Finish:
             shorts = [T.Bind(T.call_llvm_pure_intrin(vector("int16", lanes), add, s, zero)) for s in shorts]
         codes = isa.pack16(shorts[0], shorts[1], e.dtype)
         low, high = code_range(e.dtype)
-        if e.low > low:
+        if e.low > low and whole:
             codes = T.max(codes, broadcast(T.IntImm(e.dtype, e.low), 4 * isa.lanes))
-        if e.high < high:
+        if e.high < high and whole:
             codes = T.min(codes, broadcast(T.IntImm(e.dtype, e.high), 4 * isa.lanes))
         return T.Bind(codes)
 
@@ -158,10 +176,8 @@ class Finish:
         """Codes of any number of plainly ordered vectors, each as one vector of `lanes` bytes."""
         lanes, e = self.isa.lanes, self.epilogue
         if (e.low, e.high) != code_range(e.dtype):
-            # One by one: LLVM 22 simplifies some clamps of packed vectors, of which parts are read, for ever.
             shift = broadcast(T.int32(e.zero_point + self.middle), lanes)
-            clamped = [T.min(T.max(v, self._bound(e.low)), self._bound(e.high)) for v in rounded]
-            return [T.Bind(T.cast(v + shift, vector(e.dtype, lanes))) for v in clamped]
+            return [T.Bind(T.cast(v + shift, vector(e.dtype, lanes))) for v in self._clamped(rounded)]
         # Packing moves lanes as `channel_order` says; reading the bytes in that order undoes it.
         order = [int(i) for i in channel_order(lanes, 4).reshape(-1)]
         codes: list[Expr] = []
@@ -171,19 +187,17 @@ class Finish:
             codes += [T.Bind(part(together, i * lanes, lanes)) for i in range(min(4, len(rounded) - first))]
         return codes
 
+    def _clamped(self, rounded: list[Expr]) -> list[Expr]:
+        """Vectors clamped one by one: LLVM 22 simplifies some clamps of packed vectors, of which parts are read, for
+        ever."""
+        e = self.epilogue
+        if (e.low, e.high) == code_range(e.dtype):
+            return rounded
+        return [T.Bind(T.min(T.max(v, self._bound(e.low)), self._bound(e.high))) for v in rounded]
+
     def _bound(self, code: int) -> Expr:
         """A bound of the codes as `rounded` counts: before zero point and middle are added."""
         return broadcast(T.int32(code - self.epilogue.zero_point - self.middle), self.isa.lanes)
-
-    def store_first(self, codes: Expr, count: int, y: Buffer, *index: Expr) -> None:
-        """The first `count` of a vector's codes to consecutive elements of y."""
-        *outer, last = index
-        done = 0
-        while done < count:
-            step = 1 << ((count - done).bit_length() - 1)
-            piece = codes if step == self.isa.lanes else part(codes, done, step)
-            store(y, piece, *outer, last + done, lanes=step)
-            done += step
 
 
 def channel_order(lanes: int, vectors: int) -> Array:
@@ -214,8 +228,3 @@ def _blend(even: Expr, odd: Expr, half: int, narrow: str) -> Expr:
     low = broadcast(T.int64(0xFFFFFFFF), half)
     high = broadcast(T.int64(-(1 << 32)), half)
     return T.Bind(T.reinterpret(narrow, T.bitwise_or(T.bitwise_and(even, low), T.bitwise_and(odd, high))))
-
-
-def part(value: Expr, first: int, count: int) -> Expr:
-    """`count` elements of a vector from `first` on."""
-    return shuffle([value], range(first, first + count))

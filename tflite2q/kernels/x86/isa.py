@@ -42,8 +42,13 @@ class Isa:
         return 1 if self.dot_intrinsic else 2
 
     def arrange(self, weights: Array) -> Array:
-        """Integer weights [..., lanes, 4] as the elements [..., 4 * lanes] that `dot` reads."""
-        lead = weights.shape[:-2]
+        """Integer weights [..., lanes, 4] as the elements [..., 4 * lanes] that `dot` reads.
+
+        Raises ValueError for weights that do not fit `weight_dtype`.
+        """
+        lead, limits = weights.shape[:-2], np.iinfo(self.weight_dtype)
+        if weights.size and (weights.min() < limits.min or weights.max() > limits.max):
+            raise ValueError(f"weights from {weights.min()} to {weights.max()} do not fit {self.weight_dtype}")
         if self.dot_intrinsic is None:  # the even bytes' weights of all lanes, then the odd bytes'
             weights = np.stack([weights[..., 0::2], weights[..., 1::2]], axis=len(lead))
         return np.ascontiguousarray(weights.reshape(*lead, 4 * self.lanes), self.weight_dtype)

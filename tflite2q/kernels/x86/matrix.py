@@ -28,7 +28,7 @@ from tflite2q.kernels.base import Array, Built, Conv2D, Dense, Tensor
 from tflite2q.kernels.line import Line, prove
 from tflite2q.kernels.loops import padded_image
 from tflite2q.kernels.product import Geometry, Section, divide, each_tile
-from tflite2q.kernels.tir import Buffer, Expr, T, function, load, local, store, view
+from tflite2q.kernels.tir import Buffer, Expr, T, function, load, local, view
 from tflite2q.kernels.x86 import amx, finish
 from tflite2q.kernels.x86.finish import Finish
 from tflite2q.kernels.x86.isa import AVX512VNNI
@@ -195,16 +195,8 @@ def pack_weights(tiling: Tiling, weights: Array, indices: Sequence[Array]) -> li
     for s, index in zip(tiling.sections, indices, strict=True):
         lanes = grouped[index].reshape(s.blocks, s.vectors, LANES, tiling.steps, quads, 4)
         blocks = lanes.transpose(0, 3, 1, 4, 2, 5).reshape(s.blocks, tiling.steps, s.vectors, -1)
-        packed.append(np.concatenate([_eight_bits(block) for block in blocks]))
+        packed.append(np.concatenate([layout.byte_parts(block) for block in blocks]))
     return packed
-
-
-def _eight_bits(block: Array) -> Array:
-    """int8 [parts, ...]: as few summands of a block as there can be, and at least one."""
-    parts = [np.clip(block, -128, 127)]
-    while (block := block - parts[-1]).any():
-        parts.append(np.clip(block, -128, 127))
-    return np.ascontiguousarray(parts, np.int8)
 
 
 def configuration(tiling: Tiling) -> Array:
@@ -341,7 +333,7 @@ class _Tile:
 
     def _finish(self, s: Section, p: int, pixel: Expr, block: Expr, at: Expr) -> None:
         """A tile's pixels, as many at a time as packing takes."""
-        height, ending, end = self.plan.tiling.height, self.plan.finish, s.first + s.channels
+        height, ending = self.plan.tiling.height, self.plan.finish
         group, products = min(height, finish.PACKED // s.vectors), self.products
         with T.serial(math.ceil(height / group)) as i:
             start = T.Bind(T.min(i * group, height - group))
@@ -352,12 +344,4 @@ class _Tile:
             rounded = [
                 [T.Bind(ending.rounded(x, self.constants, at + v)) for v, x in enumerate(line)] for line in values
             ]
-            if s.vectors == finish.PACKED:
-                where = T.min(s.first + block * s.block, end - s.block)
-                store(self.y, ending.packed(rounded[0]), pixel + start, where, lanes=s.block)
-                return
-            codes = iter(ending.pieces([value for line in rounded for value in line]))
-            for n in range(group):
-                for v in range(s.vectors):
-                    count = min(LANES, s.stored - v * LANES)
-                    ending.store_first(next(codes), count, self.y, pixel + start + n, s.first + v * LANES)
+            ending.stored(rounded, s, self.y, pixel + start, block)

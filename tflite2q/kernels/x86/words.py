@@ -23,7 +23,7 @@ from tflite2q.kernels.base import Array, Conv2D, DepthwiseConv2D, Tensor
 from tflite2q.kernels.epilogue import Epilogue
 from tflite2q.kernels.halves import HalvesEpilogue
 from tflite2q.kernels.sums import Sums
-from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, load, shuffle, store, vector
+from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, load, shuffle, store_first, vector
 from tflite2q.kernels.x86.isa import Isa
 
 
@@ -141,14 +141,3 @@ class Words:
         widest = code_range("int16")
         codes = T.max(codes, low) if bounds[0] > widest[0] else codes
         return T.min(codes, high) if bounds[1] < widest[1] else codes
-
-
-def store_first(codes: Expr, lanes: int, count: int, y: Buffer, *index: Expr) -> None:
-    """The first `count` of a vector's `lanes` codes to consecutive elements of y."""
-    *outer, last = index
-    done, count = 0, min(count, lanes)
-    while done < count:
-        step = 1 << ((count - done).bit_length() - 1)
-        piece = codes if step == lanes else shuffle([codes], range(done, done + step))
-        store(y, piece, *outer, last + done, lanes=step)
-        done += step
