@@ -11,6 +11,8 @@ THREADS ?= 1
 MODELS ?= models/digits_uint8.tflite
 TESTS  ?= tests
 JOBS   ?= 2
+TIME   ?= 600
+MEMORY ?= 6
 
 DEMO_MODEL  := models/digits_uint8.tflite
 DEMO_DATA   := models/digits_test.npz
@@ -114,6 +116,11 @@ test-slow: $(VENV)/.dev ## the tests that `make test` leaves out
 .PHONY: test-aarch64
 test-aarch64: $(VENV)/.dev ## run Arm code under an emulator; needs Debian's qemu-user-static and debootstrap
 	$(PY) -m pytest -m aarch64 tests/aarch64
+
+# The shell takes FILES from its environment, where make puts what is given to it, so that folders may hold spaces.
+.PHONY: test-public
+test-public: $(VENV)/.dev ## run every .tflite of FILES='dir ...' through everything [JOBS=2 TIME=600 MEMORY=6 PAGE=...]
+	@$(PY) -m compatibility --files "$$FILES" --jobs $(JOBS) --time $(TIME) --memory $(MEMORY) $(if $(PAGE),--page '$(PAGE)')
 
 .PHONY: docs
 docs: $(VENV)/.dev ## write the generated documents again (commands, ops, schemes, kernels)
