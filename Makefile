@@ -137,4 +137,4 @@ wheel: $(VENV)/.dev ## build the wheel and the source archive into dist/
 .PHONY: clean
 clean: ## remove what was built, not the environment
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache converted
-	find tflite2q tests schemes models benchmarks docs -name __pycache__ -type d -exec rm -rf {} +
+	find tflite2q tests schemes models benchmarks compatibility docs -name __pycache__ -type d -exec rm -rf {} +

@@ -182,7 +182,7 @@ def _macs(checks: Sequence[Check]) -> int | None:
 
 def _missing(checks: Sequence[Check], plan: Sequence[str]) -> list[Check]:
     """Stages of the plan that were never reached, though the file was read."""
-    if not any(check.stage == "load" and check.state == OK for check in checks):
+    if not any((check.stage, check.part, check.state) == ("load", "file", OK) for check in checks):
         return []
     seen = {check.stage for check in checks}
     stopped = any(check.state == CRASH and check.stage in ("reference", "child") for check in checks)

@@ -9,7 +9,7 @@ from tflite2q.dialect.ops.eltwise import Add
 from tflite2q.dialect.types import Quantization, TensorType, Value
 from tflite2q.errors import TargetError
 from tflite2q.execution import runtime
-from tflite2q.lower import machine, targets
+from tflite2q.lower import targets
 
 FAMILY = "x86-64"
 
@@ -22,6 +22,8 @@ def here() -> tuple[str, ...]:
 def _level(name: str) -> bool:
     if not name.startswith(FAMILY):
         return False
+    from tflite2q.lower import machine
+
     try:
         executable = runtime.compile(_tiny(), name)
         executable.require_runnable()

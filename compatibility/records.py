@@ -11,6 +11,7 @@ WRONG = "wrong"  # a result that differs from its judge's
 CRASH = "crash"  # a traceback, a death, a hang, or memory eaten
 REFUSED = "refused"  # an error raised on purpose, in one line
 UNMEASURED = "not measured"  # time ran out, or there is no judge; never counted as passed
+INCOMPLETE = "incomplete"  # of a file: nothing is wrong as far as it was measured, but not all of it was
 NOTHING = "nothing to do"  # the model already is what the scheme asks for
 
 # The first of these that occurs among the checks of a file is the state of the file.
@@ -40,12 +41,14 @@ class Row:
 
     @property
     def state(self) -> str:
-        """CRASH or WRONG if any check is; else REFUSED if the program refused the file; else OK."""
+        """CRASH or WRONG if any check is; else REFUSED if the program refused the file; else OK or INCOMPLETE."""
         states = {check.state for check in self.checks}
         for state in _BY_WEIGHT:
             if state in states:
                 return state
-        return REFUSED if self.find("load", "file").state == REFUSED else OK
+        if self.find("load", "file").state == REFUSED:
+            return REFUSED
+        return INCOMPLETE if UNMEASURED in states else OK
 
     @property
     def unmeasured(self) -> int:
@@ -74,10 +77,9 @@ def faults(row: Row) -> list[Check]:
 
 
 def count(rows: Iterable[Row]) -> dict[str, int]:
-    """Files by state, and those of them with checks that were not measured."""
+    """Files by state."""
     listed = list(rows)
-    found = {state: sum(row.state == state for row in listed) for state in (OK, REFUSED, WRONG, CRASH)}
-    return {**found, "incomplete": sum(row.unmeasured > 0 for row in listed)}
+    return {s: sum(row.state == s for row in listed) for s in (OK, INCOMPLETE, REFUSED, WRONG, CRASH)}
 
 
 def one_line(text: object) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from compatibility.records import CRASH, NOTHING, OK, REFUSED, UNMEASURED, WRONG, Check, Row, count, faults
+from compatibility.records import CRASH, INCOMPLETE, NOTHING, OK, REFUSED, UNMEASURED, WRONG, Check, Row, count, faults
 
 
 def line(row: Row) -> str:
     """State, name, and what is the matter or what was checked."""
-    head = f"{row.state:8} {row.name} ({row.seconds:.0f} s): "
+    head = f"{row.state:10} {row.name} ({row.seconds:.0f} s): "
     if row.state == REFUSED:
         return head + refusal(row)
     found = faults(row)
@@ -64,8 +64,8 @@ def summary(rows: Sequence[Row]) -> str:
     files = count(rows)
     lines = [
         f"{len(rows)} files: {files[OK]} ok, {files[WRONG]} wrong, {files[CRASH]} crashed, {files[REFUSED]} refused"
-        f" ({sum(litert_runs(row) for row in rows if row.state == REFUSED)} of these LiteRT runs);"
-        f" {files['incomplete']} with something not measured",
+        f" ({sum(litert_runs(row) for row in rows if row.state == REFUSED)} of these LiteRT runs),"
+        f" {files[INCOMPLETE]} incomplete: not all was measured",
     ]
     states = Counter(check.state for row in rows for check in row.checks)
     order = (OK, WRONG, CRASH, REFUSED, NOTHING, UNMEASURED)
