@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.op import Op
 
 Array = npt.NDArray[Any]
 
@@ -45,16 +46,17 @@ def outputs(graph: Graph, got: Sequence[Array], want: Sequence[Array], steps: in
     return ""
 
 
-def tensors(graph: Graph, got: Mapping[str, Array], want: Mapping[str, Array]) -> tuple[str, int]:
-    """The first computed tensor (in order) that differs and how, and how many the judge had an answer for."""
-    seen, first = 0, ""
+def tensors(graph: Graph, got: Mapping[str, Array], want: Mapping[str, Array]) -> tuple[Op | None, str, int]:
+    """The op whose result is the first (in order) to differ, how, and how many results the judge had an answer for."""
+    seen, first, culprit = 0, "", None
     for op in graph.ops:
         for name in op.outputs:
             if name in got and name in want:
                 seen += 1
                 told = difference(got[name], want[name])
-                first = first or (f"{op.mnemonic} {name}: {told}" if told else "")
-    return first, seen
+                if told and not first:
+                    first, culprit = f"{op.mnemonic} {name}: {told}", op
+    return culprit, first, seen
 
 
 def worst_step(got: Sequence[Array], want: Sequence[Array]) -> str:

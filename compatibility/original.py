@@ -12,7 +12,7 @@ import numpy.typing as npt
 import tflite2q
 from compatibility import engines, exact
 from compatibility.engines import Engine
-from compatibility.records import OK, UNMEASURED, WRONG
+from compatibility.records import DOCUMENTED, OK, UNMEASURED, WRONG
 from compatibility.samples import Samples, samples
 from compatibility.stages import ENGINE, Log, Outcome
 from tflite2q.dialect.graph import Graph
@@ -125,10 +125,12 @@ def _judge(subject: Subject, inputs: list[Array], held: dict[str, Array]) -> Out
     ours = [held[name] for name in graph.outputs]
     if told.state == engines.RAN:
         subject.runs_in_litert = True
-        problem, seen = exact.tensors(graph, held, told.tensors)
+        culprit, problem, seen = exact.tensors(graph, held, told.tensors)
         problem = problem or exact.outputs(graph, ours, told.outputs)
         total = sum(len(op.outputs) for op in graph.ops)
         figures = {"judge": "LiteRT", "tensors": seen, "of": total}
+        if culprit is not None and culprit.deviation:
+            return Outcome(DOCUMENTED, f"{problem}; docs/ops.md: {culprit.deviation}", figures)
         return Outcome(WRONG if problem else OK, problem, figures)
     note = f"LiteRT {told.state}: {told.why}"
     second = subject.micro.run(subject.path, inputs, subject.log.until, outputs=len(graph.outputs))

@@ -38,7 +38,7 @@ Each file is examined by a process of its own, which may take {seconds} seconds 
 - **Reference.** Every tensor of the NumPy reference is compared with LiteRT's reference kernels (`BUILTIN_REF`) on two
   random inputs and, where the input is an image, on two pictures: integers bit for bit, real numbers within 1e-5 of the
   largest. Where LiteRT refuses a file or dies of it, TFLite Micro judges the outputs; where that cannot either, the
-  check is *not measured*.
+  check is *not measured*. A difference that begins at an op whose deviation `docs/ops.md` names is *documented*.
 - **Compiled.** Compiled code gives the reference's outputs bit for bit on {levels}: all levels of x86 that
   the processor has.
 - **Schemes.** Each shipped scheme is applied. The file that is written is read again (equal graph) and run by LiteRT's
@@ -55,17 +55,18 @@ measured and right, *incomplete* if what was measured was right, *wrong* if a re
 ## Floors of likeness
 
 Rounding to *b* bits over a range of 8 standard deviations leaves 6.02 *b* - 7.3 dB of signal to noise. The noise of all
-layers with weights or sums adds up, and 10 dB are allowed for wider ranges and for what last layers amplify. *b* is
+layers with weights or sums adds up, and {margin:g} dB are allowed for wider ranges and for what last layers amplify.
+*b* is
 
 - 8 for 8-bit schemes, which round as often as the original does, and for `int16x8` and `float32`: those hardly round,
   but the original does, and that is the difference which shows;
 - 7 where activations are symmetric, which may leave half of the codes unused;
-- 6 where scales are powers of two, or where one scale serves weights that had one for each channel;
+- 6 where scales are powers of two, or where one new scale serves all channels of a layer's weights;
 - 4 for 4-bit weights.
 
-Outputs within one step of the coarser of both grids are alike whatever the figure. No floor is below {lowest:g} dB:
-outputs that have lost a clamp have little to do with the original's, which gives 0 dB to -3 dB. Of classes and boxes
-three quarters must stay, half with 6 bits, a quarter with 4.
+Outputs within one step of the coarser of both grids are alike whatever the figure. No floor is below {lowest:g} dB,
+with 4-bit weights {lowest4:g} dB: outputs that have lost a clamp have little to do with the original's, which gives 1 dB
+to -3 dB. Of classes, boxes and integers {shares} must stay: few samples are a coarse measure, and a lost clamp leaves about 1 %.
 """
 
 
@@ -120,6 +121,10 @@ def render(rows: Sequence[Row], settings: Settings, folders: Sequence[Path]) -> 
         levels=", ".join(f"`{level}`" for level in settings.levels),
         pictures="photos" if settings.photos else "noise with the spectrum of photos, as there were none",
         lowest=likeness.LOWEST_DB,
+        lowest4=likeness.LOWEST_DB_4_BITS,
+        margin=likeness.MARGIN_DB,
+        shares=", ".join(f"{share:.1%} with {bits:g} bits or more" for bits, share in likeness.SHARES[:2])
+        + f", {likeness.SHARES[-1][1]:.1%} with fewer",
     )
     sections = [head, "## Result", _summary(rows), _faults(rows), _schemes(rows), _files(rows)]
     return "\n".join(section.rstrip() + "\n" for section in sections if section)

@@ -10,6 +10,7 @@ OK = "ok"
 WRONG = "wrong"  # a result that differs from its judge's
 CRASH = "crash"  # a traceback, a death, a hang, or memory eaten
 REFUSED = "refused"  # an error raised on purpose, in one line
+DOCUMENTED = "documented"  # differs where the op's own description says that it deviates
 UNMEASURED = "not measured"  # time ran out, or there is no judge; never counted as passed
 INCOMPLETE = "incomplete"  # of a file: nothing is wrong as far as it was measured, but not all of it was
 NOTHING = "nothing to do"  # the model already is what the scheme asks for

@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from compatibility.records import CRASH, INCOMPLETE, NOTHING, OK, REFUSED, UNMEASURED, WRONG, Check, Row, count, faults
+from compatibility.records import (
+    CRASH,
+    DOCUMENTED,
+    INCOMPLETE,
+    NOTHING,
+    OK,
+    REFUSED,
+    UNMEASURED,
+    WRONG,
+    Check,
+    Row,
+    count,
+    faults,
+)
 
 
 def line(row: Row) -> str:
@@ -68,7 +81,7 @@ def summary(rows: Sequence[Row]) -> str:
         f" {files[INCOMPLETE]} incomplete: not all was measured",
     ]
     states = Counter(check.state for row in rows for check in row.checks)
-    order = (OK, WRONG, CRASH, REFUSED, NOTHING, UNMEASURED)
+    order = (OK, DOCUMENTED, WRONG, CRASH, REFUSED, NOTHING, UNMEASURED)
     lines.append(
         f"{sum(states.values())} checks: " + ", ".join(f"{states[state]} {state}" for state in order if states[state])
     )
