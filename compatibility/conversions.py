@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from compatibility.records import NOTHING, OK, REFUSED, UNMEASURED, WRONG
 from compatibility.stages import ENGINE, Outcome
 from tflite2q import pipeline
 from tflite2q.dialect.graph import Graph
-from tflite2q.errors import Unchanged
+from tflite2q.errors import DataError, Unchanged
 from tflite2q.evaluation import data
 from tflite2q.execution import reference
 from tflite2q.rewrites import Conversion
@@ -64,7 +63,7 @@ def compiled(subject: Subject, name: str) -> None:
         conversion = _convert(subject, name)
         if conversion is None:
             return Outcome(NOTHING)
-        inputs = _transferred(subject, conversion.graph, subject.data.exact[-1])
+        inputs = _transferred(subject, conversion.graph, subject.answers[-1][0])
         subject.log.check_time()
         want = reference.run(conversion.graph, *inputs)
         subject.log.check_time()
@@ -131,7 +130,7 @@ def _unequal(made: Graph, read: Graph) -> str:
 def _engines(subject: Subject, made: Converted) -> None:
     """The written file in LiteRT, both kinds of kernels, and in TFLite Micro, on a photo or a random input."""
     log, graph = subject.log, made.again
-    inputs = _transferred(subject, graph, subject.data.exact[-1])
+    inputs = _transferred(subject, graph, subject.answers[-1][0])
     held: list[list[Array]] = []
     if not log.do("reference", lambda: held.append(reference.run(graph, *inputs))):
         return
@@ -195,24 +194,33 @@ def _transferred(subject: Subject, graph: Graph, inputs: list[Array]) -> list[Ar
     return data.transfer(inputs, [before[n] for n in before.inputs], [graph[n] for n in graph.inputs])
 
 
+def _answer(graph: Graph, inputs: list[Array]) -> list[Array] | None:
+    """The reference's outputs; None for random data that hold an index out of range."""
+    try:
+        return reference.run(graph, *inputs)
+    except DataError:
+        return None
+
+
 def _likeness(subject: Subject, conversion: Conversion) -> Outcome:
     """How like the original's the conversion's outputs are, on as many samples as there is time for."""
-    original, converted = subject.likely, list[list[Array]]()
-    seconds: list[float] = []
+    before, after = list[list[Array]](), list[list[Array]]()
+    slowest = 0.0
     for index, inputs in enumerate(subject.data.likely):
-        left = subject.log.until - time.monotonic()
-        cost = statistics.fmean(seconds) * (1 if index < len(original) else 2) if seconds else 0.0
-        if cost > left:
-            break
         start = time.monotonic()
-        converted.append(reference.run(conversion.graph, *_transferred(subject, conversion.graph, inputs)))
-        seconds.append(time.monotonic() - start)
-        if index >= len(original):
-            original.append(reference.run(subject.graph, *inputs))
-    if len(converted) < LEAST_SAMPLES:
-        return Outcome(UNMEASURED, "time")
+        if start + slowest > subject.log.until:
+            break
+        if index == len(subject.likely):
+            subject.likely.append(_answer(subject.graph, inputs))
+        answer = subject.likely[index]
+        if answer is not None:
+            before.append(answer)
+            after.append(reference.run(conversion.graph, *_transferred(subject, conversion.graph, inputs)))
+        slowest = max(slowest, time.monotonic() - start)
+    if len(after) < LEAST_SAMPLES:
+        return Outcome(UNMEASURED, "time" if len(subject.likely) < len(subject.data.likely) else "data out of range")
     scheme = pipeline.scheme_of(conversion.scheme)
-    found = likeness.judge(subject.graph, conversion.graph, original[: len(converted)], converted, scheme)
+    found = likeness.judge(subject.graph, conversion.graph, before, after, scheme)
     bad = [each for each in found if not each.good]
     chosen = min(bad or found, key=lambda each: each.figure - each.floor)
     figures = {"kind": chosen.kind, "figure": chosen.figure, "floor": chosen.floor, "samples": chosen.samples}

@@ -28,6 +28,7 @@ CHILD = (sys.executable, "-m", "compatibility.child")
 GRACE_SECONDS = 1.0
 # Nothing that is done with so small a model takes so long: what has not ended by then never will.
 SMALL_MACS, SMALL_SECONDS = 10_000_000, 60.0
+NO_ANSWER = "the reference has no answer to compare with"
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ def examine(path: Path, name: str, settings: Settings, stop: threading.Event | N
         events, ended = _process(path, settings, deadline, checks, done, stop)
         checks += [check for check in events.checks if check.stage not in done]
         if events.finished:
+            why = NO_ANSWER  # which is why it did not go through all stages, if it did not
             break
         current = events.current or {"begin": ["child", "process"], "blame": PROGRAM, "start": start}
         (stage, part), blame = current["begin"], current["blame"]
@@ -106,9 +108,10 @@ def examine(path: Path, name: str, settings: Settings, stop: threading.Event | N
         checks.append(_death(stage, part, blame, ended, settings, slow))
         done = list(dict.fromkeys([*done, *(check.stage for check in checks)]))
         stuck = kind(stage) in ("load", "child") or (stage == "reference" and blame != ENGINE)
+        why = NO_ANSWER if stuck else "time"
         if stuck or time.monotonic() > deadline or (stop is not None and stop.is_set()):
             break
-    checks += _missing(checks, settings.plan)
+    checks += _missing(checks, settings.plan, why)
     told = tuple(replace(check, detail=_without_paths(check.detail, path)) for check in checks)
     return Row(name, size(path), told, round(time.monotonic() - start, 1))
 
@@ -180,12 +183,10 @@ def _macs(checks: Sequence[Check]) -> int | None:
     return next((check.figures["macs"] for check in checks if "macs" in check.figures), None)
 
 
-def _missing(checks: Sequence[Check], plan: Sequence[str]) -> list[Check]:
+def _missing(checks: Sequence[Check], plan: Sequence[str], why: str) -> list[Check]:
     """Stages of the plan that were never reached, though the file was read."""
     if not any((check.stage, check.part, check.state) == ("load", "file", OK) for check in checks):
         return []
     seen = {check.stage for check in checks}
-    stopped = any(check.state == CRASH and check.stage in ("reference", "child") for check in checks)
-    why = "the reference has no answer to compare with" if stopped else "time"
     reached = [stage for stage in plan if stage not in seen]
     return [Check(stage, "stage", UNMEASURED, why) for stage in reached]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from compatibility.records import DOCUMENTED, OK, UNMEASURED, WRONG
 from compatibility.samples import Samples, samples
 from compatibility.stages import ENGINE, Log, Outcome
 from tflite2q.dialect.graph import Graph
+from tflite2q.errors import DataError
 from tflite2q.execution import reference
 
 Array = npt.NDArray[Any]
@@ -30,8 +32,9 @@ class Subject:
     photos: Path | None
     litert: Engine = field(default_factory=lambda: Engine("litert"))
     micro: Engine = field(default_factory=lambda: Engine("micro"))
-    answers: list[list[Array]] = field(default_factory=list)  # of the reference to `data.exact`
-    likely: list[list[Array]] = field(default_factory=list)  # of the reference to `data.likely`
+    # What the reference answered: inputs and outputs, of `data.exact`; outputs, of `data.likely` (None: it refused).
+    answers: list[tuple[list[Array], list[Array]]] = field(default_factory=list)
+    likely: list[list[Array] | None] = field(default_factory=list)
     conversions: dict[str, Any] = field(default_factory=dict)  # by the scheme's name
     runs_in_litert: bool = False
     _graph: Graph | None = None
@@ -87,15 +90,14 @@ def reference(subject: Subject) -> bool:
 
         def run(inputs: list[Array] = inputs, held: dict[str, Array] = held) -> None:
             held.update(reference.run_every(graph, *inputs))
-            subject.answers.append([held[name] for name in graph.outputs])
+            subject.answers.append((inputs, [held[name] for name in graph.outputs]))
 
         def compare(inputs: list[Array] = inputs, held: dict[str, Array] = held) -> Outcome:
             return _judge(subject, inputs, held)
 
-        if not log.do(f"run {index}", run):
-            break
-        # What an engine does to its process is the engine's affair; the figures of its answer are the program's.
-        log.do(f"judge {index}", compare, ENGINE)
+        if log.do(f"run {index}", run):
+            # What an engine does to its process is the engine's affair; the figures of its answer are the program's.
+            log.do(f"judge {index}", compare, ENGINE)
         if time.monotonic() > log.until:
             break
     return bool(subject.answers)
@@ -104,7 +106,8 @@ def reference(subject: Subject) -> bool:
 def answer_again(subject: Subject) -> None:
     """The reference's outputs once more, for a process that takes over from one that died."""
     for inputs in _exact(subject):
-        subject.answers.append(reference.run(subject.graph, *inputs))
+        with suppress(DataError):
+            subject.answers.append((inputs, reference.run(subject.graph, *inputs)))
         if time.monotonic() > subject.log.until:
             break
 
@@ -140,13 +143,20 @@ def _judge(subject: Subject, inputs: list[Array], held: dict[str, Array]) -> Out
     return Outcome(WRONG if problem else OK, problem, {"judge": "TFLite Micro", "note": note})
 
 
+def start_anew(executable: Any) -> None:
+    """Set a model's state back, where executables have one: the reference starts anew with every sample."""
+    if hasattr(executable, "reset"):
+        executable.reset()
+
+
 def compiled(subject: Subject, level: str) -> None:
     """Code for a level of the processor against the reference, on the samples that the reference answered."""
 
     def run() -> Outcome:
         executable = tflite2q.compile(subject.graph, level)
         done = 0
-        for inputs, want in zip(subject.data.exact, subject.answers, strict=False):
+        for inputs, want in subject.answers:
+            start_anew(executable)
             problem = exact.outputs(subject.graph, executable.run(*inputs), want)
             if problem:
                 return Outcome(WRONG, problem)

@@ -65,8 +65,9 @@ layers with weights or sums adds up, and {margin:g} dB are allowed for wider ran
 - 4 for 4-bit weights.
 
 Outputs within one step of the coarser of both grids are alike whatever the figure. No floor is below {lowest:g} dB,
-with 4-bit weights {lowest4:g} dB: outputs that have lost a clamp have little to do with the original's, which gives 1 dB
-to -3 dB. Of classes, boxes and integers {shares} must stay: few samples are a coarse measure, and a lost clamp leaves about 1 %.
+with 4-bit weights {lowest4:g} dB: outputs that have lost a clamp have little to do with the original's, which gives
+1 dB to -3 dB. Of classes, boxes and integers {shares}
+must stay: few samples are a coarse measure, and a lost clamp leaves about 1 %.
 """
 
 

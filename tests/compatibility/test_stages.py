@@ -116,7 +116,7 @@ def test_a_conversion_that_is_not_what_its_file_says(examine: Examine, monkeypat
         return graph.with_(name="another") if path.name == "converted.tflite" else graph
 
     monkeypatch.setattr(tflite2q, "load", damaged)
-    check = examine("scheme/int8")["file"]
+    check = examine("scheme/int8", "reference")["file"]
     assert (check.state, check.detail[:43]) == (WRONG, "reading the written file changes its name: "[:43])
 
 
@@ -167,4 +167,4 @@ def test_a_stage_without_time_is_not_measured(tmp_path: Path) -> None:
 
 def test_a_scheme_that_changes_nothing(examine: Examine, tmp_path: Path) -> None:
     (tmp_path / "model.tflite").write_bytes(writer.write(tflite2q.convert(network(), "int8", "scheme").graph))
-    assert [check.state for check in examine("scheme/int8").values()] == [NOTHING]
+    assert [check.state for check in examine("scheme/int8", "reference").values()] == [NOTHING]
