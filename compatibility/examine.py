@@ -170,7 +170,8 @@ def _death(stage: str, part: str, blame: str, ended: Ended, settings: Settings, 
     words = ended.words
     if ended.how == watch.MEMORY:
         words = f"took more than {settings.memory / 2**30:.3g} GiB of memory"
-    if blame == ENGINE:
+    # Engines have processes of their own: what they cannot do from there is make this one die.
+    if blame == ENGINE and ended.how not in (watch.DIED, watch.EXITED):
         return Check(stage, part, UNMEASURED, f"another engine: {words}")
     if ended.how == watch.TIME:
         if kind(stage) != "load" and not slow:

@@ -1,6 +1,6 @@
 """Runs a command in a process group of its own and ends the group when it takes too long, too much, or does nothing.
 
-Memory is the resident memory of the whole group, looked at ten times a second.  A limit on address space
+Memory is the resident memory of the whole group, looked at five times a second.  A limit on address space
 (RLIMIT_AS) would refuse what TVM and LLVM only reserve, and RLIMIT_DATA counts private mappings whether they are
 touched or not; what brings a machine down is memory that is touched.
 """
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.2
 # A group that gets less than this share of one processor over that many seconds waits for something that never comes.
 IDLE_SECONDS = 20.0
 IDLE_SHARE = 0.005

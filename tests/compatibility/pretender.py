@@ -20,7 +20,7 @@ def main(request: dict) -> None:
         for stage in request["plan"]:
             if stage in request["done"]:
                 continue
-            blame = "engine" if how == "engine_dies" else "program"
+            blame = "engine" if how.startswith("engine_") else "program"
             seconds = 1.0 if how == "is_slow" else 60.0
             now = time.monotonic()
             part = "file" if stage == "load" else "part"
@@ -32,13 +32,13 @@ def main(request: dict) -> None:
 
 
 def misbehave(how: str) -> None:
-    if how in ("dies", "engine_dies"):
+    if how in ("dies", "engine_part_dies"):
         os.kill(os.getpid(), signal.SIGSEGV)
     if how == "leaves":
         sys.exit("a reason\n")
     if how in ("hangs", "never_loads"):
         time.sleep(100)
-    if how == "eats":
+    if how in ("eats", "engine_eats"):
         held = b"x" * (400 << 20)
         time.sleep(100)
         del held

@@ -17,9 +17,10 @@ from networks import Net
 import tflite2q
 from compatibility import conversions, original
 from compatibility.original import Subject
-from compatibility.records import CRASH, NOTHING, OK, REFUSED, UNMEASURED, WRONG, Check
+from compatibility.records import CRASH, DOCUMENTED, NOTHING, OK, REFUSED, UNMEASURED, WRONG, Check
 from compatibility.stages import Log
 from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.ops.conv import Conv2D
 from tflite2q.errors import ModelError
 from tflite2q.execution import reference
 from tflite2q.flatbuffer import writer
@@ -90,6 +91,17 @@ def test_a_reference_one_off(examine: Examine, monkeypatch: pytest.MonkeyPatch) 
     check = examine("reference")["judge 0"]
     assert check.state == WRONG
     assert check.detail == "q.conv2d first: 1 of 288 elements differ, by up to 1"
+
+
+def test_a_difference_where_the_op_says_that_it_deviates(examine: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = reference.run_every
+    monkeypatch.setattr(Conv2D, "deviation", "rounds otherwise")
+    monkeypatch.setattr(
+        oracle, "run_every", lambda *given: {n: off_by_one(a) if n == "first" else a for n, a in run(*given).items()}
+    )
+    check = examine("reference")["judge 0"]
+    assert check.state == DOCUMENTED
+    assert check.detail.endswith("docs/ops.md: rounds otherwise")
 
 
 def test_a_conversion_that_loses_a_clamp(examine: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
