@@ -102,7 +102,7 @@ def examine(path: Path, name: str, settings: Settings, stop: threading.Event | N
         if events.finished:
             why = NO_ANSWER  # which is why it did not go through all stages, if it did not
             break
-        current = events.current or {"begin": ["child", "process"], "blame": PROGRAM, "start": start}
+        current = events.current or {"begin": ["child", "process"], "blame": PROGRAM, "start": time.monotonic()}
         (stage, part), blame = current["begin"], current["blame"]
         slow = time.monotonic() - current["start"] > SMALL_SECONDS and (_macs(checks) or SMALL_MACS) < SMALL_MACS
         checks.append(_death(stage, part, blame, ended, settings, slow))

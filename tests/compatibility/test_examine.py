@@ -68,6 +68,12 @@ def test_a_small_model_that_takes_for_ever_is_a_crash(tmp_path: Path, monkeypatc
     assert detail(row("is_slow", tmp_path), "scheme/first") == "does not end"
 
 
+def test_the_end_of_the_time_between_parts_is_no_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examine, "SMALL_SECONDS", 0.0)
+    monkeypatch.setattr(examine, "SMALL_MACS", 2 * 10**9)
+    assert row("lingers", tmp_path, seconds=3.0).state == INCOMPLETE
+
+
 def test_the_memory_of_another_engine_is_not_the_programs(tmp_path: Path) -> None:
     found = row("engine_eats", tmp_path)
     assert found.state == INCOMPLETE
