@@ -69,7 +69,7 @@ def test_a_small_model_that_takes_for_ever_is_a_crash(tmp_path: Path, monkeypatc
 
 
 def test_the_end_of_the_time_between_parts_is_no_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(examine, "SMALL_SECONDS", 0.0)
+    monkeypatch.setattr(examine, "SMALL_SECONDS", 0.5)
     monkeypatch.setattr(examine, "SMALL_MACS", 2 * 10**9)
     assert row("lingers", tmp_path, seconds=3.0).state == INCOMPLETE
 
