@@ -60,13 +60,16 @@ def test_classes_save_a_classifier_whose_scores_moved() -> None:
     rng = np.random.default_rng(0)
     before = [[rng.permutation(12).reshape(1, 12).astype(np.uint8) * 9] for _ in range(8)]
     rough = [[(array // 40 * 40 + (array == array.max()) * 20).astype(np.uint8)] for (array,) in before]
+    swapped = [[np.where(a >= 90, 189 - a, a).astype(np.uint8)] for (a,) in before]  # the best two change places
     wrong = [[np.roll(array, 1)] for (array,) in before]
     chosen = scheme.find("int8")
     (good,) = likeness.judge(graph, graph, before, rough, chosen)
-    (bad,) = likeness.judge(graph, graph, before, wrong, chosen)
-    assert good.kind == bad.kind == "top-1"
+    (bad,) = likeness.judge(graph, graph, before, swapped, chosen)
+    (far,) = likeness.judge(graph, graph, before, wrong, chosen)
+    assert (good.kind, bad.kind, far.kind) == ("top-1", "top-1", "dB")  # far beyond the floor, classes have no say
     assert good.good and good.figure == 1.0
     assert not bad.good and bad.figure == 0.0
+    assert not far.good
 
 
 def test_boxes_match_by_class_and_place() -> None:
