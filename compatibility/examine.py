@@ -108,7 +108,7 @@ def examine(path: Path, name: str, settings: Settings, stop: threading.Event | N
         checks.append(_death(stage, part, blame, ended, settings, slow))
         done = list(dict.fromkeys([*done, *(check.stage for check in checks)]))
         stuck = kind(stage) in ("load", "child") or (stage == "reference" and blame != ENGINE)
-        why = NO_ANSWER if stuck else "time"
+        why = NO_ANSWER if stuck and time.monotonic() < deadline else "time"
         if stuck or time.monotonic() > deadline or (stop is not None and stop.is_set()):
             break
     checks += _missing(checks, settings.plan, why)
