@@ -11,6 +11,8 @@ THREADS ?= 1
 MODELS ?= models/digits_uint8.tflite
 TESTS  ?= tests
 JOBS   ?= 2
+TIME   ?= 600
+MEMORY ?= 6
 
 DEMO_MODEL  := models/digits_uint8.tflite
 DEMO_DATA   := models/digits_test.npz
@@ -131,6 +133,11 @@ coverage: $(VENV)/.dev ## the share of the package's lines that the quick tests 
 	$(PY) -m coverage combine --quiet
 	$(PY) -m coverage report --show-missing
 
+# The shell takes FILES from its environment, where make puts what is given to it, so that folders may hold spaces.
+.PHONY: test-public
+test-public: $(VENV)/.dev ## run every .tflite of FILES='dir ...' through everything [JOBS=2 TIME=600 MEMORY=6 PAGE=...]
+	@$(PY) -m compatibility --files "$$FILES" --jobs $(JOBS) --time $(TIME) --memory $(MEMORY) $(if $(PAGE),--page '$(PAGE)')
+
 .PHONY: docs
 docs: $(VENV)/.dev ## write the generated documents again (commands, ops, schemes, kernels)
 	$(PY) docs/generate.py
@@ -146,4 +153,4 @@ wheel: $(VENV)/.dev ## build the wheel and the source archive into dist/
 .PHONY: clean
 clean: ## remove what was built, not the environment
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache converted
-	find tflite2q tests schemes models benchmarks docs -name __pycache__ -type d -exec rm -rf {} +
+	find tflite2q tests schemes models benchmarks compatibility docs -name __pycache__ -type d -exec rm -rf {} +

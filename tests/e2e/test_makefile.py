@@ -87,6 +87,17 @@ def test_equal_names_from_two_folders_are_refused(make: Make, models: list[Path]
     assert not (tmp_path / "out").exists()
 
 
+def test_public_files_may_lie_in_folders_with_spaces(make: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "no models"
+    folder.mkdir()
+    done = make("test-public", f"FILES={folder}")
+    assert done.returncode == 2
+    assert f"no .tflite file in {folder}" in done.stderr
+    done = make("test-public", "FILES=")
+    assert done.returncode == 2
+    assert "with make, FILES=FOLDER" in done.stderr
+
+
 def test_help_is_what_make_alone_says(make: Make) -> None:
     done = make()
     assert done.returncode == 0

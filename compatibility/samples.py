@@ -1,0 +1,67 @@
+"""What models are run on: random codes over the whole range, and photos where an input is an image.
+
+Random codes reach every clamp and every end of a range; photos are what the ranges of image models were made for, and
+the only thing by which a conversion is judged there: on noise, a network's outputs say little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from tflite2q.dialect.graph import Graph
+from tflite2q.evaluation import calibration, data
+
+Array = npt.NDArray[Any]
+
+RANDOM_SAMPLES = 2
+PHOTOS = 8
+PICTURES_JUDGED = 2  # of them are compared tensor by tensor with other engines
+
+
+@dataclass(frozen=True)
+class Samples:
+    """`exact` is what engines are compared on, `likely` what conversions are judged on, `source` what those are."""
+
+    exact: tuple[list[Array], ...]
+    likely: tuple[list[Array], ...]
+    source: str
+
+
+def is_image(graph: Graph) -> bool:
+    """Whether the model takes one picture: [1, height, width, 1 or 3], in no less than 8 by 8 pixels."""
+    if len(graph.inputs) != 1:
+        return False
+    kind = graph[graph.inputs[0]].type
+    shape = kind.shape
+    codes = kind.dtype in ("uint8", "int8", "int16") or kind.dtype.startswith("float")
+    return codes and len(shape) == 4 and shape[0] == 1 and shape[3] in (1, 3) and min(shape[1:3]) >= 8
+
+
+def samples(graph: Graph, photos: Path | None) -> Samples:
+    """Samples for a model; noise with the spectrum of photos stands in where there are none.
+
+    Raises DataError where an input has a type that numbers cannot be made for.
+    """
+    values = [graph[name] for name in graph.inputs]
+    random = list(data.synthetic(values, RANDOM_SAMPLES))
+    if not is_image(graph):
+        return Samples(tuple(random), tuple(data.synthetic(values, PHOTOS, seed=1)), "random inputs")
+    if photos is None:
+        pictures: Sequence[list[Array]] = calibration.noise_images(graph)[:PHOTOS]
+        source = "noise with the spectrum of photos"
+    else:
+        pictures = _spread(photos, graph)
+        source = "photos"
+    return Samples((*random, *pictures[:PICTURES_JUDGED]), tuple(pictures), source)
+
+
+def _spread(photos: Path, graph: Graph) -> list[list[Array]]:
+    """A few photos from all over the folder, whose neighbours often show the same."""
+    found = data.load(photos, [graph[name] for name in graph.inputs])
+    every = max(1, len(found) // PHOTOS)
+    return [found.make(index) for index in range(0, len(found), every)][:PHOTOS]
