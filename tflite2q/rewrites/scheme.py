@@ -22,7 +22,7 @@ from typing import Any
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.ops import BY_MNEMONIC
 from tflite2q.errors import SchemeError
-from tflite2q.rules import COUNTED, Match, Place, Rule, places
+from tflite2q.rewrites.rules import COUNTED, Match, Place, Rule, places
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields, replace
 from glob import escape
 
 from tflite2q.dialect.graph import Graph
+from tflite2q.rewrites.rules import Match, Rule, places
 from tflite2q.rewrites.scheme import ROLES, Layer, Scheme
-from tflite2q.rules import Match, Rule, places
 
 # Op name -> index of the scheme it follows; ops that are not named follow scheme 0.
 Mix = Mapping[str, int]
