@@ -135,7 +135,9 @@ def _binary(d: Draw, cls: type[Op], dtype: str, same: bool = False, powers: bool
 
 def _prelu(d: Draw, dtype: str) -> Case:
     x = d.kind((1, 5, 5, d.number(1, 6)), dtype)
-    alpha = d.kind((1, 1, x.shape[3]), dtype)
+    alpha = d.kind(
+        (1, 1, x.shape[3]), "int8" if dtype == "int16" else dtype, zero_point=0 if dtype == "int16" else None
+    )
     y = d.kind((), dtype, x.scale * float(np.exp(d.rng.uniform(-1, 1)))) if dtype in CODES else TensorType((), dtype)
     return d.case(ops.Prelu, (d.input(x), d.constant(d.data(alpha), alpha)), y)
 
@@ -276,7 +278,7 @@ FAMILIES: Mapping[str, Family] = {
     **each("SQUARED_DIFFERENCE", ("int8", *GLUE), _binary, ops.SquaredDifference),
     **each("MAXIMUM", (*NUMBERS, "int32"), _binary, ops.Extremum, same=True),
     **each("MINIMUM", (*NUMBERS, "int32"), _binary, ops.Extremum, same=True, smallest=True),
-    **each("PRELU", (*EIGHT, *REAL), _prelu),
+    **each("PRELU", (*CODES, *REAL), _prelu),
     **{k: f for r in RELATIONS for k, f in each(r, (*CODES, *GLUE), _binary, ops.Compare, relation=r).items()},
     **{name: partial(_logical, function=name) for name in ("LOGICAL_AND", "LOGICAL_OR", "LOGICAL_NOT")},
     **each("SELECT_V2", NUMBERS, _select, broadcasts=True),

@@ -1,4 +1,4 @@
-"""TFLite Micro refuses the uint8 MobileNets and runs their int8 conversions with the reference kernels' results."""
+"""TFLite Micro refuses the uint8 MobileNets and runs their conversions with the reference kernels' results."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def test_uint8_originals_are_refused(model: str, shared: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("interface", ["keep", "scheme"])
-@pytest.mark.parametrize("model", MODELS)
-def test_int8_conversions_run_and_agree(model: str, interface: str, shared: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("model", "scheme"), [*((model, "int8") for model in MODELS), (MODELS[0], "int16x8")])
+def test_conversions_run_and_agree(model: str, scheme: str, interface: str, shared: Path, tmp_path: Path) -> None:
     path = tmp_path / "converted.tflite"
-    conversion = tflite2q.convert(shared / "models" / f"{model}.tflite", "int8", interface)
+    conversion = tflite2q.convert(shared / "models" / f"{model}.tflite", scheme, interface)
     conversion.save(path)
     (value,) = (conversion.graph[name] for name in conversion.graph.inputs)
     samples = data.load(shared / "images", [value], limit=2)

@@ -19,6 +19,8 @@ from tflite2q.rewrites.plan import Plan, is_activation
 from tflite2q.rewrites.scheme import Activations
 
 CASTS = (Requantize, Dequantize)
+# How codes get between uint8 and int16.
+CAST_PATHS = (["uint8", "int8", "int16"], ["int16", "int8", "uint8"])
 
 
 def guard(graph: Graph, plan: Plan) -> tuple[Graph, Boundaries]:
@@ -172,6 +174,35 @@ def split_casts(graph: Graph) -> Graph:
         ops += [first, op.with_(inputs=(name,))]
     editor.ops = ops
     return editor.graph()
+
+
+def join_casts(graph: Graph) -> Graph:
+    """rewrite: what `split_casts` makes, back to one cast, so that a converted file is seen as it was meant.
+
+    before: %t: s8 = q.requantize(%x: s16); %y: u8 = q.requantize(%t)      after: %y: u8 = q.requantize(%x: s16)
+    """
+    editor = Editor(graph)
+    ops: list[Op] = []
+    for op in graph.ops:
+        middle = op.inputs[0] if isinstance(op, Requantize) else None
+        first = graph.producers.get(middle or "")
+        if middle is not None and isinstance(first, Requantize) and _splits_cast(first, op, graph):
+            ops = [other for other in ops if other is not first]
+            op = op.with_(inputs=first.inputs)
+        ops.append(op)
+    editor.ops = ops
+    return editor.graph()
+
+
+def _splits_cast(first: Op, second: Op, graph: Graph) -> bool:
+    """Whether two casts only go through int8 because there is none between uint8 and int16."""
+    (source,), (middle,), (target,) = first.inputs, first.outputs, second.outputs
+    kinds = [graph[name].type for name in (str(source), middle, target)]
+    legacy = next((kind for kind in kinds if kind.dtype == "uint8"), None)
+    alone = middle not in graph.outputs and len(graph.consumers[middle]) == 1
+    if legacy is None or not alone or [kind.dtype for kind in kinds] not in CAST_PATHS:
+        return False
+    return kinds[1].quantization == Quantization.per_tensor(legacy.scale, legacy.zero_point - 128)
 
 
 def _is_identity(op: Op, graph: Graph) -> bool:

@@ -12,7 +12,7 @@ from tflite2q.errors import Unchanged
 from tflite2q.flatbuffer import writer
 from tflite2q.rewrites import clamps
 from tflite2q.rewrites.apply import Applier
-from tflite2q.rewrites.boundaries import drop_identities, guard, split_casts
+from tflite2q.rewrites.boundaries import drop_identities, guard, join_casts, split_casts
 from tflite2q.rewrites.clamps import Clamp
 from tflite2q.rewrites.complete import add_missing_biases
 from tflite2q.rewrites.losses import LayerChange, change
@@ -63,7 +63,7 @@ def convert(
     Raises SchemeError where the scheme is impossible for a layer, Unchanged if there is nothing to do.
     """
     plan = planned(scheme, graph)
-    guarded, boundaries = guard(graph, plan)
+    guarded, boundaries = guard(join_casts(graph), plan)
     plan = plan.renamed(boundaries.inner)
     known = _behind_boundaries(guarded, graph, boundaries, seen or {})
     types = assign(guarded, plan, boundaries, known if calibrate else {})

@@ -16,7 +16,7 @@ from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import TensorType, Value
 from tflite2q.errors import Unchanged
 from tflite2q.rewrites import clamps
-from tflite2q.rewrites.boundaries import guard
+from tflite2q.rewrites.boundaries import guard, join_casts
 from tflite2q.rewrites.clamps import Clamp
 from tflite2q.rewrites.losses import LayerChange, loss_class
 from tflite2q.rewrites.parameters import assign, planned
@@ -57,7 +57,7 @@ class Forecast:
     def layers(self, scheme: Scheme) -> tuple[LayerChange, ...]:
         """What `convert` would say of each layer, but for the bounds.  Raises as it does, Unchanged included."""
         plan = planned(scheme, self.graph)
-        guarded, boundaries = guard(self.graph, plan)
+        guarded, boundaries = guard(join_casts(self.graph), plan)
         types = assign(guarded, plan.renamed(boundaries.inner), boundaries, {})
         retyped = any(kind != guarded[name].type for name, kind in types.items())
         if not (retyped or self._reweighted(plan) or self._rescaled_otherwise(plan)):
