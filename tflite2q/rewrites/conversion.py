@@ -12,7 +12,7 @@ from tflite2q.errors import Unchanged
 from tflite2q.flatbuffer import writer
 from tflite2q.rewrites.apply import Applier
 from tflite2q.rewrites.boundaries import drop_identities, guard, split_casts
-from tflite2q.rewrites.complete import add_missing_biases
+from tflite2q.rewrites.complete import complete
 from tflite2q.rewrites.losses import LayerChange, change
 from tflite2q.rewrites.parameters import Boundaries, assign, planned
 from tflite2q.rewrites.scheme import Scheme
@@ -67,7 +67,7 @@ def convert(
     new = split_casts(drop_identities(applier.run(), graph))
     if new == graph:
         raise Unchanged(f"the model already is what scheme {scheme.name} asks for; nothing was written")
-    new = add_missing_biases(new)
+    new = complete(new)
     weights = {name: applier.weights.get(boundaries.inner.get(name, name)) for name in graph.producers}
     layers = tuple(change(op, graph, new, weights[op.name]) for op in graph.ops)
     inserted = _requantizations(new) - _requantizations(graph)
