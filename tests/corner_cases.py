@@ -181,6 +181,14 @@ def _reduce(d: Draw, cls: type[Op], dtype: str, same: bool = False, **attributes
     return d.case(cls, (d.input(x), d.ints(*axes)), y, keep_dims=d.chance(0.5), **attributes)
 
 
+def _bare_reduce(d: Draw, cls: type[Op], dtype: str) -> Case:
+    """Codes without quantization parameters."""
+    x = d.kind(d.shape(d.number(2, 4)), dtype)
+    bare = x.with_(quantization=None)
+    axis = d.ints(d.number(0, len(x.shape) - 1))
+    return d.case(cls, (d.input(bare, d.data(x)), axis), bare.with_(shape=()), keep_dims=d.chance(0.5))
+
+
 def _pool(d: Draw, cls: type[Op], dtype: str) -> Case:
     x = d.kind((d.number(1, 2), d.number(1, 20), d.number(1, 20), d.number(1, 18)), dtype)
     return d.case(
@@ -207,6 +215,12 @@ def _rows(d: Draw, cls: type[Op], dtype: str) -> Case:
     if dtype in CODES:
         y = y.with_(quantization=cls(inputs=("x",), outputs=("y",)).fixed_result(dtype))
     return d.case(cls, (d.input(x),), y, **attributes)
+
+
+def _softmax_to_int16(d: Draw) -> Case:
+    x = d.kind((*d.shape(d.number(0, 3), 4), d.pick((1, 2, 10, 300))), "int8", _wide_scale(d, 0.1, -4, 4))
+    y = TensorType((), "int16", Quantization.per_tensor(1 / 65536, -32768))
+    return d.case(ops.Softmax, (d.input(x),), y, beta=float(np.float32(d.pick((1.0, 0.3, 4.0)))))
 
 
 def _lookup(d: Draw, function: str, dtype: str) -> Case:
@@ -353,11 +367,15 @@ CORNERS: Mapping[str, Family] = {
     **each("MAXIMUM", CODES, _binary, ops.Extremum),
     **each("MEAN", NUMBERS, _reduce, ops.Mean),
     **each("SUM", ("uint8", "int32"), _reduce, ops.Sum),
+    **each("MEAN-bare", CODES, _bare_reduce, ops.Mean),
+    **each("SUM-bare", ("uint8",), _bare_reduce, ops.Sum),
+    **each("REDUCE_MAX-bare", CODES, _bare_reduce, ops.ReduceExtremum),
     **each("REDUCE_MAX", (*NUMBERS, "int32"), _reduce, ops.ReduceExtremum, same=True, smallest=False),
     **each("REDUCE_MIN", (*NUMBERS, "int32"), _reduce, ops.ReduceExtremum, same=True, smallest=True),
     **each("AVERAGE_POOL_2D", NUMBERS, _pool, ops.AveragePool2D),
     **each("MAX_POOL_2D", NUMBERS, _pool, ops.MaxPool2D),
     **each("SOFTMAX", NUMBERS, _rows, ops.Softmax),
+    "SOFTMAX-int8-int16": _softmax_to_int16,
     **each("LOG_SOFTMAX", (*EIGHT, "float32"), _rows, ops.LogSoftmax),
     **each("L2_NORMALIZATION", (*EIGHT, "float32"), _rows, ops.L2Norm),
     **{k: f for name, dtypes in LOOKUPS.items() for k, f in each(name, dtypes, _lookup, name).items()},

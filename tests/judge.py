@@ -1,7 +1,7 @@
 """LiteRT's reference kernels on many small models in one process; a model that kills the process only loses itself.
 
-`python judge.py FOLDER FIRST` is the child: it runs FOLDER/N.tflite with FOLDER/N.npz from N = FIRST on and leaves
-FOLDER/N.out.npz or FOLDER/N.error.
+`python judge.py FOLDER FIRST KERNELS` is the child: it runs FOLDER/N.tflite with FOLDER/N.npz from N = FIRST on and
+leaves FOLDER/N.out.npz or FOLDER/N.error.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 
-def judge(models: Sequence[tuple[bytes, Sequence[Array]]]) -> list[list[Array] | str]:
-    """For each (model, inputs) LiteRT's outputs, or in words why there are none."""
+def judge(models: Sequence[tuple[bytes, Sequence[Array]]], kernels: str = "ref") -> list[list[Array] | str]:
+    """For each (model, inputs) LiteRT's outputs by its reference ("ref") or usual ("default") kernels, or in words why
+    there are none."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for index, (data, inputs) in enumerate(models):
@@ -28,7 +29,7 @@ def judge(models: Sequence[tuple[bytes, Sequence[Array]]]) -> list[list[Array] |
             np.savez(folder / f"{index}.npz", *inputs)
         first = 0
         while first < len(models):
-            command = [sys.executable, __file__, name, str(first)]
+            command = [sys.executable, __file__, name, str(first), kernels]
             done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
             first = next((i for i in range(first, len(models)) if not _finished(folder, i)), len(models))
             if first < len(models):
@@ -49,12 +50,11 @@ def _result(folder: Path, index: int) -> list[Array] | str:
         return [arrays[name] for name in arrays.files]
 
 
-def _run(model: Path, given: Path) -> list[Array]:
+def _run(model: Path, given: Path, kernels: str) -> list[Array]:
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-    interpreter = Interpreter(
-        model_path=str(model), experimental_op_resolver_type=OpResolverType.BUILTIN_REF, num_threads=1
-    )
+    resolver = OpResolverType.BUILTIN_REF if kernels == "ref" else OpResolverType.AUTO
+    interpreter = Interpreter(model_path=str(model), experimental_op_resolver_type=resolver, num_threads=1)
     interpreter.allocate_tensors()
     with np.load(given) as arrays:
         for detail, name in zip(interpreter.get_input_details(), arrays.files, strict=True):
@@ -63,13 +63,13 @@ def _run(model: Path, given: Path) -> list[Array]:
     return [interpreter.get_tensor(detail["index"]) for detail in interpreter.get_output_details()]
 
 
-def _child(name: str, first: int) -> None:
+def _child(name: str, first: int, kernels: str) -> None:
     folder = Path(name)
     index = first
     while (model := folder / f"{index}.tflite").exists():
         if not _finished(folder, index):
             try:
-                outputs = _run(model, folder / f"{index}.npz")
+                outputs = _run(model, folder / f"{index}.npz", kernels)
                 partial = folder / f"{index}.partial.npz"
                 np.savez(partial, *outputs)
                 partial.rename(folder / f"{index}.out.npz")
@@ -79,4 +79,4 @@ def _child(name: str, first: int) -> None:
 
 
 if __name__ == "__main__":
-    _child(sys.argv[1], int(sys.argv[2]))
+    _child(sys.argv[1], int(sys.argv[2]), sys.argv[3])

@@ -198,7 +198,9 @@ def _fixed_sum(op: Op, operands: Sequence[TensorType], y: TensorType) -> base.Fi
 
 def _softmax(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None:
     x = ins[0]
-    if x is None or x.type.dtype not in EIGHT_BITS or not x.type.shape or not isinstance(op, Softmax):
+    if x is None or x.type.dtype not in EIGHT_BITS or not isinstance(op, Softmax):
+        return None
+    if not x.type.shape or outs[0].type.dtype != x.type.dtype:
         return None
     classes = x.type.shape[-1]
     return base.Softmax(x.type.size // classes, classes, x.type.dtype, op.exponentials(x.type.scale))

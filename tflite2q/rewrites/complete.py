@@ -1,6 +1,9 @@
-"""rewrite: convolutions without a bias get one of zeros, which LiteRT's kernels want or crash without.
+"""rewrite: what LiteRT's kernels want or crash without, and files leave out.
 
-before: %y = q.depthwise_conv2d(%x, %w)          after: %y = q.depthwise_conv2d(%x, %w, %y/bias), zeros
+before: %y = q.depthwise_conv2d(%x, %w) {activation = TANH}
+after:  %y = q.depthwise_conv2d(%x, %w, %y/bias), a bias of zeros
+
+Kernels of codes ignore the fused activations TANH and SIGN_BIT; those of real numbers would not.
 """
 
 from __future__ import annotations
@@ -14,12 +17,20 @@ from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
 from tflite2q.rewrites.biases import BIAS_DTYPES
 from tflite2q.rewrites.edit import Editor
 
+IGNORED = ("TANH", "SIGN_BIT")
 
-def add_missing_biases(graph: Graph) -> Graph:
-    """The graph with a bias at every convolution."""
+
+def complete(graph: Graph) -> Graph:
+    """The graph with a bias at every convolution, and without activations that were ignored."""
     editor = Editor(graph)
-    editor.ops = [_with_bias(op, editor) if isinstance(op, Convolution) else op for op in editor.ops]
+    ops = [_with_bias(op, editor) if isinstance(op, Convolution) else op for op in editor.ops]
+    editor.ops = [op.with_(activation="NONE") if _ignores_activation(op) else op for op in ops]
     return editor.graph()
+
+
+def _ignores_activation(op: Op) -> bool:
+    """Whether a conversion may have changed the op, and its activation never counted; an LSTM's does."""
+    return op.convertible and getattr(op, "activation", "NONE") in IGNORED
 
 
 def _with_bias(op: Op, editor: Editor) -> Op:

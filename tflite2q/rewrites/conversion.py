@@ -14,7 +14,7 @@ from tflite2q.rewrites import clamps
 from tflite2q.rewrites.apply import Applier
 from tflite2q.rewrites.boundaries import drop_identities, guard, join_casts, split_casts
 from tflite2q.rewrites.clamps import Clamp
-from tflite2q.rewrites.complete import add_missing_biases
+from tflite2q.rewrites.complete import complete
 from tflite2q.rewrites.losses import LayerChange, change
 from tflite2q.rewrites.parameters import Boundaries, assign, planned
 from tflite2q.rewrites.scheme import Scheme
@@ -73,7 +73,7 @@ def convert(
     new = split_casts(drop_identities(clamps.keep(applier.run(), kept), graph))
     if new == graph:
         raise Unchanged(f"the model already is what scheme {scheme.name} asks for; nothing was written")
-    new = add_missing_biases(new)
+    new = complete(new)
     inner = {op.name: boundaries.inner.get(op.name, op.name) for op in graph.ops}
     changes = (
         change(op, graph, new, applier.weights.get(inner[op.name]), kept.get(inner[op.name])) for op in graph.ops

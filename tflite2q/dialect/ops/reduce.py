@@ -34,7 +34,10 @@ class Reduce(Op):
         return tuple(sorted({axis_of(axis, rank) for axis in integers(given(ins, 1))}))
 
     def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
-        check_numbers(given(ins, 0), outs[0])
+        x, y = given(ins, 0).type, outs[0].type
+        bare = x.quantization is None and y.quantization is None and x.dtype == y.dtype
+        if not (bare and x.dtype in CODES):
+            check_numbers(given(ins, 0), outs[0])
 
     def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
         shape, axes = given(ins, 0).type.shape, self.axes(ins)
@@ -47,6 +50,8 @@ class Reduce(Op):
         axes = self.axes(ins.values)
         if is_codes(y):
             return (core.reshape(self.codes(core, x.data, axes, x.value, outs[0]), y.shape),)
+        if y.dtype in CODES:
+            return (core.reshape(self.bare_codes(core, x.data, axes, outs[0]), y.shape),)
         return (core.reshape(self.numbers(core, x.data, axes, x.value), y.shape),)
 
     def codes(self, core: Core[T], x: T, axes: tuple[int, ...], source: Value, y: Value) -> T:
@@ -55,6 +60,10 @@ class Reduce(Op):
 
     def numbers(self, core: Core[T], x: T, axes: tuple[int, ...], source: Value) -> T:
         """The reduction of plain numbers."""
+        raise NotImplementedError
+
+    def bare_codes(self, core: Core[T], x: T, axes: tuple[int, ...], y: Value) -> T:
+        """The reduction of codes without parameters."""
         raise NotImplementedError
 
     def count(self, source: Value, axes: tuple[int, ...]) -> int:
@@ -98,6 +107,10 @@ class Sum(Reduce):
 
     def numbers(self, core: Core[T], x: T, axes: tuple[int, ...], source: Value) -> T:
         return core.sum(x, axes)
+
+    def bare_codes(self, core: Core[T], x: T, axes: tuple[int, ...], y: Value) -> T:
+        """0: LiteRT and TFLite Micro take absent scales for 0, and so the multiplier."""
+        return core.const(np.zeros(y.type.shape or (1,), y.type.dtype))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +163,9 @@ class ReduceExtremum(Reduce):
         return self.numbers(core, x, axes, source)
 
     def numbers(self, core: Core[T], x: T, axes: tuple[int, ...], source: Value) -> T:
+        return core.min(x, axes) if self.smallest else core.max(x, axes)
+
+    def bare_codes(self, core: Core[T], x: T, axes: tuple[int, ...], y: Value) -> T:
         return core.min(x, axes) if self.smallest else core.max(x, axes)
 
 

@@ -16,7 +16,7 @@ from tflite2q.arithmetic.fixedpoint import exp_on_negative, leading_zeros, recip
 from tflite2q.arithmetic.numpy_core import NUMPY
 from tflite2q.arithmetic.rescale import high_multiply, int_const, multiply_fixed, rounding_shift_right
 from tflite2q.arithmetic.tables import Codes, interpolated
-from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute
+from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require
 from tflite2q.dialect.ops.common import CODES, check_numbers, float32, is_codes
 from tflite2q.dialect.spans import Span
 from tflite2q.dialect.types import Quantization, Value
@@ -29,7 +29,11 @@ SUM_BITS = 12  # integer bits of the sum of exponentials
 
 @dataclass(frozen=True, kw_only=True)
 class Softmax(Op):
-    """Softmax over the last axis; the result spans [0, 1) in steps of 1/256, of 1/32768 with 16 bits."""
+    """Softmax over the last axis; the result spans [0, 1).
+
+    It has steps of 1/256, or of 1/32768 where operand and result have 16 bits.  int8 may also become int16, in steps of
+    1/65536.
+    """
 
     beta: float = attribute("Beta", 1.0)
 
@@ -47,7 +51,10 @@ class Softmax(Op):
     def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
         x, y = ins[0], outs[0]
         assert x is not None
-        check_numbers(x, y)
+        if (x.type.dtype, y.type.dtype) == ("int8", "int16"):
+            require(is_codes(x.type) and is_codes(y.type), f"{x.name!r} or {y.name!r} has no quantization parameters")
+        else:
+            check_numbers(x, y)
 
     def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
         assert ins[0] is not None
@@ -76,7 +83,6 @@ class Softmax(Op):
             return (self.of_numbers(core, x.data),)
         if x.type.dtype == "int16":
             return (self.of_int16(core, x.data, x.type.scale),)
-        low, high = x.type.range
         table = self.exponentials(x.type.scale)
         wide = core.astype(x.data, "int32")
         below_max = core.subtract(core.max(wide, (-1,), keepdims=True), wide)
@@ -84,8 +90,12 @@ class Softmax(Op):
         shares = core.take(core.const(rounding_shift_right(NUMPY, table, SUM_BITS)), below_max)
         total = core.sum(shares, (-1,), keepdims=True)
         inverse, shift = row_scale(core, total)
+        y = outs[0].type
+        low, high = y.range
+        if y.dtype == "int16":  # 8 bits more of the same quotient
+            shift = core.subtract(shift, int_const(core, 8))
         code = core.add(share(core, e, inverse, shift), int_const(core, low))
-        return (core.astype(core.clip(code, low, high), x.type.dtype),)
+        return (core.astype(core.clip(code, low, high), y.dtype),)
 
     def of_numbers(self, core: Core[T], x: T) -> T:
         """exp(beta * (x - max)) over its sum, in float32."""
