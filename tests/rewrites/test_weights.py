@@ -52,6 +52,7 @@ def test_a_channel_that_fits_keeps_its_integers_and_its_scale(
     scales = new.value.type.parameters.scales(codes.shape[axis])
     assert new.value.type.dtype == "int8"
     assert new.value.type.parameters.symmetric
+    assert new.value.type.parameters.axis == (axis if codes.shape[axis] > 1 else None)
     np.testing.assert_array_equal(channels(new.value.data, axis)[fits], channels(centred, axis)[fits])
     assert (scales[fits] == np.float32(scale)).all()
     assert not new.rescaled[fits].any()
