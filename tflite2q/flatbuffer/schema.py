@@ -15,6 +15,7 @@ from typing import Any
 import flatbuffers
 import numpy as np
 import tflite
+from flatbuffers import number_types
 
 from tflite2q.errors import ModelError
 from tflite2q.flatbuffer.flexbuffer import DAMAGE
@@ -30,6 +31,7 @@ from tflite2q.flatbuffer.records import (
 
 IDENTIFIER = b"TFL3"
 SCHEMA_VERSION = 3
+DEPRECATED_BUILTIN_CODE, BUILTIN_CODE = 4, 10  # places in the vtable of OperatorCode: an int8, an int32
 PLACEHOLDER = 127  # deprecated_builtin_code is one byte; larger codes are only in builtin_code
 ALIGNMENT = 16  # of buffer data, `force_align` in the schema
 TABLE_COST = 16  # bytes charged for a table: its place in a vector, its own vtable offset and two fields
@@ -133,7 +135,9 @@ class _Decoder:
         return memoryview(self.data)[offset : offset + size]
 
     def code(self, code: Any) -> OperatorCode:
-        number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+        # Files of before operator 127 have only the old field, some later ones only the new one, and an absent field
+        # reads as 0, which is ADD.  The package's own BuiltinCode() returns the old one below 127: read both raw.
+        number = max(_field(code, DEPRECATED_BUILTIN_CODE, "Int8"), _field(code, BUILTIN_CODE, "Int32"))
         name = enum_names("BuiltinOperator").get(number, f"BUILTIN_{number}")
         if name == "CUSTOM":
             return OperatorCode(self.text(code.CustomCode()) or "(unnamed)", code.Version(), custom=True)
@@ -231,6 +235,12 @@ class _Decoder:
             outputs=self.each(signature.OutputsLength(), signature.Outputs, one),
             subgraph=signature.SubgraphIndex(),
         )
+
+
+def _field(table: Any, slot: int, kind: str) -> int:
+    """A scalar of a table by its place in the vtable; 0 where the file leaves it out."""
+    offset = table._tab.Offset(slot)
+    return int(table._tab.Get(getattr(number_types, f"{kind}Flags"), offset + table._tab.Pos)) if offset else 0
 
 
 # ------------------------------------------------------------------------------------------------------------ encode
