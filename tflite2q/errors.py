@@ -6,11 +6,22 @@ and leaves with `exit_code`.  Anything else that escapes is a bug.
 
 from __future__ import annotations
 
+import copy
+from typing import TypeVar
+
+E = TypeVar("E", bound="Tflite2qError")
+
 
 class Tflite2qError(Exception):
     """Base of all errors a user can cause or act on."""
 
     exit_code = 3
+
+    def at(self: E, place: str) -> E:
+        """The same error with the place that it is about in front."""
+        found = copy.copy(self)
+        found.args = (f"{place}: {self}",)
+        return found
 
 
 class ModelError(Tflite2qError):
@@ -18,7 +29,12 @@ class ModelError(Tflite2qError):
 
 
 class UnsupportedError(Tflite2qError):
-    """The model is well formed but uses something tflite2q does not implement."""
+    """The model is well formed but uses something tflite2q does not implement.
+
+    `carriable`: reading it with `allow_unsupported` carries that through.
+    """
+
+    carriable = False
 
 
 class InvalidGraph(Tflite2qError):

@@ -25,7 +25,14 @@ from tflite2q.evaluation.comparison import Accuracy, Comparison, Layer, LayerErr
 from tflite2q.evaluation.data import Dataset, Normalization, Source
 from tflite2q.evaluation.inspection import Inspection, SchemeEffect
 from tflite2q.execution import litert, reference
-from tflite2q.flatbuffer import reader, writer
+from tflite2q.flatbuffer import writer
+from tflite2q.loading import FilePath, Loaded, Model, read_once, why_not_run
+from tflite2q.loading import content_of as content_of
+from tflite2q.loading import graph_of as graph_of
+from tflite2q.loading import load as load
+from tflite2q.loading import name_of as name_of
+from tflite2q.loading import opened as opened
+from tflite2q.loading import size_of as size_of
 from tflite2q.rewrites import Conversion, Forecast
 from tflite2q.rewrites import scheme as schemes
 from tflite2q.rewrites.scheme import Scheme
@@ -37,22 +44,12 @@ if TYPE_CHECKING:
     from tflite2q.lower.graph import Choice
 
 Array = npt.NDArray[Any]
-FilePath = str | os.PathLike[str]
-Model = Graph | Conversion | FilePath
+
 
 # Layers are compared by the NumPy reference, which takes about 0.25 s a sample of a 300 M MAC model.
 LAYER_SAMPLES = 2
 # Calibration runs the reference too; ranges and means of a layer have settled by then.
 CALIBRATION_SAMPLES = 50
-
-
-def load(path: FilePath, allow_unsupported: bool = False) -> Graph:
-    """Read and verify a .tflite file.
-
-    Raises ModelError (damaged), UnsupportedError (operators tflite2q lacks, all named) or InvalidGraph.  With
-    `allow_unsupported` such operators are carried through; that graph can be converted but not run.
-    """
-    return reader.load(path, allow_unsupported)
 
 
 def convert(
@@ -71,20 +68,21 @@ def convert(
     model already is what the scheme asks for.
     """
     chosen = scheme_of(scheme, interface)
-    if not isinstance(model, str | os.PathLike):
+    if isinstance(model, str | os.PathLike):
+        model = opened(model, allow_unsupported)
+    if not isinstance(model, Loaded):
         return _convert(graph_of(model), chosen, data, limit)
-    graph = load(model, allow_unsupported)
     try:
-        return _convert(graph, chosen, data, limit)
+        return _convert(model.graph, chosen, data, limit)
     except Tflite2qError as error:
-        raise type(error)(f"{os.fspath(model)}: {error}") from error
+        raise error.at(model.path) from error
 
 
 def _convert(graph: Graph, scheme: Scheme, data: FilePath | None, limit: int | None) -> Conversion:
     if data is not None:
         seen = calibration.observe(graph, list(dataset(graph, Options(data=data, limit=limit))))
         return rewrites.convert(graph, scheme, seen, calibrate=True)
-    if rewrites.needs_observations(graph, scheme):
+    if rewrites.needs_observations(graph, scheme) and why_not_run(graph) is None:
         return rewrites.convert(graph, scheme, calibration.observe(graph, calibration.noise_images(graph)))
     return rewrites.convert(graph, scheme)
 
@@ -138,12 +136,22 @@ def compare(original: Model, converted: Model, *, progress: Progress = quiet, **
     (a `remote.Device` to run on).  `progress` is told how work goes on.
     """
     chosen = Options(**options)
+    original, converted = read_once(original), read_once(converted)
     before, after = graph_of(original), graph_of(converted)
     comparison.check_comparable(before, after)
-    samples = dataset(before, chosen)
-    notes = list(converted.notes) if isinstance(converted, Conversion) else []
-    accuracy, speed = _outputs_and_speed(before, after, samples, chosen, notes, progress)
-    layers = comparison.merge_layers(layers_of(converted), _layer_errors(before, after, samples, chosen, progress))
+    notes = list(
+        dict.fromkeys((*before.notes, *(converted.notes if isinstance(converted, Conversion) else after.notes)))
+    )
+    errors: tuple[LayerError, ...] = ()
+    accuracy, speed = None, None
+    obstacle = why_not_run(before) or why_not_run(after)
+    if obstacle is not None:
+        notes.append(f"neither outputs nor speed were compared: {obstacle}")
+    else:
+        samples = dataset(before, chosen)
+        accuracy, speed = _outputs_and_speed(before, after, samples, chosen, notes, progress)
+        errors = _layer_errors(before, after, samples, chosen, progress)
+    layers = comparison.merge_layers(layers_of(converted), errors)
     scheme = converted.scheme.name if isinstance(converted, Conversion) else None
     return Comparison(
         model=name_of(original),
@@ -158,12 +166,12 @@ def compare(original: Model, converted: Model, *, progress: Progress = quiet, **
     )
 
 
-def inspect(path: FilePath) -> Inspection:
-    """Describe the model at `path`, and what each shipped scheme would do to it."""
-    graph = load(path)
-    forecast = Forecast(graph)
+def inspect(model: FilePath | Loaded) -> Inspection:
+    """Describe a model in a file, and what each shipped scheme would do to it."""
+    found = model if isinstance(model, Loaded) else opened(model)
+    forecast = Forecast(found.graph)
     effects = tuple(_effect(forecast, schemes.find(name)) for name in schemes.shipped())
-    return inspection.inspect(graph, Path(path).name, os.path.getsize(path), effects)
+    return inspection.inspect(found.graph, name_of(found), os.path.getsize(found.path), effects)
 
 
 def explain(model: Model, target: str = "native") -> tuple[Choice, ...]:
@@ -187,29 +195,10 @@ def targets() -> list[Capability]:
     return capabilities()
 
 
-def graph_of(model: Model) -> Graph:
-    """The graph that a model stands for, read if it is a path."""
-    if isinstance(model, Graph):
-        return model
-    return model.graph if isinstance(model, Conversion) else load(model)
-
-
 def scheme_of(scheme: Scheme | FilePath, interface: str | None = None) -> Scheme:
     """The scheme meant, with another interface policy if one is given.  Raises SchemeError."""
     found = schemes.find(scheme)
     return found if interface is None else replace(found, interface=interface)
-
-
-def name_of(model: Model) -> str:
-    """How reports call a model: its file's name, or its graph's."""
-    if isinstance(model, str | os.PathLike):
-        return Path(model).name
-    return graph_of(model).name or "model"
-
-
-def content_of(model: Model) -> bytes:
-    """The bytes of the model's .tflite file.  Raises UnsupportedError where the format cannot express it."""
-    return writer.write(graph_of(model))
 
 
 def text_of(model: Model) -> str:
@@ -224,26 +213,22 @@ def lowered_text(model: Model, target: str = "native") -> str:
     return runtime.lowered_text(graph_of(model), target)
 
 
-def executable_of(path: FilePath, target: str, threads: int, device: Device | None = None) -> Executable:
+def is_library(path: FilePath) -> bool:
+    """Whether a path names a compiled library rather than a model."""
+    return Path(path).suffix == ".so"
+
+
+def executable_of(model: FilePath | Loaded, target: str, threads: int, device: Device | None = None) -> Executable:
     """A library loaded, or a .tflite compiled; on a remote device if one is given."""
-    library = Path(path).suffix == ".so"
+    path = model.path if isinstance(model, Loaded) else model
+    library = is_library(path)
     if device is None:
-        return load_library(path, threads) if library else compile(path, target, threads)
+        return load_library(path, threads) if library else compile(model, target, threads)
     from tflite2q.execution.remote import Session
 
-    made = None if library else compile(path, target, threads)
+    made = None if library else compile(model, target, threads)
     session = Session(device)
     return session.load(path, threads) if made is None else session.upload(made)
-
-
-def size_of(model: Model) -> int | None:
-    """Bytes of the model's .tflite file; None where its graph cannot be expressed as one."""
-    if isinstance(model, str | os.PathLike):
-        return os.path.getsize(model)
-    try:
-        return len(content_of(model))
-    except Tflite2qError:
-        return None
 
 
 def layers_of(model: Model) -> tuple[Layer, ...]:

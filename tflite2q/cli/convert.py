@@ -10,10 +10,12 @@ import click
 from tflite2q.cli.options import (
     ANY_PATH,
     MODEL,
+    allow_unsupported_option,
     force_option,
     interface_option,
     json_option,
     scheme_option,
+    shape_option,
     target_option,
     threads_option,
 )
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tflite2q.cli.progress import Progress
+    from tflite2q.loading import Loaded
 
 STAGES = ("load", "convert", "lower")
 
@@ -45,11 +48,8 @@ STAGES = ("load", "convert", "lower")
 @click.option(
     "--until", type=click.Choice(STAGES), help="Stop after this stage and print the graph or module; write nothing."
 )
-@click.option(
-    "--allow-unsupported",
-    is_flag=True,
-    help="Carry operators that tflite2q lacks through unchanged, with their tensors.",
-)
+@shape_option
+@allow_unsupported_option
 @click.option(
     "--data",
     type=ANY_PATH,
@@ -67,6 +67,7 @@ def convert(
     interface: str | None,
     explain: bool,
     until: str | None,
+    shapes: dict[str, tuple[int, ...]],
     allow_unsupported: bool,
     data: str | None,
     force: bool,
@@ -80,6 +81,7 @@ def convert(
     if scheme is None:
         raise click.UsageError("give --scheme NAME|FILE (`tflite2q schemes` lists the names)")
     from tflite2q import files, pipeline
+    from tflite2q.cli import models
     from tflite2q.cli import output as out
     from tflite2q.cli.progress import Progress
     from tflite2q.evaluation.comparison import Comparison, Size
@@ -87,7 +89,9 @@ def convert(
 
     if until is not None:
         with Progress() as progress:
-            click.echo(_dump(model, scheme, interface, target, until, allow_unsupported, progress))
+            click.echo(
+                _dump(models.opened(model, shapes, allow_unsupported), scheme, interface, target, until, progress)
+            )
         return
     chosen = pipeline.scheme_of(scheme, interface)
     path = Path(output) if output is not None else Path(model).with_name(f"{Path(model).stem}.{chosen.name}.tflite")
@@ -97,10 +101,11 @@ def convert(
     if lib is not None:
         pipeline.check_target(target)  # a name that does not exist is said before the work, not after
     out.check_json(json_path)
+    found = models.opened(model, shapes, allow_unsupported)
     with Progress() as progress:
         progress("converting")
-        conversion = pipeline.convert(model, chosen, allow_unsupported=allow_unsupported, data=data)
-        before, content = pipeline.size_of(model), pipeline.content_of(conversion)
+        conversion = pipeline.convert(found, chosen, data=data)
+        before, content = pipeline.size_of(found), pipeline.content_of(conversion)
         if lib is not None:
             progress(f"compiling for {target}")
             pipeline.compile(conversion, target, threads).save(lib, force)
@@ -119,28 +124,20 @@ def convert(
     document = {**json.comparison(result), "written": written}
 
     def show(console: Console) -> None:
-        text.conversion(console, result, written)
+        text.conversion(console, models.unsaid(result, found), written)
         if explain:
             text.kernels(console, target, choices)
 
     out.emit({**document, "kernels": json.kernels(choices)} if explain else document, json_path, show)
 
 
-def _dump(
-    model: str,
-    scheme: str,
-    interface: str | None,
-    target: str,
-    until: str,
-    allow_unsupported: bool,
-    progress: Progress,
-) -> str:
+def _dump(model: Loaded, scheme: str, interface: str | None, target: str, until: str, progress: Progress) -> str:
     """The graph (or, lowered, the module) after a stage, as text."""
     from tflite2q import pipeline
 
     if until == "load":
-        return pipeline.text_of(pipeline.load(model, allow_unsupported))
-    conversion = pipeline.convert(model, scheme, interface, allow_unsupported)
+        return pipeline.text_of(model)
+    conversion = pipeline.convert(model, scheme, interface)
     if until == "convert":
         return pipeline.text_of(conversion)
     progress(f"lowering for {target}")

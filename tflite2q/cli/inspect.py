@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tflite2q.cli.options import MODEL, json_option
+from tflite2q.cli.options import MODEL, allow_unsupported_option, json_option, shape_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,23 +15,32 @@ if TYPE_CHECKING:
 @click.command(short_help="Show a model's layers, types and work, and what schemes would do.")
 @click.argument("model", type=MODEL)
 @click.option("--target", help="Also say which kernel computes each layer on this target, and why better ones refused.")
+@shape_option
+@allow_unsupported_option
 @json_option
-def inspect(model: str, target: str | None, json_path: str | None) -> None:
+def inspect(
+    model: str,
+    target: str | None,
+    shapes: dict[str, tuple[int, ...]],
+    allow_unsupported: bool,
+    json_path: str | None,
+) -> None:
     """Show a model's layers, types, parameters and work, and what each scheme would do to it.
 
     A weight's line says whether it has one scale or one a channel; MACs are multiply-accumulate operations of one run.
     """
     from tflite2q import pipeline
-    from tflite2q.cli import output
+    from tflite2q.cli import models, output
     from tflite2q.report import json, text
 
     output.check_json(json_path)
-    result = pipeline.inspect(model)
-    document = json.inspection(result)
+    found = models.opened(model, shapes, allow_unsupported)
+    result = pipeline.inspect(found)
+    document, result = json.inspection(result), models.unsaid(result, found)
     if target is None:
         output.emit(document, json_path, lambda console: text.inspection(console, result))
         return
-    choices = pipeline.explain(model, target)
+    choices = pipeline.explain(found, target)
 
     def show(console: Console) -> None:
         text.inspection(console, result)

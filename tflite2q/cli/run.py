@@ -15,6 +15,7 @@ from tflite2q.cli.options import (
     json_option,
     pixel_options,
     remote_options,
+    shape_option,
     target_option,
     threads_option,
 )
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Use only the first N samples.")
 @click.option("--profile", is_flag=True, help="Also show the time, G MAC/s and share of each op of the model.")
+@shape_option
 @pixel_options
 @target_option
 @threads_option
@@ -46,9 +48,9 @@ if TYPE_CHECKING:
 @force_option
 @json_option
 def run_command(
-    model: str, inputs: tuple[str, ...], output: str | None, limit: int | None, profile: bool, mean: float | None,
-    std: float | None, target: str, threads: int, rpc: str | None, tracker: str | None, key: str | None,
-    timeout: float, force: bool, json_path: str | None,
+    model: str, inputs: tuple[str, ...], output: str | None, limit: int | None, profile: bool, shapes: dict[str,
+    tuple[int, ...]], mean: float | None, std: float | None, target: str, threads: int, rpc: str | None,
+    tracker: str | None, key: str | None, timeout: float, force: bool, json_path: str | None,
 ) -> None:  # fmt: skip
     """Run a model, compiled with TVM, or a library that `convert --lib` wrote, and show what it says.
 
@@ -57,6 +59,7 @@ def run_command(
     times the ops of a model (not of a library) on this machine, with the first sample as input.
     """
     from tflite2q import files, pipeline
+    from tflite2q.cli import models
     from tflite2q.cli import output as out
     from tflite2q.cli.progress import Progress
     from tflite2q.errors import UsageError
@@ -70,11 +73,15 @@ def run_command(
         files.refuse_overwrite(output, force)
     out.check_json(json_path)
     device = remote.device(rpc, tracker, key, timeout)
-    if profile and (device is not None or Path(model).suffix == ".so"):
+    library = pipeline.is_library(model)
+    if library and shapes:
+        raise UsageError("--shape is for models; the shapes of a library were chosen when it was compiled")
+    if profile and (device is not None or library):
         raise UsageError("--profile times the ops of a .tflite model on this machine; leave the device or library out")
+    found = model if library else models.opened(model, shapes)
     with Progress() as progress, ExitStack() as held:
         progress("compiling")
-        executable = held.enter_context(closing(pipeline.executable_of(model, target, threads, device)))
+        executable = held.enter_context(closing(pipeline.executable_of(found, target, threads, device)))
         samples = prediction.samples(inputs, executable.inputs, limit, Normalization.of(mean, std))
         results = prediction.run(executable.run, executable.outputs, samples, progress)
         if output is not None:

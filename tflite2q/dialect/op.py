@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from tflite2q.arithmetic.core import Core
 from tflite2q.dialect.types import Quantization, TensorType, Value
-from tflite2q.errors import InvalidGraph
+from tflite2q.errors import InvalidGraph, UnsupportedError
 
 T = TypeVar("T")
 Shape = tuple[int, ...]
@@ -119,6 +119,7 @@ class Op:
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8")  # quantized activations TFLite has a kernel for
     floats: ClassVar[bool] = False  # True: computes on float32 just as well
     channel_axis: ClassVar[int] = 0  # of an operand in the role of weights: where its output channel is
+    carries: ClassVar[bool] = False  # True: may touch tensors that the dialect cannot represent
     converts: ClassVar[bool] = False  # True: operand and result may be of different quantized types
 
     deviation: ClassVar[str] = ""  # where results may differ from the reference kernels', or none exist to compare with
@@ -129,9 +130,14 @@ class Op:
         return self.outputs[0]
 
     @property
+    def slots(self) -> tuple[Operand, ...]:
+        """The operand slots of this op, where they depend on its attributes."""
+        return self.operands
+
+    @property
     def convertible(self) -> bool:
         """Whether a scheme may change the types around the op."""
-        return all(slot.role != "fixed" for slot in self.operands)
+        return all(slot.role != "fixed" for slot in self.slots)
 
     @classmethod
     def attributes(cls) -> tuple[Any, ...]:
@@ -160,7 +166,7 @@ class Op:
 
     def operand(self, index: int) -> Operand:
         """The slot of input `index`; repeats the last one of a variadic op."""
-        return self.operands[min(index, len(self.operands) - 1)]
+        return self.slots[min(index, len(self.slots) - 1)]
 
     def with_(self, **changes: Any) -> Op:
         return replace(self, **changes)
@@ -176,6 +182,10 @@ class Op:
         """The op's results, written over the core vocabulary."""
         raise NotImplementedError
 
+    def assumed(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> Mapping[int, Shape]:
+        """By index, what operands given at run time must be for the results to have their declared shapes."""
+        return {}
+
     def ties(self, dtype: str) -> tuple[tuple[str, ...], ...]:
         """Groups of values that must keep equal quantization parameters when activations are of `dtype`."""
         return ()
@@ -190,8 +200,8 @@ class Op:
 
     def check_operands(self) -> None:
         """Raise InvalidGraph on a wrong number of inputs or outputs or a missing required one."""
-        required = sum(not slot.optional for slot in self.operands)
-        most = len(self.inputs) if self.variadic else len(self.operands)
+        required = sum(not slot.optional for slot in self.slots)
+        most = len(self.inputs) if self.variadic else len(self.slots)
         if not required <= len(self.inputs) <= most:
             raise InvalidGraph(f"takes {required} to {most} operands, has {len(self.inputs)}")
         for index, name in enumerate(self.inputs):
@@ -203,3 +213,9 @@ def require(condition: bool, why: str) -> None:
     """Raise InvalidGraph(why) unless `condition`: one line a rule in `verify`."""
     if not condition:
         raise InvalidGraph(why)
+
+
+def supported(condition: bool, why: str) -> None:
+    """Raise UnsupportedError(why) unless `condition`: of types that TFLite may have kernels for, the dialect not."""
+    if not condition:
+        raise UnsupportedError(why)

@@ -39,8 +39,11 @@ def noise_images(graph: Graph, seed: int = 0) -> list[list[npt.NDArray[Any]]]:
     """Samples for a model of which nothing is known: noise with the spectrum of natural images (power falling with
     the square of the frequency; Field, 1987) for image inputs, even noise over the range for others."""
     random = np.random.default_rng(seed)
-    kinds = [graph[name].type for name in graph.inputs]
-    return [[_noise(kind, random) for kind in kinds] for _ in range(NOISE_SAMPLES)]
+    values = [graph[name] for name in graph.inputs]
+    return [
+        [_noise(value.type, random) if value.constant is None else np.array(value.data) for value in values]
+        for _ in range(NOISE_SAMPLES)
+    ]
 
 
 def _noise(kind: TensorType, random: np.random.Generator) -> npt.NDArray[Any]:

@@ -23,13 +23,13 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """One op: its TFLite operator, its first result, its weights if it has some, and its work in one run."""
+    """One op: its TFLite operator, its first result and its weights if it has some, and its work in one run."""
 
     index: int
     name: str
     op: str
     tflite: str
-    output: TensorInfo
+    output: TensorInfo | None
     weights: TensorInfo | None
     macs: int
 
@@ -48,7 +48,8 @@ class SchemeEffect:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A whole model; `parameters` counts the elements of its constants, `macs` the multiply-accumulates of one run."""
+    """A whole model; `parameters` counts the elements of its constants, `macs` the multiply-accumulates of one run;
+    `notes` say what is special about how it was read."""
 
     model: str
     size: int
@@ -59,10 +60,12 @@ class Inspection:
     parameters: int
     macs: int
     schemes: tuple[SchemeEffect, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def inspect(graph: Graph, model: str, size: int, schemes: tuple[SchemeEffect, ...] = ()) -> Inspection:
     """Describe `graph`, read from a file called `model` of `size` bytes."""
+    made = {*graph.inputs, *graph.producers}
     layers = tuple(_layer(graph, index, op) for index, op in enumerate(graph.ops))
     return Inspection(
         model=model,
@@ -71,9 +74,10 @@ def inspect(graph: Graph, model: str, size: int, schemes: tuple[SchemeEffect, ..
         inputs=tuple(_tensor(graph[name]) for name in graph.inputs),
         outputs=tuple(_tensor(graph[name]) for name in graph.outputs),
         layers=layers,
-        parameters=sum(value.type.size for value in graph.values if value.constant is not None),
+        parameters=sum(v.type.size for v in graph.values if v.constant is not None and v.name not in made),
         macs=sum(layer.macs for layer in layers),
         schemes=schemes,
+        notes=graph.notes,
     )
 
 
@@ -85,7 +89,7 @@ def _layer(graph: Graph, index: int, op: Op) -> LayerInfo:
         name=op.name,
         op=op.mnemonic,
         tflite=op.builtin.name,
-        output=_tensor(graph[op.outputs[0]]),
+        output=_tensor(graph[op.outputs[0]]) if op.outputs else None,
         weights=None if weights is None else _tensor(weights),
         macs=op.macs(operands, graph.outs(op)),
     )

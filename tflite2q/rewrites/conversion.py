@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 from tflite2q.dialect.graph import Graph, verify
 from tflite2q.dialect.ops.eltwise import Requantize
-from tflite2q.errors import Unchanged
 from tflite2q.flatbuffer import writer
 from tflite2q.rewrites.apply import Applier
 from tflite2q.rewrites.boundaries import drop_identities, guard, split_casts
 from tflite2q.rewrites.losses import LayerChange, change
 from tflite2q.rewrites.parameters import Boundaries, assign
-from tflite2q.rewrites.plan import Plan
+from tflite2q.rewrites.plan import Plan, unchanged
 from tflite2q.rewrites.scheme import Scheme
 from tflite2q.rewrites.statistics import Observation, real_ranges
 
@@ -30,8 +29,9 @@ class Conversion:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know beside the layers: inserted requantizations, and what a .tflite cannot hold."""
-        notes = []
+        """What a user should know beside the layers: how the model was read, inserted requantizations, and what a
+        .tflite cannot hold."""
+        notes = list(self.graph.notes)
         if self.requantizations > 0:
             notes.append(f"{self.requantizations} requantizations inserted where neighbouring types differ")
         kinds = sorted({getattr(op, "rescale", "tflite") for op in self.graph.ops} - {"tflite"})
@@ -56,17 +56,18 @@ def convert(
     equalization need it (see `needs_observations`).
     With `calibrate` it also narrows the ranges that new scales cover, which real data may do and noise may not.
 
-    Raises SchemeError where the scheme is impossible for a layer, Unchanged if there is nothing to do.
+    Raises SchemeError where the scheme is impossible for a layer, Unchanged if there is nothing to do, UnsupportedError
+    if nothing can be done.
     """
     plan = Plan.of(scheme, graph)
     guarded, boundaries = guard(graph, plan)
-    plan = plan.renamed(boundaries.inner)
+    own, plan = plan, plan.renamed(boundaries.inner)
     known = _behind_boundaries(guarded, graph, boundaries, seen or {})
     ranges = real_ranges(known, scheme.layer.activations) if calibrate else {}
     applier = Applier(guarded, plan, assign(guarded, plan, boundaries, ranges), known)
     new = split_casts(drop_identities(applier.run(), graph))
     if new == graph:
-        raise Unchanged(f"the model already is what scheme {scheme.name} asks for; nothing was written")
+        raise unchanged(graph, own)
     weights = {name: applier.weights.get(boundaries.inner.get(name, name)) for name in graph.producers}
     layers = tuple(change(op, graph, new, weights[op.name]) for op in graph.ops)
     inserted = _requantizations(new) - _requantizations(graph)

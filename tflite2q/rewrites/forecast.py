@@ -14,11 +14,10 @@ from tflite2q.arithmetic import rounding
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import TensorType, Value
-from tflite2q.errors import Unchanged
 from tflite2q.rewrites.boundaries import guard
 from tflite2q.rewrites.losses import LayerChange, loss_class
 from tflite2q.rewrites.parameters import assign
-from tflite2q.rewrites.plan import Plan, activation_operands, is_activation
+from tflite2q.rewrites.plan import Plan, activation_operands, is_activation, unchanged
 from tflite2q.rewrites.scheme import Scheme, Weights
 from tflite2q.rewrites.weights import conforms, outgrown
 
@@ -59,8 +58,8 @@ class Forecast:
         types = assign(guarded, plan.renamed(boundaries.inner), boundaries, {})
         retyped = any(kind != guarded[name].type for name, kind in types.items())
         if not (retyped or self._reweighted(plan) or self._rescaled_otherwise(plan)):
-            raise Unchanged(f"the model already is what scheme {scheme.name} asks for")
-        return tuple(self._layer(op, plan, types.get(op.name, self.graph[op.name].type)) for op in self.graph.ops)
+            raise unchanged(self.graph, plan)
+        return tuple(self._layer(op, plan, types.get(op.name)) for op in self.graph.ops)
 
     def _reweighted(self, plan: Plan) -> bool:
         return any(
@@ -77,16 +76,16 @@ class Forecast:
             if plan.wanted(op, self.graph) is not None
         )
 
-    def _layer(self, op: Op, plan: Plan, now: TensorType) -> LayerChange:
-        result = self.graph[op.name].type
+    def _layer(self, op: Op, plan: Plan, now: TensorType | None) -> LayerChange:
         touched = [v for v in (*activation_operands(op, self.graph), *self.graph.outs(op)) if is_activation(v)]
         if not touched:
             return LayerChange(op.name, op.mnemonic, None)
+        result = self.graph[op.name].type
         channels = rescaled = None
         if op.name in self.weights and plan.wanted(op, self.graph) is not None:
             channels = len(self.extents[op.name].scale)
             rescaled = self._rescaled(op, plan.layer(op).weights)
-        return LayerChange(op.name, op.mnemonic, loss_class(result, now, bool(rescaled)), channels, rescaled)
+        return LayerChange(op.name, op.mnemonic, loss_class(result, now or result, bool(rescaled)), channels, rescaled)
 
     def _rescaled(self, op: Op, settings: Weights) -> int:
         """How many output channels would lose precision, give or take those that happen to fit another grid too."""

@@ -155,10 +155,11 @@ class Split(Movement):
     )
     operands: ClassVar[tuple[Operand, ...]] = (Operand("first"), Operand("second"), Operand("axis", optional=True))
 
-    def operand(self, index: int) -> Operand:
+    @property
+    def slots(self) -> tuple[Operand, ...]:
         """SPLIT takes (axis, x), SPLIT_V (x, sizes, axis)."""
         names = ("axis", "x") if self.kind == "split" else ("x", "sizes", "axis")
-        return Operand(names[index], "activation" if names[index] == "x" else "plain")
+        return tuple(Operand(name, "activation" if name == "x" else "plain") for name in names)
 
     @property
     def moved(self) -> int:
