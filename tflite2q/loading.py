@@ -31,7 +31,7 @@ def load(path: FilePath, allow_unsupported: bool = False, shapes: Mapping[str, S
     """Read and verify a .tflite file.
 
     `shapes` chooses the sizes of inputs by name, {"image": (8, 224, 224, 3)}; without it they are as stored, and 1
-    where the file leaves them open.  All other shapes are computed from these.  `graph.notes` says what is special about it.
+    where the file leaves them open.  All other shapes are computed from these.  `graph.notes` says what is special.
     Raises ModelError (damaged), UnsupportedError (what tflite2q lacks, all named), InvalidGraph, or UsageError for
     shapes that do not fit.  With `allow_unsupported` what it lacks is carried through; that graph can be converted but
     not run.

@@ -124,7 +124,7 @@ def check_value(value: Value) -> None:
     """Raise InvalidGraph where a value contradicts itself or is larger than any TFLite tensor."""
     kind = value.type
     if kind.dtype not in STORAGE and value.carried is None:
-        raise UnsupportedError(f"value {value.name!r}: dtype {kind.dtype} is not known")
+        raise InvalidGraph(f"value {value.name!r}: dtype {kind.dtype} is not known")
     if any(size < 0 for size in kind.shape):
         raise InvalidGraph(f"value {value.name!r}: shape {list(kind.shape)} is not static; fix the dynamic dimensions")
     if kind.size > LARGEST or len(kind.shape) > MOST_AXES:

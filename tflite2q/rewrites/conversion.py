@@ -69,7 +69,7 @@ def convert(
     if new == graph:
         raise unchanged(graph, own)
     weights = {name: applier.weights.get(boundaries.inner.get(name, name)) for name in graph.producers}
-    layers = tuple(change(op, graph, new, weights[op.name]) for op in graph.ops)
+    layers = tuple(change(op, graph, new, weights.get(op.name)) for op in graph.ops)
     inserted = _requantizations(new) - _requantizations(graph)
     return Conversion(verify(new), scheme, layers, inserted)
 
