@@ -122,10 +122,14 @@ class SubgraphReader:
         shape = tuple(1 if n < 0 else n for n in tensor.shape) if open_shape else tensor.shape
         signature = tensor.shape_signature or (tensor.shape if open_shape else ())
         dynamic = signature if -1 in signature and len(signature) == len(shape) else None
+        plain = TensorType(shape, tensor.dtype)
+        known = not produced and not tensor.variable and (len(data) > 0 or plain.size == 0)
         try:
-            kind = TensorType(shape, tensor.dtype, _quantization(tensor))
-            known = not produced and not tensor.variable and (len(data) > 0 or kind.size == 0)
-            constant = self.constants.constant(tensor.buffer, kind) if known else None
+            constant = self.constants.constant(tensor.buffer, plain) if known else None
+        except InvalidGraph as error:
+            raise error.at(f"tensor {index} {name!r}") from error
+        try:
+            kind = plain.with_(quantization=_quantization(tensor))
             value = Value(name, kind, constant, tensor.variable, dynamic)
             check_value(value)
         except InvalidGraph as error:
@@ -151,10 +155,9 @@ class SubgraphReader:
         carried = Carried(reason, json.dumps(fields, sort_keys=True), tuple(referred))
         full = buffer is not None and not tensor.variable and len(self.constants.buffer(buffer)) > 0
         constant = self.constants.constant(buffer or 0, None) if full else None
-        signature = tensor.shape_signature
-        shape = tuple(1 if n < 0 else n for n in tensor.shape)
-        if shape != tensor.shape and signature is None:
-            signature = tensor.shape
+        signature, shape = tensor.shape_signature, tensor.shape
+        if buffer is None and min(shape, default=0) < 0:
+            signature, shape = signature or shape, tuple(1 if n < 0 else n for n in shape)
         return Value(name, TensorType(shape, tensor.dtype), constant, tensor.variable, signature, carried)
 
     # ----------------------------------------------------------------------------------------------------------- ops
@@ -162,6 +165,8 @@ class SubgraphReader:
     def op(self, index: int, record: OperatorRecord) -> Op:
         """The op of an operator; one that cannot be read is carried."""
         code = self.code(record)
+        if record.problem:
+            return self.opaque(index)
         if code.name not in BY_BUILTIN or BY_BUILTIN[code.name][1].custom != code.custom:
             self.refused.append(UnknownOperator(f"{index} {'custom ' if code.custom else ''}{code.name}"))
             return self.opaque(index)
@@ -290,6 +295,8 @@ def _attributes(cls: type[Op], builtin: Builtin, record: OperatorRecord) -> dict
         option, enum = field.metadata["option"], field.metadata["enum"]
         if option in options:
             value = options.pop(option)
+            if value != value:
+                raise ModelError(f"option {option} is not a number; the file is damaged")
             if enum is not None and value not in names.enum_names(enum):
                 raise UnsupportedError(f"{option} {value!r} is unknown")
             found[field.name] = value if enum is None else names.enum_names(enum)[int(value)]  # type: ignore[arg-type]

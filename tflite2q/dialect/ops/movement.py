@@ -172,7 +172,8 @@ class Split(Movement):
         axis = axis_of(integer(given(ins, 0 if self.kind == "split" else 2)), len(shape))
         extent = shape[axis]
         if self.kind == "split":
-            require(self.count > 0 and extent % self.count == 0, f"{extent} does not split into {self.count} parts")
+            whole = self.count == len(self.outputs) and extent % self.count == 0
+            require(whole, f"{extent} does not split into {self.count} parts for {len(self.outputs)} results")
             return axis, [extent // self.count] * self.count
         sizes = integers(given(ins, 1))
         rest = extent - sum(size for size in sizes if size >= 0)

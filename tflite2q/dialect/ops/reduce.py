@@ -34,6 +34,8 @@ class Reduce(Op):
 
     def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
         check_numbers(given(ins, 0), outs[0])
+        shape = given(ins, 0).type.shape
+        require(all(shape[axis] > 0 for axis in self.axes(ins)), f"nothing to reduce on an axis of {list(shape)}")
 
     def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
         shape, axes = given(ins, 0).type.shape, self.axes(ins)
@@ -163,6 +165,7 @@ class ArgExtremum(Op):
 
     def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
         shape, axis = given(ins, 0).type.shape, self.axis(ins)
+        require(shape[axis] > 0, f"no element on axis {axis} of {list(shape)}")
         return ((*shape[:axis], *shape[axis + 1 :]),)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:

@@ -24,6 +24,8 @@ from tflite2q.dialect.types import Value
 
 T = TypeVar("T")
 
+MOST_STRIDE = 2**15 - 1  # that TFLite's kernel takes
+
 
 @dataclass(frozen=True, kw_only=True)
 class TransposeConv(Op):
@@ -54,7 +56,8 @@ class TransposeConv(Op):
         weights, x, bias = given(ins, 1), given(ins, 2), given_or_none(ins, 3)
         require(len(x.type.shape) == 4, f"input must have 4 axes, has {len(x.type.shape)}")
         require(len(weights.type.shape) == 4, f"weights must have 4 axes, have {len(weights.type.shape)}")
-        require(self.stride_h > 0 and self.stride_w > 0, "strides must be positive")
+        strides = (self.stride_h, self.stride_w)
+        require(min(strides) > 0 and max(strides) <= MOST_STRIDE, f"strides {list(strides)} are not 1 to {MOST_STRIDE}")
         filters, channels = weights.type.shape[0], weights.type.shape[3]
         require(x.type.shape[3] == channels, f"{x.type.shape[3]} input channels for weights {list(weights.type.shape)}")
         check_product(x, weights, bias, outs[0])
