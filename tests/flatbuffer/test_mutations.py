@@ -56,7 +56,7 @@ def _option(model: ModelRecord, graph: SubgraphRecord, numbers: random.Random) -
     if isinstance(value, bool):
         value = not value
     elif isinstance(value, float):
-        value = numbers.choice([0.0, -1.0, 1e-30, 1e30, float("inf"), float("nan")])
+        value = numbers.choice([0.0, -1.0, 1e-30, 1e30, float("inf")])
     elif isinstance(value, int):
         value = numbers.choice(NUMBERS)
     elif isinstance(value, tuple):

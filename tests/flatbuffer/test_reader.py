@@ -212,6 +212,11 @@ def test_weights_that_look_like_the_end_of_a_zip_archive_are_weights() -> None:
         (with_operator(0, outputs=(3, 4)), InvalidGraph, "has 2 results but should have 1"),
         (with_operator(1, outputs=(3,)), InvalidGraph, "op 1 q.softmax 'conv': defines 'conv' a second time"),
         (with_operator(0, options={"Padding": 5}), UnsupportedError, "operator 0 CONV_2D: Padding 5 is unknown"),
+        (
+            with_operator(1, options={"Beta": float("nan")}),
+            ModelError,
+            "operator 1 SOFTMAX: option Beta is not a number",
+        ),
         (with_operator(0, options={"StrideW": -1, "StrideH": 1}), InvalidGraph, "must be positive"),
         (replace(model(), subgraphs=()), ModelError, "the model has no subgraph"),
         (replace(model(), subgraphs=model().subgraphs * 2), UnsupportedError, "the model has 2 subgraphs"),

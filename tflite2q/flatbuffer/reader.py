@@ -108,7 +108,7 @@ def _subgraphs(readers: Sequence[SubgraphReader]) -> list[Tflite2qError]:
         reader.check_calls(len(readers))
     if len(readers) == 1:
         return []
-    what = f"the model has {len(readers)} subgraphs (control flow or shared parts), of which only the first is read"
+    what = f"the model has {len(readers)} subgraphs (control flow or shared parts), of which only the first can be converted"
     return [UnsupportedError(what)]
 
 
@@ -130,7 +130,15 @@ def _summary(refused: Sequence[Tflite2qError], carriable: bool) -> Tflite2qError
 
 def _listed(refused: Sequence[Tflite2qError]) -> str:
     """All reasons in one line: operators that are not known by their names alone, others in words."""
-    unknown = [str(error) for error in refused if isinstance(error, UnknownOperator)]
+    places: dict[str, list[str]] = {}
+    for error in refused:
+        if isinstance(error, UnknownOperator):
+            index, _, name = str(error).partition(" ")
+            places.setdefault(name, []).append(index)
+    unknown = [
+        f"{' and '.join(indices) if len(indices) < 4 else f'{indices[0]} and {len(indices) - 1} others'} {name}"
+        for name, indices in places.items()
+    ]
     others = list(dict.fromkeys(str(error) for error in refused if not isinstance(error, UnknownOperator)))
     reasons = [f"unsupported operators: {', '.join(unknown)}"] if unknown else []
     reasons += others[:MOST_REASONS]
