@@ -108,7 +108,7 @@ def _subgraphs(readers: Sequence[SubgraphReader]) -> list[Tflite2qError]:
         reader.check_calls(len(readers))
     if len(readers) == 1:
         return []
-    what = f"the model has {len(readers)} subgraphs (control flow or shared parts), of which only the first can be converted"
+    what = f"the model has {len(readers)} subgraphs (control flow or shared parts), only the first can be converted"
     return [UnsupportedError(what)]
 
 
