@@ -6,10 +6,13 @@ and leaves with `exit_code`.  Anything else that escapes is a bug.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
+
+E = TypeVar("E", bound="Tflite2qError")
 
 
 class Tflite2qError(Exception):
@@ -17,13 +20,24 @@ class Tflite2qError(Exception):
 
     exit_code = 3
 
+    def at(self: E, place: str) -> E:
+        """The same error with the place that it is about in front."""
+        found = copy.copy(self)
+        found.args = (f"{place}: {self}",)
+        return found
+
 
 class ModelError(Tflite2qError):
     """The model file is malformed: truncated, inconsistent, or not a .tflite at all."""
 
 
 class UnsupportedError(Tflite2qError):
-    """The model is well formed but uses something tflite2q does not implement."""
+    """The model is well formed but uses something tflite2q does not implement.
+
+    `carriable`: reading it with `allow_unsupported` carries that through.
+    """
+
+    carriable = False
 
 
 class InvalidGraph(Tflite2qError):

@@ -15,7 +15,7 @@ from tflite2q.errors import Tflite2qError
 from tflite2q.evaluation import calibration
 from tflite2q.evaluation.compare import compare, dataset
 from tflite2q.evaluation.inspection import inspect
-from tflite2q.evaluation.models import FilePath, Model, graph_of, load
+from tflite2q.evaluation.models import FilePath, Loaded, Model, graph_of, load, opened
 from tflite2q.execution import reference as interpreter
 from tflite2q.rewrites import Conversion
 from tflite2q.rewrites import scheme as schemes
@@ -48,12 +48,13 @@ def convert(
     model already is what the scheme asks for.
     """
     chosen = schemes.find(scheme, interface)
-    path = os.fspath(model) if isinstance(model, str | os.PathLike) else None
-    graph = graph_of(model) if path is None else load(path, allow_unsupported)
+    if isinstance(model, str | os.PathLike):
+        model = opened(model, allow_unsupported)
+    graph = graph_of(model)
     try:
         return calibration.convert(graph, chosen, None if data is None else dataset(graph, data, limit=limit))
     except Tflite2qError as error:
-        raise error if path is None else type(error)(f"{path}: {error}") from error
+        raise error.at(model.path) if isinstance(model, Loaded) else error from error
 
 
 def compile(model: Model, target: str = "native", threads: int = 1) -> Executable:

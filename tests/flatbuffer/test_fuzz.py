@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import random
-import resource
 import struct
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +20,6 @@ SMALL = ("kws_ref_model", "vww_96_int8", "pretrainedResnet_quant", "split_concat
 LARGE = ("mobilenet_v1_0.25_128_quant", "keras_lstm_mnist_ptq", "movenet_single_pose_lightning_ptq")
 # Numbers at which offsets, lengths, indices and dimensions go wrong.
 NUMBERS = [struct.pack("<i", n) for n in (0, 1, -1, 4, 127, 255, 2**16, 2**24, 2**31 - 1, -(2**31), 2**30)]
-HEADROOM = 1 << 30  # bytes that reading a small damaged file may take
 
 
 def damaged(data: bytes, numbers: random.Random) -> bytes:
@@ -52,16 +49,6 @@ def damaged(data: bytes, numbers: random.Random) -> bytes:
             source = numbers.randrange(size)
             found[place : place + 8] = data[source : source + 8]
     return bytes(found)
-
-
-@pytest.fixture
-def little_memory() -> Iterator[None]:
-    """An allocation far beyond what the file explains fails instead of taking the machine with it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + HEADROOM, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def fuzz(data: bytes, seed: str, count: int) -> None:

@@ -20,6 +20,7 @@ from tflite2q.arithmetic.fixedpoint import inverse_square_root
 from tflite2q.arithmetic.numpy_core import NUMPY
 from tflite2q.arithmetic.rescale import multiply_fixed, rounding_shift_right
 from tflite2q.arithmetic.rounding import Ints, code_range, quantize_multiplier
+from tflite2q.errors import UnsupportedError
 
 Floats32 = npt.NDArray[np.float32]
 
@@ -298,6 +299,8 @@ def _argument16(x: Codes, power_of_two_shifts: tuple[int, ...]) -> Ints:
     multiplier, shift = float(x.scale) * 4096 * 3, 0
     while multiplier <= 32767 / 2 and shift <= 30:
         multiplier, shift = multiplier * 2, shift + 1
+    if multiplier >= 1 << 31:
+        raise UnsupportedError(f"a function of numbers of scale {x.scale:g} is not supported")
     half = 1 << (shift - 1) if shift else 0
     return rounding.wrap32(x.every() * int(multiplier) + half) >> shift
 

@@ -65,6 +65,10 @@ def run(arguments: Sequence[str]) -> int:
         return _fail("interrupted", INTERRUPTED)
     except Tflite2qError as error:
         return _fail(str(error), error.exit_code)
+    except MemoryError:
+        return _fail(
+            "the model needs more memory than there is; choose smaller inputs with --shape, if it leaves them open", 3
+        )
     except BrokenPipeError:
         # Whoever read our output has enough; what is still buffered must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -9,11 +9,13 @@ import click
 from tflite2q.cli.options import (
     ANY_PATH,
     MODEL,
+    allow_unsupported_option,
     interface_option,
     json_option,
     pixel_options,
     remote_options,
     scheme_option,
+    shape_option,
     target_option,
     threads_option,
 )
@@ -61,11 +63,14 @@ def _offset(context: click.Context, parameter: click.Parameter, value: str) -> i
     show_default=True,
     help="Number of samples on which layers are compared, by the NumPy reference; 0 skips layers.",
 )
+@shape_option
+@allow_unsupported_option
 @click.option("--every-layer", is_flag=True, help="Show every layer, not only the worst ones.")
 @json_option
 def compare(
     original: str, other: str | None, scheme: str | None, interface: str | None, json_path: str | None,
-    every_layer: bool, rpc: str | None, tracker: str | None, key: str | None, timeout: float, **options: Any,
+    shapes: dict[str, tuple[int, ...]], allow_unsupported: bool, every_layer: bool, rpc: str | None,
+    tracker: str | None, key: str | None, timeout: float, **options: Any,
 ) -> None:  # fmt: skip
     """Measure OTHER, or ORIGINAL converted to --scheme, against ORIGINAL: accuracy, layers, speed and size.
 
@@ -81,15 +86,16 @@ def compare(
     if options["labels"] is not None and options["data"] is None:
         raise click.UsageError("--labels needs --data")
     from tflite2q import pipeline
-    from tflite2q.cli import output
+    from tflite2q.cli import models, output
     from tflite2q.cli.progress import Progress
     from tflite2q.execution import remote
     from tflite2q.report import json, text
 
     output.check_json(json_path)
     device = remote.device(rpc, tracker, key, timeout)
+    read = [models.opened(path, shapes, allow_unsupported) for path in (original, other) if path is not None]
     with Progress() as progress:
-        converted = pipeline.convert(original, scheme, interface) if scheme is not None else other
-        assert converted is not None
-        result = pipeline.compare(original, converted, progress=progress, device=device, **options)
-    output.emit(json.comparison(result), json_path, lambda console: text.comparison(console, result, every_layer))
+        converted = pipeline.convert(read[0], scheme, interface) if scheme is not None else read[1]
+        result = pipeline.compare(read[0], converted, progress=progress, device=device, **options)
+    shown = models.unsaid(result, *read)
+    output.emit(json.comparison(result), json_path, lambda console: text.comparison(console, shown, every_layer))

@@ -10,10 +10,12 @@ import click
 from tflite2q.cli.options import (
     ANY_PATH,
     MODEL,
+    allow_unsupported_option,
     force_option,
     interface_option,
     json_option,
     scheme_option,
+    shape_option,
     target_option,
     threads_option,
 )
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from tflite2q.cli.progress import Progress
     from tflite2q.dialect.text import Constants
+    from tflite2q.evaluation.models import Loaded
 
 STAGES = ("load", "convert", "lower")
 
@@ -53,11 +56,8 @@ STAGES = ("load", "convert", "lower")
     show_default=True,
     help="With --until: shorten long constants, or print a graph that every command reads again as *.q.txt.",
 )
-@click.option(
-    "--allow-unsupported",
-    is_flag=True,
-    help="Carry operators that tflite2q lacks through unchanged, with their tensors.",
-)
+@shape_option
+@allow_unsupported_option
 @click.option(
     "--data",
     type=ANY_PATH,
@@ -76,6 +76,7 @@ def convert(
     explain: bool,
     until: str | None,
     constants: Constants,
+    shapes: dict[str, tuple[int, ...]],
     allow_unsupported: bool,
     data: str | None,
     force: bool,
@@ -89,22 +90,23 @@ def convert(
     if scheme is None:
         raise click.UsageError("give --scheme NAME|FILE (`tflite2q schemes` lists the names)")
     from tflite2q import files, pipeline
+    from tflite2q.cli import models
     from tflite2q.cli import output as out
     from tflite2q.cli.progress import Progress
-    from tflite2q.evaluation import compare, models
+    from tflite2q.evaluation import compare
     from tflite2q.evaluation.comparison import Comparison, Size
+    from tflite2q.evaluation.models import content_of, size_of, stem_of
     from tflite2q.execution import runtime
     from tflite2q.report import json, text
     from tflite2q.rewrites import scheme as schemes
 
     if until is not None:
         with Progress() as progress:
-            click.echo(_dump(model, scheme, interface, target, until, constants, allow_unsupported, progress))
+            found = models.opened(model, shapes, allow_unsupported)
+            click.echo(_dump(found, scheme, interface, target, until, constants, progress))
         return
     chosen = schemes.find(scheme, interface)
-    path = (
-        Path(output) if output is not None else Path(model).with_name(f"{models.stem_of(model)}.{chosen.name}.tflite")
-    )
+    path = Path(output) if output is not None else Path(model).with_name(f"{stem_of(model)}.{chosen.name}.tflite")
     for planned in (path, lib):
         if planned is not None:
             files.refuse_overwrite(planned, force)
@@ -113,10 +115,11 @@ def convert(
 
         resolve(target)  # a name that does not exist is said before the work, not after
     out.check_json(json_path)
+    found = models.opened(model, shapes, allow_unsupported)
     with Progress() as progress:
         progress("converting")
-        conversion = pipeline.convert(model, chosen, allow_unsupported=allow_unsupported, data=data)
-        before, content = models.size_of(model), models.content_of(conversion)
+        conversion = pipeline.convert(found, chosen, data=data)
+        before, content = size_of(found), content_of(conversion)
         if lib is not None:
             progress(f"compiling for {target}")
             runtime.compile(conversion.graph, target, threads).save(lib, force)
@@ -135,7 +138,7 @@ def convert(
     document = {**json.comparison(result), "written": written}
 
     def show(console: Console) -> None:
-        text.conversion(console, result, written)
+        text.conversion(console, models.unsaid(result, found), written)
         if explain:
             text.kernels(console, target, choices)
 
@@ -143,14 +146,7 @@ def convert(
 
 
 def _dump(
-    model: str,
-    scheme: str,
-    interface: str | None,
-    target: str,
-    until: str,
-    constants: Constants,
-    allow_unsupported: bool,
-    progress: Progress,
+    model: Loaded, scheme: str, interface: str | None, target: str, until: str, constants: Constants, progress: Progress
 ) -> str:
     """The graph (or, lowered, the module) after a stage, as text."""
     from tflite2q import pipeline
@@ -158,8 +154,8 @@ def _dump(
     from tflite2q.execution import runtime
 
     if until == "load":
-        return print_graph(pipeline.load(model, allow_unsupported), constants)
-    conversion = pipeline.convert(model, scheme, interface, allow_unsupported)
+        return print_graph(model.graph, constants)
+    conversion = pipeline.convert(model, scheme, interface)
     if until == "convert":
         return print_graph(conversion.graph, constants)
     progress(f"lowering for {target}")

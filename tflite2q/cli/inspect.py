@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tflite2q.cli.options import MODEL, json_option
+from tflite2q.cli.options import MODEL, allow_unsupported_option, json_option, shape_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,24 +15,33 @@ if TYPE_CHECKING:
 @click.command(short_help="Show a model's layers, types and work, and what schemes would do.")
 @click.argument("model", type=MODEL)
 @click.option("--target", help="Also show which kernel computes each layer on this target, and why faster ones do not.")
+@shape_option
+@allow_unsupported_option
 @json_option
-def inspect(model: str, target: str | None, json_path: str | None) -> None:
+def inspect(
+    model: str,
+    target: str | None,
+    shapes: dict[str, tuple[int, ...]],
+    allow_unsupported: bool,
+    json_path: str | None,
+) -> None:
     """Show a model's layers, types, parameters and work, and what each scheme would do to it.
 
     The line of a weight says whether it has one scale or one per channel.  MACs are multiply-accumulates per run.
     """
-    from tflite2q.cli import output
-    from tflite2q.evaluation import inspection, models
+    from tflite2q.cli import models, output
+    from tflite2q.evaluation import inspection
     from tflite2q.execution import runtime
     from tflite2q.report import json, text
 
     output.check_json(json_path)
-    result = inspection.inspect(model)
-    document = json.inspection(result)
+    found = models.opened(model, shapes, allow_unsupported)
+    result = inspection.inspect(found)
+    document, result = json.inspection(result), models.unsaid(result, found)
     if target is None:
         output.emit(document, json_path, lambda console: text.inspection(console, result))
         return
-    choices = runtime.choices(models.load(model), target)
+    choices = runtime.choices(found.graph, target)
 
     def show(console: Console) -> None:
         text.inspection(console, result)

@@ -31,6 +31,34 @@ json_option = click.option(
     type=click.Path(dir_okay=False, allow_dash=True),
     help="Also write the result as JSON to FILE; '-' prints it instead of the text.",
 )
+allow_unsupported_option = click.option(
+    "--allow-unsupported",
+    is_flag=True,
+    help="Carry what tflite2q lacks (operators, types, subgraphs) through unchanged.",
+)
+
+
+def _shapes(context: click.Context, parameter: click.Parameter, given: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """NAME=1x224x224x3, several times, to shapes by name."""
+    found = {}
+    for text in given:
+        name, equals, sizes = text.rpartition("=")
+        if not equals or not name or not all(size.isdecimal() and int(size) > 0 for size in sizes.split("x")):
+            raise click.BadParameter(f"{text!r} is not NAME=SIZExSIZE..., such as image=1x224x224x3")
+        if name in found:
+            raise click.BadParameter(f"{name!r} is given two shapes")
+        found[name] = tuple(int(size) for size in sizes.split("x"))
+    return found
+
+
+shape_option = click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    callback=_shapes,
+    metavar="NAME=1x224x224x3",
+    help="Shape of an input whose batch or size the file leaves open; repeatable.  [default: as stored, else 1]",
+)
 force_option = click.option("--force", is_flag=True, help="Overwrite output files that exist.")
 scheme_option = click.option(
     "--scheme", metavar="NAME|FILE", help="Scheme to convert to: a name that `tflite2q schemes` lists, or a .toml file."

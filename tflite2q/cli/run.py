@@ -15,6 +15,7 @@ from tflite2q.cli.options import (
     json_option,
     pixel_options,
     remote_options,
+    shape_option,
     target_option,
     threads_option,
 )
@@ -22,6 +23,7 @@ from tflite2q.cli.options import (
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from tflite2q.evaluation.models import Loaded
     from tflite2q.execution.remote import Device
     from tflite2q.execution.runtime import Executable
 
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Use only the first N samples.")
 @click.option("--profile", is_flag=True, help="Also show the time, G MAC/s and share of each op.")
+@shape_option
 @pixel_options
 @target_option
 @threads_option
@@ -49,9 +52,9 @@ if TYPE_CHECKING:
 @force_option
 @json_option
 def run_command(
-    model: str, inputs: tuple[str, ...], output: str | None, limit: int | None, profile: bool, mean: float | None,
-    std: float | None, target: str, threads: int, rpc: str | None, tracker: str | None, key: str | None,
-    timeout: float, force: bool, json_path: str | None,
+    model: str, inputs: tuple[str, ...], output: str | None, limit: int | None, profile: bool, shapes: dict[str,
+    tuple[int, ...]], mean: float | None, std: float | None, target: str, threads: int, rpc: str | None,
+    tracker: str | None, key: str | None, timeout: float, force: bool, json_path: str | None,
 ) -> None:  # fmt: skip
     """Compile a model with TVM and run it, or run a library that `convert --lib` wrote, and show the outputs.
 
@@ -60,6 +63,7 @@ def run_command(
     remote device.  --profile times each op of a model (not of a library) on this machine, on the first sample.
     """
     from tflite2q import files
+    from tflite2q.cli import models
     from tflite2q.cli import output as out
     from tflite2q.cli.progress import Progress
     from tflite2q.errors import UsageError
@@ -73,11 +77,15 @@ def run_command(
         files.refuse_overwrite(output, force)
     out.check_json(json_path)
     device = remote.device(rpc, tracker, key, timeout)
-    if profile and (device is not None or Path(model).suffix == ".so"):
+    library = Path(model).suffix == ".so"
+    if library and shapes:
+        raise UsageError("--shape is for models; the shapes of a library were chosen when it was compiled")
+    if profile and (device is not None or library):
         raise UsageError("--profile times the ops of a .tflite model on this machine; leave the device or library out")
+    found = None if library else models.opened(model, shapes)
     with Progress() as progress, ExitStack() as held:
         progress("compiling")
-        executable = held.enter_context(closing(_executable(model, target, threads, device)))
+        executable = held.enter_context(closing(_executable(model, found, target, threads, device)))
         samples = prediction.samples(inputs, executable.inputs, limit, Normalization.of(mean, std))
         results = prediction.run(executable.run, executable.outputs, samples, progress)
         if output is not None:
@@ -93,16 +101,14 @@ def run_command(
     out.emit({**document, "profile": json.profile(ops)} if profile else document, json_path, show)
 
 
-def _executable(path: str, target: str, threads: int, device: Device | None) -> Executable:
-    """A library loaded, or a model compiled; on a remote device if one is given."""
-    from tflite2q.evaluation.models import load
+def _executable(path: str, model: Loaded | None, target: str, threads: int, device: Device | None) -> Executable:
+    """The library at `path` loaded, or the `model` compiled; on a remote device if one is given."""
     from tflite2q.execution import runtime
 
-    library = Path(path).suffix == ".so"
+    made = None if model is None else runtime.compile(model.graph, target, threads)
     if device is None:
-        return runtime.load_library(path, threads) if library else runtime.compile(load(path), target, threads)
+        return runtime.load_library(path, threads) if made is None else made
     from tflite2q.execution.remote import Session
 
-    made = None if library else runtime.compile(load(path), target, threads)
     session = Session(device)
     return session.load(path, threads) if made is None else session.upload(made)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tflite2q.cli.options import ANY_PATH, MODEL, force_option, json_option, target_option, threads_option
+from tflite2q.cli.options import ANY_PATH, MODEL, force_option, json_option, shape_option, target_option, threads_option
 
 
 @click.command(short_help="Find the mix of schemes that costs least for a given loss.")
@@ -56,14 +56,15 @@ from tflite2q.cli.options import ANY_PATH, MODEL, force_option, json_option, tar
     metavar="FILE.png",
     help="Draw the Pareto front to this file.  [default: beside the scheme file]",
 )
+@shape_option
 @target_option
 @threads_option
 @force_option
 @json_option
 def search(
     model: str, data: str, labels: str | None, limit: int | None, goal: str, max_drop: float, schemes: str,
-    budget: float | None, seed: int, output: str, picture: str | None, target: str, threads: int, force: bool,
-    json_path: str | None,
+    budget: float | None, seed: int, output: str, picture: str | None, shapes: dict[str, tuple[int, ...]],
+    target: str, threads: int, force: bool, json_path: str | None,
 ) -> None:  # fmt: skip
     """Find the mix of schemes, layer by layer, that saves most within a loss of top-1, and write it as a scheme file.
 
@@ -73,10 +74,10 @@ def search(
     twice.
     """
     from tflite2q import files
+    from tflite2q.cli import models
     from tflite2q.cli import output as out
     from tflite2q.cli.progress import Progress
     from tflite2q.evaluation.compare import dataset
-    from tflite2q.evaluation.models import load
     from tflite2q.rewrites import scheme
     from tflite2q.search import Settings, search, show
 
@@ -86,7 +87,7 @@ def search(
         if planned is not None:
             files.refuse_overwrite(planned, force)
     out.check_json(json_path)
-    graph = load(model)
+    graph = models.opened(model, shapes).graph
     chosen = [scheme.find(name.strip()) for name in schemes.split(",") if name.strip()]
     samples = dataset(graph, data, labels, limit)
     settings = Settings(goal, max_drop, target, threads, seed, budget)

@@ -1,7 +1,8 @@
-"""Integers that follow from constants and static shapes: sizes, axes and indices that a model computes for itself."""
+"""Small numbers that follow from constants and static shapes: sizes, axes and indices that a model computes itself."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,46 +12,42 @@ from tflite2q.arithmetic.numpy_core import NumpyCore
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op, Operands, Tensor
 from tflite2q.dialect.ops.plain import ShapeOf
-from tflite2q.dialect.types import Constant, Value
-from tflite2q.errors import DataError
+from tflite2q.dialect.types import Value
+from tflite2q.errors import DataError, UnsupportedError
 
-INTEGERS = ("int32", "int64")
+# Elements of a result that are computed while a model is read, by dtype; shapes of tensors need few.
+MOST_ELEMENTS = {"int32": 1 << 16, "int64": 1 << 16, "float32": 64}
 
 
-def folded(graph: Graph) -> Graph:
-    """rewrite: ops whose integer results follow from constants and static shapes are replaced by these results.
+def known_results(op: Op, ins: Sequence[Value | None], outs: Sequence[Value]) -> list[npt.NDArray[Any]] | None:
+    """The results of an op that is verified and whose results have their shapes, if they are numbers and known.
 
-    before: s = shape_of(x); n = strided_slice(s, 1, 3, 1); y = resize_nearest(x, n)
-    after:  n = constant [h, w];                            y = resize_nearest(x, n)
+    Real numbers count where there are few: a model may scale the size of an image by a factor.
     """
-    values = dict(graph.by_name)
-    kept = []
-    for op in graph.ops:
-        results = None if set(op.outputs) & set(graph.outputs) else _results(op, values)
-        if results is None:
-            kept.append(op)
-            continue
-        for name, result in zip(op.outputs, results, strict=True):
-            kind = values[name].type.with_(shape=result.shape)
-            values[name] = values[name].with_(type=kind, constant=Constant(result), shape_signature=None)
-    return graph.with_(ops=tuple(kept), values=tuple(values[value.name] for value in graph.values))
-
-
-def _results(op: Op, values: dict[str, Value]) -> list[npt.NDArray[Any]] | None:
-    """The op's results if they are integers and known, else None."""
-    outs = [values[name] for name in op.outputs]
-    ins = [None if name is None else values[name] for name in op.inputs]
-    known = isinstance(op, ShapeOf) or all(value is None or value.constant is not None for value in ins)
-    if not known or any(y.type.dtype not in INTEGERS or y.type.quantized for y in outs):
+    known = isinstance(op, ShapeOf) or (bool(ins) and all(value is None or value.constant is not None for value in ins))
+    small = all(y.type.size <= MOST_ELEMENTS.get(y.type.dtype, -1) for y in outs)
+    coded = any(value is not None and value.type.quantized for value in (*ins, *outs))
+    if not known or not small or (coded and not isinstance(op, ShapeOf)):
         return None
-    op.check_operands()
-    op.verify(ins, outs)
-    shapes = op.infer(ins, outs)
-    outs = [y.with_(type=y.type.with_(shape=tuple(shape))) for y, shape in zip(outs, shapes, strict=True)]
     nothing: npt.NDArray[Any] = np.empty(0)  # ShapeOf looks at types only
     tensors = [None if v is None else Tensor(v, nothing if v.constant is None else v.data) for v in ins]
     try:
-        results = op.meaning(NumpyCore(), Operands(tensors), outs)
-    except DataError:  # as every run of the model will
+        with np.errstate(all="ignore"):
+            results = op.compute(NumpyCore(), Operands(tensors), outs)
+    except (
+        IndexError,
+        ArithmeticError,
+        DataError,
+        UnsupportedError,
+    ):  # an index out of range, say: told when the model runs
         return None
     return [np.asarray(result) for result in results]
+
+
+def folded(graph: Graph) -> Graph:
+    """rewrite: ops whose results are all known are dropped; their results are constants.
+
+    For running a graph at the sizes that it has now.
+    """
+    kept = [op for op in graph.ops if not op.outputs or any(graph[name].constant is None for name in op.outputs)]
+    return graph.with_(ops=tuple(kept)) if len(kept) < len(graph.ops) else graph

@@ -9,8 +9,8 @@ from typing import Any
 
 from tflite2q.arithmetic.rounding import RANGES
 from tflite2q.dialect.op import Op
-from tflite2q.dialect.types import STORAGE, Quantization, Value
-from tflite2q.errors import InvalidGraph
+from tflite2q.dialect.types import STORAGE, Quantization, UnknownUntilRun, Value
+from tflite2q.errors import InvalidGraph, Tflite2qError, UnsupportedError
 
 LARGEST = 2**31 - 1  # elements of a value: TFLite counts them in an int
 MOST_AXES = 32  # of a value: as many as every NumPy has
@@ -29,7 +29,10 @@ class Signature:
 class Graph:
     """One subgraph of a model.  Values keep the order of the file's tensors, ops the order of execution.
 
-    `metadata` are the file's (name, bytes) buffers; `files` the associated files packed behind the model (labels, ...).
+    A value that an op computes may hold data too: numbers that follow from the shapes the graph has now.
+    `metadata` are the file's (name, bytes) buffers; `files` the associated files packed behind the model (labels, ...);
+    `others` are the model's further subgraphs, carried from file to file as they are; `notes` what a user should know
+    of how it was read, one line each, which is no part of the graph.
     """
 
     inputs: tuple[str, ...]
@@ -40,7 +43,9 @@ class Graph:
     description: str = ""
     signatures: tuple[Signature, ...] = ()
     metadata: tuple[tuple[str, bytes], ...] = ()
-    files: tuple[tuple[str, bytes], ...] = field(default=())
+    files: tuple[tuple[str, bytes], ...] = ()
+    others: tuple[Graph, ...] = ()
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     @cached_property
     def by_name(self) -> Mapping[str, Value]:
@@ -83,18 +88,20 @@ def verify(graph: Graph) -> Graph:
     if len(graph.by_name) != len(graph.values):
         raise InvalidGraph("two values have the same name")
     for value in graph.values:
-        _verify_value(value)
+        check_value(value)
     for name in graph.inputs:
         if name not in graph.by_name:
             raise InvalidGraph(f"graph input {name!r} does not exist")
-    defined = {v.name for v in graph.values if v.constant is not None or v.variable} | set(graph.inputs)
+    computed = graph.producers
+    constants = {v.name for v in graph.values if v.constant is not None and v.name not in computed}
+    defined = constants | {v.name for v in graph.values if v.variable} | set(graph.inputs)
     for index, op in enumerate(graph.ops):
         try:
             op.check_operands()
             _verify_names(op, graph.by_name, defined)
             _verify_types(op, graph)
-        except InvalidGraph as error:
-            raise InvalidGraph(f"op {index} {op.mnemonic} {op.name!r}: {error}") from error
+        except (InvalidGraph, UnsupportedError) as error:
+            raise located(index, op, error) from error
         defined.update(op.outputs)
     for name in graph.outputs:
         if name not in defined:
@@ -106,9 +113,17 @@ def verify(graph: Graph) -> Graph:
     return graph
 
 
-def _verify_value(value: Value) -> None:
+def located(index: int, op: Op, error: Tflite2qError) -> Tflite2qError:
+    """The error with the op that it is about in front."""
+    if isinstance(error, UnknownUntilRun) and error.value in op.inputs:
+        error = UnknownUntilRun(error.value, op.operand(op.inputs.index(error.value)).name)
+    return error.at(f"op {index} {op.mnemonic} {op.name!r}")
+
+
+def check_value(value: Value) -> None:
+    """Raise InvalidGraph where a value contradicts itself or is larger than any TFLite tensor."""
     kind = value.type
-    if kind.dtype not in STORAGE:
+    if kind.dtype not in STORAGE and value.carried is None:
         raise InvalidGraph(f"value {value.name!r}: dtype {kind.dtype} is not known")
     if any(size < 0 for size in kind.shape):
         raise InvalidGraph(f"value {value.name!r}: shape {list(kind.shape)} is not static; fix the dynamic dimensions")
@@ -119,6 +134,8 @@ def _verify_value(value: Value) -> None:
     if value.constant is None:
         return
     array = value.constant.array
+    if value.carried is not None:
+        return
     if array.shape != kind.shape or array.dtype.name != STORAGE[kind.dtype]:
         declared = f"{kind.dtype}{list(kind.shape)}"
         raise InvalidGraph(f"value {value.name!r}: data is {array.dtype.name}{list(array.shape)}, declared {declared}")
@@ -135,8 +152,11 @@ def _verify_quantization(value: Value, q: Quantization) -> None:
 
 def _verify_names(op: Op, values: Mapping[str, Value], defined: set[str]) -> None:
     for name in (*op.inputs, *op.outputs):
-        if name is not None and name not in values:
+        if name is None:
+            continue
+        if name not in values:
             raise InvalidGraph(f"value {name!r} does not exist")
+        check_carried(op, values[name])
     for name in op.inputs:
         if name is not None and name not in defined:
             raise InvalidGraph(f"reads {name!r} before it is computed")
@@ -156,6 +176,12 @@ def _verify_types(op: Op, graph: Graph) -> None:
             raise InvalidGraph(f"result {value.name!r} is {list(value.type.shape)} but should be {list(shape)}")
 
 
+def check_carried(op: Op, value: Value) -> None:
+    """Raise UnsupportedError where an op touches a value that the dialect cannot represent."""
+    if value.carried is not None and not op.carries:
+        raise UnsupportedError(f"{value.name!r} {value.carried.reason}, which is not supported")
+
+
 def used(graph: Graph) -> Graph:
     """rewrite: drop values that no op, input, output or signature mentions."""
     names: set[str | None] = {*graph.inputs, *graph.outputs}
@@ -163,6 +189,9 @@ def used(graph: Graph) -> Graph:
         names.update(op.inputs, op.outputs)
     for signature in graph.signatures:
         names.update(name for _, name in (*signature.inputs, *signature.outputs))
+    for value in graph.values:
+        if value.carried is not None and value.name in names:
+            names.update(value.carried.names)
     return graph.with_(values=tuple(v for v in graph.values if v.name in names))
 
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from tflite2q.arithmetic.core import Core
 from tflite2q.dialect.spans import EVERYTHING, Span
 from tflite2q.dialect.types import Quantization, TensorType, Value
-from tflite2q.errors import InvalidGraph
+from tflite2q.errors import InvalidGraph, UnsupportedError
 
 T = TypeVar("T")
 Shape = tuple[int, ...]
@@ -124,6 +124,7 @@ class Op:
     floats: ClassVar[bool] = False  # True: computes on float32 just as well
     channel_axis: ClassVar[int] = 0  # of an operand in the role of weights: where its output channel is
     scales_below: ClassVar[float] = math.inf  # what the kernels take as the scale of an operand
+    carries: ClassVar[bool] = False  # True: may touch tensors that the dialect cannot represent
     converts: ClassVar[bool] = False  # True: operand and result may be of different quantized types
     # Fused activations that every interpreter's kernel honours, for ops that have the attribute `activation`.
     fuses: ClassVar[tuple[str, ...]] = ()
@@ -136,9 +137,14 @@ class Op:
         return self.outputs[0]
 
     @property
+    def slots(self) -> tuple[Operand, ...]:
+        """The operand slots of this op, where they depend on its attributes."""
+        return self.operands
+
+    @property
     def convertible(self) -> bool:
         """Whether a scheme may change the types around the op."""
-        return all(slot.role != "fixed" for slot in self.operands)
+        return all(slot.role != "fixed" for slot in self.slots)
 
     @classmethod
     def attributes(cls) -> tuple[Any, ...]:
@@ -175,7 +181,7 @@ class Op:
 
     def operand(self, index: int) -> Operand:
         """The slot of input `index`; repeats the last one of a variadic op."""
-        return self.operands[min(index, len(self.operands) - 1)]
+        return self.slots[min(index, len(self.slots) - 1)]
 
     def with_(self, **changes: Any) -> Op:
         return replace(self, **changes)
@@ -195,6 +201,10 @@ class Op:
         """What `meaning` gives, scalars without axes: the constants of the core vocabulary have at least one."""
         results = self.meaning(core, ins, outs)
         return tuple(r if y.type.shape else core.reshape(r, ()) for r, y in zip(results, outs, strict=True))
+
+    def assumed(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> Mapping[int, Shape]:
+        """By index, what operands given at run time must be for the results to have their declared shapes."""
+        return {}
 
     def ties(self, dtype: str) -> tuple[tuple[str, ...], ...]:
         """Groups of values that must keep equal quantization parameters when activations are of `dtype`."""
@@ -217,8 +227,8 @@ class Op:
 
     def check_operands(self) -> None:
         """Raise InvalidGraph on a wrong number of inputs or outputs or a missing required one."""
-        required = sum(not slot.optional for slot in self.operands)
-        most = len(self.inputs) if self.variadic else len(self.operands)
+        required = sum(not slot.optional for slot in self.slots)
+        most = len(self.inputs) if self.variadic else len(self.slots)
         if not required <= len(self.inputs) <= most:
             raise InvalidGraph(f"takes {required} to {most} operands, has {len(self.inputs)}")
         for index, name in enumerate(self.inputs):
@@ -230,3 +240,9 @@ def require(condition: bool, why: str) -> None:
     """Raise InvalidGraph(why) unless `condition`: one line a rule in `verify`."""
     if not condition:
         raise InvalidGraph(why)
+
+
+def supported(condition: bool, why: str) -> None:
+    """Raise UnsupportedError(why) unless `condition`: of types that TFLite may have kernels for, the dialect not."""
+    if not condition:
+        raise UnsupportedError(why)

@@ -17,7 +17,7 @@ from tflite2q.dialect.graph import Graph, Signature
 from tflite2q.dialect.lexer import Cursor, Token
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops import BY_MNEMONIC
-from tflite2q.dialect.types import STORAGE, Constant, Quantization, TensorType, Value
+from tflite2q.dialect.types import STORAGE, Carried, Constant, Quantization, TensorType, Value
 from tflite2q.errors import InvalidGraph
 
 T = TypeVar("T")
@@ -32,9 +32,17 @@ class Parser(Cursor):
     """Recursive descent over the tokens, one method a rule of the grammar."""
 
     def graph(self) -> Graph:
+        """The whole text."""
         self.expect("graph")
+        found = self.subgraph()
+        if self.token.kind != "end":
+            self.fail(self.token, f"expected the end of the text, found {self.token}")
+        return found
+
+    def subgraph(self, depth: int = 0) -> Graph:
+        """A graph behind the word; the model's further ones stand in the first."""
         parts: dict[str, Any] = {"name": self.string("the graph's name")}
-        repeated: dict[str, list[Any]] = {"signatures": [], "metadata": [], "files": []}
+        repeated: dict[str, list[Any]] = {"signatures": [], "metadata": [], "files": [], "others": []}
         self.expect("{")
         while not self.accept("}"):
             token = self.kind("word", "a part of the graph or '}'")
@@ -53,13 +61,13 @@ class Parser(Cursor):
                     repeated["files" if token.text == "file" else "metadata"].append((name, self.data()))
                 case "values":
                     parts["values"] = tuple(self.block(self.value))
+                case "graph" if depth == 0:
+                    repeated["others"].append(self.subgraph(1))
                 case "ops":
                     parts["ops"] = tuple(self.block(self.op))
                 case _:
-                    expected = "description, inputs, outputs, signature, metadata, file, values or ops"
+                    expected = "description, inputs, outputs, signature, metadata, file, values, ops or graph"
                     self.fail(token, f"expected {expected}, found {token}")
-        if self.token.kind != "end":
-            self.fail(self.token, f"expected the end of the text, found {self.token}")
         for part in ("inputs", "outputs", "values", "ops"):
             if part not in parts:
                 self.fail(self.token, f"the graph has no {part}")
@@ -113,9 +121,14 @@ class Parser(Cursor):
         quantization = self.quantization() if self.at("<") else None
         signature = self.shape() if self.accept("dynamic") else None
         variable = self.accept("variable")
+        carried = self.carried() if self.accept("carried") else None
         kind = TensorType(shape, dtype, quantization)
         constant = self.constant(kind) if self.accept("=") else None
-        return Value(name, kind, constant, variable, signature)
+        return Value(name, kind, constant, variable, signature, carried)
+
+    def carried(self) -> Carried:
+        reason, content = self.string("why it is carried"), self.string("its fields in JSON")
+        return Carried(reason, content, tuple(self.listed("(", self.value_name, ")")))
 
     def tensor_type(self) -> tuple[str, tuple[int, ...]]:
         return self.word_or_string("a dtype"), self.shape()
@@ -217,9 +230,7 @@ class Parser(Cursor):
     # ---------------------------------------------------------------------------------------------------------- ops
 
     def op(self) -> Op:
-        outputs = [self.value_name()]
-        while self.accept(","):
-            outputs.append(self.value_name())
+        outputs = self.results()
         self.expect("=")
         token = self.kind("word", "an op such as q.conv2d")
         cls = BY_MNEMONIC.get(token.text)
@@ -232,6 +243,16 @@ class Parser(Cursor):
         return cls(
             inputs=tuple(inputs), outputs=tuple(outputs), version=version, intermediates=intermediates, **attributes
         )
+
+    def results(self) -> list[str]:
+        """Names of results; () for an op without."""
+        if self.accept("("):
+            self.expect(")")
+            return []
+        outputs = [self.value_name()]
+        while self.accept(","):
+            outputs.append(self.value_name())
+        return outputs
 
     def operand(self) -> str | None:
         return None if self.accept("_") else self.value_name()

@@ -79,7 +79,10 @@ class _Printer:
             head += [f"  {kind} {quoted(name)} = {self.data(data)}" for name, data in entries]
         values = [f"    {self.value(value)}" for value in graph.values]
         ops = [f"    {self.op(op)}{_result_types(op, graph)}" for op in graph.ops]
-        return "\n".join([*head, "", "  values {", *values, "  }", "", "  ops {", *ops, "  }", "}", ""])
+        body = [*head, "", "  values {", *values, "  }", "", "  ops {", *ops, "  }"]
+        for other in graph.others:
+            body += ["", *(f"  {line}" if line else "" for line in self.graph(other).rstrip().split("\n"))]
+        return "\n".join([*body, "}", ""])
 
     def value(self, value: Value) -> str:
         kind = value.type
@@ -90,12 +93,15 @@ class _Printer:
             parts.append(f"dynamic{list(value.shape_signature)}")
         if value.variable:
             parts.append("variable")
+        if value.carried is not None:
+            carried = value.carried
+            parts.append(f"carried {quoted(carried.reason)} {quoted(carried.fields)} {_names(carried.names)}")
         if value.constant is not None:
             parts.append(f"= {self.constant(value.constant.array, value)}")
         return " ".join(parts)
 
     def op(self, op: Op) -> str:
-        results = ", ".join(value_name(name) for name in op.outputs)
+        results = ", ".join(value_name(name) for name in op.outputs) or "()"
         text = f"{results} = {op.mnemonic}{_names(op.inputs)}"
         attributes = [f"{f.name} = {attribute_text(getattr(op, f.name))}" for f in fields(op) if _said(op, f)]
         if attributes:

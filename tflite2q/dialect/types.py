@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tflite2q.arithmetic.rounding import RANGES
-from tflite2q.errors import InvalidGraph
+from tflite2q.errors import InvalidGraph, UnsupportedError
 
 # dtype -> the NumPy dtype its elements are held in (int4 is held unpacked, one element a byte).
 STORAGE = {name: name for name in ("uint8", "int8", "int16", "int32", "int64", "float32", "float64", "bool")} | {
@@ -111,6 +111,15 @@ class TensorType:
             raise InvalidGraph("is quantized per channel where one scale for the whole tensor is needed")
 
 
+class UnknownUntilRun(UnsupportedError):
+    """A number that decides shapes is computed or given only when the model runs; `value` is its name."""
+
+    def __init__(self, value: str, operand: str = "") -> None:
+        self.value = value
+        what = f"{operand} ({value!r})" if operand else repr(value)
+        super().__init__(f"{what} is known only at run time, which is not supported; make it constant")
+
+
 class Constant:
     """Immutable array data with value equality; `array` is read-only and of the type's storage dtype."""
 
@@ -140,11 +149,26 @@ class Constant:
 
 
 @dataclass(frozen=True)
+class Carried:
+    """What a tensor that the dialect cannot represent is beside its shape, dtype and data, to be written again.
+
+    `reason` says why it cannot ("is sparse"), `fields` is what the file has in JSON, and `names` are the tensors that
+    it refers to, by their place in this tuple.
+    """
+
+    reason: str
+    fields: str = "{}"
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Value:
     """A tensor of a graph.  Its name is unique in the graph and is the TFLite tensor's name.
 
-    `constant` is its data if known; `variable` marks state that survives between runs; `shape_signature` is the shape
-    with -1 for dimensions the file declares dynamic, or None.
+    `constant` is its data if known: of a value that an op computes, what it computes for the shapes the graph has now;
+    of a graph's input, what alone may be given, for it decides shapes.  `variable` marks state that survives between
+    runs; `shape_signature` is the shape with -1 for dimensions the file declares dynamic, or None.  A `carried` value
+    is only read and made by ops that are carried too; its data are bytes.
     """
 
     name: str
@@ -152,12 +176,13 @@ class Value:
     constant: Constant | None = None
     variable: bool = False
     shape_signature: tuple[int, ...] | None = None
+    carried: Carried | None = None
 
     @property
     def data(self) -> npt.NDArray[Any]:
-        """The constant's array.  Raises InvalidGraph where the value is not constant."""
+        """The constant's array.  Raises UnknownUntilRun where the value is not constant."""
         if self.constant is None:
-            raise InvalidGraph(f"{self.name} must be constant")
+            raise UnknownUntilRun(self.name)
         return self.constant.array
 
     def with_(self, **changes: Any) -> Value:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TypeVar
 
 from tflite2q.arithmetic.core import Core
-from tflite2q.errors import InvalidGraph
+from tflite2q.errors import InvalidGraph, UnsupportedError
 
 T = TypeVar("T")
+
+# Padding is written out, so it is limited: to so many times the input, beside what costs nothing anyway.
+MOST_GROWTH = 64
+SMALL = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,10 @@ def window(
     padding: str,
     dilation: tuple[int, int] = (1, 1),
 ) -> Window:
-    """The window over an input of `shape` [N,H,W,C].  Raises InvalidGraph if it does not fit."""
+    """The window over an input of `shape` [N,H,W,C].
+
+    Raises InvalidGraph if it does not fit, UnsupportedError if it needs padding far larger than the input.
+    """
     before, after, out = [], [], []
     for extent, k, stride, step in zip(shape[1:3], size, strides, dilation, strict=True):
         reach = (k - 1) * step + 1
@@ -59,6 +67,10 @@ def window(
         before.append(total // 2)
         after.append(total - total // 2)
         out.append(count)
+    height, width = (n + b + a for n, b, a in zip(shape[1:3], before, after, strict=True))
+    padded = shape[0] * height * width * shape[3]
+    if padded > MOST_GROWTH * math.prod(shape) + SMALL:
+        raise UnsupportedError(f"a window that needs {list(shape)} padded to {height} x {width} is not supported")
     return Window(
         size,
         strides,

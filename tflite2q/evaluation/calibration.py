@@ -15,6 +15,7 @@ from tflite2q import rewrites
 from tflite2q.arithmetic import rounding
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import STORAGE, TensorType
+from tflite2q.evaluation.models import why_not_run
 from tflite2q.execution import reference
 from tflite2q.rewrites import Conversion
 from tflite2q.rewrites.plan import is_activation
@@ -32,7 +33,7 @@ def convert(graph: Graph, scheme: Scheme, samples: Iterable[Sample] | None = Non
     """
     if samples is not None:
         return rewrites.convert(graph, scheme, observe(graph, list(samples)), calibrate=True)
-    if rewrites.needs_observations(graph, scheme):
+    if rewrites.needs_observations(graph, scheme) and why_not_run(graph) is None:
         return rewrites.convert(graph, scheme, observe(graph, noise_images(graph)))
     return rewrites.convert(graph, scheme)
 
@@ -54,8 +55,11 @@ def noise_images(graph: Graph, seed: int = 0) -> list[list[npt.NDArray[Any]]]:
     """Samples for a model of which nothing is known: noise with the spectrum of natural images (power falling with
     the square of the frequency; Field, 1987) for image inputs, even noise over the range for others."""
     random = np.random.default_rng(seed)
-    kinds = [graph[name].type for name in graph.inputs]
-    return [[_noise(kind, random) for kind in kinds] for _ in range(NOISE_SAMPLES)]
+    values = [graph[name] for name in graph.inputs]
+    return [
+        [_noise(value.type, random) if value.constant is None else np.array(value.data) for value in values]
+        for _ in range(NOISE_SAMPLES)
+    ]
 
 
 def _noise(kind: TensorType, random: np.random.Generator) -> npt.NDArray[Any]:

@@ -17,7 +17,7 @@ from tflite2q.evaluation import comparison
 from tflite2q.evaluation import data as samples_of
 from tflite2q.evaluation.comparison import Accuracy, Comparison, Layer, LayerError, Progress, Size, Speed, quiet
 from tflite2q.evaluation.data import Dataset, Normalization, Source
-from tflite2q.evaluation.models import FilePath, Model, graph_of, name_of, size_of
+from tflite2q.evaluation.models import FilePath, Model, graph_of, name_of, read_once, size_of, why_not_run
 from tflite2q.execution import litert, reference, runtime
 from tflite2q.flatbuffer import writer
 from tflite2q.rewrites import Conversion
@@ -58,13 +58,22 @@ def compare(
     Raises DataError for models that cannot be compared or data that do not fit, UsageError for an unknown keyword.
     """
     refuse_unknown("compare()", unknown, compare)
+    original, converted = read_once(original), read_once(converted)
     before, after = graph_of(original), graph_of(converted)
     comparison.check_comparable(before, after)
-    samples = dataset(before, data, labels, limit, Normalization.of(mean, std))
-    engines = _Engines(before, after, target, threads, device, progress)
-    accuracy, timed = engines.outputs_and_speed(samples, label_offset, speed)
-    errors = _layer_errors(before, after, samples.first(layer_samples), progress)
     conversion = converted if isinstance(converted, Conversion) else None
+    notes = dict.fromkeys((*before.notes, *(after if conversion is None else conversion).notes))
+    engines = _Engines(before, after, target, threads, device, progress)
+    accuracy: Accuracy | None = None
+    timed: Speed | None = None
+    errors: tuple[LayerError, ...] = ()
+    obstacle = why_not_run(before) or why_not_run(after)
+    if obstacle is not None:
+        engines.notes.append(f"neither outputs nor speed were compared: {obstacle}")
+    else:
+        samples = dataset(before, data, labels, limit, Normalization.of(mean, std))
+        accuracy, timed = engines.outputs_and_speed(samples, label_offset, speed)
+        errors = _layer_errors(before, after, samples.first(layer_samples), progress)
     return Comparison(
         model=name_of(original),
         other=name_of(converted) if conversion is None else conversion.scheme.name,
@@ -74,7 +83,7 @@ def compare(
         accuracy=accuracy,
         speed=timed,
         size=Size(size_of(original), size_of(converted)),
-        notes=(*(() if conversion is None else conversion.notes), *engines.notes),
+        notes=(*notes, *engines.notes),
     )
 
 

@@ -116,11 +116,14 @@ def load(
 
 
 def synthetic(inputs: Sequence[Value], samples: int = SYNTHETIC_SAMPLES, seed: int = 0) -> Dataset:
-    """Random codes over the whole range of each input's dtype (reals: uniform in [-1, 1)), the same for a seed."""
+    """Random codes over the whole range of each input's dtype (reals: uniform in [-1, 1)), the same for a seed.
+
+    Inputs that must be certain numbers are these.
+    """
 
     def make(index: int) -> list[Array]:
         generator = np.random.default_rng((seed, index))
-        return [_random(generator, value) for value in inputs]
+        return [_random(generator, value) if value.constant is None else np.array(value.data) for value in inputs]
 
     return Dataset("synthetic", tuple(f"random {index}" for index in range(samples)), make)
 

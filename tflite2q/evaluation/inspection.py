@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import Quantization, Value
 from tflite2q.errors import Tflite2qError, Unchanged
-from tflite2q.evaluation.models import FilePath, load
+from tflite2q.evaluation.models import FilePath, Loaded, name_of, opened
 from tflite2q.rewrites import Forecast
 from tflite2q.rewrites import scheme as schemes
 from tflite2q.rewrites.scheme import Scheme
@@ -31,13 +30,13 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """One op: its TFLite operator, its first result, its weights if it has some, and its work in one run."""
+    """One op: its TFLite operator, its first result and its weights if it has some, and its work in one run."""
 
     index: int
     name: str
     op: str
     tflite: str
-    output: TensorInfo
+    output: TensorInfo | None
     weights: TensorInfo | None
     macs: int
 
@@ -60,7 +59,8 @@ class SchemeEffect:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A whole model; `parameters` counts the elements of its constants, `macs` the multiply-accumulates of one run."""
+    """A whole model; `parameters` counts the elements of its constants, `macs` the multiply-accumulates of one run;
+    `notes` say what is special about how it was read."""
 
     model: str
     size: int
@@ -71,18 +71,20 @@ class Inspection:
     parameters: int
     macs: int
     schemes: tuple[SchemeEffect, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-def inspect(path: FilePath) -> Inspection:
-    """Describe the model at `path`, and what each shipped scheme would do to it."""
-    graph = load(path)
-    forecast = Forecast(graph)
+def inspect(model: FilePath | Loaded) -> Inspection:
+    """Describe a model in a file, and what each shipped scheme would do to it."""
+    found = model if isinstance(model, Loaded) else opened(model)
+    forecast = Forecast(found.graph)
     effects = tuple(_effect(forecast, schemes.find(name)) for name in schemes.shipped())
-    return describe(graph, Path(path).name, os.path.getsize(path), effects)
+    return describe(found.graph, name_of(found), os.path.getsize(found.path), effects)
 
 
 def describe(graph: Graph, model: str, size: int, effects: tuple[SchemeEffect, ...] = ()) -> Inspection:
     """Describe `graph`, read from a file called `model` of `size` bytes."""
+    made = {*graph.inputs, *graph.producers}
     layers = tuple(_layer(graph, index, op) for index, op in enumerate(graph.ops))
     return Inspection(
         model=model,
@@ -91,9 +93,10 @@ def describe(graph: Graph, model: str, size: int, effects: tuple[SchemeEffect, .
         inputs=tuple(_tensor(graph[name]) for name in graph.inputs),
         outputs=tuple(_tensor(graph[name]) for name in graph.outputs),
         layers=layers,
-        parameters=sum(value.type.size for value in graph.values if value.constant is not None),
+        parameters=sum(v.type.size for v in graph.values if v.constant is not None and v.name not in made),
         macs=sum(layer.macs for layer in layers),
         schemes=effects,
+        notes=graph.notes,
     )
 
 
@@ -122,7 +125,7 @@ def _layer(graph: Graph, index: int, op: Op) -> LayerInfo:
         name=op.name,
         op=op.mnemonic,
         tflite=op.builtin.name,
-        output=_tensor(graph[op.outputs[0]]),
+        output=_tensor(graph[op.outputs[0]]) if op.outputs else None,
         weights=None if weights is None else _tensor(weights),
         macs=op.macs(operands, graph.outs(op)),
     )

@@ -3,54 +3,102 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tflite2q.dialect.graph import Graph, verify
+from tflite2q.dialect.ops.opaque import check_runnable
 from tflite2q.dialect.text import parse_graph
-from tflite2q.errors import InvalidGraph, ModelError, Tflite2qError
+from tflite2q.errors import InvalidGraph, ModelError, Tflite2qError, UnsupportedError, UsageError
 from tflite2q.flatbuffer import reader, writer
 from tflite2q.rewrites import Conversion
 
 FilePath = str | os.PathLike[str]
-Model = Graph | Conversion | FilePath
 
 TEXT_SUFFIX = ".q.txt"  # of files that hold the dialect's text instead of a flatbuffer
 
 
-def load(path: FilePath, allow_unsupported: bool = False) -> Graph:
+@dataclass(frozen=True)
+class Loaded:
+    """A model read from the file at `path`."""
+
+    graph: Graph
+    path: str
+
+
+Model = Graph | Conversion | Loaded | FilePath
+
+
+def load(path: FilePath, allow_unsupported: bool = False, shapes: Mapping[str, Sequence[int]] | None = None) -> Graph:
     """Read and verify a .tflite file, or a graph in the dialect's text form from a file named *.q.txt.
 
-    Raises ModelError (damaged), UnsupportedError (operators tflite2q lacks, all named) or InvalidGraph.  With
-    `allow_unsupported` such operators are carried through; that graph can be converted but not run.
+    `shapes` chooses the sizes of inputs by name, {"image": (8, 224, 224, 3)}; without it they are as stored, and 1
+    where the file leaves them open.  All other shapes are computed from these.  `graph.notes` says what is special.
+    Raises ModelError (damaged), UnsupportedError (what tflite2q lacks, all named), InvalidGraph, or UsageError for
+    shapes that do not fit.  With `allow_unsupported` what it lacks is carried through; that graph can be converted but
+    not run.
     """
-    if not os.fspath(path).endswith(TEXT_SUFFIX):
-        return reader.load(path, allow_unsupported)
+    return _from_text(path, shapes) if is_text(path) else reader.load(path, allow_unsupported, shapes)
+
+
+def is_text(path: FilePath) -> bool:
+    """Whether a file holds the dialect's text, by its name."""
+    return os.fspath(path).endswith(TEXT_SUFFIX)
+
+
+def _from_text(path: FilePath, shapes: Mapping[str, Sequence[int]] | None) -> Graph:
+    if shapes:
+        raise UsageError(f"{os.fspath(path)}: shapes are chosen of .tflite files; the text states its own")
     try:
         return verify(parse_graph(Path(path).read_text(encoding="utf-8")))
     except UnicodeDecodeError as error:
         raise ModelError(f"{os.fspath(path)}: is not UTF-8 text; a .tflite file needs another name") from error
     except InvalidGraph as error:
-        raise InvalidGraph(f"{os.fspath(path)}: {error}") from error
+        raise error.at(os.fspath(path)) from error
+
+
+def opened(
+    path: FilePath, allow_unsupported: bool = False, shapes: Mapping[str, Sequence[int]] | None = None
+) -> Loaded:
+    """As `load`, keeping the path for names and sizes in reports."""
+    return Loaded(load(path, allow_unsupported, shapes), os.fspath(path))
 
 
 def graph_of(model: Model) -> Graph:
     """The graph that a model stands for, read if it is a path."""
     if isinstance(model, Graph):
         return model
-    return model.graph if isinstance(model, Conversion) else load(model)
+    return model.graph if isinstance(model, Conversion | Loaded) else load(model)
+
+
+def read_once(model: Model) -> Model:
+    """A model that is not read again whenever its graph is asked for."""
+    return opened(model) if isinstance(model, str | os.PathLike) else model
+
+
+def why_not_run(graph: Graph) -> str | None:
+    """Why a graph can only be converted; None if it can be run."""
+    try:
+        check_runnable(graph)
+    except UnsupportedError as error:
+        return str(error)
+    return None
 
 
 def name_of(model: Model) -> str:
     """How reports call a model: its file's name, or its graph's."""
     if isinstance(model, str | os.PathLike):
         return Path(model).name
+    if isinstance(model, Loaded):
+        return Path(model.path).name
     return graph_of(model).name or "model"
 
 
 def stem_of(path: FilePath) -> str:
     """The file's name without its ending."""
     name = Path(path).name
-    return name.removesuffix(TEXT_SUFFIX) if name.endswith(TEXT_SUFFIX) else Path(path).stem
+    return name.removesuffix(TEXT_SUFFIX) if is_text(path) else Path(path).stem
 
 
 def content_of(model: Model) -> bytes:
@@ -60,8 +108,9 @@ def content_of(model: Model) -> bytes:
 
 def size_of(model: Model) -> int | None:
     """Bytes of the model's .tflite file; None where its graph cannot be expressed as one."""
-    if isinstance(model, str | os.PathLike) and not os.fspath(model).endswith(TEXT_SUFFIX):
-        return os.path.getsize(model)
+    path = model.path if isinstance(model, Loaded) else model
+    if isinstance(path, str | os.PathLike) and not is_text(path):
+        return os.path.getsize(path)
     try:
         return len(content_of(model))
     except Tflite2qError:

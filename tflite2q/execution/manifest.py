@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tflite2q.dialect.types import Quantization, TensorType, Value
+import numpy as np
+
+from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
 from tflite2q.errors import DataError, InvalidGraph
 
 SCHEMA_VERSION = 1
@@ -95,15 +97,20 @@ def _tensor(value: Value) -> dict[str, Any]:
     q = kind.quantization
     if q is not None:
         found["quantization"] = {"scale": list(q.scale), "zero_point": list(q.zero_point), "axis": q.axis}
+    if value.constant is not None:
+        found["data"] = value.data.reshape(-1).tolist()
     return found
 
 
 def _value(tensor: Mapping[str, Any]) -> Value:
     q = tensor.get("quantization")
     parameters = None if q is None else Quantization(tuple(q["scale"]), tuple(q["zero_point"]), q["axis"])
-    return Value(tensor["name"], TensorType(tuple(tensor["shape"]), tensor["dtype"], parameters))
+    kind = TensorType(tuple(tensor["shape"]), tensor["dtype"], parameters)
+    prescribed = tensor.get("data")
+    constant = None if prescribed is None else Constant(np.array(prescribed, kind.dtype).reshape(kind.shape))
+    return Value(tensor["name"], kind, constant)
 
 
 def bare(values: Sequence[Value]) -> tuple[Value, ...]:
-    """The values' names and types alone, as a manifest keeps them."""
-    return tuple(Value(value.name, value.type) for value in values)
+    """The values as a manifest keeps them: names, types, and data where an input must be just that."""
+    return tuple(Value(value.name, value.type, value.constant) for value in values)

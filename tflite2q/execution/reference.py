@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tflite2q.arithmetic.numpy_core import NumpyCore
+from tflite2q.dialect.fold import folded
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Operands, Tensor
-from tflite2q.dialect.types import STORAGE, initial_state
+from tflite2q.dialect.ops.opaque import check_runnable
+from tflite2q.dialect.types import STORAGE, Value, initial_state
 from tflite2q.errors import DataError
 
 Array = npt.NDArray[Any]
@@ -33,6 +35,7 @@ def run_every(graph: Graph, *inputs: npt.ArrayLike) -> dict[str, Array]:
 
 def steps(graph: Graph, inputs: Sequence[npt.ArrayLike]) -> Iterator[tuple[str, Array]]:
     """Yields (name, array) for each value in order of computation."""
+    check_runnable(graph)
     core = NumpyCore()
     values: dict[str, Array] = {}
     for value in graph.values:
@@ -42,7 +45,7 @@ def steps(graph: Graph, inputs: Sequence[npt.ArrayLike]) -> Iterator[tuple[str, 
             values[value.name] = initial_state(value.type)
     values.update(zip(graph.inputs, check_inputs(graph, inputs), strict=True))
     yield from values.items()
-    for op in graph.ops:
+    for op in folded(graph).ops:
         operands = Operands([None if n is None else Tensor(graph[n], values[n]) for n in op.inputs])
         try:
             with np.errstate(all="ignore"):  # infinities and NaN are results like others
@@ -54,8 +57,15 @@ def steps(graph: Graph, inputs: Sequence[npt.ArrayLike]) -> Iterator[tuple[str, 
             yield name, result
 
 
+def check_prescribed(value: Value, array: Array) -> None:
+    """Raise DataError where an input is not what the shapes of the model were worked out with."""
+    if value.constant is not None and not np.array_equal(value.data, array):
+        need, given = value.data.reshape(-1).tolist(), array.reshape(-1).tolist()
+        raise DataError(f"input {value.name!r} decides a shape, which the model states as {need}; given was {given}")
+
+
 def check_inputs(graph: Graph, inputs: Sequence[npt.ArrayLike]) -> list[Array]:
-    """The inputs as arrays.  Raises DataError if their number, shapes or dtypes do not fit the graph's."""
+    """The inputs as arrays.  Raises DataError if their number, shapes, dtypes or prescribed data do not fit."""
     if len(inputs) != len(graph.inputs):
         raise DataError(f"the model takes {len(graph.inputs)} inputs, {len(inputs)} were given")
     arrays = []
@@ -65,5 +75,6 @@ def check_inputs(graph: Graph, inputs: Sequence[npt.ArrayLike]) -> list[Array]:
             raise DataError(
                 f"input {name!r} is {kind.dtype}{list(kind.shape)}, given was {array.dtype.name}{list(array.shape)}"
             )
+        check_prescribed(graph[name], array)
         arrays.append(array)
     return arrays

@@ -20,6 +20,7 @@ from tflite2q.dialect.types import STORAGE, Value
 from tflite2q.errors import DataError, TargetError, UsageError, refusal
 from tflite2q.execution import manifest
 from tflite2q.execution.manifest import Manifest
+from tflite2q.execution.reference import check_prescribed
 from tflite2q.lower import targets
 from tflite2q.version import __version__
 
@@ -166,7 +167,7 @@ class Executable:
         _check_runnable(self.manifest)
 
     def run(self, *arrays: npt.ArrayLike) -> list[Array]:
-        """The model's outputs for `arrays`, one for each input, of its shape and dtype.
+        """The model's outputs for `arrays`, one for each input, of its shape, dtype and, where it decides shapes, data.
 
         Raises DataError if they do not fit or hold what no result exists for, such as an index out of range;
         TargetError if the code is for another machine.
@@ -268,6 +269,7 @@ class Executable:
                     f"input {value.name!r} is {kind.dtype}{list(kind.shape)}, "
                     f"given was {array.dtype.name}{list(array.shape)}; convert it first"
                 )
+            check_prescribed(value, array)
             checked.append(np.ascontiguousarray(array).reshape(array.shape))
         return checked
 
@@ -276,7 +278,9 @@ class Executable:
         arrays = []
         for value in self.inputs:
             dtype = np.dtype(STORAGE[value.type.dtype])
-            if dtype.kind in "iu" and dtype.itemsize <= 2:
+            if value.constant is not None:
+                arrays.append(np.array(value.data))
+            elif dtype.kind in "iu" and dtype.itemsize <= 2:
                 info = np.iinfo(dtype)
                 arrays.append(generator.integers(info.min, info.max, value.type.shape, dtype, endpoint=True))
             else:

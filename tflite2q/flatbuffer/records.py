@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-OptionValue = int | float | bool | bytes | tuple[int, ...]
+OptionValue = int | float | bool | bytes | tuple[int | float, ...]
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class OperatorCode:
 
 @dataclass(frozen=True)
 class TensorRecord:
-    """`dtype` is our spelling ("int8"); `problem` says what of this tensor cannot be represented, if anything."""
+    """`dtype` is our spelling ("int8"); `problem` says what of this tensor cannot be represented, if anything, and
+    `beyond` is what such a tensor has instead of quantization parameters, by field (see `tables`)."""
 
     name: str | None
     shape: tuple[int, ...]
@@ -35,11 +37,12 @@ class TensorRecord:
     variable: bool = False
     shape_signature: tuple[int, ...] | None = None
     problem: str | None = None
+    beyond: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class OperatorRecord:
-    """-1 among `inputs` is an absent optional operand."""
+    """-1 among `inputs` is an absent optional operand; `problem` says what cannot even be carried, if anything."""
 
     code: int
     inputs: tuple[int, ...]
@@ -48,6 +51,7 @@ class OperatorRecord:
     options_type: str | None = None
     options: Mapping[str, OptionValue] = field(default_factory=dict)
     custom_options: bytes = b""
+    problem: str | None = None
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,26 @@ Source: TFLite's schema.fbs and https://flatbuffers.dev/internals.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flatbuffers
 import numpy as np
 import tflite
+from flatbuffers import number_types
 
-from tflite2q.errors import ModelError
+from tflite2q.dialect.types import STORAGE
+from tflite2q.errors import ModelError, UnsupportedError
+from tflite2q.flatbuffer import tables
 from tflite2q.flatbuffer.flexbuffer import DAMAGE
+from tflite2q.flatbuffer.names import (
+    enum_names,
+    enum_number,
+    enum_values,
+    option_fields,
+    option_places,
+    option_vector,
+)
 from tflite2q.flatbuffer.records import (
     ModelRecord,
     OperatorCode,
@@ -30,53 +40,26 @@ from tflite2q.flatbuffer.records import (
 
 IDENTIFIER = b"TFL3"
 SCHEMA_VERSION = 3
+DEPRECATED_BUILTIN_CODE, BUILTIN_CODE = 4, 10  # places in the vtable of OperatorCode: an int8, an int32
+EXTERNAL_BUFFERS = 22  # place in the vtable of Model; newer than the package
+TENSOR_TABLES = {"Quantization": "QuantizationParameters", "Sparsity": "SparsityParameters"}
 PLACEHOLDER = 127  # deprecated_builtin_code is one byte; larger codes are only in builtin_code
 ALIGNMENT = 16  # of buffer data, `force_align` in the schema
 TABLE_COST = 16  # bytes charged for a table: its place in a vector, its own vtable offset and two fields
-
-
-@cache
-def enum_names(enum: str) -> Mapping[int, str]:
-    """Value -> member name of a TFLite enumeration."""
-    members = vars(getattr(tflite, enum)).items()
-    return {value: name for name, value in members if isinstance(value, int) and not name.startswith("_")}
-
-
-@cache
-def enum_values(enum: str) -> Mapping[str, int]:
-    """Member name -> value of a TFLite enumeration."""
-    return {name: value for value, name in enum_names(enum).items()}
-
-
-@cache
-def option_fields(table: str) -> tuple[str, ...]:
-    """Fields of an options table, in the order of the schema."""
-    prefix = f"{table}Add"
-    return tuple(name[len(prefix) :] for name in vars(tflite) if name.startswith(prefix))
-
-
-@cache
-def option_defaults(table: str) -> Mapping[str, OptionValue]:
-    """What each field of an options table reads as where a file leaves it out."""
-    encoder = _Encoder(flatbuffers.Builder(64))
-    encoder.builder.Finish(encoder.table(table))
-    data = bytes(encoder.builder.Output())
-    reader = getattr(tflite, table).GetRootAs(data, 0)
-    return {name: _Decoder(data).option(reader, name) for name in option_fields(table)}
 
 
 # ------------------------------------------------------------------------------------------------------------ decode
 
 
 def decode(data: bytes) -> ModelRecord:
-    """Records of a .tflite file.  Raises ModelError if it is not one or is damaged."""
+    """Records of a .tflite file.  Raises ModelError if it is not one or is damaged, UnsupportedError if in parts."""
     if not data:
         raise ModelError("the file is empty; expected a .tflite model")
     if data[4:8] != IDENTIFIER:
         raise ModelError("this is not a .tflite model: bytes 4 to 7 should be 'TFL3'")
     try:
         return _Decoder(data).model()
-    except ModelError:
+    except (ModelError, UnsupportedError):
         raise
     except DAMAGE as error:
         raise ModelError(f"the file is truncated or damaged ({error}); get an intact copy") from error
@@ -92,6 +75,8 @@ class _Decoder:
         model = tflite.Model.GetRootAs(self.data, 0)
         if model.Version() != SCHEMA_VERSION:
             raise ModelError(f"schema version {model.Version()} is not supported, only {SCHEMA_VERSION}")
+        if model._tab.Offset(EXTERNAL_BUFFERS):
+            raise UnsupportedError("the model keeps its constants in other files, which is not supported; put them in")
         return ModelRecord(
             description=self.text(model.Description()) or "",
             codes=self.each(model.OperatorCodesLength(), model.OperatorCodes, self.code),
@@ -133,7 +118,9 @@ class _Decoder:
         return memoryview(self.data)[offset : offset + size]
 
     def code(self, code: Any) -> OperatorCode:
-        number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+        # Files of before operator 127 have only the old field, some later ones only the new one, and an absent field
+        # reads as 0, which is ADD.  The package's own BuiltinCode() returns the old one below 127: read both raw.
+        number = max(_field(code, DEPRECATED_BUILTIN_CODE, "Int8"), _field(code, BUILTIN_CODE, "Int32"))
         name = enum_names("BuiltinOperator").get(number, f"BUILTIN_{number}")
         if name == "CUSTOM":
             return OperatorCode(self.text(code.CustomCode()) or "(unnamed)", code.Version(), custom=True)
@@ -162,12 +149,14 @@ class _Decoder:
             problem = "is sparse"
         elif q is not None and q.DetailsType():
             problem = "has blockwise or custom quantization"
-        number = tensor.Type()
+        elif tensor.VariantTensorsLength():
+            problem = "is a variant"
+        dtype = enum_names("TensorType").get(tensor.Type(), f"type {tensor.Type()}").lower()
         signature = self.numbers(tensor, "ShapeSignature")
         return TensorRecord(
             name=self.text(tensor.Name()) or None,
             shape=self.numbers(tensor, "Shape"),
-            dtype=enum_names("TensorType").get(number, f"type {number}").lower(),
+            dtype=dtype,
             buffer=tensor.Buffer(),
             scale=() if q is None else self.numbers(q, "Scale"),
             zero_point=() if q is None else self.numbers(q, "ZeroPoint", 8),
@@ -175,10 +164,23 @@ class _Decoder:
             variable=tensor.IsVariable(),
             shape_signature=signature or None,
             problem=problem,
+            beyond=self.beyond(tensor) if problem or dtype not in STORAGE else {},
         )
 
+    def beyond(self, tensor: Any) -> Mapping[str, Any]:
+        """What a tensor of an unknown kind has beside its shape, type and data, to be written again."""
+        found = {}
+        for field, name in TENSOR_TABLES.items():
+            table = getattr(tensor, field)()
+            if table is not None:
+                found[field] = tables.read(table._tab, name, self.charge)
+        count = tensor.VariantTensorsLength()
+        self.charge(count, TABLE_COST)
+        variants = [tables.read(tensor.VariantTensors(i)._tab, "VariantSubType", self.charge) for i in range(count)]
+        return {**found, "VariantTensors": variants} if variants else found
+
     def operator(self, op: Any) -> OperatorRecord:
-        kind, options = self.options(op)
+        kind, options, problem = self.options(op)
         custom = b""
         if op.LargeCustomOptionsOffset() > 1:
             where = op.LargeCustomOptionsOffset(), op.LargeCustomOptionsSize()
@@ -194,9 +196,11 @@ class _Decoder:
             options_type=kind,
             options=options,
             custom_options=custom,
+            problem=problem,
         )
 
-    def options(self, op: Any) -> tuple[str | None, dict[str, OptionValue]]:
+    def options(self, op: Any) -> tuple[str | None, dict[str, OptionValue], str | None]:
+        """The name of the options table, its fields, and what of them cannot be represented, if anything."""
         for enum, number, table in (
             ("BuiltinOptions", op.BuiltinOptionsType(), op.BuiltinOptions()),
             ("BuiltinOptions2", op.BuiltinOptions2Type(), op.BuiltinOptions2()),
@@ -204,17 +208,18 @@ class _Decoder:
             if number and table is not None:
                 kind = enum_names(enum).get(number)
                 if kind is None:
-                    raise ModelError(f"operator options of unknown type {number}; the file is damaged or too new")
+                    return None, {}, f"has options of kind {number}, which are newer than the schema known here"
                 reader = getattr(tflite, kind)()
                 reader.Init(table.Bytes, table.Pos)
-                return kind, {name: self.option(reader, name) for name in option_fields(kind)}
-        return None, {}
+                newer = tables.newer_than(reader._tab, option_places(kind))
+                problem = f"has {kind} newer than the schema known here" if newer else None
+                return kind, {name: self.option(reader, kind, name) for name in option_fields(kind)}, problem
+        return None, {}, None
 
-    def option(self, reader: Any, name: str) -> OptionValue:
-        if hasattr(reader, f"{name}AsNumpy"):
-            return self.numbers(reader, name)
-        if hasattr(reader, f"{name}Length"):  # a vector of strings or tables: carried by no op of the dialect
-            return ()
+    def option(self, reader: Any, table: str, name: str) -> OptionValue:
+        dtype = option_vector(table, name)
+        if dtype is not None:
+            return self.numbers(reader, name, np.dtype(dtype).itemsize)
         value: OptionValue | None = getattr(reader, name)()
         return b"" if value is None else value
 
@@ -231,6 +236,12 @@ class _Decoder:
             outputs=self.each(signature.OutputsLength(), signature.Outputs, one),
             subgraph=signature.SubgraphIndex(),
         )
+
+
+def _field(table: Any, slot: int, kind: str) -> int:
+    """A scalar of a table by its place in the vtable; 0 where the file leaves it out."""
+    offset = table._tab.Offset(slot)
+    return int(table._tab.Get(getattr(number_types, f"{kind}Flags"), offset + table._tab.Pos)) if offset else 0
 
 
 # ------------------------------------------------------------------------------------------------------------ encode
@@ -263,10 +274,7 @@ def encode(model: ModelRecord) -> bytes:
     return bytes(builder.Output())
 
 
-class _Encoder:
-    def __init__(self, builder: flatbuffers.Builder) -> None:
-        self.builder = builder
-
+class _Encoder(tables.Output):
     def table(self, name: str, **fields: Any) -> int:
         """A table of the schema; fields that are None are left out."""
         getattr(tflite, f"{name}Start")(self.builder)
@@ -275,34 +283,11 @@ class _Encoder:
                 getattr(tflite, f"{name}Add{field}")(self.builder, value)
         return int(getattr(tflite, f"{name}End")(self.builder))
 
-    def string(self, text: str) -> int:
-        return int(self.builder.CreateString(text.encode("utf-8", "surrogateescape")))
-
-    def offsets(self, items: Sequence[int]) -> int:
-        self.builder.StartVector(4, len(items), 4)
-        for item in reversed(items):
-            self.builder.PrependUOffsetTRelative(item)
-        return int(self.builder.EndVector())
-
-    def vector(self, values: Iterable[int | float] | None, dtype: str) -> int | None:
-        if values is None:
-            return None
-        return int(self.builder.CreateNumpyVector(np.array(list(values), dtype)))
-
-    def data(self, data: bytes | memoryview, alignment: int) -> int:
-        """A byte vector whose first byte is aligned."""
-        self.builder.StartVector(1, len(data), alignment)
-        self.builder.head -= len(data)
-        head = self.builder.head
-        self.builder.Bytes[head : head + len(data)] = bytes(data)
-        self.builder.vectorNumElems = len(data)
-        return int(self.builder.EndVector())
-
     def buffer(self, data: bytes | memoryview) -> int:
         return self.table("Buffer", Data=self.data(data, ALIGNMENT) if len(data) else None)
 
     def code(self, code: OperatorCode) -> int:
-        number = enum_values("BuiltinOperator")["CUSTOM" if code.custom else code.name]
+        number = enum_number("BuiltinOperator", "CUSTOM" if code.custom else code.name)
         return self.table(
             "OperatorCode",
             CustomCode=self.string(code.name) if code.custom else None,
@@ -325,8 +310,8 @@ class _Encoder:
         )
 
     def tensor(self, tensor: TensorRecord) -> int:
-        quantization = None
-        if tensor.scale:
+        quantization, sparsity, variants = self.beyond(tensor.beyond)
+        if tensor.scale and not tensor.beyond:
             scale = self.vector(tensor.scale, "float32")
             zero_point = self.vector(tensor.zero_point, "int64")
             quantization = self.table(
@@ -335,14 +320,24 @@ class _Encoder:
         return self.table(
             "Tensor",
             Shape=self.vector(tensor.shape, "int32"),
-            Type=enum_values("TensorType")[tensor.dtype.upper()],
+            Type=enum_number("TensorType", tensor.dtype.upper()),
             Buffer=tensor.buffer,
             Name=None if tensor.name is None else self.string(tensor.name),
             Quantization=quantization,
+            Sparsity=sparsity,
+            VariantTensors=variants,
             IsVariable=tensor.variable,
             ShapeSignature=self.vector(tensor.shape_signature, "int32"),
             HasRank=True,
         )
+
+    def beyond(self, fields: Mapping[str, Any]) -> tuple[int | None, int | None, int | None]:
+        """What a tensor of an unknown kind has: its quantization, sparsity and variants."""
+        quantization, sparsity = (
+            self.described(name, fields[field]) if field in fields else None for field, name in TENSOR_TABLES.items()
+        )
+        variants = [self.described("VariantSubType", each) for each in fields.get("VariantTensors", ())]
+        return quantization, sparsity, self.offsets(variants) if variants else None
 
     def operator(self, op: OperatorRecord) -> int:
         custom = self.data(op.custom_options, ALIGNMENT) if op.custom_options else None
@@ -365,7 +360,7 @@ class _Encoder:
         fields: dict[str, Any] = {}
         for name, value in op.options.items():
             if isinstance(value, tuple):
-                fields[name] = self.vector(value, "int32") if value else None
+                fields[name] = self.vector(value, option_vector(op.options_type, name) or "int32") if value else None
             elif isinstance(value, bytes):
                 fields[name] = int(self.builder.CreateString(value)) if value else None
             else:

@@ -6,6 +6,7 @@ The same graph always gives the same bytes, and reading them gives the same grap
 from __future__ import annotations
 
 import io
+import json
 import os
 import zipfile
 from pathlib import Path
@@ -15,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tflite2q import files
-from tflite2q.dialect.graph import Graph, verify
+from tflite2q.dialect.graph import Graph, Signature, verify
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.opaque import Opaque
-from tflite2q.dialect.types import Value
+from tflite2q.dialect.types import Carried, Value
 from tflite2q.errors import UnsupportedError
-from tflite2q.flatbuffer import flexbuffer, schema
+from tflite2q.flatbuffer import flexbuffer, names, schema, tables
 from tflite2q.flatbuffer.records import (
     ModelRecord,
     OperatorCode,
@@ -30,6 +31,7 @@ from tflite2q.flatbuffer.records import (
     SubgraphRecord,
     TensorRecord,
 )
+from tflite2q.flatbuffer.subgraph import references
 
 ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # associated files carry no time, so that equal graphs give equal bytes
 
@@ -44,7 +46,7 @@ def save(graph: Graph, path: str | os.PathLike[str], force: bool = False) -> Non
 
 def write(graph: Graph) -> bytes:
     """The bytes of a .tflite file.  Raises InvalidGraph, or UnsupportedError where the format cannot express an op."""
-    data = schema.encode(_Writer(verify(graph)).model())
+    data = schema.encode(_model(verify(graph)))
     if not graph.files:
         return data
     stream = io.BytesIO(data)
@@ -54,35 +56,61 @@ def write(graph: Graph) -> bytes:
     return stream.getvalue()
 
 
-class _Writer:
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        inside = {value.name: value for op in graph.ops for value in op.intermediates}
-        self.tensors = (*graph.values, *inside.values())
-        self.index = {value.name: index for index, value in enumerate(self.tensors)}
+class _Shared:
+    """What all subgraphs of a model share: buffers and operator codes, each once."""
+
+    def __init__(self) -> None:
         self.buffers: dict[bytes, int] = {b"": 0}
         self.codes: dict[OperatorCode, int] = {}
 
-    def model(self) -> ModelRecord:
+    def buffer(self, data: bytes) -> int:
+        """Index of a buffer with these bytes; equal constants share one."""
+        return self.buffers.setdefault(data, len(self.buffers))
+
+    def code(self, code: OperatorCode) -> int:
+        return self.codes.setdefault(code, len(self.codes))
+
+
+def _model(graph: Graph) -> ModelRecord:
+    shared = _Shared()
+    metadata = tuple((name, shared.buffer(data)) for name, data in graph.metadata)
+    writers = [_Writer(each, index, shared) for index, each in enumerate((graph, *graph.others))]
+    subgraphs = tuple(writer.subgraph() for writer in writers)
+    return ModelRecord(
+        description=graph.description,
+        codes=tuple(shared.codes),
+        buffers=tuple(shared.buffers),
+        subgraphs=subgraphs,
+        signatures=tuple(signature for writer in writers for signature in writer.signatures()),
+        metadata=metadata,
+    )
+
+
+class _Writer:
+    """One subgraph."""
+
+    def __init__(self, graph: Graph, place: int, shared: _Shared) -> None:
+        self.graph, self.place, self.shared = graph, place, shared
+        inside = {value.name: value for op in graph.ops for value in op.intermediates}
+        self.tensors = (*graph.values, *inside.values())
+        self.index = {value.name: index for index, value in enumerate(self.tensors)}
+
+    def subgraph(self) -> SubgraphRecord:
         graph = self.graph
-        metadata = tuple((name, self.buffer(data)) for name, data in graph.metadata)
-        subgraph = SubgraphRecord(
+        return SubgraphRecord(
             name=graph.name,
             tensors=tuple(self.tensor(value) for value in self.tensors),
             inputs=self.indices(graph.inputs),
             outputs=self.indices(graph.outputs),
             operators=tuple(self.operator(op) for op in graph.ops),
         )
-        return ModelRecord(
-            description=graph.description,
-            codes=tuple(self.codes),
-            buffers=tuple(self.buffers),
-            subgraphs=(subgraph,),
-            signatures=tuple(
-                SignatureRecord(s.key, self.public(s.inputs), self.public(s.outputs)) for s in graph.signatures
-            ),
-            metadata=metadata,
-        )
+
+    def signatures(self) -> tuple[SignatureRecord, ...]:
+        def made(signature: Signature) -> SignatureRecord:
+            inputs, outputs = self.public(signature.inputs), self.public(signature.outputs)
+            return SignatureRecord(signature.key, inputs, outputs, self.place)
+
+        return tuple(made(signature) for signature in self.graph.signatures)
 
     def indices(self, names: tuple[str | None, ...]) -> tuple[int, ...]:
         return tuple(-1 if name is None else self.index[name] for name in names)
@@ -90,30 +118,40 @@ class _Writer:
     def public(self, names: tuple[tuple[str, str], ...]) -> tuple[tuple[str, int], ...]:
         return tuple((public, self.index[name]) for public, name in names)
 
-    def buffer(self, data: bytes) -> int:
-        """Index of a buffer with these bytes; equal constants share one."""
-        return self.buffers.setdefault(data, len(self.buffers))
-
     def tensor(self, value: Value) -> TensorRecord:
         q = value.type.quantization
         return TensorRecord(
             name=value.name,
             shape=value.type.shape,
             dtype=value.type.dtype,
-            buffer=self.buffer(_bytes(value)),
+            buffer=self.shared.buffer(b"" if self.computed(value) else _bytes(value)),
             scale=() if q is None else q.scale,
             zero_point=() if q is None else q.zero_point,
             axis=0 if q is None or q.axis is None else q.axis,
             variable=value.variable,
             shape_signature=value.shape_signature,
+            beyond={} if value.carried is None else self.beyond(value.carried),
         )
+
+    def computed(self, value: Value) -> bool:
+        """Whether the interpreter gets a value's data elsewhere than from the file."""
+        return value.name in self.graph.producers or value.name in self.graph.inputs
+
+    def beyond(self, carried: Carried) -> dict[str, Any]:
+        """What a carried tensor has, referring to other tensors by their index again."""
+        fields: dict[str, Any] = json.loads(carried.fields)
+        for reference in references(fields):
+            for field in tables.REFERENCES:
+                if 0 <= reference[field] < len(carried.names):
+                    reference[field] = self.index[carried.names[reference[field]]]
+        return fields
 
     def operator(self, op: Op) -> OperatorRecord:
         builtin = op.builtin
         code = OperatorCode(builtin.name, op.version, builtin.custom)
         options_type, options, custom_options = _all_options(op)
         return OperatorRecord(
-            code=self.codes.setdefault(code, len(self.codes)),
+            code=self.shared.code(code),
             inputs=self.indices(op.inputs),
             outputs=self.indices(op.outputs),
             intermediates=tuple(self.index[value.name] for value in op.intermediates),
@@ -128,7 +166,7 @@ def _bytes(value: Value) -> bytes:
     if value.constant is None:
         return b""
     array = value.constant.array
-    if value.type.dtype != "int4":
+    if value.type.dtype != "int4" or value.carried is not None:
         return array.tobytes()
     flat = array.reshape(-1).astype(np.uint8) & 15
     padded = np.append(flat, np.zeros(flat.size % 2, np.uint8))
@@ -152,13 +190,13 @@ def _options(op: Op, table: str) -> dict[str, OptionValue]:
 
     Raises UnsupportedError for an attribute that the table cannot hold and that says something.
     """
-    fields = schema.option_fields(table)
+    fields = names.option_fields(table)
     found: dict[str, OptionValue] = {}
     for field in op.attributes():
         option, enum = field.metadata["option"], field.metadata["enum"]
         value: Any = getattr(op, field.name)
         if option in fields:
-            found[option] = value if enum is None else schema.enum_values(enum)[value]
+            found[option] = value if enum is None else names.enum_values(enum)[value]
         elif option is not None and value != field.default:
             raise UnsupportedError(f"{op.mnemonic} {op.name!r}: a .tflite cannot express {field.name} = {value!r}")
     return found

@@ -8,8 +8,10 @@ from typing import Any
 
 from tvm import relax
 
+from tflite2q.dialect.fold import folded
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op, Operands, Tensor
+from tflite2q.dialect.ops.opaque import check_runnable
 from tflite2q.dialect.types import STORAGE, TensorType, initial_state
 from tflite2q.kernels import base, storage
 from tflite2q.kernels.registry import select
@@ -55,15 +57,18 @@ class _State:
 def lower(graph: Graph, target: Any, use_kernels: bool = True) -> Lowered:
     """`graph` for `target` (a tvm.target.Target); without kernels, every op is its own definition over core operations.
 
-    Variables that ops only read start from their initial state in every run.
+    Numbers that follow from the shapes are computed now.  Variables that ops only read start from their initial state
+    in every run.
     """
+    check_runnable(graph)
+    graph = folded(graph)
     builder = relax.BlockBuilder()
     parameters = [relax.Var(f"input{i}", _relax_type(graph[name].type)) for i, name in enumerate(graph.inputs)]
     state = _State(graph, target, builder, dict(zip(graph.inputs, parameters, strict=True)))
     for value in graph.values:
         if value.constant is not None:
             state.values[value.name] = value.constant.array
-        elif value.variable:
+        elif value.variable and value.name not in graph.inputs:
             state.values[value.name] = initial_state(value.type)
     contracts = stored.contracts(graph, target) if use_kernels else {}
     choices = []

@@ -31,7 +31,7 @@ def comparison(result: Comparison) -> Document:
 
 
 def inspection(result: Inspection) -> Document:
-    """Keys: model, size, description, inputs, outputs, layers, parameters, macs, schemes."""
+    """Keys: model, size, description, inputs, outputs, layers, parameters, macs, schemes, notes."""
     return {"schema_version": SCHEMA_VERSION, **asdict(result)}
 
 

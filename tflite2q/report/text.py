@@ -192,13 +192,15 @@ def inspection(console: Console, result: Inspection) -> None:
             short(layer.name),
             layer.op,
             weights,
-            _type(layer.output),
+            "" if layer.output is None else _type(layer.output),
             _count(layer.macs) if layer.macs else "",
         )
         table.add_row(*map(Text, cells))
     console.print(table)
     if result.schemes:
         effects(console, result.schemes)
+    for note in result.notes:
+        _line(console, f"note: {note}")
 
 
 def effects(console: Console, schemes: Sequence[SchemeEffect]) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 from tflite2q.dialect.graph import Graph, verify
 from tflite2q.dialect.ops.eltwise import Requantize
-from tflite2q.errors import Unchanged
 from tflite2q.flatbuffer import writer
 from tflite2q.rewrites import clamps
 from tflite2q.rewrites.apply import Applier
@@ -17,6 +16,7 @@ from tflite2q.rewrites.clamps import Clamp
 from tflite2q.rewrites.complete import complete
 from tflite2q.rewrites.losses import LayerChange, change
 from tflite2q.rewrites.parameters import Boundaries, assign, planned
+from tflite2q.rewrites.plan import unchanged
 from tflite2q.rewrites.scheme import Scheme
 from tflite2q.rewrites.statistics import Observation
 
@@ -34,8 +34,11 @@ class Conversion:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know beside the layers: inserted requantizations, and what a .tflite cannot hold."""
-        notes = [note] if (note := clamps.note(self.clamps)) else []
+        """What a user should know beside the layers: how the model was read, clamps that were written out, inserted
+        requantizations, and what a .tflite cannot hold."""
+        notes = list(self.graph.notes)
+        if note := clamps.note(self.clamps):
+            notes.append(note)
         if self.requantizations > 0:
             notes.append(f"{self.requantizations} requantizations inserted where neighbouring types differ")
         kinds = sorted({getattr(op, "rescale", "tflite") for op in self.graph.ops} - {"tflite"})
@@ -60,11 +63,12 @@ def convert(
     equalization need it (see `needs_observations`).
     With `calibrate` it also narrows the ranges that new scales cover, which real data may do and noise may not.
 
-    Raises SchemeError where the scheme is impossible for a layer, Unchanged if there is nothing to do.
+    Raises SchemeError where the scheme is impossible for a layer, Unchanged if there is nothing to do, UnsupportedError
+    if nothing can be done.
     """
     plan = planned(scheme, graph)
     guarded, boundaries = guard(join_casts(graph), plan)
-    plan = plan.renamed(boundaries.inner)
+    own, plan = plan, plan.renamed(boundaries.inner)
     known = _behind_boundaries(guarded, graph, boundaries, seen or {})
     types = assign(guarded, plan, boundaries, known if calibrate else {})
     cuts = clamps.cuts(guarded)
@@ -72,7 +76,7 @@ def convert(
     kept = clamps.lost(guarded, types, cuts, boundaries.inner.values())
     new = split_casts(drop_identities(clamps.keep(applier.run(), kept), graph))
     if new == graph:
-        raise Unchanged(f"the model already is what scheme {scheme.name} asks for; nothing was written")
+        raise unchanged(graph, own)
     new = complete(new)
     inner = {op.name: boundaries.inner.get(op.name, op.name) for op in graph.ops}
     changes = (

@@ -14,13 +14,12 @@ from tflite2q.arithmetic import rounding
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import TensorType, Value
-from tflite2q.errors import Unchanged
 from tflite2q.rewrites import clamps
 from tflite2q.rewrites.boundaries import guard, join_casts
 from tflite2q.rewrites.clamps import Clamp
 from tflite2q.rewrites.losses import LayerChange, loss_class
 from tflite2q.rewrites.parameters import assign, planned
-from tflite2q.rewrites.plan import Plan, activation_operands, is_activation
+from tflite2q.rewrites.plan import Plan, activation_operands, is_activation, unchanged
 from tflite2q.rewrites.scheme import Scheme, Weights
 from tflite2q.rewrites.weights import conforms, outgrown
 
@@ -61,15 +60,10 @@ class Forecast:
         types = assign(guarded, plan.renamed(boundaries.inner), boundaries, {})
         retyped = any(kind != guarded[name].type for name, kind in types.items())
         if not (retyped or self._reweighted(plan) or self._rescaled_otherwise(plan)):
-            raise Unchanged(f"the model already is what scheme {scheme.name} asks for")
+            raise unchanged(self.graph, plan)
         kept = clamps.lost(guarded, types, clamps.cuts(guarded), boundaries.inner.values())
         return tuple(
-            self._layer(
-                op,
-                plan,
-                types.get(op.name, self.graph[op.name].type),
-                kept.get(boundaries.inner.get(op.name, op.name)),
-            )
+            self._layer(op, plan, types.get(op.name), kept.get(boundaries.inner.get(op.name, op.name)))
             for op in self.graph.ops
         )
 
@@ -88,17 +82,17 @@ class Forecast:
             if plan.wanted(op, self.graph) is not None
         )
 
-    def _layer(self, op: Op, plan: Plan, now: TensorType, clamp: Clamp | None) -> LayerChange:
-        result = self.graph[op.name].type
+    def _layer(self, op: Op, plan: Plan, now: TensorType | None, clamp: Clamp | None) -> LayerChange:
         touched = [v for v in (*activation_operands(op, self.graph), *self.graph.outs(op)) if is_activation(v)]
         stays = plan.stays(op, self.graph)
         if not touched:
             return LayerChange(op.name, op.mnemonic, None, stays=stays)
+        result = self.graph[op.name].type
         channels = rescaled = None
         if op.name in self.weights and plan.wanted(op, self.graph) is not None:
             channels = len(self.extents[op.name].scale)
             rescaled = self._rescaled(op, plan.layer(op).weights)
-        loss = loss_class(result, now, bool(rescaled))
+        loss = loss_class(result, now or result, bool(rescaled))
         return LayerChange(op.name, op.mnemonic, loss, channels, rescaled, None, str(clamp) if clamp else None, stays)
 
     def _rescaled(self, op: Op, settings: Weights) -> int:

@@ -37,11 +37,11 @@ class LayerChange:
 
 def change(op: Op, old: Graph, new: Graph, weights: NewWeights | None, clamp: Clamp | None) -> LayerChange:
     """What became of `op` of graph `old` in graph `new`."""
-    result = old[op.name].type
-    now = new[op.name].type if op.name in new.by_name else result
     touched = [v for v in (*activation_operands(op, old), *old.outs(op)) if is_activation(v)]
     if not touched:
         return LayerChange(op.name, op.mnemonic, None)
+    result = old[op.name].type
+    now = new[op.name].type if op.name in new.by_name else result
     channels = rescaled = None
     if weights is not None:
         channels, rescaled = len(weights.rescaled), int(weights.rescaled.sum())

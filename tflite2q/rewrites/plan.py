@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import Value
+from tflite2q.errors import Tflite2qError, Unchanged, UnsupportedError
 from tflite2q.rewrites.scheme import Activations, Layer, Scheme
 
 # dtypes that hold activations; int32 tensors with a scale are accumulators and biases.
@@ -94,3 +95,19 @@ def activation_operands(op: Op, graph: Graph) -> list[Value]:
 def _in_role(op: Op, graph: Graph) -> list[Value]:
     named = [(op.operand(i).role, name) for i, name in enumerate(op.inputs) if name is not None]
     return [graph[name] for role, name in named if role == "activation"]
+
+
+def unchanged(graph: Graph, plan: Plan) -> Tflite2qError:
+    """What to say of a graph that a plan left as it was: that it is so already, or why nothing could be done."""
+    name = plan.scheme.name
+    if not any(is_activation(value) and value.constant is None for value in graph.values):
+        return UnsupportedError(f"scheme {name} changes nothing: no activation of the model is quantized")
+    left: dict[str, None] = {}
+    for op in graph.ops:
+        dtype = plan.layer(op).activations.dtype
+        touched = [v for v in (*activation_operands(op, graph), *graph.outs(op)) if is_activation(v)]
+        if plan.wanted(op, graph) is None and any(value.type.dtype != dtype for value in touched):
+            left[f"{op.builtin.name} in {dtype}"] = None
+    if left:
+        return UnsupportedError(f"scheme {name} changes nothing: tflite2q knows no {', no '.join(left)}")
+    return Unchanged(f"the model already is what scheme {name} asks for; nothing was written")

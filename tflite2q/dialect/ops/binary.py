@@ -12,7 +12,18 @@ from tflite2q.arithmetic import rounding
 from tflite2q.arithmetic.core import Core
 from tflite2q.arithmetic.fixedpoint import leading_sign_bits, reciprocal_of
 from tflite2q.arithmetic.rescale import Rescale, high_multiply, int_const, multiply_fixed, rounding_shift_by
-from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, Tensor, attribute, require
+from tflite2q.dialect.op import (
+    INT8_VERSION_2,
+    Builtin,
+    Op,
+    Operand,
+    Operands,
+    Shape,
+    Tensor,
+    attribute,
+    require,
+    supported,
+)
 from tflite2q.dialect.ops.common import (
     CODES,
     broadcast_shape,
@@ -132,7 +143,7 @@ class FloorDiv(Binary):
 
     def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
         check_numbers(*ins, *outs)
-        require(not is_codes(outs[0].type), "takes plain numbers, not quantized codes")
+        supported(not is_codes(outs[0].type), "takes plain numbers, not quantized codes")
 
     def numbers(self, core: Core[T], a: T, b: T, dtype: str) -> T:
         if dtype == "float32":

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tflite2q.arithmetic.core import Core
-from tflite2q.dialect.op import Shape, require
+from tflite2q.dialect.op import Shape, require, supported
 from tflite2q.dialect.types import TensorType, Value
 from tflite2q.errors import InvalidGraph
 
@@ -33,6 +33,11 @@ def given_or_none(values: Sequence[Value | None], index: int) -> Value | None:
     return values[index] if index < len(values) else None
 
 
+def states_shape(value: Value) -> bool:
+    """Whether the file says what shape a value has, leaving nothing open."""
+    return value.type.shape != () and -1 not in (value.shape_signature or ())
+
+
 def is_codes(kind: TensorType) -> bool:
     """Whether elements are codes of an 8 or 16-bit quantization; integers of 32 bits count as plain numbers."""
     return kind.quantized and kind.dtype in CODES
@@ -44,7 +49,7 @@ def check_codes(*values: Value | None) -> None:
     for value in present:
         require(is_codes(value.type), f"{value.name!r} ({value.type.dtype}) has no quantization parameters")
         same = value.type.dtype == present[0].type.dtype
-        require(same, f"{value.name!r} is {value.type.dtype}, not {present[0].type.dtype}")
+        supported(same, f"{value.name!r} is {value.type.dtype}, not {present[0].type.dtype}")
 
 
 def check_numbers(*values: Value | None) -> None:
@@ -55,8 +60,8 @@ def check_numbers(*values: Value | None) -> None:
         return
     for value in present:
         kind = value.type.dtype
-        require(kind in PLAIN, f"{value.name!r} is {kind}; expected quantized codes, float32, int32 or int64")
-        require(kind == present[0].type.dtype, f"{value.name!r} is {kind}, not {present[0].type.dtype}")
+        supported(kind in PLAIN, f"{value.name!r} is {kind}; expected quantized codes, float32, int32 or int64")
+        supported(kind == present[0].type.dtype, f"{value.name!r} is {kind}, not {present[0].type.dtype}")
 
 
 def axis_of(axis: int, rank: int) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from tflite2q.arithmetic import rounding
 from tflite2q.arithmetic.core import Core
 from tflite2q.arithmetic.rescale import Rescale
-from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require
+from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require, supported
 from tflite2q.dialect.ops.common import FUSED, activated, centred, given, given_or_none, is_codes
 from tflite2q.dialect.spans import Span, weighted_sum
 from tflite2q.dialect.types import TensorType, Value
@@ -53,7 +53,7 @@ def check_product(x: Value, weights: Value, bias: Value | None, y: Value) -> Non
     if x.type.dtype == "float32":
         require(y.type.dtype == "float32", "float input needs a float result")
         real = weights.type.dtype == "float32" and (bias is None or bias.type.dtype == "float32")
-        require(real, "float input with quantized weights (dynamic range quantization) is not supported")
+        supported(real, "real numbers with quantized weights (dynamic range quantization) are not supported yet")
         return
     for value in (x, weights, y):
         require(value.type.quantized, f"{value.name!r} has no quantization parameters")

@@ -11,7 +11,7 @@ import numpy as np
 from tflite2q.arithmetic import rounding
 from tflite2q.arithmetic.core import Core
 from tflite2q.arithmetic.rescale import Rescale
-from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require
+from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require, supported
 from tflite2q.dialect.ops.common import FUSED, activated, centred, check_codes, given, given_or_none, is_codes
 from tflite2q.dialect.ops.conv import check_product, product_rescale, wide_accumulator
 from tflite2q.dialect.spans import Span, times, weighted_sum
@@ -132,7 +132,7 @@ class BatchMatmul(Op):
     def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
         a, b = given(ins, 0), given(ins, 1)
         if a.type.dtype == "float32":
-            require(b.type.dtype == "float32", "both factors must be real numbers or both quantized")
+            supported(b.type.dtype == "float32", "both factors must be real numbers or both quantized")
         elif (a.type.dtype, b.type.dtype) != ("int16", "int8"):
             check_codes(a, b, outs[0])
         else:

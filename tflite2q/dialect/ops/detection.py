@@ -9,7 +9,7 @@ from typing import ClassVar, TypeVar
 import numpy as np
 
 from tflite2q.arithmetic.core import Core
-from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, Tensor, attribute, require
+from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, Tensor, attribute, require, supported
 from tflite2q.dialect.ops.common import float32, given, is_codes
 from tflite2q.dialect.types import Value
 
@@ -62,7 +62,7 @@ class DetectionPostprocess(Op):
         for value in (boxes, scores, anchors):
             real = value.type.dtype == "float32"
             codes = value.type.dtype == "uint8" and value.type.quantized
-            require(real or codes, f"{value.name!r} is {value.type.dtype}, not uint8 or float32")
+            supported(real or codes, f"{value.name!r} is {value.type.dtype}, not uint8 or float32")
         require(len(outs) == 4 and all(y.type.dtype == "float32" for y in outs), "needs four float32 results")
         require(len(boxes.type.shape) == 3 and boxes.type.shape[0] == 1, f"boxes have shape {list(boxes.type.shape)}")
         count = boxes.type.shape[1]

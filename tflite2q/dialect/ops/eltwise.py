@@ -11,7 +11,18 @@ import numpy as np
 from tflite2q.arithmetic import rounding
 from tflite2q.arithmetic.core import Core
 from tflite2q.arithmetic.rescale import Rescale, int_const, multiply_fixed, round_half_away, rounding_shift_right
-from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, Tensor, attribute, require
+from tflite2q.dialect.op import (
+    INT8_VERSION_2,
+    Builtin,
+    Op,
+    Operand,
+    Operands,
+    Shape,
+    Tensor,
+    attribute,
+    require,
+    supported,
+)
 from tflite2q.dialect.ops.common import (
     CODES,
     FUSED,
@@ -255,6 +266,9 @@ class Dequantize(Op):
         x = given(ins, 0)
         require(x.type.dtype == "float16" or x.type.quantized, f"{x.name!r} has no quantization parameters")
         require(outs[0].type.dtype == "float32", "result must be float32")
+        q = x.type.quantization
+        per_channel = q is not None and q.axis is not None
+        supported(not per_channel, f"{x.name!r} has a scale per channel (weight-only quantization): not supported yet")
 
     def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
         assert ins[0] is not None

@@ -13,8 +13,8 @@ from tflite2q.arithmetic.core import Core
 from tflite2q.arithmetic.numpy_core import NumpyCore
 from tflite2q.arithmetic.rounding import code_range
 from tflite2q.arithmetic.tables import FUNCTIONS, Codes, Options, tabulate
-from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, attribute, require
-from tflite2q.dialect.ops.common import CODES, given, is_codes
+from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, attribute, require, supported
+from tflite2q.dialect.ops.common import CODES, PLAIN, given, is_codes
 from tflite2q.dialect.ops.formulas import FORMULAS
 from tflite2q.dialect.spans import EVERYTHING, Span, of_activation
 from tflite2q.dialect.types import Quantization, TensorType, Value
@@ -87,10 +87,11 @@ class Lookup(Op):
 
     def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
         x, y = given(ins, 0), outs[0]
-        require(x.type.dtype == y.type.dtype, f"input is {x.type.dtype} but result {y.type.dtype}")
+        supported(x.type.dtype == y.type.dtype, f"input is {x.type.dtype} but result {y.type.dtype}")
+        supported(is_codes(x.type) or x.type.dtype in PLAIN, f"{x.name!r} is {x.type.dtype}")
         require(is_codes(x.type) == is_codes(y.type), "input and result must both be quantized or neither")
         if is_codes(x.type):
-            require(self.function in FUNCTIONS, f"{self.function} takes real numbers, not {x.type.dtype} codes")
+            supported(self.function in FUNCTIONS, f"{self.function} takes real numbers, not {x.type.dtype} codes")
             require(len(x.type.parameters.scale) == 1, f"{x.name!r} is quantized per channel")
 
     def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:

@@ -155,10 +155,11 @@ class Split(Movement):
     )
     operands: ClassVar[tuple[Operand, ...]] = (Operand("first"), Operand("second"), Operand("axis", optional=True))
 
-    def operand(self, index: int) -> Operand:
+    @property
+    def slots(self) -> tuple[Operand, ...]:
         """SPLIT takes (axis, x), SPLIT_V (x, sizes, axis)."""
         names = ("axis", "x") if self.kind == "split" else ("x", "sizes", "axis")
-        return Operand(names[index], "activation" if names[index] == "x" else "plain")
+        return tuple(Operand(name, "activation" if name == "x" else "plain") for name in names)
 
     @property
     def moved(self) -> int:
@@ -171,7 +172,8 @@ class Split(Movement):
         axis = axis_of(integer(given(ins, 0 if self.kind == "split" else 2)), len(shape))
         extent = shape[axis]
         if self.kind == "split":
-            require(self.count > 0 and extent % self.count == 0, f"{extent} does not split into {self.count} parts")
+            whole = self.count == len(self.outputs) and extent % self.count == 0
+            require(whole, f"{extent} does not split into {self.count} parts for {len(self.outputs)} results")
             return axis, [extent // self.count] * self.count
         sizes = integers(given(ins, 1))
         rest = extent - sum(size for size in sizes if size >= 0)

@@ -61,6 +61,9 @@ class RowWise(Op):
         raise NotImplementedError
 
 
+SMALLEST_SCALE = 2.0**-56  # of logits, below which their multiplier is 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class LogSoftmax(RowWise):
     """x - log(sum(exp(x))) in steps of 1/16 from 0 down (eq. 36, 37)."""
@@ -73,6 +76,12 @@ class LogSoftmax(RowWise):
 
     def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
         return -math.inf, 0.0
+
+    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
+        super().verify(ins, outs)
+        x = given(ins, 0).type
+        if is_codes(x):
+            require(x.scale >= SMALLEST_SCALE, f"scale {x.scale:g} is below {SMALLEST_SCALE:g}")
 
     def codes(self, core: Core[T], x: Tensor[T], y: TensorType) -> T:
         scale = x.type.scale

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn, TypeVar
 
 from tflite2q.arithmetic.core import Core
+from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute
 from tflite2q.dialect.types import Value
 from tflite2q.errors import UnsupportedError
@@ -16,7 +17,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Opaque(Op):
-    """Any operator: what the file says about it, to be written again.  Its operands and results keep their types.
+    """Any operator: what the file says about it, to be written again.  Its operands and results keep their types, and
+    it may have no results (ASSIGN_VARIABLE) or lead to other subgraphs (WHILE).
 
     `code` is the builtin operator's name or the custom code, `options` the fields of the table `options_type`, and
     `custom_options` the bytes of a custom operator's options.
@@ -32,6 +34,11 @@ class Opaque(Op):
     builtins: ClassVar[tuple[Builtin, ...]] = ()
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x", "fixed", optional=True),)
     variadic: ClassVar[bool] = True
+    carries: ClassVar[bool] = True
+
+    @property
+    def name(self) -> str:
+        return self.outputs[0] if self.outputs else f"({self.code} without results)"
 
     @property
     def builtin(self) -> Builtin:
@@ -43,3 +50,16 @@ class Opaque(Op):
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> NoReturn:
         kind = "custom operator" if self.custom else "operator"
         raise UnsupportedError(f"{self.name!r}: the {kind} {self.code} cannot be run; the model can only be converted")
+
+
+def check_runnable(graph: Graph) -> None:
+    """Raise UnsupportedError where a graph has parts that are only carried through."""
+    kinds = dict.fromkeys(op.code for op in graph.ops if isinstance(op, Opaque))
+    if kinds:
+        raise UnsupportedError(
+            f"{', '.join(kinds)} cannot be run, only carried through; the model can only be converted"
+        )
+    for name in (*graph.inputs, *graph.outputs):
+        carried = graph[name].carried
+        if carried is not None:
+            raise UnsupportedError(f"{name!r} {carried.reason}, so the model cannot be run, only converted")

@@ -115,6 +115,8 @@ class OneHot(Op):
 
     def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
         shape, axis = given(ins, 0).type.shape, self.place(ins)
+        single = all(given(ins, index).type.size == 1 for index in (2, 3))
+        require(single, "the elements for on and off must be single numbers")
         return ((*shape[:axis], integer(given(ins, 1)), *shape[axis:]),)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:

@@ -219,6 +219,9 @@ class Svdf(Op):
         filters, memory = times.type.shape
         require(self.rank > 0 and filters % self.rank == 0, f"{filters} filters of rank {self.rank}")
         require(features.type.shape == (filters, x.type.shape[1]), "feature weights do not fit input and filters")
+        bias = given_or_none(ins, 3)
+        fits = bias is None or (bias.type.shape == (filters // self.rank,) and bias.type.dtype == "int32")
+        require(fits, f"bias does not fit {filters // self.rank} units of int32")
         require(state.type.shape == (x.type.shape[0], memory * filters), "state does not fit batch, filters and memory")
 
     def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:

@@ -38,6 +38,8 @@ class Reduce(Op):
         bare = x.quantization is None and y.quantization is None and x.dtype == y.dtype
         if not (bare and x.dtype in CODES):
             check_numbers(given(ins, 0), outs[0])
+        shape = x.shape
+        require(all(shape[axis] > 0 for axis in self.axes(ins)), f"nothing to reduce on an axis of {list(shape)}")
 
     def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
         shape, axes = given(ins, 0).type.shape, self.axes(ins)
@@ -193,6 +195,7 @@ class ArgExtremum(Op):
 
     def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
         shape, axis = given(ins, 0).type.shape, self.axis(ins)
+        require(shape[axis] > 0, f"no element on axis {axis} of {list(shape)}")
         return ((*shape[:axis], *shape[axis + 1 :]),)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from tflite2q.arithmetic.core import Core
 from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require
-from tflite2q.dialect.ops.common import given, given_or_none
+from tflite2q.dialect.ops.common import axis_of, given, given_or_none, integer, integers, states_shape
 from tflite2q.dialect.spans import Span, of_constant, union
 from tflite2q.dialect.types import TensorType, Value
 
@@ -40,7 +41,10 @@ class Movement(Op):
 
 @dataclass(frozen=True, kw_only=True)
 class Reshape(Movement):
-    """RESHAPE, SQUEEZE, EXPAND_DIMS: the result's declared shape says it all; a second operand is only carried."""
+    """RESHAPE, SQUEEZE, EXPAND_DIMS.
+
+    A shape that the user gives RESHAPE when the model runs must be the one that the file declares for the result.
+    """
 
     kind: str = attribute(None, "reshape")
     new_shape: tuple[int, ...] = attribute("NewShape", ())
@@ -55,10 +59,41 @@ class Reshape(Movement):
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("shape", "plain", optional=True))
 
     def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        assert ins[0] is not None
-        have, want = ins[0].type, outs[0].type
-        require(have.size == want.size, f"{list(have.shape)} has {have.size} elements, result {list(want.shape)} not")
-        return (want.shape,)
+        x, told = given(ins, 0).type, given_or_none(ins, 1)
+        if self.kind == "squeeze":
+            return (self.squeezed(x.shape),)
+        if self.kind == "expand_dims":
+            axis = axis_of(integer(given(ins, 1)), len(x.shape) + 1)
+            return ((*x.shape[:axis], 1, *x.shape[axis:]),)
+        return (self.reshaped(x, told, outs[0]),)
+
+    def assumed(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> Mapping[int, Shape]:
+        told = given_or_none(ins, 1)
+        decides = self.kind == "reshape" and told is not None and told.type.dtype == "int32" and told.constant is None
+        return {1: outs[0].type.shape} if decides and states_shape(outs[0]) else {}
+
+    def squeezed(self, shape: Shape) -> Shape:
+        """`shape` without the axes named, or without all of one element."""
+        axes = {axis_of(axis, len(shape)) for axis in self.squeeze_dims}
+        axes = axes or {axis for axis, extent in enumerate(shape) if extent == 1}
+        require(all(shape[axis] == 1 for axis in axes), f"axes {sorted(axes)} of {list(shape)} are not all 1")
+        return tuple(extent for axis, extent in enumerate(shape) if axis not in axes)
+
+    def reshaped(self, x: TensorType, told: Value | None, y: Value) -> Shape:
+        """The shape asked for by the second operand, else by the attribute, -1 standing for what is left over."""
+        if told is not None and told.type.dtype == "int32" and len(told.type.shape) == 1:
+            wanted = tuple(integers(told))
+        elif self.new_shape:
+            wanted = () if self.new_shape == (0,) else self.new_shape  # [0] is how TOCO wrote a scalar
+        else:
+            return self.checked(x, y.type.shape)
+        require(all(extent >= -1 for extent in wanted) and wanted.count(-1) <= 1, f"no shape is {list(wanted)}")
+        rest = math.prod(extent for extent in wanted if extent != -1)
+        return self.checked(x, tuple(x.size // max(rest, 1) if extent == -1 else extent for extent in wanted))
+
+    def checked(self, x: TensorType, shape: Shape) -> Shape:
+        require(x.size == math.prod(shape), f"{list(x.shape)} has {x.size} elements, result {list(shape)} not")
+        return shape
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         return (core.reshape(ins[0].data, outs[0].type.shape),)

@@ -125,22 +125,33 @@ class MirrorPad(Movement):
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("MIRROR_PAD", "MirrorPadOptions", {"int8": 2, "int16": 3}),)
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("paddings", "plain"))
 
-    def indices(self, ins: Sequence[Value | None]) -> list[list[int]]:
-        """The elements taken on each axis."""
+    def margins(self, ins: Sequence[Value | None]) -> list[tuple[int, int]]:
+        """Elements added before and behind, per axis."""
         shape, margins = given(ins, 0).type.shape, integers(given(ins, 1))
         require(len(margins) == 2 * len(shape), f"{len(margins) // 2} pairs of paddings for {len(shape)} axes")
-        edge = 1 if self.mode == "REFLECT" else 0
-        taken = []
-        for extent, before, after in zip(shape, margins[0::2], margins[1::2], strict=True):
-            most = extent - edge
+        pairs = list(zip(margins[0::2], margins[1::2], strict=True))
+        for extent, (before, after) in zip(shape, pairs, strict=True):
+            most = extent - self.edge
             require(0 <= before <= most and 0 <= after <= most, f"padding {before}, {after} of {extent} elements")
+        return pairs
+
+    @property
+    def edge(self) -> int:
+        """Elements at the border that are not repeated."""
+        return 1 if self.mode == "REFLECT" else 0
+
+    def indices(self, ins: Sequence[Value | None]) -> list[list[int]]:
+        """The elements taken on each axis."""
+        edge, taken = self.edge, []
+        for extent, (before, after) in zip(given(ins, 0).type.shape, self.margins(ins), strict=True):
             front = range(before - 1 + edge, edge - 1, -1)
             back = range(extent - 1 - edge, extent - 1 - edge - after, -1)
             taken.append([*front, *range(extent), *back])
         return taken
 
     def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        return (tuple(len(axis) for axis in self.indices(ins)),)
+        pairs = zip(given(ins, 0).type.shape, self.margins(ins), strict=True)
+        return (tuple(before + extent + after for extent, (before, after) in pairs),)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         x = ins[0].data

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
 from tflite2q.arithmetic.core import Core
 from tflite2q.arithmetic.rescale import Rescale
 from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require
-from tflite2q.dialect.ops.common import CODES, activated, centred, given, given_or_none, integers, is_codes
+from tflite2q.dialect.ops.common import (
+    CODES,
+    activated,
+    centred,
+    given,
+    given_or_none,
+    integers,
+    is_codes,
+    states_shape,
+)
 from tflite2q.dialect.ops.conv import check_filters, check_product, product_rescale, product_scales, wide_accumulator
 from tflite2q.dialect.spans import Span, weighted_sum
 from tflite2q.dialect.types import Value
 
 T = TypeVar("T")
+
+MOST_STRIDE = 2**15 - 1  # that TFLite's kernel takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +57,8 @@ class TransposeConv(Op):
         weights, x, bias = given(ins, 1), given(ins, 2), given_or_none(ins, 3)
         require(len(x.type.shape) == 4, f"input must have 4 axes, has {len(x.type.shape)}")
         require(len(weights.type.shape) == 4, f"weights must have 4 axes, have {len(weights.type.shape)}")
-        require(self.stride_h > 0 and self.stride_w > 0, "strides must be positive")
+        strides = (self.stride_h, self.stride_w)
+        require(min(strides) > 0 and max(strides) <= MOST_STRIDE, f"strides {list(strides)} are not 1 to {MOST_STRIDE}")
         filters, channels = weights.type.shape[0], weights.type.shape[3]
         require(x.type.shape[3] == channels, f"{x.type.shape[3]} input channels for weights {list(weights.type.shape)}")
         check_product(x, weights, bias, outs[0])
@@ -54,10 +66,14 @@ class TransposeConv(Op):
             require(bias.type.size == filters, f"bias has {bias.type.size} entries for {filters} channels")
         check_filters(x, weights, self.channel_axis)
 
+    def assumed(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> Mapping[int, Shape]:
+        decides = given(ins, 0).constant is None and states_shape(outs[0])
+        return {0: outs[0].type.shape} if decides else {}
+
     def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
         shape = tuple(integers(given(ins, 0)))
         weights, x = given(ins, 1).type.shape, given(ins, 2).type.shape
-        require(len(shape) == 4, f"output shape {list(shape)} must have 4 axes")
+        require(len(shape) == 4 and min(shape) > 0, f"output shape {list(shape)} must have 4 axes, none empty")
         require((shape[0], shape[3]) == (x[0], weights[0]), f"output shape {list(shape)} does not fit the operands")
         return (shape,)
 
@@ -96,17 +112,22 @@ class TransposeConv(Op):
 
     def spread(self, core: Core[T], x: T, shape: Shape, kernel: tuple[int, int], y: Shape) -> T:
         """x with stride - 1 zeros behind each pixel, padded or cropped so that a plain convolution gives shape y."""
-        n, h, w, c = shape
-        s_h, s_w = self.stride_h, self.stride_w
+        n, height, width, c = shape
+        strides, extents = (self.stride_h, self.stride_w), (height, width)
+        # Of a large stride only the first pixels reach y, and the zeros behind a single one are not needed.
+        h, w = (min(n, (out + k) // s + 1) for n, out, k, s in zip(extents, y[1:3], kernel, strides, strict=True))
+        s_h, s_w = (1 if count == 1 else s for count, s in zip((h, w), strides, strict=True))
+        if (h, w) != extents:
+            x = core.strided_slice(x, (1, 2), (0, 0), (h, w), (1, 1))
         apart = core.pad(core.reshape(x, (n, h, 1, w, 1, c)), (0,) * 6, (0, 0, s_h - 1, 0, s_w - 1, 0), 0)
         apart = core.reshape(apart, (n, h * s_h, w * s_w, c))
         begin, end, before, after = [], [], [], []
-        for extent, stride, k, out in zip((h, w), (s_h, s_w), kernel, y[1:3], strict=True):
+        for extent, stride, k, out in zip((h * s_h, w * s_w), strides, kernel, y[1:3], strict=True):
             count = -(-out // stride) if self.padding == "SAME" else -(-(out - k + 1) // stride)
             first = k - 1 - max(0, (count - 1) * stride + k - out) // 2
-            last = out + k - 1 - first - extent * stride
+            last = out + k - 1 - first - extent
             begin.append(max(-first, 0))
-            end.append(extent * stride + min(last, 0))
+            end.append(extent + min(last, 0))
             before.append(max(first, 0))
             after.append(max(last, 0))
         cropped = core.strided_slice(apart, (1, 2), begin, end, (1, 1))

@@ -1,0 +1,41 @@
+"""Reading the models that commands are given, and saying on stderr what is special about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from tflite2q.evaluation.comparison import Comparison
+    from tflite2q.evaluation.inspection import Inspection
+    from tflite2q.evaluation.models import Loaded
+
+R = TypeVar("R", "Comparison", "Inspection")
+
+HINT = "--allow-unsupported carries that through and converts the rest; docs/ops.md lists what is supported"
+
+
+def opened(path: str, shapes: Mapping[str, tuple[int, ...]], allow_unsupported: bool | None = None) -> Loaded:
+    """The model at `path`; `allow_unsupported` is None where a command does not have that option."""
+    from tflite2q.errors import UnsupportedError
+    from tflite2q.evaluation import models
+
+    try:
+        found = models.opened(path, bool(allow_unsupported), shapes)
+    except UnsupportedError as error:
+        if error.carriable and allow_unsupported is False:
+            raise UnsupportedError(f"{error}; {HINT}") from error
+        raise
+    for note in found.graph.notes:
+        click.echo(f"tflite2q: {path}: {note}", err=True)
+    return found
+
+
+def unsaid(result: R, *models: Loaded) -> R:
+    """A result for people to read: without the notes that `opened` has said."""
+    from dataclasses import replace
+
+    said = {note for model in models for note in model.graph.notes}
+    return replace(result, notes=tuple(note for note in result.notes if note not in said))
