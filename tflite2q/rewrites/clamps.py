@@ -65,7 +65,7 @@ def cuts(graph: Graph) -> dict[str, Cut]:
     """The values of `graph` whose codes' range cuts off something that their op may compute."""
     found: dict[str, Cut] = {}
     known = {name: _given(graph[name]) for name in graph.by_name if name not in graph.producers}
-    for op in graph.ops:
+    for op in (op for op in graph.ops if op.outputs):
         reach = _reach(op, graph, known)
         for y in graph.outs(op):
             known[y.name] = reach
