@@ -34,13 +34,8 @@ def known_results(op: Op, ins: Sequence[Value | None], outs: Sequence[Value]) ->
     try:
         with np.errstate(all="ignore"):
             results = op.compute(NumpyCore(), Operands(tensors), outs)
-    except (
-        IndexError,
-        ArithmeticError,
-        DataError,
-        UnsupportedError,
-    ):  # an index out of range, say: told when the model runs
-        return None
+    except (IndexError, ArithmeticError, DataError, UnsupportedError):
+        return None  # an index out of range, say: every run of the model will tell
     return [np.asarray(result) for result in results]
 
 
