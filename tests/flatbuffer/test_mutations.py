@@ -21,7 +21,7 @@ from tflite2q import rewrites
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.ops.opaque import check_runnable
 from tflite2q.errors import Tflite2qError
-from tflite2q.evaluation.calibration import noise_images
+from tflite2q.evaluation.data import synthetic
 from tflite2q.execution import reference
 from tflite2q.flatbuffer import schema
 from tflite2q.flatbuffer.reader import read
@@ -146,9 +146,11 @@ def soon() -> Iterator[None]:
 
     before = signal.signal(signal.SIGALRM, late)
     signal.alarm(SECONDS)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def use(data: bytes, scheme_name: str, allow: bool) -> str:
@@ -171,7 +173,7 @@ def run(graph: Graph) -> None:
     check_runnable(graph)
     if sum(value.type.size for value in graph.values) <= MOST_ELEMENTS:
         with np.errstate(all="ignore"):
-            reference.run(graph, *noise_images(graph)[0])
+            reference.run(graph, *next(iter(synthetic([graph[name] for name in graph.inputs], 1))))
 
 
 def mutate_all(count: int, seed: str) -> None:

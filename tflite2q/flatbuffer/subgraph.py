@@ -135,7 +135,7 @@ class SubgraphReader:
         except InvalidGraph as error:
             self.damaged[name] = InvalidGraph(f"tensor {index} {name!r}: {error}")
             return self.carried_value(
-                name, tensor, f"contradicts itself ({error})", None if produced else tensor.buffer
+                name, tensor, "contradicts itself in its quantization", None if produced else tensor.buffer
             )
         return value
 
