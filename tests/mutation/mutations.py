@@ -62,13 +62,13 @@ MUTATIONS = {
         "tflite2q/rewrites/apply.py",
         "version=max(op.version, *changed, 1)",
         "version=max(op.version, 1)",
-        ("tests/rewrites/test_converted_files.py",),
+        ("tests/rewrites/test_versions.py",),
     ),
     "dense layers round in fixed point": Mutation(
         "tflite2q/dialect/ops/dense.py",
         'arithmetic = "float64" if self.rescale == "tflite" else self.rescale',
         'arithmetic = "fixed" if self.rescale == "tflite" else self.rescale',
-        ("tests/exactness/test_single_ops.py", "-k", "dozen and FULLY_CONNECTED"),
+        ("tests/exactness/test_dense_ties.py",),
     ),
     "int16 has a zero point": Mutation(
         "tflite2q/rewrites/parameters.py",
@@ -76,11 +76,11 @@ MUTATIONS = {
         "zero_point = 0 if symmetric and low != -32768 else low - ",
         ("tests/rewrites/test_scheme_keys.py", "-k", "int16"),
     ),
-    "softmax drops elements one step early": Mutation(
+    "softmax keeps elements beyond what its fixed point holds": Mutation(
         "tflite2q/dialect/ops/softmax.py",
         "np.where(difference < -radius",
-        "np.where(difference <= -radius",
-        ("tests/exactness/test_single_ops.py", "-k", "dozen and SOFTMAX"),
+        "np.where(difference < -256 - radius",
+        ("tests/dialect/ops/test_softmax.py",),
     ),
     "biases round half down": Mutation(
         "tflite2q/rewrites/biases.py",
@@ -92,7 +92,7 @@ MUTATIONS = {
         "tflite2q/rewrites/statistics.py",
         "tail = (1 - settings.percentile / 100) / 2",
         "tail = 1 - settings.percentile / 100",
-        ("tests/rewrites/test_scheme_keys.py", "-k", "activations.range=percentile"),
+        ("tests/rewrites/test_scheme_keys.py", "-k", "activations and percentile"),
     ),
     "compiled epilogues do not correct negative numbers": Mutation(
         "tflite2q/kernels/epilogue.py",

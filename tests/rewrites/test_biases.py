@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from math import floor
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,8 @@ from networks import everything
 import tflite2q
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
+from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
+from tflite2q.rewrites.biases import convert_bias
 
 LIMIT = 2**31 - 1
 
@@ -58,3 +61,11 @@ def test_biases_of_channels_that_fit_are_unchanged(seed: int) -> None:
     for old, new in zip(products(before), products(after), strict=True):
         assert after[new.inputs[2]].data.tolist() == before[old.inputs[2]].data.tolist()
         assert after[new.inputs[1]].type.parameters.scale[0] == before[old.inputs[1]].type.scale
+
+
+def test_ties_go_away_from_zero() -> None:
+    """Units twice as large, so that every odd code is a tie; few models have one."""
+    codes = np.array([-5, -3, -1, 0, 1, 2, 3, 5], np.int32)
+    bias = Value("b", TensorType((8,), "int32", Quantization.per_tensor(0.5, 0)), Constant(codes))
+    new = convert_bias(bias, [0.5] * 8, [1.0] * 8, Quantization.per_tensor(1.0, 0))
+    assert new.data.tolist() == [-3, -2, -1, 0, 1, 1, 2, 3]
