@@ -14,8 +14,8 @@ from emulate import levels
 from emulate.campaign import level_of
 from emulate.graphs import graph
 
-QUICK = 4  # graphs for each level
-BOUNDS = 14  # graphs whose accesses are followed on all levels
+QUICK = 3  # graphs for each level
+BOUNDS = 6  # graphs whose accesses are followed on all levels
 SLOW, CHUNK = 3000, 50
 
 can_run = pytest.mark.skipif(not levels.can_emulate(), reason="needs an x86 with AVX2 and FMA")
