@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cases
 import pytest
 from emulate import levels
 from emulate.campaign import level_of
@@ -34,6 +35,14 @@ def test_kernels_of_every_processor_stay_within_their_buffers(seed: int) -> None
     case = graph(seed)
     for level in levels.LEVELS:
         levels.check_bounds(case.graph, level)
+
+
+@pytest.mark.parametrize("count", [1, pytest.param(10, marks=pytest.mark.slow)])
+def test_kernels_of_single_layers_stay_within_their_buffers(count: int) -> None:
+    for family in cases.FAMILIES:
+        for case in cases.cases(family, count, seed=7):
+            for level in ("x86-64", "avx2", "sapphirerapids", "neon", "i8mm"):
+                levels.check_bounds(case.graph, level)
 
 
 @can_run
