@@ -239,7 +239,7 @@ def graph(seed: int) -> Case:
     layers = [d.convolution, d.convolution, d.convolution, d.depthwise, d.depthwise, d.pool, d.pad, d.function,
               d.binary, d.binary, d.concat, d.resize]  # fmt: skip
     images = [x]
-    for _ in range(d.number(1, 5)):
+    for _ in range(d.pick((1, 1, 2, 2, 3, 4))):
         source = images[-1] if d.chance(0.75) else d.pick(images)
         images.append(d.pick(layers)(source))
         if d.value(images[-1]).type.size > 40_000:

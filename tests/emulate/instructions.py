@@ -141,17 +141,20 @@ def _vpdpwssd(lanes: int) -> Callable[..., Expr]:
 def _vpdpwssds(lanes: int) -> Callable[..., Expr]:
     """accumulator + two products of signed words, summed exactly and then saturated.
 
-    The sum of products alone leaves 32 bits in one case, twice (-2**15)**2, which no other sum looks like.
+    The sum of products alone leaves 32 bits in one case, twice (-2**15)**2, which no other sum looks like.  (LLVM's own
+    saturating addition would do, but LLVM 22 simplifies some chains of it for ever.)
     """
-    dtype = f"int32x{lanes}"
 
-    def add(x: Expr, y: Expr) -> Expr:
-        return _call(dtype, "llvm.sadd.sat", x, y)
+    def constant(value: int) -> Expr:
+        return _constant("int32", value, lanes)
 
     def whole(acc: Expr, a: Expr, b: Expr, bind: Bind) -> Expr:
         total = bind(_word_products(lanes, a, b))
-        most = add(add(acc, _constant("int32", 2**31 - 1, lanes)), _constant("int32", 1, lanes))
-        return tirx.Select(tirx.EQ(total, _constant("int32", -(2**31), lanes)), most, add(acc, total))
+        result = bind(_wrapping(acc, total))
+        changed = tirx.bitwise_and(tirx.bitwise_xor(acc, result), tirx.bitwise_xor(total, result))
+        beyond = tirx.Select(tirx.EQ(total, constant(-(2**31))), tirx.bitwise_xor(acc, constant(-1)), changed)
+        nearest = tirx.bitwise_xor(tirx.shift_right(acc, constant(31)), constant(2**31 - 1))
+        return tirx.Select(beyond < constant(0), nearest, result)
 
     return whole
 

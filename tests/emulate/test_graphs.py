@@ -9,13 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cases
 import pytest
 from emulate import levels
 from emulate.campaign import level_of
 from emulate.graphs import graph
 
-QUICK = 4  # graphs for each level
-BOUNDS = 14  # graphs whose accesses are followed on all levels
+QUICK = 3  # graphs for each level
+BOUNDS = 6  # graphs whose accesses are followed on all levels
 SLOW, CHUNK = 3000, 50
 
 can_run = pytest.mark.skipif(not levels.can_emulate(), reason="needs an x86 with AVX2 and FMA")
@@ -34,6 +35,14 @@ def test_kernels_of_every_processor_stay_within_their_buffers(seed: int) -> None
     case = graph(seed)
     for level in levels.LEVELS:
         levels.check_bounds(case.graph, level)
+
+
+@pytest.mark.parametrize("count", [1, pytest.param(10, marks=pytest.mark.slow)])
+def test_kernels_of_single_layers_stay_within_their_buffers(count: int) -> None:
+    for family in cases.FAMILIES:
+        for case in cases.cases(family, count, seed=7):
+            for level in ("x86-64", "avx2", "sapphirerapids", "neon", "i8mm"):
+                levels.check_bounds(case.graph, level)
 
 
 @can_run

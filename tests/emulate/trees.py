@@ -113,8 +113,13 @@ class Rewriter:
         return node
 
     def bind(self, value: Node) -> Node:
-        if isinstance(value, tvm.ir.Var):
+        """A variable for a value.  It goes through memory: TVM's simplifier takes for ever to expand chains of them."""
+        if isinstance(value, tirx.Broadcast):
             return value
-        variable = tirx.Var(f"e{id(self)}_{len(self._bound)}", value.ty)
-        self._bound.append(tirx.Bind(variable, value))
+        lanes, dtype = int(value.ty.dtype.lanes), str(value.ty.dtype).split("x")[0]
+        cell = tirx.decl_buffer((lanes,), dtype, name="cell")
+        places = [tirx.Ramp(0, 1, lanes) if lanes > 1 else 0]
+        variable = tirx.Var("operand", value.ty)
+        load = tirx.Bind(variable, tirx.BufferLoad(cell, places))
+        self._bound += [tirx.AllocBuffer(cell), tirx.BufferStore(cell, value, places), load]
         return variable

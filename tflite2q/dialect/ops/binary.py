@@ -135,6 +135,10 @@ class FloorDiv(Binary):
     remainder: bool = attribute(None, False)
 
     mnemonic: ClassVar[str] = "q.floor_divide"
+    deviation: ClassVar[str] = (
+        "bit for bit on integers, where the remainder of the least int32 and -1, which ends the reference kernel's "
+        "process, is 0; float32 remainders are what the rounded quotient leaves"
+    )
     builtins: ClassVar[tuple[Builtin, ...]] = (
         Builtin("FLOOR_DIV", "FloorDivOptions", {"float32": 2}, {"remainder": False}),
         Builtin("FLOOR_MOD", "FloorModOptions", {}, {"remainder": True}),
