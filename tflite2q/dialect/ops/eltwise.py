@@ -207,10 +207,6 @@ class Requantize(Op):
     rescale: str = attribute(None, "tflite")
 
     mnemonic: ClassVar[str] = "q.requantize"
-    deviation: ClassVar[str] = (
-        "bit for bit; real numbers of 2**31 steps and more, which the reference kernels leave undefined, become the "
-        "nearest code"
-    )
     converts: ClassVar[bool] = True
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("QUANTIZE", "QuantizeOptions", {"int16": 2}),)
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"),)
