@@ -106,7 +106,7 @@ def test_requantizations_of_the_original_that_become_identities_are_dropped() ->
 
 @pytest.mark.parametrize("interface", ["keep", "scheme"])
 def test_a_model_that_is_already_so_is_unchanged(interface: str) -> None:
-    with pytest.raises(Unchanged, match="already is what scheme asymmetric-uint8 asks for"):
+    with pytest.raises(Unchanged, match="already follows scheme asymmetric-uint8"):
         tflite2q.convert(chain().graph("c"), "asymmetric-uint8", interface)
     once = tflite2q.convert(chain().graph("c"), "symmetric-int8", interface).graph
     with pytest.raises(Unchanged):

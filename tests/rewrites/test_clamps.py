@@ -387,7 +387,7 @@ def test_pure_movement_and_a_cast_at_the_output_share_the_cut() -> None:
 def test_reports_count_the_clamps() -> None:
     conversion = tflite2q.convert(chain(), "float32", "scheme")
     assert conversion.notes[0] == (
-        "4 layers were clamped by the range of the old codes alone; kept 2 by a fused RELU6, 2 by ops of their own"
+        "4 layers were clamped only by their range of codes; now explicit: 2 as a fused RELU6, 2 as separate ops"
     )
     assert tflite2q.convert(chain(), "int8", "scheme").notes == ()
 

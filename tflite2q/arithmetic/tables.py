@@ -300,7 +300,7 @@ def _argument16(x: Codes, power_of_two_shifts: tuple[int, ...]) -> Ints:
     while multiplier <= 32767 / 2 and shift <= 30:
         multiplier, shift = multiplier * 2, shift + 1
     if multiplier >= 1 << 31:
-        raise UnsupportedError(f"a function of numbers of scale {x.scale:g} is not supported")
+        raise UnsupportedError(f"a table for an input of scale {x.scale:g} is not supported")
     half = 1 << (shift - 1) if shift else 0
     return rounding.wrap32(x.every() * int(multiplier) + half) >> shift
 

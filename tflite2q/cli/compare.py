@@ -82,7 +82,7 @@ def compare(
     if (other is None) == (scheme is None):
         raise click.UsageError("give either a second model or --scheme NAME|FILE")
     if other is not None and interface is not None:
-        raise click.UsageError("--interface goes with --scheme")
+        raise click.UsageError("--interface needs --scheme")
     if options["labels"] is not None and options["data"] is None:
         raise click.UsageError("--labels needs --data")
     from tflite2q import pipeline

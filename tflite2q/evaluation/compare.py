@@ -133,7 +133,7 @@ class _Engines:
         except TargetError as error:
             if self.device is not None:
                 raise
-            self.notes.append(f"outputs are the reference's, and there is no speed: {error}")
+            self.notes.append(f"outputs come from the NumPy reference and speed was not measured: {error}")
             return accuracy(lambda *x: reference.run(self.before, *x), lambda *x: reference.run(self.after, *x)), None
         with closing(first), closing(second):
             return accuracy(first.run, second.run), self._speed(first, second) if timed else None
@@ -157,7 +157,7 @@ class _Engines:
     def _speed(self, first: Executable, second: Executable) -> Speed:
         """Of both compiled models, on this machine beside LiteRT."""
         if self.device is not None:
-            self.notes.append(f"times are those of {self.device.name}, where LiteRT was not timed")
+            self.notes.append(f"times were measured on {self.device.name}; LiteRT was not timed there")
             return comparison.measure_speed(first.times, second.times, self.threads, progress=self.progress)
         with self._litert_files() as paths:
             return comparison.measure_speed(first.times, second.times, self.threads, paths, self.progress)
@@ -166,7 +166,7 @@ class _Engines:
     def _litert_files(self) -> Iterator[tuple[str | None, str | None]]:
         """Both graphs as files for LiteRT; None where it is not installed or a graph cannot be written."""
         if not litert.available():
-            self.notes.append("LiteRT was not timed; to have it: pip install 'tflite2q[litert]'")
+            self.notes.append("LiteRT was not timed; to include it: pip install 'tflite2q[litert]'")
             yield None, None
             return
         with tempfile.TemporaryDirectory(prefix="tflite2q-") as folder:

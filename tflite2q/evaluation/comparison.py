@@ -305,7 +305,7 @@ def _aligned(samples: Dataset, output: Value, label_offset: int | None) -> npt.N
         return None
     shape = output.type.shape
     if not has_classes(output) or output.type.size != shape[-1]:
-        raise DataError(f"labels need an output of one score a class; {output.name!r} is {list(shape)}")
+        raise DataError(f"labels need an output with one score per class; {output.name!r} is {list(shape)}")
     return data.align_labels(samples.labels, shape[-1], label_offset)
 
 

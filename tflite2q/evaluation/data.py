@@ -168,7 +168,7 @@ def encode(array: Array, value: Value, pixels: Normalization = Normalization()) 
     if array.dtype.kind in "iu" and dtype in rounding.RANGES:
         low, high = rounding.code_range(dtype)
         if array.size and (int(array.min()) < low or int(array.max()) > high):
-            raise DataError(f"input {value.name!r} takes {dtype} codes, the data holds {array.min()} to {array.max()}")
+            raise DataError(f"input {value.name!r} takes {dtype} codes, the data has {array.min()} to {array.max()}")
         return array.astype(STORAGE[dtype])
     raise DataError(f"input {value.name!r} takes {dtype}, the data is {array.dtype.name}; convert it first")
 
@@ -251,7 +251,7 @@ def _image_files(where: Path) -> tuple[list[Path], npt.NDArray[np.int64] | None]
     if rows and Path(rows[0][0]).suffix.lower() not in IMAGE_SUFFIXES:
         rows = rows[1:]
     if not rows:
-        raise DataError(f"{where}: names no image files; expected lines of file,label")
+        raise DataError(f"{where}: lists no image files; expected lines of file,label")
     files = [where.parent / row[0] for row in rows]
     absent = [file for file in files if not file.exists()]
     if absent:

@@ -104,9 +104,9 @@ def _effect(forecast: Forecast, scheme: Scheme) -> SchemeEffect:
     try:
         layers = forecast.layers(scheme)
     except Unchanged:
-        return SchemeEffect(scheme.name, scheme.summary, refused="nothing: the model is that already")
+        return SchemeEffect(scheme.name, scheme.summary, refused="nothing: the model already follows this scheme")
     except Tflite2qError as error:
-        return SchemeEffect(scheme.name, scheme.summary, refused=f"cannot: {error}")
+        return SchemeEffect(scheme.name, scheme.summary, refused=f"not possible: {error}")
     return SchemeEffect(
         scheme.name,
         scheme.summary,

@@ -49,7 +49,7 @@ def is_text(path: FilePath) -> bool:
 
 def _from_text(path: FilePath, shapes: Mapping[str, Sequence[int]] | None) -> Graph:
     if shapes:
-        raise UsageError(f"{os.fspath(path)}: shapes are chosen of .tflite files; the text states its own")
+        raise UsageError(f"{os.fspath(path)}: shapes can be chosen only for .tflite files; this text states its own")
     try:
         return verify(parse_graph(Path(path).read_text(encoding="utf-8")))
     except UnicodeDecodeError as error:

@@ -51,7 +51,7 @@ def samples(paths: Sequence[str], inputs: Sequence[Value], limit: int | None, pi
     parts = [data.load(path, [value], limit=limit, pixels=pixels) for path, value in zip(paths, inputs, strict=True)]
     if len({len(part) for part in parts}) != 1:
         raise DataError(
-            f"the --input files hold {', '.join(str(len(part)) for part in parts)} samples; make them equal"
+            f"the --input files have {', '.join(str(len(part)) for part in parts)} samples; make the numbers equal"
         )
     return Dataset(paths[0], parts[0].names, lambda index: [array for part in parts for array in part.make(index)])
 
@@ -80,7 +80,7 @@ def summary(array: Array, value: Value) -> Summary:
 def check_suffix(path: str) -> None:
     """Raise UsageError unless outputs can be written to a file so called."""
     if Path(path).suffix.lower() not in (".npy", ".npz"):
-        raise UsageError(f"{path}: outputs are written as .npy or .npz; choose one of these endings")
+        raise UsageError(f"{path}: outputs are written as .npy or .npz; use one of these suffixes")
 
 
 def encoded(predictions: Sequence[Prediction], outputs: Sequence[Value], suffix: str) -> bytes:

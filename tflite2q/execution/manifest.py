@@ -70,7 +70,7 @@ def decode(data: bytes) -> Manifest:
             tuple((op, kernel) for op, kernel in content["kernels"]),
         )
     except (KeyError, ValueError, TypeError, InvalidGraph) as error:
-        raise DataError(f"its manifest cannot be read ({error}); compile it anew") from error
+        raise DataError(f"its manifest cannot be read ({error}); compile it again") from error
 
 
 def read(path: str | os.PathLike[str]) -> Manifest:

@@ -138,7 +138,7 @@ class Session:
     def ask(self, doing: str, name: str, *arguments: Any) -> Any:
         """The child's answer to a request (see `lower.device`)."""
         if self._child is None:
-            raise TargetError(f"{self.device.name}: the session has ended; open another")
+            raise TargetError(f"{self.device.name}: the session has ended; open a new one")
         try:
             self._connection.send((name, arguments))
         except OSError as error:
@@ -204,10 +204,10 @@ class RemoteExecutable(Executable):
 
 
 _NOT_CONNECTED = {
-    "server": "see that a server of TVM's listens there, and with a tracker give --tracker",
-    "tracker": "see that a tracker of TVM's listens there, and with a server give --rpc",
+    "server": "check that a TVM RPC server listens there; for a tracker, use --tracker",
+    "tracker": "check that a TVM RPC tracker listens there; for a server, use --rpc",
 }
-_LOST = "its server ended, or the code needs processor features that it lacks: see the server's output"
+_LOST = "its server ended, or the code needs processor features that the device lacks; check the server's output"
 _NOT_LOADED = ("ELF", "Exec format", "mach-o", "Mach-O", "wrong architecture")
 _RESERVED = "cannot find server that matches key"
 _DISCONNECTED = ("RPCCode", "sock", "Socket", "EOF", "closed", "kShutdown", "onnection", "recv")
@@ -216,9 +216,9 @@ _DISCONNECTED = ("RPCCode", "sock", "Socket", "EOF", "closed", "kShutdown", "onn
 def _explained(doing: str, message: str, advice: str) -> str:
     """What TVM's message means to a user."""
     if any(sign in message for sign in _NOT_LOADED):
-        return "it cannot load the library, which is for another kind of machine; compile it with --target for it"
+        return "it cannot load a library for another architecture; compile with --target for this device"
     if _RESERVED in message:
-        return "it takes sessions from its tracker only; give --tracker HOST:PORT and --key NAME"
+        return "it accepts sessions from its tracker only; give --tracker HOST:PORT and --key NAME"
     if any(sign in message for sign in _DISCONNECTED):
         return f"lost while {doing}; {advice} ({message[:120]})"
     return f"failed while {doing}: {message[:300]}"

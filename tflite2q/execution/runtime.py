@@ -260,14 +260,14 @@ class Executable:
 
     def _check_inputs(self, arrays: Sequence[npt.ArrayLike]) -> list[Array]:
         if len(arrays) != len(self.inputs):
-            raise DataError(f"the model takes {len(self.inputs)} inputs, {len(arrays)} were given")
+            raise DataError(f"the model takes {len(self.inputs)} inputs, got {len(arrays)}")
         checked = []
         for value, given in zip(self.inputs, arrays, strict=True):
             array, kind = np.asarray(given), value.type
             if array.shape != kind.shape or array.dtype.name != STORAGE[kind.dtype]:
                 raise DataError(
-                    f"input {value.name!r} is {kind.dtype}{list(kind.shape)}, "
-                    f"given was {array.dtype.name}{list(array.shape)}; convert it first"
+                    f"input {value.name!r} must be {kind.dtype}{list(kind.shape)}, "
+                    f"got {array.dtype.name}{list(array.shape)}; convert it first"
                 )
             check_prescribed(value, array)
             checked.append(np.ascontiguousarray(array).reshape(array.shape))
@@ -317,8 +317,8 @@ def _obstacle(description: Manifest) -> str | None:
     triple = description.spec.get("mtriple", "")
     there, here = targets.architecture(triple), targets.architecture(platform.machine())
     if triple and there != here:
-        return f"and this machine ({here}) cannot run code for {there}; load it there, or compile for native"
+        return f"but this machine ({here}) cannot run code for {there}; load it there, or compile for native"
     missing = targets.missing_features(description.features)
     if missing:
-        return f"and this processor lacks {', '.join(missing)}, which the code may use; compile for native"
+        return f"but this processor lacks {', '.join(missing)}, which the code may use; compile for native"
     return None

@@ -60,7 +60,7 @@ def read(data: bytes, allow_unsupported: bool = False, shapes: Shapes | None = N
 def _read(model: ModelRecord, files: tuple[tuple[str, bytes], ...], allow: bool, shapes: Shapes) -> Graph:
     for signature in model.signatures:
         if not 0 <= signature.subgraph < len(model.subgraphs):
-            raise ModelError(f"signature {signature.key!r} is of subgraph {signature.subgraph}, which does not exist")
+            raise ModelError(f"signature {signature.key!r} refers to subgraph {signature.subgraph}, which is absent")
     constants = Constants(model)
     readers = [SubgraphReader(model, index, constants) for index in range(len(model.subgraphs))]
     main = readers[0]
@@ -154,11 +154,11 @@ def _shape_notes(found: Inferred, shapes: Shapes) -> list[str]:
         first, count = found.stale[0], len(found.stale)
         many = f"{count} tensors have" if count > 1 else "a tensor has"
         notes.append(
-            f"{many} another shape in the file than follows from the inputs, which counts: {first.name!r} is "
+            f"{many} a stored shape that does not follow from the inputs and is ignored: {first.name!r} is "
             f"{list(first.computed)}, not {list(first.stored)}"
         )
     for name, numbers in found.prescribed.items():
-        notes.append(f"input {name!r} decides a shape and must be {list(numbers)}, as the file declares the result")
+        notes.append(f"input {name!r} sets a shape and must be {list(numbers)}, as the file declares the result")
     return notes
 
 
@@ -176,7 +176,7 @@ def _associated_files(data: bytes) -> tuple[tuple[str, bytes], ...]:
             members = archive.infolist()
             size = sum(info.file_size for info in members)
             if size > FILES_LIMIT:
-                raise ModelError(f"the files packed behind the model unpack to {size} bytes, more than {FILES_LIMIT}")
+                raise ModelError(f"the files appended to the model unpack to {size} bytes, more than {FILES_LIMIT}")
             return tuple((info.filename, archive.read(info)) for info in members)
     except _ZIP_ERRORS as error:
-        raise ModelError(f"the files packed behind the model cannot be read ({error}); get an intact copy") from error
+        raise ModelError(f"the files appended to the model cannot be read ({error}); get an intact copy") from error

@@ -76,7 +76,7 @@ class _Decoder:
         if model.Version() != SCHEMA_VERSION:
             raise ModelError(f"schema version {model.Version()} is not supported, only {SCHEMA_VERSION}")
         if model._tab.Offset(EXTERNAL_BUFFERS):
-            raise UnsupportedError("the model keeps its constants in other files, which is not supported; put them in")
+            raise UnsupportedError("the model keeps its constants in other files, which is not supported; embed them")
         return ModelRecord(
             description=self.text(model.Description()) or "",
             codes=self.each(model.OperatorCodesLength(), model.OperatorCodes, self.code),

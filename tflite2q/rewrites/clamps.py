@@ -159,15 +159,15 @@ def _clamp(op: Op, old: TensorType, span: Span, bounds: Span) -> Clamp:
 
 
 def note(clamps: Sequence[Clamp]) -> str:
-    """How many clamps were written, and as what, in a sentence; empty if there are none."""
+    """A sentence that counts the clamps by how they are written; empty if there are none."""
     if not clamps:
         return ""
     fused = Counter(clamp.activation for clamp in clamps if clamp.activation and not _sides((clamp.low, clamp.high)))
-    ways = [f"{count} by a fused {name}" for name, count in sorted(fused.items())]
+    ways = [f"{count} as a fused {name}" for name, count in sorted(fused.items())]
     explicit = len(clamps) - sum(fused.values())
-    ways += [f"{explicit} by ops of their own"] if explicit else []
+    ways += [f"{explicit} as separate ops"] if explicit else []
     plural = "s were" if len(clamps) > 1 else " was"
-    return f"{len(clamps)} layer{plural} clamped by the range of the old codes alone; kept {', '.join(ways)}"
+    return f"{len(clamps)} layer{plural} clamped only by their range of codes; now explicit: {', '.join(ways)}"
 
 
 def _sides(bounds: Span) -> int:

@@ -44,8 +44,8 @@ class Conversion:
         kinds = sorted({getattr(op, "rescale", "tflite") for op in self.graph.ops} - {"tflite"})
         if kinds:
             notes.append(
-                f"a .tflite holds this scheme's parameters but not its {' and '.join(kinds)} rescaling: its "
-                "interpreters round in their own fixed point; compile with --lib to have it"
+                f"a .tflite holds this scheme's parameters but not its {' and '.join(kinds)} rescaling: "
+                "interpreters use their own fixed point; compile with --lib to get this rescaling"
             )
         return tuple(notes)
 

@@ -43,7 +43,7 @@ class Plan:
     def wanted(self, op: Op, graph: Graph) -> Activations | None:
         """The activations that `op` is to compute with; None if it must stay as it is.
 
-        An op that moves codes of which some have no parameters stays, for those can't follow the others to a new type.
+        An op that moves codes stays if some of them have no parameters: those cannot follow the others to a new type.
         """
         settings = self.layer(op).activations
         touched = _touched(op, graph)
@@ -62,7 +62,7 @@ class Plan:
 
     def _refusal(self, op: Op, graph: Graph, settings: Activations, touched: list[Value]) -> str | None:
         if not op.convertible:
-            return f"the arithmetic of {op.builtin.name} is bound to its types"
+            return f"{op.builtin.name} is defined only for the types that it has"
         if op.computes_in(settings.dtype) is None:
             return f"TFLite has no {settings.dtype} kernel for {op.builtin.name}"
         if op.name in self.kept:
@@ -98,7 +98,7 @@ def _in_role(op: Op, graph: Graph) -> list[Value]:
 
 
 def unchanged(graph: Graph, plan: Plan) -> Tflite2qError:
-    """What to say of a graph that a plan left as it was: that it is so already, or why nothing could be done."""
+    """The error for a graph that a plan leaves unchanged: it follows the scheme already, or nothing could be done."""
     name = plan.scheme.name
     if not any(is_activation(value) and value.constant is None for value in graph.values):
         return UnsupportedError(f"scheme {name} changes nothing: no activation of the model is quantized")
@@ -109,5 +109,5 @@ def unchanged(graph: Graph, plan: Plan) -> Tflite2qError:
         if plan.wanted(op, graph) is None and any(value.type.dtype != dtype for value in touched):
             left[f"{op.builtin.name} in {dtype}"] = None
     if left:
-        return UnsupportedError(f"scheme {name} changes nothing: tflite2q knows no {', no '.join(left)}")
-    return Unchanged(f"the model already is what scheme {name} asks for; nothing was written")
+        return UnsupportedError(f"scheme {name} changes nothing: tflite2q has no {', no '.join(left)}")
+    return Unchanged(f"the model already follows scheme {name}; nothing was written")

@@ -43,7 +43,7 @@ class Match:
         """
         named = meant(self.name, [place.op.name for place in where])
         if ELISION in self.name and len(named) > 1 and all(short(name) == self.name for name in named):
-            raise SchemeError(f"match.name = {self.name!r} could be {_listed(named)}; give a whole name")
+            raise SchemeError(f"match.name = {self.name!r} could be {_listed(named)}; give the full name")
         self._check_positions(where)
         chosen = set(named)
         return [place for place in where if place.op.name in chosen and self._fits(place)]

@@ -94,7 +94,7 @@ def search(
     options = choices(original, schemes)
     if not options:
         names = ", ".join(scheme.name for scheme in schemes)
-        raise UsageError(f"schemes {names} say the same of every layer with weights; give ones that differ")
+        raise UsageError(f"schemes {names} give every layer with weights the same settings; choose schemes that differ")
     return _Search(
         original,
         schemes,
@@ -159,7 +159,7 @@ class _Search:
         scheme = replace(
             scheme_of(mix, self.original, self.schemes),
             summary=f"A mix of {', '.join(s.name for s in self.schemes)} found by measuring one model.",
-            when=f"For that model where {self.settings.goal} counts; {len(mix)} layers leave {self.schemes[0].name}.",
+            when=f"For that model, for {self.settings.goal}; {len(mix)} layers differ from {self.schemes[0].name}.",
         )
         return Found(scheme, dump(scheme), mix, chosen, points[0], rival, tuple(points), accuracy, self.complete)
 

@@ -94,11 +94,11 @@ def text(console: Console, found: Found, goal: str) -> None:
     console.print(table)
     if found.mix and _true(found.chosen) >= _true(found.base):
         console.print(
-            "the chosen mix saves nothing: requantizations between unlike layers cost what the layers save; "
+            "the chosen mix saves nothing: requantizations between layers of different types cost what they save; "
             "give --schemes that differ more, or fewer"
         )
     if not found.complete:
-        console.print("the budget ended before every layer was measured; run again to go on")
+        console.print("the budget ended before every layer was measured; run the same command to continue")
 
 
 def _true(point: Point) -> float:
