@@ -45,7 +45,7 @@ def convert(
     `interface` "keep" or "scheme" overrides what the scheme says about the model's own inputs and outputs;
     `allow_unsupported` as for `load`.  `data` (as for `compare`, at most `limit` samples of it), never needed,
     calibrates new ranges and bias correction on the original model's answers.  Raises SchemeError, or Unchanged if the
-    model already is what the scheme asks for.
+    model already follows the scheme.
     """
     chosen = schemes.find(scheme, interface)
     if isinstance(model, str | os.PathLike):

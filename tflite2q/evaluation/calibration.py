@@ -29,7 +29,7 @@ Sample = Sequence[npt.NDArray[Any]]
 def convert(graph: Graph, scheme: Scheme, samples: Iterable[Sample] | None = None) -> Conversion:
     """`graph` rewritten to `scheme`, with what the scheme must know of activations: from `samples`, else from noise.
 
-    Raises SchemeError, or Unchanged if the model already is what the scheme asks for.
+    Raises SchemeError, or Unchanged if the model already follows the scheme.
     """
     if samples is not None:
         return rewrites.convert(graph, scheme, observe(graph, list(samples)), calibrate=True)

@@ -26,6 +26,10 @@ class Loaded:
     graph: Graph
     path: str
 
+    def content(self) -> bytes:
+        """The bytes of the .tflite file: those of the file itself, or of the graph that a text describes."""
+        return content_of(self) if is_text(self.path) else Path(self.path).read_bytes()
+
 
 Model = Graph | Conversion | Loaded | FilePath
 

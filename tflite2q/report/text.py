@@ -68,6 +68,13 @@ def conversion(console: Console, result: Comparison, written: Sequence[str]) -> 
         _line(console, f"wrote {path}")
 
 
+def unchanged(console: Console, reason: str, written: Sequence[str]) -> None:
+    """Why a conversion had nothing to do, and the files that were written nevertheless."""
+    _line(console, f"{reason}; " + ("nothing was converted" if written else "nothing was written"))
+    for path in written:
+        _line(console, f"wrote {path}")
+
+
 def staying(lines: Sequence[Layer]) -> dict[str, list[str]]:
     """The layers that could not follow the scheme, by reason."""
     found: dict[str, list[str]] = {}

@@ -110,4 +110,4 @@ def unchanged(graph: Graph, plan: Plan) -> Tflite2qError:
             left[f"{op.builtin.name} in {dtype}"] = None
     if left:
         return UnsupportedError(f"scheme {name} changes nothing: tflite2q has no {', no '.join(left)}")
-    return Unchanged(f"the model already follows scheme {name}; nothing was written")
+    return Unchanged(f"the model already follows scheme {name}")
