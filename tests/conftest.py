@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from surroundings import ROOT, SHARED, Outcome
+from surroundings import EMULATE, ROOT, SHARED, Outcome
 
 # The same examples in every run; `--hypothesis-profile=default` draws new ones.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -16,6 +17,14 @@ settings.load_profile("repeatable")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write tests/golden anew, compare nothing")
+    parser.addoption(
+        "--emulate", action="store_true", help="run tests of x86 instructions that this machine lacks, slowly"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--emulate"):
+        os.environ[EMULATE] = "1"  # read by workers, too
 
 
 @pytest.fixture
