@@ -16,7 +16,7 @@ E = TypeVar("E", bound="Tflite2qError")
 
 
 class Tflite2qError(Exception):
-    """Base of all errors a user can cause or act on."""
+    """Base of all errors that a user can cause or act on."""
 
     exit_code = 3
 

@@ -30,7 +30,8 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """One op: its TFLite operator, its first result, its weights if it has any, and its multiply-accumulates per run."""
+    """One op: its TFLite operator, its first result, its weights if it has any, and its multiply-accumulates per
+    run."""
 
     index: int
     name: str
