@@ -58,7 +58,7 @@ def steps(graph: Graph, inputs: Sequence[npt.ArrayLike]) -> Iterator[tuple[str, 
 
 
 def check_prescribed(value: Value, array: Array) -> None:
-    """Raise DataError where an input is not what the shapes of the model were worked out with."""
+    """Raise DataError if an input differs from the value with which the model's shapes were computed."""
     if value.constant is not None and not np.array_equal(value.data, array):
         need, given = value.data.reshape(-1).tolist(), array.reshape(-1).tolist()
         raise DataError(f"input {value.name!r} sets a shape and must be {need}, as the model declares; got {given}")

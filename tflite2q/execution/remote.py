@@ -1,7 +1,7 @@
 """Compiled models on remote devices, through TVM's RPC servers and trackers.
 
-A session lives in a child process (`tflite2q.lower.device`).  Every request to it has a deadline, after which the child
-is ended: nothing that a device or the network does can make the program hang.
+A session lives in a child process (`tflite2q.lower.device`).  Every request has a deadline, after which the child
+is ended, so that no failure of a device or the network makes the program hang.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ STARTUP_SECONDS = 60.0  # importing TVM, on a busy machine
 
 @dataclass(frozen=True)
 class Device:
-    """Where a device is: a server at `host`:`port`, or with `key` a tracker there that lends devices of that name.
+    """The address of a device: a server at `host`:`port`, or with `key` a tracker there that lends devices of that
+    name.
 
     `timeout`: seconds that any one step (connecting, waiting for a free device, uploading, running) may take.
     """
@@ -171,7 +172,7 @@ class Session:
 
 
 class RemoteExecutable(Executable):
-    """A library on a device.  Runs and times there."""
+    """A library on a device; it runs and is timed there."""
 
     def __init__(self, description: Manifest, threads: int, session: Session, model: int) -> None:
         super().__init__(description, threads)
@@ -214,7 +215,7 @@ _DISCONNECTED = ("RPCCode", "sock", "Socket", "EOF", "closed", "kShutdown", "onn
 
 
 def _explained(doing: str, message: str, advice: str) -> str:
-    """What TVM's message means to a user."""
+    """TVM's message in the user's terms."""
     if any(sign in message for sign in _NOT_LOADED):
         return "it cannot load a library for another architecture; compile with --target for this device"
     if _RESERVED in message:

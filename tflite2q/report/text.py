@@ -47,7 +47,7 @@ def comparison(console: Console, result: Comparison, every_layer: bool = False) 
 
 
 def conversion(console: Console, result: Comparison, written: Sequence[str]) -> None:
-    """What a conversion did to the layers and the size, and the files it wrote."""
+    """The effect of a conversion on layers and size, and the files it wrote."""
     _line(console, f"{result.model} -> {result.other}")
     changed = [line for line in result.layers if line.loss not in (None, "exact")]
     shown = sorted(changed, key=lambda line: -(line.bound or 0.0))[:WORST_LAYERS]
@@ -94,7 +94,7 @@ def prediction(console: Console, results: Sequence[Prediction]) -> None:
 
 
 def profile(console: Console, ops: Sequence[OpTime]) -> None:
-    """Where the time of a run goes, op by op in execution order."""
+    """The time of each op of a run, in execution order."""
     _line(console, f"profile ({sum(op.ms for op in ops):.3f} ms in ops):")
     table = _table(console, ("op", False), ("kernel", False), ("time", True), ("share", True), ("G MAC/s", True))
     for op in ops:
@@ -181,7 +181,7 @@ def size(result: Size) -> str:
 
 
 def inspection(console: Console, result: Inspection) -> None:
-    """The model's head, its layers, and what each scheme would do."""
+    """The model's summary, its layers, and the effect of each scheme."""
     _line(
         console,
         f"{result.model}: {_bytes(result.size)}, {len(result.layers)} layers, "

@@ -1,4 +1,4 @@
-"""What a scheme says of one graph: the settings of each op, and which ops it cannot apply to."""
+"""A scheme applied to one graph: the settings of each op, and the ops that cannot follow it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Plan:
         return Plan(scheme, scheme.layers(graph))
 
     def layer(self, op: Op) -> Layer:
-        """What the scheme says of `op`; weights of a type that TFLite's kernel does not take become int8."""
+        """The settings for `op`; weights of a type that TFLite's kernel does not support become int8."""
         layer = self.layers.get(op.name, self.scheme.layer)
         if op.accepts_weights(layer.weights.dtype):
             return layer

@@ -1,4 +1,4 @@
-"""The front of a search: as plain values for JSON, and as a picture."""
+"""The Pareto front of a search, as plain values for JSON and as a picture."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def values(found: Found, goal: str, model: str) -> dict[str, Any]:
 
 
 def picture(found: Found, goal: str, model: str, path: str | os.PathLike[str], force: bool = False) -> None:
-    """Draw loss against cost, one point a mix, to a .png or .svg.
+    """Draw loss against cost, one point per mix, to a .png or .svg.
 
     Raises UsageError if matplotlib is not installed or the file cannot be written.
     """
@@ -102,7 +102,7 @@ def text(console: Console, found: Found, goal: str) -> None:
 
 
 def _true(point: Point) -> float:
-    """The cost as measured, or else as estimated."""
+    """The measured cost, or the estimate if it was not measured."""
     return point.cost if point.measured_cost is None else point.measured_cost
 
 
