@@ -19,21 +19,20 @@ import numpy.typing as npt
 
 from tflite2q.arithmetic.rescale import Rescale, multiply_fixed
 from tflite2q.arithmetic.rounding import code_range
-from tflite2q.kernels import storage
-from tflite2q.kernels.base import (
-    ArgMax,
-    Concat,
+from tflite2q.kernels.contracts import (
+    ArgMaxContract,
+    ConcatContract,
     Contract,
-    Conv2D,
-    Dense,
-    DepthwiseConv2D,
-    Eltwise,
+    Conv2DContract,
+    DenseContract,
+    DepthwiseConv2DContract,
+    EltwiseContract,
     FixedSum,
-    Lookup,
-    Pool,
-    RealConv2D,
-    ResizeBilinear,
-    Softmax,
+    FloatConv2DContract,
+    LookupContract,
+    PoolContract,
+    ResizeBilinearContract,
+    SoftmaxContract,
     Tensor,
 )
 
@@ -91,7 +90,7 @@ def biases(seed: str, channels: int, kind: str, dtype: str) -> Array | None:
     return (values * 2**12 if kind == "wide" else values).astype(dtype)
 
 
-def conv(seed: str, size: tuple[int, int, int], out_c: int, **facts: Any) -> Conv2D | DepthwiseConv2D:
+def conv(seed: str, size: tuple[int, int, int], out_c: int, **facts: Any) -> Conv2DContract | DepthwiseConv2DContract:
     """A convolution of an image of `size` (height, width, channels); what else there is stands below."""
     h, w, c = size
     depthwise, groups = facts.get("depthwise", False), facts.get("groups", 1)
@@ -114,14 +113,15 @@ def conv(seed: str, size: tuple[int, int, int], out_c: int, **facts: Any) -> Con
         "bias": biases(seed, out_c, facts.get("bias", "small"), "int64" if accumulator == "int64" else "int32"),
         "rescale": rescaling(seed, out_c, y, facts), "accumulator": accumulator,
     }  # fmt: skip
-    return DepthwiseConv2D(**common) if depthwise else Conv2D(groups=groups, **common)
+    return DepthwiseConv2DContract(**common) if depthwise else Conv2DContract(groups=groups, **common)
 
 
-def dense(seed: str, rows: int, depth: int, units: int, **facts: Any) -> Dense:
+def dense(seed: str, rows: int, depth: int, units: int, **facts: Any) -> DenseContract:
     c = conv(seed, (1, rows, depth), units, **facts)
-    return Dense(
-        rows, depth, units, c.x_dtype, c.x_zero_point, c.weights.reshape(units, depth), c.weight_zero_points, c.bias,
-        c.rescale, c.accumulator,
+    return DenseContract(
+        rows=rows, depth=depth, units=units, x_dtype=c.x_dtype, x_zero_point=c.x_zero_point,
+        weights=c.weights.reshape(units, depth), weight_zero_points=c.weight_zero_points, bias=c.bias,
+        rescale=c.rescale, accumulator=c.accumulator,
     )  # fmt: skip
 
 
@@ -282,7 +282,7 @@ def real_layers() -> Named:
         weights = (numbers(name, (*kernel, c // groups, out_c), -64, 64) / 64).astype(np.float32)
         bias = (numbers(name + "b", (out_c,), -64, 64) / 64).astype(np.float32)
         x = Tensor((1, h, w, c), "float32")
-        plain = RealConv2D(x, out, strides, (1, 1), pads, groups, weights, bias)
+        plain = FloatConv2DContract(x, out, strides, (1, 1), pads, groups, weights, bias)
         yield name, plain
         yield f"{name}, relu6 without bias", replace(plain, bias=None, low=0.0, high=6.0)
 
@@ -297,17 +297,17 @@ def pools() -> Named:
     for (name, facts), kind, dtype in itertools.product(shapes.items(), ("average", "max"), ("int8", "uint8", "int16")):
         low, high = code_range(dtype)
         common: Facts = {"strides": (1, 1), "padding": (0, 0, 0, 0), **facts}
-        yield f"{kind}, {name}, {dtype}", Pool(kind, 1, dtype=dtype, low=low + 3, high=high - 9, **common)
+        yield f"{kind}, {name}, {dtype}", PoolContract(kind, 1, dtype=dtype, low=low + 3, high=high - 9, **common)
 
 
 def lookups() -> Named:
     for x, y, size in itertools.product(("int8", "uint8"), ("int8", "uint8", "int16", "int32"), (5, 63, 600_001)):
         low, high = code_range(y)
-        yield f"{x} to {y}, {size}", Lookup((size,), x, numbers(y, (256,), low, high).astype(y))
+        yield f"{x} to {y}, {size}", LookupContract((size,), x, numbers(y, (256,), low, high).astype(y))
     codes = np.arange(256)
-    yield "a line", Lookup((3, 7, 5), "uint8", np.clip(codes * 3 // 4 - 100, -90, 80).astype(np.int8))
-    yield "a line of 16 bits", Lookup((3, 7, 5), "int8", (codes * 100 - 12800).astype(np.int16))
-    yield "floats", Lookup((40,), "int8", (codes / 64).astype(np.float32))
+    yield "a line", LookupContract((3, 7, 5), "uint8", np.clip(codes * 3 // 4 - 100, -90, 80).astype(np.int8))
+    yield "a line of 16 bits", LookupContract((3, 7, 5), "int8", (codes * 100 - 12800).astype(np.int16))
+    yield "floats", LookupContract((40,), "int8", (codes / 64).astype(np.float32))
 
 
 def _add(factors: tuple[float, float, float], dtype: str, core: Any, a: Any, b: Any) -> Any:
@@ -341,13 +341,19 @@ def element_wise() -> Named:
     for dtype, factors in itertools.product(("int8", "uint8"), ((2 / 3, -0.5, 0.25), (0.5, 0.5, 0.0))):
         one = Tensor(shape, dtype)
         meaning = functools.partial(_add, factors, dtype)
-        yield f"sum of {dtype} by {factors}", Eltwise("add", (dtype, factors), meaning, (one, one), one, factors)
+        yield (
+            f"sum of {dtype} by {factors}",
+            EltwiseContract("add", (dtype, factors), meaning, (one, one), one, factors),
+        )
     one = Tensor(shape, "int8")
     exact = functools.partial(_add, (0.5, 0.25, 0.0), "int8")
-    yield "a sum that is no plane", Eltwise("add", "wrong", exact, (one, one), one, (0.6, 0.25, 0.0))
+    yield (
+        "a sum that no multiply-adds compute",
+        EltwiseContract("add", "wrong", exact, (one, one), one, (0.6, 0.25, 0.0)),
+    )
     yield (
         "small sum",
-        Eltwise("add", "small", exact, (Tensor((3,), "int8"),) * 2, Tensor((3,), "int8"), (0.5, 0.25, 0.0)),
+        EltwiseContract("add", "small", exact, (Tensor((3,), "int8"),) * 2, Tensor((3,), "int8"), (0.5, 0.25, 0.0)),
     )
     broadcasts: dict[str, list[tuple[int, ...]]] = {
         "same shapes": [shape, shape],
@@ -358,9 +364,9 @@ def element_wise() -> Named:
     }
     for name, shapes in broadcasts.items():
         output = Tensor(np.broadcast_shapes(*shapes), "int8")
-        yield name, Eltwise("sum", name, _add_fixed, tuple(Tensor(s, "int8") for s in shapes), output)
-    yield "by channel", Eltwise("scale", "by channel", _by_channel, (one,), one)
-    yield "floats", Eltwise("curve", "floats", _in_floats, (one,), Tensor(shape, "float32"))
+        yield name, EltwiseContract("sum", name, _add_fixed, tuple(Tensor(s, "int8") for s in shapes), output)
+    yield "by channel", EltwiseContract("scale", "by channel", _by_channel, (one,), one)
+    yield "floats", EltwiseContract("curve", "floats", _in_floats, (one,), Tensor(shape, "float32"))
     wide = Tensor(shape, "int16")
     sums: dict[str, tuple[tuple[tuple[int, int], tuple[int, int]], tuple[int, int]]] = {
         "halved": (((2**30, 0), (1518500250, -2)), (1717986918, -15)),
@@ -371,9 +377,9 @@ def element_wise() -> Named:
         total = FixedSum(terms, result, subtract, -32768, 32767)
         yield (
             f"16 bits, {name}, {subtract}",
-            Eltwise("add", (name, subtract), _sum16, (wide, wide), wide, fixed_sum=total),
+            EltwiseContract("add", (name, subtract), _sum16, (wide, wide), wide, fixed_sum=total),
         )
-    yield "16 bits, clamped", Eltwise(
+    yield "16 bits, clamped", EltwiseContract(
         "add", "clamped", _sum16, (wide, wide), wide,
         fixed_sum=FixedSum(((2**30, 0), (1518500250, -2)), (1717986918, -15), False, 0, 20000),
     )  # fmt: skip
@@ -396,40 +402,42 @@ def positions(extent: int, out: int, dtype: str) -> tuple[Array, Array, Array]:
 def others() -> Named:
     for dtype, classes in itertools.product(("int8", "uint8"), (2, 21, 1001)):
         exponentials = np.sort(numbers(f"softmax{classes}", (256,), 0, 2**31 - 1))[::-1].copy()
-        yield f"softmax of {classes}, {dtype}", Softmax(3, classes, dtype, exponentials)
+        yield f"softmax of {classes}, {dtype}", SoftmaxContract(3, classes, dtype, exponentials)
     for dtype, channels in itertools.product(("int8", "uint8"), (3, 16, 21)):
         rows, columns = positions(5, 13, dtype), positions(7, 11, dtype)
-        yield f"resize {channels}, {dtype}", ResizeBilinear(2, 5, 7, channels, rows, columns, dtype)
+        yield f"resize {channels}, {dtype}", ResizeBilinearContract(2, 5, 7, channels, rows, columns, dtype)
     for dtype, smallest, classes in itertools.product(("int8", "uint8"), (False, True), (1, 5, 21, 1001)):
-        yield f"argmax of {classes}, {dtype}, {smallest}", ArgMax(33, classes, dtype, "int64", smallest)
+        yield f"argmax of {classes}, {dtype}, {smallest}", ArgMaxContract(33, classes, dtype, "int64", smallest)
     for dtype, (rows, lengths) in itertools.product(
         ("int8", "uint8", "int16"), ((1, (5, 300)), (129, (64, 1, 21)), (1000, (400, 130)))
     ):
-        yield f"concat {lengths}, {dtype}", Concat(rows, lengths, dtype)
+        yield f"concat {lengths}, {dtype}", ConcatContract(rows, lengths, dtype)
 
 
 def stored_unsigned() -> Named:
     """Contracts of int8 as the lowering stores it where products take unsigned inputs."""
     one = Tensor((4, 9, 21), "int8")
-    resized = ResizeBilinear(2, 5, 7, 21, positions(5, 13, "int8"), positions(7, 11, "int8"), "int8")
-    add = Eltwise("add", "add", functools.partial(_add, (0.5, 0.25, 1.0), "int8"), (one, one), one, (0.5, 0.25, 1.0))
+    resized = ResizeBilinearContract(2, 5, 7, 21, positions(5, 13, "int8"), positions(7, 11, "int8"), "int8")
+    add = EltwiseContract(
+        "add", "add", functools.partial(_add, (0.5, 0.25, 1.0), "int8"), (one, one), one, (0.5, 0.25, 1.0)
+    )
     table = numbers("table", (256,), -128, 127).astype(np.int8)
     both: dict[str, Contract] = {
         "window": conv("stored", (5, 5, 6), 16, **WINDOW),
         "depthwise": conv("stored", (5, 8, 64), 64, depthwise=True, **WINDOW),
         "dense": dense("stored", 3, 40, 20),
-        "average": Pool("average", 1, 6, 6, 24, 3, 3, (2, 2), (2, 2), (0, 0, 0, 0), "int8", -100, 90),
-        "lookup": Lookup((40,), "int8", table),
+        "average": PoolContract("average", 1, 6, 6, 24, 3, 3, (2, 2), (2, 2), (0, 0, 0, 0), "int8", -100, 90),
+        "lookup": LookupContract((40,), "int8", table),
         "resize": resized,
-        "concat": Concat(6, (3, 40), "int8"),
+        "concat": ConcatContract(6, (3, 40), "int8"),
         "sum": add,
     }
     for name, contract in both.items():
-        yield name, storage.unsigned(contract, [True] * len(contract.inputs), True)
+        yield name, contract.stored([True] * len(contract.inputs), True)
     for name, marks, output in (("inputs only", [True, True], False), ("one input", [False, True], True)):
-        yield f"sum, {name}", storage.unsigned(add, marks, output)
-    yield "window, output only", storage.unsigned(both["window"], [False], True)
-    yield "lookup, input only", storage.unsigned(both["lookup"], [True], False)
+        yield f"sum, {name}", add.stored(marks, output)
+    yield "window, output only", both["window"].stored([False], True)
+    yield "lookup, input only", both["lookup"].stored([True], False)
 
 
 FAMILIES: dict[str, Callable[[], Named]] = {

@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 from networks import Net
 
-from tflite2q.kernels.base import Built
+from tflite2q.kernels.frame import Built
 from tflite2q.kernels.registry import KERNELS, select
 from tflite2q.lower import stored
 
@@ -86,9 +86,10 @@ def rows(family: str) -> dict[str, list[Row]]:
     """By name of the contract."""
     found: dict[str, list[Row]] = {}
     for (name, contract), target in itertools.product(contracts.FAMILIES[family](), TARGETS):
-        kernel, refusals = select(contract, made_target(target))
-        built = kernel.build(contract, made_target(target))
-        found.setdefault(name, []).append(Row(target, kernel.name, tuple(refusals), fingerprint(built)))
+        chosen = select(contract, made_target(target))
+        built = chosen.plan.build()
+        refusals = tuple((who, refusal.reason) for who, refusal in chosen.refusals)
+        found.setdefault(name, []).append(Row(target, chosen.kernel.name, refusals, fingerprint(built)))
     return found
 
 
@@ -139,7 +140,7 @@ def test_contracts_of_a_graph(dtype: str, golden: Callable[[str, str], None]) ->
     for target in TARGETS:
         found.append(target)
         for index, contract in stored.contracts(graph, made_target(target)).items():
-            built = select(contract, made_target(target))[0].build(contract, made_target(target))
+            built = select(contract, made_target(target)).plan.build()
             types = " ".join(t.dtype for t in (*built.inputs, built.output))
             found.append(f"    {graph.ops[index].name}  {types}  {built.name}  {function_hash(built.func)}")
     golden(f"kernels/graph_{dtype}.txt", "\n".join(found) + "\n")
