@@ -23,6 +23,7 @@ from tflite2q.kernels.tir import Buffer, Buffers, function
 
 Tensors = Mapping[str, Tensor]
 Arrays = Mapping[str, Array]
+MOST_FUNCTIONS = 512  # that are kept; more than models have, and few enough for programs that compile many of them
 
 
 class Program(Protocol):
@@ -46,7 +47,7 @@ class Program(Protocol):
 
 @dataclass(frozen=True)
 class ContractProgram:
-    """For programs whose text depends on all of a contract, which is hashable."""
+    """A program whose text depends on all of a contract, which is hashable."""
 
     contract: Any
 
@@ -84,7 +85,7 @@ class Plan:
     pack: Callable[[], Arrays]
 
     def build(self) -> Built:
-        """The function, compiled from text once for all equal programs, and this contract's constants.
+        """The function, made once for all equal programs, and this contract's constants.
 
         Raises ValueError if the constants are not what the program declares.
         """
@@ -97,7 +98,7 @@ class Plan:
         return Built(self.name, (self.name, program), _function(program), program.inputs, arrays, program.output)
 
 
-@functools.cache
+@functools.lru_cache(MOST_FUNCTIONS)
 def _function(program: Program) -> Any:
     names, count = list(program.constants), len(program.inputs)
 
