@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
 import integer
 import numpy as np
 import numpy.typing as npt
 import plans
+from emulate.instructions import emulated, tiles
+from surroundings import EMULATE
 from tvm.target import codegen
 
 from tflite2q.arithmetic.rescale import Rescale
@@ -22,7 +25,7 @@ Array = npt.NDArray[Any]
 
 NATIVE = "native"
 
-compiled, run = plans.compiled, plans.run
+compiled = plans.compiled
 
 
 def target(name: str = NATIVE) -> Any:
@@ -30,16 +33,29 @@ def target(name: str = NATIVE) -> Any:
 
 
 def runs_here(name: str) -> bool:
-    """Whether this machine can execute code for the named target."""
+    """Whether this machine can execute code for the named target, or is to emulate it."""
     if name == NATIVE:
         return True
-    made = target(name)
     if targets.architecture(targets.find(name).mtriple) != targets.architecture(str(codegen.llvm_get_system_triple())):
         return False
+    return EMULATE in os.environ or _has_all(target(name))
+
+
+def _has_all(made: Any) -> bool:
+    """Whether this machine has all features of a target of its architecture."""
     needed = {str(f) for f in codegen.llvm_get_cpu_features(made)} & targets.instruction_features()
     if needed & targets.MATRIX_FEATURES and not machine.grants_matrix_unit():
         return False
     return not targets.missing_features(needed)
+
+
+def run(built: Built, made: Any, *inputs: Array) -> Array:
+    """What `plans.run` gives; made for a target that this machine cannot run, it is emulated."""
+    if not _has_all(made):
+        tiles()
+        key = ("emulated", str(made), built.key)
+        built, made = dataclasses.replace(built, func=emulated(built.func), key=key), target()
+    return plans.run(built, made, *inputs)
 
 
 def codes(rng: np.random.Generator, tensor: Tensor) -> Array:
