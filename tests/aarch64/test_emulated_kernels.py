@@ -243,7 +243,7 @@ def test_lookups(emulator: Emulator, tmp_path: Path, x_dtype: str) -> None:
         np.testing.assert_array_equal(found[name], want, err_msg=name)
 
 
-@pytest.mark.parametrize("dtype", [pytest.param("int8", marks=pytest.mark.aarch64_quick), "uint8"])
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
 def test_planes(emulator: Emulator, tmp_path: Path, dtype: str) -> None:
     """A weighted sum of every pair of codes, and of tensors that fill no vector; clamped and not."""
     target = tvm_target(resolve(LEVELS[emulator.cpu][0]))
