@@ -12,6 +12,7 @@ from networks import Net
 
 import tflite2q
 from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.op import Values
 from tflite2q.dialect.ops.conv import Conv2D, DepthwiseConv2D
 from tflite2q.dialect.ops.eltwise import Add, Requantize
 from tflite2q.dialect.ops.shape import Pad, Reshape
@@ -160,7 +161,7 @@ def convolution(
     x = value("x", (2, 9, 8, in_c), x_dtype, 0.05, 7)
     op = cls(inputs=("x", "w", "b"), outputs=("y",), **options)
     w, b = constant("w", weights, q), constant("b", bias, Quantization.per_tensor(0.001, 0))
-    y = value("y", op.infer([x, w, b], [])[0], x_dtype, 0.9, 11)
+    y = value("y", op.infer(Values(op, (x, w, b)), [])[0], x_dtype, 0.9, 11)
     return Graph(("x",), ("y",), (x, w, b, y), (op,))
 
 
@@ -195,9 +196,9 @@ def test_contracts_leave_other_types_to_core_operations() -> None:
     op = graph.ops[0]
     assert contract_of(op, graph.ins(op), graph.outs(op)) is not None
     real = [replace(v, type=v.type.with_(dtype="float32")) if v and v.name == "x" else v for v in graph.ins(op)]
-    assert contract_of(op, real, graph.outs(op)) is None
+    assert contract_of(op, Values(op, real), graph.outs(op)) is None
     variable = [v.with_(constant=None) if v and v.name == "w" else v for v in graph.ins(op)]
-    assert contract_of(op, variable, graph.outs(op)) is None
+    assert contract_of(op, Values(op, variable), graph.outs(op)) is None
 
 
 @pytest.mark.parametrize(("source", "result"), [("uint8", "int8"), ("int8", "uint8"), ("int8", "int8")])

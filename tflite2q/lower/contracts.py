@@ -14,8 +14,7 @@ import numpy as np
 
 from tflite2q.arithmetic import rounding
 from tflite2q.arithmetic.numpy_core import NumpyCore
-from tflite2q.dialect.op import Op, Operands, Tensor
-from tflite2q.dialect.ops.common import given_or_none
+from tflite2q.dialect.op import Op, Operands, Tensor, Values
 from tflite2q.dialect.ops.conv import Convolution, wide_accumulator
 from tflite2q.dialect.ops.dense import Dense
 from tflite2q.dialect.ops.eltwise import INT16_HEADROOM, Add
@@ -30,8 +29,6 @@ from tflite2q.lower import real
 
 EIGHT_BITS = ("int8", "uint8")
 CODES = (*EIGHT_BITS, "int16")
-
-Values = Sequence[Value | None]
 
 
 def contract_of(op: Op, ins: Values, outs: Sequence[Value]) -> contracts.Contract | None:
@@ -60,7 +57,7 @@ def _product(ins: Values) -> tuple[TensorType, TensorType, dict[str, Any]] | Non
         return None
     if STORAGE[weights.type.dtype] not in EIGHT_BITS:
         return None
-    bias = given_or_none(ins, 2)
+    bias = ins.get("bias")
     common = {
         "x_dtype": x.type.dtype,
         "x_zero_point": x.type.zero_point,
@@ -165,7 +162,7 @@ def _eltwise(op: Op, ins: Values, outs: Sequence[Value]) -> contracts.Contract |
 
     def meaning(core: Any, *data: Any) -> Any:
         tensors = [Tensor(value, each) for value, each in zip(operands, data, strict=True)]
-        return op.meaning(core, Operands(tensors), outs)[0]
+        return op.meaning(core, Operands(op, tensors), outs)[0]
 
     parameters = tuple((v.type.dtype, v.type.quantization) for v in (*operands, *outs))
     attributes = tuple(getattr(op, field.name) for field in op.attributes())
@@ -250,7 +247,7 @@ def lookup_table(op: Op, x: Value, y: Value) -> Any:
     low, high = x.type.range
     codes = np.arange(low, high + 1).astype(x.type.dtype)
     operand, result = (v.with_(type=v.type.with_(shape=codes.shape), constant=None) for v in (x, y))
-    return op.meaning(NumpyCore(), Operands([Tensor(operand, codes)]), [result])[0]
+    return op.meaning(NumpyCore(), Operands(op, [Tensor(operand, codes)]), [result])[0]
 
 
 _BUILDERS: Mapping[str, Callable[[Op, Values, Sequence[Value]], contracts.Contract | None]] = {

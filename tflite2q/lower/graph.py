@@ -100,7 +100,7 @@ def _lower_op(state: _State, op: Op, contract: Contract | None, hint: str) -> Ch
         result = _call(state, core, built, [state.values[name] for name in activations(op, contract)])
         state.values[op.outputs[0]] = core.reshape(result, outs[0].type.shape)
         return Choice(op.name, op.mnemonic, built.name, selection.refusals, macs)
-    operands = Operands([None if n is None else Tensor(graph[n], state.values[n]) for n in op.inputs])
+    operands = Operands(op, [None if n is None else Tensor(graph[n], state.values[n]) for n in op.inputs])
     for name, result in zip(op.outputs, op.compute(core, operands, outs), strict=True):
         state.values[name] = result
     return Choice(op.name, op.mnemonic, CORE_OPERATIONS, (), macs)

@@ -48,14 +48,15 @@ def _amounts(graph: Graph, op: Op) -> tuple[int, int, int, int] | None:
     """(top, left, bottom, right) of a PAD of images with their zero point; None for all else."""
     if not isinstance(op, Pad):
         return None
-    (x, *others), y = graph.ins(op), graph.outs(op)[0]
+    ins, y = graph.ins(op), graph.outs(op)[0]
+    x, others = ins[0], ins[1:]
     if x is None or x.type.dtype not in EIGHT_BITS or len(x.type.shape) != 4 or x.type.size == 0:
         return None
     if x.constant is not None or any(value is not None and value.constant is None for value in others):
         return None
     if x.type.quantization is None or x.type.quantization != y.type.quantization:
         return None
-    before, after = op.amounts((x, *others))
-    if (before[0], before[3], after[0], after[3]) != (0, 0, 0, 0) or op.fill((x, *others), y.type) != x.type.zero_point:
+    before, after = op.amounts(ins)
+    if (before[0], before[3], after[0], after[3]) != (0, 0, 0, 0) or op.fill(ins, y.type) != x.type.zero_point:
         return None
     return before[1], before[2], after[1], after[2]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tflite2q.arithmetic.numpy_core import NumpyCore
-from tflite2q.dialect.op import Op
+from tflite2q.dialect.op import Op, Values
 from tflite2q.dialect.ops.common import FLOAT_BOUNDS
 from tflite2q.dialect.ops.conv import Convolution
 from tflite2q.dialect.ops.dense import Dense
@@ -17,12 +17,10 @@ from tflite2q.kernels.contracts import FloatConv2DContract, Tensor
 
 FLOAT = "float32"
 
-Values = Sequence[Value | None]
-
 
 def product(op: Op, ins: Values, outs: Sequence[Value]) -> FloatConv2DContract | None:
     """The contract of a convolution, a depthwise convolution or a dense layer; None if weights are not constant."""
-    x, weights, bias = ins[0], ins[1], ins[2] if len(ins) > 2 else None
+    x, weights, bias = ins[0], ins[1], ins.get("bias")
     if x is None or weights is None or any(v is not None and v.constant is None for v in (weights, bias)):
         return None
     if not isinstance(op, Convolution | Dense) or op.activation not in ("NONE", *FLOAT_BOUNDS):
