@@ -219,8 +219,7 @@ def _likeness(subject: Subject, conversion: Conversion) -> Outcome:
         slowest = max(slowest, time.monotonic() - start)
     if len(after) < LEAST_SAMPLES:
         return Outcome(UNMEASURED, "time" if len(subject.likely) < len(subject.data.likely) else "data out of range")
-    scheme = pipeline.scheme_of(conversion.scheme)
-    found = likeness.judge(subject.graph, conversion.graph, before, after, scheme)
+    found = likeness.judge(subject.graph, conversion.graph, before, after, conversion.scheme)
     bad = [each for each in found if not each.good]
     chosen = min(bad or found, key=lambda each: each.figure - each.floor)
     figures = {"kind": chosen.kind, "figure": chosen.figure, "floor": chosen.floor, "samples": chosen.samples}
