@@ -16,7 +16,6 @@ from compatibility.engines import Answer
 from compatibility.original import Subject
 from compatibility.records import NOTHING, OK, REFUSED, UNMEASURED, WRONG
 from compatibility.stages import ENGINE, Outcome
-from tflite2q import pipeline
 from tflite2q.dialect.graph import Graph
 from tflite2q.errors import DataError, Unchanged
 from tflite2q.evaluation import data
