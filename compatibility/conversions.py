@@ -16,7 +16,6 @@ from compatibility.engines import Answer
 from compatibility.original import Subject
 from compatibility.records import NOTHING, OK, REFUSED, UNMEASURED, WRONG
 from compatibility.stages import ENGINE, Outcome
-from tflite2q import pipeline
 from tflite2q.dialect.graph import Graph
 from tflite2q.errors import DataError, Unchanged
 from tflite2q.evaluation import data
@@ -219,8 +218,7 @@ def _likeness(subject: Subject, conversion: Conversion) -> Outcome:
         slowest = max(slowest, time.monotonic() - start)
     if len(after) < LEAST_SAMPLES:
         return Outcome(UNMEASURED, "time" if len(subject.likely) < len(subject.data.likely) else "data out of range")
-    scheme = pipeline.scheme_of(conversion.scheme)
-    found = likeness.judge(subject.graph, conversion.graph, before, after, scheme)
+    found = likeness.judge(subject.graph, conversion.graph, before, after, conversion.scheme)
     bad = [each for each in found if not each.good]
     chosen = min(bad or found, key=lambda each: each.figure - each.floor)
     figures = {"kind": chosen.kind, "figure": chosen.figure, "floor": chosen.floor, "samples": chosen.samples}

@@ -103,6 +103,25 @@ def test_requantizations_of_the_original_that_become_identities_are_dropped() ->
     assert conversion.graph["x"].type.dtype == "int8"
 
 
+@pytest.mark.parametrize("name", ["asymmetric-uint8", "symmetric-int8", "int16x8", "float32"])
+@pytest.mark.parametrize("interface", ["keep", "scheme"])
+def test_wide_codes_are_made_of_a_type_that_has_a_kernel(name: str, interface: str, tmp_path: Path) -> None:
+    """LiteRT's QUANTIZE makes int32 of int16 only, and int16 with a zero point of no int16."""
+    net = Net("int8")
+    x = net.input("x", (1, 4), (0.05, 3))
+    y = net.dense(x, "y", 4, (0.1, 3))
+    net.dtype = "int16"
+    net.value("short", (1, 4), (0.002, 0))
+    net.dtype = "int32"
+    net.value("wide", (1, 4), (0.001, 0))
+    net.op(Requantize(inputs=(y,), outputs=("short",), version=2))
+    graph = net.graph(net.op(Requantize(inputs=("short",), outputs=("wide",), version=2)))
+    conversion = tflite2q.convert(graph, name, interface)
+    saved(conversion, tmp_path)
+    with pytest.raises(Unchanged):
+        tflite2q.convert(conversion.graph, name, interface)
+
+
 # --- what was asked for already ---
 
 

@@ -15,7 +15,7 @@ from tflite2q.dialect.ops.eltwise import Dequantize, Requantize
 from tflite2q.dialect.types import Quantization, TensorType, Value
 from tflite2q.rewrites.edit import Editor
 from tflite2q.rewrites.parameters import Boundaries
-from tflite2q.rewrites.plan import Plan, is_activation
+from tflite2q.rewrites.plan import Plan, casts, is_activation
 from tflite2q.rewrites.scheme import Activations
 
 CASTS = (Requantize, Dequantize)
@@ -56,7 +56,7 @@ class _Guard:
         maker = self.graph.producers.get(name)
         return (
             maker is not None
-            and maker.converts
+            and casts(maker, self.graph)
             and all(self.wants[reader.name] is None for reader in self.graph.consumers[name])
         )
 
@@ -79,11 +79,11 @@ class _Guard:
 
     def _splits(self, op: Op, name: str) -> bool:
         """Whether a free op's result is a model output that keeps its type; a converting op makes any type itself."""
-        return name in self.pinned and self.wants[op.name] is not None and not op.converts
+        return name in self.pinned and self.wants[op.name] is not None and not casts(op, self.graph)
 
     def _operand(self, op: Op, index: int, name: str | None) -> str | None:
         """The value that `op` must read instead of `name`."""
-        if name is None or op.converts or op.operand(index).role not in ("activation", "fixed"):
+        if name is None or casts(op, self.graph) or op.operand(index).role not in ("activation", "fixed"):
             return name
         value = self.editor.values[name]
         if not is_activation(value) or value.constant is not None or value.variable:
@@ -128,13 +128,13 @@ class _Guard:
 
 
 def drop_identities(graph: Graph, original: Graph) -> Graph:
-    """The graph without requantizations between equal types, other than those `original` has."""
+    """The graph without requantizations between equal types, or to what the next one takes, that `original` lacks."""
     editor = Editor(graph)
     renamed: dict[str, str] = {}
     kept: list[Op] = []
     before = {op.name for op in original.ops if isinstance(op, CASTS) and _is_identity(op, original)}
     for op in graph.ops:
-        if isinstance(op, CASTS) and op.name not in before and _is_identity(op, graph):
+        if isinstance(op, CASTS) and op.name not in before and _is_idle(op, graph, original):
             source, target = op.inputs[0], op.outputs[0]
             assert source is not None
             source = renamed.get(source, source)
@@ -206,6 +206,14 @@ def _splits_cast(first: Op, second: Op, graph: Graph) -> bool:
     if legacy is None or not alone or [kind.dtype for kind in kinds] not in CAST_PATHS:
         return False
     return kinds[1].quantization == Quantization.per_tensor(legacy.scale, legacy.zero_point - 128)
+
+
+def _is_idle(op: Op, graph: Graph, original: Graph) -> bool:
+    """Whether a cast changes nothing, or is a detour from int16 to int32, which has a kernel."""
+    if op.name in original.by_name or op.name in graph.outputs or not graph.consumers[op.name]:
+        return _is_identity(op, graph)
+    to_wide = all(reader.converts and graph[reader.name].type.dtype == "int32" for reader in graph.consumers[op.name])
+    return _is_identity(op, graph) or (to_wide and graph[str(op.inputs[0])].type.dtype == "int16")
 
 
 def _is_identity(op: Op, graph: Graph) -> bool:

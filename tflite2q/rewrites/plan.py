@@ -61,9 +61,18 @@ class Plan:
             return None
         return self._refusal(op, graph, settings, touched)
 
+    def followed(self, op: Op, graph: Graph) -> bool:
+        """Whether `op` computes in the type that the scheme wants, by itself."""
+        dtype = self.layer(op).activations.dtype
+        if dtype == "float32":
+            return not casts(op, graph) and any(value.type.dtype == dtype for value in graph.outs(op))
+        return not casts(op, graph) and self.wanted(op, graph) is not None
+
     def _refusal(self, op: Op, graph: Graph, settings: Activations, touched: list[Value]) -> str | None:
         if op.carries:
             return f"{op.builtin.name} is {CARRIED}"
+        if op.converts and not casts(op, graph):
+            return f"{op.builtin.name} makes int32 of few types"
         if not op.convertible:
             return f"{op.builtin.name} is defined only for the types that it has"
         if op.computes_in(settings.dtype) is None:
@@ -83,6 +92,11 @@ def is_activation(value: Value) -> bool:
     """Whether a value holds quantized codes, of one scale, that a scheme may change."""
     q = value.type.quantization
     return value.type.dtype in ACTIVATION_DTYPES and q is not None and q.axis is None
+
+
+def casts(op: Op, graph: Graph) -> bool:
+    """Whether `op` only changes types, and takes any: QUANTIZE makes int32 of few, so there it keeps its operand's."""
+    return op.converts and graph[op.outputs[0]].type.dtype != "int32"
 
 
 def _touched(op: Op, graph: Graph) -> list[Value]:
@@ -105,7 +119,7 @@ def unchanged(graph: Graph, plan: Plan) -> Tflite2qError:
     name = plan.scheme.name
     if not any(is_activation(value) and value.constant is None for value in graph.values):
         return UnsupportedError(f"scheme {name} changes nothing: no activation of the model is quantized")
-    follows = any(plan.wanted(op, graph) for op in graph.ops if not op.converts)
+    follows = any(plan.followed(op, graph) for op in graph.ops)
     reasons = "; ".join(dict.fromkeys(reason for op in graph.ops if (reason := plan.stays(op, graph))))
     if not (follows or reasons):
         reasons = "; ".join(dict.fromkeys(f"{op.builtin.name} is {CARRIED}" for op in graph.ops if op.carries))
