@@ -73,7 +73,7 @@ convert: $(outputs) ## convert MODELS='a.tflite b.tflite' to SCHEME in folder OU
 define conversion
 $(call converted,$(1)): $(1) $(scheme_file) | $(VENV)/.user
 	@mkdir -p $$(@D)
-	$$(CLI) convert $$< --scheme $$(SCHEME) --force -o $$@
+	$$(CLI) convert $$< --scheme $$(SCHEME) --unchanged copy --force -o $$@
 endef
 $(foreach model,$(sort $(MODELS)),$(eval $(call conversion,$(model))))
 

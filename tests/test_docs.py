@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from litert import run_litert
 
-from tflite2q import rewrites
+from tflite2q import cli, rewrites
 from tflite2q.dialect.graph import Graph, verify
 from tflite2q.dialect.ops import BY_BUILTIN, BY_MNEMONIC
 from tflite2q.dialect.text import parse_graph, print_graph
 from tflite2q.dialect.types import Quantization, TensorType, Value
+from tflite2q.evaluation import inspection
 from tflite2q.execution import reference
 from tflite2q.flatbuffer import reader, writer
 from tflite2q.rewrites import scheme
@@ -82,9 +85,11 @@ def test_architecture_md_knows_every_part_of_the_package() -> None:
     assert not [name for name in names if f"`{name}`" not in text]
 
 
-def example(document: str, language: str) -> str:
-    """The first code block of a language in a document."""
+def example(document: str, language: str, heading: str = "") -> str:
+    """The first code block of a language in a document, or in its section with that heading."""
     text = (ROOT / "docs" / document).read_text(encoding="utf-8")
+    if heading:
+        text = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     match = re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)
     assert match is not None
     return match[1]
@@ -118,6 +123,34 @@ def test_the_scheme_that_adding_md_adds_converts_a_model(digits: Path) -> None:
     converted = rewrites.convert(reader.load(digits), made)
     dtypes = {value.type.dtype for value in converted.graph.values if value.constant is not None}
     assert {"int4", "int8"} <= dtypes
+
+
+def test_the_report_format_that_adding_md_adds_lists_every_layer(digits: Path) -> None:
+    module: dict[str, Any] = {}
+    exec(compile(example("adding.md", "python", "A report format"), "adding.md", "exec"), module)
+    result = inspection.inspect(digits)
+    head, *lines = module["inspection"](result).splitlines()
+    assert head == "name,op,dtype,macs"
+    assert [line.split(",")[0] for line in lines] == [op.name for op in reader.load(digits).ops]
+    assert sum(int(line.split(",")[-1]) for line in lines) == result.macs
+
+
+def test_the_command_that_adding_md_adds_runs(
+    digits: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module: dict[str, Any] = {}
+    exec(compile(example("adding.md", "python", "A command"), "adding.md", "exec"), module)
+    monkeypatch.setitem(cli.tflite2q.commands, "tensors", module["tensors"])
+    assert cli.run(["tensors", str(digits)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[1:]] == [
+        ["input", "uint8[1,", "8,", "8,", "1]"],
+        ["softmax", "uint8[1,", "10]"],
+    ]
+    assert cli.run(["tensors", str(digits), "--json", "-"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["tensors"][1] == {"name": "softmax", "sentence": "uint8[1, 10]"}
+    assert cli.run(["tensors", str(digits.with_suffix(".csv"))]) != 0
 
 
 def test_the_rule_in_schemes_md_is_a_rule() -> None:

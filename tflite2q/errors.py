@@ -1,7 +1,7 @@
 """The errors tflite2q raises on purpose.
 
 Every message says where (file, op or value), why, and what to do next, in one line; the command line prints it as is
-and leaves with `exit_code`.  Anything else that escapes is a bug.
+and exits with `exit_code`.  Anything else that escapes is a bug.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ E = TypeVar("E", bound="Tflite2qError")
 
 
 class Tflite2qError(Exception):
-    """Base of all errors a user can cause or act on."""
+    """Base of all errors that a user can cause or act on."""
 
     exit_code = 3
 
     def at(self: E, place: str) -> E:
-        """The same error with the place that it is about in front."""
+        """The same error, prefixed with the place where it occurred."""
         found = copy.copy(self)
         found.args = (f"{place}: {self}",)
         return found
@@ -34,7 +34,7 @@ class ModelError(Tflite2qError):
 class UnsupportedError(Tflite2qError):
     """The model is well formed but uses something tflite2q does not implement.
 
-    `carriable`: reading it with `allow_unsupported` carries that through.
+    `carriable`: with `allow_unsupported` the reader carries that part unchanged.
     """
 
     carriable = False
@@ -51,7 +51,7 @@ class SchemeError(Tflite2qError):
 
 
 class Unchanged(Tflite2qError):
-    """The scheme asks for nothing that the model is not already."""
+    """The model already follows the scheme."""
 
 
 class DataError(Tflite2qError):
@@ -79,10 +79,10 @@ def refuse_unknown(name: str, unknown: Iterable[str], function: Callable[..., An
         raise UsageError(f"{name} has no keyword {keyword!r}{hint}")
 
 
-REFUSED = "the data are refused: "  # what the message of a check begins with that fails in compiled code
+REFUSED = "the data are refused: "  # prefix of the message when a check in compiled code fails
 
 
 def refusal(error: object) -> str | None:
-    """The message of such a check, if that is what `error` (an exception of TVM's, or its text) is about."""
+    """The message of the failed check in `error` (a TVM exception or its text), or None if it is another error."""
     found = [line.partition(REFUSED)[2] for line in str(error).splitlines() if REFUSED in line]
     return found[-1] if found else None

@@ -1,7 +1,7 @@
 """The Python interface: load, convert, compile, reference, compare, inspect.
 
-Wherever a *model* is asked for, a graph, a conversion or the path of a file will do.  What is done stands in the
-packages below; this is the door to it.
+Wherever a *model* is asked for, a graph, a conversion or the path of a file will do.  The work is done
+in the packages below.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def convert(
 
     `interface` "keep" or "scheme" overrides what the scheme says about the model's own inputs and outputs;
     `allow_unsupported` as for `load`.  `data` (as for `compare`, at most `limit` samples of it), never needed,
-    calibrates new ranges and bias correction on the original model's answers.  Raises SchemeError, or Unchanged if the
-    model already is what the scheme asks for.
+    calibrates new ranges and bias correction on the original model's activations.  Raises SchemeError, or Unchanged if
+    the model already follows the scheme.
     """
     chosen = schemes.find(scheme, interface)
     if isinstance(model, str | os.PathLike):

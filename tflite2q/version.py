@@ -1,3 +1,3 @@
-"""The version of the package, and nothing else, so that everything may import it."""
+"""The version of the package, in a module without imports."""
 
 __version__ = "0.1.0"

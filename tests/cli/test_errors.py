@@ -119,14 +119,6 @@ def test_wrong_usage(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_that_is_already_so_is_not_written(cli: Cli, digits: Path, tmp_path: Path) -> None:
-    code, _, err = cli("convert", digits, "--scheme", "asymmetric-uint8", "-o", tmp_path / "x.tflite")
-    assert code == 3
-    check_line(err)
-    assert "digits_uint8.tflite" in err
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_an_existing_output_stays(cli: Cli, digits: Path, tmp_path: Path) -> None:
     kept = tmp_path / "x.tflite"
     kept.write_text("precious")

@@ -59,7 +59,7 @@ def test_int16_inputs_take_pixels_as_reals() -> None:
 
 def test_integers_of_another_width_are_codes_and_must_fit() -> None:
     assert data.encode(np.array([0, 255]), value()).dtype == np.uint8
-    with pytest.raises(DataError, match="takes uint8 codes, the data holds 0 to 256"):
+    with pytest.raises(DataError, match="takes uint8 codes, the data has 0 to 256"):
         data.encode(np.array([0, 256]), value())
 
 

@@ -128,7 +128,7 @@ def test_a_device_of_a_tracker(executable: Executable, image: Any) -> None:
                 np.testing.assert_array_equal(session.upload(executable).run(image), executable.run(image))
             with pytest.raises(TargetError, match="listens there, and with a tracker give --tracker"):
                 remote.Session(device(address))
-            with pytest.raises(TargetError, match="takes sessions from its tracker only; give --tracker"):
+            with pytest.raises(TargetError, match="accepts sessions from its tracker only; give --tracker"):
                 remote.Session(device(f"{LOOPBACK}:{port}"))
             with pytest.raises(TargetError, match="listens there, and with a server give --rpc"):
                 remote.Session(remote.Device(LOOPBACK, port, "board", timeout=PATIENCE))

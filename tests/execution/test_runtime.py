@@ -60,11 +60,11 @@ def test_outputs_are_independent_of_the_next_run(compiled: Executable, image: np
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda x: [], "takes 1 inputs, 0 were given"),
-        (lambda x: [x, x], "takes 1 inputs, 2 were given"),
-        (lambda x: [x[0]], "given was uint8"),
-        (lambda x: [x.astype("int8")], "given was int8"),
-        (lambda x: [x.astype("float32")], "given was float32"),
+        (lambda x: [], "takes 1 inputs, got 0"),
+        (lambda x: [x, x], "takes 1 inputs, got 2"),
+        (lambda x: [x[0]], "got uint8"),
+        (lambda x: [x.astype("int8")], "got int8"),
+        (lambda x: [x.astype("float32")], "got float32"),
     ],
 )
 def test_wrong_inputs(compiled: Executable, image: np.ndarray[Any, Any], change: Any, says: str) -> None:

@@ -152,7 +152,7 @@ def test_damaged_associated_files() -> None:
     data = bytearray(encode(model()) + zipped(labels=bytes(range(256))))
     start = data.index(b"labels") + 6
     data[start : start + 8] = b"\xff" * 8
-    with pytest.raises(ModelError, match="the files packed behind the model cannot be read"):
+    with pytest.raises(ModelError, match="the files appended to the model cannot be read"):
         read(bytes(data))
 
 

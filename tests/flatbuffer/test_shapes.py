@@ -213,7 +213,7 @@ def test_an_output_shape_given_at_run_time_must_be_the_declared_one(tmp_path: Pa
     loaded = tflite2q.load_library(tmp_path / "lib.so")
     wrong = np.array([1, 5, 8, 2], np.int32)
     for run in (lambda *a: reference.run(graph, *a), executable.run, loaded.run):
-        with pytest.raises(DataError, match=r"decides a shape, which the model states as \[1, 6, 8, 2\]"):
+        with pytest.raises(DataError, match=r"sets a shape and must be \[1, 6, 8, 2\]"):
             run(wrong, pixels)
     assert pipeline.compare(graph, graph, speed=False).accuracy is not None  # random inputs keep to it
 

@@ -51,7 +51,7 @@ def test_comparison() -> None:
         "LiteRT, 2 threads  8.000 ms",
         "size               1,000 kB     900 kB             -10.0 %",
         "200 samples of photos: same class in 99.5 %, outputs differ by at most 3 steps, by 0.0125 on average",
-        "1 of 3 layers give the same numbers in both; error inside the whole model:",
+        "1 of 3 layers give equal results in both; errors inside the whole model:",
         "layer    op        loss                         bound, steps  signal/noise  largest error, steps",
         "logits   q.dense   rescaled: 10 of 10 channels          28.9       36.5 dB                     2",
         "conv1;…  q.conv2d  rescaled: 2 of 24 channels           3.25       53.4 dB                     1",
@@ -83,7 +83,7 @@ def test_conversion() -> None:
 
 def test_what_a_scheme_left_alone_is_listed() -> None:
     left = Comparison("a", "s", "s", None, (*LAYERS, Layer("x", "q.lstm"), Layer("y", "q.lstm")))
-    assert "left alone: 2 q.lstm\n" in rendered(lambda console: text.conversion(console, left, []))
+    assert "left unchanged: 2 q.lstm\n" in rendered(lambda console: text.conversion(console, left, []))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_inspection() -> None:
         parameters=216,
         macs=3456,
         schemes=(
-            SchemeEffect("int8", "s", refused="nothing: the model is that already"),
+            SchemeEffect("int8", "s", refused="nothing: the model already follows this scheme"),
             SchemeEffect("other", "s", (("exact", 1), ("rescaled", 2)), 8, 3),
         ),
     )
@@ -129,7 +129,7 @@ def test_inspection() -> None:
         "input x: float32[1x4x4x3]\n",
         "output y: int8[1x4x4x8] scale 0.25 zero point -3\n",
         "int8[8x3x3x3] 8 scales",
-        "nothing: the model is that already",
+        "nothing: the model already follows this scheme",
         "layers: 1 exact, 2 rescaled; 3 of 8 weight channels rescaled",
     ):
         assert part in shown

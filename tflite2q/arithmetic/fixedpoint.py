@@ -92,7 +92,7 @@ def reciprocal_of(core: Core[T], v: T, integer_bits: int) -> tuple[T, T]:
 def log_of_sum(core: Core[T], x: T) -> T:
     """Natural logarithm in Q5.26 of x >= 1 in Q12.19 (eq. 36).
 
-    A rational approximation on [sqrt(1/2), 1] of x brought there by powers of two, with the power times log 2 added.
+    A rational approximation on [sqrt(1/2), 1] of x divided by a power of two, with the power times log 2 added.
     """
     alpha_n, alpha_d, alpha_i, alpha_f = 117049297, 127690142, 1057819769, 638450708
     log_2, root_half, root_root_half = 1488522236, 1518500250, 1805811301
@@ -127,7 +127,7 @@ def log_of_sum(core: Core[T], x: T) -> T:
 
 
 def leading_sign_bits(core: Core[T], x: T) -> T:
-    """Bits behind the sign bit of an int32 that equal it: how far it can be shifted left."""
+    """The number of bits after the sign bit of an int32 that equal it: how far it can be shifted left."""
     magnitude = core.where(core.less(x, int_const(core, 0)), core.subtract(core.negative(x), int_const(core, 1)), x)
     return core.subtract(leading_zeros(core, magnitude), int_const(core, 1))
 
@@ -155,5 +155,5 @@ def inverse_square_root(core: Core[T], v: T) -> tuple[T, T]:
 
 
 def _floor_log2(core: Core[T], v: T) -> T:
-    """Of positive int32 numbers."""
+    """floor(log2(v)) of positive int32 numbers."""
     return core.subtract(int_const(core, 31), leading_zeros(core, v))

@@ -202,7 +202,7 @@ def _windows(x: Array, window: tuple[int, int], strides: tuple[int, int], dilati
 def _carrier(a: Array, b: Array, terms: int, out_dtype: str) -> str:
     """A dtype in which a sum of `terms` products of entries of a and b is exact, the fastest first.
 
-    Floating point results keep their own dtype: exactness is not theirs to promise.
+    Floating-point results keep their own dtype, because they are not exact anyway.
     """
     if out_dtype.startswith("float"):
         return out_dtype
@@ -213,14 +213,14 @@ def _carrier(a: Array, b: Array, terms: int, out_dtype: str) -> str:
 
 
 def _wrapped(total: Array, out_dtype: str) -> Array:
-    """Exact sums as `out_dtype`; what an int32 cannot hold wraps, which a cast from float64 would leave undefined."""
+    """Exact sums as `out_dtype`; values outside int32 wrap; a cast from float64 would be undefined."""
     if total.dtype == np.float64 and out_dtype == "int32":
         total = total.astype(np.int64)
     return total.astype(out_dtype)
 
 
 def _largest(x: Array) -> float:
-    """max|x|, from the dtype alone where that is small enough to help."""
+    """A bound on max|x|: the dtype's for 8-bit arrays, else that of the elements."""
     if x.dtype.name in ("int8", "uint8"):
         low, high = code_range(x.dtype.name)
         return float(max(-low, high))

@@ -79,7 +79,7 @@ class Rescale:
         return self.code(core, core.multiply(core.astype(acc, self.arithmetic), core.const(real)))
 
     def code(self, core: Core[T], product: T) -> T:
-        """Codes of real numbers of steps, floating point as the arithmetic says."""
+        """Codes of real numbers in steps, in the floating-point type of the arithmetic."""
         product = core.clip(product, self.low - self.zero_point, self.high - self.zero_point)
         if self.arithmetic == "float32":
             rounded = core.subtract(core.add(product, core.const(MAGIC[None])), core.const(MAGIC[None]))
@@ -97,7 +97,7 @@ def int_const(core: Core[T], values: npt.ArrayLike) -> T:
 
 
 def multiply_fixed(core: Core[T], x: T, m: npt.ArrayLike, shift: npt.ArrayLike) -> T:
-    """eq. 8 over core: x (int32, or int64 holding int32 values) to int64.  `m`, `shift`: one, or one a channel."""
+    """eq. 8 over core: x (int32, or int64 holding int32 values) to int64.  `m`, `shift`: one, or one per channel."""
     m, shift = np.atleast_1d(np.asarray(m, np.int64)), np.atleast_1d(np.asarray(shift, np.int64))
     wide = core.astype(x, "int64")
     left, right = np.maximum(shift, 0) & 31, np.maximum(-shift, 0)

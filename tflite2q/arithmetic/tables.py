@@ -29,7 +29,7 @@ ONE = np.float32(1)
 
 @dataclass(frozen=True)
 class Codes:
-    """What the codes of a tensor mean: scale (a float32 number, unless a kernel has its own), zero point, dtype."""
+    """The quantization of a tensor: scale (a float32 number, unless a kernel has its own), zero point, dtype."""
 
     scale: float
     zero_point: int
@@ -47,7 +47,7 @@ class Codes:
 
 @dataclass(frozen=True)
 class Options:
-    """Parameters of the functions that have some: LEAKY_RELU's slope, GELU's formula."""
+    """Parameters of the functions that have any: LEAKY_RELU's slope, GELU's formula."""
 
     alpha: float = 0.0
     approximate: bool = False
@@ -161,7 +161,7 @@ def _samples(transform: Callable[[Any], Any], x: Codes, y: Codes, real: type[np.
 
 
 def _log(x: Floats32, options: Options, y: Codes) -> Floats32:
-    """Logarithm; what is not positive gives the lowest real number of y's codes."""
+    """Logarithm; an input that is not positive gives the lowest real number of y's codes."""
     lowest = np.float32(y.scale) * np.float32(code_range(y.dtype)[0] - y.zero_point)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(x > 0, np.log(x.astype(np.float64)).astype(np.float32), lowest)
@@ -171,7 +171,7 @@ def _log(x: Floats32, options: Options, y: Codes) -> Floats32:
 
 
 def _rectified(low: float, high: float | None) -> Tabulator:
-    """RELU and its kin: rescaled by s_x / s_y (a float32 quotient), then clamped."""
+    """RELU and its variants: rescaled by s_x / s_y (a float32 quotient), then clamped."""
 
     def table(x: Codes, y: Codes, options: Options) -> npt.NDArray[Any]:
         m, shift = quantize_multiplier(np.float32(x.scale) / np.float32(y.scale))
@@ -205,7 +205,7 @@ def _abs(x: Codes, y: Codes, options: Options) -> npt.NDArray[Any]:
 
 
 def _neg(x: Codes, y: Codes, options: Options) -> npt.NDArray[Any]:
-    """The kernel negates codes as they are: with a zero point other than 0 that is not the negative number."""
+    """The kernel negates codes: with a zero point other than 0 this does not negate the real number."""
     return (-x.every()).astype(y.dtype)
 
 
@@ -227,7 +227,7 @@ def _rsqrt(x: Codes, y: Codes, options: Options) -> npt.NDArray[Any]:
 
 
 def _positive(x: Floats32, y: Codes) -> Floats32:
-    """1 / sqrt(x); what is not positive gives the highest real number of y's codes."""
+    """1 / sqrt(x); an input that is not positive gives the highest real number of y's codes."""
     highest = np.float32(y.scale) * np.float32(code_range(y.dtype)[1] - y.zero_point)
     with np.errstate(divide="ignore", invalid="ignore"):
         root: Floats32 = np.where(x > 0, ONE / np.sqrt(x), highest)
@@ -300,13 +300,13 @@ def _argument16(x: Codes, power_of_two_shifts: tuple[int, ...]) -> Ints:
     while multiplier <= 32767 / 2 and shift <= 30:
         multiplier, shift = multiplier * 2, shift + 1
     if multiplier >= 1 << 31:
-        raise UnsupportedError(f"a function of numbers of scale {x.scale:g} is not supported")
+        raise UnsupportedError(f"a table for an input of scale {x.scale:g} is not supported")
     half = 1 << (shift - 1) if shift else 0
     return rounding.wrap32(x.every() * int(multiplier) + half) >> shift
 
 
 def _between_samples(argument: Ints, bits: int, beyond: int) -> Ints:
-    """The sampled logistic function at |argument|, raised by `bits` bits; `beyond` behind the last sample."""
+    """The sampled logistic function at |argument|, raised by `bits` bits; `beyond` after the last sample."""
     magnitude, samples = np.abs(argument), _sigmoid_samples()
     index = magnitude >> bits
     inside = np.minimum(index, SIGMOID_SAMPLES - 2)

@@ -27,7 +27,7 @@ BROKEN_PIPE = 141
 
 
 class _InOrder(click.Group):
-    """Lists the commands in the order in which one uses them."""
+    """Lists the commands in the order in which they are used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -38,8 +38,8 @@ class _InOrder(click.Group):
 def tflite2q() -> None:
     """Convert quantized TensorFlow Lite models to other quantization schemes, compile them, and measure the difference.
 
-    Exit codes: 0 fine; 1 a gate failed; 2 wrong usage; 3 the input cannot be used (malformed, unsupported, or not
-    changed by the scheme).
+    Exit codes: 0 success; 1 an internal error (a bug); 2 wrong usage; 3 the input cannot be used (malformed or
+    unsupported).
     """
 
 
@@ -67,15 +67,15 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(str(error), error.exit_code)
     except MemoryError:
         return _fail(
-            "the model needs more memory than there is; choose smaller inputs with --shape, if it leaves them open", 3
+            "not enough memory for this model; choose smaller inputs with --shape if the file leaves their size open", 3
         )
     except BrokenPipeError:
-        # Whoever read our output has enough; what is still buffered must not raise again at exit.
+        # The reader closed the pipe; what is still buffered must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{where}{error.strerror or error}; check the path, its rights and the free space", WRONG_USAGE)
+        return _fail(f"{where}{error.strerror or error}; check the path, its permissions and free space", WRONG_USAGE)
 
 
 def _fail(message: str, code: int) -> int:

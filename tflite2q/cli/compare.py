@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +19,10 @@ from tflite2q.cli.options import (
     target_option,
     threads_option,
 )
+
+if TYPE_CHECKING:
+    from tflite2q.evaluation.models import Loaded
+    from tflite2q.rewrites import Conversion
 
 
 def _offset(context: click.Context, parameter: click.Parameter, value: str) -> int | None:
@@ -82,7 +86,7 @@ def compare(
     if (other is None) == (scheme is None):
         raise click.UsageError("give either a second model or --scheme NAME|FILE")
     if other is not None and interface is not None:
-        raise click.UsageError("--interface goes with --scheme")
+        raise click.UsageError("--interface needs --scheme")
     if options["labels"] is not None and options["data"] is None:
         raise click.UsageError("--labels needs --data")
     from tflite2q import pipeline
@@ -95,7 +99,19 @@ def compare(
     device = remote.device(rpc, tracker, key, timeout)
     read = [models.opened(path, shapes, allow_unsupported) for path in (original, other) if path is not None]
     with Progress() as progress:
-        converted = pipeline.convert(read[0], scheme, interface) if scheme is not None else read[1]
+        converted = _converted(read[0], scheme, interface) if scheme is not None else read[1]
         result = pipeline.compare(read[0], converted, progress=progress, device=device, **options)
     shown = models.unsaid(result, *read)
     output.emit(json.comparison(result), json_path, lambda console: text.comparison(console, shown, every_layer))
+
+
+def _converted(model: Loaded, scheme: str, interface: str | None) -> Conversion | Loaded:
+    """The converted model; the model itself, with a line on stderr, if it already follows the scheme."""
+    from tflite2q import pipeline
+    from tflite2q.errors import Unchanged
+
+    try:
+        return pipeline.convert(model, scheme, interface)
+    except Unchanged as same:
+        click.echo(f"tflite2q: {same}; it is compared with itself", err=True)
+        return model

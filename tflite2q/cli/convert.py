@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     from tflite2q.cli.progress import Progress
     from tflite2q.dialect.text import Constants
     from tflite2q.evaluation.models import Loaded
+    from tflite2q.rewrites import Conversion
+    from tflite2q.rewrites.scheme import Scheme
 
 STAGES = ("load", "convert", "lower")
+UNCHANGED = ("skip", "copy", "fail")
 
 
 @click.command(short_help="Rewrite a model to another quantization scheme.")
@@ -59,6 +62,13 @@ STAGES = ("load", "convert", "lower")
 @shape_option
 @allow_unsupported_option
 @click.option(
+    "--unchanged",
+    type=click.Choice(UNCHANGED),
+    default=UNCHANGED[0],
+    show_default=True,
+    help="If the model already follows the scheme: write nothing, copy the model, or fail with exit code 3.",
+)
+@click.option(
     "--data",
     type=ANY_PATH,
     help="Samples (as for compare) to calibrate new ranges and bias correction on; never needed.",
@@ -78,6 +88,7 @@ def convert(
     constants: Constants,
     shapes: dict[str, tuple[int, ...]],
     allow_unsupported: bool,
+    unchanged: str,
     data: str | None,
     force: bool,
     json_path: str | None,
@@ -85,11 +96,11 @@ def convert(
     """Rewrite a model to another quantization scheme and report what changed.
 
     This needs no data and no float model.  Layers that keep every integer are `exact`; the loss of others is listed.
-    A model that already is what the scheme asks for is not written, and the exit code is 3.
+    A model that already follows the scheme is left unchanged, and the output says so; see --unchanged.
     """
     if scheme is None:
         raise click.UsageError("give --scheme NAME|FILE (`tflite2q schemes` lists the names)")
-    from tflite2q import files, pipeline
+    from tflite2q import files
     from tflite2q.cli import models
     from tflite2q.cli import output as out
     from tflite2q.cli.progress import Progress
@@ -118,31 +129,50 @@ def convert(
     found = models.opened(model, shapes, allow_unsupported)
     with Progress() as progress:
         progress("converting")
-        conversion = pipeline.convert(found, chosen, data=data)
-        before, content = size_of(found), content_of(conversion)
+        conversion, same = _converted(found, chosen, data, unchanged)
+        graph = found.graph if conversion is None else conversion.graph
+        content = found.content() if conversion is None else content_of(conversion)
+        written = [str(path)] if conversion is not None or unchanged == "copy" else []
         if lib is not None:
             progress(f"compiling for {target}")
-            runtime.compile(conversion.graph, target, threads).save(lib, force)
-        choices = runtime.choices(conversion.graph, target) if explain else ()
-        files.write(path, content, force)
+            runtime.compile(graph, target, threads).save(lib, force)
+        choices = runtime.choices(graph, target) if explain else ()
+        if written:
+            files.write(path, content, force)
     result = Comparison(
         model=Path(model).name,
         other=chosen.name,
         scheme=chosen.name,
         target=target if lib is not None else None,
-        layers=compare.layers_of(conversion),
-        size=Size(before, len(content)),
-        notes=conversion.notes,
+        layers=() if conversion is None else compare.layers_of(conversion),
+        size=Size(size_of(found), len(content)),
+        notes=(same,) if conversion is None else conversion.notes,
     )
-    written = [str(path)] if lib is None else [str(path), lib]
+    written += [] if lib is None else [lib]
     document = {**json.comparison(result), "written": written}
 
     def show(console: Console) -> None:
-        text.conversion(console, models.unsaid(result, found), written)
+        if conversion is None:
+            text.unchanged(console, same, written)
+        else:
+            text.conversion(console, models.unsaid(result, found), written)
         if explain:
             text.kernels(console, target, choices)
 
     out.emit({**document, "kernels": json.kernels(choices)} if explain else document, json_path, show)
+
+
+def _converted(model: Loaded, scheme: Scheme, data: str | None, unchanged: str) -> tuple[Conversion | None, str]:
+    """The conversion, or None with the reason if the model already follows the scheme."""
+    from tflite2q import pipeline
+    from tflite2q.errors import Unchanged
+
+    try:
+        return pipeline.convert(model, scheme, data=data), ""
+    except Unchanged as error:
+        if unchanged == "fail":
+            raise
+        return None, str(error)
 
 
 def _dump(

@@ -1,4 +1,4 @@
-"""Reading the models that commands are given, and saying on stderr what is special about them."""
+"""Reading the models given to commands, and printing the reader's notes on stderr."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def opened(path: str, shapes: Mapping[str, tuple[int, ...]], allow_unsupported: 
 
 
 def unsaid(result: R, *models: Loaded) -> R:
-    """A result for people to read: without the notes that `opened` has said."""
+    """The result without the notes that `opened` has printed."""
     from dataclasses import replace
 
     said = {note for model in models for note in model.graph.notes}

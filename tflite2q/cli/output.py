@@ -16,12 +16,12 @@ from tflite2q import files
 if TYPE_CHECKING:
     from rich.console import Console
 
-# Of a table that goes to a file or a pipe: wide enough that no name is cut.
+# The width of a table in a file or a pipe: wide enough for all names.
 PLAIN_WIDTH = 200
 
 
 def check_json(json_path: str | None) -> None:
-    """Refuse an impossible place for the JSON before any work is done.  Reports are made to be replaced."""
+    """Raise UsageError before any work if the JSON cannot be written there.  Existing reports are replaced."""
     if json_path is not None and json_path != "-":
         files.refuse_overwrite(json_path, force=True)
 
@@ -38,7 +38,7 @@ def emit(document: Mapping[str, Any], json_path: str | None, text: Callable[[Con
 
 
 def _rendered(text: Callable[[Console], None]) -> str:
-    """What `text` prints, for stdout: tables with lines on a terminal, plain aligned columns elsewhere.
+    """The output of `text` for stdout: tables with rules on a terminal, plain aligned columns elsewhere.
 
     Rich does not write to stdout itself because it ends the process when the reader of a pipe has enough.
     """

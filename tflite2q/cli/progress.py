@@ -15,7 +15,7 @@ INTERVAL = 0.2
 class Progress:
     """Call it with (what, done, total); leaving the block wipes the line.
 
-    A thread of its own draws the line, so that time is seen to pass during a long step too.
+    A thread of its own draws the line, so that elapsed time is shown during a long step too.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:

@@ -79,9 +79,9 @@ def run_command(
     device = remote.device(rpc, tracker, key, timeout)
     library = Path(model).suffix == ".so"
     if library and shapes:
-        raise UsageError("--shape is for models; the shapes of a library were chosen when it was compiled")
+        raise UsageError("--shape is for models; the shapes of a library are fixed when it is compiled")
     if profile and (device is not None or library):
-        raise UsageError("--profile times the ops of a .tflite model on this machine; leave the device or library out")
+        raise UsageError("--profile times the ops of a .tflite model on this machine; give no library and no device")
     found = None if library else models.opened(model, shapes)
     with Progress() as progress, ExitStack() as held:
         progress("compiling")

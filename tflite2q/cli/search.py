@@ -97,7 +97,7 @@ def search(
             found = search(graph, chosen, samples, settings, measured, progress)
         except KeyboardInterrupt:
             if measured.exists():
-                click.echo(f"what was measured so far is in {measured}; the same command goes on from there", err=True)
+                click.echo(f"measurements so far are kept in {measured}; run the same command to continue", err=True)
             raise
     files.write(where, found.text.encode(), force)
     name = Path(model).name

@@ -1,1 +1,1 @@
-"""What models are measured by: data, calibration, comparison, predictions, and what a model is made of."""
+"""Measuring models: data, calibration, comparison, predictions, inspection."""

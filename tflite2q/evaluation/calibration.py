@@ -1,6 +1,6 @@
-"""Observing the original model: its activations on samples, real ones where a user has some, else noise.
+"""Calibration: observing the original model's activations on the user's samples, or on noise if there are none.
 
-The original integer model is the teacher: what is observed are its own codes.
+The original integer model is run, and its own codes are observed.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ Sample = Sequence[npt.NDArray[Any]]
 
 
 def convert(graph: Graph, scheme: Scheme, samples: Iterable[Sample] | None = None) -> Conversion:
-    """`graph` rewritten to `scheme`, with what the scheme must know of activations: from `samples`, else from noise.
+    """`graph` rewritten to `scheme`, with the activation statistics that the scheme needs: from `samples`, else from
+    noise.
 
-    Raises SchemeError, or Unchanged if the model already is what the scheme asks for.
+    Raises SchemeError, or Unchanged if the model already follows the scheme.
     """
     if samples is not None:
         return rewrites.convert(graph, scheme, observe(graph, list(samples)), calibrate=True)
@@ -39,7 +40,7 @@ def convert(graph: Graph, scheme: Scheme, samples: Iterable[Sample] | None = Non
 
 
 def observe(graph: Graph, samples: Sequence[Sample]) -> dict[str, Observation]:
-    """Every computed activation of `graph` over `samples` (each one array an input).  Raises DataError."""
+    """Every computed activation of `graph` over `samples` (each with one array per input).  Raises DataError."""
     found: dict[str, Observation] = {}
     for value in graph.values:
         if is_activation(value) and value.constant is None:
@@ -52,8 +53,8 @@ def observe(graph: Graph, samples: Sequence[Sample]) -> dict[str, Observation]:
 
 
 def noise_images(graph: Graph, seed: int = 0) -> list[list[npt.NDArray[Any]]]:
-    """Samples for a model of which nothing is known: noise with the spectrum of natural images (power falling with
-    the square of the frequency; Field, 1987) for image inputs, even noise over the range for others."""
+    """Samples for a model without data: noise with the spectrum of natural images (power falling with
+    the square of the frequency; Field, 1987) for image inputs, uniform noise over the range for others."""
     random = np.random.default_rng(seed)
     values = [graph[name] for name in graph.inputs]
     return [

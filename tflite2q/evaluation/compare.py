@@ -48,12 +48,12 @@ def compare(
     progress: Progress = quiet,
     **unknown: NoReturn,
 ) -> Comparison:
-    """Measure what distinguishes two models of equal inputs and outputs: accuracy, layers, speed and size.
+    """Compare two models with equal inputs and outputs: accuracy, layers, speed and size.
 
     `data`: a folder of images, a CSV of file,label, .npy, .npz or arrays; without it random inputs.  `labels`: for
-    top-1 and top-5; `label_offset` is added to each (None: found out).  `limit`: samples.  `mean` and `std`: of pixels.
-    `speed` False does not time, `layer_samples` 0 does not compare layers, `device` runs on another machine.
-    `progress` is told how work goes on.
+    top-1 and top-5; `label_offset` is added to each (None: automatic).  `limit`: number of samples.  `mean` and `std`:
+    for normalizing pixels.  `speed` False does not time, `layer_samples` 0 does not compare layers, `device` runs on
+    another machine.  `progress` is called as work proceeds.
 
     Raises DataError for models that cannot be compared or data that do not fit, UsageError for an unknown keyword.
     """
@@ -108,7 +108,7 @@ def dataset(
 
 @dataclass
 class _Engines:
-    """Both models compiled, here or on a device; where that cannot be, outputs by the reference and no speed."""
+    """Both models compiled, here or on a device; if that fails, outputs from the reference and no speed."""
 
     before: Graph
     after: Graph
@@ -133,7 +133,7 @@ class _Engines:
         except TargetError as error:
             if self.device is not None:
                 raise
-            self.notes.append(f"outputs are the reference's, and there is no speed: {error}")
+            self.notes.append(f"outputs come from the NumPy reference and speed was not measured: {error}")
             return accuracy(lambda *x: reference.run(self.before, *x), lambda *x: reference.run(self.after, *x)), None
         with closing(first), closing(second):
             return accuracy(first.run, second.run), self._speed(first, second) if timed else None
@@ -155,9 +155,9 @@ class _Engines:
         return session.upload(first), session.upload(second)
 
     def _speed(self, first: Executable, second: Executable) -> Speed:
-        """Of both compiled models, on this machine beside LiteRT."""
+        """Times of both compiled models; on this machine, also of LiteRT."""
         if self.device is not None:
-            self.notes.append(f"times are those of {self.device.name}, where LiteRT was not timed")
+            self.notes.append(f"times were measured on {self.device.name}; LiteRT was not timed there")
             return comparison.measure_speed(first.times, second.times, self.threads, progress=self.progress)
         with self._litert_files() as paths:
             return comparison.measure_speed(first.times, second.times, self.threads, paths, self.progress)
@@ -166,7 +166,7 @@ class _Engines:
     def _litert_files(self) -> Iterator[tuple[str | None, str | None]]:
         """Both graphs as files for LiteRT; None where it is not installed or a graph cannot be written."""
         if not litert.available():
-            self.notes.append("LiteRT was not timed; to have it: pip install 'tflite2q[litert]'")
+            self.notes.append("LiteRT was not timed; to include it: pip install 'tflite2q[litert]'")
             yield None, None
             return
         with tempfile.TemporaryDirectory(prefix="tflite2q-") as folder:

@@ -1,4 +1,4 @@
-"""What a conversion changed: outputs, layers, speed and size of one graph against another.
+"""Comparison of one graph with another: outputs, layers, speed and size.
 
 Everything returned is a plain value.  Ratios lie between 0 and 1, times are milliseconds, sizes bytes; a *step* is the
 original tensor's scale, so that errors in steps count codes of the original.
@@ -72,7 +72,8 @@ class LayerError:
 
 @dataclass(frozen=True)
 class Speed:
-    """Medians of interleaved runs, in milliseconds: compiled with TVM, and by LiteRT where it is installed and able."""
+    """Medians of interleaved runs, in milliseconds: compiled with TVM, and by LiteRT if it is installed and runs the
+    model."""
 
     threads: int
     original_ms: float
@@ -92,11 +93,12 @@ class Size:
 
 @dataclass(frozen=True)
 class Layer:
-    """One line of a report: what the conversion did to a layer (None: not known) and what was measured (None: not).
+    """One line of a report: the effect of the conversion on a layer (None: unknown) and its measurements (None: not
+    made).
 
     `bound` is how far the result can be from the original's for equal real inputs, in steps of the new result; `clamp`
-    what was added to keep a cut that only the range of the original's codes made; `stays` why it could not follow the
-    scheme.
+    is the clamp added because only the range of the original's codes limited the result; `stays` is why the layer could
+    not follow the scheme.
     """
 
     name: str
@@ -113,7 +115,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The whole comparison; parts that were not asked for or could not be measured are None, `notes` says why.
+    """The whole comparison; parts that were not requested or could not be measured are None, and `notes` says why.
 
     `other` is what `model` is compared with: the name of a file, or of the scheme it was converted to.
     """
@@ -130,11 +132,11 @@ class Comparison:
 
 
 def quiet(what: str, done: int, total: int) -> None:
-    """No progress is shown."""
+    """Show no progress."""
 
 
 def check_comparable(original: Graph, converted: Graph) -> None:
-    """Raise DataError unless both take and give tensors of equal shapes."""
+    """Raise DataError unless inputs and outputs of both have equal shapes."""
     for kind, a, b in (("inputs", _inputs(original), _inputs(converted)), ("outputs", *_outputs(original, converted))):
         if [v.type.shape for v in a] != [v.type.shape for v in b]:
             shapes = " and ".join(", ".join(str(list(v.type.shape)) for v in values) for values in (a, b))
@@ -214,10 +216,10 @@ def measure_speed(
     litert_paths: tuple[str | None, str | None] = (None, None),
     progress: Progress = quiet,
 ) -> Speed:
-    """Median time of each, measured in turns so that a change of the machine's clock meets all of them alike.
+    """Median time of each, measured in turns so that clock changes affect all of them equally.
 
-    `time_*` run a compiled model so many times and give the milliseconds of each run; `litert_paths` are .tflite files
-    for LiteRT to run (None: leave out).
+    `time_*` run a compiled model the given number of times and return the milliseconds of each run; `litert_paths` are
+    .tflite files for LiteRT to run (None: leave out).
     """
     timers = [litert.Timer(path, threads) if path is not None else None for path in litert_paths]
     try:
@@ -234,7 +236,7 @@ def measure_speed(
 
 
 def merge_layers(done: Sequence[Layer], measured: Sequence[LayerError]) -> tuple[Layer, ...]:
-    """What the conversion did to each layer, joined by name with what was measured, in the original's order."""
+    """The loss of each layer, joined by name with its measurements, in the original's order."""
     known = {layer.name: layer for layer in done}
     joined = tuple(
         replace(
@@ -305,7 +307,7 @@ def _aligned(samples: Dataset, output: Value, label_offset: int | None) -> npt.N
         return None
     shape = output.type.shape
     if not has_classes(output) or output.type.size != shape[-1]:
-        raise DataError(f"labels need an output of one score a class; {output.name!r} is {list(shape)}")
+        raise DataError(f"labels need an output with one score per class; {output.name!r} is {list(shape)}")
     return data.align_labels(samples.labels, shape[-1], label_offset)
 
 

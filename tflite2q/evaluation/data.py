@@ -43,7 +43,7 @@ SYNTHETIC_SAMPLES = 8
 class Dataset:
     """`len()` samples; iterating gives, for each, one array per model input, of that input's shape and dtype.
 
-    `labels` are class numbers as the data's author counts them, one a sample, or None.
+    `labels` are class numbers as the data counts them, one per sample, or None.
     """
 
     source: str
@@ -77,7 +77,7 @@ class Normalization:
 
     @staticmethod
     def of(mean: float | None, std: float | None) -> Normalization:
-        """What the user said, the defaults for what was left unsaid."""
+        """The user's values, with defaults for those not given."""
         default = Normalization()
         return Normalization(
             default.mean if mean is None else mean,
@@ -116,9 +116,9 @@ def load(
 
 
 def synthetic(inputs: Sequence[Value], samples: int = SYNTHETIC_SAMPLES, seed: int = 0) -> Dataset:
-    """Random codes over the whole range of each input's dtype (reals: uniform in [-1, 1)), the same for a seed.
+    """Random codes over the whole range of each input's dtype (reals: uniform in [-1, 1)), equal for equal seeds.
 
-    Inputs that must be certain numbers are these.
+    Inputs with prescribed data get that data.
     """
 
     def make(index: int) -> list[Array]:
@@ -152,7 +152,7 @@ def real(codes: Array, value: Value) -> Array:
 def encode(array: Array, value: Value, pixels: Normalization = Normalization()) -> Array:
     """Turn numbers into the dtype of `value` by the rules at the head of this file; the shape stays.
 
-    Raises DataError for a dtype that has no meaning there, or integers outside the range.
+    Raises DataError for a dtype that cannot be converted, or integers outside the range.
     """
     dtype = value.type.dtype
     if array.dtype == np.uint8 and pixels.given:
@@ -168,7 +168,7 @@ def encode(array: Array, value: Value, pixels: Normalization = Normalization()) 
     if array.dtype.kind in "iu" and dtype in rounding.RANGES:
         low, high = rounding.code_range(dtype)
         if array.size and (int(array.min()) < low or int(array.max()) > high):
-            raise DataError(f"input {value.name!r} takes {dtype} codes, the data holds {array.min()} to {array.max()}")
+            raise DataError(f"input {value.name!r} takes {dtype} codes, the data has {array.min()} to {array.max()}")
         return array.astype(STORAGE[dtype])
     raise DataError(f"input {value.name!r} takes {dtype}, the data is {array.dtype.name}; convert it first")
 
@@ -251,7 +251,7 @@ def _image_files(where: Path) -> tuple[list[Path], npt.NDArray[np.int64] | None]
     if rows and Path(rows[0][0]).suffix.lower() not in IMAGE_SUFFIXES:
         rows = rows[1:]
     if not rows:
-        raise DataError(f"{where}: names no image files; expected lines of file,label")
+        raise DataError(f"{where}: lists no image files; expected lines of file,label")
     files = [where.parent / row[0] for row in rows]
     absent = [file for file in files if not file.exists()]
     if absent:

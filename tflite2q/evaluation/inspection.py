@@ -1,4 +1,4 @@
-"""What a model is made of, as plain values for the reports."""
+"""The contents of a model, as plain values for the reports."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tflite2q.rewrites.scheme import Scheme
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor's type; `scale` and `zero_point` have one entry a tensor, or one a channel along `axis`."""
+    """A tensor's type; `scale` and `zero_point` have one entry per tensor, or one per channel along `axis`."""
 
     name: str
     dtype: str
@@ -30,7 +30,8 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """One op: its TFLite operator, its first result and its weights if it has some, and its work in one run."""
+    """One op: its TFLite operator, its first result, its weights if it has any, and its multiply-accumulates per
+    run."""
 
     index: int
     name: str
@@ -43,9 +44,9 @@ class LayerInfo:
 
 @dataclass(frozen=True)
 class SchemeEffect:
-    """What converting to a scheme would do: how many layers end in each loss class, or why it cannot be done.
+    """The effect of converting to a scheme: the number of layers in each loss class, or why it is impossible.
 
-    `clamped` layers get a clamp that the range of the original's codes made without saying so.
+    `clamped` counts layers that get an explicit clamp because only the range of the original's codes limited them.
     """
 
     scheme: str
@@ -60,7 +61,7 @@ class SchemeEffect:
 @dataclass(frozen=True)
 class Inspection:
     """A whole model; `parameters` counts the elements of its constants, `macs` the multiply-accumulates of one run;
-    `notes` say what is special about how it was read."""
+    `notes` hold remarks of the reader."""
 
     model: str
     size: int
@@ -104,9 +105,9 @@ def _effect(forecast: Forecast, scheme: Scheme) -> SchemeEffect:
     try:
         layers = forecast.layers(scheme)
     except Unchanged:
-        return SchemeEffect(scheme.name, scheme.summary, refused="nothing: the model is that already")
+        return SchemeEffect(scheme.name, scheme.summary, refused="nothing: the model already follows this scheme")
     except Tflite2qError as error:
-        return SchemeEffect(scheme.name, scheme.summary, refused=f"cannot: {error}")
+        return SchemeEffect(scheme.name, scheme.summary, refused=f"not possible: {error}")
     return SchemeEffect(
         scheme.name,
         scheme.summary,

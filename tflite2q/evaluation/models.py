@@ -1,4 +1,4 @@
-"""What may stand for a model: a graph, a conversion, or a path; and how one of them is read, named and written."""
+"""The forms of a model (a graph, a conversion, or a path), and how each is read, named and written."""
 
 from __future__ import annotations
 
@@ -26,6 +26,10 @@ class Loaded:
     graph: Graph
     path: str
 
+    def content(self) -> bytes:
+        """The bytes of the .tflite file: those of the file itself, or of the graph that a text describes."""
+        return content_of(self) if is_text(self.path) else Path(self.path).read_bytes()
+
 
 Model = Graph | Conversion | Loaded | FilePath
 
@@ -33,23 +37,23 @@ Model = Graph | Conversion | Loaded | FilePath
 def load(path: FilePath, allow_unsupported: bool = False, shapes: Mapping[str, Sequence[int]] | None = None) -> Graph:
     """Read and verify a .tflite file, or a graph in the dialect's text form from a file named *.q.txt.
 
-    `shapes` chooses the sizes of inputs by name, {"image": (8, 224, 224, 3)}; without it they are as stored, and 1
-    where the file leaves them open.  All other shapes are computed from these.  `graph.notes` says what is special.
+    `shapes` chooses the sizes of inputs by name, {"image": (8, 224, 224, 3)}; by default they are as stored, and 1
+    where the file leaves them open.  All other shapes are computed from these.  `graph.notes` holds remarks.
     Raises ModelError (damaged), UnsupportedError (what tflite2q lacks, all named), InvalidGraph, or UsageError for
-    shapes that do not fit.  With `allow_unsupported` what it lacks is carried through; that graph can be converted but
+    shapes that do not fit.  With `allow_unsupported` unsupported parts are carried; such a graph can be converted but
     not run.
     """
     return _from_text(path, shapes) if is_text(path) else reader.load(path, allow_unsupported, shapes)
 
 
 def is_text(path: FilePath) -> bool:
-    """Whether a file holds the dialect's text, by its name."""
+    """Whether a file holds the dialect's text, judged by its name."""
     return os.fspath(path).endswith(TEXT_SUFFIX)
 
 
 def _from_text(path: FilePath, shapes: Mapping[str, Sequence[int]] | None) -> Graph:
     if shapes:
-        raise UsageError(f"{os.fspath(path)}: shapes are chosen of .tflite files; the text states its own")
+        raise UsageError(f"{os.fspath(path)}: shapes can be chosen only for .tflite files; this text states its own")
     try:
         return verify(parse_graph(Path(path).read_text(encoding="utf-8")))
     except UnicodeDecodeError as error:
@@ -87,7 +91,7 @@ def why_not_run(graph: Graph) -> str | None:
 
 
 def name_of(model: Model) -> str:
-    """How reports call a model: its file's name, or its graph's."""
+    """The name of a model in reports: its file's name, or its graph's."""
     if isinstance(model, str | os.PathLike):
         return Path(model).name
     if isinstance(model, Loaded):

@@ -1,4 +1,4 @@
-"""Running a model on samples, and what its outputs say."""
+"""Running a model on samples and summarizing its outputs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HIGHEST = 5
 
 @dataclass(frozen=True)
 class Summary:
-    """One output of one sample in real numbers: its highest (class, score) pairs, or else only its range."""
+    """One output of one sample in real numbers: its highest (class, score) pairs, or only its range."""
 
     name: str
     classes: tuple[tuple[int, float], ...]
@@ -35,7 +35,7 @@ class Summary:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a model answered to one sample: the arrays themselves, and a summary of each."""
+    """A model's outputs for one sample: the arrays, and a summary of each."""
 
     sample: str
     arrays: tuple[Array, ...]
@@ -51,13 +51,13 @@ def samples(paths: Sequence[str], inputs: Sequence[Value], limit: int | None, pi
     parts = [data.load(path, [value], limit=limit, pixels=pixels) for path, value in zip(paths, inputs, strict=True)]
     if len({len(part) for part in parts}) != 1:
         raise DataError(
-            f"the --input files hold {', '.join(str(len(part)) for part in parts)} samples; make them equal"
+            f"the --input files have {', '.join(str(len(part)) for part in parts)} samples; make the numbers equal"
         )
     return Dataset(paths[0], parts[0].names, lambda index: [array for part in parts for array in part.make(index)])
 
 
 def run(runner: Runner, outputs: Sequence[Value], samples: Dataset, progress: Progress = quiet) -> list[Prediction]:
-    """The model's answer to each sample."""
+    """The model's outputs for each sample."""
     found = []
     for index, (name, arrays) in enumerate(zip(samples.names, samples, strict=True)):
         progress("running", index, len(samples))
@@ -67,7 +67,7 @@ def run(runner: Runner, outputs: Sequence[Value], samples: Dataset, progress: Pr
 
 
 def summary(array: Array, value: Value) -> Summary:
-    """The real numbers of an output; classes where it holds one score a class for a single position."""
+    """The real numbers of an output; classes if it holds one score per class for a single position."""
     real = data.real(array, value).reshape(-1)
     low, high = (float(real.min()), float(real.max())) if real.size else (0.0, 0.0)
     shape = value.type.shape
@@ -78,9 +78,9 @@ def summary(array: Array, value: Value) -> Summary:
 
 
 def check_suffix(path: str) -> None:
-    """Raise UsageError unless outputs can be written to a file so called."""
+    """Raise UsageError unless outputs can be written to a file of this name."""
     if Path(path).suffix.lower() not in (".npy", ".npz"):
-        raise UsageError(f"{path}: outputs are written as .npy or .npz; choose one of these endings")
+        raise UsageError(f"{path}: outputs are written as .npy or .npz; use one of these suffixes")
 
 
 def encoded(predictions: Sequence[Prediction], outputs: Sequence[Value], suffix: str) -> bytes:

@@ -1,7 +1,7 @@
-"""LiteRT's own time for a model, measured in a process of its own.
+"""LiteRT's time for a model, measured in a separate process.
 
-LiteRT aborts its process on some malformed or extreme models, and its threads must not compete with ours, so it runs as
-a child that times a given number of runs whenever it is asked: a line in (how many), a JSON line out (milliseconds).
+LiteRT aborts its process on some malformed or extreme models, and its threads must not compete with ours, so it runs in
+a child process that times runs on request: it reads a line with their number and writes a JSON line of milliseconds.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Timer:
 
 
 def _serve(path: str, threads: int) -> None:
-    """The child: time runs of the model on random input for as long as somebody asks."""
+    """The child: time runs of the model on random input until stdin ends."""
     import numpy as np
     from ai_edge_litert.interpreter import Interpreter
 

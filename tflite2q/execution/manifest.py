@@ -1,4 +1,4 @@
-"""The manifest of a compiled library: what it takes, gives, was compiled for and needs, readable without loading it."""
+"""The manifest of a compiled library: inputs, outputs, target and processor features, readable without loading it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ MOST_BYTES = 100_000_000  # more than eight digits of length can announce
 
 @dataclass(frozen=True)
 class Manifest:
-    """`target` is the name given, `spec` what it meant to TVM; `features` are those of the processor that the code may
-    use, under LLVM's names; `kernels` lists (op, kernel) in execution order."""
+    """`target` is the name as given, `spec` the TVM target that it stands for; `features` are those of the processor
+    that the code may use, under LLVM's names; `kernels` lists (op, kernel) in execution order."""
 
     version: str
     model: str
@@ -70,7 +70,7 @@ def decode(data: bytes) -> Manifest:
             tuple((op, kernel) for op, kernel in content["kernels"]),
         )
     except (KeyError, ValueError, TypeError, InvalidGraph) as error:
-        raise DataError(f"its manifest cannot be read ({error}); compile it anew") from error
+        raise DataError(f"its manifest cannot be read ({error}); compile it again") from error
 
 
 def read(path: str | os.PathLike[str]) -> Manifest:
@@ -112,5 +112,5 @@ def _value(tensor: Mapping[str, Any]) -> Value:
 
 
 def bare(values: Sequence[Value]) -> tuple[Value, ...]:
-    """The values as a manifest keeps them: names, types, and data where an input must be just that."""
+    """The values as a manifest keeps them: names, types, and data where an input's is prescribed."""
     return tuple(Value(value.name, value.type, value.constant) for value in values)

@@ -58,22 +58,22 @@ def steps(graph: Graph, inputs: Sequence[npt.ArrayLike]) -> Iterator[tuple[str, 
 
 
 def check_prescribed(value: Value, array: Array) -> None:
-    """Raise DataError where an input is not what the shapes of the model were worked out with."""
+    """Raise DataError if an input differs from the value with which the model's shapes were computed."""
     if value.constant is not None and not np.array_equal(value.data, array):
         need, given = value.data.reshape(-1).tolist(), array.reshape(-1).tolist()
-        raise DataError(f"input {value.name!r} decides a shape, which the model states as {need}; given was {given}")
+        raise DataError(f"input {value.name!r} sets a shape and must be {need}, as the model declares; got {given}")
 
 
 def check_inputs(graph: Graph, inputs: Sequence[npt.ArrayLike]) -> list[Array]:
     """The inputs as arrays.  Raises DataError if their number, shapes, dtypes or prescribed data do not fit."""
     if len(inputs) != len(graph.inputs):
-        raise DataError(f"the model takes {len(graph.inputs)} inputs, {len(inputs)} were given")
+        raise DataError(f"the model takes {len(graph.inputs)} inputs, got {len(inputs)}")
     arrays = []
     for name, given in zip(graph.inputs, inputs, strict=True):
         kind, array = graph[name].type, np.asarray(given)
         if array.shape != kind.shape or array.dtype.name != STORAGE[kind.dtype]:
             raise DataError(
-                f"input {name!r} is {kind.dtype}{list(kind.shape)}, given was {array.dtype.name}{list(array.shape)}"
+                f"input {name!r} must be {kind.dtype}{list(kind.shape)}, got {array.dtype.name}{list(array.shape)}"
             )
         check_prescribed(graph[name], array)
         arrays.append(array)

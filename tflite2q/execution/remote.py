@@ -1,7 +1,7 @@
 """Compiled models on remote devices, through TVM's RPC servers and trackers.
 
-A session lives in a child process (`tflite2q.lower.device`).  Every request to it has a deadline, after which the child
-is ended: nothing that a device or the network does can make the program hang.
+A session lives in a child process (`tflite2q.lower.device`).  Every request has a deadline, after which the child
+is ended, so that no failure of a device or the network makes the program hang.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ STARTUP_SECONDS = 60.0  # importing TVM, on a busy machine
 
 @dataclass(frozen=True)
 class Device:
-    """Where a device is: a server at `host`:`port`, or with `key` a tracker there that lends devices of that name.
+    """The address of a device: a server at `host`:`port`, or with `key` a tracker there that lends devices of that
+    name.
 
     `timeout`: seconds that any one step (connecting, waiting for a free device, uploading, running) may take.
     """
@@ -138,7 +139,7 @@ class Session:
     def ask(self, doing: str, name: str, *arguments: Any) -> Any:
         """The child's answer to a request (see `lower.device`)."""
         if self._child is None:
-            raise TargetError(f"{self.device.name}: the session has ended; open another")
+            raise TargetError(f"{self.device.name}: the session has ended; open a new one")
         try:
             self._connection.send((name, arguments))
         except OSError as error:
@@ -171,7 +172,7 @@ class Session:
 
 
 class RemoteExecutable(Executable):
-    """A library on a device.  Runs and times there."""
+    """A library on a device; it runs and is timed there."""
 
     def __init__(self, description: Manifest, threads: int, session: Session, model: int) -> None:
         super().__init__(description, threads)
@@ -204,21 +205,21 @@ class RemoteExecutable(Executable):
 
 
 _NOT_CONNECTED = {
-    "server": "see that a server of TVM's listens there, and with a tracker give --tracker",
-    "tracker": "see that a tracker of TVM's listens there, and with a server give --rpc",
+    "server": "check that a TVM RPC server listens there; for a tracker, use --tracker",
+    "tracker": "check that a TVM RPC tracker listens there; for a server, use --rpc",
 }
-_LOST = "its server ended, or the code needs processor features that it lacks: see the server's output"
+_LOST = "its server ended, or the code needs processor features that the device lacks; check the server's output"
 _NOT_LOADED = ("ELF", "Exec format", "mach-o", "Mach-O", "wrong architecture")
 _RESERVED = "cannot find server that matches key"
 _DISCONNECTED = ("RPCCode", "sock", "Socket", "EOF", "closed", "kShutdown", "onnection", "recv")
 
 
 def _explained(doing: str, message: str, advice: str) -> str:
-    """What TVM's message means to a user."""
+    """TVM's message in the user's terms."""
     if any(sign in message for sign in _NOT_LOADED):
-        return "it cannot load the library, which is for another kind of machine; compile it with --target for it"
+        return "it cannot load a library for another architecture; compile with --target for this device"
     if _RESERVED in message:
-        return "it takes sessions from its tracker only; give --tracker HOST:PORT and --key NAME"
+        return "it accepts sessions from its tracker only; give --tracker HOST:PORT and --key NAME"
     if any(sign in message for sign in _DISCONNECTED):
         return f"lost while {doing}; {advice} ({message[:120]})"
     return f"failed while {doing}: {message[:300]}"

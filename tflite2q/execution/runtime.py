@@ -67,7 +67,7 @@ class OpTime:
 
 @dataclass(frozen=True)
 class _Source:
-    """What an executable was compiled from, kept for profiles and explanations."""
+    """The source of an executable, kept for profiles and explanations."""
 
     lowered: Lowered
     built: Built
@@ -117,7 +117,7 @@ def load_library(path: str | os.PathLike[str], threads: int = 1) -> Executable:
 
 
 def choices(graph: Graph, target: str = "native") -> tuple[Choice, ...]:
-    """How each op of `graph` would be computed on `target`, and why better kernels refused.  Raises TargetError."""
+    """The kernel of each op of `graph` on `target`, and why faster kernels refused.  Raises TargetError."""
     from tflite2q.lower.graph import lower
     from tflite2q.lower.target import resolve, tvm_target
 
@@ -156,11 +156,11 @@ class Executable:
 
     @property
     def choices(self) -> tuple[Choice, ...]:
-        """How each op is computed and why better kernels refused; nothing for a loaded library."""
+        """The kernel of each op and why faster kernels refused; empty for a loaded library."""
         return self._source.lowered.choices if self._source else ()
 
     def close(self) -> None:
-        """Give back what the model holds on other machines; nothing, if it runs on this one."""
+        """Release what the model holds on another machine; does nothing on this one."""
 
     def require_runnable(self) -> None:
         """Raise TargetError if this machine cannot run the code."""
@@ -169,7 +169,7 @@ class Executable:
     def run(self, *arrays: npt.ArrayLike) -> list[Array]:
         """The model's outputs for `arrays`, one for each input, of its shape, dtype and, where it decides shapes, data.
 
-        Raises DataError if they do not fit or hold what no result exists for, such as an index out of range;
+        Raises DataError if they do not fit or have no defined result, such as an index out of range;
         TargetError if the code is for another machine.
         """
         checked = self._check_inputs(arrays)
@@ -180,7 +180,7 @@ class Executable:
             return [np.array(output.numpy()) for output in main(*self._arguments)]
 
     def times(self, runs: int) -> list[float]:
-        """Milliseconds of each of `runs` runs on the inputs of the last one (at first: random codes)."""
+        """Milliseconds of each of `runs` runs on the inputs of the last run (initially random codes)."""
         main = self._ready()
         found = []
         with _refusals():
@@ -198,7 +198,7 @@ class Executable:
         return Stats(tuple(self.times(repeat)))
 
     def profile(self, *arrays: npt.ArrayLike, repeat: int = 20) -> list[OpTime]:
-        """Median time of each op over `repeat` runs, in execution order; random inputs if none are given.
+        """Median time of each op over `repeat` runs, in execution order; inputs are random unless given.
 
         Raises UsageError for a loaded library, which does not know its ops' calls: profile the model instead.
         """
@@ -223,7 +223,7 @@ class Executable:
     def save(self, path: str | os.PathLike[str], force: bool = False) -> None:
         """Write a shared library that `load_library` and TVM's own runtime load; it holds the manifest.
 
-        A path ending in .tar gets the object files instead, for a linker of your own.
+        A path ending in .tar gets the object files instead, for another linker.
         Raises UsageError if `path` exists and `force` is not given, TargetError if there is no linker for the target.
         """
         if self._source is None:
@@ -260,14 +260,14 @@ class Executable:
 
     def _check_inputs(self, arrays: Sequence[npt.ArrayLike]) -> list[Array]:
         if len(arrays) != len(self.inputs):
-            raise DataError(f"the model takes {len(self.inputs)} inputs, {len(arrays)} were given")
+            raise DataError(f"the model takes {len(self.inputs)} inputs, got {len(arrays)}")
         checked = []
         for value, given in zip(self.inputs, arrays, strict=True):
             array, kind = np.asarray(given), value.type
             if array.shape != kind.shape or array.dtype.name != STORAGE[kind.dtype]:
                 raise DataError(
-                    f"input {value.name!r} is {kind.dtype}{list(kind.shape)}, "
-                    f"given was {array.dtype.name}{list(array.shape)}; convert it first"
+                    f"input {value.name!r} must be {kind.dtype}{list(kind.shape)}, "
+                    f"got {array.dtype.name}{list(array.shape)}; convert it first"
                 )
             check_prescribed(value, array)
             checked.append(np.ascontiguousarray(array).reshape(array.shape))
@@ -290,7 +290,7 @@ class Executable:
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """Raises DataError where compiled code refuses the data."""
+    """Raises DataError if compiled code refuses the data."""
     try:
         yield
     except RuntimeError as error:
@@ -317,8 +317,8 @@ def _obstacle(description: Manifest) -> str | None:
     triple = description.spec.get("mtriple", "")
     there, here = targets.architecture(triple), targets.architecture(platform.machine())
     if triple and there != here:
-        return f"and this machine ({here}) cannot run code for {there}; load it there, or compile for native"
+        return f"but this machine ({here}) cannot run code for {there}; load it there, or compile for native"
     missing = targets.missing_features(description.features)
     if missing:
-        return f"and this processor lacks {', '.join(missing)}, which the code may use; compile for native"
+        return f"but this processor lacks {', '.join(missing)}, which the code may use; compile for native"
     return None

@@ -45,7 +45,7 @@ def option_fields(table: str) -> tuple[str, ...]:
 
 @cache
 def option_places(table: str) -> int:
-    """How many fields an options table of the schema known here can have."""
+    """The number of fields of an options table in the schema known here."""
     builder = flatbuffers.Builder(64)
     getattr(tflite, f"{table}Start")(builder)
     return len(builder.current_vtable)
@@ -65,7 +65,7 @@ def option_vector(table: str, field: str) -> str | None:
 
 @cache
 def option_defaults(table: str) -> Mapping[str, OptionValue]:
-    """What each field of an options table reads as where a file leaves it out."""
+    """The default of each field of an options table, used where a file leaves it out."""
     builder = flatbuffers.Builder(64)
     getattr(tflite, f"{table}Start")(builder)
     reader = _reader(table, builder)
@@ -83,6 +83,6 @@ def _reader(table: str, builder: flatbuffers.Builder) -> Any:
 
 
 def enum_number(enum: str, name: str) -> int:
-    """The number of a member, also of one that is known by nothing but its number ("type 30", "BUILTIN_300")."""
+    """The number of a member, also of one without a known name ("type 30", "BUILTIN_300")."""
     known = enum_values(enum).get(name)
     return int(re.split("[ _]", name)[-1]) if known is None else known

@@ -1,7 +1,7 @@
 """Bytes of a .tflite file to a verified graph.
 
-What the dialect cannot represent is carried: a tensor with what the file says of it, an operator as `q.opaque`, further
-subgraphs as graphs of such.  Without `allow_unsupported` that ends in one error, which names all of it.
+What the dialect cannot represent is carried: a tensor with its fields in the file, an operator as `q.opaque`, further
+subgraphs as graphs of such ops.  Without `allow_unsupported` the reader raises one error that names all of them.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def read(data: bytes, allow_unsupported: bool = False, shapes: Shapes | None = N
 def _read(model: ModelRecord, files: tuple[tuple[str, bytes], ...], allow: bool, shapes: Shapes) -> Graph:
     for signature in model.signatures:
         if not 0 <= signature.subgraph < len(model.subgraphs):
-            raise ModelError(f"signature {signature.key!r} is of subgraph {signature.subgraph}, which does not exist")
+            raise ModelError(f"signature {signature.key!r} refers to subgraph {signature.subgraph}, which is absent")
     constants = Constants(model)
     readers = [SubgraphReader(model, index, constants) for index in range(len(model.subgraphs))]
     main = readers[0]
@@ -103,7 +103,7 @@ def _checked_shapes(graph: Graph, shapes: Shapes) -> dict[str, Shape]:
 
 
 def _subgraphs(readers: Sequence[SubgraphReader]) -> list[Tflite2qError]:
-    """What there is to say of further subgraphs.  Raises UnsupportedError where they rule out changing the first."""
+    """Notes about further subgraphs.  Raises UnsupportedError if they make it impossible to change the first."""
     for reader in readers:
         reader.check_calls(len(readers))
     if len(readers) == 1:
@@ -113,13 +113,13 @@ def _subgraphs(readers: Sequence[SubgraphReader]) -> list[Tflite2qError]:
 
 
 def _tensors(graph: Graph) -> list[Tflite2qError]:
-    """Tensors that the dialect cannot represent, and no op says so: inputs that are outputs, for example."""
+    """Tensors that the dialect cannot represent and that belong to no op, such as inputs that are outputs."""
     found = [(value.name, value.carried) for value in graph.values if value.carried is not None]
     return [UnsupportedError(f"tensor {name!r} {carried.reason}, which is not supported") for name, carried in found]
 
 
 def _summary(refused: Sequence[Tflite2qError], carriable: bool) -> Tflite2qError:
-    """One error for all that is refused; if the file contradicts itself before anything else, that."""
+    """One error for everything that is refused; if the first reason is a contradiction, that error alone."""
     first = refused[0]
     if not isinstance(first, UnsupportedError):
         return first
@@ -129,7 +129,7 @@ def _summary(refused: Sequence[Tflite2qError], carriable: bool) -> Tflite2qError
 
 
 def _listed(refused: Sequence[Tflite2qError]) -> str:
-    """All reasons in one line: operators that are not known by their names alone, others in words."""
+    """All reasons in one line: unknown operators by name, other reasons in words."""
     places: dict[str, list[str]] = {}
     for error in refused:
         if isinstance(error, UnknownOperator):
@@ -148,17 +148,17 @@ def _listed(refused: Sequence[Tflite2qError]) -> str:
 
 
 def _shape_notes(found: Inferred, shapes: Shapes) -> list[str]:
-    """Where the file's shapes were not taken, and inputs that must be certain numbers."""
+    """Notes about stored shapes that were ignored, and about inputs with prescribed data."""
     notes = []
     if found.stale and not shapes:
         first, count = found.stale[0], len(found.stale)
         many = f"{count} tensors have" if count > 1 else "a tensor has"
         notes.append(
-            f"{many} another shape in the file than follows from the inputs, which counts: {first.name!r} is "
+            f"{many} a stored shape that does not follow from the inputs and is ignored: {first.name!r} is "
             f"{list(first.computed)}, not {list(first.stored)}"
         )
     for name, numbers in found.prescribed.items():
-        notes.append(f"input {name!r} decides a shape and must be {list(numbers)}, as the file declares the result")
+        notes.append(f"input {name!r} sets a shape and must be {list(numbers)}, as the file declares the result")
     return notes
 
 
@@ -176,7 +176,7 @@ def _associated_files(data: bytes) -> tuple[tuple[str, bytes], ...]:
             members = archive.infolist()
             size = sum(info.file_size for info in members)
             if size > FILES_LIMIT:
-                raise ModelError(f"the files packed behind the model unpack to {size} bytes, more than {FILES_LIMIT}")
+                raise ModelError(f"the files appended to the model unpack to {size} bytes, more than {FILES_LIMIT}")
             return tuple((info.filename, archive.read(info)) for info in members)
     except _ZIP_ERRORS as error:
-        raise ModelError(f"the files packed behind the model cannot be read ({error}); get an intact copy") from error
+        raise ModelError(f"the files appended to the model cannot be read ({error}); get an intact copy") from error

@@ -1,4 +1,4 @@
-"""The only door to the `tflite` package: bytes of a .tflite file to plain records and back.
+"""The only user of the `tflite` package: bytes of a .tflite file to plain records and back.
 
 The package's generated code reads wherever an offset points, so a damaged file can raise almost anything or ask for
 absurd lengths, also in sum: many tables may point to one long vector.  Everything that is unpacked is therefore charged
@@ -52,7 +52,8 @@ TABLE_COST = 16  # bytes charged for a table: its place in a vector, its own vta
 
 
 def decode(data: bytes) -> ModelRecord:
-    """Records of a .tflite file.  Raises ModelError if it is not one or is damaged, UnsupportedError if in parts."""
+    """Records of a .tflite file.  Raises ModelError if it is no .tflite or is damaged, UnsupportedError if its
+    constants are in other files."""
     if not data:
         raise ModelError("the file is empty; expected a .tflite model")
     if data[4:8] != IDENTIFIER:
@@ -76,7 +77,7 @@ class _Decoder:
         if model.Version() != SCHEMA_VERSION:
             raise ModelError(f"schema version {model.Version()} is not supported, only {SCHEMA_VERSION}")
         if model._tab.Offset(EXTERNAL_BUFFERS):
-            raise UnsupportedError("the model keeps its constants in other files, which is not supported; put them in")
+            raise UnsupportedError("the model keeps its constants in other files, which is not supported; embed them")
         return ModelRecord(
             description=self.text(model.Description()) or "",
             codes=self.each(model.OperatorCodesLength(), model.OperatorCodes, self.code),
@@ -168,7 +169,7 @@ class _Decoder:
         )
 
     def beyond(self, tensor: Any) -> Mapping[str, Any]:
-        """What a tensor of an unknown kind has beside its shape, type and data, to be written again."""
+        """The fields of a tensor of an unknown kind, apart from shape, type and data, to be written again."""
         found = {}
         for field, name in TENSOR_TABLES.items():
             table = getattr(tensor, field)()
@@ -200,7 +201,7 @@ class _Decoder:
         )
 
     def options(self, op: Any) -> tuple[str | None, dict[str, OptionValue], str | None]:
-        """The name of the options table, its fields, and what of them cannot be represented, if anything."""
+        """The name of the options table, its fields, and those that cannot be represented, if any."""
         for enum, number, table in (
             ("BuiltinOptions", op.BuiltinOptionsType(), op.BuiltinOptions()),
             ("BuiltinOptions2", op.BuiltinOptions2Type(), op.BuiltinOptions2()),
@@ -332,7 +333,7 @@ class _Encoder(tables.Output):
         )
 
     def beyond(self, fields: Mapping[str, Any]) -> tuple[int | None, int | None, int | None]:
-        """What a tensor of an unknown kind has: its quantization, sparsity and variants."""
+        """The quantization, sparsity and variants of a tensor of an unknown kind."""
         quantization, sparsity = (
             self.described(name, fields[field]) if field in fields else None for field, name in TENSOR_TABLES.items()
         )

@@ -65,8 +65,8 @@ class Constants:
 
 
 class SubgraphReader:
-    """Reads one subgraph.  Afterwards `refused` holds why ops are carried instead of read, and `damaged`, by name, what
-    contradicts itself in tensors that are."""
+    """Reads one subgraph.  Afterwards `refused` holds the reasons why ops are carried, and `damaged` the contradictions
+    in carried tensors, by name."""
 
     def __init__(self, model: ModelRecord, index: int, constants: Constants) -> None:
         self.model, self.index, self.constants = model, index, constants
@@ -76,7 +76,7 @@ class SubgraphReader:
         self.damaged: dict[str, InvalidGraph] = {}
 
     def graph(self) -> Graph:
-        """The graph with all its ops, none checked so far."""
+        """The graph with all its ops, not yet verified."""
         return self.composed([self.op(index, op) for index, op in enumerate(self.subgraph.operators)])
 
     def carried(self) -> Graph:
@@ -196,7 +196,7 @@ class SubgraphReader:
         return self.made(Opaque, index, attributes)
 
     def carry(self, index: int, op: Op, error: Tflite2qError) -> Op:
-        """Operator `index`, which breaks a rule as `op`, carried."""
+        """Operator `index`, carried because `op` breaks a rule of the dialect."""
         self.refused.append(located(index, op, error))
         return self.opaque(index)
 
@@ -238,7 +238,7 @@ def references(fields: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _called(record: OperatorRecord) -> Iterator[int]:
-    """The subgraphs that an operator names."""
+    """The subgraphs that an operator refers to."""
     for field, value in record.options.items():
         if field.endswith(_CALLS):
             yield from (int(n) for n in (value if isinstance(value, tuple) else (value,)))
@@ -280,7 +280,7 @@ def _array(data: bytes | memoryview, kind: TensorType) -> npt.NDArray[Any]:
 
 
 def _unpack_int4(packed: npt.NDArray[np.uint8], kind: TensorType) -> npt.NDArray[np.int8]:
-    """Two elements a byte, the first in the low four bits."""
+    """Two elements per byte, the first in the low four bits."""
     if packed.size != (kind.size + 1) // 2:
         raise InvalidGraph(f"{packed.size} bytes of data for int4{list(kind.shape)}")
     nibbles = np.stack([packed & 15, packed >> 4], axis=1).reshape(-1)[: kind.size].astype(np.int8)

@@ -1,6 +1,6 @@
-"""Tables of the format that the dialect has no words for, to plain Python values and back, by a description of them.
+"""Tables of the format that the dialect cannot represent, to plain Python values and back, by a description of them.
 
-They are carried from file to file: sparsity, quantization by blocks, and whatever stands beside them.  The fields of a
+They are carried from file to file: sparsity, blockwise quantization, and the fields beside them.  The fields of a
 table are listed in the order of the schema, under TFLite's names.  Source: TFLite's schema.fbs.
 """
 
@@ -66,7 +66,7 @@ REFERENCES = ("scales", "zero_points")  # fields that are the index of another t
 
 
 def newer_than(table: Table, fields: int) -> bool:
-    """Whether a table of the file has something in a field behind the first `fields`."""
+    """Whether a table of the file has a value in a field after the first `fields`."""
     vtable = table.Pos - table.Get(number_types.SOffsetTFlags, table.Pos)
     size = table.Get(number_types.VOffsetTFlags, vtable)
     return any(table.Offset(slot) for slot in range(4 + 2 * fields, size, 2))
@@ -120,7 +120,7 @@ def _flags(kind: str) -> Any:
 
 
 class Output:
-    """What is written into a flatbuffer, from the end to the start: each method returns the offset of what it wrote."""
+    """Writes a flatbuffer from its end to its start; each method returns the offset of what it wrote."""
 
     def __init__(self, builder: flatbuffers.Builder) -> None:
         self.builder = builder
@@ -164,7 +164,7 @@ class Output:
         return int(self.builder.EndObject())
 
     def _made(self, kind: str, value: Any) -> Any:
-        """A number as it is; of anything else the offset at which it was written."""
+        """A number itself; for anything else the offset at which it was written."""
         if kind in NUMBERS:
             return value
         if kind in UNIONS:

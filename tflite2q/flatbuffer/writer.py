@@ -1,4 +1,4 @@
-"""A graph to the bytes of a .tflite file: the reader's mirror.
+"""A graph to the bytes of a .tflite file: the inverse of the reader.
 
 The same graph always gives the same bytes, and reading them gives the same graph.
 """
@@ -57,7 +57,7 @@ def write(graph: Graph) -> bytes:
 
 
 class _Shared:
-    """What all subgraphs of a model share: buffers and operator codes, each once."""
+    """The parts that all subgraphs of a model share: buffers and operator codes, each once."""
 
     def __init__(self) -> None:
         self.buffers: dict[bytes, int] = {b"": 0}
@@ -134,11 +134,11 @@ class _Writer:
         )
 
     def computed(self, value: Value) -> bool:
-        """Whether the interpreter gets a value's data elsewhere than from the file."""
+        """Whether the interpreter gets a value's data from elsewhere than the file."""
         return value.name in self.graph.producers or value.name in self.graph.inputs
 
     def beyond(self, carried: Carried) -> dict[str, Any]:
-        """What a carried tensor has, referring to other tensors by their index again."""
+        """The fields of a carried tensor, with references to other tensors as indices again."""
         fields: dict[str, Any] = json.loads(carried.fields)
         for reference in references(fields):
             for field in tables.REFERENCES:
@@ -188,7 +188,7 @@ def _all_options(op: Op) -> tuple[str | None, dict[str, OptionValue], bytes]:
 def _options(op: Op, table: str) -> dict[str, OptionValue]:
     """The op's attributes as fields of its options table.
 
-    Raises UnsupportedError for an attribute that the table cannot hold and that says something.
+    Raises UnsupportedError for an attribute that the table cannot hold, unless it has its default value.
     """
     fields = names.option_fields(table)
     found: dict[str, OptionValue] = {}

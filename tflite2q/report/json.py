@@ -1,8 +1,8 @@
 """Results as JSON documents: plain dicts with stable keys.
 
-`schema_version` grows when a key changes its meaning or disappears; new keys do not change it.  Ratios lie between 0
-and 1, times are milliseconds, sizes bytes; null stands for what was not measured, and for the signal-to-noise ratio of
-a layer without noise.
+`schema_version` increases when a key changes its meaning or disappears; new keys do not change it.  Ratios lie between
+0 and 1, times are milliseconds, sizes bytes; null means that a figure was not measured, or that a layer has no noise
+and therefore no signal-to-noise ratio.
 """
 
 from __future__ import annotations

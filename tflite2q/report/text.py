@@ -36,7 +36,8 @@ def comparison(console: Console, result: Comparison, every_layer: bool = False) 
     if measured:
         exact = sum(layer.sqnr_db is None for layer in measured)
         _line(
-            console, f"{exact} of {len(measured)} layers give the same numbers in both; error inside the whole model:"
+            console,
+            f"{exact} of {len(measured)} layers give equal results in both; errors inside the whole model:",
         )
         shown = measured if every_layer else worst(measured)
         if shown:
@@ -46,16 +47,16 @@ def comparison(console: Console, result: Comparison, every_layer: bool = False) 
 
 
 def conversion(console: Console, result: Comparison, written: Sequence[str]) -> None:
-    """What a conversion did to the layers and the size, and the files it wrote."""
+    """The effect of a conversion on layers and size, and the files it wrote."""
     _line(console, f"{result.model} -> {result.other}")
     changed = [line for line in result.layers if line.loss not in (None, "exact")]
     shown = sorted(changed, key=lambda line: -(line.bound or 0.0))[:WORST_LAYERS]
     if shown:
-        _line(console, f"the {len(shown)} of {len(changed)} changed layers with the largest bounds (all: --json FILE):")
+        _line(console, f"{len(shown)} of {len(changed)} changed layers, largest error bound first (all: --json FILE):")
         layers(console, shown)
     left = [line.op for line in result.layers if line.loss is None]
     if left:
-        _line(console, f"left alone: {', '.join(f'{n} {op}' for op, n in sorted(Counter(left).items()))}")
+        _line(console, f"left unchanged: {', '.join(f'{n} {op}' for op, n in sorted(Counter(left).items()))}")
     for reason, named in staying(result.layers).items():
         _line(console, f"not converted, {reason}: {', '.join(named)}")
     _line(console, summary(result.layers))
@@ -67,8 +68,15 @@ def conversion(console: Console, result: Comparison, written: Sequence[str]) -> 
         _line(console, f"wrote {path}")
 
 
+def unchanged(console: Console, reason: str, written: Sequence[str]) -> None:
+    """Why a conversion had nothing to do, and the files that were written nevertheless."""
+    _line(console, f"{reason}; " + ("nothing was converted" if written else "nothing was written"))
+    for path in written:
+        _line(console, f"wrote {path}")
+
+
 def staying(lines: Sequence[Layer]) -> dict[str, list[str]]:
-    """The layers that could not follow the scheme, by the reason."""
+    """The layers that could not follow the scheme, by reason."""
     found: dict[str, list[str]] = {}
     for line in lines:
         if line.stays is not None:
@@ -77,8 +85,8 @@ def staying(lines: Sequence[Layer]) -> dict[str, list[str]]:
 
 
 def prediction(console: Console, results: Sequence[Prediction]) -> None:
-    """One row a sample and output."""
-    table = _table(console, ("sample", False), ("output", False), ("says", False))
+    """One row per sample and output."""
+    table = _table(console, ("sample", False), ("output", False), ("result", False))
     for result in results:
         for output in result.outputs:
             table.add_row(Text(result.sample), Text(short(output.name)), Text(_says(output)))
@@ -86,7 +94,7 @@ def prediction(console: Console, results: Sequence[Prediction]) -> None:
 
 
 def profile(console: Console, ops: Sequence[OpTime]) -> None:
-    """Where the time of a run goes, op by op in execution order."""
+    """The time of each op of a run, in execution order."""
     _line(console, f"profile ({sum(op.ms for op in ops):.3f} ms in ops):")
     table = _table(console, ("op", False), ("kernel", False), ("time", True), ("share", True), ("G MAC/s", True))
     for op in ops:
@@ -97,7 +105,7 @@ def profile(console: Console, ops: Sequence[OpTime]) -> None:
 
 
 def agreement(accuracy: Accuracy) -> str:
-    """One sentence about how far the outputs lie apart."""
+    """One sentence about how much the outputs differ."""
     parts = []
     if accuracy.agreement_top1 is not None:
         parts.append(f"same class in {_percent(accuracy.agreement_top1)}")
@@ -109,13 +117,13 @@ def agreement(accuracy: Accuracy) -> str:
 
 
 def worst(lines: Sequence[Layer]) -> list[Layer]:
-    """The layers with the lowest signal-to-noise ratio, worst first; those without noise are left out."""
+    """The layers with the lowest signal-to-noise ratio, worst first, without those that have no noise."""
     noisy = [line for line in lines if line.sqnr_db is not None]
     return sorted(noisy, key=lambda line: line.sqnr_db or 0.0)[:WORST_LAYERS]
 
 
 def layers(console: Console, lines: Sequence[Layer]) -> None:
-    """One row a layer; columns that nothing is known for are left out."""
+    """One row per layer, without the columns that would be empty."""
     rows = [
         (
             short(line.name),
@@ -154,7 +162,7 @@ def loss(line: Layer) -> str:
 
 
 def summary(lines: Sequence[Layer]) -> str:
-    """How many layers ended in each loss class, and how many channels were rescaled."""
+    """The number of layers in each loss class, and of rescaled channels."""
     counts = Counter(line.loss for line in lines if line.loss is not None)
     text = ", ".join(f"{count} {name}" for name, count in counts.most_common())
     channels = sum(line.channels or 0 for line in lines)
@@ -167,13 +175,13 @@ def summary(lines: Sequence[Layer]) -> str:
 def size(result: Size) -> str:
     """Both sizes and their difference."""
     if result.original is None or result.converted is None:
-        return "size: not known"
+        return "size: unknown"
     change = _relative(result.original, result.converted)
     return f"size: {_bytes(result.original)} -> {_bytes(result.converted)} ({change})"
 
 
 def inspection(console: Console, result: Inspection) -> None:
-    """The model's head, its layers, and what each scheme would do."""
+    """The model's summary, its layers, and the effect of each scheme."""
     _line(
         console,
         f"{result.model}: {_bytes(result.size)}, {len(result.layers)} layers, "
@@ -204,20 +212,20 @@ def inspection(console: Console, result: Inspection) -> None:
 
 
 def effects(console: Console, schemes: Sequence[SchemeEffect]) -> None:
-    """What each scheme would do to a model, one row a scheme."""
-    table = _table(console, ("scheme", False), ("would do", False))
+    """What each scheme would do to a model, one row per scheme."""
+    table = _table(console, ("scheme", False), ("effect", False))
     for effect in schemes:
         counts = ", ".join(f"{count} {name}" for name, count in effect.losses)
         rescaled = (
             f"; {effect.channels_rescaled} of {effect.channels} weight channels rescaled" if effect.channels else ""
         )
-        clamped = f"; {effect.clamped} clamps written out" if effect.clamped else ""
+        clamped = f"; {effect.clamped} clamps made explicit" if effect.clamped else ""
         table.add_row(Text(effect.scheme), Text(effect.refused or f"layers: {counts}{rescaled}{clamped}"))
     console.print(table)
 
 
 def names(console: Console, rows: Sequence[tuple[str, str]]) -> None:
-    """A list of names with a sentence each."""
+    """Names, each with a sentence."""
     table = _table(console, ("name", False), ("", False))
     for name, sentence in rows:
         table.add_row(Text(name), Text(sentence))
@@ -227,14 +235,14 @@ def names(console: Console, rows: Sequence[tuple[str, str]]) -> None:
 def kernels(console: Console, target: str, choices: Sequence[Choice]) -> None:
     """Which kernel computes each layer on a target, and why better ones refused."""
     _line(console, f"kernels on {target}:")
-    table = _table(console, ("layer", False), ("op", False), ("kernel", False), ("because", False))
+    table = _table(console, ("layer", False), ("op", False), ("kernel", False), ("reason", False))
     for choice in choices:
         table.add_row(Text(short(choice.op)), Text(choice.mnemonic), Text(choice.kernel), Text(because(choice)))
     console.print(table)
 
 
 def because(choice: Choice) -> str:
-    """The refusals in one line; those of kernels for other families of processors say nothing about the layer."""
+    """The refusals in one line, without those of kernels for other processor families."""
     reasons: dict[str, list[str]] = {}
     for kernel, reason in choice.refusals:
         if not reason.startswith("the target is not "):
@@ -293,7 +301,7 @@ def _says(output: Summary) -> str:
 
 
 def _table(console: Console, *columns: tuple[str, bool]) -> Table:
-    """A table with (heading, right-aligned) columns; without lines where the console is no terminal."""
+    """A table with (heading, right-aligned) columns; without rules unless the console is a terminal."""
     from rich import box
 
     table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False, padding=(0, 2, 0, 0))

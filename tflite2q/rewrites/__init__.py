@@ -1,4 +1,4 @@
-"""Rewriting a graph to a scheme: small steps from graph to graph, put in order by `convert`."""
+"""Rewriting a graph to a scheme: small steps from graph to graph, which `convert` runs in order."""
 
 from tflite2q.rewrites.conversion import Conversion, convert, needs_observations
 from tflite2q.rewrites.forecast import Forecast

@@ -1,4 +1,4 @@
-"""rewrite: every value its assigned type, every op the weights, biases, constants and arithmetic that go with it."""
+"""rewrite: every value gets its assigned type; every op gets the weights, biases, constants and arithmetic for it."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ NOT_SAID = "FLOAT32"  # the type of a bias in an operator that states none
 
 
 class Applier:
-    """Applies a plan and assigned types to a guarded graph; afterwards `weights` tells what became of each op's.
+    """Applies a plan and assigned types to a guarded graph; afterwards `weights` holds the fitted weights of each op.
 
-    `seen` is what is known of the values that feed layers to be equalized, or whose biases are to be corrected; `cuts`
-    where values are cut off by the range of their codes.
+    `seen` holds observations of the values that feed layers to be equalized or bias-corrected; `cuts` are the limits
+    that the range of codes puts on values.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Applier:
         return "shift" if all(power_of_two_at_least(scale) == scale for scale in scales) else "tflite"
 
     def _bias_type(self, bias: str | None, layer: Layer) -> str:
-        """What an operator that states the type of its bias has to say now."""
+        """The new attributes of an operator that states the type of its bias."""
         dtype = BIAS_DTYPES[layer.activations.dtype] if bias is None else self.editor.values[bias].type.dtype
         return dtype.upper()
 
@@ -121,7 +121,7 @@ class Applier:
         return self._replace(old_bias, convert_bias(old_bias, old, new, stated, dtype, correction))
 
     def _correction(self, op: Op, x: str) -> list[float] | None:
-        """What the weights' errors add to each output channel on average, with the opposite sign (eq. S7)."""
+        """Minus the mean error of each output channel due to the weights' errors (eq. S7)."""
         error = self.weights[op.name].error
         if x not in self.seen or not error.any():
             return None
@@ -138,7 +138,7 @@ class Applier:
         return [-float(v) for v in (per_filter * split).sum(axis=2).reshape(-1)]
 
     def _constant_activation(self, op: Op, name: str, settings: Activations) -> str:
-        """A constant in an activation's place: in the parameters it is tied to, or in its own."""
+        """A constant used as an activation: with the parameters it is tied to, or its own."""
         value = self.graph[name]
         if value.constant is None or not is_activation(value):
             return name
@@ -158,7 +158,7 @@ class Applier:
         return self._replace(value, value.with_(type=changed, constant=Constant(array)))
 
     def _replace(self, old: Value, new: Value) -> str:
-        """`new` in place of the constant `old`; a copy where another op still reads something else under that name."""
+        """`new` in place of the constant `old`; a copy if another op still reads a different value of that name."""
         if self.editor.values[old.name] == old and len(self.graph.consumers[old.name]) == 1:
             self.editor.values[old.name] = new
             return old.name

@@ -1,10 +1,10 @@
-"""rewrite: a q.requantize wherever neighbours may come to disagree, before types are assigned.
+"""rewrite: a q.requantize wherever neighbouring types may come to differ, before types are assigned.
 
     before: %y = q.conv2d(%x, ...)                  %x: the model's own input, which keeps its type
     after:  %x_0 = q.requantize(%x); %y = q.conv2d(%x_0, ...)
 
-Each starts as an identity (or, for parts of a concatenation, as the rescaling the concatenation did); those that are
-still identities when types are assigned are dropped again by `drop_identities`, so what stays is what is needed.
+Each starts as an identity (or, for parts of a concatenation, as the rescaling that the concatenation did).  Those that
+are still identities after types are assigned are dropped by `drop_identities`; the others are needed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class _Guard:
         self.made: dict[tuple[str, Activations | None, TensorType], str] = {}
 
     def _kept(self) -> set[str]:
-        """Values that keep their type: the interface, unless the scheme changes it, and what ops left alone touch."""
+        """Values that keep their type: the interface, unless the scheme changes it, and operands and results of
+        unchanged ops."""
         kept: set[str] = set()
         if self.plan.scheme.interface == "keep":
             kept.update(n for n in (*self.graph.inputs, *self.graph.outputs) if is_activation(self.graph[n]))
@@ -51,7 +52,7 @@ class _Guard:
         return kept
 
     def _made_for_fixed(self, name: str) -> bool:
-        """Whether a value is a conversion that only ops which are left alone read: the boundary is there already."""
+        """Whether a value is a conversion that only unchanged ops read: the boundary exists already."""
         maker = self.graph.producers.get(name)
         return (
             maker is not None
@@ -60,7 +61,7 @@ class _Guard:
         )
 
     def run(self) -> tuple[Graph, Boundaries]:
-        renamed: dict[str, str] = {}  # outputs that keep their type, to the free value behind them
+        renamed: dict[str, str] = {}  # outputs that keep their type, to the free value before them
         for op in self.graph.ops:
             name_before = op.name
             op = self.editor.replace_inputs(op, renamed)
@@ -81,7 +82,7 @@ class _Guard:
         return name in self.pinned and self.wants[op.name] is not None and not op.converts
 
     def _operand(self, op: Op, index: int, name: str | None) -> str | None:
-        """The value that `op` is to read instead of `name`."""
+        """The value that `op` must read instead of `name`."""
         if name is None or op.converts or op.operand(index).role not in ("activation", "fixed"):
             return name
         value = self.editor.values[name]
@@ -93,7 +94,8 @@ class _Guard:
         return self._free_operand(op, value, wants)
 
     def _free_operand(self, op: Op, value: Value, wants: Activations) -> str:
-        """Behind a boundary: what is pinned, made for another dtype, or tied to values of other parameters."""
+        """`value`, or the value after a new boundary if it is pinned, made for another dtype, or tied to other
+        parameters."""
         tied = self._tied_type(op, value, wants)
         made_for = self.made_for.get(value.name)
         other_dtype = made_for is not None and made_for.dtype != wants.dtype
@@ -111,7 +113,7 @@ class _Guard:
         return value.type
 
     def _requantize(self, value: Value, wants: Activations | None, kind: TensorType) -> str:
-        """A value behind a boundary, one for all readers with the same wish; `wants` None keeps the type."""
+        """The value after a boundary, shared by all readers that want the same type; `wants` None keeps the type."""
         key = (value.name, wants, kind)
         if key not in self.made:
             dtype = kind.dtype if wants is None else wants.dtype
@@ -149,7 +151,7 @@ def drop_identities(graph: Graph, original: Graph) -> Graph:
 
 
 def _fitting(op: Op, graph: Graph) -> Op:
-    """A cast of the class that its types now need: to real numbers it is a q.dequantize, to codes a q.requantize."""
+    """A cast of the class that its new types need: q.dequantize to real numbers, q.requantize to codes."""
     if not isinstance(op, CASTS):
         return op
     cls = Dequantize if graph[op.outputs[0]].type.dtype == "float32" else Requantize
@@ -157,7 +159,7 @@ def _fitting(op: Op, graph: Graph) -> Op:
 
 
 def split_casts(graph: Graph) -> Graph:
-    """rewrite: between uint8 and int16 through int8, for TFLite's QUANTIZE has no kernel for that pair.
+    """rewrite: casts between uint8 and int16 go through int8, because TFLite's QUANTIZE has no kernel for that pair.
 
     before: %y: u8 = q.requantize(%x: s16)      after: %t: s8 = q.requantize(%x); %y: u8 = q.requantize(%t), exactly
     """
@@ -177,7 +179,8 @@ def split_casts(graph: Graph) -> Graph:
 
 
 def join_casts(graph: Graph) -> Graph:
-    """rewrite: what `split_casts` makes, back to one cast, so that a converted file is seen as it was meant.
+    """rewrite: the inverse of `split_casts`: one cast again, so that a converted file reads as the graph it was made
+    from.
 
     before: %t: s8 = q.requantize(%x: s16); %y: u8 = q.requantize(%t)      after: %y: u8 = q.requantize(%x: s16)
     """
@@ -195,7 +198,7 @@ def join_casts(graph: Graph) -> Graph:
 
 
 def _splits_cast(first: Op, second: Op, graph: Graph) -> bool:
-    """Whether two casts only go through int8 because there is none between uint8 and int16."""
+    """Whether two casts go through int8 only because there is no cast between uint8 and int16."""
     (source,), (middle,), (target,) = first.inputs, first.outputs, second.outputs
     kinds = [graph[name].type for name in (str(source), middle, target)]
     legacy = next((kind for kind in kinds if kind.dtype == "uint8"), None)

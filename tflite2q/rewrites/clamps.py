@@ -1,13 +1,12 @@
-"""rewrite: clamps that only the range of codes implied, written out where a new type has a wider range.
+"""rewrite: clamps that only the range of codes implied are made explicit where a new type has a wider range.
 
     before: %y: u8 (scale 6/255, zero point 0) = q.conv2d(%x, ...)
     after:  %y: s16 (scale 6/32767) = q.conv2d(%x, ...) {activation = RELU}         the new range ends at 6 by itself
 
-Whatever is saturated to its codes is clamped to what they stand for, and networks are trained with that: early
-converters state no activation at all and let uint8 codes cut at 0 and 6.  A cut is written as a fused activation where
-it is one and the op has one; else as RELU, RELU6, or MAXIMUM and MINIMUM with a constant, which every interpreter has.
-It is not written where nothing can reach it, nor on a value that only stands before a cast at the model's output, which
-cuts as much again.
+Saturating codes clamps a result to their range, and networks are trained with that clamp: early converters write no
+activation and let uint8 codes cut at 0 and 6.  A cut becomes the fused activation if there is one for it; else RELU,
+RELU6, or MAXIMUM and MINIMUM with a constant, which every interpreter has.  It is not written if no value can reach it,
+nor on a value that is only read by a cast at the model's output, which cuts at the same limits.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ SAME = 1 / 32
 
 @dataclass(frozen=True)
 class Cut:
-    """Where the codes of a value cut off what can be computed (infinite: nowhere on that side), and all that the value
-    can be after it."""
+    """The limits at which the codes of a value cut off its results (infinite: none on that side), and the range of the
+    value after the cut."""
 
     low: float
     high: float
@@ -48,7 +47,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Clamp:
-    """A cut to be written: the fused activation that does it, if any, and what is left to do behind the op."""
+    """A cut to be made explicit: the fused activation that does it, if any, and the limits left for ops after it."""
 
     activation: str | None
     low: float
@@ -62,7 +61,7 @@ class Clamp:
 
 
 def cuts(graph: Graph) -> dict[str, Cut]:
-    """The values of `graph` whose codes' range cuts off something that their op may compute."""
+    """The values of `graph` for which the range of codes cuts off possible results of their op."""
     found: dict[str, Cut] = {}
     known = {name: _given(graph[name]) for name in graph.by_name if name not in graph.producers}
     for op in (op for op in graph.ops if op.outputs):
@@ -81,14 +80,14 @@ def cuts(graph: Graph) -> dict[str, Cut]:
 
 
 def _given(value: Value) -> Span:
-    """What a constant, an input or a variable can be."""
+    """The range of a constant, an input or a variable."""
     if value.constant is not None:
         return spans.of_constant(value)
     return spans.of_codes(value.type) if is_activation(value) else EVERYTHING
 
 
 def _reach(op: Op, graph: Graph, known: Mapping[str, Span]) -> Span:
-    """What `op` can compute before codes cut it off; what moves codes as they are never leaves their range."""
+    """The range of the results of `op` before codes cut them off; ops that only move codes never leave it."""
     y = graph.outs(op)[0].type
     if is_activation(graph.outs(op)[0]):
         tied = {graph[name].type.quantization for group in op.ties(y.dtype) for name in group}
@@ -102,9 +101,9 @@ def _reach(op: Op, graph: Graph, known: Mapping[str, Span]) -> Span:
 def lost(
     graph: Graph, types: Mapping[str, TensorType], found: Mapping[str, Cut], inner: Collection[str]
 ) -> dict[str, Clamp]:
-    """The clamps to write when values of `graph` become of `types`: those of `found` that the new codes do not make.
+    """The clamps to write when values of `graph` get `types`: the cuts in `found` that the new codes do not make.
 
-    `inner` values are nobody's to see: where all their readers cut as much, nothing is written.
+    `inner` values are not visible outside: if all their readers cut at the same limits, nothing is written.
     """
     needed: dict[str, Clamp] = {}
     for op in graph.ops:
@@ -116,13 +115,13 @@ def lost(
 
 
 def _lost_bounds(old: TensorType, new: TensorType, cut: Cut) -> Span:
-    """The ends of `cut` that codes of type `new` reach beyond, by more than they round by."""
+    """The ends of `cut` that codes of type `new` exceed by more than their rounding."""
     low, high = _wider(old, new, cut.low, cut.high)
     return (cut.low if low else -math.inf), (cut.high if high else math.inf)
 
 
 def _wider(old: TensorType, new: TensorType, low: float, high: float) -> tuple[bool, bool]:
-    """On which sides codes of `new` reach beyond finite bounds that codes of `old` kept."""
+    """The sides on which codes of `new` exceed finite bounds that codes of `old` kept."""
     if not new.quantized:
         return math.isfinite(low), math.isfinite(high)
     slack = max(old.scale * SAME, new.scale / 2)
@@ -131,7 +130,7 @@ def _wider(old: TensorType, new: TensorType, low: float, high: float) -> tuple[b
 
 
 def _cut_again(name: str, graph: Graph, types: Mapping[str, TensorType], bounds: Span) -> bool:
-    """Whether all that reads a value rounds it to codes that keep within `bounds`."""
+    """Whether all readers of a value round it to codes within `bounds`."""
     readers = graph.consumers[name]
     if name in graph.outputs or not readers or not all(isinstance(reader, Requantize) for reader in readers):
         return False
@@ -140,7 +139,7 @@ def _cut_again(name: str, graph: Graph, types: Mapping[str, TensorType], bounds:
 
 
 def _clamp(op: Op, old: TensorType, span: Span, bounds: Span) -> Clamp:
-    """By the fused activation that makes most of the cut and cuts nothing else."""
+    """The clamp by the fused activation that makes most of the cut and cuts nothing else."""
     slack = old.scale * SAME
     present = getattr(op, "activation", "NONE")
     best, left = None, bounds
@@ -159,15 +158,15 @@ def _clamp(op: Op, old: TensorType, span: Span, bounds: Span) -> Clamp:
 
 
 def note(clamps: Sequence[Clamp]) -> str:
-    """How many clamps were written, and as what, in a sentence; empty if there are none."""
+    """A sentence that counts the clamps by how they are written; empty if there are none."""
     if not clamps:
         return ""
     fused = Counter(clamp.activation for clamp in clamps if clamp.activation and not _sides((clamp.low, clamp.high)))
-    ways = [f"{count} by a fused {name}" for name, count in sorted(fused.items())]
+    ways = [f"{count} as a fused {name}" for name, count in sorted(fused.items())]
     explicit = len(clamps) - sum(fused.values())
-    ways += [f"{explicit} by ops of their own"] if explicit else []
+    ways += [f"{explicit} as separate ops"] if explicit else []
     plural = "s were" if len(clamps) > 1 else " was"
-    return f"{len(clamps)} layer{plural} clamped by the range of the old codes alone; kept {', '.join(ways)}"
+    return f"{len(clamps)} layer{plural} clamped only by their range of codes; now explicit: {', '.join(ways)}"
 
 
 def _sides(bounds: Span) -> int:

@@ -1,9 +1,9 @@
-"""rewrite: what LiteRT's kernels want or crash without, and files leave out.
+"""rewrite: parts that files may leave out and LiteRT's kernels need.
 
 before: %y = q.depthwise_conv2d(%x, %w) {activation = TANH}
 after:  %y = q.depthwise_conv2d(%x, %w, %y/bias), a bias of zeros
 
-Kernels of codes ignore the fused activations TANH and SIGN_BIT; those of real numbers would not.
+Quantized kernels ignore the fused activations TANH and SIGN_BIT; float kernels would apply them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ IGNORED = ("TANH", "SIGN_BIT")
 
 
 def complete(graph: Graph) -> Graph:
-    """The graph with a bias at every convolution, and without activations that were ignored."""
+    """The graph with a bias at every convolution, and without ignored activations."""
     editor = Editor(graph)
     ops = [_with_bias(op, editor) if isinstance(op, Convolution) else op for op in editor.ops]
     editor.ops = [op.with_(activation="NONE") if _ignores_activation(op) else op for op in ops]
@@ -29,7 +29,7 @@ def complete(graph: Graph) -> Graph:
 
 
 def _ignores_activation(op: Op) -> bool:
-    """Whether a conversion may have changed the op, and its activation never counted; an LSTM's does."""
+    """Whether a conversion may have changed the op and its kernel ignores the activation; an LSTM's kernel does not."""
     return op.convertible and getattr(op, "activation", "NONE") in IGNORED
 
 

@@ -1,4 +1,4 @@
-"""Converting a graph to a scheme: guard boundaries, assign types, rewrite ops, drop what turned out to be idle."""
+"""Converting a graph to a scheme: guard boundaries, assign types, rewrite ops, drop boundaries that do nothing."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from tflite2q.rewrites.statistics import Observation
 
 @dataclass(frozen=True)
 class Conversion:
-    """A converted graph, what happened to each layer, how many requantizations the scheme had to insert, and the
-    clamps that the original left to the range of its codes."""
+    """A converted graph, the loss of each layer, the number of inserted requantizations, and the clamps that the
+    original left to the range of its codes."""
 
     graph: Graph
     scheme: Scheme
@@ -34,8 +34,8 @@ class Conversion:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know beside the layers: how the model was read, clamps that were written out, inserted
-        requantizations, and what a .tflite cannot hold."""
+        """Notes for the user: how the model was read, explicit clamps, inserted requantizations, and properties that a
+        .tflite cannot store."""
         notes = list(self.graph.notes)
         if note := clamps.note(self.clamps):
             notes.append(note)
@@ -44,8 +44,8 @@ class Conversion:
         kinds = sorted({getattr(op, "rescale", "tflite") for op in self.graph.ops} - {"tflite"})
         if kinds:
             notes.append(
-                f"a .tflite holds this scheme's parameters but not its {' and '.join(kinds)} rescaling: its "
-                "interpreters round in their own fixed point; compile with --lib to have it"
+                f"a .tflite holds this scheme's parameters but not its {' and '.join(kinds)} rescaling: "
+                "interpreters use their own fixed point; compile with --lib to get this rescaling"
             )
         return tuple(notes)
 
@@ -59,9 +59,9 @@ def convert(
 ) -> Conversion:
     """Rewrite `graph` to `scheme`.
 
-    `seen` is what was observed of the original's activations, by name; bias correction and
-    equalization need it (see `needs_observations`).
-    With `calibrate` it also narrows the ranges that new scales cover, which real data may do and noise may not.
+    `seen` holds observations of the original's activations, by name; bias correction and equalization need it (see
+    `needs_observations`).  With `calibrate` it also narrows the ranges that new scales cover; real data may do this,
+    noise may not.
 
     Raises SchemeError where the scheme is impossible for a layer, Unchanged if there is nothing to do, UnsupportedError
     if nothing can be done.
@@ -80,7 +80,8 @@ def convert(
     new = complete(new)
     inner = {op.name: boundaries.inner.get(op.name, op.name) for op in graph.ops}
     changes = (
-        change(op, graph, new, applier.weights.get(inner[op.name]), kept.get(inner[op.name])) for op in graph.ops
+        change(op, graph, new, name, applier.weights.get(name), kept.get(name))
+        for op, name in ((op, inner[op.name]) for op in graph.ops)
     )
     layers = tuple(replace(layer, stays=plan.stays(op, graph)) for op, layer in zip(graph.ops, changes, strict=True))
     inserted = _requantizations(new) - _requantizations(graph)
@@ -88,7 +89,7 @@ def convert(
 
 
 def needs_observations(graph: Graph, scheme: Scheme) -> bool:
-    """Whether a conversion of `graph` to `scheme` makes use of what activations are like."""
+    """Whether a conversion of `graph` to `scheme` uses observations of activations."""
     settings = [layer.recover for layer in scheme.layers(graph).values()]
     return any(recover.bias_correction or recover.equalize for recover in settings)
 
@@ -96,7 +97,7 @@ def needs_observations(graph: Graph, scheme: Scheme) -> bool:
 def _behind_boundaries(
     guarded: Graph, graph: Graph, boundaries: Boundaries, seen: Mapping[str, Observation]
 ) -> dict[str, Observation]:
-    """Observations also for the values that guards put before and behind a boundary, which hold the same numbers."""
+    """Observations, extended to the values before and after each boundary, which hold the same numbers."""
     known = dict(seen)
     known.update({inner: seen[outer] for outer, inner in boundaries.inner.items() if outer in seen})
     for op in guarded.ops:

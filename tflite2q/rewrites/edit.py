@@ -1,4 +1,4 @@
-"""Editing a frozen graph: the few operations that rewrites are made of."""
+"""Editing a frozen graph: the operations that rewrites use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tflite2q.dialect.types import TensorType, Value
 
 
 class Editor:
-    """A graph under construction: values and ops of `graph`, changed in place until `graph()` is asked for."""
+    """A graph under construction: values and ops of `graph`, changed in place until `graph()` is called."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
@@ -19,7 +19,7 @@ class Editor:
         self.ops: list[Op] = list(graph.ops)
 
     def graph(self) -> Graph:
-        """The edited graph, without values nobody mentions, in the original order."""
+        """The edited graph, without unused values, in the original order."""
         return used(self._graph.with_(values=tuple(self.values.values()), ops=tuple(self.ops)))
 
     def add(self, value: Value, near: str | None = None) -> str:

@@ -33,9 +33,9 @@ LARGEST = 4.0
 def equalize(
     graph: Graph, plan: Plan, seen: Mapping[str, Observation], cuts: Mapping[str, Cut]
 ) -> dict[str, rounding.Floats]:
-    """The factor s[c] >= 1 by which each channel of a value is to be divided, for the values that gain from it.
+    """The factors s[c] >= 1 by which the channels of a value are divided, for the values that gain from it.
 
-    `seen` are observations by name; bounded values of which there are none are left alone.  `cuts` are where the
+    `seen` are observations by name; bounded values without observations are left unchanged.  `cuts` are where the
     range of codes bounds values.
     """
     found: dict[str, rounding.Floats] = {}
@@ -72,7 +72,7 @@ def _ranges(
 
 
 def _reaching_bound(value: Value, maker: Op, seen: Observation | None, cut: Cut | None) -> npt.NDArray[np.bool_]:
-    """The channels of `value` that its activation or its codes may have cut off anywhere but at 0."""
+    """The channels of `value` that its activation or its codes may have cut off at a limit other than 0."""
     channels, kind = value.type.shape[-1], value.type
     activation = getattr(maker, "activation", "NONE")
     above = activation == BOUNDED or (cut is not None and math.isfinite(cut.high))
@@ -116,10 +116,10 @@ def real_weights(op: Op, graph: Graph, factors: Mapping[str, rounding.Floats]) -
 
 
 def input_gain(op: Op, factors: Mapping[str, rounding.Floats]) -> rounding.Floats:
-    """What the last axis of the weights is multiplied by because of the operand."""
+    """The factors of the weights' last axis due to the operand."""
     return factors.get(op.source or "", np.ones(1))
 
 
 def output_gain(op: Op, factors: Mapping[str, rounding.Floats]) -> rounding.Floats:
-    """What each output channel is divided by because of the result."""
+    """The divisors of each output channel due to the result."""
     return factors.get(op.name, np.ones(1))

@@ -1,7 +1,6 @@
-"""What a conversion would do to each layer, told from types and the size of weights without converting anything.
+"""The loss of each layer, predicted from types and the magnitude of weights without converting anything.
 
-`convert` is the truth; this is what it says of losses, at a small part of its cost, so that a model can be held against
-every scheme at once.
+It agrees with what `convert` reports at a small part of the cost, so that a model can be compared with every scheme.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class Extent:
 
 
 class Forecast:
-    """Forecasts for one graph; weights are looked at once for all schemes."""
+    """Forecasts for one graph; weights are analysed once for all schemes."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -54,7 +53,7 @@ class Forecast:
         }
 
     def layers(self, scheme: Scheme) -> tuple[LayerChange, ...]:
-        """What `convert` would say of each layer, but for the bounds.  Raises as it does, Unchanged included."""
+        """The layers that `convert` would report, without bounds.  Raises the same errors, Unchanged included."""
         plan = planned(scheme, self.graph)
         guarded, boundaries = guard(join_casts(self.graph), plan)
         types = assign(guarded, plan.renamed(boundaries.inner), boundaries, {})
@@ -62,9 +61,10 @@ class Forecast:
         if not (retyped or self._reweighted(plan) or self._rescaled_otherwise(plan)):
             raise unchanged(self.graph, plan)
         kept = clamps.lost(guarded, types, clamps.cuts(guarded), boundaries.inner.values())
+        inner = (boundaries.inner.get(op.name, op.name) for op in self.graph.ops)
         return tuple(
-            self._layer(op, plan, types.get(op.name), kept.get(boundaries.inner.get(op.name, op.name)))
-            for op in self.graph.ops
+            self._layer(op, plan, types.get(name), kept.get(name))
+            for op, name in zip(self.graph.ops, inner, strict=True)
         )
 
     def _reweighted(self, plan: Plan) -> bool:
@@ -96,7 +96,7 @@ class Forecast:
         return LayerChange(op.name, op.mnemonic, loss, channels, rescaled, None, str(clamp) if clamp else None, stays)
 
     def _rescaled(self, op: Op, settings: Weights) -> int:
-        """How many output channels would lose precision, give or take those that happen to fit another grid too."""
+        """The number of output channels that would lose precision, except that some may fit the new grid by chance."""
         extent = self.extents[op.name]
         if settings.dtype == "float32" or conforms(self.weights[op.name], settings):
             return 0

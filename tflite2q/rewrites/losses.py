@@ -1,4 +1,4 @@
-"""What a conversion did to each layer, and how far its results can be off."""
+"""The loss of each layer, with a bound on the error of its results."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tflite2q.rewrites.weights import NewWeights
 
 @dataclass(frozen=True)
 class LayerChange:
-    """What a conversion did to one op of the original.
+    """The effect of a conversion on one op of the original.
 
     `loss`: "exact" (same integers, same grid), "rescaled" (`channels_rescaled` of `channels` weight channels lost
-    precision), "requantized" (the result has another grid), "dequantized" (the result is float32), None (left alone:
-    nothing of it is quantized, or the scheme has no form for it).  `bound` is how far a result can be from the
-    original's for equal real inputs, in steps of the new result.  `clamp` is what was added to keep a cut that only the
-    range of the original's codes made; `stays` why the op could not follow the scheme.
+    precision), "requantized" (the result has another grid), "dequantized" (the result is float32), None (unchanged:
+    nothing of it is quantized, or it cannot follow the scheme).  `bound` is how far a result can be from the
+    original's for equal real inputs, in steps of the new result.  `clamp` is the clamp added because only the range of
+    the original's codes limited the result; `stays` why the op could not follow the scheme.
     """
 
     name: str
@@ -35,13 +35,17 @@ class LayerChange:
     stays: str | None = None
 
 
-def change(op: Op, old: Graph, new: Graph, weights: NewWeights | None, clamp: Clamp | None) -> LayerChange:
-    """What became of `op` of graph `old` in graph `new`."""
+def change(op: Op, old: Graph, new: Graph, inner: str, weights: NewWeights | None, clamp: Clamp | None) -> LayerChange:
+    """The loss of `op` of graph `old` in graph `new`.
+
+    `inner` is the name of what it computes now, which a cast of its own may take back to the type that a model's output
+    keeps.
+    """
     touched = [v for v in (*activation_operands(op, old), *old.outs(op)) if is_activation(v)]
     if not touched:
         return LayerChange(op.name, op.mnemonic, None)
     result = old[op.name].type
-    now = new[op.name].type if op.name in new.by_name else result
+    now = next((new[name].type for name in (inner, op.name) if name in new.by_name), result)
     channels = rescaled = None
     if weights is not None:
         channels, rescaled = len(weights.rescaled), int(weights.rescaled.sum())

@@ -23,8 +23,8 @@ from tflite2q.rewrites.statistics import Observation, RealRange, covered
 
 @dataclass(frozen=True)
 class Boundaries:
-    """Where old and new meet: `pinned` values keep their type, `asked` ones follow settings other than their maker's,
-    and `inner` names the free value behind a model output that is pinned."""
+    """Boundaries between old and new types: `pinned` values keep their type, `asked` ones follow settings other than
+    their maker's, and `inner` names the free value before a model output that is pinned."""
 
     pinned: frozenset[str]
     asked: Mapping[str, Activations]
@@ -33,14 +33,15 @@ class Boundaries:
 
 @dataclass(frozen=True)
 class Wish:
-    """What a value should become: settings of the layer that makes it, or the `fixed` parameters of the format."""
+    """The wanted type of a value: settings of the layer that makes it, or the `fixed` parameters of the format."""
 
     activations: Activations
     fixed: Quantization | None = None
 
 
 def planned(scheme: Scheme, graph: Graph) -> Plan:
-    """What `scheme` says of `graph`; ops stay whose kernels could not take the new scales of their operands.
+    """The plan of `scheme` for `graph`; an op stays unchanged if its kernels do not support the new scales of its
+    operands.
 
     Raises SchemeError for rules that do not fit the graph.
     """
@@ -51,7 +52,7 @@ def planned(scheme: Scheme, graph: Graph) -> Plan:
 
 
 def _outgrows(op: Op, graph: Graph, settings: Iterable[Activations]) -> bool:
-    """Whether an operand of `op` may get a scale that the op's kernels do not take, and has none now."""
+    """Whether an operand of `op` may get a scale that the op's kernels do not support, and now has one that they do."""
     kinds = [value.type for value in activation_operands(op, graph)] if op.scales_below < np.inf else []
     return any(
         kind.scale < op.scales_below <= parameters(kind, wish, _real_extremes(kind)).scale[0]
@@ -62,7 +63,7 @@ def _outgrows(op: Op, graph: Graph, settings: Iterable[Activations]) -> bool:
 
 
 def _real_extremes(kind: TensorType, activation: str = "NONE") -> RealRange:
-    """Real numbers of the lowest and highest code that `activation` lets pass."""
+    """Real numbers of the lowest and highest code that `activation` allows."""
     low, high = rounding.activation_range(activation, kind.scale, kind.zero_point, kind.dtype)
     return kind.scale * (low - kind.zero_point), kind.scale * (high - kind.zero_point)
 
@@ -72,7 +73,7 @@ def assign(
 ) -> dict[str, TensorType]:
     """The new type of every activation that is computed or given, by name.
 
-    What was `observed` of real data, where there is some, narrows what a new scale has to cover.
+    Observations of real data, if any, narrow the range that a new scale covers.
     """
     wishes = _wishes(graph, plan, boundaries)
     types: dict[str, TensorType] = {}
@@ -82,7 +83,7 @@ def assign(
 
 
 def _wishes(graph: Graph, plan: Plan, boundaries: Boundaries) -> dict[str, Wish]:
-    """What each activation's maker wants of it; inputs follow their first reader; pinned values have no wish."""
+    """The wish of the op that makes each activation; inputs follow their first reader; pinned values have none."""
     wishes: dict[str, Wish] = {}
     for op in graph.ops:
         activations = plan.wanted(op, graph)
@@ -99,7 +100,7 @@ def _wishes(graph: Graph, plan: Plan, boundaries: Boundaries) -> dict[str, Wish]
 
 
 def _classes(graph: Graph, plan: Plan) -> list[list[str]]:
-    """Activations that are not constant, grouped by the ties of the ops that read and make them."""
+    """Non-constant activations, grouped by the ties of the ops that read and make them."""
     leader = {v.name: v.name for v in graph.values if is_activation(v) and v.constant is None}
 
     def find(name: str) -> str:
@@ -140,7 +141,8 @@ def _solve(
 def _real_range(
     graph: Graph, members: Sequence[str], settings: Activations, observed: Mapping[str, Observation]
 ) -> RealRange:
-    """Real numbers that the class can hold: its codes' range, less what activations cut off and data leave out."""
+    """Real numbers that the class can hold: its codes' range, without what activations cut off and data never
+    reached."""
     low, high = np.inf, -np.inf
     for name in members:
         kind = graph[name].type

@@ -1,4 +1,4 @@
-"""Rules of schemes: which ops of a graph they are for, by kind, name and position."""
+"""Rules of schemes: they select ops of a graph by kind, name and position."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COUNTED = {"index": 0, "from_input": 1, "from_output": 1}
 
 @dataclass(frozen=True)
 class Match:
-    """Which ops a rule is for: every key that is given must fit.
+    """The ops that a rule selects: every given key must match.
 
     `op` is a pattern for the mnemonic without "q.", `name` an op's name (its first result) as it is or as reports
     shorten it, or a pattern for names.  The others are ranges [first, last]: `index` among the ops, `from_input` and
@@ -37,13 +37,13 @@ class Match:
     channels: Range | None = None
 
     def among(self, where: Sequence[Place]) -> list[Place]:
-        """Those of all the places in a graph that the rule is for.
+        """The places in a graph that the rule matches.
 
         Raises SchemeError for positions that do not exist, or a shortened name that could be several layers'.
         """
         named = meant(self.name, [place.op.name for place in where])
         if ELISION in self.name and len(named) > 1 and all(short(name) == self.name for name in named):
-            raise SchemeError(f"match.name = {self.name!r} could be {_listed(named)}; give a whole name")
+            raise SchemeError(f"match.name = {self.name!r} could be {_listed(named)}; give the full name")
         self._check_positions(where)
         chosen = set(named)
         return [place for place in where if place.op.name in chosen and self._fits(place)]
@@ -71,7 +71,7 @@ class Match:
 
 @dataclass(frozen=True)
 class Place:
-    """Where an op stands in its graph; the last three only for ops with weights."""
+    """The position of an op in its graph; the last three fields only for ops with weights."""
 
     op: Op
     index: int
@@ -81,7 +81,7 @@ class Place:
 
 
 def places(graph: Graph) -> list[Place]:
-    """Where each op of the graph stands."""
+    """The place of each op of the graph."""
     weighted: dict[str, int] = {}
     for op in graph.ops:
         for slot, name in enumerate(op.inputs):

@@ -1,8 +1,8 @@
-"""Schemes: which quantization parameters a graph should have, as data.
+"""Schemes: the quantization parameters that a graph should have, as data.
 
 A scheme is a TOML file (format: docs/schemes.md), read into frozen values.  The settings below are the whole format: a
-field is a key, its choices are in its metadata, and unknown keys, unknown values and combinations that nothing can
-execute are errors that name the nearest thing that exists.
+field is a key and its metadata lists its choices.  Unknown keys, unknown values and combinations that cannot be
+executed are errors; they name the nearest valid choice.
 """
 
 from __future__ import annotations
@@ -39,50 +39,50 @@ def _setting(default: Any, *choices: Any, help: str) -> Any:
 class Activations:
     """How the results of ops are represented."""
 
-    dtype: str = _setting("int8", "uint8", "int8", "int16", "float32", help="type of the codes")
-    symmetric: bool = _setting(False, True, False, help="zero point 0 wherever the range and the format allow")
+    dtype: str = _setting("int8", "uint8", "int8", "int16", "float32", help="storage type")
+    symmetric: bool = _setting(False, True, False, help="use zero point 0 wherever the range and the format allow")
     scale: str = _setting("any", "any", "power-of-two", help="which scales are allowed")
     range: str = _setting(
-        "min-max", "min-max", "percentile", "least-squares", help="what of the values seen a new scale must cover"
+        "min-max", "min-max", "percentile", "least-squares", help="how the range is chosen from observed values"
     )
-    percentile: float = _setting(99.99, help="of the values, with range = 'percentile'")
+    percentile: float = _setting(99.99, help="percentile of the observed values, for range = 'percentile'")
 
 
 @dataclass(frozen=True)
 class Weights:
     """How weights are represented.  Symmetric ones use [-n, n], n being the dtype's highest code."""
 
-    dtype: str = _setting("int8", "uint8", "int8", "int4", "float32", help="type of the codes")
-    symmetric: bool = _setting(True, True, False, help="zero point 0")
-    granularity: str = _setting("per-channel", "per-channel", "per-tensor", help="one scale a channel, or one in all")
+    dtype: str = _setting("int8", "uint8", "int8", "int4", "float32", help="storage type")
+    symmetric: bool = _setting(True, True, False, help="use zero point 0")
+    granularity: str = _setting("per-channel", "per-channel", "per-tensor", help="one scale per channel or per tensor")
     range: str = _setting(
-        "max", "max", "least-squares", "percentile", help="how the scale of weights that do not fit is chosen"
+        "max", "max", "least-squares", "percentile", help="how the range of weights that must be rescaled is chosen"
     )
-    percentile: float = _setting(99.9, help="of |w|, with range = 'percentile'")
+    percentile: float = _setting(99.9, help="percentile of |w|, for range = 'percentile'")
     rounding: str = _setting(
-        "sum-preserving", "sum-preserving", "nearest", help="how weights that do not fit are rounded"
+        "sum-preserving", "sum-preserving", "nearest", help="how weights that must be rescaled are rounded"
     )
     scale: str = _setting("any", "any", "power-of-two", help="which scales are allowed")
 
 
 @dataclass(frozen=True)
 class Rescaling:
-    """How accumulators become codes."""
+    """How accumulators are rescaled to codes."""
 
     arithmetic: str = _setting("tflite", "tflite", "float32", "shift", help="see docs/quantization.md, eq. 8 to 12")
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """What is done, without data, against the loss."""
+    """What is done against the loss; needs no data."""
 
-    bias_correction: bool = _setting(False, True, False, help="biases make up for the mean error of rounded weights")
-    equalize: bool = _setting(False, True, False, help="even out channel ranges across neighbouring layers first")
+    bias_correction: bool = _setting(False, True, False, help="correct biases for the mean error of rounded weights")
+    equalize: bool = _setting(False, True, False, help="equalize channel ranges across neighbouring layers first")
 
 
 @dataclass(frozen=True)
 class Layer:
-    """What a scheme says of one op."""
+    """The settings of a scheme for one op."""
 
     activations: Activations = Activations()
     weights: Weights = Weights()
@@ -114,7 +114,7 @@ class Scheme:
     rules: tuple[Rule, ...] = field(default=())
 
     def layers(self, graph: Graph) -> dict[str, Layer]:
-        """What the scheme says of each op of `graph`, by the op's name.
+        """The settings for each op of `graph`, by the op's name.
 
         Raises SchemeError for a rule that matches nothing, or settings that contradict each other on an op.
         """
@@ -177,7 +177,7 @@ def find(scheme: str | os.PathLike[str] | Scheme, interface: str | None = None) 
     path = Path(text)
     if path.suffix != ".toml":
         known = ", ".join(shipped())
-        raise SchemeError(f"scheme {text!r} does not exist{_nearest(text, shipped())}; there are {known}")
+        raise SchemeError(f"scheme {text!r} does not exist{_nearest(text, shipped())}; shipped schemes: {known}")
     try:
         return parse(path.read_text("utf-8"), path.stem, where=text)
     except OSError as error:
@@ -187,7 +187,7 @@ def find(scheme: str | os.PathLike[str] | Scheme, interface: str | None = None) 
 
 
 def parse(text: str, name: str, where: str | None = None) -> Scheme:
-    """A scheme of the text of a TOML file.  Raises SchemeError naming `where` (or `name`) and the key."""
+    """The scheme in the text of a TOML file.  Raises SchemeError naming `where` (or `name`) and the key."""
     try:
         return _scheme(tomllib.loads(text), name)
     except tomllib.TOMLDecodeError as error:
@@ -255,13 +255,13 @@ def _rule(table: Any, where: str) -> Rule:
         for key, value in _settings(role, table[role], f"{where}.{role}.").items()
     ]
     if not changes:
-        raise SchemeError(f"{where} changes nothing; give it {' or '.join(ROLES)}")
+        raise SchemeError(f"{where} sets nothing; give it {' or '.join(ROLES)}")
     optional = table.get("optional", False)
     if not isinstance(optional, bool):
         raise SchemeError(f"{where}.optional = {optional!r} is neither true nor false")
     if not table.get("match"):
         keys = ", ".join(f.name for f in fields(Match))
-        raise SchemeError(f"{where} has no match; say which layers it is for ({keys}), or put it above the rules")
+        raise SchemeError(f"{where} has no match; say which layers it is for ({keys}), or move it above the rules")
     return Rule(_match(table["match"], f"{where}.match."), tuple(changes), optional)
 
 
@@ -274,14 +274,14 @@ def _match(table: Any, where: str) -> Match:
             if not isinstance(value, str):
                 raise SchemeError(f"{where}{key} = {value!r} must be a pattern such as 'conv*'")
             if key == "op" and not any(fnmatchcase(kind, value) for kind in kinds):
-                raise SchemeError(f"{where}op = {value!r} fits no op{_nearest(value, kinds)}")
+                raise SchemeError(f"{where}op = {value!r} matches no op{_nearest(value, kinds)}")
             given[key] = value
         else:
             pair = isinstance(value, list) and len(value) == 2 and all(type(v) is int for v in value)
             if not pair or value[0] > value[1]:
                 raise SchemeError(f"{where}{key} = {value!r} must be a range [first, last]")
             if key in COUNTED and value[0] < COUNTED[key]:
-                raise SchemeError(f"{where}{key} = {value!r} must not begin before {COUNTED[key]}")
+                raise SchemeError(f"{where}{key} = {value!r} must start at {COUNTED[key]} or later")
             given[key] = (value[0], value[1])
     return Match(**given)
 
@@ -329,7 +329,7 @@ def _check_keys(table: Any, allowed: Iterable[str], where: str) -> None:
         raise SchemeError(f"{where.rstrip('.') or 'the file'} must be a table")
     for key in table:
         if key not in known:
-            raise SchemeError(f"key {where}{key} is unknown{_nearest(key, known)}; there are {', '.join(known)}")
+            raise SchemeError(f"key {where}{key} is unknown{_nearest(key, known)}; known keys: {', '.join(known)}")
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""What is known of the original model's activations, and the ranges and means a scheme takes from it."""
+"""Statistics of the original model's activations, and the ranges and means that a scheme uses."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Observation:
 
     @staticmethod
     def nothing(kind: TensorType) -> Observation:
-        """Of a value of type `kind` before anything was seen."""
+        """An empty observation of a value of type `kind`."""
         low, high = kind.range
         counts = np.zeros(high - low + 1, np.int64)
         ends = (np.full(kind.shape, end, np.int64) for end in (high, low))
@@ -43,7 +43,7 @@ class Observation:
 
 
 def covered(seen: Observation, settings: Activations) -> RealRange:
-    """The real range of an activation, seen at least once, that `settings` ask a new scale to cover."""
+    """The real range that a new scale must cover under `settings`, for an activation observed at least once."""
     low = seen.kind.range[0]
     occurring = np.flatnonzero(seen.counts) + low
     first, last = int(occurring[0]), int(occurring[-1])
@@ -73,7 +73,7 @@ def _least_squares(seen: Observation, settings: Activations, first: int, last: i
 
 
 def _step(bottom: float, top: float, settings: Activations) -> float:
-    """Of the grid that `settings` lay over [bottom, top] and 0; a zero point of 0 covers both sides alike (eq. S5)."""
+    """The step of the grid over [bottom, top] and 0 under `settings`; with zero point 0 it is symmetric (eq. S5)."""
     low, high = rounding.code_range(settings.dtype)
     bottom, top = min(bottom, 0.0), max(top, 0.0)
     if settings.symmetric and low < 0:

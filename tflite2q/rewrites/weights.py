@@ -3,7 +3,7 @@
     before: %w: u8[16,3,3,8] (scale 0.02, zero point 131)
     after:  %w: s8[16,3,3,8] (16 scales on axis 0, each 0.02 unless its channel had to be rescaled)
 
-Weights are handled as rows: one row an output channel, in `units` of a scale of that row.
+Weights are handled as rows: one row per output channel, in units of that row's scale.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def convert_weights(value: Value, axis: int, settings: Weights, gains: Gains | N
 
 
 def conforms(value: Value, settings: Weights) -> bool:
-    """Whether nothing would be gained: right dtype, symmetry, kind of scale, and no finer granularity than allowed."""
+    """Whether weights already conform: dtype, symmetry, kind of scale, and no finer granularity than allowed."""
     q = value.type.parameters
     fine_enough = q.axis is None or settings.granularity == "per-channel"
     symmetric_enough = q.symmetric or not settings.symmetric
@@ -159,7 +159,8 @@ def _powers_of_two(real: rounding.Floats, steps: rounding.Floats, limit: int, se
 
 
 def outgrown(largest: rounding.Floats, base: rounding.Floats, settings: Weights) -> npt.NDArray[np.bool_]:
-    """Which rows, of `largest` magnitude in units of scale `base`, cannot keep their integers under symmetric codes."""
+    """The rows, of `largest` magnitude in units of scale `base`, that cannot keep their integers under symmetric
+    codes."""
     rows = largest > rounding.code_range(settings.dtype)[1]
     if settings.scale == "power-of-two":
         rows = rows | np.array([power_of_two_at_least(s) != s for s in base], bool)
@@ -198,11 +199,11 @@ def _least_squares(units: rounding.Floats, whole: rounding.Floats, limit: int) -
 
 
 def round_preserving_sums(exact: rounding.Floats, limit: int) -> rounding.Floats:
-    """Rows rounded to whole numbers in [-limit, limit] whose sum is as near the row's sum as can be (eq. S3).
+    """Rows rounded to integers in [-limit, limit] whose sum is as close as possible to the row's sum (eq. S3).
 
-    Neighbouring inputs of a convolution are alike, and most are positive, so what a rounded filter does to their mean
-    weighs more than what it does to their differences.  Where rounding to nearest shifts the sum, the entries nearest a
-    tie are rounded the other way.
+    Neighbouring inputs of a convolution are similar and mostly positive, so an error in a filter's sum matters more
+    than errors of single weights.  Where rounding to nearest shifts the sum, the entries nearest a tie are rounded the
+    other way.
     """
     nearest = np.clip(rounding.round_half_away(exact), -limit, limit)
     rest = exact - nearest
@@ -216,7 +217,7 @@ def round_preserving_sums(exact: rounding.Floats, limit: int) -> rounding.Floats
 
 
 def _fit_asymmetric(units: rounding.Floats, base: rounding.Floats, dtype: str) -> Rows:
-    """One scale and one zero point for the tensor: the middle of the dtype if that fits, as it costs least."""
+    """One scale and one zero point for the tensor: the middle of the dtype if that fits, because it is the cheapest."""
     low, high = rounding.code_range(dtype)
     middle = (low + high + 1) // 2
     bottom, top = min(float(units.min(initial=0.0)), 0.0), max(float(units.max(initial=0.0)), 0.0)

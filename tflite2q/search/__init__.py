@@ -1,4 +1,4 @@
-"""Finding the mix of schemes that costs least for a given loss, layer by layer."""
+"""Finding the mix of schemes, layer by layer, that costs least for a given loss."""
 
 from tflite2q.search.run import Found, Settings, search
 

@@ -1,4 +1,4 @@
-"""What the search measures: the output error a layer adds, what it costs, and the accuracy of a whole mix."""
+"""Measurements of the search: output error and cost of a layer, accuracy of a whole mix."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ROUNDS, RUNS = 9, 6  # of timing whole models
 
 
 def judged_value(graph: Graph) -> str:
-    """The value whose error counts: the first output, or the logits if that is a softmax's result behind any casts."""
+    """The value whose error counts: the first output, or the logits if that is the result of a softmax and casts."""
     name = graph.outputs[0]
     while (op := graph.producers.get(name)) is not None and (op.converts or op.mnemonic == "q.reshape"):
         if op.inputs[0] is None:
@@ -89,7 +89,7 @@ def op_times(graph: Graph, target: str, threads: int) -> dict[str, float]:
 
 
 def whole_times(graphs: Sequence[Graph], target: str, threads: int) -> list[float]:
-    """Median milliseconds of each whole model, run in turns so that a change of the machine's clock meets all alike."""
+    """Median milliseconds of each whole model, run in turns so that clock changes affect all equally."""
     ready = [runtime.compile(graph, target, threads) for graph in graphs]
     found: list[list[float]] = [[] for _ in ready]
     for _ in range(ROUNDS):
@@ -136,6 +136,6 @@ def _inputs(graph: Graph) -> list[Value]:
 
 
 def source_of(name: str, graph: Graph) -> str | None:
-    """What the op that makes `name` reads first, if that is computed too."""
+    """The first operand of the op that makes `name`, if it is computed."""
     source = graph.producers[name].inputs[0]
     return source if source in graph.producers else None

@@ -1,4 +1,4 @@
-"""Mixes of schemes: what each layer may be, the front of good mixes, and a mix as a scheme of its own."""
+"""Mixes of schemes: the options of each layer, the Pareto front, and a mix as a scheme."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Option:
 
 
 def choices(graph: Graph, schemes: Sequence[Scheme]) -> dict[str, list[int]]:
-    """For each op with weights, the schemes that say something else of it than the first and those before them."""
+    """For each op with weights, the schemes whose settings differ from those of the first and of all before them."""
     by_scheme = [scheme.layers(graph) for scheme in schemes]
     found: dict[str, list[int]] = {}
     for place in places(graph):
@@ -39,7 +39,7 @@ def choices(graph: Graph, schemes: Sequence[Scheme]) -> dict[str, list[int]]:
 
 
 def scheme_of(mix: Mix, graph: Graph, schemes: Sequence[Scheme], name: str = "mixed") -> Scheme:
-    """The first scheme with one rule for each layer of the mix that follows another one."""
+    """The first scheme with one rule for each layer of the mix that uses another one."""
     base = schemes[0]
     standard = base.layers(graph)
     rules = list(base.rules)

@@ -1,8 +1,8 @@
 """Running variants of one graph without computing what they share.
 
 A variant differs from the base in a layer or two.  An op whose own fields, operands and result types are those of the
-base is not run again but looked up, so a change near the output costs little; a value that comes out with the base's
-bits after all is taken for the base's own.
+base is not run again but looked up, so a change near the output costs little; a result
+that equals the base's bit for bit is treated as the base's own.
 """
 
 from __future__ import annotations

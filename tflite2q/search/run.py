@@ -1,7 +1,7 @@
 """The search: sensitivities, costs, the front, and the mix on it that saves most within the loss allowed.
 
-Errors of layers add to first order, so a front is drawn from measurements of single layers alone; what it promises is
-then checked by measuring whole mixes, first by halving along the front, then by trying single further steps.
+Errors of layers add to first order, so the Pareto front is computed from measurements of single layers alone.  It is
+then checked by measuring whole mixes: first by binary search on the front, then by trying single further steps.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FURTHER_STEPS = 8  # steps beyond the chosen mix that are each tried on their ow
 
 @dataclass(frozen=True)
 class Settings:
-    """What to search for.
+    """Settings of a search.
 
     `goal` size (bytes of the file) or speed (time on `target`); `max_drop` in points of top-1 (without labels: of
     agreement with the original); `sensitivity_samples` of the data judge single layers, all of it whole mixes; `budget`
@@ -51,7 +51,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Point:
-    """One mix: how many layers leave the first scheme; its cost (bytes or ms) and the loss of output energy, both
+    """One mix: how many layers do not use the first scheme; its cost (bytes or ms) and the loss of output energy, both
     estimated to first order; and, where the whole mix was measured, that loss, the points lost and the true cost."""
 
     layers: int
@@ -94,7 +94,7 @@ def search(
     options = choices(original, schemes)
     if not options:
         names = ", ".join(scheme.name for scheme in schemes)
-        raise UsageError(f"schemes {names} say the same of every layer with weights; give ones that differ")
+        raise UsageError(f"schemes {names} give every layer with weights the same settings; choose schemes that differ")
     return _Search(
         original,
         schemes,
@@ -159,14 +159,14 @@ class _Search:
         scheme = replace(
             scheme_of(mix, self.original, self.schemes),
             summary=f"A mix of {', '.join(s.name for s in self.schemes)} found by measuring one model.",
-            when=f"For that model where {self.settings.goal} counts; {len(mix)} layers leave {self.schemes[0].name}.",
+            when=f"For that model, for {self.settings.goal}; {len(mix)} layers differ from {self.schemes[0].name}.",
         )
         return Found(scheme, dump(scheme), mix, chosen, points[0], rival, tuple(points), accuracy, self.complete)
 
     # ------------------------------------------------------------------------------------------------ single layers
 
     def _costs(self) -> list[dict[str, float]]:
-        """What each layer costs under each scheme as a whole."""
+        """The cost of each layer when the whole model has one scheme."""
         found: list[dict[str, float]] = []
         for scheme in self.schemes:
             self.progress(f"costs under {scheme.name}", 0, 0)
@@ -191,7 +191,7 @@ class _Search:
         return float(self.state.get(f"total {self.schemes[0].name}"))
 
     def _true_costs(self, *mixes: tuple[Point | None, Mix | None]) -> list[Any]:
-        """The points of whole mixes with what each costs in truth; None where there is no mix."""
+        """The points of whole mixes with their measured costs; None where there is no mix."""
         self.progress("measuring the cost of whole mixes", 0, 0)
         present = [(point, self._graph(mix)) for point, mix in mixes if point is not None and mix is not None]
         graphs = [graph for _, graph in present]
@@ -234,7 +234,7 @@ class _Search:
         return accuracy, graph
 
     def _halve(self, judge: Judge, mixes: Sequence[Mix]) -> tuple[int, Accuracy, dict[int, tuple[float, float]]]:
-        """The last mix of the front that loses no more than allowed, found by halving; and what was measured."""
+        """The last mix of the front within the allowed loss, found by binary search, and its measured accuracy."""
         tried: dict[int, tuple[float, float]] = {}
         low, high = 0, len(mixes) - 1
         best, graph = self._judge(judge, mixes[0])
@@ -251,7 +251,7 @@ class _Search:
         return low, best, tried
 
     def _further(self, judge: Judge, mixes: Sequence[Mix], best: int, accuracy: Accuracy) -> tuple[Mix, Accuracy]:
-        """The chosen mix and those of the next steps that, tried one after another, it can still afford."""
+        """The chosen mix, extended by those of the next steps that keep it within the allowed loss."""
         mix = dict(mixes[best])
         for number, later in enumerate(mixes[best + 1 : best + 1 + FURTHER_STEPS]):
             step = {op: k for op, k in later.items() if mixes[best + number].get(op) != k}

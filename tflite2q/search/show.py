@@ -1,4 +1,4 @@
-"""The front of a search: as plain values for JSON, and as a picture."""
+"""The Pareto front of a search, as plain values for JSON and as a picture."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def values(found: Found, goal: str, model: str) -> dict[str, Any]:
 
 
 def picture(found: Found, goal: str, model: str, path: str | os.PathLike[str], force: bool = False) -> None:
-    """Draw loss against cost, one point a mix, to a .png or .svg.
+    """Draw loss against cost, one point per mix, to a .png or .svg.
 
     Raises UsageError if matplotlib is not installed or the file cannot be written.
     """
@@ -94,15 +94,15 @@ def text(console: Console, found: Found, goal: str) -> None:
     console.print(table)
     if found.mix and _true(found.chosen) >= _true(found.base):
         console.print(
-            "the chosen mix saves nothing: requantizations between unlike layers cost what the layers save; "
+            "the chosen mix saves nothing: requantizations between layers of different types cost what they save; "
             "give --schemes that differ more, or fewer"
         )
     if not found.complete:
-        console.print("the budget ended before every layer was measured; run again to go on")
+        console.print("the budget ended before every layer was measured; run the same command to continue")
 
 
 def _true(point: Point) -> float:
-    """The cost as measured, or else as estimated."""
+    """The measured cost, or the estimate if it was not measured."""
     return point.cost if point.measured_cost is None else point.measured_cost
 
 

@@ -1,4 +1,4 @@
-"""What a search has measured so far, on disk, so that it can be interrupted and taken up again."""
+"""The measurements of a search on disk, so that an interrupted search can be continued."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORMAT = 2
 
 
 class State:
-    """Measurements by key, saved after each one.  A file of another model, data or set of schemes is started afresh.
+    """Measurements by key, saved after each one.  A file for another model, data or set of schemes is discarded.
 
     `path` None keeps them in memory only.
     """
