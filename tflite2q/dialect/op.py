@@ -21,6 +21,23 @@ T = TypeVar("T")
 V = TypeVar("V")
 Shape = tuple[int, ...]
 
+ROLES = ("activation", "weights", "bias", "fixed", "plain")  # of operands, see `Operand`
+
+# Kernel contracts that an op may name; the lowering has a builder for each.
+CONTRACTS = (
+    "conv2d",
+    "depthwise_conv2d",
+    "dense",
+    "average_pool2d",
+    "max_pool2d",
+    "eltwise",
+    "lookup",
+    "softmax",
+    "resize_bilinear",
+    "argmax",
+    "concat",
+)
+
 
 @dataclass(frozen=True)
 class Operand:

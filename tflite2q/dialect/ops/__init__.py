@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from tflite2q.dialect.op import Builtin, Op
+from tflite2q.dialect.op import CONTRACTS, ROLES, Builtin, Op
 from tflite2q.dialect.ops.binary import Compare, Div, Extremum, FloorDiv, Logical, Prelu, Select, SquaredDifference
 from tflite2q.dialect.ops.conv import Conv2D, DepthwiseConv2D
 from tflite2q.dialect.ops.dense import BatchMatmul, Dense
@@ -93,6 +93,31 @@ OPS: tuple[type[Op], ...] = (
     DetectionPostprocess,
     Opaque,
 )
+
+
+def check(ops: Sequence[type[Op]]) -> None:
+    """Raise TypeError where a class names a role or a contract that nobody knows, or repeats another's name."""
+    mnemonics: set[str] = set()
+    builtins: set[str] = set()
+    for op in ops:
+        for slot in op.operands:
+            if slot.role not in ROLES:
+                raise TypeError(f"{op.mnemonic}: operand {slot.name} has the unknown role {slot.role!r}")
+        names = [slot.name for slot in op.operands]
+        if len(set(names)) < len(names):
+            raise TypeError(f"{op.mnemonic}: two operands have the same name")
+        if op.contract is not None and op.contract not in CONTRACTS:
+            raise TypeError(f"{op.mnemonic} names the unknown contract {op.contract!r}")
+        if op.mnemonic in mnemonics:
+            raise TypeError(f"two ops are called {op.mnemonic}")
+        mnemonics.add(op.mnemonic)
+        for builtin in op.builtins:
+            if builtin.name in builtins:
+                raise TypeError(f"{op.mnemonic}: another op or entry already stands for {builtin.name}")
+            builtins.add(builtin.name)
+
+
+check(OPS)
 
 BY_MNEMONIC: Mapping[str, type[Op]] = {op.mnemonic: op for op in OPS}
 BY_BUILTIN: Mapping[str, tuple[type[Op], Builtin]] = {b.name: (op, b) for op in OPS for b in op.builtins}

@@ -121,7 +121,6 @@ class Mean(Sum):
 
     mnemonic: ClassVar[str] = "q.mean"
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("MEAN", "ReducerOptions", {"int8": 2, "int16": 3}),)
-    contract: ClassVar[str | None] = "mean"
     dtypes: ClassVar[tuple[str, ...]] = CODES
     deviation: ClassVar[str] = ""
 
