@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from surroundings import ROOT, SHARED, Outcome
+from surroundings import EMULATE, ROOT, SHARED, Outcome
 
 pytest_plugins = ["levels"]
 
@@ -21,6 +22,14 @@ HEADROOM = 1 << 30  # bytes that a small damaged model may take
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write tests/golden anew, compare nothing")
+    parser.addoption(
+        "--emulate", action="store_true", help="run tests of x86 instructions that this machine lacks, slowly"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--emulate"):
+        os.environ[EMULATE] = "1"  # read by workers, too
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
+EMULATE = "TFLITE2Q_EMULATE"  # environment: set by `pytest --emulate`
 SHARED = ROOT.parent / "shared"
 
 

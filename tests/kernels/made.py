@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Hashable
 from typing import Any
 
@@ -10,6 +11,8 @@ import integer
 import numpy as np
 import numpy.typing as npt
 import tvm
+from emulate.instructions import emulated, tiles
+from surroundings import EMULATE
 from tvm.target import codegen
 
 from tflite2q.arithmetic.rescale import Rescale
@@ -28,12 +31,16 @@ def target(name: str = NATIVE) -> Any:
 
 
 def runs_here(name: str) -> bool:
-    """Whether this machine can execute code for the named target."""
+    """Whether this machine can execute code for the named target, or is to emulate it."""
     if name == NATIVE:
         return True
-    made = target(name)
     if targets.architecture(targets.find(name).mtriple) != targets.architecture(str(codegen.llvm_get_system_triple())):
         return False
+    return EMULATE in os.environ or _has_all(target(name))
+
+
+def _has_all(made: Any) -> bool:
+    """Whether this machine has all features of a target of its architecture."""
     needed = {str(f) for f in codegen.llvm_get_cpu_features(made)} & targets.instruction_features()
     if needed & targets.MATRIX_FEATURES and not machine.grants_matrix_unit():
         return False
@@ -54,7 +61,14 @@ def compiled(built: Built, made: Any) -> Any:
 
 
 def run(built: Built, made: Any, *inputs: Array) -> Array:
-    """The output of a built kernel, every element of which it must have written."""
+    """The output of a built kernel, every element of which it must have written.
+
+    Made for a target that this machine cannot run, it is emulated.
+    """
+    if not _has_all(made):
+        tiles()
+        key = ("emulated", str(made), built.key)
+        built, made = dataclasses.replace(built, func=emulated(built.func), key=key), target()
     module = compiled(built, made)
     assert [Tensor(x.shape, str(x.dtype)) for x in inputs] == list(built.inputs)
     output = tvm.runtime.tensor(np.full(built.output.shape, 77, built.output.dtype))

@@ -46,6 +46,33 @@ def test_equal_for_every_accumulator(zero_point: int, largest: float) -> None:
     assert proven >= 10
 
 
+@pytest.mark.parametrize("low", [-128, 0, 20])
+def test_channels_that_reach_few_steps_or_none(low: int) -> None:
+    """As channels of zero weights do: the line must keep to the one code that there is."""
+    rng = np.random.default_rng(low + 128)
+    proven = 0
+    for _ in range(200):
+        real = rng.uniform(0.2, 1.0, 6) * 10.0 ** rng.uniform(-4, -0.5, 6)
+        zero_point = int(rng.integers(-128, 128)) if low < 20 else int(rng.integers(-128, 20))
+        rescale = Rescale(tuple(map(float, real)), zero_point, low, int(rng.integers(max(low, 21), 128)), "int8")
+        bound = np.floor(rng.uniform(0, 2.5, 6) / real)
+        made = line.prove(rescale, bound)
+        if made is None:
+            continue
+        proven += 1
+        most = int(bound.max())
+        v = np.clip(np.arange(-most, most + 1)[None, :], -bound[:, None], bound[:, None]).astype(np.int64)
+        np.testing.assert_array_equal(line_codes(rescale, made, v), codes(rescale, v))
+        floats = line.floating(made, rescale, bound)
+        if floats is not None:
+            assert floats.start is not None
+            move = floats.start.astype(np.int64) - int(np.float32(1.5 * 2**23).view(np.int32))
+            rounded = line.evaluate_floating(v, floats.slope, floats.offset, move).astype(np.int64)
+            found = np.clip(rounded + floats.middle + zero_point, rescale.low, rescale.high)
+            np.testing.assert_array_equal(found, codes(rescale, v))
+    assert proven >= 50
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int8"])
 def test_floats_from_the_start_are_equal_for_every_accumulator(dtype: str) -> None:
     """As the instructions do it: an integer added to a float's bits, a fused multiply-add, a rounding."""

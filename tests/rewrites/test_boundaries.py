@@ -14,10 +14,12 @@ from test_converted_files import assert_judged_equal
 import tflite2q
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.ops.eltwise import Requantize
+from tflite2q.dialect.ops.normalize import LogSoftmax
 from tflite2q.dialect.types import Quantization
 from tflite2q.errors import Unchanged
 from tflite2q.execution import reference
 from tflite2q.rewrites import Conversion, scheme
+from tflite2q.rewrites.forecast import Forecast
 
 INT8 = """
 [activations]
@@ -275,3 +277,38 @@ def test_litert_confirms_random_mixtures(seed: int, tmp_path: Path) -> None:
         chosen = choices[draw.integers(len(choices))]
         rules += f"[[rules]]\nmatch.name = {op.name!r}\n{chosen}" if chosen else ""
     saved(tflite2q.convert(graph, mixed(rules), "scheme"), tmp_path)
+
+
+def test_what_stays_is_named_where_the_rest_is_already_so() -> None:
+    net = Net("int8")
+    x = net.input("x", (1, 4), (0.5, 1))
+    net.value("logs", (1, 4), (16 / 256, 127))
+    net.op(LogSoftmax(inputs=(net.dense(x, "y", 4, (0.25, 3)),), outputs=("logs",)))
+    once = tflite2q.convert(net.graph("logs"), "int16x8", "scheme").graph
+    with pytest.raises(Unchanged, match=r"already is .* except where it cannot be \(.* int16 form of LOG_SOFTMAX"):
+        tflite2q.convert(once, "int16x8", "scheme")
+
+
+# --- what a layer lost ---
+
+
+@pytest.mark.parametrize(
+    ("name", "losses"),
+    [
+        ("int8", ["exact", "exact"]),
+        ("symmetric-int8", ["requantized", "requantized"]),
+        ("int16x8", ["requantized", "requantized"]),
+        ("float32", ["dequantized", "dequantized"]),
+    ],
+)
+@pytest.mark.parametrize("interface", ["keep", "scheme"])
+def test_the_layer_that_makes_an_output_lost_what_it_lost(name: str, losses: list[str], interface: str) -> None:
+    """Also where a cast takes its result back to the type that the output keeps."""
+    net = Net()
+    x = net.input("x", (1, 4, 4, 2), (0.05, 3))
+    graph = net.graph(net.conv(net.conv(x, "a", 3, (0.1, 3)), "b", 4, (0.1, 20)))
+    conversion = tflite2q.convert(graph, name, interface)
+    assert [layer.loss for layer in conversion.layers] == losses
+    assert [layer.loss for layer in Forecast(graph).layers(scheme.find(name, interface))] == losses
+    bounds = [layer.bound for layer in conversion.layers]
+    assert bounds == [None, None] if name == "float32" else min(bounds) > 0

@@ -119,8 +119,7 @@ def _tensors(graph: Graph) -> list[Tflite2qError]:
 
 
 def _summary(refused: Sequence[Tflite2qError], carriable: bool) -> Tflite2qError:
-    """One error for everything that is refused; if the first reason is a contradiction in the file, that error
-    alone."""
+    """One error for everything that is refused; if the first reason is a contradiction, that error alone."""
     first = refused[0]
     if not isinstance(first, UnsupportedError):
         return first

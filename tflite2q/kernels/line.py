@@ -3,7 +3,8 @@
 The reference's two-step rounding (eq. 8) is a monotone step function of the accumulator, and so is
 `rint(fma(float32(v), slope, offset))`.  Two monotone step functions are equal if each step is taken at the same v.  For
 8-bit outputs there are at most 255 steps a channel, and where the first function takes them has a closed form, so both
-sides of every step can be checked when a model is compiled: what passes is exact for all accumulators, by proof.
+sides of every step, and both ends of what accumulators can be, are checked when a model is compiled: what passes is
+exact for all accumulators, by proof.
 
 Where negative numbers matter, rounding ties away from zero moves the steps of negative v, so the offset takes the sign
 of v.  Where they do not (everything below the zero point is clamped) the middle of the output range is subtracted
@@ -141,9 +142,15 @@ class _Steps:
         """These channels alone."""
         return _Steps(self.levels, self.first[where], self.bound[where], self.signed)
 
-    def reached(self, v: Array) -> Array:
-        """Accumulators that can occur."""
-        return np.abs(v) <= self.bound[:, None]
+    @property
+    def _most(self) -> Array:
+        """int64 [channels, 1]: the largest accumulator; its negative is the least."""
+        return np.asarray(np.floor(self.bound)[:, None], np.int64)
+
+    def _sides(self) -> tuple[Array, Array]:
+        """Accumulators [channels, levels] that can occur nearest to each step: below it, and from it on."""
+        most = self._most
+        return np.clip(self.first - 1, -most, most), np.clip(self.first, -most, most)
 
     def fit(self, slope: Array) -> _Fit:
         """The offset in the middle of those that real arithmetic allows."""
@@ -154,7 +161,10 @@ class _Steps:
         if self.signed:  # for negative v the offset is subtracted
             flip = self.first <= 0
             least, most = np.where(flip, -most, least), np.where(flip, -least, most)
-        used = self.reached(self.first)
+        used = self.first == np.clip(self.first, -self._most, self._most)
+        if self.levels.size:  # a channel that reaches no step keeps to the nearest one's side
+            nearest = np.argmin(np.abs(self.first), axis=1)
+            used[np.arange(len(used)), nearest] |= ~used.any(axis=1)
         least = np.where(used, least, -np.inf).max(axis=1, initial=-np.inf)
         most = np.where(used, most, np.inf).min(axis=1, initial=np.inf)
         found = np.isfinite(least) & np.isfinite(most)
@@ -189,17 +199,18 @@ class _Steps:
         return None
 
     def _misses(self, line: Callable[[Array], Array]) -> tuple[Array, Array]:
-        """Booleans [channels, levels]: `line` steps too early (is up at first - 1), too late (not up at first)."""
-        before = self.first - 1
-        early = (line(before) >= self.levels) & self.reached(before)
-        late = (line(self.first) < self.levels) & self.reached(self.first)
+        """Booleans [channels, levels]: `line` steps too early (is up below the step), too late (not up from it on)."""
+        below, above = self._sides()
+        early = (line(below) >= self.levels) & (below < self.first)
+        late = (line(above) < self.levels) & (above >= self.first)
         return early, late
 
     def mend(self, fit: _Fit) -> tuple[Array, Array]:
         early, late = self.errors(fit.slope, fit.offset)
         where = np.argmax(early | late, axis=1)
         pick = np.arange(len(where)), where
-        accumulator = np.where(early[pick], self.first[pick] - 1, self.first[pick])
+        below, above = self._sides()
+        accumulator = np.where(early[pick], below[pick], above[pick])
         accumulator = np.where(fit.wrong > 0, accumulator, _NEVER)
         return accumulator.astype(np.int32), np.where(early[pick], -1, 1).astype(np.int32)
 

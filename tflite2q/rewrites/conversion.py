@@ -80,7 +80,8 @@ def convert(
     new = complete(new)
     inner = {op.name: boundaries.inner.get(op.name, op.name) for op in graph.ops}
     changes = (
-        change(op, graph, new, applier.weights.get(inner[op.name]), kept.get(inner[op.name])) for op in graph.ops
+        change(op, graph, new, name, applier.weights.get(name), kept.get(name))
+        for op, name in ((op, inner[op.name]) for op in graph.ops)
     )
     layers = tuple(replace(layer, stays=plan.stays(op, graph)) for op, layer in zip(graph.ops, changes, strict=True))
     inserted = _requantizations(new) - _requantizations(graph)

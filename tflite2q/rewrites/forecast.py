@@ -61,9 +61,10 @@ class Forecast:
         if not (retyped or self._reweighted(plan) or self._rescaled_otherwise(plan)):
             raise unchanged(self.graph, plan)
         kept = clamps.lost(guarded, types, clamps.cuts(guarded), boundaries.inner.values())
+        inner = (boundaries.inner.get(op.name, op.name) for op in self.graph.ops)
         return tuple(
-            self._layer(op, plan, types.get(op.name), kept.get(boundaries.inner.get(op.name, op.name)))
-            for op in self.graph.ops
+            self._layer(op, plan, types.get(name), kept.get(name))
+            for op, name in zip(self.graph.ops, inner, strict=True)
         )
 
     def _reweighted(self, plan: Plan) -> bool:

@@ -35,13 +35,17 @@ class LayerChange:
     stays: str | None = None
 
 
-def change(op: Op, old: Graph, new: Graph, weights: NewWeights | None, clamp: Clamp | None) -> LayerChange:
-    """The loss of `op` of graph `old` in graph `new`."""
+def change(op: Op, old: Graph, new: Graph, inner: str, weights: NewWeights | None, clamp: Clamp | None) -> LayerChange:
+    """The loss of `op` of graph `old` in graph `new`.
+
+    `inner` is the name of what it computes now, which a cast of its own may take back to the type that a model's output
+    keeps.
+    """
     touched = [v for v in (*activation_operands(op, old), *old.outs(op)) if is_activation(v)]
     if not touched:
         return LayerChange(op.name, op.mnemonic, None)
     result = old[op.name].type
-    now = new[op.name].type if op.name in new.by_name else result
+    now = next((new[name].type for name in (inner, op.name) if name in new.by_name), result)
     channels = rescaled = None
     if weights is not None:
         channels, rescaled = len(weights.rescaled), int(weights.rescaled.sum())

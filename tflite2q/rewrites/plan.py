@@ -13,6 +13,7 @@ from tflite2q.rewrites.scheme import Activations, Layer, Scheme
 
 # dtypes that hold activations; int32 tensors with a scale are accumulators and biases.
 ACTIVATION_DTYPES = ("uint8", "int8", "int16")
+CARRIED = "carried through unchanged"
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,12 @@ class Plan:
         return self._refusal(op, graph, settings, touched)
 
     def _refusal(self, op: Op, graph: Graph, settings: Activations, touched: list[Value]) -> str | None:
+        if op.carries:
+            return f"{op.builtin.name} is {CARRIED}"
         if not op.convertible:
             return f"{op.builtin.name} is defined only for the types that it has"
         if op.computes_in(settings.dtype) is None:
-            return f"TFLite has no {settings.dtype} kernel for {op.builtin.name}"
+            return f"there is no {settings.dtype} form of {op.builtin.name} that tflite2q can write"
         if op.name in self.kept:
             return f"the kernels of {op.builtin.name} do not take the scales that its operands would get"
         if not all(map(is_activation, touched)):
@@ -102,12 +105,11 @@ def unchanged(graph: Graph, plan: Plan) -> Tflite2qError:
     name = plan.scheme.name
     if not any(is_activation(value) and value.constant is None for value in graph.values):
         return UnsupportedError(f"scheme {name} changes nothing: no activation of the model is quantized")
-    left: dict[str, None] = {}
-    for op in graph.ops:
-        dtype = plan.layer(op).activations.dtype
-        touched = [v for v in (*activation_operands(op, graph), *graph.outs(op)) if is_activation(v)]
-        if plan.wanted(op, graph) is None and any(value.type.dtype != dtype for value in touched):
-            left[f"{op.builtin.name} in {dtype}"] = None
-    if left:
-        return UnsupportedError(f"scheme {name} changes nothing: tflite2q has no {', no '.join(left)}")
-    return Unchanged(f"the model already follows scheme {name}")
+    follows = any(plan.wanted(op, graph) for op in graph.ops if not op.converts)
+    reasons = "; ".join(dict.fromkeys(reason for op in graph.ops if (reason := plan.stays(op, graph))))
+    if not (follows or reasons):
+        reasons = "; ".join(dict.fromkeys(f"{op.builtin.name} is {CARRIED}" for op in graph.ops if op.carries))
+    if reasons and not follows:
+        return UnsupportedError(f"scheme {name} changes nothing: {reasons}")
+    rest = f" except where it cannot be ({reasons})" if reasons else ""
+    return Unchanged(f"the model already follows scheme {name}{rest}")
