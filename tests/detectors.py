@@ -9,6 +9,7 @@ import numpy as np
 from networks import Net
 
 from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.op import Values
 from tflite2q.dialect.ops.detection import DetectionPostprocess
 from tflite2q.dialect.ops.lookup import Lookup
 from tflite2q.dialect.ops.shape import Concat, Reshape
@@ -77,7 +78,7 @@ def _detected(net: Net, operands: tuple[str, str, str], classes: int, options: d
     settings = {"max_detections": 10, "num_classes": classes, "score_threshold": 0.3} | options
     names = tuple(f"detection{index}" for index in range(4))
     op = DetectionPostprocess(inputs=operands, outputs=names, **settings)
-    ins = [net.values[name] for name in operands]
+    ins = Values(op, (net.values[name] for name in operands))
     for name, shape in zip(names, op.infer(ins, ()), strict=True):
         net.values[name] = Value(name, TensorType(shape, "float32"))
     net.ops.append(op)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tflite2q.arithmetic.rounding import RANGES
 from tflite2q.dialect.graph import Graph, verify
-from tflite2q.dialect.op import Op
+from tflite2q.dialect.op import Op, Values
 from tflite2q.dialect.types import STORAGE, Constant, Quantization, TensorType, Value
 
 Array = npt.NDArray[Any]
@@ -115,7 +115,7 @@ class Draw:
         versions = [op.builtin.versions.get(dtype, 1) for dtype in dtypes]
         op = op.with_(version=version or max(versions, default=1))
         by_name = {value.name: value for value in self.values}
-        ins = [None if name is None else by_name[name] for name in operands]
+        ins = Values(op, (None if name is None else by_name[name] for name in operands))
         results = [Value(name, kind) for name, kind in zip(outputs, kinds, strict=True)]
         if all(kind.shape == () for kind in kinds):
             shapes = op.infer(ins, results)

@@ -16,7 +16,7 @@ from tflite2q.arithmetic.numpy_core import NumpyCore
 from tflite2q.arithmetic.rounding import RANGES
 from tflite2q.dialect import ops
 from tflite2q.dialect.graph import Graph, verify
-from tflite2q.dialect.op import Op, Operands, Tensor
+from tflite2q.dialect.op import Op, Operands, Tensor, Values
 from tflite2q.dialect.types import Quantization, TensorType, Value
 
 MOST_MACS = 600_000  # of a layer, or the reference would take long
@@ -44,11 +44,11 @@ class Growth(Draw):
         op = cls(inputs=operands, outputs=(name,), **attributes)
         fixed = op.fixed_result(kind.dtype)
         kind = kind.with_(quantization=fixed) if fixed is not None else kind
-        (shape,) = op.infer([self.value(each) for each in operands], [Value(name, kind)])
+        (shape,) = op.infer(Values(op, map(self.value, operands)), [Value(name, kind)])
         result = Value(name, kind.with_(shape=tuple(shape)))
         self.values.append(result)
         self.ops.append(op)
-        ins = Operands([Tensor(self.value(each), self.result(each)) for each in operands])
+        ins = Operands(op, [Tensor(self.value(each), self.result(each)) for each in operands])
         (self.results[name],) = op.meaning(NumpyCore(), ins, [result])
         return name
 

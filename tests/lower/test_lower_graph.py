@@ -12,6 +12,7 @@ from networks import Net
 
 import tflite2q
 from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.op import Values
 from tflite2q.dialect.ops.conv import Conv2D, DepthwiseConv2D
 from tflite2q.dialect.ops.eltwise import Add, Requantize
 from tflite2q.dialect.ops.shape import Pad, Reshape
@@ -19,7 +20,7 @@ from tflite2q.dialect.ops.softmax import Softmax
 from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
 from tflite2q.execution import reference, runtime
 from tflite2q.flatbuffer import reader
-from tflite2q.kernels import base
+from tflite2q.kernels.contracts import Conv2DContract
 from tflite2q.lower.build import build
 from tflite2q.lower.contracts import contract_of, lookup_table
 from tflite2q.lower.graph import CORE_OPERATIONS, NOTHING, lower
@@ -121,7 +122,7 @@ def test_every_op_has_a_choice(digits: Path) -> None:
     assert [choice.op for choice in choices] == [op.name for op in graph.ops]
     assert any("__" in choice.kernel for choice in choices)
     assert sum(choice.macs for choice in choices) == graph.macs()
-    assert all(reason.strip() for choice in choices for _, reason in choice.refusals)
+    assert all(refusal.reason.strip() for choice in choices for _, refusal in choice.refusals)
 
 
 def test_calls_belong_to_ops(digits: Path) -> None:
@@ -160,7 +161,7 @@ def convolution(
     x = value("x", (2, 9, 8, in_c), x_dtype, 0.05, 7)
     op = cls(inputs=("x", "w", "b"), outputs=("y",), **options)
     w, b = constant("w", weights, q), constant("b", bias, Quantization.per_tensor(0.001, 0))
-    y = value("y", op.infer([x, w, b], [])[0], x_dtype, 0.9, 11)
+    y = value("y", op.infer(Values(op, (x, w, b)), [])[0], x_dtype, 0.9, 11)
     return Graph(("x",), ("y",), (x, w, b, y), (op,))
 
 
@@ -186,7 +187,7 @@ def test_convolutions(
 def test_depthwise_of_one_channel_is_a_convolution() -> None:
     graph = convolution(DepthwiseConv2D, 1, 7, "int8", "int8", True)
     contract = contract_of(graph.ops[0], graph.ins(graph.ops[0]), graph.outs(graph.ops[0]))
-    assert isinstance(contract, base.Conv2D)
+    assert isinstance(contract, Conv2DContract)
     assert contract.macs == graph.macs()
 
 
@@ -195,9 +196,9 @@ def test_contracts_leave_other_types_to_core_operations() -> None:
     op = graph.ops[0]
     assert contract_of(op, graph.ins(op), graph.outs(op)) is not None
     real = [replace(v, type=v.type.with_(dtype="float32")) if v and v.name == "x" else v for v in graph.ins(op)]
-    assert contract_of(op, real, graph.outs(op)) is None
+    assert contract_of(op, Values(op, real), graph.outs(op)) is None
     variable = [v.with_(constant=None) if v and v.name == "w" else v for v in graph.ins(op)]
-    assert contract_of(op, variable, graph.outs(op)) is None
+    assert contract_of(op, Values(op, variable), graph.outs(op)) is None
 
 
 @pytest.mark.parametrize(("source", "result"), [("uint8", "int8"), ("int8", "uint8"), ("int8", "int8")])

@@ -285,7 +285,7 @@ def test_what_stays_is_named_where_the_rest_is_already_so() -> None:
     net.value("logs", (1, 4), (16 / 256, 127))
     net.op(LogSoftmax(inputs=(net.dense(x, "y", 4, (0.25, 3)),), outputs=("logs",)))
     once = tflite2q.convert(net.graph("logs"), "int16x8", "scheme").graph
-    with pytest.raises(Unchanged, match=r"already is .* except where it cannot be \(.* int16 form of LOG_SOFTMAX"):
+    with pytest.raises(Unchanged, match=r"already follows .* except where it cannot be \(.* int16 form of LOG_SOFTMAX"):
         tflite2q.convert(once, "int16x8", "scheme")
 
 

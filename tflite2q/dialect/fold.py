@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from tflite2q.arithmetic.numpy_core import NumpyCore
 from tflite2q.dialect.graph import Graph
-from tflite2q.dialect.op import Op, Operands, Tensor
+from tflite2q.dialect.op import Op, Operands, Tensor, Values
 from tflite2q.dialect.ops.plain import ShapeOf
 from tflite2q.dialect.types import Value
 from tflite2q.errors import DataError, UnsupportedError
@@ -19,7 +19,7 @@ from tflite2q.errors import DataError, UnsupportedError
 MOST_ELEMENTS = {"int32": 1 << 16, "int64": 1 << 16, "float32": 64}
 
 
-def known_results(op: Op, ins: Sequence[Value | None], outs: Sequence[Value]) -> list[npt.NDArray[Any]] | None:
+def known_results(op: Op, ins: Values, outs: Sequence[Value]) -> list[npt.NDArray[Any]] | None:
     """The results of an op that is verified and whose results have their shapes, if they are numbers and known.
 
     Real numbers count where there are few: a model may scale the size of an image by a factor.
@@ -33,7 +33,7 @@ def known_results(op: Op, ins: Sequence[Value | None], outs: Sequence[Value]) ->
     tensors = [None if v is None else Tensor(v, nothing if v.constant is None else v.data) for v in ins]
     try:
         with np.errstate(all="ignore"):
-            results = op.compute(NumpyCore(), Operands(tensors), outs)
+            results = op.compute(NumpyCore(), Operands(op, tensors), outs)
     except (IndexError, ArithmeticError, DataError, UnsupportedError):
         return None  # an index out of range, say: every run of the model will tell
     return [np.asarray(result) for result in results]

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from tflite2q.arithmetic.rounding import RANGES
-from tflite2q.dialect.op import Op
+from tflite2q.dialect.op import Op, Values
 from tflite2q.dialect.types import STORAGE, Quantization, UnknownUntilRun, Value
 from tflite2q.errors import InvalidGraph, Tflite2qError, UnsupportedError
 
@@ -68,9 +68,9 @@ class Graph:
     def __getitem__(self, name: str) -> Value:
         return self.by_name[name]
 
-    def ins(self, op: Op) -> list[Value | None]:
+    def ins(self, op: Op) -> Values:
         """The operand values of `op`, None where absent."""
-        return [None if name is None else self[name] for name in op.inputs]
+        return Values(op, (None if name is None else self[name] for name in op.inputs))
 
     def outs(self, op: Op) -> list[Value]:
         return [self[name] for name in op.outputs]

@@ -13,7 +13,7 @@ import numpy as np
 
 from tflite2q.dialect.fold import known_results
 from tflite2q.dialect.graph import Graph, check_carried, check_value, located
-from tflite2q.dialect.op import Op, Shape
+from tflite2q.dialect.op import Op, Shape, Values
 from tflite2q.dialect.types import Constant, Value
 from tflite2q.errors import InvalidGraph, Tflite2qError, UnsupportedError
 
@@ -82,7 +82,7 @@ def inferred(graph: Graph, refused: Refused = refuse) -> Inferred:
 
 def _results(op: Op, known: _Pass) -> list[Value]:
     """The op's results with their shapes and, where known, their data."""
-    ins = [None if name is None else known.values[name] for name in op.inputs]
+    ins = Values(op, (None if name is None else known.values[name] for name in op.inputs))
     declared = [known.values[name] for name in op.outputs]
     for value in (*ins, *declared):
         if value is not None:
@@ -106,15 +106,15 @@ def _results(op: Op, known: _Pass) -> list[Value]:
     return outs
 
 
-def _assumed(op: Op, ins: list[Value | None], declared: list[Value], known: _Pass) -> list[Value | None]:
+def _assumed(op: Op, ins: Values, declared: list[Value], known: _Pass) -> Values:
     """The operands, those that a user gives with the numbers they must be for the declared results to be right."""
-    for index, numbers in op.assumed(ins, declared).items():
-        value = ins[index]
-        if value is not None and value.name in known.inputs and value.type.size == len(numbers):
+    for slot, numbers in op.assumed(ins, declared).items():
+        value = ins[slot]
+        if value.name in known.inputs and value.type.size == len(numbers):
             array = np.array(numbers, value.type.dtype).reshape(value.type.shape)
-            ins[index] = known.values[value.name] = value.with_(constant=Constant(array))
+            known.values[value.name] = value.with_(constant=Constant(array))
             known.prescribed[value.name] = numbers
-    return ins
+    return Values(op, (None if name is None else known.values[name] for name in op.inputs))
 
 
 def _shaped(value: Value, shape: Shape) -> Value:

@@ -8,9 +8,9 @@ reference and the lowering are generic loops over these facts.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, overload
 
 from tflite2q.arithmetic.core import Core
 from tflite2q.dialect.spans import EVERYTHING, Span
@@ -18,6 +18,7 @@ from tflite2q.dialect.types import Quantization, TensorType, Value
 from tflite2q.errors import InvalidGraph, UnsupportedError
 
 T = TypeVar("T")
+V = TypeVar("V")
 Shape = tuple[int, ...]
 
 
@@ -78,30 +79,55 @@ class Tensor(Generic[T]):
         return self.value.type
 
 
-class Operands(Generic[T]):
-    """The operands of an op; an absent optional one is None for `get` and an InvalidGraph for `[]`."""
+class Named(Sequence[V | None]):
+    """What belongs to the operands of an op: by the names of its slots, or one after the other, None where absent.
 
-    def __init__(self, tensors: Sequence[Tensor[T] | None]) -> None:
-        self.tensors = tuple(tensors)
+    A name that the op does not declare is a KeyError: a mistake in the op's class, not in a model.
+    """
 
-    def __getitem__(self, index: int) -> Tensor[T]:
-        tensor = self.get(index)
-        if tensor is None:
-            raise InvalidGraph(f"operand {index} is missing")
-        return tensor
+    def __init__(self, op: Op, entries: Iterable[V | None]) -> None:
+        self.op, self.entries = op, tuple(entries)
 
-    @property
-    def values(self) -> list[Value | None]:
-        return [None if tensor is None else tensor.value for tensor in self.tensors]
+    @overload
+    def __getitem__(self, key: str) -> V: ...
+    @overload
+    def __getitem__(self, key: int) -> V | None: ...
+    @overload
+    def __getitem__(self, key: slice) -> tuple[V | None, ...]: ...
+    def __getitem__(self, key: str | int | slice) -> V | tuple[V | None, ...] | None:
+        """What is in the slot of that name.  Raises InvalidGraph if it is absent."""
+        if not isinstance(key, str):
+            return self.entries[key]
+        entry = self.get(key)
+        if entry is None:
+            raise InvalidGraph(f"operand {key} is missing")
+        return entry
 
-    def get(self, index: int) -> Tensor[T] | None:
-        return self.tensors[index] if index < len(self.tensors) else None
+    def get(self, name: str) -> V | None:
+        """What is in the slot of that name, or None where it is absent."""
+        index = self.op.index(name)
+        return self.entries[index] if index < len(self.entries) else None
+
+    def every(self, name: str) -> list[V]:
+        """All that is present in the slot of that name; the last one of a variadic op repeats."""
+        first = self.op.index(name)
+        repeats = self.op.variadic and first == len(self.op.slots) - 1
+        return [entry for entry in self.entries[first : None if repeats else first + 1] if entry is not None]
 
     def __len__(self) -> int:
-        return len(self.tensors)
+        return len(self.entries)
 
-    def __iter__(self) -> Iterator[Tensor[T]]:
-        return (tensor for tensor in self.tensors if tensor is not None)
+
+class Values(Named[Value]):
+    """The operands of an op in its graph."""
+
+
+class Operands(Named[Tensor[T]], Generic[T]):
+    """The operands of an op during execution."""
+
+    @property
+    def values(self) -> Values:
+        return Values(self.op, (None if tensor is None else tensor.value for tensor in self.entries))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,13 +209,24 @@ class Op:
         """The slot of input `index`; repeats the last one of a variadic op."""
         return self.slots[min(index, len(self.slots) - 1)]
 
+    def index(self, name: str) -> int:
+        """Where the operand in the slot of that name is.  Raises KeyError if the op declares none."""
+        for index, slot in enumerate(self.slots):
+            if slot.name == name:
+                return index
+        raise KeyError(f"{self.mnemonic} has no operand {name!r}")
+
+    def reads(self, name: str) -> str:
+        """The value in the slot of that name.  Raises InvalidGraph if it is absent."""
+        return Named(self, self.inputs)[name]
+
     def with_(self, **changes: Any) -> Op:
         return replace(self, **changes)
 
-    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
+    def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         """Raise InvalidGraph if types do not fit; shapes are checked against `infer` by the graph."""
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
         """Shapes of the results.  `outs` are the declared results, for ops whose operands do not determine shapes."""
         raise NotImplementedError
 
@@ -202,8 +239,8 @@ class Op:
         results = self.meaning(core, ins, outs)
         return tuple(r if y.type.shape else core.reshape(r, ()) for r, y in zip(results, outs, strict=True))
 
-    def assumed(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> Mapping[int, Shape]:
-        """By index, what operands given at run time must be for the results to have their declared shapes."""
+    def assumed(self, ins: Values, outs: Sequence[Value]) -> Mapping[str, Shape]:
+        """By name, what operands given at run time must be for the results to have their declared shapes."""
         return {}
 
     def ties(self, dtype: str) -> tuple[tuple[str, ...], ...]:
@@ -214,14 +251,14 @@ class Op:
         """The result's parameters where TFLite's kernel prescribes them for activations of `dtype`."""
         return None
 
-    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
+    def reach(self, ins: Values, spans: Named[Span], outs: Sequence[Value]) -> Span:
         """Real numbers that results can be before activation and codes' range cut them off.
 
         `spans` are those of the operands, everything for absent ones.
         """
         return EVERYTHING
 
-    def macs(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> int:
+    def macs(self, ins: Values, outs: Sequence[Value]) -> int:
         """Multiply-accumulate operations of one run; 0 for ops without products."""
         return 0
 

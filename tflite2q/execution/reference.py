@@ -46,7 +46,7 @@ def steps(graph: Graph, inputs: Sequence[npt.ArrayLike]) -> Iterator[tuple[str, 
     values.update(zip(graph.inputs, check_inputs(graph, inputs), strict=True))
     yield from values.items()
     for op in folded(graph).ops:
-        operands = Operands([None if n is None else Tensor(graph[n], values[n]) for n in op.inputs])
+        operands = Operands(op, [None if n is None else Tensor(graph[n], values[n]) for n in op.inputs])
         try:
             with np.errstate(all="ignore"):  # infinities and NaN are results like others
                 results = op.compute(core, operands, graph.outs(op))

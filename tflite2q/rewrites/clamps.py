@@ -21,7 +21,7 @@ import numpy as np
 from tflite2q.arithmetic import rounding
 from tflite2q.dialect import spans
 from tflite2q.dialect.graph import Graph
-from tflite2q.dialect.op import Op
+from tflite2q.dialect.op import Named, Op
 from tflite2q.dialect.ops.binary import Extremum
 from tflite2q.dialect.ops.eltwise import Requantize
 from tflite2q.dialect.ops.lookup import Lookup
@@ -93,7 +93,7 @@ def _reach(op: Op, graph: Graph, known: Mapping[str, Span]) -> Span:
         tied = {graph[name].type.quantization for group in op.ties(y.dtype) for name in group}
         if len(tied) > 1:
             return spans.of_codes(y)
-    operands = [EVERYTHING if name is None else known[name] for name in op.inputs]
+    operands = Named(op, (EVERYTHING if name is None else known[name] for name in op.inputs))
     reach = op.reach(graph.ins(op), operands, graph.outs(op))
     return spans.clipped(reach, spans.of_activation(getattr(op, "activation", "NONE")))
 

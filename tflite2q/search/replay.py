@@ -47,7 +47,7 @@ class Replay:
                 values.update((name, self.values[name]) for name in op.outputs)
                 clean.update(op.outputs)
             else:
-                operands = Operands([None if n is None else Tensor(variant[n], values[n]) for n in op.inputs])
+                operands = Operands(op, [None if n is None else Tensor(variant[n], values[n]) for n in op.inputs])
                 for name, result in zip(op.outputs, op.meaning(core, operands, variant.outs(op)), strict=True):
                     values[name] = result
                     if name in same and np.array_equal(result, self.values[name]):

@@ -15,11 +15,13 @@ from tflite2q.arithmetic.rescale import Rescale, high_multiply, int_const, multi
 from tflite2q.dialect.op import (
     INT8_VERSION_2,
     Builtin,
+    Named,
     Op,
     Operand,
     Operands,
     Shape,
     Tensor,
+    Values,
     attribute,
     require,
     supported,
@@ -30,7 +32,6 @@ from tflite2q.dialect.ops.common import (
     centred,
     check_codes,
     check_numbers,
-    given,
     is_codes,
     number,
 )
@@ -145,7 +146,7 @@ class FloorDiv(Binary):
     )
     dtypes: ClassVar[tuple[str, ...]] = ()
 
-    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
+    def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         check_numbers(*ins, *outs)
         supported(not is_codes(outs[0].type), "takes plain numbers, not quantized codes")
 
@@ -169,8 +170,8 @@ class SquaredDifference(Binary):
     )
     dtypes: ClassVar[tuple[str, ...]] = ("int8",)
 
-    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
-        return square(minus(spans[0], spans[1]))
+    def reach(self, ins: Values, spans: Named[Span], outs: Sequence[Value]) -> Span:
+        return square(minus(spans["a"], spans["b"]))
 
     def codes(self, core: Core[T], a: Tensor[T], b: Tensor[T], y: TensorType) -> T:
         common = 2.0 * max(a.type.scale, b.type.scale)
@@ -200,9 +201,9 @@ class Extremum(Binary):
     def ties(self, dtype: str) -> tuple[tuple[str, ...], ...]:
         return ((*(name for name in self.inputs if name is not None), *self.outputs),)
 
-    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
+    def reach(self, ins: Values, spans: Named[Span], outs: Sequence[Value]) -> Span:
         chosen = min if self.smallest else max
-        return chosen(spans[0][0], spans[1][0]), chosen(spans[0][1], spans[1][1])
+        return chosen(spans["a"][0], spans["b"][0]), chosen(spans["a"][1], spans["b"][1])
 
     def codes(self, core: Core[T], a: Tensor[T], b: Tensor[T], y: TensorType) -> T:
         return self.numbers(core, a.data, b.data, y.dtype)
@@ -220,8 +221,8 @@ class Prelu(Binary):
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("alpha"))
     dtypes: ClassVar[tuple[str, ...]] = CODES
 
-    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
-        x, alpha = given(ins, 0), given(ins, 1)
+    def verify(self, ins: Values, outs: Sequence[Value]) -> None:
+        x, alpha = ins["x"], ins["alpha"]
         if x.type.dtype != "int16":
             super().verify(ins, outs)
             return
@@ -231,8 +232,8 @@ class Prelu(Binary):
     def constant_dtype(self, index: int, dtype: str) -> str:
         return "int8" if index == 1 and dtype == "int16" else dtype
 
-    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
-        (low, high), slopes = spans
+    def reach(self, ins: Values, spans: Named[Span], outs: Sequence[Value]) -> Span:
+        (low, high), slopes = spans["x"], spans["alpha"]
         return union((max(low, 0.0), max(high, 0.0)), times((min(low, 0.0), min(high, 0.0)), slopes))
 
     def codes(self, core: Core[T], a: Tensor[T], b: Tensor[T], y: TensorType) -> T:
@@ -275,22 +276,22 @@ class Compare(Op):
     scales_below: ClassVar[float] = 1.0
     deviation: ClassVar[str] = "scales of 1 and more count as well; LiteRT's process ends, or it compares wrongly"
 
-    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
-        if given(ins, 0).type.dtype != "bool":
+    def verify(self, ins: Values, outs: Sequence[Value]) -> None:
+        if ins["a"].type.dtype != "bool":
             check_numbers(*ins)
         require(outs[0].type.dtype == "bool", f"result is {outs[0].type.dtype}, not bool")
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        return (broadcast_shape(given(ins, 0), given(ins, 1)),)
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        return (broadcast_shape(ins["a"], ins["b"]),)
 
     def ties(self, dtype: str) -> tuple[tuple[str, ...], ...]:
         return (tuple(name for name in self.inputs if name is not None),) if dtype == "int16" else ()
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        a, b = ins[0].data, ins[1].data
-        scaled = is_codes(ins[0].type) and (ins[0].type.dtype != "int16" or self.relation in ("EQUAL", "NOT_EQUAL"))
+        a, b = ins["a"].data, ins["b"].data
+        scaled = is_codes(ins["a"].type) and (ins["a"].type.dtype != "int16" or self.relation in ("EQUAL", "NOT_EQUAL"))
         if scaled:
-            a, b = (raised_to_common_scale(core, t, COMPARE_HEADROOM, t.type.scale) for t in (ins[0], ins[1]))
+            a, b = (raised_to_common_scale(core, t, COMPARE_HEADROOM, t.type.scale) for t in (ins["a"], ins["b"]))
         match self.relation:
             case "EQUAL":
                 return (core.equal(a, b),)
@@ -325,21 +326,21 @@ class Logical(Op):
     operands: ClassVar[tuple[Operand, ...]] = (Operand("a", "plain"), Operand("b", "plain", optional=True))
     dtypes: ClassVar[tuple[str, ...]] = ()
 
-    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
+    def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         for value in (*ins, *outs):
             require(value is not None and value.type.dtype == "bool", "operands and result must be bool")
         require(len(ins) == (1 if self.function == "LOGICAL_NOT" else 2), f"{self.function} with {len(ins)} operands")
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        return (broadcast_shape(*(given(ins, index) for index in range(len(ins)))),)
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        return (broadcast_shape(*(value for value in ins if value is not None)),)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        a = ins[0].data
+        a = ins["a"].data
         if self.function == "LOGICAL_NOT":
             return (negated(core, a),)
         if self.function == "LOGICAL_AND":
-            return (core.where(a, ins[1].data, core.const(np.zeros(1, np.bool_))),)
-        return (core.where(a, core.const(np.ones(1, np.bool_)), ins[1].data),)
+            return (core.where(a, ins["b"].data, core.const(np.zeros(1, np.bool_))),)
+        return (core.where(a, core.const(np.ones(1, np.bool_)), ins["b"].data),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -357,13 +358,14 @@ class Select(Op):
     floats: ClassVar[bool] = True
     dtypes: ClassVar[tuple[str, ...]] = CODES
 
-    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
-        require(given(ins, 0).type.dtype == "bool", f"condition is {given(ins, 0).type.dtype}, not bool")
-        for value in (given(ins, 1), given(ins, 2)):
+    def verify(self, ins: Values, outs: Sequence[Value]) -> None:
+        condition = ins["condition"].type.dtype
+        require(condition == "bool", f"condition is {condition}, not bool")
+        for value in (ins["a"], ins["b"]):
             require(value.type.dtype == outs[0].type.dtype, f"{value.name!r} is not {outs[0].type.dtype}")
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        condition, a, b = (given(ins, index) for index in range(3))
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        condition, a, b = ins["condition"], ins["a"], ins["b"]
         if self.broadcasts:
             return (broadcast_shape(condition, a, b),)
         require(a.type.shape == b.type.shape, f"{list(a.type.shape)} and {list(b.type.shape)} differ")
@@ -372,13 +374,13 @@ class Select(Op):
         return (a.type.shape,)
 
     def ties(self, dtype: str) -> tuple[tuple[str, ...], ...]:
-        return ((*(name for name in self.inputs[1:] if name is not None), *self.outputs),)
+        return ((self.reads("a"), self.reads("b"), *self.outputs),)
 
-    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
-        return union(spans[1], spans[2])
+    def reach(self, ins: Values, spans: Named[Span], outs: Sequence[Value]) -> Span:
+        return union(spans["a"], spans["b"])
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        condition, shape = ins[0].data, ins[0].type.shape
+        condition, shape = ins["condition"].data, ins["condition"].type.shape
         if not self.broadcasts and len(shape) == 1:
             condition = core.reshape(condition, (*shape, *(1 for _ in outs[0].type.shape[1:])))
-        return (core.broadcast_to(core.where(condition, ins[1].data, ins[2].data), outs[0].type.shape),)
+        return (core.broadcast_to(core.where(condition, ins["a"].data, ins["b"].data), outs[0].type.shape),)

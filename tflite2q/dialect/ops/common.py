@@ -11,26 +11,12 @@ import numpy.typing as npt
 from tflite2q.arithmetic.core import Core
 from tflite2q.dialect.op import Shape, require, supported
 from tflite2q.dialect.types import TensorType, Value
-from tflite2q.errors import InvalidGraph
 
 T = TypeVar("T")
 
 CODES = ("uint8", "int8", "int16")  # dtypes of quantized activations
 PLAIN = ("float32", "int32", "int64")  # dtypes whose elements are the numbers themselves
 FUSED = ("RELU", "RELU6", "RELU_N1_TO_1")  # activations that kernels with a fused one share
-
-
-def given(values: Sequence[Value | None], index: int) -> Value:
-    """Operand `index`.  Raises InvalidGraph if it is absent."""
-    value = given_or_none(values, index)
-    if value is None:
-        raise InvalidGraph(f"operand {index} is missing")
-    return value
-
-
-def given_or_none(values: Sequence[Value | None], index: int) -> Value | None:
-    """Operand `index`, or None where it is absent."""
-    return values[index] if index < len(values) else None
 
 
 def states_shape(value: Value) -> bool:
@@ -70,9 +56,8 @@ def axis_of(axis: int, rank: int) -> int:
     return axis % rank
 
 
-def integers(value: Value | None) -> list[int]:
+def integers(value: Value) -> list[int]:
     """The entries of a constant integer operand, flattened.  Raises InvalidGraph if it is not constant."""
-    assert value is not None
     return [int(entry) for entry in value.data.reshape(-1)]
 
 

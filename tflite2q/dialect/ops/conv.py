@@ -11,8 +11,8 @@ import numpy as np
 from tflite2q.arithmetic import rounding
 from tflite2q.arithmetic.core import Core
 from tflite2q.arithmetic.rescale import Rescale
-from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require, supported
-from tflite2q.dialect.ops.common import FUSED, activated, centred, given, given_or_none, is_codes
+from tflite2q.dialect.op import Builtin, Named, Op, Operand, Operands, Shape, Values, attribute, require, supported
+from tflite2q.dialect.ops.common import FUSED, activated, centred, is_codes
 from tflite2q.dialect.spans import Span, weighted_sum
 from tflite2q.dialect.types import TensorType, Value
 from tflite2q.dialect.window import Window, window
@@ -110,35 +110,32 @@ class Convolution(Op):
             (self.dilation_h, self.dilation_w),
         )
 
-    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
-        x, weights = ins[0], ins[1]
-        assert x is not None and weights is not None
+    def verify(self, ins: Values, outs: Sequence[Value]) -> None:
+        x, weights = ins["x"], ins["weights"]
         require(len(x.type.shape) == 4, f"input must have 4 axes, has {len(x.type.shape)}")
         require(len(weights.type.shape) == 4, f"weights must have 4 axes, have {len(weights.type.shape)}")
-        bias = ins[2] if len(ins) > 2 else None
+        bias = ins.get("bias")
         check_product(x, weights, bias, outs[0])
         channels = weights.type.shape[self.channel_axis]
         if bias is not None:
             require(bias.type.size == channels, f"bias has {bias.type.size} entries for {channels} channels")
         check_filters(x, weights, self.channel_axis)
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        x, weights = ins[0], ins[1]
-        assert x is not None and weights is not None
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        x, weights = ins["x"], ins["weights"]
         out_h, out_w = self.window(x, weights).out
         return ((x.type.shape[0], out_h, out_w, weights.type.shape[self.channel_axis]),)
 
-    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
-        return weighted_sum(given(ins, 0), spans[0], given(ins, 1), self.channel_axis, given_or_none(ins, 2))
+    def reach(self, ins: Values, spans: Named[Span], outs: Sequence[Value]) -> Span:
+        return weighted_sum(ins["x"], spans["x"], ins["weights"], self.channel_axis, ins.get("bias"))
 
-    def macs(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> int:
-        weights = ins[1]
-        assert weights is not None
+    def macs(self, ins: Values, outs: Sequence[Value]) -> int:
+        weights = ins["weights"]
         return outs[0].type.size * weights.type.size // weights.type.shape[self.channel_axis]
 
-    def rescaling(self, ins: Sequence[Value | None], y: Value) -> Rescale:
+    def rescaling(self, ins: Values, y: Value) -> Rescale:
         """How accumulators become codes of y."""
-        x, weights, bias = given(ins, 0).type, given(ins, 1).type, given_or_none(ins, 2)
+        x, weights, bias = ins["x"].type, ins["weights"].type, ins.get("bias")
         real = product_scales(x, weights, y.type, weights.shape[self.channel_axis])
         accumulator = wide_accumulator(x, None if bias is None else bias.type)
         return product_rescale(x, y.type, real, self.activation, self.rescale, accumulator)
@@ -151,7 +148,7 @@ class Convolution(Op):
         raise NotImplementedError
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        x, weights, bias = ins[0], ins[1], ins.get(2)
+        x, weights, bias = ins["x"], ins["weights"], ins.get("bias")
         geometry = self.window(x.value, weights.value)
         image, filters, accumulator = x.data, weights.data, "float32"
         if is_codes(x.type):
@@ -186,10 +183,9 @@ class Conv2D(Convolution):
     contract: ClassVar[str | None] = "conv2d"
     channel_axis: ClassVar[int] = 0
 
-    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
+    def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         super().verify(ins, outs)
-        x, weights = ins[0], ins[1]
-        assert x is not None and weights is not None
+        x, weights = ins["x"], ins["weights"]
         channels, filters = x.type.shape[3], weights.type.shape
         fits = filters[3] > 0 and channels % filters[3] == 0 and filters[0] % (channels // filters[3]) == 0
         require(fits, f"{channels} input channels do not split into groups for weights {list(filters)}")
@@ -216,10 +212,9 @@ class DepthwiseConv2D(Convolution):
     contract: ClassVar[str | None] = "depthwise_conv2d"
     channel_axis: ClassVar[int] = 3
 
-    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
+    def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         super().verify(ins, outs)
-        x, weights = ins[0], ins[1]
-        assert x is not None and weights is not None
+        x, weights = ins["x"], ins["weights"]
         channels, filters = x.type.shape[3], weights.type.shape
         require(filters[0] == 1, f"depthwise weights must have shape [1,h,w,c], have {list(filters)}")
         require(channels > 0 and filters[3] % channels == 0, f"{filters[3]} filters for {channels} channels")

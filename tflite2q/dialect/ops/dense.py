@@ -11,8 +11,8 @@ import numpy as np
 from tflite2q.arithmetic import rounding
 from tflite2q.arithmetic.core import Core
 from tflite2q.arithmetic.rescale import Rescale
-from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require, supported
-from tflite2q.dialect.ops.common import FUSED, activated, centred, check_codes, given, given_or_none, is_codes
+from tflite2q.dialect.op import Builtin, Named, Op, Operand, Operands, Shape, Values, attribute, require, supported
+from tflite2q.dialect.ops.common import FUSED, activated, centred, check_codes, is_codes
 from tflite2q.dialect.ops.conv import check_product, product_rescale, wide_accumulator
 from tflite2q.dialect.spans import Span, times, weighted_sum
 from tflite2q.dialect.types import Value
@@ -49,10 +49,9 @@ class Dense(Op):
     channel_axis: ClassVar[int] = 0
     deviation: ClassVar[str] = "results beyond 2^31 steps saturate; LiteRT casts them in a way that C leaves undefined"
 
-    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
-        x, weights = ins[0], ins[1]
-        assert x is not None and weights is not None
-        bias = ins[2] if len(ins) > 2 else None
+    def verify(self, ins: Values, outs: Sequence[Value]) -> None:
+        x, weights = ins["x"], ins["weights"]
+        bias = ins.get("bias")
         check_product(x, weights, bias, outs[0])
         require(len(weights.type.shape) == 2, f"weights must have 2 axes, have {len(weights.type.shape)}")
         units, k = weights.type.shape
@@ -62,26 +61,23 @@ class Dense(Op):
         if bias is not None:
             require(bias.type.size == units, f"bias has {bias.type.size} entries for {units} units")
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        x, weights = ins[0], ins[1]
-        assert x is not None and weights is not None
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        x, weights = ins["x"], ins["weights"]
         units, k = weights.type.shape
         if self.keep_num_dims:
             return ((*x.type.shape[:-1], units),)
         return ((x.type.size // k, units),)
 
-    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
-        return weighted_sum(given(ins, 0), spans[0], given(ins, 1), self.channel_axis, given_or_none(ins, 2))
+    def reach(self, ins: Values, spans: Named[Span], outs: Sequence[Value]) -> Span:
+        return weighted_sum(ins["x"], spans["x"], ins["weights"], self.channel_axis, ins.get("bias"))
 
-    def macs(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> int:
-        weights = ins[1]
-        assert weights is not None
+    def macs(self, ins: Values, outs: Sequence[Value]) -> int:
+        weights = ins["weights"]
         return outs[0].type.size * weights.type.shape[1]
 
-    def rescaling(self, ins: Sequence[Value | None], y: Value) -> Rescale:
+    def rescaling(self, ins: Values, y: Value) -> Rescale:
         """How accumulators become codes of y: multipliers s_x * s_w[c] / s_y in float64 throughout."""
-        x, weights = ins[0], ins[1]
-        assert x is not None and weights is not None
+        x, weights = ins["x"], ins["weights"]
         out = y.type
         low, high = rounding.activation_range(self.activation, out.scale, out.zero_point, out.dtype)
         real = tuple(x.type.scale * s / out.scale for s in weights.type.parameters.scale)
@@ -89,7 +85,7 @@ class Dense(Op):
         return Rescale(real, out.zero_point, low, high, out.dtype, arithmetic)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        x, weights, bias = ins[0], ins[1], ins.get(2)
+        x, weights, bias = ins["x"], ins["weights"], ins.get("bias")
         units, k = weights.type.shape
         columns = core.permute_dims(weights.data, (1, 0))
         rows = core.reshape(x.data, (x.type.size // k, k))
@@ -129,8 +125,8 @@ class BatchMatmul(Op):
         "int16 times int8 with a scale for each column: LiteRT loses the scales and answers 0; here they count"
     )
 
-    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
-        a, b = given(ins, 0), given(ins, 1)
+    def verify(self, ins: Values, outs: Sequence[Value]) -> None:
+        a, b = ins["a"], ins["b"]
         if a.type.dtype == "float32":
             supported(b.type.dtype == "float32", "both factors must be real numbers or both quantized")
         elif (a.type.dtype, b.type.dtype) != ("int16", "int8"):
@@ -143,10 +139,10 @@ class BatchMatmul(Op):
             require(q.axis in (None, columns), f"{b.name!r} has scales on axis {q.axis}, not {columns}")
             require(q.symmetric, f"{b.name!r} must have zero points of 0 beside int16 codes")
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        (rows, inner), (depth, columns) = self.matrix(given(ins, 0), 0), self.matrix(given(ins, 1), 1)
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        (rows, inner), (depth, columns) = self.matrix(ins["a"], 0), self.matrix(ins["b"], 1)
         require(inner == depth, f"{inner} columns of a do not meet {depth} rows of b")
-        a, b = given(ins, 0).type.shape[:-2], given(ins, 1).type.shape[:-2]
+        a, b = ins["a"].type.shape[:-2], ins["b"].type.shape[:-2]
         try:
             return ((*np.broadcast_shapes(a, b), rows, columns),)
         except ValueError:
@@ -159,15 +155,15 @@ class BatchMatmul(Op):
         rows, columns = value.type.shape[-2:]
         return (columns, rows) if (self.transpose_a, self.transpose_b)[index] else (rows, columns)
 
-    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
-        depth = self.matrix(given(ins, 0), 0)[1]
-        return times(times(spans[0], spans[1]), (depth, depth))
+    def reach(self, ins: Values, spans: Named[Span], outs: Sequence[Value]) -> Span:
+        depth = self.matrix(ins["a"], 0)[1]
+        return times(times(spans["a"], spans["b"]), (depth, depth))
 
-    def macs(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> int:
-        return outs[0].type.size * self.matrix(given(ins, 0), 0)[1]
+    def macs(self, ins: Values, outs: Sequence[Value]) -> int:
+        return outs[0].type.size * self.matrix(ins["a"], 0)[1]
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        a, b, y = ins[0], ins[1], outs[0].type
+        a, b, y = ins["a"], ins["b"], outs[0].type
         codes = is_codes(a.type)
         factors = []
         for factor, transposed in ((a, self.transpose_a), (b, self.transpose_b)):

@@ -9,8 +9,8 @@ from typing import ClassVar, TypeVar
 import numpy as np
 
 from tflite2q.arithmetic.core import Core
-from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, Tensor, attribute, require, supported
-from tflite2q.dialect.ops.common import float32, given, is_codes
+from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, Tensor, Values, attribute, require, supported
+from tflite2q.dialect.ops.common import float32, is_codes
 from tflite2q.dialect.types import Value
 
 T = TypeVar("T")
@@ -57,8 +57,8 @@ class DetectionPostprocess(Op):
         """LiteRT takes uint8 codes and real numbers, TFLite Micro real numbers alone."""
         return None if dtype in self.dtypes else "float32"
 
-    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
-        boxes, scores, anchors = (given(ins, index) for index in range(3))
+    def verify(self, ins: Values, outs: Sequence[Value]) -> None:
+        boxes, scores, anchors = (ins[name] for name in ("boxes", "scores", "anchors"))
         for value in (boxes, scores, anchors):
             real = value.type.dtype == "float32"
             codes = value.type.dtype == "uint8" and value.type.quantized
@@ -71,15 +71,15 @@ class DetectionPostprocess(Op):
         fits = scores.type.shape[:2] == (1, count) and scores.type.shape[2] - self.num_classes in (0, 1)
         require(fits, f"scores {list(scores.type.shape)} for {count} boxes and {self.num_classes} classes")
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
         rows = self.max_detections * self.max_classes_per_detection
         return (1, rows, 4), (1, rows), (1, rows), (1,)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        count, classes = ins[0].type.shape[1], self.num_classes
-        boxes = self.corners(core, ins[0], ins[2])
-        scores = core.reshape(_real(core, ins[1]), (count, ins[1].type.shape[2]))
-        behind = ins[1].type.shape[2]  # without the background class, if there is one
+        count, classes = ins["boxes"].type.shape[1], self.num_classes
+        boxes = self.corners(core, ins["boxes"], ins["anchors"])
+        scores = core.reshape(_real(core, ins["scores"]), (count, ins["scores"].type.shape[2]))
+        behind = ins["scores"].type.shape[2]  # without the background class, if there is one
         scores = core.strided_slice(scores, (1,), (behind - classes,), (behind,), (1,))
         found = (self.by_class if self.regular else self.by_box)(core, boxes, scores, count)
         return tuple(core.reshape(part, y.type.shape) for part, y in zip(found, outs, strict=True))

@@ -14,11 +14,13 @@ from tflite2q.arithmetic.rescale import Rescale, int_const, multiply_fixed, roun
 from tflite2q.dialect.op import (
     INT8_VERSION_2,
     Builtin,
+    Named,
     Op,
     Operand,
     Operands,
     Shape,
     Tensor,
+    Values,
     attribute,
     require,
     supported,
@@ -31,13 +33,13 @@ from tflite2q.dialect.ops.common import (
     centred,
     check_numbers,
     float32,
-    given,
     is_codes,
 )
 from tflite2q.dialect.spans import Span, minus, plus, times
 from tflite2q.dialect.types import TensorType, Value
 
 T = TypeVar("T")
+V = TypeVar("V")
 
 ADD_HEADROOM = 20  # bits by which addends are shifted left before they are rescaled to a common scale (eq. 15)
 INT16_HEADROOM = 15
@@ -51,16 +53,22 @@ class Binary(Op):
     floats: ClassVar[bool] = True
     dtypes: ClassVar[tuple[str, ...]] = CODES
 
-    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
+    def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         check_numbers(*ins, *outs)
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        return (broadcast_shape(given(ins, 0), given(ins, 1)),)
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        return (broadcast_shape(*self.both(ins)),)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        a, b = self.both(ins)
         if is_codes(outs[0].type):
-            return (self.codes(core, ins[0], ins[1], outs[0].type),)
-        return (self.numbers(core, ins[0].data, ins[1].data, outs[0].type.dtype),)
+            return (self.codes(core, a, b, outs[0].type),)
+        return (self.numbers(core, a.data, b.data, outs[0].type.dtype),)
+
+    def both(self, ins: Named[V]) -> tuple[V, V]:
+        """The two operands, by whatever names the op gives them."""
+        first, second = self.operands
+        return ins[first.name], ins[second.name]
 
     def codes(self, core: Core[T], a: Tensor[T], b: Tensor[T], y: TensorType) -> T:
         """The result on quantized operands."""
@@ -104,8 +112,8 @@ class Add(Eltwise):
         Builtin("SUB", "SubOptions", {"int8": 2, "int16": 5}, {"subtract": True}),
     )
 
-    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
-        return (minus if self.subtract else plus)(spans[0], spans[1])
+    def reach(self, ins: Values, spans: Named[Span], outs: Sequence[Value]) -> Span:
+        return (minus if self.subtract else plus)(spans["a"], spans["b"])
 
     def codes(self, core: Core[T], a: Tensor[T], b: Tensor[T], y: TensorType) -> T:
         if self.rescale == "float32":
@@ -177,8 +185,8 @@ class Mul(Eltwise):
     mnemonic: ClassVar[str] = "q.mul"
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("MUL", "MulOptions", {"int8": 2, "int16": 4}),)
 
-    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
-        return times(spans[0], spans[1])
+    def reach(self, ins: Values, spans: Named[Span], outs: Sequence[Value]) -> Span:
+        return times(spans["a"], spans["b"])
 
     def codes(self, core: Core[T], a: Tensor[T], b: Tensor[T], y: TensorType) -> T:
         product = core.multiply(centred(core, a.data, a.type.zero_point), centred(core, b.data, b.type.zero_point))
@@ -217,21 +225,19 @@ class Requantize(Op):
         "real numbers beyond 2^31 steps saturate; LiteRT casts them in a way that C leaves undefined"
     )
 
-    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
-        x = ins[0]
-        assert x is not None
+    def verify(self, ins: Values, outs: Sequence[Value]) -> None:
+        x = ins["x"]
         require(x.type.dtype == "float32" or x.type.quantized, f"{x.name!r} has no quantization parameters")
         require(outs[0].type.quantized, f"{outs[0].name!r} has no quantization parameters")
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        assert ins[0] is not None
-        return (ins[0].type.shape,)
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        return (ins["x"].type.shape,)
 
-    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
-        return spans[0]
+    def reach(self, ins: Values, spans: Named[Span], outs: Sequence[Value]) -> Span:
+        return spans["x"]
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        x, y = ins[0], outs[0].type
+        x, y = ins["x"], outs[0].type
         if x.type.dtype == "float32":
             return (quantize_real(core, x.data, y),)
         real = np.float64(x.type.scale) / np.float64(y.scale)
@@ -262,23 +268,22 @@ class Dequantize(Op):
     floats: ClassVar[bool] = True
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8", "int16")
 
-    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
-        x = given(ins, 0)
+    def verify(self, ins: Values, outs: Sequence[Value]) -> None:
+        x = ins["x"]
         require(x.type.dtype == "float16" or x.type.quantized, f"{x.name!r} has no quantization parameters")
         require(outs[0].type.dtype == "float32", "result must be float32")
         q = x.type.quantization
         per_channel = q is not None and q.axis is not None
         supported(not per_channel, f"{x.name!r} has a scale per channel (weight-only quantization): not supported yet")
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        assert ins[0] is not None
-        return (ins[0].type.shape,)
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        return (ins["x"].type.shape,)
 
-    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
-        return spans[0]
+    def reach(self, ins: Values, spans: Named[Span], outs: Sequence[Value]) -> Span:
+        return spans["x"]
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        x = ins[0]
+        x = ins["x"]
         if x.type.dtype == "float16":
             return (core.astype(x.data, "float32"),)
         q, rank = x.type.parameters, len(x.type.shape)

@@ -13,8 +13,20 @@ from tflite2q.arithmetic.core import Core
 from tflite2q.arithmetic.numpy_core import NumpyCore
 from tflite2q.arithmetic.rounding import code_range
 from tflite2q.arithmetic.tables import FUNCTIONS, Codes, Options, tabulate
-from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, attribute, require, supported
-from tflite2q.dialect.ops.common import CODES, PLAIN, given, is_codes
+from tflite2q.dialect.op import (
+    INT8_VERSION_2,
+    Builtin,
+    Named,
+    Op,
+    Operand,
+    Operands,
+    Shape,
+    Values,
+    attribute,
+    require,
+    supported,
+)
+from tflite2q.dialect.ops.common import CODES, PLAIN, is_codes
 from tflite2q.dialect.ops.formulas import FORMULAS
 from tflite2q.dialect.spans import EVERYTHING, Span, of_activation
 from tflite2q.dialect.types import Quantization, TensorType, Value
@@ -85,8 +97,8 @@ class Lookup(Op):
     def accepts(self, dtype: str) -> bool:
         return super().accepts(dtype) or (dtype == "float32" and self.function in FORMULAS)
 
-    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
-        x, y = given(ins, 0), outs[0]
+    def verify(self, ins: Values, outs: Sequence[Value]) -> None:
+        x, y = ins["x"], outs[0]
         supported(x.type.dtype == y.type.dtype, f"input is {x.type.dtype} but result {y.type.dtype}")
         supported(is_codes(x.type) or x.type.dtype in PLAIN, f"{x.name!r} is {x.type.dtype}")
         require(is_codes(x.type) == is_codes(y.type), "input and result must both be quantized or neither")
@@ -94,13 +106,12 @@ class Lookup(Op):
             supported(self.function in FUNCTIONS, f"{self.function} takes real numbers, not {x.type.dtype} codes")
             require(len(x.type.parameters.scale) == 1, f"{x.name!r} is quantized per channel")
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        return (given(ins, 0).type.shape,)
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        return (ins["x"].type.shape,)
 
     def ties(self, dtype: str) -> tuple[tuple[str, ...], ...]:
         """NEG negates codes as they are."""
-        source = self.inputs[0]
-        return ((source, self.outputs[0]),) if self.function == "NEG" and source is not None else ()
+        return ((self.reads("x"), self.outputs[0]),) if self.function == "NEG" else ()
 
     def fixed_result(self, dtype: str) -> Quantization | None:
         step = FIXED_STEPS.get(self.function, {}).get(dtype)
@@ -110,11 +121,11 @@ class Lookup(Op):
         lowest = low if self.function == "LOGISTIC" and dtype != "int16" else (low + high + 1) // 2
         return Quantization.per_tensor(step, lowest)
 
-    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
-        return sampled(self.function, self.alpha, self.approximate, spans[0])
+    def reach(self, ins: Values, spans: Named[Span], outs: Sequence[Value]) -> Span:
+        return sampled(self.function, self.alpha, self.approximate, spans["x"])
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        x, y = ins[0], outs[0].type
+        x, y = ins["x"], outs[0].type
         if not is_codes(x.type):
             name = f"{self.function} approximate" if self.approximate else self.function
             return (FORMULAS[name](core, x.data, x.type.dtype, self.alpha),)

@@ -9,8 +9,8 @@ from typing import ClassVar, TypeVar
 import numpy as np
 
 from tflite2q.arithmetic.core import Core
-from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, attribute, require
-from tflite2q.dialect.ops.common import axis_of, gather_constant, given, integer, integers
+from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, Values, attribute, require
+from tflite2q.dialect.ops.common import axis_of, gather_constant, integer, integers
 from tflite2q.dialect.ops.shape import Movement
 from tflite2q.dialect.types import Value
 
@@ -25,17 +25,17 @@ class Transpose(Movement):
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("TRANSPOSE", "TransposeOptions", {"int8": 2, "int16": 4}),)
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("order", "plain"))
 
-    def order(self, ins: Sequence[Value | None]) -> tuple[int, ...]:
-        rank = len(given(ins, 0).type.shape)
-        order = tuple(axis_of(axis, rank) for axis in integers(given(ins, 1)))
+    def order(self, ins: Values) -> tuple[int, ...]:
+        rank = len(ins["x"].type.shape)
+        order = tuple(axis_of(axis, rank) for axis in integers(ins["order"]))
         require(sorted(order) == list(range(rank)), f"order {list(order)} is no permutation of {rank} axes")
         return order
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        return (tuple(given(ins, 0).type.shape[axis] for axis in self.order(ins)),)
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        return (tuple(ins["x"].type.shape[axis] for axis in self.order(ins)),)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        return (core.permute_dims(ins[0].data, self.order(ins.values)),)
+        return (core.permute_dims(ins["x"].data, self.order(ins.values)),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,24 +46,24 @@ class Slice(Movement):
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("SLICE", "SliceOptions", {"int8": 2, "int16": 4}),)
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("begin", "plain"), Operand("size", "plain"))
 
-    def bounds(self, ins: Sequence[Value | None]) -> tuple[list[int], list[int]]:
+    def bounds(self, ins: Values) -> tuple[list[int], list[int]]:
         """First and last + 1 index on each axis."""
-        shape = given(ins, 0).type.shape
-        begin, size = integers(given(ins, 1)), integers(given(ins, 2))
+        shape = ins["x"].type.shape
+        begin, size = integers(ins["begin"]), integers(ins["size"])
         require(len(begin) == len(size) == len(shape), f"begin {begin} and size {size} for {len(shape)} axes")
         end = [extent if n == -1 else b + n for b, n, extent in zip(begin, size, shape, strict=True)]
         fits = all(0 <= b <= e <= extent for b, e, extent in zip(begin, end, shape, strict=True))
         require(fits, f"begin {begin} and size {size} do not fit {list(shape)}")
         return begin, end
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
         begin, end = self.bounds(ins)
         return (tuple(e - b for b, e in zip(begin, end, strict=True)),)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         begin, end = self.bounds(ins.values)
         axes = range(len(begin))
-        return (core.strided_slice(ins[0].data, axes, begin, end, [1] * len(begin)),)
+        return (core.strided_slice(ins["x"].data, axes, begin, end, [1] * len(begin)),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +92,10 @@ class StridedSlice(Movement):
         Operand("strides", "plain"),
     )
 
-    def ranges(self, ins: Sequence[Value | None]) -> tuple[list[range], list[int]]:
+    def ranges(self, ins: Values) -> tuple[list[range], list[int]]:
         """The indices taken on each axis of x, and the result's shape."""
-        shape = given(ins, 0).type.shape
-        begin, end, strides = (integers(given(ins, index)) for index in (1, 2, 3))
+        shape = ins["x"].type.shape
+        begin, end, strides = (integers(ins[name]) for name in ("begin", "end", "strides"))
         require(len(begin) == len(end) == len(strides), "begin, end and strides differ in length")
         require(all(strides), "a stride is 0")
         added = sum(1 for i in range(len(begin)) if self.new_axis_mask >> i & 1)
@@ -130,7 +130,7 @@ class StridedSlice(Movement):
         taken = range(*opened.indices(extent))
         return taken if taken else range(0)  # an empty range may begin before the first element
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
         return (tuple(self.ranges(ins)[1]),)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
@@ -138,7 +138,7 @@ class StridedSlice(Movement):
         begin = [indices.start for indices in taken]
         end = [indices.stop for indices in taken]
         strides = [indices.step for indices in taken]
-        return (core.reshape(core.strided_slice(ins[0].data, range(len(taken)), begin, end, strides), shape),)
+        return (core.reshape(core.strided_slice(ins["x"].data, range(len(taken)), begin, end, strides), shape),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,36 +161,31 @@ class Split(Movement):
         names = ("axis", "x") if self.kind == "split" else ("x", "sizes", "axis")
         return tuple(Operand(name, "activation" if name == "x" else "plain") for name in names)
 
-    @property
-    def moved(self) -> int:
-        """Which operand is split."""
-        return 1 if self.kind == "split" else 0
-
-    def parts(self, ins: Sequence[Value | None]) -> tuple[int, list[int]]:
+    def parts(self, ins: Values) -> tuple[int, list[int]]:
         """The axis and the parts' sizes."""
-        shape = given(ins, self.moved).type.shape
-        axis = axis_of(integer(given(ins, 0 if self.kind == "split" else 2)), len(shape))
+        shape = ins["x"].type.shape
+        axis = axis_of(integer(ins["axis"]), len(shape))
         extent = shape[axis]
         if self.kind == "split":
             whole = self.count == len(self.outputs) and extent % self.count == 0
             require(whole, f"{extent} does not split into {self.count} parts for {len(self.outputs)} results")
             return axis, [extent // self.count] * self.count
-        sizes = integers(given(ins, 1))
+        sizes = integers(ins["sizes"])
         rest = extent - sum(size for size in sizes if size >= 0)
         sizes = [rest if size < 0 else size for size in sizes]
         require(sum(sizes) == extent and min(sizes, default=0) >= 0, f"sizes {sizes} do not make up {extent}")
         return axis, sizes
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
         axis, sizes = self.parts(ins)
         require(len(sizes) == len(outs), f"{len(sizes)} parts for {len(outs)} results")
-        shape = given(ins, self.moved).type.shape
+        shape = ins["x"].type.shape
         return tuple((*shape[:axis], size, *shape[axis + 1 :]) for size in sizes)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         axis, sizes = self.parts(ins.values)
         ends = [int(end) for end in np.cumsum(sizes)]
-        x = ins[self.moved].data
+        x = ins["x"].data
         pairs = zip(ends, sizes, strict=True)
         return tuple(core.strided_slice(x, (axis,), (end - size,), (end,), (1,)) for end, size in pairs)
 
@@ -206,8 +201,8 @@ class Pack(Movement):
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("PACK", "PackOptions", {"int8": 2, "int16": 3}),)
     variadic: ClassVar[bool] = True
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        shapes = {given(ins, index).type.shape for index in range(len(ins))}
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        shapes = {part.type.shape for part in ins.every("x")}
         require(len(shapes) == 1, f"parts {[list(s) for s in shapes]} differ")
         (shape,) = shapes
         axis = axis_of(self.axis, len(shape) + 1)
@@ -217,7 +212,7 @@ class Pack(Movement):
         shape = outs[0].type.shape
         axis = axis_of(self.axis, len(shape))
         thin = (*shape[:axis], 1, *shape[axis + 1 :])
-        return (core.concat([core.reshape(part.data, thin) for part in ins], axis),)
+        return (core.concat([core.reshape(part.data, thin) for part in ins.every("x")], axis),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,15 +225,15 @@ class Unpack(Movement):
     mnemonic: ClassVar[str] = "q.unpack"
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("UNPACK", "UnpackOptions", {"int8": 2, "int16": 4}),)
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        shape = given(ins, 0).type.shape
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        shape = ins["x"].type.shape
         axis = axis_of(self.axis, len(shape))
         require(shape[axis] == len(outs), f"{len(outs)} results for {shape[axis]} slices")
         return ((*shape[:axis], *shape[axis + 1 :]),) * len(outs)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        axis = axis_of(self.axis, len(ins[0].type.shape))
-        x = ins[0].data
+        axis = axis_of(self.axis, len(ins["x"].type.shape))
+        x = ins["x"].data
         slices = (core.strided_slice(x, (axis,), (i,), (i + 1,), (1,)) for i in range(len(outs)))
         return tuple(core.reshape(part, y.type.shape) for part, y in zip(slices, outs, strict=True))
 
@@ -261,30 +256,30 @@ class Gather(Movement):
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("GATHER", "GatherOptions", {"int8": 2, "int16": 4}),)
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("indices", "plain"))
 
-    def axes(self, ins: Sequence[Value | None]) -> tuple[int, int]:
+    def axes(self, ins: Values) -> tuple[int, int]:
         """The axis taken from and the number of batch axes."""
-        x, indices = given(ins, 0).type.shape, given(ins, 1).type.shape
+        x, indices = ins["x"].type.shape, ins["indices"].type.shape
         axis = axis_of(self.axis, len(x))
         batch = self.batch_axes + (len(indices) if self.batch_axes < 0 else 0)
         fits = 0 <= batch <= min(axis, len(indices)) and x[:batch] == indices[:batch]
         require(fits, f"{self.batch_axes} batch axes do not fit {list(x)} and {list(indices)}")
         return axis, batch
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
         axis, batch = self.axes(ins)
-        x, indices = given(ins, 0).type.shape, given(ins, 1).type.shape
+        x, indices = ins["x"].type.shape, ins["indices"].type.shape
         return ((*x[:axis], *indices[batch:], *x[axis + 1 :]),)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         axis, batch = self.axes(ins.values)
-        x, indices = ins[0].type.shape, ins[1].type.shape
-        index = within(core, core.astype(ins[1].data, "int32"), (x[axis],), self)
+        x, indices = ins["x"].type.shape, ins["indices"].type.shape
+        index = within(core, core.astype(ins["indices"].data, "int32"), (x[axis],), self)
         if batch == 0:
-            return (core.take(ins[0].data, index, axis),)
+            return (core.take(ins["x"].data, index, axis),)
         # One axis for batch and gathered axis together: offset each batch's indices by its position.
         rows, extent = int(np.prod(x[:batch])), x[axis]
         middle = tuple(range(batch, axis))
-        front = core.permute_dims(ins[0].data, (*range(batch), axis, *middle, *range(axis + 1, len(x))))
+        front = core.permute_dims(ins["x"].data, (*range(batch), axis, *middle, *range(axis + 1, len(x))))
         table = core.reshape(front, (rows * extent, *(x[i] for i in middle), *x[axis + 1 :]))
         offsets = np.arange(rows, dtype=np.int32)[:, None] * np.int32(extent)
         flat = core.add(core.reshape(index, (rows, int(np.prod(indices[batch:])))), core.const(offsets))
@@ -303,18 +298,18 @@ class GatherNd(Movement):
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("GATHER_ND", "GatherNdOptions", {"int8": 2, "int16": 3}),)
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("indices", "plain"))
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        x, indices = given(ins, 0).type.shape, given(ins, 1).type.shape
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        x, indices = ins["x"].type.shape, ins["indices"].type.shape
         require(len(indices) > 0 and indices[-1] <= len(x), f"indices {list(indices)} for {len(x)} axes")
         return ((*indices[:-1], *x[indices[-1] :]),)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        x, indices = ins[0].type.shape, ins[1].type.shape
+        x, indices = ins["x"].type.shape, ins["indices"].type.shape
         depth = indices[-1]
         steps = np.array([int(np.prod(x[axis + 1 : depth])) for axis in range(depth)], np.int32)
-        index = within(core, core.astype(ins[1].data, "int32"), x[:depth], self)
+        index = within(core, core.astype(ins["indices"].data, "int32"), x[:depth], self)
         products = core.multiply(index, core.const(steps))
-        table = core.reshape(ins[0].data, (int(np.prod(x[:depth])), *x[depth:]))
+        table = core.reshape(ins["x"].data, (int(np.prod(x[:depth])), *x[depth:]))
         return (core.take(table, core.sum(products, (-1,)), 0),)
 
 
@@ -326,14 +321,14 @@ class Tile(Movement):
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("TILE", "TileOptions"),)
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("multiples", "plain"))
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        shape, times = given(ins, 0).type.shape, integers(given(ins, 1))
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        shape, times = ins["x"].type.shape, integers(ins["multiples"])
         require(len(shape) == len(times) and min(times, default=0) >= 0, f"multiples {times} for {len(shape)} axes")
         return (tuple(n * extent for n, extent in zip(times, shape, strict=True)),)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        x = ins[0].data
-        for axis, (times, extent) in enumerate(zip(integers(ins[1].value), ins[0].type.shape, strict=True)):
+        x = ins["x"].data
+        for axis, (times, extent) in enumerate(zip(integers(ins["multiples"].value), ins["x"].type.shape, strict=True)):
             if times != 1:
                 x = gather_constant(core, x, np.tile(np.arange(extent), times), axis)
         return (x,)
@@ -353,15 +348,15 @@ class BroadcastTo(Movement):
     )
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("shape", "plain"))
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        have, want = given(ins, 0).type.shape, tuple(integers(given(ins, 1)))
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        have, want = ins["x"].type.shape, tuple(integers(ins["shape"]))
         aligned = zip(reversed(have), reversed(want), strict=False)
         fits = len(have) <= len(want) and all(n in (1, wanted) for n, wanted in aligned)
         require(fits, f"{list(have)} does not broadcast to {list(want)}")
         return (want,)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        return (core.broadcast_to(ins[0].data, outs[0].type.shape),)
+        return (core.broadcast_to(ins["x"].data, outs[0].type.shape),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -372,11 +367,11 @@ class Reverse(Movement):
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("REVERSE_V2", "ReverseV2Options", {"int8": 3, "int16": 3}),)
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("axes", "plain"))
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        return (given(ins, 0).type.shape,)
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        return (ins["x"].type.shape,)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        shape = ins[0].type.shape
-        axes = sorted({axis_of(axis, len(shape)) for axis in integers(ins[1].value)})
+        shape = ins["x"].type.shape
+        axes = sorted({axis_of(axis, len(shape)) for axis in integers(ins["axes"].value)})
         last, before = [shape[axis] - 1 for axis in axes], [-1] * len(axes)
-        return (core.strided_slice(ins[0].data, axes, last, before, before),)
+        return (core.strided_slice(ins["x"].data, axes, last, before, before),)

@@ -21,8 +21,20 @@ from tflite2q.arithmetic.rescale import (
     rounding_shift_right,
     wrapped32,
 )
-from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, Tensor, attribute, require
-from tflite2q.dialect.ops.common import centred, check_numbers, given, is_codes
+from tflite2q.dialect.op import (
+    INT8_VERSION_2,
+    Builtin,
+    Named,
+    Op,
+    Operand,
+    Operands,
+    Shape,
+    Tensor,
+    Values,
+    attribute,
+    require,
+)
+from tflite2q.dialect.ops.common import centred, check_numbers, is_codes
 from tflite2q.dialect.spans import Span
 from tflite2q.dialect.types import Quantization, TensorType, Value
 
@@ -41,16 +53,16 @@ class RowWise(Op):
     floats: ClassVar[bool] = True
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8")
 
-    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
-        check_numbers(given(ins, 0), outs[0])
+    def verify(self, ins: Values, outs: Sequence[Value]) -> None:
+        check_numbers(ins["x"], outs[0])
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        return (given(ins, 0).type.shape,)
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        return (ins["x"].type.shape,)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        if is_codes(ins[0].type):
-            return (self.codes(core, ins[0], outs[0].type),)
-        return (self.numbers(core, ins[0].data),)
+        if is_codes(ins["x"].type):
+            return (self.codes(core, ins["x"], outs[0].type),)
+        return (self.numbers(core, ins["x"].data),)
 
     def codes(self, core: Core[T], x: Tensor[T], y: TensorType) -> T:
         """The result on quantized operands."""
@@ -74,12 +86,12 @@ class LogSoftmax(RowWise):
     def fixed_result(self, dtype: str) -> Quantization | None:
         return Quantization.per_tensor(1 / 16, rounding.code_range(dtype)[1])
 
-    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
+    def reach(self, ins: Values, spans: Named[Span], outs: Sequence[Value]) -> Span:
         return -math.inf, 0.0
 
-    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
+    def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         super().verify(ins, outs)
-        x = given(ins, 0).type
+        x = ins["x"].type
         if is_codes(x):
             require(x.scale >= SMALLEST_SCALE, f"scale {x.scale:g} is below {SMALLEST_SCALE:g}")
 
@@ -120,7 +132,7 @@ class L2Norm(RowWise):
     mnemonic: ClassVar[str] = "q.l2_norm"
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("L2_NORMALIZATION", "L2NormOptions", INT8_VERSION_2),)
 
-    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
+    def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         super().verify(ins, outs)
         require(self.activation == "NONE", f"fused activation {self.activation} is not supported")
 
@@ -128,7 +140,7 @@ class L2Norm(RowWise):
         low, high = rounding.code_range(dtype)
         return Quantization.per_tensor(1 / 128, (low + high + 1) // 2)
 
-    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
+    def reach(self, ins: Values, spans: Named[Span], outs: Sequence[Value]) -> Span:
         return -1.0, 1.0
 
     def codes(self, core: Core[T], x: Tensor[T], y: TensorType) -> T:

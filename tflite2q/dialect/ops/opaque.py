@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NoReturn, TypeVar
 
 from tflite2q.arithmetic.core import Core
 from tflite2q.dialect.graph import Graph
-from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute
+from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, Values, attribute
 from tflite2q.dialect.types import Value
 from tflite2q.errors import UnsupportedError
 
@@ -44,7 +44,7 @@ class Opaque(Op):
     def builtin(self) -> Builtin:
         return Builtin(self.code, self.options_type, custom=self.custom)
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
         return tuple(y.type.shape for y in outs)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> NoReturn:

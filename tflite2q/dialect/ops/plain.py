@@ -9,8 +9,8 @@ from typing import ClassVar, TypeVar
 import numpy as np
 
 from tflite2q.arithmetic.core import Core
-from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require
-from tflite2q.dialect.ops.common import CODES, axis_of, given, integer, integers
+from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, Values, attribute, require
+from tflite2q.dialect.ops.common import CODES, axis_of, integer, integers
 from tflite2q.dialect.types import STORAGE, Value
 
 T = TypeVar("T")
@@ -31,18 +31,18 @@ class Cast(Op):
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x", "fixed"),)
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8", "int16")
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        return (given(ins, 0).type.shape,)
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        return (ins["x"].type.shape,)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        kind, source = outs[0].type.dtype, ins[0].type.dtype
+        kind, source = outs[0].type.dtype, ins["x"].type.dtype
         if kind == "bool":
             zero = core.const(np.zeros(1, STORAGE[source]))
-            same = core.equal(ins[0].data, zero)
+            same = core.equal(ins["x"].data, zero)
             return (core.where(same, core.const(np.zeros(1, np.bool_)), core.const(np.ones(1, np.bool_))),)
         if source.startswith("float") and not kind.startswith("float"):
-            return (saturated(core, ins[0].data, STORAGE[source], STORAGE[kind]),)
-        return (core.astype(ins[0].data, STORAGE[kind]),)
+            return (saturated(core, ins["x"].data, STORAGE[source], STORAGE[kind]),)
+        return (core.astype(ins["x"].data, STORAGE[kind]),)
 
 
 def saturated(core: Core[T], x: T, source: str, dtype: str) -> T:
@@ -70,11 +70,11 @@ class ShapeOf(Op):
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x", "plain"),)
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8", "int16")
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        return ((),) if self.rank else ((len(given(ins, 0).type.shape),),)
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        return ((),) if self.rank else ((len(ins["x"].type.shape),),)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        shape = ins[0].type.shape
+        shape = ins["x"].type.shape
         return (core.const(np.array(len(shape) if self.rank else shape, outs[0].type.dtype)),)
 
 
@@ -87,12 +87,12 @@ class Fill(Op):
     operands: ClassVar[tuple[Operand, ...]] = (Operand("shape", "plain"), Operand("value", "fixed"))
     dtypes: ClassVar[tuple[str, ...]] = CODES
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        require(given(ins, 1).type.size == 1, "fills with more than one element")
-        return (tuple(integers(given(ins, 0))),)
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        require(ins["value"].type.size == 1, "fills with more than one element")
+        return (tuple(integers(ins["shape"])),)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        return (core.broadcast_to(core.reshape(ins[1].data, (1,)), outs[0].type.shape),)
+        return (core.broadcast_to(core.reshape(ins["value"].data, (1,)), outs[0].type.shape),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,20 +110,20 @@ class OneHot(Op):
         Operand("off", "fixed"),
     )
 
-    def place(self, ins: Sequence[Value | None]) -> int:
-        return axis_of(self.axis, len(given(ins, 0).type.shape) + 1)
+    def place(self, ins: Values) -> int:
+        return axis_of(self.axis, len(ins["indices"].type.shape) + 1)
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        shape, axis = given(ins, 0).type.shape, self.place(ins)
-        single = all(given(ins, index).type.size == 1 for index in (2, 3))
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        shape, axis = ins["indices"].type.shape, self.place(ins)
+        single = all(ins[name].type.size == 1 for name in ("on", "off"))
         require(single, "the elements for on and off must be single numbers")
-        return ((*shape[:axis], integer(given(ins, 1)), *shape[axis:]),)
+        return ((*shape[:axis], integer(ins["depth"]), *shape[axis:]),)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         axis, shape = self.place(ins.values), outs[0].type.shape
         thin = (*shape[:axis], 1, *shape[axis + 1 :])
         behind = (1,) * (len(shape) - axis - 1)
         places = np.arange(shape[axis], dtype=np.int32).reshape(-1, *behind)
-        hit = core.equal(core.reshape(core.astype(ins[0].data, "int32"), thin), core.const(places))
-        on, off = (core.reshape(ins[index].data, (1,)) for index in (2, 3))
+        hit = core.equal(core.reshape(core.astype(ins["indices"].data, "int32"), thin), core.const(places))
+        on, off = (core.reshape(ins[name].data, (1,)) for name in ("on", "off"))
         return (core.where(hit, on, off),)

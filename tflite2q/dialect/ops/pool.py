@@ -12,7 +12,7 @@ import numpy as np
 
 from tflite2q.arithmetic import rounding
 from tflite2q.arithmetic.core import Core
-from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require
+from tflite2q.dialect.op import Builtin, Named, Op, Operand, Operands, Shape, Values, attribute, require
 from tflite2q.dialect.ops.common import activated, check_numbers, is_codes
 from tflite2q.dialect.spans import Span
 from tflite2q.dialect.types import Value
@@ -42,15 +42,13 @@ class Pool(Op):
     def window(self, x: Value) -> Window:
         return window(x.type.shape, (self.filter_h, self.filter_w), (self.stride_h, self.stride_w), self.padding)
 
-    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
-        x = ins[0]
-        assert x is not None
+    def verify(self, ins: Values, outs: Sequence[Value]) -> None:
+        x = ins["x"]
         require(len(x.type.shape) == 4, f"input must have 4 axes, has {len(x.type.shape)}")
         check_numbers(x, outs[0])
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        x = ins[0]
-        assert x is not None
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        x = ins["x"]
         n, _, _, channels = x.type.shape
         return ((n, *self.window(x).out, channels),)
 
@@ -58,13 +56,11 @@ class Pool(Op):
         """Codes between which the fused activation keeps the result."""
         return rounding.activation_range(self.activation, y.type.scale, y.type.zero_point, y.type.dtype)
 
-    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
-        return spans[0]
+    def reach(self, ins: Values, spans: Named[Span], outs: Sequence[Value]) -> Span:
+        return spans["x"]
 
     def ties(self, dtype: str) -> tuple[tuple[str, ...], ...]:
-        source = self.inputs[0]
-        assert source is not None
-        return ((source, self.outputs[0]),)
+        return ((self.reads("x"), self.outputs[0]),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +74,7 @@ class AveragePool2D(Pool):
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("AVERAGE_POOL_2D", "Pool2DOptions", {"int8": 2, "int16": 3}),)
     contract: ClassVar[str | None] = "average_pool2d"
 
-    def macs(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> int:
+    def macs(self, ins: Values, outs: Sequence[Value]) -> int:
         return 0
 
     def counts(self, x: Value) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
@@ -107,7 +103,7 @@ class AveragePool2D(Pool):
         return core.conv2d(padded, ones, geometry.strides, groups=channels, out_dtype=dtype)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        x = ins[0]
+        x = ins["x"]
         dtype = "int32" if is_codes(x.type) else "float32"
         total = self.total(core, core.astype(x.data, dtype), x.value, dtype)
         counts = self.counts(x.value)
@@ -131,7 +127,7 @@ class MaxPool2D(Pool):
     contract: ClassVar[str | None] = "max_pool2d"
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        x = ins[0]
+        x = ins["x"]
         geometry = self.window(x.value)
         lowest = x.type.range[0] if is_codes(x.type) else LOWEST_FLOAT32
         largest = core.max_pool2d(geometry.pad(core, x.data, lowest), geometry.size, geometry.strides)

@@ -5,7 +5,7 @@ State lives in variables; a run starts from the values that the variables hold.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
@@ -15,11 +15,11 @@ from tflite2q.arithmetic import rounding
 from tflite2q.arithmetic.core import Core
 from tflite2q.arithmetic.gemmlowp16 import logistic_table, tanh_table
 from tflite2q.arithmetic.rescale import Rescale, int_const, multiply_fixed, rounding_shift_right
-from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require
-from tflite2q.dialect.ops.common import centred, check_codes, given, given_or_none
+from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, Values, attribute, require
+from tflite2q.dialect.ops.common import centred, check_codes
 from tflite2q.dialect.ops.eltwise import exact_log2
 from tflite2q.dialect.types import TensorType, Value
-from tflite2q.errors import UnsupportedError
+from tflite2q.errors import InvalidGraph, UnsupportedError
 
 T = TypeVar("T")
 
@@ -47,9 +47,12 @@ def _lstm_operands() -> tuple[Operand, ...]:
     )
 
 
-INPUT_WEIGHTS, RECURRENT_WEIGHTS, BIASES, HIDDEN_STATE, CELL_STATE = 1, 5, 12, 18, 19
-REFUSED = {9: "peepholes", 10: "peepholes", 11: "peepholes", 16: "a projection", 20: "layer normalization",
-           21: "layer normalization", 22: "layer normalization", 23: "layer normalization"}  # fmt: skip
+SOURCES = ("input", "recurrent")  # what gates have weights for
+REFUSED: Mapping[str, str] = {
+    **{f"peephole_{gate}": "peepholes" for gate in ("input", "forget", "output")},
+    "projection": "a projection",
+    **{f"normalization_{gate}": "layer normalization" for gate in GATES},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,61 +75,60 @@ class Lstm(Op):
         "every run starts from the initial state; no peepholes, projection or layer normalization"
     )
 
-    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
-        x, hidden, cell = given(ins, 0), given(ins, HIDDEN_STATE), given(ins, CELL_STATE)
-        if x.type.dtype != "int8" or given(ins, 2).type.dtype != "int8":
+    def verify(self, ins: Values, outs: Sequence[Value]) -> None:
+        x, hidden, cell = ins["x"], ins["hidden"], ins["cell"]
+        if x.type.dtype != "int8" or ins["input_to_forget"].type.dtype != "int8":
             raise UnsupportedError(f"{self.name!r}: only the int8 LSTM is supported, this one reads {x.type.dtype}")
-        for index, what in REFUSED.items():
-            if given_or_none(ins, index) is not None:
+        for name, what in REFUSED.items():
+            if ins.get(name) is not None:
                 raise UnsupportedError(f"{self.name!r}: an LSTM with {what} is not supported")
         check_codes(x, hidden, outs[0])
         require(cell.type.dtype == "int16", f"cell state is {cell.type.dtype}, not int16")
-        require(exact_log2(cell.type.scale) is not None, "the cell state's scale must be a power of two")
+        _log2(cell.type)
         described = len(self.intermediates) > HIDDEN and self.intermediates[HIDDEN].type.quantized
         require(described, "the parameters of the hidden state are missing")
         require(len(x.type.shape) == 3, f"input must have 3 axes, has {len(x.type.shape)}")
         self.check_shapes(ins)
 
-    def check_shapes(self, ins: Sequence[Value | None]) -> None:
+    def check_shapes(self, ins: Values) -> None:
         """All gates have the same units; both states are [batch, units]."""
-        x, recurrent = given(ins, 0).type.shape, given(ins, RECURRENT_WEIGHTS + 1).type.shape
+        x, recurrent = ins["x"].type.shape, ins["recurrent_to_forget"].type.shape
         batch, units = x[1 if self.time_major else 0], recurrent[0] if recurrent else 0
-        for gate, name in enumerate(GATES):
-            for first, columns in ((INPUT_WEIGHTS, x[2]), (RECURRENT_WEIGHTS, units)):
-                weights = given_or_none(ins, first + gate)
+        for gate in GATES:
+            for source, columns in zip(SOURCES, (x[2], units), strict=True):
+                weights = ins.get(f"{source}_to_{gate}")
                 fits = weights is None or weights.type.shape == (units, columns)
-                require(fits, f"weights of the {name} gate do not fit {units} units and {columns} inputs")
+                require(fits, f"weights of the {gate} gate do not fit {units} units and {columns} inputs")
                 scaled = weights is None or weights.type.quantized
-                require(scaled, f"weights of the {name} gate have no quantization parameters")
-            bias = given_or_none(ins, BIASES + gate)
-            require(bias is None or bias.type.shape == (units,), f"bias of the {name} gate does not fit {units} units")
-            complete = (bias is None) == (given_or_none(ins, INPUT_WEIGHTS + gate) is None)
-            require(complete, f"the {name} gate has weights without a bias, or the other way round")
-        for index, what in ((HIDDEN_STATE, "hidden"), (CELL_STATE, "cell")):
-            shape = given(ins, index).type.shape
-            require(shape == (batch, units), f"{what} state is {list(shape)}, not [{batch}, {units}]")
+                require(scaled, f"weights of the {gate} gate have no quantization parameters")
+            bias = ins.get(f"bias_{gate}")
+            require(bias is None or bias.type.shape == (units,), f"bias of the {gate} gate does not fit {units} units")
+            complete = (bias is None) == (ins.get(f"input_to_{gate}") is None)
+            require(complete, f"the {gate} gate has weights without a bias, or the other way round")
+        for state in ("hidden", "cell"):
+            shape = ins[state].type.shape
+            require(shape == (batch, units), f"{state} state is {list(shape)}, not [{batch}, {units}]")
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        recurrent = given(ins, RECURRENT_WEIGHTS + 1).type.shape
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        recurrent = ins["recurrent_to_forget"].type.shape
         require(len(recurrent) == 2, f"recurrent weights must have 2 axes, have {len(recurrent)}")
-        return ((*given(ins, 0).type.shape[:2], recurrent[1]),)
+        return ((*ins["x"].type.shape[:2], recurrent[1]),)
 
-    def macs(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> int:
-        steps = int(np.prod(given(ins, 0).type.shape[:2]))
-        weights = (value for value in ins[INPUT_WEIGHTS : RECURRENT_WEIGHTS + 4] if value is not None)
-        return steps * sum(value.type.size for value in weights)
+    def macs(self, ins: Values, outs: Sequence[Value]) -> int:
+        steps = int(np.prod(ins["x"].type.shape[:2]))
+        weights = (ins.get(f"{source}_to_{gate}") for source in SOURCES for gate in GATES)
+        return steps * sum(value.type.size for value in weights if value is not None)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        x, hidden, cell = ins[0], ins[HIDDEN_STATE], ins[CELL_STATE]
+        x, hidden, cell = ins["x"], ins["hidden"], ins["cell"]
         # The gates with a logistic function side by side, the one with tanh behind them.
-        gates = [gate for gate in (0, 1, 3, 2) if ins.get(INPUT_WEIGHTS + gate) is not None]
+        gates = [gate for gate in ("input", "forget", "output", "cell") if ins.get(f"input_to_{gate}") is not None]
         batch_axis = 1 if self.time_major else 0
         batch, steps = x.type.shape[batch_axis], x.type.shape[1 - batch_axis]
         depth = x.type.shape[2]
         sequence = x.data if self.time_major else core.permute_dims(x.data, (1, 0, 2))
-        from_input = self.products(
-            core, ins, INPUT_WEIGHTS, gates, x.type, core.reshape(sequence, (steps * batch, depth))
-        )
+        rows = core.reshape(sequence, (steps * batch, depth))
+        from_input = self.products(core, ins, "input", gates, x.type, rows)
         from_input = core.clip(from_input, -HALF_RANGE, HALF_RANGE - 1)
         wide = core.reshape(from_input, (steps, batch, _width(ins, gates)))
         h, c = hidden.data, cell.data
@@ -134,20 +136,20 @@ class Lstm(Op):
         for step in range(steps):
             now = core.strided_slice(wide, (0,), (step,), (step + 1,), (1,))
             now = core.reshape(now, (batch, _width(ins, gates)))
-            recurrent = self.products(core, ins, RECURRENT_WEIGHTS, gates, hidden.type, h)
+            recurrent = self.products(core, ins, "recurrent", gates, hidden.type, h)
             sums = core.clip(core.add(now, recurrent), -HALF_RANGE, HALF_RANGE - 1)
             c, h = self.step(core, sums, c, len(gates) == 3, cell.type, hidden.type)
             results.append(core.reshape(h, (1, *hidden.type.shape)))
         y = core.concat(results, 0)
         return (y if self.time_major else core.permute_dims(y, (1, 0, 2)),)
 
-    def products(self, core: Core[T], ins: Operands[T], first: int, gates: list[int], x: TensorType, data: T) -> T:
+    def products(self, core: Core[T], ins: Operands[T], source: str, gates: list[str], x: TensorType, data: T) -> T:
         """Sums of all gates side by side, in steps of 2**-12; int64.  Biases go with the input's products."""
-        weights = [ins[first + gate] for gate in gates]
+        weights = [ins[f"{source}_to_{gate}"] for gate in gates]
         columns = core.permute_dims(core.concat([w.data for w in weights], 0), (1, 0))
         acc = core.matmul(centred(core, data, x.zero_point), core.astype(columns, "int32"), "int32")
-        if first == INPUT_WEIGHTS:
-            acc = core.add(acc, core.concat([ins[BIASES + gate].data for gate in gates], 0))
+        if source == "input":
+            acc = core.add(acc, core.concat([ins[f"bias_{gate}"].data for gate in gates], 0))
         units = weights[0].type.shape[0]
         real = [np.float32(w.type.scale) * np.float32(x.scale) / GATE_STEP for w in weights]
         m, shift = rounding.quantize_multiplier(np.repeat(np.array(real, np.float64), units))
@@ -163,8 +165,7 @@ class Lstm(Op):
         opened = _by_table(core, logistic_table(3), part(sums, 0, count))
         forget, admitted = part(opened, count - 2), _by_table(core, tanh_table(3), part(sums, count))
         admit = core.subtract(int_const(core, HALF_RANGE - 1), forget) if coupled else part(opened, 0)
-        power = exact_log2(cell.scale)
-        assert power is not None
+        power = _log2(cell)
         kept = rounding_shift_right(core, core.multiply(forget, core.astype(c, "int64")), 15)
         added = rounding_shift_right(core, core.multiply(admit, admitted), 30 + power)
         state = core.clip(core.add(kept, added), -HALF_RANGE, HALF_RANGE - 1)
@@ -178,8 +179,16 @@ class Lstm(Op):
         return core.astype(state, "int16"), rescale.meaning(core, core.multiply(part(opened, count - 1), squashed))
 
 
-def _width(ins: Operands[T], gates: list[int]) -> int:
-    return len(gates) * ins[INPUT_WEIGHTS + gates[0]].type.shape[0]
+def _width(ins: Operands[T], gates: list[str]) -> int:
+    return len(gates) * ins[f"input_to_{gates[0]}"].type.shape[0]
+
+
+def _log2(cell: TensorType) -> int:
+    """log2 of the cell state's scale.  Raises InvalidGraph if that is no power of two."""
+    power = exact_log2(cell.scale)
+    if power is None:
+        raise InvalidGraph("the cell state's scale must be a power of two")
+    return power
 
 
 def _by_table(core: Core[T], table: np.ndarray[tuple[int, ...], np.dtype[np.int16]], x: T) -> T:
@@ -208,8 +217,8 @@ class Svdf(Op):
     dtypes: ClassVar[tuple[str, ...]] = ("int8",)
     deviation: ClassVar[str] = "every run starts from the initial state; the state is int16"
 
-    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
-        x, features, times, state = (given(ins, index) for index in (0, 1, 2, 4))
+    def verify(self, ins: Values, outs: Sequence[Value]) -> None:
+        x, features, times, state = (ins[name] for name in ("x", "features", "times", "state"))
         if x.type.dtype != "int8" or state.type.dtype != "int16":
             raise UnsupportedError(f"{self.name!r}: only int8 SVDF with int16 state is supported")
         check_codes(x, outs[0])
@@ -219,19 +228,19 @@ class Svdf(Op):
         filters, memory = times.type.shape
         require(self.rank > 0 and filters % self.rank == 0, f"{filters} filters of rank {self.rank}")
         require(features.type.shape == (filters, x.type.shape[1]), "feature weights do not fit input and filters")
-        bias = given_or_none(ins, 3)
+        bias = ins.get("bias")
         fits = bias is None or (bias.type.shape == (filters // self.rank,) and bias.type.dtype == "int32")
         require(fits, f"bias does not fit {filters // self.rank} units of int32")
         require(state.type.shape == (x.type.shape[0], memory * filters), "state does not fit batch, filters and memory")
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        return ((given(ins, 0).type.shape[0], given(ins, 2).type.shape[0] // self.rank),)
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        return ((ins["x"].type.shape[0], ins["times"].type.shape[0] // self.rank),)
 
-    def macs(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> int:
-        return given(ins, 0).type.shape[0] * (given(ins, 1).type.size + given(ins, 2).type.size)
+    def macs(self, ins: Values, outs: Sequence[Value]) -> int:
+        return ins["x"].type.shape[0] * (ins["features"].type.size + ins["times"].type.size)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        x, features, times, bias, state = ins[0], ins[1], ins[2], ins.get(3), ins[4]
+        x, features, times, bias, state = ins["x"], ins["features"], ins["times"], ins.get("bias"), ins["state"]
         batch, (filters, memory) = x.type.shape[0], times.type.shape
         y = outs[0].type
         columns = core.astype(core.permute_dims(features.data, (1, 0)), "int32")

@@ -11,9 +11,9 @@ import numpy as np
 from tflite2q.arithmetic import rounding
 from tflite2q.arithmetic.core import Core
 from tflite2q.arithmetic.rescale import int_const, multiply_fixed
-from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Op, Operand, Operands, Shape, attribute, require
+from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Named, Op, Operand, Operands, Shape, Values, attribute, require
 from tflite2q.dialect.ops.binary import truncated_quotient
-from tflite2q.dialect.ops.common import CODES, axis_of, check_numbers, given, integer, integers, is_codes, number
+from tflite2q.dialect.ops.common import CODES, axis_of, check_numbers, integer, integers, is_codes, number
 from tflite2q.dialect.spans import Span, times
 from tflite2q.dialect.types import Value
 
@@ -28,27 +28,27 @@ class Reduce(Op):
 
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("axes", "plain"))
 
-    def axes(self, ins: Sequence[Value | None]) -> tuple[int, ...]:
+    def axes(self, ins: Values) -> tuple[int, ...]:
         """The reduced axes, sorted, none negative."""
-        rank = len(given(ins, 0).type.shape)
-        return tuple(sorted({axis_of(axis, rank) for axis in integers(given(ins, 1))}))
+        rank = len(ins["x"].type.shape)
+        return tuple(sorted({axis_of(axis, rank) for axis in integers(ins["axes"])}))
 
-    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
-        x, y = given(ins, 0).type, outs[0].type
+    def verify(self, ins: Values, outs: Sequence[Value]) -> None:
+        x, y = ins["x"].type, outs[0].type
         bare = x.quantization is None and y.quantization is None and x.dtype == y.dtype
         if not (bare and x.dtype in CODES):
-            check_numbers(given(ins, 0), outs[0])
+            check_numbers(ins["x"], outs[0])
         shape = x.shape
         require(all(shape[axis] > 0 for axis in self.axes(ins)), f"nothing to reduce on an axis of {list(shape)}")
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        shape, axes = given(ins, 0).type.shape, self.axes(ins)
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        shape, axes = ins["x"].type.shape, self.axes(ins)
         if self.keep_dims:
             return (tuple(1 if axis in axes else size for axis, size in enumerate(shape)),)
         return (tuple(size for axis, size in enumerate(shape) if axis not in axes),)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        x, y = ins[0], outs[0].type
+        x, y = ins["x"], outs[0].type
         axes = self.axes(ins.values)
         if is_codes(y):
             return (core.reshape(self.codes(core, x.data, axes, x.value, outs[0]), y.shape),)
@@ -89,9 +89,9 @@ class Sum(Reduce):
         "default kernels within a step"
     )
 
-    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
-        count = self.count(given(ins, 0), self.axes(ins))
-        return times(spans[0], (count, count))
+    def reach(self, ins: Values, spans: Named[Span], outs: Sequence[Value]) -> Span:
+        count = self.count(ins["x"], self.axes(ins))
+        return times(spans["x"], (count, count))
 
     def multiplier(self, real: np.float64, count: int) -> tuple[int, int]:
         """(m, shift) of eq. 5 that turn the sum of `count` codes into a result."""
@@ -125,8 +125,8 @@ class Mean(Sum):
     dtypes: ClassVar[tuple[str, ...]] = CODES
     deviation: ClassVar[str] = ""
 
-    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
-        return spans[0]
+    def reach(self, ins: Values, spans: Named[Span], outs: Sequence[Value]) -> Span:
+        return spans["x"]
 
     def multiplier(self, real: np.float64, count: int) -> tuple[int, int]:
         m, shift = super().multiplier(real, count)
@@ -154,12 +154,10 @@ class ReduceExtremum(Reduce):
     dtypes: ClassVar[tuple[str, ...]] = CODES
 
     def ties(self, dtype: str) -> tuple[tuple[str, ...], ...]:
-        source = self.inputs[0]
-        assert source is not None
-        return ((source, self.outputs[0]),)
+        return ((self.reads("x"), self.outputs[0]),)
 
-    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
-        return spans[0]
+    def reach(self, ins: Values, spans: Named[Span], outs: Sequence[Value]) -> Span:
+        return spans["x"]
 
     def codes(self, core: Core[T], x: T, axes: tuple[int, ...], source: Value, y: Value) -> T:
         return self.numbers(core, x, axes, source)
@@ -187,21 +185,21 @@ class ArgExtremum(Op):
     floats: ClassVar[bool] = True
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("axis", "plain"))
 
-    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
+    def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         require(outs[0].type.dtype in ("int32", "int64"), f"result is {outs[0].type.dtype}, not int32 or int64")
 
-    def axis(self, ins: Sequence[Value | None]) -> int:
-        return axis_of(integer(given(ins, 1)), len(given(ins, 0).type.shape))
+    def axis(self, ins: Values) -> int:
+        return axis_of(integer(ins["axis"]), len(ins["x"].type.shape))
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        shape, axis = given(ins, 0).type.shape, self.axis(ins)
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        shape, axis = ins["x"].type.shape, self.axis(ins)
         require(shape[axis] > 0, f"no element on axis {axis} of {list(shape)}")
         return ((*shape[:axis], *shape[axis + 1 :]),)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        x = ins[0].data
+        x = ins["x"].data
         if self.smallest:
-            x = reversed_order(core, x, ins[0].type.dtype)
+            x = reversed_order(core, x, ins["x"].type.dtype)
         return (core.astype(core.argmax(x, self.axis(ins.values)), outs[0].type.dtype),)
 
 
@@ -221,32 +219,30 @@ class TopK(Op):
     results: ClassVar[tuple[str, ...]] = ("values", "indices")
     dtypes: ClassVar[tuple[str, ...]] = CODES
 
-    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
+    def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         require(len(outs) == 2, f"has {len(outs)} results, not 2")
-        x = given(ins, 0)
+        x = ins["x"]
         require(outs[0].type.dtype == x.type.dtype, f"values are {outs[0].type.dtype}, not {x.type.dtype}")
         require(outs[1].type.dtype in ("int32", "int16"), f"indices are {outs[1].type.dtype}")
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        shape, (k,) = given(ins, 0).type.shape, integers(given(ins, 1))
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        shape, (k,) = ins["x"].type.shape, integers(ins["k"])
         require(len(shape) > 0 and 0 <= k <= shape[-1], f"the largest {k} of shape {list(shape)}")
         return ((*shape[:-1], k),) * 2
 
     def ties(self, dtype: str) -> tuple[tuple[str, ...], ...]:
-        source = self.inputs[0]
-        assert source is not None
-        return ((source, self.outputs[0]),)
+        return ((self.reads("x"), self.outputs[0]),)
 
-    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
-        return spans[0]
+    def reach(self, ins: Values, spans: Named[Span], outs: Sequence[Value]) -> Span:
+        return spans["x"]
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        shape, k = ins[0].type.shape, outs[0].type.shape[-1]
+        shape, k = ins["x"].type.shape, outs[0].type.shape[-1]
         rows, extent = int(np.prod(shape[:-1])), shape[-1]
-        table = core.reshape(ins[0].data, (rows, extent))
+        table = core.reshape(ins["x"].data, (rows, extent))
         order = core.strided_slice(core.argsort(table, 1), (1,), (0,), (k,), (1,))
         offsets = np.arange(rows, dtype=np.int32)[:, None] * np.int32(extent)
-        flat = core.reshape(ins[0].data, (rows * extent,))
+        flat = core.reshape(ins["x"].data, (rows * extent,))
         values = core.take(flat, core.add(order, core.const(offsets)), 0)
         indices = core.astype(order, outs[1].type.dtype)
         return core.reshape(values, outs[0].type.shape), core.reshape(indices, outs[1].type.shape)

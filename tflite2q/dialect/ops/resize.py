@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import ClassVar, TypeVar
 
 import numpy as np
@@ -12,8 +13,8 @@ import numpy.typing as npt
 from tflite2q.arithmetic.core import Core
 from tflite2q.arithmetic.rescale import int_const
 from tflite2q.arithmetic.rounding import round_half_away
-from tflite2q.dialect.op import Builtin, Operand, Operands, Shape, attribute, require
-from tflite2q.dialect.ops.common import CODES, gather_constant, given, integers
+from tflite2q.dialect.op import Builtin, Operand, Operands, Shape, Values, attribute, require
+from tflite2q.dialect.ops.common import CODES, gather_constant, integers
 from tflite2q.dialect.ops.shape import Movement
 from tflite2q.dialect.types import Value
 
@@ -33,8 +34,8 @@ class Resize(Movement):
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("size", "plain"))
     dtypes: ClassVar[tuple[str, ...]] = CODES
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        shape, size = given(ins, 0).type.shape, integers(given(ins, 1))
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        shape, size = ins["x"].type.shape, integers(ins["size"])
         require(len(shape) == 4 and len(size) == 2 and min(size) > 0, f"size {size} for shape {list(shape)}")
         return ((shape[0], size[0], size[1], shape[3]),)
 
@@ -63,9 +64,9 @@ class ResizeNearest(Resize):
         return np.maximum(index, 0) if self.half_pixel_centers else index
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        x = ins[0].data
+        x = ins["x"].data
         for axis in (1, 2):
-            x = gather_constant(core, x, self.taken(ins[0].type.shape[axis], outs[0].type.shape[axis]), axis)
+            x = gather_constant(core, x, self.taken(ins["x"].type.shape[axis], outs[0].type.shape[axis]), axis)
         return (x,)
 
 
@@ -103,7 +104,7 @@ class ResizeBilinear(Resize):
         return first, second, at - one * first
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        x, y = ins[0], outs[0].type
+        x, y = ins["x"], outs[0].type
         if x.type.dtype in ("int8", "int16"):
             return (self.in_integers(core, x.data, x.type.shape, y.shape, y.dtype),)
         return (self.in_float32(core, x.data, x.type.shape, y.shape, y.dtype),)
@@ -112,7 +113,7 @@ class ResizeBilinear(Resize):
         (y0, y1, fy), (x0, x1, fx) = (self.positions(shape[axis], y[axis]) for axis in (1, 2))
         one = np.float32(1)
         down, right = fy[None, :, None, None], fx[None, None, :, None]
-        total: T | None = None
+        terms: list[T] = []
         for rows, columns, row_weight, column_weight in (
             (y0, x0, one - down, one - right),
             (y1, x0, down, one - right),
@@ -121,9 +122,8 @@ class ResizeBilinear(Resize):
         ):
             corner = gather_constant(core, gather_constant(core, x, rows, 1), columns, 2)
             term = core.multiply(core.astype(corner, "float32"), core.const(row_weight))
-            term = core.multiply(term, core.const(column_weight))
-            total = term if total is None else core.add(total, term)
-        assert total is not None
+            terms.append(core.multiply(term, core.const(column_weight)))
+        total = reduce(core.add, terms)
         if dtype == "float32":
             return total
         return core.astype(core.add(total, core.const(np.array([0.5], np.float32))), dtype)

@@ -10,8 +10,8 @@ from typing import ClassVar, TypeVar
 import numpy as np
 
 from tflite2q.arithmetic.core import Core
-from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require
-from tflite2q.dialect.ops.common import axis_of, given, given_or_none, integer, integers, states_shape
+from tflite2q.dialect.op import Builtin, Named, Op, Operand, Operands, Shape, Values, attribute, require
+from tflite2q.dialect.ops.common import axis_of, integer, integers, states_shape
 from tflite2q.dialect.spans import Span, of_constant, union
 from tflite2q.dialect.types import TensorType, Value
 
@@ -26,8 +26,8 @@ class Movement(Op):
     floats: ClassVar[bool] = True
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8", "int16")
 
-    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
-        x = given(ins, self.inputs.index(self.source))
+    def verify(self, ins: Values, outs: Sequence[Value]) -> None:
+        x = ins["x"]
         for y in outs:
             require(y.type.dtype == x.type.dtype, f"moves {x.type.dtype} into {y.type.dtype}")
 
@@ -35,8 +35,8 @@ class Movement(Op):
         moved = [name for index, name in enumerate(self.inputs) if name and self.operand(index).role == "activation"]
         return ((*moved, *self.outputs),)
 
-    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
-        return union(*(span for index, span in enumerate(spans) if self.operand(index).role == "activation"))
+    def reach(self, ins: Values, spans: Named[Span], outs: Sequence[Value]) -> Span:
+        return union(*spans.every("x"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,19 +58,19 @@ class Reshape(Movement):
     )
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("shape", "plain", optional=True))
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        x, told = given(ins, 0).type, given_or_none(ins, 1)
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        x, told = ins["x"].type, ins.get("shape")
         if self.kind == "squeeze":
             return (self.squeezed(x.shape),)
         if self.kind == "expand_dims":
-            axis = axis_of(integer(given(ins, 1)), len(x.shape) + 1)
+            axis = axis_of(integer(ins["shape"]), len(x.shape) + 1)
             return ((*x.shape[:axis], 1, *x.shape[axis:]),)
         return (self.reshaped(x, told, outs[0]),)
 
-    def assumed(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> Mapping[int, Shape]:
-        told = given_or_none(ins, 1)
+    def assumed(self, ins: Values, outs: Sequence[Value]) -> Mapping[str, Shape]:
+        told = ins.get("shape")
         decides = self.kind == "reshape" and told is not None and told.type.dtype == "int32" and told.constant is None
-        return {1: outs[0].type.shape} if decides and states_shape(outs[0]) else {}
+        return {"shape": outs[0].type.shape} if decides and states_shape(outs[0]) else {}
 
     def squeezed(self, shape: Shape) -> Shape:
         """`shape` without the axes named, or without all of one element."""
@@ -96,7 +96,7 @@ class Reshape(Movement):
         return shape
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        return (core.reshape(ins[0].data, outs[0].type.shape),)
+        return (core.reshape(ins["x"].data, outs[0].type.shape),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,33 +116,32 @@ class Pad(Movement):
         Operand("value", optional=True),
     )
 
-    def amounts(self, ins: Sequence[Value | None]) -> tuple[list[int], list[int]]:
+    def amounts(self, ins: Values) -> tuple[list[int], list[int]]:
         """Elements added before and after, per axis."""
-        assert ins[0] is not None and ins[1] is not None
-        table = ins[1].data
-        rank = len(ins[0].type.shape)
+        table = ins["paddings"].data
+        rank = len(ins["x"].type.shape)
         require(table.shape == (rank, 2), f"paddings have shape {list(table.shape)}, not [{rank}, 2]")
         require(bool((table >= 0).all()), "paddings must not be negative")
         return [int(v) for v in table[:, 0]], [int(v) for v in table[:, 1]]
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        assert ins[0] is not None
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
         before, after = self.amounts(ins)
-        return (tuple(b + n + a for b, n, a in zip(before, ins[0].type.shape, after, strict=True)),)
+        return (tuple(b + n + a for b, n, a in zip(before, ins["x"].type.shape, after, strict=True)),)
 
-    def fill(self, ins: Sequence[Value | None], y: TensorType) -> float:
+    def fill(self, ins: Values, y: TensorType) -> float:
         """The code (or real number) written into the padding."""
-        if len(ins) > 2 and ins[2] is not None:
-            return float(ins[2].data.reshape(-1)[0])
+        value = ins.get("value")
+        if value is not None:
+            return float(value.data.reshape(-1)[0])
         return float(y.zero_point) if y.quantization is not None else 0.0
 
-    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
-        fill = of_constant(value) if (value := given_or_none(ins, 2)) and value.constant else (0.0, 0.0)
-        return union(spans[0], fill)
+    def reach(self, ins: Values, spans: Named[Span], outs: Sequence[Value]) -> Span:
+        fill = of_constant(value) if (value := ins.get("value")) and value.constant else (0.0, 0.0)
+        return union(spans["x"], fill)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         before, after = self.amounts(ins.values)
-        return (core.pad(ins[0].data, before, after, self.fill(ins.values, outs[0].type)),)
+        return (core.pad(ins["x"].data, before, after, self.fill(ins.values, outs[0].type)),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,15 +162,15 @@ class Concat(Movement):
     )
     variadic: ClassVar[bool] = True
 
-    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
+    def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         y = outs[0]
-        for part in (value for value in ins if value is not None):
+        for part in ins.every("x"):
             require(part.type.dtype == y.type.dtype, f"moves {part.type.dtype} into {y.type.dtype}")
             fits = y.type.dtype != "uint8" or part.type.quantized == y.type.quantized
             require(fits, f"{part.name!r} and {y.name!r}: one has no quantization parameters")
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        shapes = [value.type.shape for value in ins if value is not None]
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        shapes = [part.type.shape for part in ins.every("x")]
         rank = len(shapes[0])
         require(-rank <= self.axis < rank, f"axis {self.axis} does not exist")
         axis = self.axis % rank
@@ -184,7 +183,7 @@ class Concat(Movement):
         return () if dtype == "uint8" else super().ties(dtype)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        parts = [_rescaled_part(core, part.data, part.type, outs[0].type) for part in ins]
+        parts = [_rescaled_part(core, part.data, part.type, outs[0].type) for part in ins.every("x")]
         return (core.concat(parts, self.axis % len(outs[0].type.shape)),)
 
 

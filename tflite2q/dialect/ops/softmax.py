@@ -16,7 +16,7 @@ from tflite2q.arithmetic.fixedpoint import exp_on_negative, leading_zeros, recip
 from tflite2q.arithmetic.numpy_core import NUMPY
 from tflite2q.arithmetic.rescale import high_multiply, int_const, multiply_fixed, rounding_shift_right
 from tflite2q.arithmetic.tables import Codes, interpolated
-from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require
+from tflite2q.dialect.op import Builtin, Named, Op, Operand, Operands, Shape, Values, attribute, require
 from tflite2q.dialect.ops.common import CODES, check_numbers, float32, is_codes
 from tflite2q.dialect.spans import Span
 from tflite2q.dialect.types import Quantization, Value
@@ -48,24 +48,22 @@ class Softmax(Op):
         "become the lowest code"
     )
 
-    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
-        x, y = ins[0], outs[0]
-        assert x is not None
+    def verify(self, ins: Values, outs: Sequence[Value]) -> None:
+        x, y = ins["x"], outs[0]
         if (x.type.dtype, y.type.dtype) == ("int8", "int16"):
             require(is_codes(x.type) and is_codes(y.type), f"{x.name!r} or {y.name!r} has no quantization parameters")
         else:
             check_numbers(x, y)
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        assert ins[0] is not None
-        return (ins[0].type.shape,)
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        return (ins["x"].type.shape,)
 
     def fixed_result(self, dtype: str) -> Quantization | None:
         if dtype == "int16":
             return Quantization.per_tensor(1 / 32768, 0)
         return Quantization.per_tensor(1 / 256, rounding.code_range(dtype)[0])
 
-    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
+    def reach(self, ins: Values, spans: Named[Span], outs: Sequence[Value]) -> Span:
         return 0.0, 1.0
 
     def exponentials(self, scale: float) -> rounding.Ints:
@@ -78,7 +76,7 @@ class Softmax(Op):
         return np.where(difference < -radius, 0, exp_on_negative(NUMPY, logits, INPUT_BITS))
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        x = ins[0]
+        x = ins["x"]
         if not is_codes(x.type):
             return (self.of_numbers(core, x.data),)
         if x.type.dtype == "int16":

@@ -9,8 +9,8 @@ from typing import ClassVar, TypeVar
 import numpy as np
 
 from tflite2q.arithmetic.core import Core
-from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Operand, Operands, Shape, attribute, require
-from tflite2q.dialect.ops.common import gather_constant, given, integers
+from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Operand, Operands, Shape, Values, attribute, require
+from tflite2q.dialect.ops.common import gather_constant, integers
 from tflite2q.dialect.ops.shape import Movement
 from tflite2q.dialect.types import Value
 
@@ -31,8 +31,8 @@ class SpaceDepth(Movement):
     )
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8")
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        shape, block = given(ins, 0).type.shape, self.block
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        shape, block = ins["x"].type.shape, self.block
         require(len(shape) == 4 and block > 0, f"block {block} of shape {list(shape)}")
         n, h, w, c = shape
         if self.to_depth:
@@ -42,12 +42,12 @@ class SpaceDepth(Movement):
         return ((n, h * block, w * block, c // (block * block)),)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        (n, h, w, c), b, shape = ins[0].type.shape, self.block, outs[0].type.shape
+        (n, h, w, c), b, shape = ins["x"].type.shape, self.block, outs[0].type.shape
         if self.to_depth:
             split, order = (n, h // b, b, w // b, b, c), (0, 1, 3, 2, 4, 5)
         else:
             split, order = (n, h, w, b, b, c // (b * b)), (0, 1, 3, 2, 4, 5)
-        return (core.reshape(core.permute_dims(core.reshape(ins[0].data, split), order), shape),)
+        return (core.reshape(core.permute_dims(core.reshape(ins["x"].data, split), order), shape),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,16 +63,16 @@ class SpaceBatch(Movement):
     )
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("block", "plain"), Operand("margins", "plain"))
 
-    def geometry(self, ins: Sequence[Value | None]) -> tuple[list[int], list[int], list[int]]:
+    def geometry(self, ins: Values) -> tuple[list[int], list[int], list[int]]:
         """Block sizes, and margins (padding or crops) before and after, one per spatial axis."""
-        block, margins = integers(given(ins, 1)), integers(given(ins, 2))
-        rank = len(given(ins, 0).type.shape)
+        block, margins = integers(ins["block"]), integers(ins["margins"])
+        rank = len(ins["x"].type.shape)
         fits = 1 <= len(block) < rank and len(margins) == 2 * len(block) and min(block) > 0 and min(margins) >= 0
         require(fits, f"blocks {block} and margins {margins} do not fit {rank} axes")
         return block, margins[0::2], margins[1::2]
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        shape = given(ins, 0).type.shape
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        shape = ins["x"].type.shape
         block, before, after = self.geometry(ins)
         spatial = list(shape[1 : 1 + len(block)])
         blocks = int(np.prod(block))
@@ -90,12 +90,12 @@ class SpaceBatch(Movement):
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         block, before, after = self.geometry(ins.values)
-        shape, y = ins[0].type.shape, outs[0].type
+        shape, y = ins["x"].type.shape, outs[0].type
         count, rest = len(block), shape[1 + len(block) :]
         if self.to_batch:
             behind = (0,) * len(rest)
             fill = float(y.zero_point) if y.quantization is not None else 0.0
-            x = core.pad(ins[0].data, (0, *before, *behind), (0, *after, *behind), fill)
+            x = core.pad(ins["x"].data, (0, *before, *behind), (0, *after, *behind), fill)
             pairs = [(n * b // b, b) for n, b in zip(y.shape[1 : 1 + count], block, strict=True)]
             split = (shape[0], *(entry for pair in pairs for entry in pair), *rest)
             order = (
@@ -109,7 +109,7 @@ class SpaceBatch(Movement):
         split = (*block, y.shape[0], *spatial, *rest)
         pairs_order = (axis for i in range(count) for axis in (count + 1 + i, i))
         order = (count, *pairs_order, *range(2 * count + 1, 2 * count + 1 + len(rest)))
-        whole = core.permute_dims(core.reshape(ins[0].data, split), order)
+        whole = core.permute_dims(core.reshape(ins["x"].data, split), order)
         whole = core.reshape(whole, (y.shape[0], *(n * b for n, b in zip(spatial, block, strict=True)), *rest))
         end = [b + n for b, n in zip(before, y.shape[1 : 1 + count], strict=True)]
         return (core.strided_slice(whole, range(1, 1 + count), before, end, [1] * count),)
@@ -125,9 +125,9 @@ class MirrorPad(Movement):
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("MIRROR_PAD", "MirrorPadOptions", {"int8": 2, "int16": 3}),)
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("paddings", "plain"))
 
-    def margins(self, ins: Sequence[Value | None]) -> list[tuple[int, int]]:
+    def margins(self, ins: Values) -> list[tuple[int, int]]:
         """Elements added before and behind, per axis."""
-        shape, margins = given(ins, 0).type.shape, integers(given(ins, 1))
+        shape, margins = ins["x"].type.shape, integers(ins["paddings"])
         require(len(margins) == 2 * len(shape), f"{len(margins) // 2} pairs of paddings for {len(shape)} axes")
         pairs = list(zip(margins[0::2], margins[1::2], strict=True))
         for extent, (before, after) in zip(shape, pairs, strict=True):
@@ -140,22 +140,22 @@ class MirrorPad(Movement):
         """Elements at the border that are not repeated."""
         return 1 if self.mode == "REFLECT" else 0
 
-    def indices(self, ins: Sequence[Value | None]) -> list[list[int]]:
+    def indices(self, ins: Values) -> list[list[int]]:
         """The elements taken on each axis."""
         edge, taken = self.edge, []
-        for extent, (before, after) in zip(given(ins, 0).type.shape, self.margins(ins), strict=True):
+        for extent, (before, after) in zip(ins["x"].type.shape, self.margins(ins), strict=True):
             front = range(before - 1 + edge, edge - 1, -1)
             back = range(extent - 1 - edge, extent - 1 - edge - after, -1)
             taken.append([*front, *range(extent), *back])
         return taken
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        pairs = zip(given(ins, 0).type.shape, self.margins(ins), strict=True)
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        pairs = zip(ins["x"].type.shape, self.margins(ins), strict=True)
         return (tuple(before + extent + after for extent, (before, after) in pairs),)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        x = ins[0].data
+        x = ins["x"].data
         for axis, taken in enumerate(self.indices(ins.values)):
-            if len(taken) != ins[0].type.shape[axis]:
+            if len(taken) != ins["x"].type.shape[axis]:
                 x = gather_constant(core, x, taken, axis)
         return (x,)

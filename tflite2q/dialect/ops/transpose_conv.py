@@ -8,13 +8,11 @@ from typing import ClassVar, TypeVar
 
 from tflite2q.arithmetic.core import Core
 from tflite2q.arithmetic.rescale import Rescale
-from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, attribute, require
+from tflite2q.dialect.op import Builtin, Named, Op, Operand, Operands, Shape, Values, attribute, require
 from tflite2q.dialect.ops.common import (
     CODES,
     activated,
     centred,
-    given,
-    given_or_none,
     integers,
     is_codes,
     states_shape,
@@ -53,8 +51,8 @@ class TransposeConv(Op):
     dtypes: ClassVar[tuple[str, ...]] = CODES
     channel_axis: ClassVar[int] = 0
 
-    def verify(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> None:
-        weights, x, bias = given(ins, 1), given(ins, 2), given_or_none(ins, 3)
+    def verify(self, ins: Values, outs: Sequence[Value]) -> None:
+        weights, x, bias = ins["weights"], ins["x"], ins.get("bias")
         require(len(x.type.shape) == 4, f"input must have 4 axes, has {len(x.type.shape)}")
         require(len(weights.type.shape) == 4, f"weights must have 4 axes, have {len(weights.type.shape)}")
         strides = (self.stride_h, self.stride_w)
@@ -66,33 +64,33 @@ class TransposeConv(Op):
             require(bias.type.size == filters, f"bias has {bias.type.size} entries for {filters} channels")
         check_filters(x, weights, self.channel_axis)
 
-    def assumed(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> Mapping[int, Shape]:
-        decides = given(ins, 0).constant is None and states_shape(outs[0])
-        return {0: outs[0].type.shape} if decides else {}
+    def assumed(self, ins: Values, outs: Sequence[Value]) -> Mapping[str, Shape]:
+        decides = ins["shape"].constant is None and states_shape(outs[0])
+        return {"shape": outs[0].type.shape} if decides else {}
 
-    def infer(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> tuple[Shape, ...]:
-        shape = tuple(integers(given(ins, 0)))
-        weights, x = given(ins, 1).type.shape, given(ins, 2).type.shape
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        shape = tuple(integers(ins["shape"]))
+        weights, x = ins["weights"].type.shape, ins["x"].type.shape
         require(len(shape) == 4 and min(shape) > 0, f"output shape {list(shape)} must have 4 axes, none empty")
         require((shape[0], shape[3]) == (x[0], weights[0]), f"output shape {list(shape)} does not fit the operands")
         return (shape,)
 
-    def reach(self, ins: Sequence[Value | None], spans: Sequence[Span], outs: Sequence[Value]) -> Span:
-        return weighted_sum(given(ins, 2), spans[2], given(ins, 1), self.channel_axis, given_or_none(ins, 3))
+    def reach(self, ins: Values, spans: Named[Span], outs: Sequence[Value]) -> Span:
+        return weighted_sum(ins["x"], spans["x"], ins["weights"], self.channel_axis, ins.get("bias"))
 
-    def macs(self, ins: Sequence[Value | None], outs: Sequence[Value]) -> int:
-        weights = given(ins, 1).type
-        return given(ins, 2).type.size * weights.size // weights.shape[3]
+    def macs(self, ins: Values, outs: Sequence[Value]) -> int:
+        weights = ins["weights"].type
+        return ins["x"].type.size * weights.size // weights.shape[3]
 
-    def rescaling(self, ins: Sequence[Value | None], y: Value) -> Rescale:
+    def rescaling(self, ins: Values, y: Value) -> Rescale:
         """How accumulators become codes of y."""
-        weights, x, bias = given(ins, 1).type, given(ins, 2).type, given_or_none(ins, 3)
+        weights, x, bias = ins["weights"].type, ins["x"].type, ins.get("bias")
         real = product_scales(x, weights, y.type, weights.shape[0])
         accumulator = wide_accumulator(x, None if bias is None else bias.type)
         return product_rescale(x, y.type, real, self.activation, self.rescale, accumulator)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        weights, x, bias = ins[1], ins[2], ins.get(3)
+        weights, x, bias = ins["weights"], ins["x"], ins.get("bias")
         image, filters, accumulator = x.data, weights.data, "float32"
         if is_codes(x.type):
             w_zero = weights.type.parameters.zero_point
