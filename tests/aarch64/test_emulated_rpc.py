@@ -69,5 +69,5 @@ def test_run_and_time_on_the_emulated_device(
         if emulator.cpu in BEYOND:
             with remote.Session(where) as session:
                 model = session.upload(tflite2q.compile(digits, BEYOND[emulator.cpu]))
-                with pytest.raises(TargetError, match=r"lost while running; .* processor features that it lacks"):
+                with pytest.raises(TargetError, match=r"lost while running; .* features that the device lacks"):
                     model.run(image)

@@ -1,4 +1,4 @@
-"""A model that already is what the scheme asks for: fine, unless told to fail."""
+"""A model that already follows the scheme: a success, unless told to fail."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ Array = np.ndarray[Any, Any]
 
 
 def graph(dtype: str, scale: float, zero_point: int, classes: int = 6) -> Graph:
-    """No ops: only an input and an output of one score per class."""
+    """No ops: only an input and an output with one score per class."""
     kind = TensorType((1, classes), dtype, Quantization.per_tensor(scale, zero_point))
     return Graph(inputs=("x",), outputs=("y",), values=(Value("x", kind), Value("y", kind)), ops=())
 
@@ -87,7 +87,7 @@ def test_equal_scores_count_for_the_lower_class() -> None:
 def test_labels_need_scores() -> None:
     kind = TensorType((1, 4, 4, 6), "uint8", Quantization.per_tensor(1.0, 0))
     maps = Graph(inputs=("x",), outputs=("y",), values=(Value("x", kind), Value("y", kind)), ops=())
-    with pytest.raises(DataError, match="labels need an output of one score per class"):
+    with pytest.raises(DataError, match="labels need an output with one score per class"):
         comparison.measure_accuracy(maps, maps, Replay(), Replay(), dataset(1, [0]))
 
 
