@@ -14,7 +14,7 @@ import tflite2q
 from compatibility import engines, exact, likeness
 from compatibility.engines import Answer
 from compatibility.original import Subject
-from compatibility.records import NOTHING, OK, REFUSED, UNMEASURED, WRONG
+from compatibility.records import DOCUMENTED, NOTHING, OK, REFUSED, UNMEASURED, WRONG
 from compatibility.stages import ENGINE, Outcome
 from tflite2q.dialect.graph import Graph
 from tflite2q.errors import DataError, Unchanged
@@ -143,7 +143,7 @@ def _engines(subject: Subject, made: Converted) -> None:
         if told.state != engines.RAN:
             return _unanswered(subject, told)
         problem = exact.outputs(graph, ours, told.outputs, made.steps)
-        return Outcome(WRONG if problem else OK, problem)
+        return _attributed(subject, made, inputs, problem) if problem else Outcome()
 
     def optimized() -> Outcome:
         told = ask(False)
@@ -160,6 +160,18 @@ def _engines(subject: Subject, made: Converted) -> None:
     log.do("LiteRT reference", judged, ENGINE)
     log.do("LiteRT", optimized, ENGINE)
     log.do("TFLite Micro", micro, ENGINE)
+
+
+def _attributed(subject: Subject, made: Converted, inputs: list[Array], problem: str) -> Outcome:
+    """A difference from LiteRT: documented if it begins at an op whose deviation docs/ops.md names, else wrong."""
+    told = subject.litert.run(made.path, inputs, subject.log.until, every=True)
+    if told.state != engines.RAN:
+        return Outcome(WRONG, problem)
+    held = reference.run_every(made.again, *inputs)
+    culprit, where, _ = exact.tensors(made.again, held, told.tensors, made.steps)
+    if culprit is not None and culprit.deviation:
+        return Outcome(DOCUMENTED, f"{where}; docs/ops.md: {culprit.deviation}")
+    return Outcome(WRONG, problem)
 
 
 def _absent(told: Answer) -> Outcome:

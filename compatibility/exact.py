@@ -46,14 +46,16 @@ def outputs(graph: Graph, got: Sequence[Array], want: Sequence[Array], steps: in
     return ""
 
 
-def tensors(graph: Graph, got: Mapping[str, Array], want: Mapping[str, Array]) -> tuple[Op | None, str, int]:
+def tensors(
+    graph: Graph, got: Mapping[str, Array], want: Mapping[str, Array], steps: int = 0
+) -> tuple[Op | None, str, int]:
     """The op whose result is the first (in order) to differ, how, and how many results the judge had an answer for."""
     seen, first, culprit = 0, "", None
     for op in graph.ops:
         for name in op.outputs:
             if name in got and name in want:
                 seen += 1
-                told = difference(got[name], want[name])
+                told = difference(got[name], want[name], steps)
                 if told and not first:
                     first, culprit = f"{op.mnemonic} {name}: {told}", op
     return culprit, first, seen

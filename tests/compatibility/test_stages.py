@@ -104,6 +104,21 @@ def test_a_difference_where_the_op_says_that_it_deviates(examine: Examine, monke
     assert check.detail.endswith("docs/ops.md: rounds otherwise")
 
 
+@pytest.mark.parametrize(("deviation", "state"), [("rounds otherwise", DOCUMENTED), ("", WRONG)])
+def test_a_converted_file_that_differs(
+    deviation: str, state: str, examine: Examine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = reference.run_every
+
+    def damaged(graph: Graph, *inputs: Any) -> dict[str, Any]:
+        return {name: off_by_one(a) if name[:6] == "second" else a for name, a in run(graph, *inputs).items()}
+
+    monkeypatch.setattr(Conv2D, "deviation", deviation)
+    monkeypatch.setattr(reference, "run_every", damaged)
+    monkeypatch.setattr(reference, "run", lambda graph, *inputs: [damaged(graph, *inputs)[n] for n in graph.outputs])
+    assert examine("scheme/symmetric-int8", "reference")["LiteRT reference"].state == state
+
+
 def test_a_conversion_that_loses_a_clamp(examine: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its file, its reference and LiteRT agree with each other: only the outputs tell."""
     convert = tflite2q.convert
