@@ -126,10 +126,14 @@ test-aarch64: emulator ## run Arm code under an emulator; needs Debian's qemu-us
 test-aarch64-quick: emulator ## the part of test-aarch64 that takes minutes, not an hour
 	$(PY) -m pytest -n $(JOBS) -m aarch64_quick tests/aarch64
 
+# Remote devices have slow tests only: each starts a server.
+SLOW_BUT_COVERED := tests/test_remote.py
+
 .PHONY: coverage
-coverage: $(VENV)/.dev ## the share of the package's lines that the quick tests run [TESTS=tests JOBS=2]
+coverage: $(VENV)/.dev ## the share of the package's lines that tests run [JOBS=2]
 	rm -rf build/coverage
 	$(PY) -m coverage run -m pytest -n $(JOBS) -m 'not slow and not aarch64' $(TESTS)
+	$(PY) -m coverage run -m pytest -n $(JOBS) -m slow $(SLOW_BUT_COVERED)
 	$(PY) -m coverage combine --quiet
 	$(PY) -m coverage report --show-missing
 

@@ -14,7 +14,8 @@ import tvm
 
 from benchmarks.peak import fastest, level, peak
 from tflite2q.arithmetic.rescale import ARITHMETICS, Rescale
-from tflite2q.kernels.base import Built, Conv2D, DepthwiseConv2D
+from tflite2q.kernels.contracts import Conv2DContract, DepthwiseConv2DContract
+from tflite2q.kernels.frame import Built
 from tflite2q.kernels.registry import select
 from tflite2q.lower.machine import use_threads
 from tflite2q.lower.target import resolve, tvm_target
@@ -38,7 +39,7 @@ LAYERS = (
 )
 
 
-def contract(layer: tuple[int, int, int, int, int, bool], arithmetic: str) -> Conv2D | DepthwiseConv2D:
+def contract(layer: tuple[int, int, int, int, int, bool], arithmetic: str) -> Conv2DContract | DepthwiseConv2DContract:
     size, in_c, out_c, kernel, stride, depthwise = layer
     out = -(-size // stride)
     total = max((out - 1) * stride + kernel - size, 0)
@@ -53,7 +54,7 @@ def contract(layer: tuple[int, int, int, int, int, bool], arithmetic: str) -> Co
         "bias": rng.integers(-1000, 1000, out_c).astype(np.int32),
         "rescale": Rescale((real,), 0, 0, 255, "uint8", arithmetic),
     }  # fmt: skip
-    return DepthwiseConv2D(**facts) if depthwise else Conv2D(groups=1, **facts)
+    return DepthwiseConv2DContract(**facts) if depthwise else Conv2DContract(groups=1, **facts)
 
 
 def seconds(built: Built, target: Any) -> float:
@@ -78,7 +79,7 @@ def main() -> None:
     print(f"peak of one core: {limit:.0f} G MAC/s ({isa.name})" if isa and limit else "no peak known for this target")
     for layer in LAYERS:
         wanted = contract(layer, options.arithmetic)
-        built = select(wanted, target)[0].build(wanted, target)
+        built = select(wanted, target).plan.build()
         took = seconds(built, target)
         rate = wanted.macs / took / 1e9
         share = f"{100 * rate / limit:5.0f} %" if limit else ""

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import tvm
 
-from tflite2q.kernels.base import Tensor
+from tflite2q.kernels.contracts import Tensor
 from tflite2q.kernels.tir import Buffer, T, broadcast, function, load, local, store, vector
-from tflite2q.kernels.x86.isa import LEVELS, Isa
+from tflite2q.kernels.x86.isa import LEVELS, Level
 from tflite2q.lower.machine import use_threads
 from tflite2q.lower.target import resolve, tvm_target
 
@@ -21,9 +21,9 @@ ITERATIONS = 4096
 REPEATS = 60
 
 
-def level(target: Any) -> Isa | None:
+def level(target: Any) -> Level | None:
     """The best level of dot-product instructions that `target` has; None if it has none."""
-    return next((isa for isa in LEVELS if isa.dot_intrinsic and isa.lacks(target) is None), None)
+    return next((isa for isa in LEVELS if isa.dots and isa.lacks(target) is None), None)
 
 
 def gmacs(threads: int = 1) -> float | None:
@@ -33,9 +33,9 @@ def gmacs(threads: int = 1) -> float | None:
     return None if isa is None else peak(isa, target, threads)
 
 
-def peak(isa: Isa, target: Any, threads: int = 1) -> float:
+def peak(isa: Level, target: Any, threads: int = 1) -> float:
     """10^9 multiply-accumulates a second: independent accumulators in registers, nothing read from memory."""
-    chains = isa.most_accumulators
+    chains = isa.accumulators
     count = 4 * isa.lanes
 
     def body(x: Buffer, w: Buffer, y: Buffer) -> None:
@@ -43,18 +43,18 @@ def peak(isa: Isa, target: Any, threads: int = 1) -> float:
             accumulators = [local(isa.lanes, "int32") for _ in range(chains)]
             for accumulator in accumulators:
                 store(accumulator, broadcast(T.int32(0), isa.lanes), 0, lanes=isa.lanes)
-            operands = isa.operands(T.reinterpret(vector("int32", isa.lanes), load(x, 0, lanes=count)))
-            weights = isa.load_weights(lambda offset, lanes: load(w, offset, lanes=lanes))
+            operands = isa.bytes.inputs(T.reinterpret(vector("int32", isa.lanes), load(x, 0, lanes=count)))
+            weights = isa.bytes.weights(lambda offset, lanes: load(w, offset, lanes=lanes))
             with T.serial(ITERATIONS):
                 for accumulator in accumulators:
-                    value = isa.dot(load(accumulator, 0, lanes=isa.lanes), operands, weights)
+                    value = isa.bytes.add(load(accumulator, 0, lanes=isa.lanes), operands, weights)
                     store(accumulator, value, 0, lanes=isa.lanes)
             for i, accumulator in enumerate(accumulators):
                 store(y, load(accumulator, 0, lanes=isa.lanes), thread, i * isa.lanes, lanes=isa.lanes)
 
     tensors = (
         Tensor((count,), "uint8"),
-        Tensor((count,), isa.weight_dtype),
+        Tensor((count,), f"int{isa.bytes.bits}"),
         Tensor((threads, chains * isa.lanes), "int32"),
     )
     code = function(tensors[:1], tensors[1:2], tensors[2], body).with_attr("global_symbol", "peak")

@@ -155,7 +155,7 @@ def _without_matrix_unit() -> str | None:
     from tflite2q.lower.target import resolve, tvm_target  # imports TVM
 
     native = resolve("native")
-    if amx.refuses(tvm_target(native)) is not None:
+    if amx.lacks(tvm_target(native)) is not None:
         return None
     kept = [switch for switch in native.mattr if switch[1:] not in MATRIX_FEATURES]
     return json.dumps({**native.spec, "mattr": [*kept, *(f"-{name}" for name in sorted(MATRIX_FEATURES))]})

@@ -120,7 +120,7 @@ def kernels() -> str:
     found: dict[str, set[str]] = {}
     for contract, candidates in KERNELS.items():
         for kernel in candidates:
-            found.setdefault(type(kernel).__module__, set()).add(contract.__name__)
+            found.setdefault(type(kernel).__module__, set()).add(contract.__name__.removesuffix("Contract"))
     parts = []
     for name, contracts in found.items():
         title, _, text = (sys.modules[name].__doc__ or "").partition("\n\n")

@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import plans
 import pytest
+import tvm
 from litert import run_litert
 
 from tflite2q import cli, rewrites
+from tflite2q.arithmetic.numpy_core import NumpyCore
+from tflite2q.arithmetic.rescale import Rescale
 from tflite2q.dialect.graph import Graph, verify
 from tflite2q.dialect.ops import BY_BUILTIN, BY_MNEMONIC
 from tflite2q.dialect.text import parse_graph, print_graph
@@ -21,6 +25,12 @@ from tflite2q.dialect.types import Quantization, TensorType, Value
 from tflite2q.evaluation import inspection
 from tflite2q.execution import reference
 from tflite2q.flatbuffer import reader, writer
+from tflite2q.kernels import storage
+from tflite2q.kernels.contracts import DenseContract
+from tflite2q.kernels.registry import KERNELS, select
+from tflite2q.kernels.typical import typical_kernels
+from tflite2q.lower import targets
+from tflite2q.lower.target import resolve, tvm_target
 from tflite2q.rewrites import scheme
 
 ROOT = Path(__file__).parent.parent
@@ -116,6 +126,63 @@ def test_the_op_that_adding_md_adds_computes_what_litert_computes(
     a, b = (np.random.default_rng(seed).integers(-128, 128, (2, 3), np.int8) for seed in (0, 1))
     (ours,) = reference.run(graph, a, b)
     assert ours.tolist() == (a ^ b).tolist() == run_litert(path, [a, b])["y"].tolist()
+
+
+def executed(block: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A code block of adding.md as a module."""
+    module = types.ModuleType(f"example_{block}")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(compile(example("adding.md", f"python {block}"), "adding.md", "exec"), vars(module))
+    return module
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_the_kernel_that_adding_md_adds_clamps(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = executed("contract", monkeypatch)
+    monkeypatch.setitem(KERNELS, module.ClampContract, (module.GenericClamp(),))
+    target = tvm_target(resolve("native"))
+    low, high = (-100, 90) if dtype == "int8" else (20, 230)
+    contract = module.ClampContract((7, 37), dtype, low, high)
+    x = np.resize(np.arange(256), (7, 37)).astype(dtype)
+    expected = np.clip(x, low, high)
+    np.testing.assert_array_equal(plans.run(select(contract, target).plan.build(), target, x), expected)
+    if dtype == "int8":
+        stored = select(contract.stored([True], True), target).plan.build()
+        y = plans.run(stored, target, storage.shifted(x))
+        np.testing.assert_array_equal(y, storage.shifted(expected))
+        with pytest.raises(ValueError, match="stored alike"):
+            contract.stored([True], False)
+    other = module.ClampContract((3,), "int16", 0, 1)
+    assert plans.refusal(module.GenericClamp(), other, target) == "codes are int16"
+
+
+def test_the_target_that_adding_md_adds_gets_its_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    added = executed("target", monkeypatch).ALDER_LAKE
+    monkeypatch.setattr(targets, "TARGETS", (*targets.TARGETS, added))
+    kernels = dict(typical_kernels(tvm_target(resolve("alder-lake"))))
+    assert kernels == {"conv2d": "conv2d__avxvnni", "depthwise": "depthwise__avxvnni", "dense": "conv2d__avxvnni"}
+
+
+def test_the_level_that_adding_md_adds_compiles_to_its_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = executed("level", monkeypatch).kernel
+    target = tvm_target(resolve("x86-64-v4"))
+    weights = np.random.default_rng(0).integers(-127, 128, (40, 24)).astype(np.int8)
+    contract = DenseContract(
+        rows=9, depth=24, units=40, x_dtype="uint8", x_zero_point=3, weights=weights, weight_zero_points=(0,),
+        bias=None, rescale=Rescale((2.0**-9 * 1.25,), 7, 0, 255, "uint8"),
+    )  # fmt: skip
+    built = plans.built(kernel, contract, target)
+    assert built.name.startswith("u8s16_dense_fixed_") and built.name.endswith("__avx512bw")
+    module = tvm.compile(tvm.IRModule({"kernel": built.func.with_attr("global_symbol", "kernel")}), target=target)
+    text = str(module.mod.inspect_source("asm"))
+    assert "vpmaddwd" in text and "zmm" in text and "vpdp" not in text
+    assert plans.refusal(kernel, contract, tvm_target(resolve("x86-64-v3"))).startswith("the target has no avx512bw")
+    if targets.missing_features(kernel.level.features):
+        return  # what it computes is compared where it runs
+    x = np.random.default_rng(1).integers(0, 256, (9, 24)).astype(np.uint8)
+    acc = (x.astype(np.int32) - 3) @ weights.T.astype(np.int32)
+    expected = contract.rescale.meaning(NumpyCore(), acc)
+    np.testing.assert_array_equal(plans.run(built, target, x), expected)
 
 
 def test_the_scheme_that_adding_md_adds_converts_a_model(digits: Path) -> None:

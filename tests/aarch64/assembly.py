@@ -6,8 +6,9 @@ import re
 from typing import Any
 
 import tvm
+from plans import built, refusal
 
-from tflite2q.kernels.base import Contract
+from tflite2q.kernels.contracts import Contract
 from tflite2q.lower.target import resolve, tvm_target
 
 PRODUCT = re.compile(r"(sdot|udot|usdot|sudot|smmla|ummla|usmmla|smlal2?|umlal2?)\b")
@@ -20,9 +21,9 @@ STACK = re.compile(r"\[sp\b")
 def assembly(kernel: Any, contract: Contract, target: str) -> str:
     """What `target` runs for `contract`, computed by `kernel`."""
     made = tvm_target(resolve(target))
-    refused = kernel.refuses(contract, made)
+    refused = refusal(kernel, contract, made)
     assert refused is None, refused
-    function = kernel.build(contract, made).func.with_attr("global_symbol", "kernel")
+    function = built(kernel, contract, made).func.with_attr("global_symbol", "kernel")
     return str(tvm.compile(tvm.IRModule({"kernel": function}), target=made).mod.inspect_source("asm"))
 
 

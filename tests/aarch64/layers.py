@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tflite2q.arithmetic.rescale import Rescale
-from tflite2q.kernels.base import Conv2D, DepthwiseConv2D
+from tflite2q.kernels.contracts import Conv2DContract, DepthwiseConv2DContract
 
 Array = npt.NDArray[Any]
 
@@ -35,14 +35,14 @@ class Layer:
     large_bias: bool = False
     batch: int = 2
 
-    def contract(self, seed: int) -> Conv2D:
+    def contract(self, seed: int) -> Conv2DContract:
         generator = np.random.default_rng(seed)
         kh, kw = self.kernel
         out_h = (self.size + self.padding[0] + self.padding[2] - self.dilation * (kh - 1) - 1) // self.stride + 1
         out_w = (self.size + self.padding[1] + self.padding[3] - self.dilation * (kw - 1) - 1) // self.stride + 1
         low, high = (0, 255) if self.y == "uint8" else (-128, 127)
         zero = (low + high) // 2 + 7
-        return Conv2D(
+        return Conv2DContract(
             batch=self.batch, in_h=self.size, in_w=self.size, in_c=self.in_c,
             out_h=out_h, out_w=out_w, out_c=self.out_c,
             strides=(self.stride, self.stride), dilation=(self.dilation, self.dilation), padding=self.padding, groups=1,
@@ -54,12 +54,12 @@ class Layer:
             ),
         )  # fmt: skip
 
-    def depthwise(self, seed: int) -> DepthwiseConv2D:
+    def depthwise(self, seed: int) -> DepthwiseConv2DContract:
         """The same, one channel by one."""
         conv = self.contract(seed)
         assert self.in_c == self.out_c
         values = {f.name: getattr(conv, f.name) for f in fields(conv) if f.name != "groups"}
-        return DepthwiseConv2D(**{**values, "weights": conv.weights[:, :, :, :1].transpose(3, 1, 2, 0).copy()})
+        return DepthwiseConv2DContract(**{**values, "weights": conv.weights[:, :, :, :1].transpose(3, 1, 2, 0).copy()})
 
     def bias(self, generator: np.random.Generator) -> Array:
         reach = 2**31 - 1 if self.large_bias else 20000

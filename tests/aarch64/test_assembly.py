@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import plans
 import pytest
 from aarch64.assembly import assembly, inner_loops, instructions, on_the_stack, products, vector_work
 from aarch64.layers import Layer
@@ -15,7 +16,7 @@ from tflite2q.kernels.arm.conv import ArmConv
 from tflite2q.kernels.arm.depthwise import ArmDepthwise
 from tflite2q.kernels.arm.isa import DOTPROD, I8MM, NEON
 from tflite2q.kernels.arm.lookup import ArmLookup
-from tflite2q.kernels.base import Lookup
+from tflite2q.kernels.contracts import LookupContract
 from tflite2q.lower.target import resolve, tvm_target
 
 LEVELS = {
@@ -115,7 +116,7 @@ def test_epilogue_of_fixed_point() -> None:
 
 def test_lookups_stay_in_registers() -> None:
     """Four look-ups of 64 entries for sixteen codes, and nothing else but loading, turning and storing codes."""
-    contract = Lookup((1, 56, 56, 64), "int8", np.zeros(256, np.uint8))
+    contract = LookupContract((1, 56, 56, 64), "int8", np.zeros(256, np.uint8))
     lines = instructions(assembly(ArmLookup(), contract, "aarch64"))
     begin = next(i for i, line in enumerate(lines) if line.startswith("tbl"))
     end = next(i for i in range(begin, len(lines)) if lines[i].startswith("b"))
@@ -129,16 +130,18 @@ def test_lookups_stay_in_registers() -> None:
 def test_lookups_refused() -> None:
     target = tvm_target(resolve("aarch64"))
     table = np.zeros(256, np.int8)
-    refuses = ArmLookup().refuses
-    assert refuses(Lookup((16,), "int8", table), target) is None
-    assert refuses(Lookup((15,), "int8", table), target) == "15 codes are fewer than 16"
-    assert refuses(Lookup((16,), "int8", table.astype(np.int16)), target) == "entries are int16"
-    assert refuses(Lookup((16,), "int8", table), tvm_target(resolve("x86-64"))) == "the target is not a 64-bit Arm"
+    lookup = ArmLookup()
+    assert plans.refusal(lookup, LookupContract((16,), "int8", table), target) is None
+    assert plans.refusal(lookup, LookupContract((15,), "int8", table), target) == "15 codes are fewer than 16"
+    assert plans.refusal(lookup, LookupContract((16,), "int8", table.astype(np.int16)), target) == "entries are int16"
+    assert (
+        plans.refusal(lookup, LookupContract((16,), "int8", table), tvm_target(resolve("x86-64")))
+        == "the target is not a 64-bit Arm"
+    )
 
 
 def refusal(kernel: Any, target: str) -> str | None:
-    answer: str | None = kernel.refuses(Layer().contract(0), tvm_target(resolve(target)))
-    return answer
+    return plans.refusal(kernel, Layer().contract(0), tvm_target(resolve(target)))
 
 
 def test_refusals() -> None:

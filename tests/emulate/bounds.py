@@ -22,7 +22,7 @@ import tvm
 from emulate.trees import callee, is_call, operands
 from tvm import tirx
 
-from tflite2q.kernels.base import Built
+from tflite2q.kernels.frame import Built
 
 Array = npt.NDArray[Any]
 Node = Any

@@ -25,7 +25,8 @@ from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import STORAGE
 from tflite2q.execution import reference
 from tflite2q.kernels import storage
-from tflite2q.kernels.base import Built, Contract
+from tflite2q.kernels.contracts import Contract
+from tflite2q.kernels.frame import Built
 from tflite2q.kernels.registry import select
 from tflite2q.lower import machine, stored, targets
 from tflite2q.lower.build import build
@@ -89,9 +90,8 @@ class Step:
 def kernels(graph: Graph, made: Any) -> Iterator[Step]:
     """The kernels of a graph for a tvm.target.Target, in order, as `lower` chooses them."""
     for index, contract in sorted(stored.contracts(graph, made).items()):
-        if not storage.only_changes_storage(contract):
-            kernel, _ = select(contract, made)
-            yield Step(index, contract, kernel.build(contract, made))
+        if not contract.copies:
+            yield Step(index, contract, select(contract, made).plan.build())
 
 
 def check_bounds(graph: Graph, level: str) -> int:

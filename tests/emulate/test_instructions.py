@@ -12,7 +12,7 @@ import tvm
 from emulate import levels
 from emulate.instructions import VECTORS, emulated, take_tile_fault, tiles
 
-from tflite2q.kernels.base import Tensor
+from tflite2q.kernels.contracts import Tensor
 from tflite2q.kernels.tir import T, function, load, store, vector
 
 pytestmark = pytest.mark.skipif(not levels.can_emulate(), reason="needs an x86 with AVX2 and FMA")

@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import plans
 import pytest
 from emulate import levels
 from emulate.bounds import faults
 from emulate.pages import Guarded
 
 from tflite2q.arithmetic.rescale import Rescale
-from tflite2q.kernels.base import Built, Conv2D, Tensor
+from tflite2q.kernels import frame
+from tflite2q.kernels.contracts import Conv2DContract, Tensor
+from tflite2q.kernels.frame import Built
 from tflite2q.kernels.tir import T, function, load, local, store, view
-from tflite2q.kernels.x86 import matrix
-from tflite2q.kernels.x86.finish import PACKED, Finish
+from tflite2q.kernels.x86.epilogue import PACKED, X86Epilogue
 from tflite2q.kernels.x86.matrix import X86Matrix
 
 X, Y = Tensor((40,), "int8"), Tensor((8, 5), "int8")
@@ -140,25 +142,25 @@ def test_tiles_are_followed_row_by_row() -> None:
     assert faults(tiled(5))
 
 
-def stored_whole(self: Finish, pixels: Any, s: Any, y: Any, pixel: Any, block: Any) -> None:
-    """The mistake of old: a block is stored whole, also where it has fewer channels."""
-    assert s.vectors == PACKED
-    where = T.min(s.first + block * s.block, s.first + s.channels - s.block)
-    for p, vectors in enumerate(pixels):
-        store(y, self.packed(vectors), pixel + p, where, lanes=s.block)
+def stored_whole(self: X86Epilogue, rounded: Any, stored: int, y: Any, rows: Any, channel: Any) -> None:
+    """The mistake of old: a block is stored whole, up to its last channel, also where it has fewer channels."""
+    block = PACKED * self.level.lanes
+    for row, vectors in zip(rows, rounded, strict=True):
+        assert len(vectors) == PACKED
+        store(y, self.packed(vectors), row, channel + stored - block, lanes=block)
 
 
 def wrong_matrix_kernel(monkeypatch: pytest.MonkeyPatch) -> Built:
     weights = np.ones((56, 2, 2, 21), np.int8)
-    contract = Conv2D(
+    contract = Conv2DContract(
         batch=1, in_h=3, in_w=4, in_c=21, out_h=2, out_w=3, out_c=56, strides=(1, 1), dilation=(1, 1),
         padding=(0, 0, 0, 0), groups=1, x_dtype="int8", x_zero_point=0, weights=weights, weight_zero_points=(0,),
         bias=None, rescale=Rescale((0.01,), 0, -128, 127, "int8"),
     )  # fmt: skip
-    functions = matrix._function
+    functions = frame._function
     functions.cache_clear()
-    monkeypatch.setattr(Finish, "stored", stored_whole)
-    kernel = X86Matrix().build(contract, levels.target("amx"))
+    monkeypatch.setattr(X86Epilogue, "store", stored_whole)
+    kernel = plans.built(X86Matrix(), contract, levels.target("amx"))
     functions.cache_clear()  # the wrong one must not be taken for the right one later
     return kernel
 

@@ -10,7 +10,7 @@ from exact import fixed16, fixed_array
 
 from tflite2q.arithmetic import rounding
 from tflite2q.arithmetic.rescale import Rescale
-from tflite2q.kernels.base import Conv2D, Dense, DepthwiseConv2D, Pool
+from tflite2q.kernels.contracts import Conv2DContract, DenseContract, DepthwiseConv2DContract, PoolContract
 
 Array = npt.NDArray[Any]
 
@@ -38,7 +38,7 @@ def rescale(r: Rescale, acc: Array) -> Array:
 fixed16_array = np.vectorize(lambda acc, m, shift: fixed16(int(acc), int(m), int(shift)), otypes=[np.int64])
 
 
-def accumulators(c: Conv2D | DepthwiseConv2D, x: Array) -> Array:
+def accumulators(c: Conv2DContract | DepthwiseConv2DContract, x: Array) -> Array:
     """int64 accumulators of a convolution on codes x, wrapped if the contract's have 32 bits."""
     top, left, bottom, right = c.padding
     centered = x.astype(np.int64) - c.x_zero_point
@@ -53,7 +53,7 @@ def accumulators(c: Conv2D | DepthwiseConv2D, x: Array) -> Array:
                 :, y0 : y0 + (c.out_h - 1) * c.strides[0] + 1 : c.strides[0],
                 x0 : x0 + (c.out_w - 1) * c.strides[1] + 1 : c.strides[1],
             ]  # fmt: skip
-            if isinstance(c, DepthwiseConv2D):
+            if isinstance(c, DepthwiseConv2DContract):
                 acc += np.repeat(taps, c.depth_multiplier, axis=3) * (c.weights[0, i, j].astype(np.int64) - zero)
                 continue
             w = c.weights[:, i, j].astype(np.int64) - zero.reshape(-1, 1)
@@ -65,15 +65,15 @@ def accumulators(c: Conv2D | DepthwiseConv2D, x: Array) -> Array:
     return rounding.wrap32(acc) if c.accumulator == "int32" else acc
 
 
-def conv(c: Conv2D | DepthwiseConv2D, x: Array) -> Array:
+def conv(c: Conv2DContract | DepthwiseConv2DContract, x: Array) -> Array:
     return rescale(c.rescale, accumulators(c, x))
 
 
-def dense(c: Dense, x: Array) -> Array:
+def dense(c: DenseContract, x: Array) -> Array:
     return conv(c.conv2d(), x[None, None])[0, 0]
 
 
-def pool(c: Pool, x: Array) -> Array:
+def pool(c: PoolContract, x: Array) -> Array:
     y = np.zeros(c.output.shape, np.int64)
     top, left = c.padding[:2]
     for i in range(c.out_h):

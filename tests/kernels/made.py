@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Hashable
 from typing import Any
 
 import integer
 import numpy as np
 import numpy.typing as npt
-import tvm
+import plans
 from emulate.instructions import emulated, tiles
 from surroundings import EMULATE
 from tvm.target import codegen
 
 from tflite2q.arithmetic.rescale import Rescale
 from tflite2q.arithmetic.rounding import code_range
-from tflite2q.kernels.base import Built, Conv2D, Dense, DepthwiseConv2D, Tensor
+from tflite2q.kernels.contracts import Conv2DContract, DenseContract, DepthwiseConv2DContract, Tensor
+from tflite2q.kernels.frame import Built
 from tflite2q.lower import machine, targets
 from tflite2q.lower.target import resolve, tvm_target
 
 Array = npt.NDArray[Any]
 
 NATIVE = "native"
+
+compiled = plans.compiled
 
 
 def target(name: str = NATIVE) -> Any:
@@ -47,33 +49,13 @@ def _has_all(made: Any) -> bool:
     return not targets.missing_features(needed)
 
 
-# By target and key.  Compiling takes most of the tests' time, and that equal keys are equal texts is what the lowering
-# relies on too: a key that says too little gives wrong codes here.
-_compiled: dict[tuple[str, Hashable], Any] = {}
-
-
-def compiled(built: Built, made: Any) -> Any:
-    place = (str(made), built.key)
-    if place not in _compiled:
-        module = tvm.IRModule({"kernel": built.func.with_attr("global_symbol", "kernel")})
-        _compiled[place] = tvm.compile(module, target=made)
-    return _compiled[place]
-
-
 def run(built: Built, made: Any, *inputs: Array) -> Array:
-    """The output of a built kernel, every element of which it must have written.
-
-    Made for a target that this machine cannot run, it is emulated.
-    """
+    """What `plans.run` gives; made for a target that this machine cannot run, it is emulated."""
     if not _has_all(made):
         tiles()
         key = ("emulated", str(made), built.key)
         built, made = dataclasses.replace(built, func=emulated(built.func), key=key), target()
-    module = compiled(built, made)
-    assert [Tensor(x.shape, str(x.dtype)) for x in inputs] == list(built.inputs)
-    output = tvm.runtime.tensor(np.full(built.output.shape, 77, built.output.dtype))
-    module["kernel"](*[tvm.runtime.tensor(a) for a in (*inputs, *built.constants)], output)
-    return np.asarray(output.numpy())
+    return plans.run(built, made, *inputs)
 
 
 def codes(rng: np.random.Generator, tensor: Tensor) -> Array:
@@ -99,7 +81,7 @@ def conv(
     1), padding: tuple[int, int, int, int] = (0, 0, 0, 0), dilation: tuple[int, int] = (1, 1), groups: int = 1,
     dtype: str = "int8", weights: str = "int8", arithmetic: str = "fixed", per_channel: bool = True, batch: int = 1,
     zero_point: int | None = None, relu: bool = False, depthwise: bool = False, bias: bool = True,
-) -> Conv2D | DepthwiseConv2D:  # fmt: skip
+) -> Conv2DContract | DepthwiseConv2DContract:  # fmt: skip
     """A random convolution of an image of `size` (height, width, channels).  `weights` "uint8" have a zero point.
 
     int16 activations have zero points of 0 and sum into 64 bits.
@@ -122,7 +104,7 @@ def conv(
         "x_zero_point": zero, "weights": data, "weight_zero_points": zeros,
         "bias": None, "rescale": Rescale((1.0,), 0, low, high, dtype), "accumulator": "int64" if wide else "int32",
     }  # fmt: skip
-    plain = DepthwiseConv2D(**common) if depthwise else Conv2D(groups=groups, **common)
+    plain = DepthwiseConv2DContract(**common) if depthwise else Conv2DContract(groups=groups, **common)
     several = [integer.accumulators(plain, codes(rng, plain.inputs[0])).reshape(-1, out_c) for _ in range(8)]
     found = np.concatenate(several)
     spread = np.maximum(found.std(axis=0), 74.0 * np.sqrt(weights_per_output(plain)))
@@ -132,26 +114,21 @@ def conv(
     return dataclasses.replace(plain, bias=centered if bias else None, rescale=made)
 
 
-def weights_per_output(contract: Conv2D | DepthwiseConv2D) -> int:
+def weights_per_output(contract: Conv2DContract | DepthwiseConv2DContract) -> int:
     return contract.weights.size // contract.out_c
 
 
-def dense(seed: int, rows: int, depth: int, units: int, dtype: str = "int8", arithmetic: str = "float64") -> Dense:
+def dense(
+    seed: int, rows: int, depth: int, units: int, dtype: str = "int8", arithmetic: str = "float64"
+) -> DenseContract:
     c = conv(
         seed, (1, rows, depth), units, dtype=dtype, weights=dtype, arithmetic=arithmetic, per_channel=dtype == "int8"
     )
-    return Dense(
-        rows,
-        depth,
-        units,
-        dtype,
-        c.x_zero_point,
-        c.weights.reshape(units, depth),
-        c.weight_zero_points,
-        c.bias,
-        c.rescale,
-        c.accumulator,
-    )
+    return DenseContract(
+        rows=rows, depth=depth, units=units, x_dtype=dtype, x_zero_point=c.x_zero_point,
+        weights=c.weights.reshape(units, depth), weight_zero_points=c.weight_zero_points, bias=c.bias,
+        rescale=c.rescale, accumulator=c.accumulator,
+    )  # fmt: skip
 
 
 def assembly(built: Built, made: Any) -> str:

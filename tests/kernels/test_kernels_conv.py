@@ -12,14 +12,15 @@ import levels
 import made
 import numpy as np
 import pytest
+from plans import built, refusal
 
-from tflite2q.kernels.base import Conv2D, Dense, DepthwiseConv2D
+from tflite2q.kernels.contracts import Conv2DContract, DenseContract, DepthwiseConv2DContract
 from tflite2q.kernels.generic.conv import GenericConv, GenericDepthwise
 from tflite2q.kernels.x86.conv import X86Conv
 from tflite2q.kernels.x86.depthwise import X86Depthwise
-from tflite2q.kernels.x86.isa import AVX2, AVX512VNNI, AVXVNNI
+from tflite2q.kernels.x86.isa import AVX2, AVX512VNNI, AVXVNNI, Level
 from tflite2q.kernels.x86.matrix import X86Matrix
-from tflite2q.kernels.x86.pairs import Pairs
+from tflite2q.kernels.x86.saturation import UnsaturatedWeights
 
 # (target, convolution kernel, depthwise kernel)
 LEVELS = {
@@ -74,17 +75,21 @@ DEPTHWISE: dict[str, dict[str, Any]] = {
 
 
 def check(
-    kernel: Any, contract: Conv2D | DepthwiseConv2D | Dense, target: str, x: Any = None, varied: bool = True
+    kernel: Any,
+    contract: Conv2DContract | DepthwiseConv2DContract | DenseContract,
+    target: str,
+    x: Any = None,
+    varied: bool = True,
 ) -> None:
     compiled_for = made.target(target)
-    refusal = kernel.refuses(contract, compiled_for)
+    refused = refusal(kernel, contract, compiled_for)
     if isinstance(kernel, X86Matrix) and math.prod(contract.output.shape[:-1]) == 1:
-        assert str(refusal).startswith("one output pixel")  # left to the vector dot product
+        assert str(refused).startswith("one output pixel")  # left to the vector dot product
         return
-    assert refusal is None
+    assert refused is None
     x = made.codes(np.random.default_rng(99), contract.inputs[0]) if x is None else x
-    y = made.run(kernel.build(contract, compiled_for), compiled_for, x)
-    expected = integer.dense(contract, x) if isinstance(contract, Dense) else integer.conv(contract, x)
+    y = made.run(built(kernel, contract, compiled_for), compiled_for, x)
+    expected = integer.dense(contract, x) if isinstance(contract, DenseContract) else integer.conv(contract, x)
     np.testing.assert_array_equal(y, expected)
     assert len(np.unique(expected)) > 5 or not varied, "this case would not notice much"
 
@@ -183,7 +188,7 @@ def test_parallel_regions(level: Any) -> None:
     rows = made.conv(15, (56, 57, 96), 96, (3, 3), padding=(1, 1, 1, 1), depthwise=True, batch=2)
     check(level[2], rows, level[0])
     for kernel, contract in ((level[1], pixels), (level[1], channels), (level[2], rows)):
-        assert "T.parallel" in kernel.build(contract, made.target(level[0])).func.script()
+        assert "T.parallel" in built(kernel, contract, made.target(level[0])).func.script()
 
 
 @pytest.mark.isa
@@ -203,18 +208,27 @@ def test_products_of_bytes_that_could_saturate(dtype: str, outliers: int) -> Non
     if dtype == "uint8":
         weights.reshape(-1, 2)[places] = 255 if zero < 128 else 0
     contract = dataclasses.replace(contract, weights=weights.astype(dtype))
-    built = kernel.build(contract, made.target(target))
-    assert "8s8_" in built.name
+    found = built(kernel, contract, made.target(target))
+    assert "8s8_" in found.name
     ends = rng.choice(np.iinfo(dtype).min + np.array([0, 255]), contract.inputs[0].shape).astype(dtype)
     for x in (made.codes(rng, contract.inputs[0]), ends, np.full_like(ends, np.iinfo(dtype).max)):
         check(kernel, contract, target, x, varied=False)
+
+
+@pytest.mark.parametrize("level", [AVX512VNNI, AVXVNNI, AVX2], ids=lambda level: level.name)
+def test_weights_that_do_not_fit_are_not_packed(level: Level) -> None:
+    weights = np.zeros((level.lanes, 4), np.int64)
+    weights[1, 2] = 1 << (level.bytes.bits - 1)
+    with pytest.raises(ValueError, match="do not fit"):
+        level.bytes.arrange(weights)
+    np.testing.assert_array_equal(np.sort(level.bytes.arrange(-weights)), np.sort(-weights.reshape(-1)))
 
 
 def test_split_weights_sum_up_and_cannot_saturate() -> None:
     weights = np.random.default_rng(2).integers(-255, 256, (3, 5, 2, 8, 4))
     weights[:, 1:4] //= 4
     weights[0] //= 8
-    pairs = Pairs.of(weights)
+    pairs = UnsaturatedWeights.of(weights)
     total = pairs.weights.copy()
     for block, (begin, end) in enumerate(itertools.pairwise(pairs.starts)):
         np.add.at(total[block], pairs.steps[begin:end], pairs.extra[begin:end])
@@ -237,5 +251,5 @@ def test_assembly_keeps_to_its_level() -> None:
         ("avx2", ("vpmaddwd", "ymm"), ("zmm", "vpdpbusd", "%k1", "vpmaddubsw")),
     ):
         target, kernel, _ = LEVELS[name]
-        text = made.assembly(kernel.build(contract, made.target(target)), made.target(target))
+        text = made.assembly(built(kernel, contract, made.target(target)), made.target(target))
         assert all(word in text for word in present) and not any(word in text for word in absent), name

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import test_kernels_conv
 from exact import fixed16
+from plans import built, refusal
 from test_kernels_conv import CONVOLUTIONS, DEPTHWISE
 
 from tflite2q.arithmetic.rescale import Rescale
-from tflite2q.kernels.base import Conv2D, DepthwiseConv2D
+from tflite2q.kernels.contracts import Conv2DContract, DepthwiseConv2DContract
 from tflite2q.kernels.generic.conv import GenericConv, GenericDepthwise
-from tflite2q.kernels.halves import LIMIT, prove
 from tflite2q.kernels.registry import select
+from tflite2q.kernels.split_rescale import LIMIT, prove
 from tflite2q.kernels.sums import Sums
 from tflite2q.kernels.x86.conv16 import X86Conv16
 from tflite2q.kernels.x86.depthwise16 import X86Depthwise16
@@ -76,15 +77,15 @@ def check(kernel: Any, contract: Any, target: str, x: Any = None, varied: bool =
     """As for 8 bits, but the matrix unit leaves weights that do not fit bytes, also because they were doubled."""
     if kernel is None:  # the test's other kernels are what this level adds
         return
-    refusal = kernel.refuses(contract, made.target(target))
-    if isinstance(kernel, X86Matrix16) and refusal is not None:
-        assert refusal == "weights need nine bits"
+    refused = refusal(kernel, contract, made.target(target))
+    if isinstance(kernel, X86Matrix16) and refused is not None:
+        assert refused == "weights need nine bits"
         assert np.abs(Sums.of(contract).weights).max() > 127
         return
     test_kernels_conv.check(kernel, contract, target, x, varied)
 
 
-def extreme_codes(contract: Conv2D | DepthwiseConv2D) -> np.ndarray[Any, Any]:
+def extreme_codes(contract: Conv2DContract | DepthwiseConv2DContract) -> np.ndarray[Any, Any]:
     """Only the largest magnitudes, in runs long enough to fill a whole window."""
     shape = contract.inputs[0].shape
     code = np.random.default_rng(5).choice([-32768, 32767], (shape[0], -(-shape[1] // 3), shape[2], 1))
@@ -96,7 +97,7 @@ def extreme_codes(contract: Conv2D | DepthwiseConv2D) -> np.ndarray[Any, Any]:
 def test_convolution(level: Any, case: str) -> None:
     target, kernel, _ = level
     contract = conv(len(case), **{**CONVOLUTIONS, **MORE}[case])
-    assert Sums.of(contract).halves is not None
+    assert Sums.of(contract).split is not None
     check(kernel, contract, target)
     check(kernel, contract, target, extreme_codes(contract), varied=False)
 
@@ -134,16 +135,14 @@ def test_sums_beyond_32_bits(level: Any, arithmetic: str) -> None:
 
 
 @pytest.mark.isa
-@pytest.mark.parametrize(
-    ("depth", "exponent", "form"), [(515, -17, "halves"), (516, -20, "int32"), (517, -17, "int64")]
-)
+@pytest.mark.parametrize(("depth", "exponent", "form"), [(515, -17, "split"), (516, -20, "int32"), (517, -17, "int64")])
 def test_sums_next_to_the_limit(level: Any, depth: int, exponent: int, form: str) -> None:
-    """Weights of 127 that sum as far as the proof allows, one too far for halves, and one too far for 32 bits."""
+    """Weights of 127 that sum as far as the proof allows, one too far for a split rescale, and for 32 bits."""
     contract = conv(8, (2, 3, depth), 16, bias=False)
     rescale = dataclasses.replace(contract.rescale, real=(1.2345 * 2.0**exponent,) * 16)
     full = dataclasses.replace(contract, weights=np.full((16, 1, 1, depth), 127, "int8"), rescale=rescale)
     sums = Sums.of(full)
-    assert ("halves" if sums.halves is not None else sums.dtype) == form
+    assert ("split" if sums.split is not None else sums.dtype) == form
     for code in (-32768, 32767):
         x = np.full(full.inputs[0].shape, code, "int16")
         check(level[1], full, level[0], x, varied=False)
@@ -176,8 +175,8 @@ def test_biases_beyond_32_bits(level: Any, most: int) -> None:
         dead = rng.random(70) < 0.4
         bias[dead] = rng.integers(-most, most, dead.sum())
         real[dead] = rng.uniform(0.1, 40000, dead.sum()) / most
-        if level[0] != made.NATIVE and isinstance(contract, DepthwiseConv2D):
-            assert Sums.of(contract).halves is not None
+        if level[0] != made.NATIVE and isinstance(contract, DepthwiseConv2DContract):
+            assert Sums.of(contract).split is not None
         rescale = dataclasses.replace(contract.rescale, real=tuple(float(r) for r in real))
         check(kernel, dataclasses.replace(contract, bias=bias, rescale=rescale), level[0])
 
@@ -217,7 +216,7 @@ def test_parallel_regions(level: Any) -> None:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_halves_are_the_product(seed: int) -> None:
+def test_the_split_rescale_is_the_product(seed: int) -> None:
     """The proof's constants, in integers without a width, against eq. 20 at the ends of the range and inside."""
     rng = np.random.default_rng(seed)
     real = 2.0 ** rng.uniform(-34, 3, 50)
@@ -228,12 +227,12 @@ def test_halves_are_the_product(seed: int) -> None:
     for channel in range(50):
         one = dataclasses.replace(rescale, real=(rescale.real[channel],))
         pick = slice(channel, channel + 1)
-        halves = prove(one, sums[pick], np.array([127.0]), bias[pick])
-        if halves is None:
+        split = prove(one, sums[pick], np.array([127.0]), bias[pick])
+        if split is None:
             continue
         proven += 1
         double, start, m, rest, shift, lift = (
-            int(a[0]) for a in (halves.double, halves.start, halves.m, halves.rest, halves.shift, halves.lift)
+            int(a[0]) for a in (split.double, split.start, split.m, split.rest, split.shift, split.lift)
         )
         reach = int(sums[channel])
         for s in {-reach, reach, -1, 0, 1, *(int(v) for v in rng.integers(-reach, reach + 1, 20))}:
@@ -254,14 +253,15 @@ def test_8_bit_kernels_leave_16_bits_alone() -> None:
     image, window = conv(1, (9, 9, 32), 32), conv(1, (9, 9, 32), 32, kernel=(3, 3), depthwise=True)
     for name in ("x86-64-amx", "x86-64-vnni", "x86-64-avxvnni", "x86-64-v3", "x86-64", "aarch64-i8mm", "wasm32"):
         for contract in (image, window):
-            kernel, refusals = select(contract, made.target(name))
+            selection = select(contract, made.target(name))
+            kernel = selection.kernel
             assert "16" in kernel.name or kernel.name.startswith("generic"), name
-            for who, why in refusals:
+            for who, why in ((who, answer.reason) for who, answer in selection.refusals):
                 assert "16" in who or "int16" in why or "needs" in why or "the target" in why or "only Linux" in why, (
                     why
                 )
     for kernel in (X86Conv16(AVX2), X86Matrix16()):
-        assert kernel.refuses(made.conv(1, (9, 9, 32), 32), made.target("x86-64-amx")) == "int8 to int8"
+        assert refusal(kernel, made.conv(1, (9, 9, 32), 32), made.target("x86-64-amx")) == "int8 to int8"
 
 
 def test_assembly_keeps_to_its_level() -> None:
@@ -275,5 +275,5 @@ def test_assembly_keeps_to_its_level() -> None:
     ):
         target, *kernels = LEVELS[name]
         for kernel, each in zip(kernels[: 1 if name == "amx" else 2], (contract, window), strict=False):
-            text = made.assembly(kernel.build(each, made.target(target)), made.target(target))
+            text = made.assembly(built(kernel, each, made.target(target)), made.target(target))
             assert all(word in text for word in present) and not any(word in text for word in absent), name

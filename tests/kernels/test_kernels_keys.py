@@ -8,12 +8,14 @@ from typing import Any
 
 import made
 import numpy as np
+import plans
 import pytest
 import test_kernels_conv as bytes_
 import test_kernels_conv16 as wide
 import tvm
 
-from tflite2q.kernels.base import Built, Tensor
+from tflite2q.kernels.contracts import Tensor
+from tflite2q.kernels.frame import Built
 
 # (kernels of convolution and depthwise convolution, geometries of both), by level
 FAMILIES: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
@@ -58,9 +60,9 @@ def test_a_key_says_all_that_the_text_depends_on(family: str, level: str, depthw
     shared = built = 0
     for case, contract in contracts(family, depthwise):
         other = shuffled(contract)
-        if kernel.refuses(contract, target) is not None or kernel.refuses(other, target) is not None:
+        if any(plans.refusal(kernel, each, target) is not None for each in (contract, other)):
             continue
-        one, two = kernel.build(contract, target), kernel.build(other, target)
+        one, two = plans.built(kernel, contract, target), plans.built(kernel, other, target)
         for each in (one, two):
             constants = [Tensor(array.shape, str(array.dtype)) for array in each.constants]
             assert parameters(each) == [*each.inputs, *constants, each.output], case

@@ -10,20 +10,29 @@ import levels
 import made
 import numpy as np
 import pytest
+from plans import built, refusal
 
 from tflite2q.arithmetic.numpy_core import NumpyCore
 from tflite2q.arithmetic.rescale import Rescale, multiply_fixed
 from tflite2q.arithmetic.rounding import code_range
 from tflite2q.kernels import storage
-from tflite2q.kernels.base import ArgMax, Concat, Contract, Eltwise, Lookup, Pool, ResizeBilinear, Tensor
+from tflite2q.kernels.contracts import (
+    ArgMaxContract,
+    ConcatContract,
+    Contract,
+    EltwiseContract,
+    LookupContract,
+    PoolContract,
+    ResizeBilinearContract,
+    Tensor,
+)
 from tflite2q.kernels.registry import KERNELS, select
 
 NATIVE = made.target()
 
 
 def run(contract: Contract, *inputs: Any) -> Any:
-    kernel, _ = select(contract, NATIVE)
-    return made.run(kernel.build(contract, NATIVE), NATIVE, *inputs)
+    return made.run(select(contract, NATIVE).plan.build(), NATIVE, *inputs)
 
 
 def random_inputs(contract: Contract, seed: int) -> list[Any]:
@@ -38,11 +47,11 @@ def test_pool(kind: str, dtype: str, shape: str) -> None:
     low, high = code_range(dtype)
     common: dict[str, Any] = {"kind": kind, "dtype": dtype, "low": low + 3, "high": high - 9}
     contract = {
-        "global": Pool(batch=2, in_h=7, in_w=7, channels=130, out_h=1, out_w=1, window=(7, 7), strides=(1, 1),
+        "global": PoolContract(batch=2, in_h=7, in_w=7, channels=130, out_h=1, out_w=1, window=(7, 7), strides=(1, 1),
                        padding=(0, 0, 0, 0), **common),
-        "padded": Pool(batch=1, in_h=9, in_w=8, channels=21, out_h=5, out_w=4, window=(3, 2), strides=(2, 2),
+        "padded": PoolContract(batch=1, in_h=9, in_w=8, channels=21, out_h=5, out_w=4, window=(3, 2), strides=(2, 2),
                        padding=(1, 0, 1, 0), **common),
-        "narrow": Pool(batch=1, in_h=5, in_w=5, channels=3, out_h=5, out_w=5, window=(3, 3), strides=(1, 1),
+        "narrow": PoolContract(batch=1, in_h=5, in_w=5, channels=3, out_h=5, out_w=5, window=(3, 3), strides=(1, 1),
                        padding=(1, 1, 1, 1), **common),
     }[shape]  # fmt: skip
     (x,) = random_inputs(contract, 1)
@@ -53,7 +62,7 @@ def test_pool(kind: str, dtype: str, shape: str) -> None:
 @pytest.mark.parametrize("y_dtype", ["int8", "uint8", "int16", "int32", "float32"])
 def test_lookup(x_dtype: str, y_dtype: str) -> None:
     table = np.random.default_rng(2).integers(0, 100, 256).astype(y_dtype)
-    contract = Lookup((3, 7, 5), x_dtype, table)
+    contract = LookupContract((3, 7, 5), x_dtype, table)
     (x,) = random_inputs(contract, 3)
     np.testing.assert_array_equal(run(contract, x), table[x.astype(int) - code_range(x_dtype)[0]])
 
@@ -64,24 +73,25 @@ def test_lookup_of_every_code(size: int) -> None:
     rng = np.random.default_rng(size)
     for x_dtype, y_dtype in (("int8", "uint8"), ("uint8", "int8"), ("uint8", "int16"), ("int8", "int16")):
         low, high = code_range(y_dtype)
-        contract = Lookup((size,), x_dtype, rng.integers(low, high + 1, 256).astype(y_dtype))
+        contract = LookupContract((size,), x_dtype, rng.integers(low, high + 1, 256).astype(y_dtype))
         x = np.resize(rng.permutation(256) + code_range(x_dtype)[0], size).astype(x_dtype)
         np.testing.assert_array_equal(run(contract, x), contract.table[x.astype(int) - code_range(x_dtype)[0]])
 
 
 @pytest.mark.isa
 def test_lookups_in_registers() -> None:
-    contract = Lookup((1, 33, 33, 256), "uint8", np.zeros(256, np.int8))
+    contract = LookupContract((1, 33, 33, 256), "uint8", np.zeros(256, np.int8))
     target = made.target('{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "icelake-server"}')
-    kernel, _ = select(contract, target)
+    kernel = select(contract, target).kernel
     assert kernel.name == "lookup__avx512vbmi"
-    text = made.assembly(kernel.build(contract, target), target)
+    text = made.assembly(built(kernel, contract, target), target)
     # As the one or the other of two instructions, LLVM chooses which operand the result overwrites.
     assert text.count("vpermi2b") + text.count("vpermt2b") >= 4
-    refuses = kernel.refuses
-    assert refuses(Lookup((63,), "int8", contract.table), target) == "63 codes are fewer than 64"
-    assert refuses(Lookup((64,), "int8", contract.table.astype(np.int32)), target) == "entries are int32"
-    assert refuses(contract, made.target("x86-64-vnni")) == "the target has no avx512vbmi"
+    assert refusal(kernel, LookupContract((63,), "int8", contract.table), target) == "63 codes are fewer than 64"
+    assert (
+        refusal(kernel, LookupContract((64,), "int8", contract.table.astype(np.int32)), target) == "entries are int32"
+    )
+    assert refusal(kernel, contract, made.target("x86-64-vnni")) == "the target has no avx512vbmi"
 
 
 def add(core: Any, a: Any, b: Any) -> Any:
@@ -123,7 +133,7 @@ ELTWISE = {
 def test_eltwise(case: str) -> None:
     meaning, shapes, dtype = ELTWISE[case]
     output = Tensor(np.broadcast_shapes(*shapes), dtype)
-    contract = Eltwise(case.replace(" ", "_"), case, meaning, tuple(Tensor(s, "int8") for s in shapes), output)
+    contract = EltwiseContract(case.replace(" ", "_"), case, meaning, tuple(Tensor(s, "int8") for s in shapes), output)
     inputs = random_inputs(contract, 4)
     np.testing.assert_array_equal(run(contract, *inputs), meaning(NumpyCore(), *inputs))
 
@@ -140,7 +150,7 @@ def positions(extent: int, out: int, dtype: str) -> tuple[Any, Any, Any]:
 @pytest.mark.parametrize("channels", [3, 16, 21])
 def test_resize_bilinear(dtype: str, channels: int) -> None:
     rows, columns = positions(5, 13, dtype), positions(7, 11, dtype)
-    contract = ResizeBilinear(2, 5, 7, channels, rows, columns, dtype)
+    contract = ResizeBilinearContract(2, 5, 7, channels, rows, columns, dtype)
     (x,) = random_inputs(contract, 5)
     corners = [x[:, rows[i]][:, :, columns[j]].astype(rows[2].dtype) for j in (0, 1) for i in (0, 1)]
     one = rows[2].dtype.type(1024 if dtype == "int8" else 1)
@@ -155,7 +165,7 @@ def test_resize_bilinear(dtype: str, channels: int) -> None:
 @pytest.mark.parametrize("smallest", [False, True])
 @pytest.mark.parametrize("classes", [1, 5, 21, 1001])
 def test_argmax_takes_the_first_of_equals(classes: int, smallest: bool) -> None:
-    contract = ArgMax(33, classes, "int8", "int64", smallest)
+    contract = ArgMaxContract(33, classes, "int8", "int64", smallest)
     x = np.random.default_rng(6).integers(-3, 4, (33, classes)).astype("int8")
     expected = x.argmin(axis=1) if smallest else x.argmax(axis=1)
     np.testing.assert_array_equal(run(contract, x), expected)
@@ -166,7 +176,7 @@ def test_argmax_takes_the_first_of_equals(classes: int, smallest: bool) -> None:
     "rows, lengths", [(1, (5, 300)), (129, (64, 1, 21)), (70, (3, 3)), (200, (256, 256, 7, 65)), (1000, (400, 130))]
 )
 def test_concat(rows: int, lengths: tuple[int, ...], dtype: str) -> None:
-    contract = Concat(rows, lengths, dtype)
+    contract = ConcatContract(rows, lengths, dtype)
     inputs = random_inputs(contract, 9)
     np.testing.assert_array_equal(run(contract, *inputs), np.concatenate(inputs, axis=1))
 
@@ -176,7 +186,7 @@ class TestStorage:
 
     def check(self, contract: Any, output: bool = True) -> None:
         inputs = random_inputs(contract, 7)
-        stored = storage.unsigned(contract, [True] * len(inputs), output)
+        stored = contract.stored([True] * len(inputs), output)
         y = run(stored, *[storage.shifted(x) for x in inputs])
         expected = run(contract, *inputs)
         np.testing.assert_array_equal(y, storage.shifted(expected) if output else expected)
@@ -188,38 +198,39 @@ class TestStorage:
 
     @pytest.mark.parametrize("kind", ["average", "max"])
     def test_pools(self, kind: str) -> None:
-        self.check(Pool(kind, 1, 6, 6, 24, 3, 3, (2, 2), (2, 2), (0, 0, 0, 0), "int8", -100, 90))
+        self.check(PoolContract(kind, 1, 6, 6, 24, 3, 3, (2, 2), (2, 2), (0, 0, 0, 0), "int8", -100, 90))
 
     def test_others(self) -> None:
         table = np.random.default_rng(8).integers(-128, 128, 256).astype("int8")
-        self.check(Lookup((40,), "int8", table))
-        self.check(Eltwise("add", "add", add, (Tensor((4, 33), "int8"),) * 2, Tensor((4, 33), "int8")))
+        self.check(LookupContract((40,), "int8", table))
+        self.check(EltwiseContract("add", "add", add, (Tensor((4, 33), "int8"),) * 2, Tensor((4, 33), "int8")))
         rows, columns = positions(5, 13, "int8"), positions(7, 11, "int8")
-        self.check(ResizeBilinear(1, 5, 7, 21, rows, columns, "int8"))
-        self.check(Concat(6, (3, 40), "int8"))
+        self.check(ResizeBilinearContract(1, 5, 7, 21, rows, columns, "int8"))
+        self.check(ConcatContract(6, (3, 40), "int8"))
 
     def test_a_shift_of_codes_is_no_work(self) -> None:
-        requantize = Lookup((9,), "uint8", (np.arange(256) - 128).astype("int8"))
-        assert storage.only_changes_storage(storage.unsigned(requantize, [False], True))
-        assert not storage.only_changes_storage(requantize)
+        requantize = LookupContract((9,), "uint8", (np.arange(256) - 128).astype("int8"))
+        assert requantize.stored([False], True).copies
+        assert not requantize.copies
         other = replace(requantize, table=requantize.table[::-1].copy())
-        assert not storage.only_changes_storage(storage.unsigned(other, [False], True))
+        assert not other.stored([False], True).copies
 
 
 def test_every_contract_ends_with_a_kernel_that_takes_it() -> None:
     targets = [made.target(name) for name in ("native", "x86-64", "aarch64", "riscv64")]
     contract = made.conv(30, (4, 4, 6), 6, groups=3)
     for target in targets:
-        kernel, refused = select(contract, target)
-        assert kernel.name == "generic_conv2d"
-        assert len(refused) == len(KERNELS[type(contract)]) - 1 and all(reason for _, reason in refused)
+        selection = select(contract, target)
+        refused = selection.refusals
+        assert selection.kernel.name == "generic_conv2d"
+        assert len(refused) == len(KERNELS[type(contract)]) - 1 and all(answer.reason for _, answer in refused)
 
 
 @pytest.mark.isa
 @pytest.mark.parametrize("name", ["x86-64-vnni", "x86-64-avxvnni", "x86-64-v3"])
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
-def test_plane(name: str, dtype: str) -> None:
-    """ADD on every pair of codes, as one plane; and a meaning that no plane computes."""
+def test_sum_by_fused_multiply_adds(name: str, dtype: str) -> None:
+    """ADD on every pair of codes by two fused multiply-adds; and a meaning that they do not compute."""
     if not made.runs_here(name):
         levels.skip(name)
     target = made.target(name)
@@ -236,11 +247,13 @@ def test_plane(name: str, dtype: str) -> None:
         total = core.floor(core.add(total, core.const(np.array([factors[2] + 0.5]))))
         return core.astype(core.clip(total, low, high), dtype)
 
-    contract = Eltwise("add", "pairs", meaning, (pairs, pairs), pairs, factors)
-    kernel = next(k for k in KERNELS[Eltwise] if k.name.startswith("plane__") and k.refuses(contract, target) is None)
+    contract = EltwiseContract("add", "pairs", meaning, (pairs, pairs), pairs, factors)
+    kernel = next(
+        k for k in KERNELS[EltwiseContract] if k.name.startswith("plane__") and refusal(k, contract, target) is None
+    )
     a = np.repeat(np.arange(low, high + 1), 257).reshape(256, 257).astype(dtype)
     b = np.resize(np.arange(low, high + 1), (256, 257)).astype(dtype)
-    y = made.run(kernel.build(contract, target), target, a, b)
+    y = made.run(built(kernel, contract, target), target, a, b)
     np.testing.assert_array_equal(y, meaning(NumpyCore(), a, b))
     wrong = replace(contract, linear=(0.6, -0.5, 0.3))
-    assert kernel.refuses(wrong, target) == "no plane in float32 rounds as the definition does"
+    assert refusal(kernel, wrong, target) == "no two fused multiply-adds round as the definition does"

@@ -20,7 +20,7 @@ from tflite2q.dialect.ops.softmax import Softmax
 from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
 from tflite2q.execution import reference, runtime
 from tflite2q.flatbuffer import reader
-from tflite2q.kernels import base
+from tflite2q.kernels.contracts import Conv2DContract
 from tflite2q.lower.build import build
 from tflite2q.lower.contracts import contract_of, lookup_table
 from tflite2q.lower.graph import CORE_OPERATIONS, NOTHING, lower
@@ -122,7 +122,7 @@ def test_every_op_has_a_choice(digits: Path) -> None:
     assert [choice.op for choice in choices] == [op.name for op in graph.ops]
     assert any("__" in choice.kernel for choice in choices)
     assert sum(choice.macs for choice in choices) == graph.macs()
-    assert all(reason.strip() for choice in choices for _, reason in choice.refusals)
+    assert all(refusal.reason.strip() for choice in choices for _, refusal in choice.refusals)
 
 
 def test_calls_belong_to_ops(digits: Path) -> None:
@@ -187,7 +187,7 @@ def test_convolutions(
 def test_depthwise_of_one_channel_is_a_convolution() -> None:
     graph = convolution(DepthwiseConv2D, 1, 7, "int8", "int8", True)
     contract = contract_of(graph.ops[0], graph.ins(graph.ops[0]), graph.outs(graph.ops[0]))
-    assert isinstance(contract, base.Conv2D)
+    assert isinstance(contract, Conv2DContract)
     assert contract.macs == graph.macs()
 
 

@@ -9,8 +9,8 @@ fixed    eq. 8 rounds twice: H = (v * m + 2**30) >> 31, then (H + half - (H < 0)
          sign of v serves as the sign of H (they differ only where v < 0 and H = 0; (half - 1) >> n is then 0 as
          well).  If the clamp cuts off everything below the zero point, a negative H ends at the clamp with or without
          its correction, and the correction is left out.
-fixed16  (v * m + half) >> n (eq. 20), in 64 bits, of which the low 32 are kept; `tflite2q.kernels.halves` does it in 32
-         bits where it can.
+fixed16  (v * m + half) >> n (eq. 20), in 64 bits, of which the low 32 are kept; `tflite2q.kernels.split_rescale` does
+         it in 32 bits where it can.
 float64  trunc(t + copysign(c, t)) with c the largest number below 0.5 rounds half away from zero (eq. 10).
 float32  adding 1.5 * 2**23 leaves the nearest integer in the low bits (eq. 11); they are used as an integer.
 shift    (v + half) >> n (eq. 12).
@@ -21,13 +21,14 @@ would overflow, or if it is an int64 one (`wide`), that step is done in 64 bits.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from tflite2q.arithmetic.rescale import MAGIC, Rescale
-from tflite2q.kernels.base import Array, Tensor
-from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, load, vector
+from tflite2q.kernels.contracts import Array
+from tflite2q.kernels.tir import Buffers, Expr, T, broadcast, load, vector
 
 _INT31 = 2**31
 
@@ -67,49 +68,41 @@ class Epilogue:
         return self.right and self.low < self.zero_point
 
     @property
-    def _shift_dtype(self) -> str:
-        return "int64" if self.wide else "int32"
+    def constants(self) -> Mapping[str, str]:
+        """Dtype of each constant, of which every output channel has one."""
+        shifts = {"right": "int32"} if self.right else {}
+        shifts |= {"left": "int32"} if self.left else {}
+        if self.arithmetic == "fixed" or self.arithmetic == "fixed16":
+            return {"multiplier": "int32", "rounding": "int64", **shifts}
+        if self.arithmetic == "shift":
+            return {"rounding": "int64" if self.wide else "int32", **shifts}
+        return {"multiplier": self.arithmetic}
 
-    def pack(self, rescale: Rescale, channels: Array) -> tuple[Array, ...]:
-        """Constants by output channel, arranged as the index array `channels` says: what `codes` loads from."""
+    def pack(self, rescale: Rescale, channels: Array) -> dict[str, Array]:
+        """The constants, arranged as the index array `channels` says."""
         left, right = shifts(rescale)
         half = np.where(right > 0, np.left_shift(np.int64(1), np.maximum(right - 1, 0)), 0)
-        arrays: list[Array]
+        values = {"multiplier": np.array(rescale.real), "rounding": half, "right": right, "left": left}
         if self.arithmetic == "fixed":
-            m, _ = rescale.fixed_point()
-            arrays = [m.astype(np.int32), (2**30 + (half << 31)).astype(np.int64)]
+            values |= {"multiplier": rescale.fixed_point()[0], "rounding": 2**30 + (half << 31)}
         elif self.arithmetic == "fixed16":
-            arrays = [rescale.fixed16()[0].astype(np.int32), half.astype(np.int64)]
-        elif self.arithmetic == "shift":
-            arrays = [half.astype(self._shift_dtype)]
-        else:
-            return (spread(np.array(rescale.real, self.arithmetic), channels),)
-        arrays += [right.astype(np.int32)] * self.right + [left.astype(np.int32)] * self.left
-        return tuple(spread(a, channels) for a in arrays)
+            values["multiplier"] = rescale.fixed16()[0]
+        return {name: spread(values[name].astype(dtype), channels) for name, dtype in self.constants.items()}
 
-    def tensors(self, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
-        """Shapes and dtypes of what `pack` returns for `channels` of `shape`."""
-        if self.arithmetic in ("fixed", "fixed16"):
-            names = ["int32", "int64"]
-        elif self.arithmetic == "shift":
-            names = [self._shift_dtype]
-        else:
-            return (Tensor(shape, self.arithmetic),)
-        return tuple(Tensor(shape, n) for n in names + ["int32"] * self.right + ["int32"] * self.left)
-
-    def codes(self, v: Expr, constants: tuple[Buffer, ...], index: tuple[Expr, ...], lanes: int) -> Expr:
+    def codes(self, v: Expr, constants: Buffers, index: tuple[Expr, ...], lanes: int) -> Expr:
         """Codes, as int32, of accumulators `v` (`lanes` of them), whose constants start at `index`."""
         rounded = self.rounded(v, constants, index, lanes)
         low, high = (broadcast(b - self.zero_point, lanes) for b in (self.low, self.high))
         clamped = T.min(T.max(rounded, low), high)
         return clamped + broadcast(self.zero_point, lanes) if self.zero_point else clamped
 
-    def rounded(self, v: Expr, constants: tuple[Buffer, ...], index: tuple[Expr, ...], lanes: int) -> Expr:
+    def rounded(self, v: Expr, constants: Buffers, index: tuple[Expr, ...], lanes: int) -> Expr:
         """The rescaled accumulators as int32, before the zero point and the clamp."""
-        loads = [load(c, *index, lanes=lanes) for c in constants]
+        loads = {name: load(constants[name], *index, lanes=lanes) for name in self.constants}
         if self.arithmetic in ("float32", "float64"):
-            return getattr(self, f"_{self.arithmetic}")(v, loads[0], lanes)
-        wide: Expr = getattr(self, f"_{self.arithmetic}")(v, loads, lanes)
+            return (self._float32 if self.arithmetic == "float32" else self._float64)(v, loads["multiplier"], lanes)
+        scaled = {"fixed": self._fixed, "fixed16": self._fixed16, "shift": self._shift}[self.arithmetic]
+        wide = scaled(v, loads, lanes)
         if not self.wide:
             return wide
         if self.arithmetic == "fixed16":
@@ -117,18 +110,17 @@ class Epilogue:
         low, high = (broadcast(T.int64(b - self.zero_point), lanes) for b in (self.low, self.high))
         return T.cast(T.min(T.max(wide, low), high), vector("int32", lanes))
 
-    def _fixed(self, v: Expr, loads: list[Expr], lanes: int) -> Expr:
+    def _fixed(self, v: Expr, loads: dict[str, Expr], lanes: int) -> Expr:
         wide = vector("int64", lanes)
-        m, rounding, *shifts = loads
         if self.left:
-            v = T.Bind(T.shift_left(v, shifts[-1]))
-        product = T.cast(v, wide) * T.cast(m, wide) + rounding
+            v = T.Bind(T.shift_left(v, loads["left"]))
+        product = T.cast(v, wide) * T.cast(loads["multiplier"], wide) + loads["rounding"]
         scaled = T.shift_right(product, broadcast(T.int64(31), lanes))
         if not self.wide:
             scaled = T.cast(scaled, vector("int32", lanes))
         if not self.right:
             return scaled
-        count = T.cast(shifts[0], wide) if self.wide else shifts[0]
+        count = T.cast(loads["right"], wide) if self.wide else loads["right"]
         if self.corrects_negatives:
             negative = T.cast(T.shift_right(v, broadcast(31, lanes)), wide if self.wide else vector("int32", lanes))
             if not self.right_everywhere:
@@ -137,18 +129,17 @@ class Epilogue:
             scaled = scaled + negative
         return T.shift_right(scaled, count)
 
-    def _fixed16(self, v: Expr, loads: list[Expr], lanes: int) -> Expr:
-        m, *rest = loads
+    def _fixed16(self, v: Expr, loads: dict[str, Expr], lanes: int) -> Expr:
         wide = vector("int64", lanes)
-        return self._shift(T.cast(v, wide) * T.cast(m, wide), rest, lanes)
+        return self._shift(T.cast(v, wide) * T.cast(loads["multiplier"], wide), loads, lanes)
 
-    def _shift(self, v: Expr, loads: list[Expr], lanes: int) -> Expr:
-        half, *shifts = loads
+    def _shift(self, v: Expr, loads: dict[str, Expr], lanes: int) -> Expr:
         if self.wide:
-            v, half, *shifts = [T.cast(e, vector("int64", lanes)) for e in (v, half, *shifts)]
+            v = T.cast(v, vector("int64", lanes))
+            loads = {name: T.cast(value, vector("int64", lanes)) for name, value in loads.items()}
         if self.left:
-            v = T.shift_left(v, shifts[-1])
-        return T.shift_right(v + half, shifts[0]) if self.right else v
+            v = T.shift_left(v, loads["left"])
+        return T.shift_right(v + loads["rounding"], loads["right"]) if self.right else v
 
     def _float32(self, v: Expr, real: Expr, lanes: int) -> Expr:
         t = T.cast(v, vector("float32", lanes)) * real

@@ -15,7 +15,7 @@ import math
 import numpy as np
 
 from tflite2q.arithmetic.rounding import code_range, wrap32
-from tflite2q.kernels.base import Array, Conv2D, DepthwiseConv2D
+from tflite2q.kernels.contracts import Array, ConvolutionContract
 
 MOST = 2**47  # what 64-bit accumulators stay below, so that their products with 15-bit multipliers fit 64 bits
 
@@ -33,23 +33,19 @@ def lane_count(channels: int, most: int) -> int:
     return 1 << (min(channels, most).bit_length() - 1)
 
 
-def channel_axis(contract: Conv2D | DepthwiseConv2D) -> int:
-    """Of the weights: where the output channel is."""
-    return 3 if isinstance(contract, DepthwiseConv2D) else 0
-
-
-def along_channels(contract: Conv2D | DepthwiseConv2D, values: Array) -> Array:
-    """`values`, one or one per output channel, as they broadcast against the weights."""
-    return values if isinstance(contract, DepthwiseConv2D) else values.reshape(-1, 1, 1, 1)
-
-
-def centered_weights(contract: Conv2D | DepthwiseConv2D) -> Array:
+def centered_weights(contract: ConvolutionContract) -> Array:
     """Weights minus their zero points, int64, in the contract's layout."""
-    zero = along_channels(contract, np.asarray(contract.weight_zero_points, np.int64))
+    zero = contract.along_channels(np.asarray(contract.weight_zero_points, np.int64))
     return np.asarray(contract.weights.astype(np.int64) - zero)
 
 
-def signed_weights(contract: Conv2D) -> tuple[Array, int]:
+def fits_eight_bits(contract: ConvolutionContract) -> bool:
+    """Whether all centered weights are int8."""
+    weights = centered_weights(contract)
+    return bool(weights.min() >= -128 and weights.max() <= 127)
+
+
+def signed_weights(contract: ConvolutionContract) -> tuple[Array, int]:
     """Raw codes of weights as signed bytes (int64), and the zero point that belongs to them, of all channels."""
     shift = 128 if contract.weights.dtype == np.uint8 else 0
     return contract.weights.astype(np.int64) - shift, contract.weight_zero_points[0] - shift
@@ -66,14 +62,14 @@ def byte_parts(weights: Array) -> Array:
     return np.ascontiguousarray(parts, np.int8)
 
 
-def weight_sums(contract: Conv2D | DepthwiseConv2D, absolute: bool = False) -> Array:
+def weight_sums(contract: ConvolutionContract, absolute: bool = False) -> Array:
     """Sum of the centered weights (or of their magnitudes) of each output channel, int64."""
     weights = centered_weights(contract)
     weights = np.abs(weights) if absolute else weights
-    return np.asarray(weights.sum(axis=(0, 1, 2) if isinstance(contract, DepthwiseConv2D) else (1, 2, 3)))
+    return np.asarray(weights.sum(axis=tuple(axis for axis in range(4) if axis != contract.channel_axis)))
 
 
-def folded_bias(contract: Conv2D | DepthwiseConv2D, x_zero_point: int) -> Array:
+def folded_bias(contract: ConvolutionContract, x_zero_point: int) -> Array:
     """int32 [out_c]: bias with the input zero point folded in, for accumulators of 32 bits.
 
     `x_zero_point` is that of the codes the kernel multiplies, which may be shifted from the contract's.
@@ -81,13 +77,13 @@ def folded_bias(contract: Conv2D | DepthwiseConv2D, x_zero_point: int) -> Array:
     return wrap32(wide_bias(contract, x_zero_point)).astype(np.int32)
 
 
-def wide_bias(contract: Conv2D | DepthwiseConv2D, x_zero_point: int) -> Array:
+def wide_bias(contract: ConvolutionContract, x_zero_point: int) -> Array:
     """int64 [out_c]: the same, not wrapped."""
     bias = 0 if contract.bias is None else contract.bias.astype(np.int64)
     return np.asarray(bias - x_zero_point * weight_sums(contract), np.int64)
 
 
-def accumulator_bound(contract: Conv2D | DepthwiseConv2D) -> Array:
+def accumulator_bound(contract: ConvolutionContract) -> Array:
     """float64 [out_c]: no accumulator of the channel is larger in magnitude."""
     low, high = code_range(contract.x_dtype)
     reach = max(high - contract.x_zero_point, contract.x_zero_point - low)
@@ -95,7 +91,7 @@ def accumulator_bound(contract: Conv2D | DepthwiseConv2D) -> Array:
     return np.asarray(weight_sums(contract, absolute=True) * float(reach) + bias, np.float64)
 
 
-def code_reach(contract: Conv2D | DepthwiseConv2D) -> int:
+def code_reach(contract: ConvolutionContract) -> int:
     """Largest magnitude of an input code."""
     low, high = code_range(contract.x_dtype)
     return max(high, -low)

@@ -2,52 +2,70 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from tflite2q.kernels.base import Array, Built, Lookup, Tensor
+from tflite2q.kernels.contracts import Array, LookupContract, Tensor
+from tflite2q.kernels.frame import Plan, Tensors
 from tflite2q.kernels.loops import chunks, region
-from tflite2q.kernels.tir import Buffer, Expr, T, function, view
+from tflite2q.kernels.refusals import Because, Refusal
+from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, view
 
 GRAIN = 4096  # codes that one thread takes at a time
 
 # (codes, results, where, how many): store the results of so many consecutive codes
 Translate = Callable[[Buffer, Buffer, Expr, int], None]
-# (what x is, x, table, y): emit the whole look-up
-Body = Callable[[Tensor, Buffer, Buffer, Buffer], None]
 
 
-def table_by_byte(contract: Lookup) -> Array:
+@dataclass(frozen=True)
+class Program:
+    """What the text of the function depends on; `prepare` makes the look-up from the table, in each region anew."""
+
+    inputs: tuple[Tensor, ...]
+    table: Tensor
+    output: Tensor
+    lanes: int
+    prepare: Callable[[Buffer], Translate]
+
+    @property
+    def constants(self) -> Tensors:
+        return {"table": self.table}
+
+    def emit(self, inputs: Sequence[Buffer], constants: Buffers, y: Buffer) -> None:
+        """The results, `lanes` codes at a time."""
+        size = self.inputs[0].size
+        source, target = view(inputs[0], (size,), self.inputs[0].dtype), view(y, (size,), self.output.dtype)
+        grain = min(GRAIN, size)
+        with region(-(-size // grain), size * 8) as g:
+            start = T.min(g * grain, size - grain)
+            translate = self.prepare(constants["table"])
+
+            def emit(at: Any, count: int) -> None:
+                translate(source, target, start + at, count)
+
+            chunks(grain, self.lanes, emit)
+
+
+def plan(contract: LookupContract, name: str, table: Array, lanes: int, prepare: Callable[[Buffer], Translate]) -> Plan:
+    """A look-up in `table`, which is read instead of the contract's."""
+    name = f"{contract.x_dtype}_{name.format(contract.output.dtype)}"
+    packed = {"table": table}
+    tensor = Tensor(table.shape, table.dtype.name)
+    return Plan(name, Program(contract.inputs, tensor, contract.output, lanes, prepare), lambda: packed)
+
+
+def table_by_byte(contract: LookupContract) -> Array:
     """The table's entries in the order of the codes' bytes, read as unsigned numbers."""
     return np.ascontiguousarray(np.roll(contract.table, contract.low))
 
 
-def built(contract: Lookup, level: str, table: Array, body: Body) -> Built:
-    """The kernel that `body` emits; `table` is what it reads instead of the contract's."""
-    name = f"{contract.x_dtype}_lookup_{contract.output.dtype}__{level}"
-    x, y = contract.inputs[0], contract.output
-    code = _function(x, Tensor(table.shape, table.dtype.name), y, body)
-    return Built(name, (name, (x, y)), code, contract.inputs, (table,), y)
-
-
-@functools.cache
-def _function(x: Tensor, table: Tensor, y: Tensor, body: Body) -> Any:
-    return function([x], [table], y, functools.partial(body, x))
-
-
-def translated(tensor: Tensor, x: Buffer, y: Buffer, lanes: int, prepare: Callable[[], Translate]) -> None:
-    """y from x, `lanes` codes at a time; `prepare` runs once for each `GRAIN` of them, to load tables."""
-    size = tensor.size
-    source, target = view(x, (size,), tensor.dtype), view(y, (size,), str(y.dtype))
-    grain = min(GRAIN, size)
-    with region(-(-size // grain), size * 8) as g:
-        start = T.min(g * grain, size - grain)
-        translate = prepare()
-
-        def emit(at: Any, count: int) -> None:
-            translate(source, target, start + at, count)
-
-        chunks(grain, lanes, emit)
+def refusal(contract: LookupContract, dtypes: Collection[str], least: int) -> Refusal | None:
+    """Why a kernel for entries of `dtypes` and at least so many codes does not take `contract`."""
+    if contract.output.dtype not in dtypes:
+        return Refusal(Because.TYPES, f"entries are {contract.output.dtype}")
+    if contract.output.size < least:
+        return Refusal(Because.GEOMETRY, f"{contract.output.size} codes are fewer than {least}")
+    return None

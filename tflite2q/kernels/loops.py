@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tflite2q.kernels.base import Tensor
+from tflite2q.kernels.contracts import Tensor
 from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, load, store, view
 
 # Regions of fewer multiply-accumulates stay serial.  Starting one takes about a microsecond, and its inputs must come
@@ -41,13 +41,13 @@ def padded_image(x: Buffer, tensor: Tensor, padding: tuple[int, int, int, int], 
     rows, width, row = h + top + bottom, (w + left + right) * c, w * c
     image = T.decl_buffer((n * rows * width + slack,), tensor.dtype)
     flat = view(image, (n * rows, width), tensor.dtype)
-    lines = view(x, (n * h, row), tensor.dtype)
+    source = view(x, (n * h, row), tensor.dtype)
     with region(n * rows, n * rows * width * 8) as r:
         inside = T.And(r % rows >= top, r % rows < top + h)
         with T.If(inside):
             with T.Then():
                 _fill(flat, r, 0, left * c, fill, tensor.dtype)
-                copy_row(flat, lines, r, left * c, r // rows * h + r % rows - top, row)
+                copy_row(flat, source, r, left * c, r // rows * h + r % rows - top, row)
                 _fill(flat, r, left * c + row, right * c, fill, tensor.dtype)
             with T.Else():
                 _fill(flat, r, 0, width, fill, tensor.dtype)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from tflite2q.kernels import layout
-from tflite2q.kernels.base import Array, Conv2D, DepthwiseConv2D
+from tflite2q.kernels.contracts import Array, ConvolutionContract
 from tflite2q.kernels.epilogue import Epilogue
-from tflite2q.kernels.halves import Halves, HalvesEpilogue, prove
+from tflite2q.kernels.split_rescale import SplitEpilogue, SplitRescale, prove
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,18 +23,18 @@ class Sums:
     """accumulator = start + sum x * weights over raw input codes x (padding filled with the input zero point).
 
     `weights`: int64, in the contract's layout, zero points subtracted; `start`: [out_c] of `dtype`, in which the sums
-    are complete; `halves`: the proof that the rescale fits 32 bits, if there is one; `proven`: no part of a sum, or of
+    are complete; `split`: the proof that the rescale fits 32 bits, if there is one; `proven`: no part of a sum, or of
     a piece of it, leaves 32 bits, and nothing wraps around.
     """
 
     weights: Array
     start: Array
-    halves: Halves | None
-    epilogue: Epilogue | HalvesEpilogue
+    split: SplitRescale | None
+    epilogue: Epilogue | SplitEpilogue
     proven: bool = True
 
     @staticmethod
-    def of(contract: Conv2D | DepthwiseConv2D) -> Sums:
+    def of(contract: ConvolutionContract) -> Sums:
         weights, rescale = layout.centered_weights(contract), contract.rescale
         bias = layout.wide_bias(contract, contract.x_zero_point)
         sums = layout.weight_sums(contract, absolute=True) * float(layout.code_reach(contract))
@@ -43,26 +43,26 @@ class Sums:
             start = layout.folded_bias(contract, contract.x_zero_point)
             epilogue = Epilogue.of(rescale, layout.accumulator_bound(contract))
             return Sums(weights, start, None, epilogue, proven=bool(bound.max() < 2**31))
-        by_channel = np.moveaxis(weights, layout.channel_axis(contract), 0).reshape(contract.out_c, -1)
-        halves = prove(rescale, sums, np.abs(by_channel).max(axis=1), bias)
-        if halves is not None:
-            doubled = weights << layout.along_channels(contract, halves.double)
-            return Sums(doubled, halves.start.astype(np.int32), halves, HalvesEpilogue.of(rescale, halves))
+        by_channel = np.moveaxis(weights, contract.channel_axis, 0).reshape(contract.out_c, -1)
+        split = prove(rescale, sums, np.abs(by_channel).max(axis=1), bias)
+        if split is not None:
+            doubled = weights << contract.along_channels(split.double)
+            return Sums(doubled, split.start.astype(np.int32), split, SplitEpilogue.of(rescale, split))
         dtype = "int32" if bound.max() < 2**31 else "int64"
         return Sums(weights, bias.astype(dtype), None, Epilogue.of(rescale, bound, dtype))
 
     @property
     def dtype(self) -> str:
-        """Of accumulators once all products are in."""
+        """The type of accumulators once all products are in."""
         return str(self.start.dtype)
 
     @property
     def wide(self) -> bool:
         return self.dtype == "int64"
 
-    def pack(self, contract: Conv2D | DepthwiseConv2D, channels: Array) -> tuple[Array, ...]:
+    def pack(self, contract: ConvolutionContract, channels: Array) -> dict[str, Array]:
         """The epilogue's constants, arranged as the index array `channels` says."""
-        if isinstance(self.epilogue, HalvesEpilogue):
-            assert self.halves is not None
-            return self.epilogue.pack(self.halves, channels)
+        if isinstance(self.epilogue, SplitEpilogue):
+            assert self.split is not None
+            return self.epilogue.pack(self.split, channels)
         return self.epilogue.pack(contract.rescale, channels)

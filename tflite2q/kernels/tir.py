@@ -6,21 +6,22 @@ are explicit (`load` and `store` of so many lanes), so that what LLVM sees is al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tvm
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from tflite2q.kernels.base import Tensor
+from tflite2q.kernels.contracts import Tensor
 
 Expr = Any  # a TIR expression, scalar or vector, or a Python number
 Buffer = Any
+Buffers = Mapping[str, Buffer]
 
 __all__ = [
-    "Buffer", "Expr", "T", "broadcast", "function", "load", "local", "part", "shuffle", "store", "store_first",
-    "uncontracted", "vector", "view", "wrapping_add",
+    "Buffer", "Buffers", "Expr", "T", "broadcast", "function", "load", "local", "part", "shuffle", "store",
+    "store_first", "uncontracted", "vector", "view", "wrapping_add",
 ]  # fmt: skip
 
 

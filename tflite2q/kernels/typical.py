@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tflite2q.arithmetic.rescale import Rescale
-from tflite2q.kernels.base import Contract, Conv2D, Dense, DepthwiseConv2D
+from tflite2q.kernels.contracts import Contract, Conv2DContract, DenseContract, DepthwiseConv2DContract
 from tflite2q.kernels.registry import select
 
 CHANNELS, SIZE = 64, 8
@@ -16,7 +16,7 @@ CHANNELS, SIZE = 64, 8
 def typical_kernels(target: Any) -> tuple[tuple[str, str], ...]:
     """(layer, kernel's name) for a pointwise convolution, a 3x3 depthwise one and a dense layer on `target` (a
     tvm.target.Target), of int8 activations and symmetric int8 weights."""
-    return tuple((layer, select(contract, target)[0].name) for layer, contract in _contracts())
+    return tuple((layer, select(contract, target).kernel.name) for layer, contract in _contracts())
 
 
 def _contracts() -> tuple[tuple[str, Contract], ...]:
@@ -31,7 +31,7 @@ def _contracts() -> tuple[tuple[str, Contract], ...]:
     pointwise, window = np.ones((CHANNELS, 1, 1, CHANNELS), np.int8), np.ones((1, 3, 3, CHANNELS), np.int8)
     square = np.ones((CHANNELS, CHANNELS), np.int8)
     return (
-        ("conv2d", Conv2D(padding=(0, 0, 0, 0), groups=1, weights=pointwise, **shape, **types)),
-        ("depthwise", DepthwiseConv2D(padding=(1, 1, 1, 1), weights=window, **shape, **types)),
-        ("dense", Dense(rows=1, depth=CHANNELS, units=CHANNELS, weights=square, **types)),
+        ("conv2d", Conv2DContract(padding=(0, 0, 0, 0), groups=1, weights=pointwise, **shape, **types)),
+        ("depthwise", DepthwiseConv2DContract(padding=(1, 1, 1, 1), weights=window, **shape, **types)),
+        ("dense", DenseContract(rows=1, depth=CHANNELS, units=CHANNELS, weights=square, **types)),
     )

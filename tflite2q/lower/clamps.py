@@ -10,8 +10,6 @@ kernel, becomes a look-up.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -19,12 +17,12 @@ from tflite2q.arithmetic.rounding import code_range
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.binary import Extremum
-from tflite2q.kernels import base
+from tflite2q.kernels.contracts import Contract, LookupContract
 
 EIGHT_BITS = ("int8", "uint8")
 
 
-def merged(graph: Graph, found: Mapping[int, base.Contract]) -> dict[int, base.Contract]:
+def merged(graph: Graph, found: Mapping[int, Contract]) -> dict[int, Contract]:
     """Contracts by index of op, with every MAXIMUM or MINIMUM of codes and a constant left to what makes the codes."""
     contracts = dict(found)
     makers = {op.outputs[0]: index for index, op in enumerate(graph.ops)}
@@ -36,13 +34,14 @@ def merged(graph: Graph, found: Mapping[int, base.Contract]) -> dict[int, base.C
         kind = graph[source].type
         codes = np.arange(kind.range[0], kind.range[1] + 1).astype(kind.dtype)
         alone = source not in graph.outputs and graph.consumers[source] == (op,)
-        tighter = _tightened(contracts.get(makers.get(source, -1)), *bounds) if alone else None
+        maker = contracts.get(makers.get(source, -1)) if alone else None
+        tighter = None if maker is None else maker.clamped(*bounds)
         if tighter is None:
             codes = codes.clip(*bounds)
         else:
             contracts[makers[source]] = tighter
             makers[op.outputs[0]] = makers[source]
-        contracts[index] = base.Lookup(kind.shape, kind.dtype, codes)
+        contracts[index] = LookupContract(kind.shape, kind.dtype, codes)
     return contracts
 
 
@@ -57,20 +56,3 @@ def _bounds(graph: Graph, op: Op) -> tuple[int, int] | None:
         return None
     code, (low, high) = int(bound.data.reshape(-1)[0]), code_range(x.type.dtype)
     return (low, code) if op.smallest else (code, high)
-
-
-def _tightened(contract: base.Contract | None, low: int, high: int) -> base.Contract | None:
-    """The same with its results clamped to [low, high]; None where its kernels do not clamp."""
-    if isinstance(contract, base.Conv2D | base.DepthwiseConv2D | base.Dense):
-        low, high = max(contract.rescale.low, low), min(contract.rescale.high, high)
-        return replace(contract, rescale=replace(contract.rescale, low=low, high=high)) if low <= high else None
-    if isinstance(contract, base.Lookup):
-        return replace(contract, table=contract.table.clip(low, high))
-    if not isinstance(contract, base.Eltwise):
-        return None
-    meaning = contract.meaning
-
-    def clamped(core: Any, *data: Any) -> Any:
-        return core.clip(meaning(core, *data), low, high)
-
-    return replace(contract, key=(contract.key, low, high), meaning=clamped)

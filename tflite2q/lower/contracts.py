@@ -24,21 +24,21 @@ from tflite2q.dialect.ops.resize import ResizeBilinear
 from tflite2q.dialect.ops.shape import Concat
 from tflite2q.dialect.ops.softmax import Softmax
 from tflite2q.dialect.types import STORAGE, TensorType, Value
-from tflite2q.kernels import base, layout
+from tflite2q.kernels import contracts, layout
 from tflite2q.lower import real
 
 EIGHT_BITS = ("int8", "uint8")
 CODES = (*EIGHT_BITS, "int16")
 
 
-def contract_of(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None:
+def contract_of(op: Op, ins: Values, outs: Sequence[Value]) -> contracts.Contract | None:
     """The contract that `op` on these values fulfils, or None if only core operations can compute it."""
     if op.contract is None or any(0 in v.type.shape for v in (*ins, *outs) if v):
         return None
     return _BUILDERS[op.contract](op, ins, outs)
 
 
-def activations(op: Op, contract: base.Contract) -> list[str]:
+def activations(op: Op, contract: contracts.Contract) -> list[str]:
     """Names of the values that are the contract's inputs, in its order."""
     names = [name for name in op.inputs if name is not None]
     return names[: len(contract.inputs)]
@@ -68,7 +68,7 @@ def _product(ins: Values) -> tuple[TensorType, TensorType, dict[str, Any]] | Non
     return x.type, weights.type, common
 
 
-def _convolution(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None:
+def _convolution(op: Op, ins: Values, outs: Sequence[Value]) -> contracts.Contract | None:
     if outs[0].type.dtype == "float32":
         return real.product(op, ins, outs)
     facts = _product(ins)
@@ -93,13 +93,15 @@ def _convolution(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | 
     }
     data = filters.data
     if op.contract == "conv2d":
-        return _safe(base.Conv2D(groups=op.groups(x, weights), weights=data, **common))
+        return _safe(contracts.Conv2DContract(groups=op.groups(x, weights), weights=data, **common))
     if x.shape[3] == 1:  # one input channel: the same sums as an ordinary convolution, which has the faster kernels
-        return _safe(base.Conv2D(groups=1, weights=np.ascontiguousarray(data.transpose(3, 1, 2, 0)), **common))
-    return _safe(base.DepthwiseConv2D(weights=data, **common))
+        return _safe(
+            contracts.Conv2DContract(groups=1, weights=np.ascontiguousarray(data.transpose(3, 1, 2, 0)), **common)
+        )
+    return _safe(contracts.DepthwiseConv2DContract(weights=data, **common))
 
 
-def _dense(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None:
+def _dense(op: Op, ins: Values, outs: Sequence[Value]) -> contracts.Contract | None:
     if outs[0].type.dtype == "float32":
         return real.product(op, ins, outs)
     facts = _product(ins)
@@ -110,25 +112,27 @@ def _dense(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None:
     assert filters is not None
     units, depth = weights.shape
     rescale = op.rescaling(ins, outs[0])
-    contract = base.Dense(x.size // depth, depth, units, weights=filters.data, rescale=rescale, **common)
+    contract = contracts.DenseContract(
+        rows=x.size // depth, depth=depth, units=units, weights=filters.data, rescale=rescale, **common
+    )
     return contract if _safe(contract.conv2d()) else None
 
 
-def _safe(contract: base.Conv2D | base.DepthwiseConv2D) -> base.Conv2D | base.DepthwiseConv2D | None:
+def _safe(contract: contracts.ConvolutionContract) -> contracts.ConvolutionContract | None:
     """`contract`, unless its biases are so large that products with multipliers would leave 64 bits."""
     return contract if layout.accumulator_bound(contract).max(initial=0) < layout.MOST else None
 
 
-def _pool(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None:
+def _pool(op: Op, ins: Values, outs: Sequence[Value]) -> contracts.Contract | None:
     x = ins[0]
     if x is None or x.type.dtype not in CODES or not isinstance(op, Pool):
         return None
     geometry = op.window(x)
-    if x.type.dtype == "int16" and geometry.size[0] * geometry.size[1] > base.MOST_TAPS_OF_16_BITS:
+    if x.type.dtype == "int16" and geometry.size[0] * geometry.size[1] > contracts.MOST_TAPS_OF_16_BITS:
         return None
     low, high = op.clamp(outs[0])
     batch, in_h, in_w, channels = x.type.shape
-    return base.Pool(
+    return contracts.PoolContract(
         kind="max" if op.contract == "max_pool2d" else "average",
         batch=batch,
         in_h=in_h,
@@ -145,11 +149,13 @@ def _pool(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None:
     )
 
 
-def _eltwise(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None:
+def _eltwise(op: Op, ins: Values, outs: Sequence[Value]) -> contracts.Contract | None:
     """A look-up table for one 8-bit operand, a fused loop for others."""
     operands = [value for value in ins if value is not None]
     if len(operands) == 1 and operands[0].type.dtype in EIGHT_BITS:
-        return base.Lookup(operands[0].type.shape, operands[0].type.dtype, lookup_table(op, operands[0], outs[0]))
+        return contracts.LookupContract(
+            operands[0].type.shape, operands[0].type.dtype, lookup_table(op, operands[0], outs[0])
+        )
     if op.contract == "lookup":  # of more than 256 codes, or of real numbers by functions that loops do not have
         return None
     y = outs[0].type
@@ -160,12 +166,12 @@ def _eltwise(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None
 
     parameters = tuple((v.type.dtype, v.type.quantization) for v in (*operands, *outs))
     attributes = tuple(getattr(op, field.name) for field in op.attributes())
-    return base.Eltwise(
+    return contracts.EltwiseContract(
         name=op.mnemonic.removeprefix("q."),
         key=(op.mnemonic, attributes, parameters),
         meaning=meaning,
-        inputs=tuple(base.Tensor(v.type.shape, STORAGE[v.type.dtype]) for v in operands),
-        output=base.Tensor(y.shape, STORAGE[y.dtype]),
+        operands=tuple(contracts.Tensor(v.type.shape, STORAGE[v.type.dtype]) for v in operands),
+        result=contracts.Tensor(y.shape, STORAGE[y.dtype]),
         linear=_linear(op, [v.type for v in operands], y),
         fixed_sum=_fixed_sum(op, [v.type for v in operands], y),
     )
@@ -180,7 +186,7 @@ def _linear(op: Op, operands: Sequence[TensorType], y: TensorType) -> tuple[floa
     return first, second, y.zero_point - first * operands[0].zero_point - second * operands[1].zero_point
 
 
-def _fixed_sum(op: Op, operands: Sequence[TensorType], y: TensorType) -> base.FixedSum | None:
+def _fixed_sum(op: Op, operands: Sequence[TensorType], y: TensorType) -> contracts.FixedSum | None:
     """Multipliers of a sum or difference of 16-bit tensors in the reference kernels' fixed point."""
     types = (*operands, y)
     if not isinstance(op, Add) or op.rescale != "tflite" or any(t.dtype != "int16" or t.zero_point for t in types):
@@ -190,40 +196,40 @@ def _fixed_sum(op: Op, operands: Sequence[TensorType], y: TensorType) -> base.Fi
         return None
     m, shift = rounding.quantize_multiplier(np.array(op.multipliers(a, b, y, INT16_HEADROOM)))
     first, second, result = zip(m.tolist(), shift.tolist(), strict=True)
-    return base.FixedSum((first, second), result, op.subtract, *op.clamp(y))
+    return contracts.FixedSum((first, second), result, op.subtract, *op.clamp(y))
 
 
-def _softmax(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None:
+def _softmax(op: Op, ins: Values, outs: Sequence[Value]) -> contracts.Contract | None:
     x = ins[0]
     if x is None or x.type.dtype not in EIGHT_BITS or not isinstance(op, Softmax):
         return None
     if not x.type.shape or outs[0].type.dtype != x.type.dtype:
         return None
     classes = x.type.shape[-1]
-    return base.Softmax(x.type.size // classes, classes, x.type.dtype, op.exponentials(x.type.scale))
+    return contracts.SoftmaxContract(x.type.size // classes, classes, x.type.dtype, op.exponentials(x.type.scale))
 
 
-def _resize_bilinear(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None:
+def _resize_bilinear(op: Op, ins: Values, outs: Sequence[Value]) -> contracts.Contract | None:
     x = ins[0]
     if x is None or x.type.dtype not in EIGHT_BITS or not isinstance(op, ResizeBilinear):
         return None
     batch, in_h, in_w, channels = x.type.shape
     positions = op.fixed_positions if x.type.dtype == "int8" else op.positions
     rows, columns = (positions(extent, out) for extent, out in zip((in_h, in_w), outs[0].type.shape[1:3], strict=True))
-    return base.ResizeBilinear(batch, in_h, in_w, channels, rows, columns, x.type.dtype)
+    return contracts.ResizeBilinearContract(batch, in_h, in_w, channels, rows, columns, x.type.dtype)
 
 
-def _argmax(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None:
+def _argmax(op: Op, ins: Values, outs: Sequence[Value]) -> contracts.Contract | None:
     x = ins[0]
     if x is None or x.type.dtype not in EIGHT_BITS or not isinstance(op, ArgExtremum):
         return None
     if op.axis(ins) != len(x.type.shape) - 1:
         return None
     classes = x.type.shape[-1]
-    return base.ArgMax(x.type.size // classes, classes, x.type.dtype, outs[0].type.dtype, op.smallest)
+    return contracts.ArgMaxContract(x.type.size // classes, classes, x.type.dtype, outs[0].type.dtype, op.smallest)
 
 
-def _concat(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None:
+def _concat(op: Op, ins: Values, outs: Sequence[Value]) -> contracts.Contract | None:
     """Several parts that are copied as they are; uint8 parts of other parameters would be rescaled."""
     y = outs[0].type
     if not isinstance(op, Concat) or y.dtype not in (*EIGHT_BITS, "int16"):
@@ -233,18 +239,18 @@ def _concat(op: Op, ins: Values, outs: Sequence[Value]) -> base.Contract | None:
         return None
     axis = op.axis % len(y.shape)
     rows = math.prod(y.shape[:axis])
-    return base.Concat(rows, tuple(part.type.size // rows for part in parts), y.dtype)
+    return contracts.ConcatContract(rows, tuple(part.type.size // rows for part in parts), y.dtype)
 
 
 def lookup_table(op: Op, x: Value, y: Value) -> Any:
     """An element-wise op's results for the 256 codes of x's 8-bit dtype, lowest first: its own meaning tabulates it."""
     low, high = x.type.range
     codes = np.arange(low, high + 1).astype(x.type.dtype)
-    line, result = (v.with_(type=v.type.with_(shape=codes.shape), constant=None) for v in (x, y))
-    return op.meaning(NumpyCore(), Operands(op, [Tensor(line, codes)]), [result])[0]
+    operand, result = (v.with_(type=v.type.with_(shape=codes.shape), constant=None) for v in (x, y))
+    return op.meaning(NumpyCore(), Operands(op, [Tensor(operand, codes)]), [result])[0]
 
 
-_BUILDERS: Mapping[str, Callable[[Op, Values, Sequence[Value]], base.Contract | None]] = {
+_BUILDERS: Mapping[str, Callable[[Op, Values, Sequence[Value]], contracts.Contract | None]] = {
     "conv2d": _convolution,
     "depthwise_conv2d": _convolution,
     "dense": _dense,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from tflite2q.errors import REFUSED
-from tflite2q.kernels.base import Tensor
+from tflite2q.kernels.contracts import Tensor
 from tflite2q.kernels.tir import Buffer, T, function, view
 
 

@@ -13,7 +13,10 @@ from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op, Operands, Tensor
 from tflite2q.dialect.ops.opaque import check_runnable
 from tflite2q.dialect.types import STORAGE, TensorType, initial_state
-from tflite2q.kernels import base, storage
+from tflite2q.kernels.contracts import Contract
+from tflite2q.kernels.contracts import Tensor as ContractTensor
+from tflite2q.kernels.frame import Built
+from tflite2q.kernels.refusals import Refusal
 from tflite2q.kernels.registry import select
 from tflite2q.lower import stored
 from tflite2q.lower.codegen import KERNEL, OPAQUE
@@ -31,7 +34,7 @@ class Choice:
     op: str
     mnemonic: str
     kernel: str
-    refusals: tuple[tuple[str, str], ...] = ()
+    refusals: tuple[tuple[str, Refusal], ...] = ()
     macs: int = 0
 
 
@@ -83,27 +86,27 @@ def lower(graph: Graph, target: Any, use_kernels: bool = True) -> Lowered:
     return Lowered(builder.get(), tuple(choices))
 
 
-def _lower_op(state: _State, op: Op, contract: base.Contract | None, hint: str) -> Choice:
+def _lower_op(state: _State, op: Op, contract: Contract | None, hint: str) -> Choice:
     graph = state.graph
     ins, outs = graph.ins(op), graph.outs(op)
     core = RelaxCore(state.builder, hint)
     macs = op.macs(ins, outs)
-    if contract is not None and storage.only_changes_storage(contract):
+    if contract is not None and contract.copies:
         state.values[op.outputs[0]] = state.values[activations(op, contract)[0]]
         return Choice(op.name, op.mnemonic, NOTHING, (), macs)
     if contract is not None:
-        kernel, refusals = select(contract, state.target)
-        built = kernel.build(contract, state.target)
+        selection = select(contract, state.target)
+        built = selection.plan.build()
         result = _call(state, core, built, [state.values[name] for name in activations(op, contract)])
         state.values[op.outputs[0]] = core.reshape(result, outs[0].type.shape)
-        return Choice(op.name, op.mnemonic, built.name, tuple(refusals), macs)
+        return Choice(op.name, op.mnemonic, built.name, selection.refusals, macs)
     operands = Operands(op, [None if n is None else Tensor(graph[n], state.values[n]) for n in op.inputs])
     for name, result in zip(op.outputs, op.compute(core, operands, outs), strict=True):
         state.values[name] = result
     return Choice(op.name, op.mnemonic, CORE_OPERATIONS, (), macs)
 
 
-def _call(state: _State, core: RelaxCore, built: base.Built, operands: Sequence[Any]) -> Any:
+def _call(state: _State, core: RelaxCore, built: Built, operands: Sequence[Any]) -> Any:
     """The result of a kernel; kernels with equal keys are one function."""
     if built.key not in state.functions:
         function = built.func.with_attr(KERNEL, True).with_attr("op_pattern", OPAQUE)
@@ -114,7 +117,7 @@ def _call(state: _State, core: RelaxCore, built: base.Built, operands: Sequence[
     return core.emit(relax.call_tir(state.functions[built.key], [*inputs, *constants], output))
 
 
-def _shaped(core: RelaxCore, x: Any, tensor: base.Tensor) -> Any:
+def _shaped(core: RelaxCore, x: Any, tensor: ContractTensor) -> Any:
     """`x` as a relax expression of the shape a kernel wants; a different view, never a copy."""
     return core.expr(x if shape_of(x) == tensor.shape else core.reshape(x, tensor.shape))
 

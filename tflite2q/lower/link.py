@@ -58,7 +58,7 @@ def linker(triple: str | None) -> list[str]:
 
 
 def options(triple: str | None) -> list[str]:
-    """Of the link, for each kind of system.  Functions of TVM's runtime are found when the library is loaded."""
+    """Options of the linker, by kind of system.  Functions of TVM's runtime are found when the library is loaded."""
     if triple is not None and architecture(triple) == "wasm32":
         return ["-r"]
     if triple is not None and "android" in triple:

@@ -15,7 +15,7 @@ from tvm import relax, te, tirx, topi
 from tvm.relax import op as R
 
 from tflite2q.arithmetic.numpy_core import NumpyCore
-from tflite2q.kernels.base import Tensor
+from tflite2q.kernels.contracts import Tensor
 from tflite2q.lower.codegen import KERNEL, OPAQUE
 from tflite2q.lower.demand import demanding
 

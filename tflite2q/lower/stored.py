@@ -1,7 +1,7 @@
 """Contracts for a whole graph, with the layout of values in memory chosen across ops.
 
 Where the target multiplies unsigned inputs, int8 values between ops that kernels compute are stored as uint8, code plus
-128 (`kernels.storage`); the shift then happens nowhere at run time, and a requantize that only shifts disappears.
+128 (`Contract.stored`); the shift then happens nowhere at run time, and a requantize that only shifts disappears.
 """
 
 from __future__ import annotations
@@ -12,18 +12,13 @@ from typing import Any
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.shape import Pad, Reshape
-from tflite2q.kernels import base, storage
+from tflite2q.kernels.contracts import Contract
 from tflite2q.kernels.registry import prefers_unsigned
 from tflite2q.lower import clamps, pads
 from tflite2q.lower.contracts import activations, contract_of
 
-_STORABLE = (
-    base.Conv2D, base.DepthwiseConv2D, base.Dense, base.Pool, base.Lookup, base.Eltwise, base.ResizeBilinear,
-    base.Concat,
-)  # fmt: skip
 
-
-def contracts(graph: Graph, target: Any) -> dict[int, base.Contract]:
+def contracts(graph: Graph, target: Any) -> dict[int, Contract]:
     """By index of op, the contract it gives to a kernel; ops without one are not in it."""
     every = enumerate(graph.ops)
     found = {i: c for i, op in every if (c := contract_of(op, graph.ins(op), graph.outs(op))) is not None}
@@ -32,15 +27,14 @@ def contracts(graph: Graph, target: Any) -> dict[int, base.Contract]:
         return found
     shifted = _shifted_values(graph, found)
 
-    def stored(op: Op, contract: base.Contract) -> base.Contract:
+    def stored(op: Op, contract: Contract) -> Contract:
         marks = [name in shifted for name in activations(op, contract)]
-        output = op.outputs[0] in shifted
-        return storage.unsigned(contract, marks, output) if output or any(marks) else contract
+        return contract.stored(marks, op.outputs[0] in shifted)
 
     return {i: stored(graph.ops[i], contract) for i, contract in found.items()}
 
 
-def _shifted_values(graph: Graph, found: Mapping[int, base.Contract]) -> frozenset[str]:
+def _shifted_values(graph: Graph, found: Mapping[int, Contract]) -> frozenset[str]:
     """Names of the int8 values that all ops around them can take as uint8."""
     fixed = {*graph.inputs, *graph.outputs}
     alike: list[tuple[str, str]] = []
@@ -48,10 +42,10 @@ def _shifted_values(graph: Graph, found: Mapping[int, base.Contract]) -> frozens
         contract = found.get(i)
         free = set(_free_values(op, contract))
         fixed |= {name for name in (*op.inputs, *op.outputs) if name is not None} - free
-        if isinstance(contract, base.Pool | base.ResizeBilinear) or (isinstance(op, Pad | Reshape) and free):
+        if contract is not None and contract.stored_alike:
+            alike += [(name, op.outputs[0]) for name in activations(op, contract)]
+        elif isinstance(op, Pad | Reshape) and free:
             alike.append((str(op.inputs[0]), op.outputs[0]))
-        if isinstance(contract, base.Concat):
-            alike += [(str(name), op.outputs[0]) for name in op.inputs]
     before = -1
     while before != len(fixed):
         before = len(fixed)
@@ -62,11 +56,11 @@ def _shifted_values(graph: Graph, found: Mapping[int, base.Contract]) -> frozens
     return frozenset(name for name in candidates if name not in fixed)
 
 
-def _free_values(op: Op, contract: base.Contract | None) -> Iterator[str]:
+def _free_values(op: Op, contract: Contract | None) -> Iterator[str]:
     """Operands and results of `op` that may be stored either way."""
-    if isinstance(contract, _STORABLE):
+    if contract is not None and contract.storable:
         names = activations(op, contract)
         others = [name for name in op.inputs if name is not None][len(names) :]
         yield from (name for name in (*names, *op.outputs) if name not in others)
-    elif isinstance(op, Reshape):
+    elif contract is None and isinstance(op, Reshape):
         yield from (str(op.inputs[0]), op.outputs[0])

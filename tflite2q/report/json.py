@@ -52,7 +52,7 @@ def kernels(choices: Sequence[Choice]) -> list[Document]:
             "op": choice.mnemonic,
             "kernel": choice.kernel,
             "macs": choice.macs,
-            "refusals": [{"kernel": kernel, "reason": reason} for kernel, reason in choice.refusals],
+            "refusals": [{"kernel": kernel, "reason": refusal.reason} for kernel, refusal in choice.refusals],
         }
         for choice in choices
     ]

@@ -14,6 +14,7 @@ from tflite2q.dialect.names import short
 from tflite2q.evaluation.comparison import Accuracy, Comparison, Layer, Pair, Size, Speed
 from tflite2q.evaluation.inspection import Inspection, SchemeEffect, TensorInfo
 from tflite2q.evaluation.prediction import Prediction, Summary
+from tflite2q.kernels.refusals import Because
 
 if TYPE_CHECKING:
     from tflite2q.execution.runtime import OpTime
@@ -244,9 +245,9 @@ def kernels(console: Console, target: str, choices: Sequence[Choice]) -> None:
 def because(choice: Choice) -> str:
     """The refusals in one line, without those of kernels for other processor families."""
     reasons: dict[str, list[str]] = {}
-    for kernel, reason in choice.refusals:
-        if not reason.startswith("the target is not "):
-            reasons.setdefault(reason, []).append(kernel)
+    for kernel, refusal in choice.refusals:
+        if refusal.kind is not Because.PROCESSOR:
+            reasons.setdefault(refusal.reason, []).append(kernel)
     return "; ".join(f"{', '.join(kernels)}: {reason}" for reason, kernels in reasons.items())
 
 

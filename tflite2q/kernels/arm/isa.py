@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from tflite2q.kernels.refusals import Because, Refusal
 from tflite2q.kernels.tir import Expr, T, load, local, shuffle, store, vector, wrapping_add
 
 LANES = 4  # 32-bit lanes of a vector
@@ -33,14 +34,14 @@ class Level:
     name: str
     features: tuple[str, ...]
 
-    def lacks(self, target: Any) -> str | None:
+    def lacks(self, target: Any) -> Refusal | None:
         """Why `target` (a tvm.target.Target) cannot run this level."""
         from tvm.target import codegen
 
         if target.kind.name != "llvm" or not str(target.attrs["mtriple"]).startswith(("aarch64", "arm64")):
-            return "the target is not a 64-bit Arm"
+            return Refusal(Because.PROCESSOR, "the target is not a 64-bit Arm")
         missing = [f for f in self.features if not codegen.llvm_cpu_has_features(f, target)]
-        return f"the target has no {' or '.join(missing)}" if missing else None
+        return Refusal(Because.INSTRUCTIONS, f"the target has no {' or '.join(missing)}") if missing else None
 
 
 NEON = Level("neon", ("neon",))
@@ -109,12 +110,12 @@ class _Single:
         self.accumulators = [[local(LANES, "int32") for _ in range(vectors)] for _ in range(pixels)]
 
     def start(self, values: list[list[Expr]]) -> None:
-        for line, row in zip(self.accumulators, values, strict=True):
-            for accumulator, value in zip(line, row, strict=True):
+        for pixel, row in zip(self.accumulators, values, strict=True):
+            for accumulator, value in zip(pixel, row, strict=True):
                 store(accumulator, value, 0, lanes=LANES)
 
     def values(self) -> list[list[Expr]]:
-        return [[load(a, 0, lanes=LANES) for a in line] for line in self.accumulators]
+        return [[load(a, 0, lanes=LANES) for a in pixel] for pixel in self.accumulators]
 
 
 class _WidenTile(_Single):
@@ -132,9 +133,9 @@ class _WidenTile(_Single):
             operands += [shuffle([two], [0, 1, 2, 3]), shuffle([two], [4, 5, 6, 7])]
         if vectors % 2:
             operands.append(T.Bind(weights((vectors - 1) * LANES, LANES)))
-        for x, line in zip(inputs, self.accumulators, strict=True):
+        for x, pixel in zip(inputs, self.accumulators, strict=True):
             element = shuffle([x], [index] * LANES)
-            for accumulator, w in zip(line, operands, strict=True):
+            for accumulator, w in zip(pixel, operands, strict=True):
                 store(accumulator, widening(load(accumulator, 0, lanes=LANES), w, element), 0, lanes=LANES)
 
 
@@ -152,9 +153,9 @@ class _DotTile(_Single):
     def multiply(self, inputs: list[Expr], index: int, weights: WeightReader) -> None:
         operands = [T.Bind(weights(v * 16, 16)) for v in range(len(self.accumulators[0]))]
         mixed = self.form.dtype == "uint8" and not self.form.shift
-        for x, line in zip(inputs, self.accumulators, strict=True):
+        for x, pixel in zip(inputs, self.accumulators, strict=True):
             four = T.reinterpret("int8x16", shuffle([x], [index] * LANES))
-            for accumulator, w in zip(line, operands, strict=True):
+            for accumulator, w in zip(pixel, operands, strict=True):
                 value = load(accumulator, 0, lanes=LANES)
                 # By element, the unsigned operand is the input's: LLVM makes sudot of it.
                 product = intrinsic("usdot", value, four, w) if mixed else intrinsic("sdot", value, w, four)
@@ -169,15 +170,15 @@ class _MatrixTile:
         self.accumulators = [[local(LANES, "int32") for _ in range(2 * vectors)] for _ in range(pixels // 2)]
 
     def start(self, values: list[list[Expr]]) -> None:
-        for pair, line in enumerate(self.accumulators):
+        for pair, own in enumerate(self.accumulators):
             for v, (a, b) in enumerate(zip(values[2 * pair], values[2 * pair + 1], strict=True)):
-                store(line[2 * v], shuffle([a, b], [0, 1, 4, 5]), 0, lanes=LANES)
-                store(line[2 * v + 1], shuffle([a, b], [2, 3, 6, 7]), 0, lanes=LANES)
+                store(own[2 * v], shuffle([a, b], [0, 1, 4, 5]), 0, lanes=LANES)
+                store(own[2 * v + 1], shuffle([a, b], [2, 3, 6, 7]), 0, lanes=LANES)
 
     def values(self) -> list[list[Expr]]:
         found: list[list[Expr]] = []
-        for line in self.accumulators:
-            loaded = [load(a, 0, lanes=LANES) for a in line]
+        for own in self.accumulators:
+            loaded = [load(a, 0, lanes=LANES) for a in own]
             pairs = list(zip(loaded[0::2], loaded[1::2], strict=True))
             found.append([shuffle(pair, [0, 1, 4, 5]) for pair in pairs])
             found.append([shuffle(pair, [2, 3, 6, 7]) for pair in pairs])
@@ -195,10 +196,10 @@ class _MatrixTile:
         name = "usmmla" if self.form.dtype == "uint8" else "smmla"
         for half in range(len(self.accumulators[0])):
             w = T.Bind(weights(half * 16, 16))
-            for eights, line in zip(inputs, self.accumulators, strict=True):
+            for eights, own in zip(inputs, self.accumulators, strict=True):
                 x = T.reinterpret("int8x16", eights)
-                value = load(line[half], 0, lanes=LANES)
-                store(line[half], intrinsic(name, value, x, w), 0, lanes=LANES)
+                value = load(own[half], 0, lanes=LANES)
+                store(own[half], intrinsic(name, value, x, w), 0, lanes=LANES)
 
 
 class _PairTile(_MatrixTile):

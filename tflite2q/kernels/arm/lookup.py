@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from tflite2q.kernels import lookup
 from tflite2q.kernels.arm.isa import NEON, intrinsic
-from tflite2q.kernels.base import Built, Lookup, Tensor
-from tflite2q.kernels.lookup import Translate, built, table_by_byte, translated
+from tflite2q.kernels.contracts import LookupContract
+from tflite2q.kernels.frame import Plan
+from tflite2q.kernels.lookup import Translate, table_by_byte
+from tflite2q.kernels.refusals import Refusal
 from tflite2q.kernels.tir import Buffer, Expr, T, load, store
 
 BYTES = 16  # of a vector
@@ -24,40 +27,30 @@ class ArmLookup:
 
     name = "lookup__neon"
 
-    def refuses(self, contract: Lookup, target: Any) -> str | None:
-        lacks = NEON.lacks(target)
-        if lacks:
-            return lacks
-        if contract.output.dtype not in ("int8", "uint8"):
-            return f"entries are {contract.output.dtype}"
-        if contract.output.size < BYTES:
-            return f"{contract.output.size} codes are fewer than {BYTES}"
-        return None
-
-    def build(self, contract: Lookup, target: Any) -> Built:
-        return built(contract, "neon", table_by_byte(contract), _body)
+    def plan(self, contract: LookupContract, target: Any) -> Plan | Refusal:
+        refused = NEON.lacks(target) or lookup.refusal(contract, ("int8", "uint8"), BYTES)
+        if refused:
+            return refused
+        return lookup.plan(contract, "lookup_{}__neon", table_by_byte(contract), IN_FLIGHT * BYTES, _prepare)
 
 
-def _body(tensor: Tensor, x: Buffer, table: Buffer, y: Buffer) -> None:
-    def prepare() -> Translate:
-        def part(first: int) -> Expr:
-            return T.Bind(T.reinterpret("int8x16", load(table, first, lanes=BYTES)))
+def _prepare(table: Buffer) -> Translate:
+    def part(first: int) -> Expr:
+        return T.Bind(T.reinterpret("int8x16", load(table, first, lanes=BYTES)))
 
-        quarters = [[part(q + i) for i in range(0, QUARTER, BYTES)] for q in range(0, 256, QUARTER)]
+    quarters = [[part(q + i) for i in range(0, QUARTER, BYTES)] for q in range(0, 256, QUARTER)]
 
-        def translate(source: Buffer, target: Buffer, at: Expr, count: int) -> None:
-            for i in range(0, count, BYTES):
-                codes = T.Bind(T.reinterpret("int8x16", load(source, at + i, lanes=BYTES)))
-                found = T.reinterpret(f"{target.dtype}x{BYTES}", _entries(quarters, codes))
-                store(target, found, at + i, lanes=BYTES)
+    def translate(source: Buffer, target: Buffer, at: Expr, count: int) -> None:
+        for i in range(0, count, BYTES):
+            codes = T.Bind(T.reinterpret("int8x16", load(source, at + i, lanes=BYTES)))
+            found = T.reinterpret(f"{target.dtype}x{BYTES}", _entries(quarters, codes))
+            store(target, found, at + i, lanes=BYTES)
 
-        return translate
-
-    translated(tensor, x, y, IN_FLIGHT * BYTES, prepare)
+    return translate
 
 
 def _entries(quarters: list[list[Expr]], codes: Expr) -> Expr:
-    """Of the table in `quarters`, the entries of sixteen codes."""
+    """The entries of sixteen codes in the table that `quarters` hold."""
     first, *others = quarters
     found = intrinsic("tbl4", *first, codes, dtype="int8x16")
     for number, quarter in enumerate(others, 1):

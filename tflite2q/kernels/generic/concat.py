@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from tflite2q.kernels.base import Built, Concat
+from tflite2q.kernels.contracts import ConcatContract, Tensor
+from tflite2q.kernels.frame import Plan, Tensors
 from tflite2q.kernels.loops import copy_row, region
-from tflite2q.kernels.tir import Buffer, T, function
+from tflite2q.kernels.tir import Buffer, Buffers, T
 
 GRAIN = 64  # rows that one thread takes at a time
+
+
+@dataclass(frozen=True)
+class Program:
+    """What the text of the function depends on."""
+
+    inputs: tuple[Tensor, ...]
+    output: Tensor
+
+    @property
+    def constants(self) -> Tensors:
+        return {}
+
+    def emit(self, inputs: Sequence[Buffer], constants: Buffers, y: Buffer) -> None:
+        rows = self.output.shape[0]
+        lengths = [t.shape[1] for t in self.inputs]
+        starts = [0, *itertools.accumulate(lengths)]
+        grain = min(GRAIN, rows)
+        with region(-(-rows // grain), self.output.size * 8) as piece:
+            first = T.Bind(T.min(piece * grain, rows - grain))
+            with T.serial(grain) as i:
+                for part, start, length in zip(inputs, starts[:-1], lengths, strict=True):
+                    copy_row(y, part, first + i, start, first + i, length)
 
 
 class GenericConcat:
@@ -18,25 +43,5 @@ class GenericConcat:
 
     name = "generic_concat"
 
-    def refuses(self, contract: Concat, target: Any) -> str | None:
-        return None
-
-    def build(self, contract: Concat, target: Any) -> Built:
-        name = f"{contract.dtype}_concat__generic"
-        return Built(name, contract, _concat(contract), contract.inputs, (), contract.output)
-
-
-@functools.cache
-def _concat(contract: Concat) -> Any:
-    return function(contract.inputs, [], contract.output, functools.partial(_body, contract))
-
-
-def _body(contract: Concat, *buffers: Buffer) -> None:
-    *parts, y = buffers
-    starts = [0, *itertools.accumulate(contract.lengths)]
-    grain = min(GRAIN, contract.rows)
-    with region(-(-contract.rows // grain), contract.output.size * 8) as piece:
-        first = T.Bind(T.min(piece * grain, contract.rows - grain))
-        with T.serial(grain) as i:
-            for part, start, length in zip(parts, starts[:-1], contract.lengths, strict=True):
-                copy_row(y, part, first + i, start, first + i, length)
+    def plan(self, contract: ConcatContract, target: Any) -> Plan:
+        return Plan(f"{contract.dtype}_concat__generic", Program(contract.inputs, contract.output), dict)

@@ -9,16 +9,17 @@ for 64-bit fixed point, the multiplier limit it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from tflite2q.kernels import layout
-from tflite2q.kernels.base import Array, Built, Eltwise, Tensor
+from tflite2q.kernels.contracts import Array, EltwiseContract, Tensor
+from tflite2q.kernels.frame import Plan, Tensors
 from tflite2q.kernels.loops import region
-from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, function, load, store, uncontracted, vector, view
+from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, function, load, store, uncontracted, vector, view
 
 MOST_LANES = 16
 GRAIN = 64  # vectors that one thread takes at a time
@@ -133,27 +134,61 @@ class Loops:
         return tuple(e if p else 1 for e, p in zip(self.extents, self.present[operand], strict=True))
 
 
+@dataclass(frozen=True)
+class Program:
+    """What the text of the function depends on; `key` identifies the meaning."""
+
+    key: Hashable
+    meaning: Callable[..., Any] = field(compare=False)
+    inputs: tuple[Tensor, ...]
+    output: Tensor
+    along_channels: tuple[Tensor, ...]
+
+    @property
+    def constants(self) -> Tensors:
+        return {str(number): tensor for number, tensor in enumerate(self.along_channels)}
+
+    def emit(self, inputs: Sequence[Buffer], constants: Buffers, y: Buffer) -> None:
+        operands = [*self.inputs, *self.along_channels]
+        loops = Loops.of(self.output.shape, [t.shape for t in operands])
+        buffers = [*inputs, *constants.values()]
+        views = [view(b, loops.shape(i), operands[i].dtype) for i, b in enumerate(buffers)]
+        y = view(y, loops.extents, self.output.dtype)
+        *outer, inner = loops.extents
+        lanes = layout.lane_count(inner, MOST_LANES)
+        vectors = -(-inner // lanes)
+        grain = min(GRAIN, vectors)
+        per_row = -(-vectors // grain)
+        rows = int(np.prod(outer, dtype=np.int64))
+        with region(rows * per_row, self.output.size * 32) as i:
+            row, first = i // per_row, T.min(i % per_row * grain, vectors - grain)
+            index = _unravel(row, outer)
+            with T.serial(grain) as v:
+                at = T.Bind(T.min((first + v) * lanes, inner - lanes))
+                loaded = [_operand(b, loops.present[k], index, at, lanes) for k, b in enumerate(views)]
+                pending = iter(loaded[len(inputs) :])
+                core = TirCore(lanes, lambda _: next(pending))
+                store(y, self.meaning(core, *loaded[: len(inputs)]), *index, at, lanes=lanes)
+
+
 class GenericEltwise:
     """Eltwise contracts; total for meanings written over the operations of `TirCore`."""
 
     name = "generic_eltwise"
 
-    def refuses(self, contract: Eltwise, target: Any) -> str | None:
-        return None
-
-    def build(self, contract: Eltwise, target: Any) -> Built:
-        constants: list[Array] = []
+    def plan(self, contract: EltwiseContract, target: Any) -> Plan:
+        found: list[Array] = []
         # A first reading, thrown away, only to learn which constants the meaning has.
         dummies = [Tensor((1,), t.dtype) for t in contract.inputs]
-        function(dummies, [], Tensor((1,), contract.output.dtype), functools.partial(_collect, contract, constants))
-        key = (contract.name, contract.key, contract.inputs, contract.output)
+        function(dummies, [], Tensor((1,), contract.output.dtype), functools.partial(_collect, contract, found))
+        tensors = tuple(Tensor(c.shape, str(c.dtype)) for c in found)
+        program = Program((contract.name, contract.key), contract.meaning, contract.inputs, contract.output, tensors)
         types = "_".join(t.dtype for t in contract.inputs)
-        name = f"{types}_{contract.name}__generic"
-        func = _eltwise(contract, tuple(Tensor(c.shape, str(c.dtype)) for c in constants))
-        return Built(name, key, func, contract.inputs, tuple(constants), contract.output)
+        constants = {str(number): array for number, array in enumerate(found)}
+        return Plan(f"{types}_{contract.name}__generic", program, lambda: constants)
 
 
-def _collect(contract: Eltwise, constants: list[Array], *buffers: Buffer) -> None:
+def _collect(contract: EltwiseContract, constants: list[Array], *buffers: Buffer) -> None:
     *inputs, y = buffers
     last = contract.output.shape[-1] if contract.output.shape else 1
 
@@ -167,35 +202,6 @@ def _collect(contract: Eltwise, constants: list[Array], *buffers: Buffer) -> Non
 
     core = TirCore(1, constant)
     store(y, contract.meaning(core, *[load(b, 0) for b in inputs]), 0)
-
-
-def _eltwise(contract: Eltwise, constants: tuple[Tensor, ...]) -> Any:
-    # A function of one input and no constants would be taken for a reshape; an unused constant prevents that.
-    inputs = contract.inputs
-    return function(inputs, constants, contract.output, functools.partial(_body, contract, constants))
-
-
-def _body(contract: Eltwise, constants: tuple[Tensor, ...], *buffers: Buffer) -> None:
-    operands = [*contract.inputs, *constants]
-    loops = Loops.of(contract.output.shape, [t.shape for t in operands])
-    views = [view(b, loops.shape(i), operands[i].dtype) for i, b in enumerate(buffers[:-1])]
-    y = view(buffers[-1], loops.extents, contract.output.dtype)
-    *outer, inner = loops.extents
-    lanes = layout.lane_count(inner, MOST_LANES)
-    vectors = -(-inner // lanes)
-    grain = min(GRAIN, vectors)
-    per_row = -(-vectors // grain)
-    rows = int(np.prod(outer, dtype=np.int64))
-    with region(rows * per_row, contract.output.size * 32) as i:
-        row, first = i // per_row, T.min(i % per_row * grain, vectors - grain)
-        index = _unravel(row, outer)
-        with T.serial(grain) as v:
-            at = T.Bind(T.min((first + v) * lanes, inner - lanes))
-            loaded = [_operand(b, loops.present[k], index, at, lanes) for k, b in enumerate(views)]
-            count = len(contract.inputs)
-            pending = iter(loaded[count:])
-            core = TirCore(lanes, lambda _: next(pending))
-            store(y, contract.meaning(core, *loaded[:count]), *index, at, lanes=lanes)
 
 
 def _operand(buffer: Buffer, present: tuple[bool, ...], index: list[Expr], at: Expr, lanes: int) -> Expr:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from tflite2q.kernels.base import Built, Lookup, Tensor
-from tflite2q.kernels.lookup import built, table_by_byte, translated
+from tflite2q.kernels import lookup
+from tflite2q.kernels.contracts import LookupContract
+from tflite2q.kernels.frame import Plan
+from tflite2q.kernels.lookup import Translate, table_by_byte
 from tflite2q.kernels.tir import Buffer, Expr, T, store
+
+IN_FLIGHT = 4  # codes
 
 
 class GenericLookup:
@@ -14,16 +18,13 @@ class GenericLookup:
 
     name = "generic_lookup"
 
-    def refuses(self, contract: Lookup, target: Any) -> str | None:
-        return None
-
-    def build(self, contract: Lookup, target: Any) -> Built:
-        return built(contract, "generic", table_by_byte(contract), _body)
+    def plan(self, contract: LookupContract, target: Any) -> Plan:
+        return lookup.plan(contract, "lookup_{}__generic", table_by_byte(contract), IN_FLIGHT, _prepare)
 
 
-def _body(tensor: Tensor, x: Buffer, table: Buffer, y: Buffer) -> None:
+def _prepare(table: Buffer) -> Translate:
     def translate(source: Buffer, target: Buffer, at: Expr, count: int) -> None:
         for i in range(count):
             store(target, table[T.cast(T.reinterpret("uint8", source[at + i]), "int32")], at + i)
 
-    translated(tensor, x, y, 4, lambda: translate)
+    return translate

@@ -8,6 +8,8 @@ distances, which alone does the 64-bit arithmetic.  The scalar look-ups of the l
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,10 +18,11 @@ from tflite2q.arithmetic.numpy_core import NUMPY
 from tflite2q.arithmetic.rescale import int_const, rounding_shift_right
 from tflite2q.arithmetic.rounding import code_range
 from tflite2q.dialect.ops.softmax import SUM_BITS, row_scale, share
-from tflite2q.kernels.base import Built, Softmax, Tensor
+from tflite2q.kernels.contracts import SoftmaxContract, Tensor
+from tflite2q.kernels.frame import Arrays, Plan, Tensors
 from tflite2q.kernels.generic.eltwise import TirCore
 from tflite2q.kernels.loops import chunks, region
-from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, function, load, store
+from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, store
 
 MOST_LANES = 64
 LANES_OF_64_BITS = 8
@@ -47,49 +50,57 @@ class _OpaqueCore(TirCore):
         return T.Bind(load(cell, 0, lanes=LANES_OF_64_BITS))
 
 
+@dataclass(frozen=True)
+class Program:
+    """What the text of the function depends on."""
+
+    output: Tensor
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return (self.output,)
+
+    @property
+    def constants(self) -> Tensors:
+        table = Tensor((DISTANCES,), "int64")
+        return {"exponentials": table, "addends": table}
+
+    def emit(self, inputs: Sequence[Buffer], constants: Buffers, y: Buffer) -> None:
+        (x,), exponentials, addends = inputs, constants["exponentials"], constants["addends"]
+        rows, classes = self.output.shape
+        with region(rows, rows * classes * 16) as row:
+            largest = _largest(x, row, classes, self.output.dtype)
+            results = T.decl_buffer((DISTANCES,), self.output.dtype)
+            low, high = code_range(self.output.dtype)
+            core: Any = _OpaqueCore(LANES_OF_64_BITS, _no_constant)
+            total = T.Bind(broadcast(_sum(x, row, classes, largest, addends), LANES_OF_64_BITS))
+            inverse, shift = row_scale(core, total)
+            with T.serial(DISTANCES // LANES_OF_64_BITS) as i:
+                start = i * LANES_OF_64_BITS
+                e = T.Bind(load(exponentials, start, lanes=LANES_OF_64_BITS))
+                code = share(core, e, inverse, shift)
+                code = core.clip(core.add(code, int_const(core, low)), low, high)
+                store(results, core.astype(code, self.output.dtype), start, lanes=LANES_OF_64_BITS)
+
+            def emit(at: Expr, lanes: int) -> None:
+                for k in range(lanes):
+                    T.buffer_store(y, results[_distance(largest, x[row, at + k])], [row, at + k])
+
+            chunks(classes, 4, emit)
+
+
 class GenericSoftmax:
     """Softmax contracts; total."""
 
     name = "generic_softmax"
 
-    def refuses(self, contract: Softmax, target: Any) -> str | None:
-        return None
-
-    def build(self, contract: Softmax, target: Any) -> Built:
-        name = f"{contract.dtype}_softmax__generic"
-        addends = rounding_shift_right(NUMPY, contract.exponentials, SUM_BITS).astype(np.int64)
-        constants = (contract.exponentials.astype(np.int64), addends)
-        func = _softmax(contract.output)
-        return Built(name, (name, contract.output), func, contract.inputs, constants, contract.output)
+    def plan(self, contract: SoftmaxContract, target: Any) -> Plan:
+        return Plan(f"{contract.dtype}_softmax__generic", Program(contract.output), functools.partial(_pack, contract))
 
 
-@functools.cache
-def _softmax(tensor: Tensor) -> Any:
-    table = Tensor((DISTANCES,), "int64")
-    return function([tensor], [table, table], tensor, functools.partial(_body, tensor))
-
-
-def _body(tensor: Tensor, x: Buffer, exponentials: Buffer, addends: Buffer, y: Buffer) -> None:
-    rows, classes = tensor.shape
-    with region(rows, rows * classes * 16) as row:
-        largest = _largest(x, row, classes, tensor.dtype)
-        results = T.decl_buffer((DISTANCES,), tensor.dtype)
-        low, high = code_range(tensor.dtype)
-        core: Any = _OpaqueCore(LANES_OF_64_BITS, _no_constant)
-        total = T.Bind(broadcast(_sum(x, row, classes, largest, addends), LANES_OF_64_BITS))
-        inverse, shift = row_scale(core, total)
-        with T.serial(DISTANCES // LANES_OF_64_BITS) as i:
-            start = i * LANES_OF_64_BITS
-            e = T.Bind(load(exponentials, start, lanes=LANES_OF_64_BITS))
-            code = share(core, e, inverse, shift)
-            code = core.clip(core.add(code, int_const(core, low)), low, high)
-            store(results, core.astype(code, tensor.dtype), start, lanes=LANES_OF_64_BITS)
-
-        def emit(at: Expr, lanes: int) -> None:
-            for k in range(lanes):
-                T.buffer_store(y, results[_distance(largest, x[row, at + k])], [row, at + k])
-
-        chunks(classes, 4, emit)
+def _pack(contract: SoftmaxContract) -> Arrays:
+    addends = rounding_shift_right(NUMPY, contract.exponentials, SUM_BITS)
+    return {"exponentials": contract.exponentials.astype(np.int64), "addends": addends.astype(np.int64)}
 
 
 def _largest(x: Buffer, row: Expr, classes: int, dtype: str) -> Expr:

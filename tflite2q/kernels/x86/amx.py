@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from tflite2q.kernels.refusals import Because, Refusal
 from tflite2q.kernels.tir import Buffer, Expr, T
-from tflite2q.kernels.x86.isa import AVX512VNNI, lacks
+from tflite2q.kernels.x86 import isa
 
 NAME = "amx"
-FEATURES = ("amx-tile", "amx-int8", *AVX512VNNI.features)
+FEATURES = ("amx-tile", "amx-int8", *isa.AVX512VNNI.features)
 
 # arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA): Documentation/arch/x86/xstate.rst of Linux.
 PERMISSION = (158, 0x1023, 18)
@@ -20,11 +21,11 @@ PERMISSION = (158, 0x1023, 18)
 _PRODUCTS = {"uint8": "tdpbusd", "int8": "tdpbssd"}
 
 
-def refuses(target: Any) -> str | None:
+def lacks(target: Any) -> Refusal | None:
     """Why `target` cannot use the unit."""
     if "linux" not in str(target.attrs["mtriple"]):
-        return "only Linux is known to grant the matrix unit"
-    return lacks(FEATURES, target)
+        return Refusal(Because.INSTRUCTIONS, "only Linux is known to grant the matrix unit")
+    return isa.lacks(FEATURES, target)
 
 
 def ask() -> None:

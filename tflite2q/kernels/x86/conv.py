@@ -1,4 +1,4 @@
-"""Convolution and dense layers as an implicit matrix product.
+"""Convolution and dense layers as an implicit GEMM.
 
 A tile of `pixels` output pixels times `vectors` vectors of output channels stays in registers.  A step reads four
 consecutive bytes of each pixel's input, spreads them over a vector, and multiplies them into all accumulators of that
@@ -8,7 +8,7 @@ inputs need no other kernel.  Runs whose length is no multiple of four end with 
 with zero weights where they overlap.  Channels and pixels that fill no tile overlap likewise: no masks and no tails.
 
 AVX2's products of bytes saturate.  Where few weights could make them, those are split, and what is left of them takes
-extra steps (`tflite2q.kernels.x86.pairs`); where many could, bytes are widened to 16 bits.
+extra steps (`tflite2q.kernels.x86.saturation`); where many could, bytes are widened to 16 bits.
 
 Weight zero points disappear if every centered weight fits the instruction's weights (always on AVX2); otherwise the sum
 of the inputs each pixel reads is computed once for all channels and enters the accumulators' first values.
@@ -22,24 +22,25 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from tflite2q.kernels import layout
-from tflite2q.kernels.base import Array, Built, Conv2D, Dense, Tensor
-from tflite2q.kernels.line import Line, prove
-from tflite2q.kernels.loops import ZEROS, moving_zero, padded_image
-from tflite2q.kernels.product import Geometry, Section, divide, each_tile
-from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, function, load, local, store, view
-from tflite2q.kernels.x86 import finish, rowsum
-from tflite2q.kernels.x86.finish import Finish
-from tflite2q.kernels.x86.isa import AVX2, AVX2_PAIRS, Isa
-from tflite2q.kernels.x86.pairs import MOST_EXTRA, Pairs
+from tflite2q.kernels import gemm, layout
+from tflite2q.kernels.contracts import Array, Conv2DContract, DenseContract, Tensor
+from tflite2q.kernels.frame import Arrays, Plan, Tensors
+from tflite2q.kernels.gemm import GemmProgram, Geometry, Section, Span, by_section
+from tflite2q.kernels.loops import ZEROS, moving_zero
+from tflite2q.kernels.refusals import Because, Refusal
+from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, local, store
+from tflite2q.kernels.x86 import epilogue, input_sums
+from tflite2q.kernels.x86.epilogue import Rescaling, X86Epilogue
+from tflite2q.kernels.x86.isa import UNIT, ByteProduct, Level
+from tflite2q.kernels.x86.saturation import MOST_EXTRA, UnsaturatedWeights
 
-UNIT = 4  # bytes of a step
 MOST_PIXELS = 14  # of a tile
 APART = 8  # pixels of a tile that may lie in different rows, each with an address in a register
 ALL_AT_ONCE = 12  # steps that are not worth a loop
@@ -48,113 +49,93 @@ UNROLLED = 2  # steps in one go of the loop otherwise
 
 
 @dataclass(frozen=True)
-class Plan:
+class Program(GemmProgram):
     """What the text of the function depends on.
 
-    `extras`: for each section, how many steps of weights it has besides those of each block, or nothing if the level
+    `extras`: for each section, how many steps of weights it has besides those of each block, or nothing if `product`
     needs none.
     """
 
-    inputs: Tensor
-    output: Tensor
-    geometry: Geometry
-    fill: int
-    sections: tuple[Section, ...]
-    row_sums: bool
-    finish: Finish
+    input_sums: bool
+    product: ByteProduct
+    ending: X86Epilogue
     extras: tuple[int, ...] = ()
 
     @property
-    def steps(self) -> int:
-        """Groups of four bytes that one output pixel takes."""
-        return len(self.geometry.runs) * self.geometry.units(UNIT)
+    def level(self) -> Level:
+        return self.ending.level
 
     @property
-    def macs(self) -> int:
-        return self.output.size * self.geometry.taps
+    def constants(self) -> Tensors:
+        lanes, dtype = self.level.lanes, f"int{self.product.bits}"
 
-    @property
-    def isa(self) -> Isa:
-        return self.finish.isa
+        def weights(steps: int, blocks: int, s: Section) -> Tensor:
+            return Tensor((blocks, steps, s.vectors, UNIT * lanes), dtype)
 
-    @property
-    def constants(self) -> tuple[Tensor, ...]:
-        isa = self.isa
-        count = sum(s.blocks * s.vectors for s in self.sections)
-        weights = [
-            Tensor((s.blocks, self.steps, s.vectors, UNIT * isa.lanes), isa.weight_dtype) for s in self.sections
-        ]  # fmt: skip
-        for s, extra in zip(self.sections, self.extras, strict=False):
-            weights.append(Tensor((1, extra, s.vectors, UNIT * isa.lanes), isa.weight_dtype))
-            weights += [Tensor((extra,), "int32"), Tensor((s.blocks + 1,), "int32")]
-        sums = (Tensor((1,), "int32"),) if self.row_sums else ()
-        return (*weights, Tensor((count, isa.lanes), "int32"), ZEROS, *sums, *self.finish.tensors(count))
+        extra: dict[str, Tensor] = {}
+        for number, (s, steps) in enumerate(zip(self.sections, self.extras, strict=False)):
+            extra[f"extra weights {number}"] = weights(steps, 1, s)
+            extra[f"extra offsets {number}"] = Tensor((steps,), "int32")
+            extra[f"extra starts {number}"] = Tensor((s.blocks + 1,), "int32")
+        return {
+            **by_section(self.sections, "weights", lambda s: weights(self.steps(UNIT), s.blocks, s)),
+            **extra,
+            "bias": Tensor((self.vectors, lanes), "int32"),
+            "zeros": ZEROS,
+            **({"input factor": Tensor((1,), "int32")} if self.input_sums else {}),
+            **self.ending.constants(self.vectors),
+        }
+
+    def emit(self, inputs: Sequence[Buffer], constants: Buffers, y: Buffer) -> None:
+        g, image, sums = self.geometry, self.image(inputs[0], UNIT), None
+        if self.input_sums:
+            sums = input_sums.input_sums(g, self.inputs[0].dtype, image, constants["input factor"])
+        tile = _Tile(self, constants, image, sums, self.pixels(y))
+        spans = [[Span(0, _tiles(g, s.pixels), s.pixels)] for s in self.sections]
+        gemm.each_tile(
+            self.sections, spans, gemm.pieces(self.sections, spans, self.macs), lambda: nullcontext(tile.emit)
+        )
 
 
 @dataclass(frozen=True)
 class X86Conv:
     """Conv2D and Dense contracts on one level of instructions."""
 
-    isa: Isa
+    level: Level
 
     @property
     def name(self) -> str:
-        return f"conv2d__{self.isa.name}"
+        return f"conv2d__{self.level.name}"
 
-    def refuses(self, contract: Conv2D | Dense, target: Any) -> str | None:
-        lacks = self.isa.lacks(target)
-        if lacks:
-            return lacks
-        if not {contract.x_dtype, contract.rescale.dtype} <= {"uint8", "int8"}:
-            return f"{contract.x_dtype} to {contract.rescale.dtype}"
-        if isinstance(contract, Dense):
-            contract = contract.conv2d()
-        if contract.groups != 1:
-            return f"{contract.groups} groups"
-        if not _fits(contract, self.isa) and len(contract.weight_zero_points) > 1:
-            return "weights have zero points by channel and need nine bits"
-        return None
-
-    def build(self, contract: Conv2D | Dense, target: Any) -> Built:
-        conv = contract.conv2d() if isinstance(contract, Dense) else contract
-        proven = prove(conv.rescale, layout.accumulator_bound(conv))
-        plan = _plan(conv, contract.inputs[0], contract.output, self.isa, proven)
-        weights = _weights(conv, plan)
-        if self.isa == AVX2:
-            plan, weights = _in_pairs(plan, weights)
-        constants = _pack(conv, plan, proven, weights)
-        s = plan.sections[0]
-        types = f"{contract.x_dtype[0]}8s{8 if plan.isa.dot_intrinsic else 16}"
-        operation = "dense" if isinstance(contract, Dense) else "conv2d"
-        tile = f"{s.pixels}x{s.block}"
-        name = f"{types}_{operation}_{conv.rescale.arithmetic}_{tile}__{self.isa.name}"
-        return Built(name, (name, plan), _function(plan), contract.inputs, constants, contract.output)
+    def plan(self, contract: Conv2DContract | DenseContract, target: Any) -> Plan | Refusal:
+        refused = self.level.lacks(target) or gemm.refusal(contract, ("uint8", "int8"))
+        if refused:
+            return refused
+        conv = contract.conv2d()
+        fits = self.level.bytes.bits == 16 or layout.fits_eight_bits(conv)
+        if not fits and len(conv.weight_zero_points) > 1:
+            return Refusal(Because.NUMBERS, "weights have zero points by channel and need nine bits")
+        rescaling = Rescaling.of(conv.rescale, layout.accumulator_bound(conv), self.level)
+        geometry = Geometry.of(conv)
+        sections = gemm.divide(
+            conv.out_c, self.level.lanes, epilogue.PACKED, functools.partial(_tile_pixels, geometry, self.level)
+        )
+        program = Program(
+            contract.inputs, contract.output, geometry, conv.x_zero_point, sections, not fits, self.level.bytes,
+            rescaling.epilogue,
+        )  # fmt: skip
+        program, weights = _without_saturation(program, _weights(conv, program))
+        s = sections[0]
+        types = f"{contract.x_dtype[0]}8s{program.product.bits}"
+        arithmetic = f"{conv.rescale.arithmetic}_{s.pixels}x{s.block}"
+        name = f"{types}_{contract.operation}_{arithmetic}__{self.level.name}"
+        return Plan(name, program, functools.partial(_pack, conv, program, rescaling, weights))
 
 
-def _fits(conv: Conv2D, isa: Isa) -> bool:
-    """Whether centered weights fit the instruction's weight operand."""
-    if isa.dot_intrinsic is None:
-        return True
-    weights = layout.centered_weights(conv)
-    return bool(weights.min() >= -128 and weights.max() <= 127)
-
-
-def _plan(conv: Conv2D, inputs: Tensor, output: Tensor, isa: Isa, proven: Line | None) -> Plan:
-    geometry = Geometry.of(conv)
-    sections = divide(conv.out_c, isa.lanes, finish.PACKED, functools.partial(_tile_pixels, geometry, isa))
-    ending = Finish.of(conv.rescale, layout.accumulator_bound(conv), isa, proven)
-    return Plan(inputs, output, geometry, conv.x_zero_point, sections, not _fits(conv, isa), ending)
-
-
-def _tile_pixels(g: Geometry, isa: Isa, vectors: int) -> int:
+def _tile_pixels(g: Geometry, level: Level, vectors: int) -> int:
     """How many pixels a tile of so many vectors has."""
-
-    def cycles(pixels: int) -> float:
-        """Of one step over all tiles: two products a cycle, some cost of loads, an accumulator's latency of five."""
-        return _tiles(g, pixels) * max(pixels * vectors / 2 + 0.15 * (pixels + vectors), 5)
-
-    most = max(1, min(isa.most_accumulators // vectors, MOST_PIXELS, g.width))
-    return min(range(most, 0, -1), key=cycles)
+    most = max(1, min(level.accumulators // vectors, MOST_PIXELS, g.width))
+    return gemm.fastest_width(most, vectors, functools.partial(_tiles, g))
 
 
 def _across_rows(g: Geometry, pixels: int) -> bool:
@@ -167,41 +148,45 @@ def _tiles(g: Geometry, pixels: int) -> int:
     return math.ceil(g.pixels / pixels) if _across_rows(g, pixels) else g.rows * math.ceil(g.width / pixels)
 
 
-def _weights(conv: Conv2D, plan: Plan) -> list[Array]:
+def _weights(conv: Conv2DContract, program: Program) -> list[Array]:
     """Integer weights of each section, [blocks, steps, vectors, lanes, 4]."""
-    weights = layout.signed_weights(conv)[0] if plan.row_sums else layout.centered_weights(conv)
-    grouped = plan.geometry.grouped(weights, UNIT)
+    weights = layout.signed_weights(conv)[0] if program.input_sums else layout.centered_weights(conv)
+    grouped = program.geometry.grouped(weights, UNIT)
     return [
-        grouped[finish.lane_channels(s)]
-        .reshape(s.blocks, s.vectors, s.lanes, plan.steps, UNIT)
+        grouped[epilogue.lane_channels(s)]
+        .reshape(s.blocks, s.vectors, s.lanes, program.steps(UNIT), UNIT)
         .transpose(0, 3, 1, 2, 4)
-        for s in plan.sections
+        for s in program.sections
     ]
 
 
-def _in_pairs(plan: Plan, weights: list[Array]) -> tuple[Plan, list[Any]]:
-    """The same by exact pairs of bytes, if that pays."""
-    pairs = [Pairs.of(each) for each in weights]
-    if max(each.share for each in pairs) > MOST_EXTRA:
-        return plan, weights
-    extras = tuple(len(each.steps) for each in pairs)
-    return replace(plan, finish=replace(plan.finish, isa=AVX2_PAIRS), extras=extras), pairs
+def _without_saturation(program: Program, weights: list[Array]) -> tuple[Program, list[Any]]:
+    """The same by products that saturate, with weights split until none does, if the level has them and it pays."""
+    if program.level.unsaturated is None:
+        return program, weights
+    split = [UnsaturatedWeights.of(each) for each in weights]
+    if max(each.share for each in split) > MOST_EXTRA:
+        return program, weights
+    extras = tuple(len(each.steps) for each in split)
+    return replace(program, product=program.level.unsaturated, extras=extras), split
 
 
-def _pack(conv: Conv2D, plan: Plan, proven: Line | None, weights: list[Any]) -> tuple[Array, ...]:
-    packed, extra = [], []
-    for each in weights:
-        if isinstance(each, Pairs):
-            packed.append(plan.isa.arrange(each.weights))
-            extra += [plan.isa.arrange(each.extra)[None], _offsets(plan.geometry)[each.steps], each.starts]
-        else:
-            packed.append(plan.isa.arrange(each))
-    channels = np.concatenate([finish.lane_channels(s) for s in plan.sections])
+def _pack(conv: Conv2DContract, program: Program, rescaling: Rescaling, weights: list[Any]) -> Arrays:
+    packed: dict[str, Array] = {}
+    for number, each in enumerate(weights):
+        if isinstance(each, UnsaturatedWeights):
+            packed[f"extra weights {number}"] = program.product.arrange(each.extra)[None]
+            packed[f"extra offsets {number}"] = _offsets(program.geometry)[each.steps]
+            packed[f"extra starts {number}"] = each.starts
+            each = each.weights
+        packed[f"weights {number}"] = program.product.arrange(each)
+    channels = np.concatenate([epilogue.lane_channels(s) for s in program.sections])
     shift = 128 if conv.x_dtype == "int8" else 0
-    bias = layout.folded_bias(conv, conv.x_zero_point + shift)[channels]
-    sums = (np.array([-layout.signed_weights(conv)[1]], np.int32),) if plan.row_sums else ()
-    zeros = np.zeros(ZEROS.shape, np.int32)
-    return (*packed, *extra, bias, zeros, *sums, *plan.finish.pack(conv.rescale, proven, channels))
+    packed["bias"] = layout.folded_bias(conv, conv.x_zero_point + shift)[channels]
+    packed["zeros"] = np.zeros(ZEROS.shape, np.int32)
+    if program.input_sums:
+        packed["input factor"] = np.array([-layout.signed_weights(conv)[1]], np.int32)
+    return {**packed, **rescaling.pack(channels)}
 
 
 def _offsets(g: Geometry) -> Array:
@@ -209,66 +194,42 @@ def _offsets(g: Geometry) -> Array:
     return np.array([run + g.unit_start(u, UNIT) for run in g.runs for u in range(g.units(UNIT))], np.int32)
 
 
-@functools.cache
-def _function(plan: Plan) -> Any:
-    return function([plan.inputs], plan.constants, plan.output, functools.partial(_body, plan))
-
-
-def _body(plan: Plan, x: Buffer, *rest: Buffer) -> None:
-    *packed, y = rest
-    g, count = plan.geometry, len(plan.sections)
-    extras = len(plan.extras)
-    weights, packed = packed[:count], packed[count:]
-    extra, packed = [tuple(packed[3 * i : 3 * i + 3]) for i in range(extras)], packed[3 * extras :]
-    (bias, zeros), packed = packed[:2], packed[2:]
-    slack = UNIT if g.run < UNIT else 0
-    image = padded_image(x, Tensor(g.image, plan.inputs.dtype), g.padding, plan.fill, slack)
-    sums = None
-    if plan.row_sums:
-        sums = rowsum.row_sums(g, plan.inputs.dtype, image, packed[0])
-        packed = packed[1:]
-    y = view(y, (g.pixels, plan.output.shape[-1]))
-    tile = _Tile(plan, weights, extra, image, bias, zeros, tuple(packed), sums, y)
-    tiles = [_tiles(g, s.pixels) for s in plan.sections]
-    each_tile(plan.sections, tiles, plan.macs, lambda: nullcontext(tile.emit))
-
-
 @dataclass(frozen=True)
 class _Tile:
-    """The buffers of a function under construction."""
+    """The buffers of a function under construction; `sums`: of the inputs of each pixel, if weights need them."""
 
-    plan: Plan
-    weights: list[Buffer]
-    extra: list[tuple[Buffer, ...]]
+    program: Program
+    constants: Buffers
     image: Buffer
-    bias: Buffer
-    zeros: Buffer
-    constants: tuple[Buffer, ...]
     sums: Buffer | None
     y: Buffer
 
-    def emit(self, number: int, first: int, block: Expr, t: Expr) -> None:
+    def emit(self, number: int, _span: Span, first: int, block: Expr, t: Expr) -> None:
         """Tile `t` of a block of section `number`: `pixels` x `vectors`, from bias to stored codes."""
-        s, isa = self.plan.sections[number], self.plan.isa
+        s, lanes, constants = self.program.sections[number], self.program.level.lanes, self.constants
         pixel, addresses = self._place(s.pixels, t)
-        at = T.Bind(first + block * s.vectors + moving_zero(self.zeros, t))
+        at = T.Bind(first + block * s.vectors + moving_zero(constants["zeros"], t))
         vectors = [T.Bind(at + v) for v in range(s.vectors)]
-        accumulators = [local(s.vectors * isa.lanes, "int32") for _ in range(s.pixels)]
-        for p, line in enumerate(accumulators):
+        accumulators = [local(s.vectors * lanes, "int32") for _ in range(s.pixels)]
+        for p, accumulator in enumerate(accumulators):
             term = self.sums[pixel + p] if self.sums is not None else None
             for v, index in enumerate(vectors):
-                store(line, finish.start(self.bias, index, isa, term), v * isa.lanes, lanes=isa.lanes)
-        self._multiply(s, self.weights[number], block, addresses, accumulators)
-        if self.extra:
-            weights, offsets, starts = self.extra[number]
+                store(accumulator, epilogue.start(constants["bias"], index, lanes, term), v * lanes, lanes=lanes)
+        self._multiply(s, constants[f"weights {number}"], block, addresses, accumulators)
+        if self.program.extras:
+            weights, offsets, starts = (
+                constants[f"extra {name} {number}"] for name in ("weights", "offsets", "starts")
+            )
             with T.serial(starts[block + 1] - starts[block]) as i:
                 k = T.Bind(starts[block] + i)
                 self._step(s, weights, 0, addresses, T.Bind(offsets[k]), k, accumulators)
-        self._finish(s, pixel, block, vectors, accumulators)
+        values = [[load(a, v * lanes, lanes=lanes) for v in range(s.vectors)] for a in accumulators]
+        rows = [pixel + p for p in range(s.pixels)]
+        gemm.finish(self.program.ending, values, constants, vectors, s.stored, self.y, rows, s.start(block))
 
     def _place(self, pixels: int, t: Expr) -> tuple[Expr, list[Expr]]:
         """The first output pixel of a tile, and where each of its pixels reads."""
-        g = self.plan.geometry
+        g = self.program.geometry
         if _across_rows(g, pixels):
             pixel = T.Bind(T.min(t * pixels, g.pixels - pixels))
             return pixel, g.addresses(pixel, pixels)
@@ -281,9 +242,9 @@ class _Tile:
         self, s: Section, weights: Buffer, block: Expr, addresses: list[Expr], accumulators: list[Buffer]
     ) -> None:
         """Add all products: short ones without a loop, others with a loop over each run."""
-        g = self.plan.geometry
+        g = self.program.geometry
         units = g.units(UNIT)
-        if self.plan.steps <= ALL_AT_ONCE:
+        if self.program.steps(UNIT) <= ALL_AT_ONCE:
             for i, run in enumerate(g.runs):
                 for u in range(units):
                     self._step(s, weights, block, addresses, run + g.unit_start(u, UNIT), i * units + u, accumulators)
@@ -305,39 +266,28 @@ class _Tile:
         accumulators: list[Buffer],
     ) -> None:  # fmt: skip
         """Four bytes of each pixel, `offset` behind its first one, times the weights of step `k`."""
-        isa = self.plan.isa
-        w = [functools.partial(_elements, weights, block, k, v) for v in range(s.vectors)]
-        loaded = [isa.load_weights(each) for each in w] if isa.lanes == 16 else []
+        level, product = self.program.level, self.program.product
+
+        def operand(v: int) -> tuple[Expr, ...]:
+            return product.weights(lambda first, count: load(weights, block, k, v, first, lanes=count))
+
+        resident = [operand(v) for v in range(s.vectors)] if level.avx512 else []
         inputs = []
-        for address, line in zip(addresses, accumulators, strict=True):
+        for address, accumulator in zip(addresses, accumulators, strict=True):
             four = T.reinterpret("int32", load(self.image, address + offset, lanes=UNIT))
-            if self.plan.inputs.dtype == "int8":
+            if self.program.inputs[0].dtype == "int8":
                 four = T.bitwise_xor(four, T.int32(-0x7F7F7F80))
-            inputs.append(isa.operands(broadcast(four, isa.lanes)))
-            for v, operand in enumerate(loaded):
-                self._accumulate(line, v, inputs[-1], operand)
-        if not loaded:
+            inputs.append(product.inputs(broadcast(four, level.lanes)))
+            for v, w in enumerate(resident):
+                self._accumulate(accumulator, v, inputs[-1], w)
+        if not resident:
             # Half as many registers: the inputs stay, weights come and go.
-            for v, each in enumerate(w):
-                operand = isa.load_weights(each)
-                for line, x in zip(accumulators, inputs, strict=True):
-                    self._accumulate(line, v, x, operand)
+            for v in range(s.vectors):
+                w = operand(v)
+                for accumulator, x in zip(accumulators, inputs, strict=True):
+                    self._accumulate(accumulator, v, x, w)
 
-    def _accumulate(self, line: Buffer, v: int, inputs: tuple[Expr, ...], weights: tuple[Expr, ...]) -> None:
-        isa = self.plan.isa
-        value = isa.dot(load(line, v * isa.lanes, lanes=isa.lanes), inputs, weights)
-        store(line, value, v * isa.lanes, lanes=isa.lanes)
-
-    def _finish(self, s: Section, pixel: Expr, block: Expr, vectors: list[Expr], accumulators: list[Buffer]) -> None:
-        ending, lanes = self.plan.finish, s.lanes
-        rounded: list[list[Expr]] = [[] for _ in accumulators]
-        # Vector by vector, so that one's constants serve all pixels from registers.
-        for v, index in enumerate(vectors):
-            for values, line in zip(rounded, accumulators, strict=True):
-                value = load(line, v * lanes, lanes=lanes)
-                values.append(T.Bind(ending.rounded(value, self.constants, index)))
-        ending.stored(rounded, s, self.y, pixel, block)
-
-
-def _elements(weights: Buffer, block: Expr, k: Expr, v: int, offset: int, count: int) -> Expr:
-    return load(weights, block, k, v, offset, lanes=count)
+    def _accumulate(self, accumulator: Buffer, v: int, inputs: tuple[Expr, ...], weights: tuple[Expr, ...]) -> None:
+        lanes = self.program.level.lanes
+        value = self.program.product.add(load(accumulator, v * lanes, lanes=lanes), inputs, weights)
+        store(accumulator, value, v * lanes, lanes=lanes)

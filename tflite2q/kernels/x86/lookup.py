@@ -11,8 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from tflite2q.kernels.base import Array, Built, Lookup, Tensor
-from tflite2q.kernels.lookup import Translate, built, table_by_byte, translated
+from tflite2q.kernels import lookup
+from tflite2q.kernels.contracts import Array, LookupContract
+from tflite2q.kernels.frame import Plan
+from tflite2q.kernels.lookup import Translate, table_by_byte
+from tflite2q.kernels.refusals import Refusal
 from tflite2q.kernels.tir import Buffer, Expr, T, load, shuffle, store
 from tflite2q.kernels.x86 import isa
 
@@ -26,48 +29,36 @@ class X86Lookup:
 
     name = "lookup__avx512vbmi"
 
-    def refuses(self, contract: Lookup, target: Any) -> str | None:
-        lacks = isa.lacks(FEATURES, target)
-        if lacks:
-            return lacks
-        if contract.output.dtype not in ("int8", "uint8", "int16"):
-            return f"entries are {contract.output.dtype}"
-        if contract.output.size < BYTES:
-            return f"{contract.output.size} codes are fewer than {BYTES}"
-        return None
-
-    def build(self, contract: Lookup, target: Any) -> Built:
-        return built(contract, "avx512vbmi", _planes(contract), _body)
+    def plan(self, contract: LookupContract, target: Any) -> Plan | Refusal:
+        refused = isa.lacks(FEATURES, target) or lookup.refusal(contract, ("int8", "uint8", "int16"), BYTES)
+        if refused:
+            return refused
+        return lookup.plan(contract, "lookup_{}__avx512vbmi", _tables(contract), IN_FLIGHT * BYTES, _prepare)
 
 
-def _planes(contract: Lookup) -> Array:
+def _tables(contract: LookupContract) -> Array:
     """int8 [bytes of an entry * 256]: the entries' first bytes, then their second ones."""
     entries = table_by_byte(contract)
     return np.ascontiguousarray(entries.view(np.int8).reshape(256, -1).T).reshape(-1)
 
 
-def _body(tensor: Tensor, x: Buffer, table: Buffer, y: Buffer) -> None:
-    size = np.dtype(str(y.dtype)).itemsize * 256
+def _prepare(table: Buffer) -> Translate:
+    parts = [T.Bind(load(table, first, lanes=BYTES)) for first in range(0, int(table.shape[0]), BYTES)]
 
-    def prepare() -> Translate:
-        parts = [T.Bind(load(table, first, lanes=BYTES)) for first in range(0, size, BYTES)]
+    def translate(source: Buffer, target: Buffer, at: Expr, count: int) -> None:
+        for i in range(0, count, BYTES):
+            codes = T.Bind(T.reinterpret(f"int8x{BYTES}", load(source, at + i, lanes=BYTES)))
+            found = [T.Bind(_entries(parts[p : p + 4], codes)) for p in range(0, len(parts), 4)]
+            pieces = found if len(found) == 1 else _together(found)
+            lanes = BYTES // len(pieces)
+            for k, piece in enumerate(pieces):
+                store(target, T.reinterpret(f"{target.dtype}x{lanes}", piece), at + i + k * lanes, lanes=lanes)
 
-        def translate(source: Buffer, target: Buffer, at: Expr, count: int) -> None:
-            for i in range(0, count, BYTES):
-                codes = T.Bind(T.reinterpret(f"int8x{BYTES}", load(source, at + i, lanes=BYTES)))
-                found = [T.Bind(_entries(parts[p : p + 4], codes)) for p in range(0, len(parts), 4)]
-                pieces = found if len(found) == 1 else _together(found)
-                lanes = BYTES // len(pieces)
-                for k, piece in enumerate(pieces):
-                    store(target, T.reinterpret(f"{target.dtype}x{lanes}", piece), at + i + k * lanes, lanes=lanes)
-
-        return translate
-
-    translated(tensor, x, y, IN_FLIGHT * BYTES, prepare)
+    return translate
 
 
 def _entries(parts: list[Expr], codes: Expr) -> Expr:
-    """Of the table in `parts`, the entries of 64 codes."""
+    """The entries of 64 codes in the table that `parts` hold."""
     permute = T.llvm_lookup_intrinsic_id("llvm.x86.avx512.vpermi2var.qi.512")
     low, high = (
         T.Bind(T.call_llvm_pure_intrin("int8x64", permute, a, codes, b)) for a, b in (parts[:2], parts[2:])

@@ -1,9 +1,9 @@
-"""Convolution and dense layers on the matrix unit (AMX): an implicit matrix product in tiles of up to 16 x 16 outputs.
+"""Convolution and dense layers on the matrix unit (AMX): an implicit GEMM in tiles of up to 16 x 16 outputs.
 
 One instruction multiplies up to 16 pixels by 16 channels and 64 bytes deep, so an output costs an eighth of what the
 vector dot product takes.  Four accumulator tiles, two of pixels by two of channels, take four multiplications to four
 loads of tiles.  A tile's pixels lie beside each other in a row of the image and are as many as cover rows evenly; its
-depth is a whole run of consecutive bytes (`tflite2q.kernels.product`) or an even part of one.  Tiles of accumulators
+depth is a whole run of consecutive bytes (`tflite2q.kernels.gemm`) or an even part of one.  Tiles of accumulators
 begin as the bias, one row loaded sixteen times, and end in scratch, from where the epilogue takes them as vectors.
 Weights that need nine bits once their zero point is subtracted are multiplied in two parts, block by block.
 
@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 
 from tflite2q.kernels import layout
-from tflite2q.kernels.base import Array, Built, Conv2D, Dense, Tensor
-from tflite2q.kernels.line import Line, prove
-from tflite2q.kernels.loops import padded_image
-from tflite2q.kernels.product import Geometry, Section, divide, each_tile
-from tflite2q.kernels.tir import Buffer, Expr, T, function, load, local, view
-from tflite2q.kernels.x86 import amx, finish
-from tflite2q.kernels.x86.finish import Finish
+from tflite2q.kernels.contracts import Array, Conv2DContract, DenseContract, Tensor
+from tflite2q.kernels.frame import Arrays, Plan, Tensors
+from tflite2q.kernels.gemm import GemmProgram, Geometry, Section, Span, by_section, divide, each_tile, pieces, refusal
+from tflite2q.kernels.refusals import Because, Refusal
+from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, load, local
+from tflite2q.kernels.x86 import amx
+from tflite2q.kernels.x86.epilogue import PACKED, Rescaling, X86Epilogue, lane_channels
 from tflite2q.kernels.x86.isa import AVX512VNNI
 
 LANES = AVX512VNNI.lanes
@@ -41,37 +41,31 @@ INPUTS, WEIGHTS = PIXELS * VECTORS, PIXELS * VECTORS + PIXELS  # tile registers 
 
 
 @dataclass(frozen=True)
-class Tiling:
+class Tiling(GemmProgram):
     """How a convolution is cut into tiles: `height` pixels by `unit` bytes of input, four bytes by 16 channels.
 
     `parts`: for each section, how many blocks of weights there are, those counted twice that need nine bits.
     """
 
-    inputs: Tensor
-    output: Tensor
-    geometry: Geometry
-    fill: int
     height: int
     unit: int
-    sections: tuple[Section, ...]
     parts: tuple[int, ...]
 
     @staticmethod
-    def of(conv: Conv2D, inputs: Tensor, output: Tensor) -> Tiling:
+    def of(contract: Conv2DContract | DenseContract) -> Tiling:
+        conv = contract.conv2d()
         geometry = Geometry.of(conv)
         unit = 4 * math.ceil(geometry.run / math.ceil(geometry.run / DEPTH) / 4)
-        sections = divide(conv.out_c, LANES, finish.PACKED, lambda vectors: 1)
+        sections = divide(conv.out_c, LANES, PACKED, lambda vectors: 1)
         counts = tuple(int(starts[-1]) for starts in map(functools.partial(_part_starts, conv), sections))
-        return Tiling(inputs, output, geometry, conv.x_zero_point, _height(geometry), unit, sections, counts)
+        return Tiling(
+            contract.inputs, contract.output, geometry, conv.x_zero_point, sections, _height(geometry), unit, counts
+        )
 
     @property
     def units(self) -> int:
         """Tiles of input along a run."""
         return self.geometry.units(self.unit)
-
-    @property
-    def steps(self) -> int:
-        return len(self.geometry.runs) * self.units
 
     @property
     def per_row(self) -> int:
@@ -82,22 +76,18 @@ class Tiling:
         """Tiles of pixels; the last one of a row overlaps its neighbour."""
         return self.geometry.rows * self.per_row
 
-    @property
-    def macs(self) -> int:
-        return self.output.size * len(self.geometry.runs) * self.geometry.run
-
-    @property
-    def vectors(self) -> int:
-        """Of output channels, of all blocks."""
-        return sum(s.blocks * s.vectors for s in self.sections)
-
-    def constants(self, start: str) -> tuple[Tensor, ...]:
+    def constants(self, start: str) -> dict[str, Tensor]:
         """Weights, what sums start with, of dtype `start`, and the configuration of the unit."""
-        weights = [
-            Tensor((parts, self.steps, s.vectors, LANES * self.unit), "int8")
-            for s, parts in zip(self.sections, self.parts, strict=True)
-        ]
-        return (*weights, Tensor((self.vectors, LANES), start), Tensor((64,), "uint8"))
+        parts = dict(zip(self.sections, self.parts, strict=True))
+
+        def weights(s: Section) -> Tensor:
+            return Tensor((parts[s], self.steps(self.unit), s.vectors, LANES * self.unit), "int8")
+
+        return {
+            **by_section(self.sections, "weights", weights),
+            "start": Tensor((self.vectors, LANES), start),
+            "configuration": Tensor((64,), "uint8"),
+        }
 
     def position(self, tile: Expr) -> tuple[Expr, Expr]:
         """First output pixel of a tile, and the offset in the image of what it reads."""
@@ -107,11 +97,19 @@ class Tiling:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Program:
     """What the text of the function depends on."""
 
     tiling: Tiling
-    finish: Finish
+    ending: X86Epilogue
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return self.tiling.inputs
+
+    @property
+    def output(self) -> Tensor:
+        return self.tiling.output
 
     @property
     def together(self) -> int:
@@ -119,9 +117,28 @@ class Plan:
         return min(PIXELS, self.tiling.tiles)
 
     @property
-    def constants(self) -> tuple[Tensor, ...]:
-        starts = [Tensor((s.blocks + 1,), "int32") for s in self.tiling.sections]
-        return (*self.tiling.constants("int32"), *starts, *self.finish.tensors(self.tiling.vectors))
+    def constants(self) -> Tensors:
+        return {
+            **self.tiling.constants("int32"),
+            **by_section(self.tiling.sections, "parts", lambda s: Tensor((s.blocks + 1,), "int32")),
+            **self.ending.constants(self.tiling.vectors),
+        }
+
+    def emit(self, inputs: Sequence[Buffer], constants: Buffers, y: Buffer) -> None:
+        tiling, dtype = self.tiling, self.tiling.inputs[0].dtype
+        amx.ask()
+        slack = tiling.unit - tiling.geometry.run
+        image, y = tiling.image(inputs[0], tiling.unit, slack), tiling.pixels(y)
+
+        @contextmanager
+        def scope() -> Iterator[Any]:
+            amx.configure(constants["configuration"])
+            products = Products.of(tiling, image, [(dtype, constants["start"])] * self.together)
+            yield _Tile(self, products, constants, y).emit
+            amx.release()
+
+        spans = [[Span(0, math.ceil(tiling.tiles / self.together), tiling.height)]] * len(tiling.sections)
+        each_tile(tiling.sections, spans, pieces(tiling.sections, spans, tiling.macs), scope)
 
 
 @dataclass(frozen=True)
@@ -132,28 +149,19 @@ class X86Matrix:
     def name(self) -> str:
         return f"conv2d__{amx.NAME}"
 
-    def refuses(self, contract: Conv2D | Dense, target: Any) -> str | None:
-        lacks = amx.refuses(target)
-        if lacks:
-            return lacks
-        if not {contract.x_dtype, contract.rescale.dtype} <= {"uint8", "int8"}:
-            return f"{contract.x_dtype} to {contract.rescale.dtype}"
-        conv = contract.conv2d() if isinstance(contract, Dense) else contract
+    def plan(self, contract: Conv2DContract | DenseContract, target: Any) -> Plan | Refusal:
+        refused = amx.lacks(target) or refusal(contract, ("uint8", "int8"))
+        if refused:
+            return refused
         if math.prod(contract.output.shape[:-1]) == 1:
-            return "one output pixel fills one of the unit's sixteen rows"
-        return f"{conv.groups} groups" if conv.groups != 1 else None
-
-    def build(self, contract: Conv2D | Dense, target: Any) -> Built:
-        conv = contract.conv2d() if isinstance(contract, Dense) else contract
-        bound = layout.accumulator_bound(conv)
-        proven = prove(conv.rescale, bound)
-        tiling = Tiling.of(conv, contract.inputs[0], contract.output)
-        plan = Plan(tiling, Finish.of(conv.rescale, bound, AVX512VNNI, proven))
-        operation = "dense" if isinstance(contract, Dense) else "conv2d"
-        tile = f"{plan.together * tiling.height}x{min(VECTORS, tiling.sections[0].vectors) * LANES}"
-        name = f"{contract.x_dtype[0]}8s8_{operation}_{conv.rescale.arithmetic}_{tile}__{amx.NAME}"
-        constants = _pack(conv, plan, proven)
-        return Built(name, (name, plan), _function(plan), contract.inputs, constants, contract.output)
+            return Refusal(Because.SPEED, "one output pixel fills one of the unit's sixteen rows")
+        conv = contract.conv2d()
+        rescaling = Rescaling.of(conv.rescale, layout.accumulator_bound(conv), AVX512VNNI)
+        tiling = Tiling.of(contract)
+        program = Program(tiling, rescaling.epilogue)
+        tile = f"{program.together * tiling.height}x{min(VECTORS, tiling.sections[0].vectors) * LANES}"
+        name = f"{contract.x_dtype[0]}8s8_{contract.operation}_{conv.rescale.arithmetic}_{tile}__{amx.NAME}"
+        return Plan(name, program, functools.partial(_pack, conv, tiling, rescaling))
 
 
 def _height(geometry: Geometry) -> int:
@@ -166,16 +174,19 @@ def _height(geometry: Geometry) -> int:
     return min(range(min(TALL, geometry.width), 0, -1), key=rows)
 
 
-def _pack(conv: Conv2D, plan: Plan, proven: Line | None) -> tuple[Array, ...]:
-    indices = [finish.lane_channels(s) for s in plan.tiling.sections]
-    packed = pack_weights(plan.tiling, layout.centered_weights(conv), indices)
+def _pack(conv: Conv2DContract, tiling: Tiling, rescaling: Rescaling) -> Arrays:
+    indices = [lane_channels(s) for s in tiling.sections]
     channels = np.concatenate(indices)
-    bias = layout.folded_bias(conv, conv.x_zero_point)[channels]
-    starts = [_part_starts(conv, s) for s in plan.tiling.sections]
-    return (*packed, bias, configuration(plan.tiling), *starts, *plan.finish.pack(conv.rescale, proven, channels))
+    return {
+        **pack_weights(tiling, layout.centered_weights(conv), indices),
+        "start": layout.folded_bias(conv, conv.x_zero_point)[channels],
+        "configuration": configuration(tiling),
+        **{f"parts {number}": _part_starts(conv, s) for number, s in enumerate(tiling.sections)},
+        **rescaling.pack(channels),
+    }
 
 
-def _part_starts(conv: Conv2D, s: Section) -> Array:
+def _part_starts(conv: Conv2DContract, s: Section) -> Array:
     """int32 [blocks + 1]: of the blocks of weights as packed, those from [i] to [i + 1] are parts of block i.
 
     Weights that fit eight bits after their zero point is subtracted are one part.  A block with others is the sum of
@@ -183,19 +194,19 @@ def _part_starts(conv: Conv2D, s: Section) -> Array:
     """
     weights = layout.centered_weights(conv).reshape(conv.out_c, -1)
     needed = np.maximum(1, np.maximum(-(-weights.max(axis=1) // 127), -(-weights.min(axis=1) // -128)))
-    return np.cumsum([0, *needed[finish.lane_channels(s)].reshape(s.blocks, -1).max(axis=1)], dtype=np.int32)
+    return np.cumsum([0, *needed[lane_channels(s)].reshape(s.blocks, -1).max(axis=1)], dtype=np.int32)
 
 
-def pack_weights(tiling: Tiling, weights: Array, indices: Sequence[Array]) -> list[Array]:
+def pack_weights(tiling: Tiling, weights: Array, indices: Sequence[Array]) -> dict[str, Array]:
     """Weights [out_c, kh, kw, in_c] of each section as its tiles, whose lanes hold channels as `indices` [blocks *
     vectors, lanes] say, in parts of eight bits."""
     quads = tiling.unit // 4
-    grouped = tiling.geometry.grouped(weights, tiling.unit).reshape(len(weights), tiling.steps, quads, 4)
-    packed = []
-    for s, index in zip(tiling.sections, indices, strict=True):
-        lanes = grouped[index].reshape(s.blocks, s.vectors, LANES, tiling.steps, quads, 4)
-        blocks = lanes.transpose(0, 3, 1, 4, 2, 5).reshape(s.blocks, tiling.steps, s.vectors, -1)
-        packed.append(np.concatenate([layout.byte_parts(block) for block in blocks]))
+    grouped = tiling.geometry.grouped(weights, tiling.unit).reshape(len(weights), tiling.steps(tiling.unit), quads, 4)
+    packed = {}
+    for number, (s, index) in enumerate(zip(tiling.sections, indices, strict=True)):
+        lanes = grouped[index].reshape(s.blocks, s.vectors, LANES, tiling.steps(tiling.unit), quads, 4)
+        blocks = lanes.transpose(0, 3, 1, 4, 2, 5).reshape(s.blocks, tiling.steps(tiling.unit), s.vectors, -1)
+        packed[f"weights {number}"] = np.concatenate([layout.byte_parts(block) for block in blocks])
     return packed
 
 
@@ -214,36 +225,6 @@ def configuration(tiling: Tiling) -> Array:
     return encoded
 
 
-@functools.cache
-def _function(plan: Plan) -> Any:
-    return function([plan.tiling.inputs], plan.constants, plan.tiling.output, functools.partial(_body, plan))
-
-
-def _body(plan: Plan, x: Buffer, *rest: Buffer) -> None:
-    *packed, y = rest
-    tiling, g, count = plan.tiling, plan.tiling.geometry, len(plan.tiling.sections)
-    weights, (bias, shapes), packed = packed[:count], packed[count : count + 2], packed[count + 2 :]
-    starts, constants = packed[:count], packed[count:]
-    amx.ask()
-    slack = tiling.unit - g.run if g.run < tiling.unit else 0
-    dtype = tiling.inputs.dtype
-    image = padded_image(x, Tensor(g.image, dtype), g.padding, tiling.fill, slack)
-    y = view(y, (g.rows * g.width, tiling.output.shape[-1]))
-
-    @contextmanager
-    def scope() -> Iterator[Any]:
-        amx.configure(shapes)
-        products = Products.of(tiling, image, [(dtype, bias)] * plan.together)
-        tile = _Tile(plan, products, tuple(constants), y)
-        yield lambda number, first, block, t: tile.emit(
-            tiling.sections[number], (weights[number], starts[number]), first, block, t
-        )
-        amx.release()
-
-    pairs = math.ceil(tiling.tiles / plan.together)
-    each_tile(tiling.sections, [pairs] * count, tiling.macs, scope)
-
-
 @dataclass(frozen=True)
 class Products:
     """Up to two tiles of inputs times a block's tiles of weights, into scratch.
@@ -259,7 +240,7 @@ class Products:
     @staticmethod
     def of(tiling: Tiling, image: Buffer, inputs: Sequence[tuple[str, Buffer | None]]) -> Products:
         """With scratch for blocks of four vectors."""
-        scratch = local(len(inputs) * tiling.height * finish.PACKED * LANES, "int32")
+        scratch = local(len(inputs) * tiling.height * PACKED * LANES, "int32")
         return Products(tiling, image, tuple(inputs), scratch)
 
     def block(
@@ -316,32 +297,32 @@ class Products:
 class _Tile:
     """The buffers of a function under construction."""
 
-    plan: Plan
+    program: Program
     products: Products
-    constants: tuple[Buffer, ...]
+    constants: Buffers
     y: Buffer
 
-    def emit(self, s: Section, weights: tuple[Buffer, Buffer], first: int, block: Expr, t: Expr) -> None:
+    def emit(self, number: int, _span: Span, first: int, block: Expr, t: Expr) -> None:
         """All vectors of a block on neighbouring tiles of pixels, from bias to stored codes."""
-        plan, tiling = self.plan, self.plan.tiling
+        together, tiling, s = self.program.together, self.program.tiling, self.program.tiling.sections[number]
         at = T.Bind(first + block * s.vectors)
-        tiles = [T.min(t * plan.together + p, tiling.tiles - 1) for p in range(plan.together)]
+        tiles = [T.min(t * together + p, tiling.tiles - 1) for p in range(together)]
         pixels, addresses = zip(*(tiling.position(tile) for tile in tiles), strict=True)
-        self.products.block(s, weights[0], block, at, addresses, weights[1])
+        weights, parts = self.constants[f"weights {number}"], self.constants[f"parts {number}"]
+        self.products.block(s, weights, block, at, addresses, parts)
         for p, pixel in enumerate(pixels):
             self._finish(s, p, pixel, block, at)
 
     def _finish(self, s: Section, p: int, pixel: Expr, block: Expr, at: Expr) -> None:
         """A tile's pixels, as many at a time as packing takes."""
-        height, ending = self.plan.tiling.height, self.plan.finish
-        group, products = min(height, finish.PACKED // s.vectors), self.products
+        height, ending, products = self.program.tiling.height, self.program.ending, self.products
+        group, vectors = min(height, PACKED // s.vectors), range(s.vectors)
         with T.serial(math.ceil(height / group)) as i:
             start = T.Bind(T.min(i * group, height - group))
             values = [
-                [load(products.scratch, products.place(s, p, start + n, v), lanes=LANES) for v in range(s.vectors)]
+                [load(products.scratch, products.place(s, p, start + n, v), lanes=LANES) for v in vectors]
                 for n in range(group)
             ]
-            rounded = [
-                [T.Bind(ending.rounded(x, self.constants, at + v)) for v, x in enumerate(line)] for line in values
-            ]
-            ending.stored(rounded, s, self.y, pixel + start, block)
+            rounded = [[ending.rounded(x[v], self.constants, at + v) for v in vectors] for x in values]
+            rows = [pixel + start + n for n in range(group)]
+            ending.store(rounded, s.stored, self.y, rows, s.start(block))

@@ -13,22 +13,24 @@ where they do not, it is put together in 64 bits.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from tflite2q.kernels.base import Array, Built, Conv2D, Dense, Tensor
+from tflite2q.kernels.contracts import Conv2DContract, DenseContract, Tensor
+from tflite2q.kernels.frame import Arrays, Plan, Tensors
+from tflite2q.kernels.gemm import Section, Span, each_tile, pieces, refusal
 from tflite2q.kernels.loops import chunks, region
-from tflite2q.kernels.product import Section, each_tile
+from tflite2q.kernels.refusals import Because, Refusal
 from tflite2q.kernels.sums import Sums
-from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, function, load, shuffle, store, vector, view, wrapping_add
+from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, shuffle, store, vector, view, wrapping_add
 from tflite2q.kernels.x86 import amx
+from tflite2q.kernels.x86.epilogue16 import Epilogue16, channel_order
 from tflite2q.kernels.x86.isa import AVX512VNNI
 from tflite2q.kernels.x86.matrix import LANES, VECTORS, Products, Tiling, configuration, pack_weights
-from tflite2q.kernels.x86.words import Words, channel_order
 
 PLANES = 2
 FEW_WEIGHTS = 1 << 15  # bytes that the first-level cache holds beside a tile's inputs and sums
@@ -36,25 +38,56 @@ MOST_DEPTH = 2**31 // (255 * 128)  # products of bytes that certainly sum into 3
 
 
 @dataclass(frozen=True)
-class Plan:
+class Program:
     """What the text of the function depends on.  `wide`: sums are put together in 64 bits."""
 
     tiling: Tiling
     wide: bool
-    words: Words
+    ending: Epilogue16
 
     @property
-    def constants(self) -> tuple[Tensor, ...]:
+    def inputs(self) -> tuple[Tensor, ...]:
+        return self.tiling.inputs
+
+    @property
+    def output(self) -> Tensor:
+        return self.tiling.output
+
+    @property
+    def constants(self) -> Tensors:
         start = "int64" if self.wide else "int32"
-        return (*self.tiling.constants(start), *self.words.tensors(self.tiling.vectors))
+        return {**self.tiling.constants(start), **self.ending.constants(self.tiling.vectors)}
 
     @property
     def by_tile(self) -> bool:
         """Whether inputs are taken apart tile by tile."""
         g = self.tiling.geometry
-        weights = self.tiling.steps * self.tiling.unit * self.tiling.vectors * LANES
+        weights = self.tiling.steps(self.tiling.unit) * self.tiling.unit * self.tiling.vectors * LANES
         consecutive = g.rows == 1 and g.runs == (0,) and g.run == g.pixel_step and not any(g.padding)
         return consecutive and weights <= FEW_WEIGHTS
+
+    def emit(self, inputs: Sequence[Buffer], constants: Buffers, y: Buffer) -> None:
+        (x,), tiling, start = inputs, self.tiling, constants["start"]
+        amx.ask()
+        whole = None if self.by_tile else _planes(tiling, x)
+        y = tiling.pixels(y)
+
+        @contextmanager
+        def scope() -> Iterator[Any]:
+            amx.configure(constants["configuration"])
+            image, plane = whole or _scratch(tiling)
+            products = Products.of(tiling, image, [("uint8", None if self.wide else start), ("int8", None)])
+            tile = _Tile(self, products, plane, constants, y)
+            if self.by_tile:
+                flat = view(x, (tiling.inputs[0].size,), "int16")
+                yield lambda _number, _span, _first, _block, t: tile.apart(flat, t)
+            else:
+                yield tile.emit
+            amx.release()
+
+        sections = (Section(0, LANES, 1, 1, LANES),) if self.by_tile else tiling.sections
+        spans = [[Span(0, tiling.tiles, tiling.height)]] * len(sections)
+        each_tile(sections, spans, pieces(sections, spans, PLANES * tiling.macs), scope)
 
 
 @dataclass(frozen=True)
@@ -65,72 +98,35 @@ class X86Matrix16:
     def name(self) -> str:
         return f"conv2d16__{amx.NAME}"
 
-    def refuses(self, contract: Conv2D | Dense, target: Any) -> str | None:
-        lacks = amx.refuses(target)
-        if lacks:
-            return lacks
-        if {contract.x_dtype, contract.rescale.dtype} != {"int16"}:
-            return f"{contract.x_dtype} to {contract.rescale.dtype}"
-        conv = contract.conv2d() if isinstance(contract, Dense) else contract
-        if conv.groups != 1:
-            return f"{conv.groups} groups"
+    def plan(self, contract: Conv2DContract | DenseContract, target: Any) -> Plan | Refusal:
+        refused = amx.lacks(target) or refusal(contract, ("int16",))
+        if refused:
+            return refused
+        conv = contract.conv2d()
         if conv.x_zero_point:
-            return f"input zero point {conv.x_zero_point}"
+            return Refusal(Because.NUMBERS, f"input zero point {conv.x_zero_point}")
         if conv.weights[0].size > MOST_DEPTH:
-            return f"{conv.weights[0].size} products do not certainly sum into 32 bits"
-        weights = Sums.of(conv).weights
-        if weights.min() < -128 or weights.max() > 127:
-            return "weights need nine bits"
-        return None
-
-    def build(self, contract: Conv2D | Dense, target: Any) -> Built:
-        conv = contract.conv2d() if isinstance(contract, Dense) else contract
+            return Refusal(Because.GEOMETRY, f"{conv.weights[0].size} products do not certainly sum into 32 bits")
         sums = Sums.of(conv)
-        tiling = Tiling.of(conv, contract.inputs[0], contract.output)
-        plan = Plan(tiling, sums.wide, Words(sums.epilogue, AVX512VNNI, sums.proven))
-        operation = "dense" if isinstance(contract, Dense) else "conv2d"
+        if sums.weights.min() < -128 or sums.weights.max() > 127:
+            return Refusal(Because.NUMBERS, "weights need nine bits")
+        tiling = Tiling.of(contract)
+        program = Program(tiling, sums.wide, Epilogue16(sums.epilogue, AVX512VNNI, sums.proven))
         tile = f"{tiling.height}x{min(VECTORS, tiling.sections[0].vectors) * LANES}"
-        name = f"s16s8_{operation}_{conv.rescale.arithmetic}_{tile}__{amx.NAME}"
-        return Built(name, (name, plan), _function(plan), contract.inputs, _pack(conv, sums, plan), contract.output)
+        name = f"s16s8_{contract.operation}_{conv.rescale.arithmetic}_{tile}__{amx.NAME}"
+        return Plan(name, program, functools.partial(_pack, conv, sums, program))
 
 
-def _pack(conv: Conv2D, sums: Sums, plan: Plan) -> tuple[Array, ...]:
-    indices = [
-        s.channel_indices()[:, channel_order(AVX512VNNI, s.vectors)].reshape(-1, LANES) for s in plan.tiling.sections
-    ]
+def _pack(conv: Conv2DContract, sums: Sums, program: Program) -> Arrays:
+    tiling = program.tiling
+    indices = [s.channel_indices()[:, channel_order(AVX512VNNI, s.vectors)].reshape(-1, LANES) for s in tiling.sections]
     channels = np.concatenate(indices)
-    packed = pack_weights(plan.tiling, sums.weights, indices)
-    return (*packed, sums.start[channels], configuration(plan.tiling), *plan.words.pack(conv, sums, channels))
-
-
-@functools.cache
-def _function(plan: Plan) -> Any:
-    return function([plan.tiling.inputs], plan.constants, plan.tiling.output, functools.partial(_body, plan))
-
-
-def _body(plan: Plan, x: Buffer, *rest: Buffer) -> None:
-    *packed, y = rest
-    tiling, g, count = plan.tiling, plan.tiling.geometry, len(plan.tiling.sections)
-    weights, (start, shapes), constants = packed[:count], packed[count : count + 2], packed[count + 2 :]
-    amx.ask()
-    whole = None if plan.by_tile else _planes(tiling, x)
-    y = view(y, (g.rows * g.width, tiling.output.shape[-1]))
-
-    @contextmanager
-    def scope() -> Iterator[Any]:
-        amx.configure(shapes)
-        image, plane = whole or _scratch(tiling)
-        products = Products.of(tiling, image, [("uint8", None if plan.wide else start), ("int8", None)])
-        tile = _Tile(plan, products, plane, start, tuple(constants), y)
-        if plan.by_tile:
-            lines = view(x, (plan.tiling.inputs.size,), "int16")
-            yield lambda _number, _first, _block, t: tile.apart(lines, weights, t)
-        else:
-            yield lambda number, first, block, t: tile.emit(tiling.sections[number], weights[number], first, block, t)
-        amx.release()
-
-    sections = (Section(0, LANES, 1, 1, LANES),) if plan.by_tile else tiling.sections
-    each_tile(sections, [tiling.tiles] * len(sections), PLANES * tiling.macs, scope)
+    return {
+        **pack_weights(tiling, sums.weights, indices),
+        "start": sums.start[channels],
+        "configuration": configuration(tiling),
+        **program.ending.pack(conv, sums, channels),
+    }
 
 
 def _scratch(tiling: Tiling) -> tuple[Buffer, int]:
@@ -148,35 +144,35 @@ def _planes(tiling: Tiling, x: Buffer) -> tuple[Buffer, int]:
     rows, width, row = h + top + bottom, (w + left + right) * c, w * c
     plane = n * rows * width + max(tiling.unit - g.run, 0)
     image = T.decl_buffer((PLANES * plane,), "int8")
-    lines = view(x, (n * h * row,), "int16")
+    flat = view(x, (n * h * row,), "int16")
     with region(n * rows, n * rows * width * 16) as r:
         inside = T.And(r % rows >= top, r % rows < top + h) if top or bottom else True
         if inside is True:
-            _split_row(image, plane, lines, r * width, (r // rows * h + r % rows) * row, left * c, row, right * c)
+            _split_row(image, plane, flat, r * width, (r // rows * h + r % rows) * row, left * c, row, right * c)
         else:
             with T.If(inside):
                 with T.Then():
                     source = (r // rows * h + r % rows - top) * row
-                    _split_row(image, plane, lines, r * width, source, left * c, row, right * c)
+                    _split_row(image, plane, flat, r * width, source, left * c, row, right * c)
                 with T.Else():
                     _clear(image, plane, r * width, width)
     return image, plane
 
 
 def _split_row(
-    image: Buffer, plane: int, lines: Buffer, target: Expr, source: Expr, left: int, length: int, right: int
+    image: Buffer, plane: int, x: Buffer, target: Expr, source: Expr, left: int, length: int, right: int
 ) -> None:
     """A row of `length` inputs to both planes, between zeros."""
     _clear(image, plane, target, left)
-    _split(image, plane, lines, target + left, source, length)
+    _split(image, plane, x, target + left, source, length)
     _clear(image, plane, target + left + length, right)
 
 
-def _split(image: Buffer, plane: int, lines: Buffer, target: Expr, source: Expr, length: int) -> None:
+def _split(image: Buffer, plane: int, x: Buffer, target: Expr, source: Expr, length: int) -> None:
     """`length` consecutive inputs to both planes."""
 
     def emit(at: Expr, lanes: int) -> None:
-        bytes_ = T.Bind(T.reinterpret(vector("int8", 2 * lanes), load(lines, source + at, lanes=lanes)))
+        bytes_ = T.Bind(T.reinterpret(vector("int8", 2 * lanes), load(x, source + at, lanes=lanes)))
         for p in range(PLANES):
             store(image, shuffle([bytes_], range(p, 2 * lanes, 2)), p * plane + target + at, lanes=lanes)
 
@@ -193,45 +189,48 @@ def _clear(image: Buffer, plane: int, target: Expr, length: int) -> None:
 
 @dataclass(frozen=True)
 class _Tile:
-    """The buffers of a function under construction."""
+    """The buffers of a function under construction; `plane`: how far an input's high byte lies behind its low one."""
 
-    plan: Plan
+    program: Program
     products: Products
     plane: int
-    start: Buffer
-    constants: tuple[Buffer, ...]
+    constants: Buffers
     y: Buffer
 
-    def emit(self, s: Section, weights: Buffer, first: int, block: Expr, t: Expr) -> None:
+    def emit(self, number: int, _span: Span, first: int, block: Expr, t: Expr) -> None:
         """All vectors of a block on a tile of pixels, from bias to stored codes."""
-        pixel, address = self.plan.tiling.position(t)
-        self._block(s, weights, first, block, pixel, address)
+        pixel, address = self.program.tiling.position(t)
+        self._block(number, first, block, pixel, address)
 
-    def apart(self, lines: Buffer, weights: list[Buffer], t: Expr) -> None:
-        """All blocks on a tile of pixels, whose inputs in `lines` are taken apart first."""
-        tiling, image = self.plan.tiling, self.products.image
+    def apart(self, x: Buffer, t: Expr) -> None:
+        """All blocks on a tile of pixels, whose inputs in `x` are taken apart first."""
+        tiling, image = self.program.tiling, self.products.image
         pixel, address = tiling.position(t)
-        _split(image, self.plane, lines, 0, address, tiling.height * tiling.geometry.run)
+        _split(image, self.plane, x, 0, address, tiling.height * tiling.geometry.run)
         first = 0
-        for s, w in zip(tiling.sections, weights, strict=True):
+        for number, s in enumerate(tiling.sections):
             with T.serial(s.blocks) as block:
-                self._block(s, w, first, block, pixel, 0)
+                self._block(number, first, block, pixel, 0)
             first += s.blocks * s.vectors
 
-    def _block(self, s: Section, weights: Buffer, first: int, block: Expr, pixel: Expr, address: Expr) -> None:
+    def _block(self, number: int, first: int, block: Expr, pixel: Expr, address: Expr) -> None:
+        s, weights, ending = (
+            self.program.tiling.sections[number],
+            self.constants[f"weights {number}"],
+            self.program.ending,
+        )
         at = T.Bind(first + block * s.vectors)
         self.products.block(s, weights, block, at, (address, address + self.plane))
-        words = self.plan.words
-        with T.serial(self.plan.tiling.height) as n:
+        with T.serial(self.program.tiling.height) as n:
             sums = [self._sum(s, n, at, v) for v in range(s.vectors)]
-            codes = [words.rounded(value, self.constants, at + v) for v, value in enumerate(sums)]
-            words.stored(codes, s.stored, self.y, pixel + n, s.start(block))
+            codes = [ending.rounded(value, self.constants, at + v) for v, value in enumerate(sums)]
+            ending.store([codes], s.stored, self.y, [pixel + n], s.start(block))
 
     def _sum(self, s: Section, pixel: Expr, at: Expr, v: int) -> Expr:
         """Both bytes' sums of a pixel's vector, put together."""
         products, wide = self.products, vector("int64", LANES)
         low, high = (load(products.scratch, products.place(s, p, pixel, v), lanes=LANES) for p in range(PLANES))
-        if self.plan.wide:
+        if self.program.wide:
             raised = T.shift_left(T.cast(high, wide), broadcast(T.int64(8), LANES))
-            return raised + T.cast(low, wide) + load(self.start, at + v, 0, lanes=LANES)
+            return raised + T.cast(low, wide) + load(self.constants["start"], at + v, 0, lanes=LANES)
         return wrapping_add(T.shift_left(high, broadcast(T.int32(8), LANES)), low, LANES)

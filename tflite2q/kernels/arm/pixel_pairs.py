@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from tflite2q.kernels.gemm import Geometry
 from tflite2q.kernels.loops import region
-from tflite2q.kernels.product import Geometry
 from tflite2q.kernels.tir import Buffer, Expr, T, load, shuffle, store, view
 
 UNIT = 8  # bytes of a pixel that a matrix product takes
@@ -36,7 +36,7 @@ def pixel_pairs(g: Geometry, image: Buffer) -> Buffer:
     """The input of all output pixels, in pairs: what `paired(g)` describes.  `g` has one run."""
     _, _, count, size = paired(g).image
     pairs = T.decl_buffer((count * size,), str(image.dtype))
-    words = view(pairs, (count, size // 8), "int64")
+    eights = view(pairs, (count, size // 8), "int64")
     whole = g.run // PAIR
     with region(count, count * size * 8) as pair:
         pixel = T.Bind(first_pixel(g, pair))
@@ -44,9 +44,9 @@ def pixel_pairs(g: Geometry, image: Buffer) -> Buffer:
         with T.serial(whole) as c:
             both = [T.reinterpret("int64x2", load(image, start + c * PAIR, lanes=PAIR)) for start in starts]
             for unit in range(2):
-                store(words, shuffle(both, [unit, unit + 2]), pair, c * 4 + unit * 2, lanes=2)
+                store(eights, shuffle(both, [unit, unit + 2]), pair, c * 4 + unit * 2, lanes=2)
         for unit in range(whole * 2, g.units(UNIT)):
             for i, start in enumerate(starts):
                 eight = T.reinterpret("int64", load(image, start + g.unit_start(unit, UNIT), lanes=UNIT))
-                store(words, eight, pair, unit * 2 + i)
+                store(eights, eight, pair, unit * 2 + i)
     return pairs

@@ -10,9 +10,9 @@ Where negative numbers matter, rounding ties away from zero moves the steps of n
 of v.  Where they do not (everything below the zero point is clamped) the middle of the output range is subtracted
 beforehand, which gives float32 one more bit where it needs it.
 
-A line that fails at single accumulators may be mended at one of them per channel (`Line.mend`).  Channels of one layer
-with equal multipliers pass or fail together: layers quantized by tensor nearly always pass, of layers quantized by
-channel about half do.
+A line that fails at single accumulators may be mended at one of them per channel (`FmaRescale.mend`).  Channels of one
+layer with equal multipliers pass or fail together: layers quantized by tensor nearly always pass, of layers quantized
+by channel about half do.
 
 Accumulators need no conversion to float32 if they start at 0x4B400000 besides their bias (`floating`): read as a
 float32 that is 1.5 * 2**23, and each 1 added to the bits adds 1.  The line's offset then takes off 1.5 * 2**23 times
@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tflite2q.arithmetic.rescale import Rescale
-from tflite2q.kernels.base import Array
+from tflite2q.kernels.contracts import Array
 
 _NEVER = -(2**31)  # an accumulator that no channel reaches
 _ONE_AND_A_HALF = 1.5 * 2.0**23
@@ -39,7 +39,7 @@ _CANDIDATES = 8  # moves that are tried, best first
 
 
 @dataclass(frozen=True, eq=False)
-class Line:
+class FmaRescale:
     """code - zero_point - middle = rint(fma(v, slope, offset)), one entry per channel.
 
     `signed`: the offset takes the sign of v.  `mend`: (v, correction) int32 arrays of the one accumulator per channel
@@ -55,7 +55,7 @@ class Line:
     start: Array | None = None
 
 
-def prove(rescale: Rescale, bound: Array) -> Line | None:
+def prove(rescale: Rescale, bound: Array) -> FmaRescale | None:
     """A line equal to `rescale` for accumulators up to `bound` (one per channel) in magnitude, or None."""
     m, shift = (np.broadcast_to(a, bound.shape) for a in rescale.fixed_point())
     if rescale.arithmetic != "fixed" or (shift > -1).any() or (shift < -24).any() or (m == 0).any():
@@ -78,10 +78,10 @@ def prove(rescale: Rescale, bound: Array) -> Line | None:
     if best.wrong.max(initial=0) > 1:
         return None
     mend = steps.mend(best) if best.wrong.any() else None
-    return Line(best.slope, best.offset, signed, middle, mend)
+    return FmaRescale(best.slope, best.offset, signed, middle, mend)
 
 
-def floating(line: Line, rescale: Rescale, bound: Array) -> Line | None:
+def floating(line: FmaRescale, rescale: Rescale, bound: Array) -> FmaRescale | None:
     """`line` for accumulators that are the bits of a float32, proven once more, or None.
 
     If it can be, the zero point is part of the offset, and nothing is left to add to the rounded result.
@@ -95,7 +95,7 @@ def floating(line: Line, rescale: Rescale, bound: Array) -> Line | None:
         steps = _Steps(levels - middle, first, bound, False)
         found = steps.floating(line.slope, line.offset.astype(np.float64) + (line.middle - middle))
         if found is not None:
-            return Line(line.slope, found[0], False, middle, None, found[1])
+            return FmaRescale(line.slope, found[0], False, middle, None, found[1])
     return None
 
 
@@ -176,7 +176,7 @@ class _Steps:
         return _Fit(slope, offset, early.sum(axis=1) + late.sum(axis=1))
 
     def errors(self, slope: Array, offset: Array) -> tuple[Array, Array]:
-        """As of `_misses`."""
+        """The booleans of `_misses`."""
         return self._misses(functools.partial(evaluate, slope=slope, offset=offset, signed=self.signed))
 
     def floating(self, slope: Array, wanted: Array) -> tuple[Array, Array] | None:

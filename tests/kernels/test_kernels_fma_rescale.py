@@ -1,4 +1,4 @@
-"""The float32 line against the fixed point it stands for: at every step, at random, and where it must give up."""
+"""The multiply-add in float32 against the fixed point it stands for: at every step, at random, and where it fails."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from exact import fixed_array
 from tflite2q.arithmetic import rounding
 from tflite2q.arithmetic.rescale import Rescale
 from tflite2q.arithmetic.rounding import code_range
-from tflite2q.kernels import line
+from tflite2q.kernels import fma_rescale
 
 
 def codes(rescale: Rescale, v: np.ndarray) -> np.ndarray:
@@ -20,8 +20,8 @@ def codes(rescale: Rescale, v: np.ndarray) -> np.ndarray:
     return np.clip(scaled + rescale.zero_point, rescale.low, rescale.high)
 
 
-def line_codes(rescale: Rescale, made: line.Line, v: np.ndarray) -> np.ndarray:
-    rounded = line.evaluate(v, made.slope, made.offset, made.signed).astype(np.int64)
+def fma_codes(rescale: Rescale, made: fma_rescale.FmaRescale, v: np.ndarray) -> np.ndarray:
+    rounded = fma_rescale.evaluate(v, made.slope, made.offset, made.signed).astype(np.int64)
     if made.mend is not None:
         rounded += np.where(v == made.mend[0][:, None], made.mend[1][:, None], 0)
     return np.clip(rounded + made.middle + rescale.zero_point, rescale.low, rescale.high)
@@ -37,18 +37,18 @@ def test_equal_for_every_accumulator(zero_point: int, largest: float) -> None:
         real = float(rng.uniform(0.2, 1.0) * largest)
         rescale = Rescale((real,), zero_point, -128, 127, "int8")
         bound = np.array([400.0 / real])
-        made = line.prove(rescale, bound)
+        made = fma_rescale.prove(rescale, bound)
         if made is None:
             continue
         proven += 1
         v = np.arange(-int(bound[0]), int(bound[0]) + 1)[None, :]
-        np.testing.assert_array_equal(line_codes(rescale, made, v), codes(rescale, v))
+        np.testing.assert_array_equal(fma_codes(rescale, made, v), codes(rescale, v))
     assert proven >= 10
 
 
 @pytest.mark.parametrize("low", [-128, 0, 20])
 def test_channels_that_reach_few_steps_or_none(low: int) -> None:
-    """As channels of zero weights do: the line must keep to the one code that there is."""
+    """As channels of zero weights do: the multiply-add must keep to the one code that there is."""
     rng = np.random.default_rng(low + 128)
     proven = 0
     for _ in range(200):
@@ -56,18 +56,18 @@ def test_channels_that_reach_few_steps_or_none(low: int) -> None:
         zero_point = int(rng.integers(-128, 128)) if low < 20 else int(rng.integers(-128, 20))
         rescale = Rescale(tuple(map(float, real)), zero_point, low, int(rng.integers(max(low, 21), 128)), "int8")
         bound = np.floor(rng.uniform(0, 2.5, 6) / real)
-        made = line.prove(rescale, bound)
+        made = fma_rescale.prove(rescale, bound)
         if made is None:
             continue
         proven += 1
         most = int(bound.max())
         v = np.clip(np.arange(-most, most + 1)[None, :], -bound[:, None], bound[:, None]).astype(np.int64)
-        np.testing.assert_array_equal(line_codes(rescale, made, v), codes(rescale, v))
-        floats = line.floating(made, rescale, bound)
+        np.testing.assert_array_equal(fma_codes(rescale, made, v), codes(rescale, v))
+        floats = fma_rescale.floating(made, rescale, bound)
         if floats is not None:
             assert floats.start is not None
             move = floats.start.astype(np.int64) - int(np.float32(1.5 * 2**23).view(np.int32))
-            rounded = line.evaluate_floating(v, floats.slope, floats.offset, move).astype(np.int64)
+            rounded = fma_rescale.evaluate_floating(v, floats.slope, floats.offset, move).astype(np.int64)
             found = np.clip(rounded + floats.middle + zero_point, rescale.low, rescale.high)
             np.testing.assert_array_equal(found, codes(rescale, v))
     assert proven >= 50
@@ -84,8 +84,8 @@ def test_floats_from_the_start_are_equal_for_every_accumulator(dtype: str) -> No
         zero_point = int(rng.integers(low, low + 20))
         rescale = Rescale((real,), zero_point, zero_point, high, dtype)
         bound = np.array([400.0 / real])
-        made = line.prove(rescale, bound)
-        made = made and line.floating(made, rescale, bound)
+        made = fma_rescale.prove(rescale, bound)
+        made = made and fma_rescale.floating(made, rescale, bound)
         if made is None:
             continue
         proven += 1
@@ -101,18 +101,18 @@ def test_floats_from_the_start_are_equal_for_every_accumulator(dtype: str) -> No
 
 def test_no_floats_from_the_start_where_they_would_overflow() -> None:
     rescale = Rescale((0.00005,), 0, 0, 255, "uint8")
-    made = line.prove(rescale, np.array([5e6]))
-    assert made is not None and line.floating(made, rescale, np.array([5e6])) is None
+    made = fma_rescale.prove(rescale, np.array([5e6]))
+    assert made is not None and fma_rescale.floating(made, rescale, np.array([5e6])) is None
 
 
 def test_channels_are_proven_together_or_not_at_all() -> None:
     rng = np.random.default_rng(1)
     rescale = Rescale(tuple(float(r) for r in rng.uniform(0.003, 0.02, 24)), -128, -128, 127, "int8")
     bound = np.full(24, 1e5)
-    made = line.prove(rescale, bound)
+    made = fma_rescale.prove(rescale, bound)
     assert made is not None and made.slope.shape == (24,)
     v = np.broadcast_to(np.arange(-100000, 100001, 7), (24, 28572)) + np.arange(24)[:, None]
-    np.testing.assert_array_equal(line_codes(rescale, made, v), codes(rescale, v))
+    np.testing.assert_array_equal(fma_codes(rescale, made, v), codes(rescale, v))
 
 
 def test_first_accumulators_by_exact_search() -> None:
@@ -120,7 +120,7 @@ def test_first_accumulators_by_exact_search() -> None:
     rng = np.random.default_rng(2)
     m, shift = rounding.quantize_multiplier(rng.uniform(1e-4, 0.49, 50))
     levels = np.arange(-140, 300)
-    first = line._first_accumulators(m, -shift, levels)
+    first = fma_rescale._first_accumulators(m, -shift, levels)
     m, shift = m[:, None], shift[:, None]
     assert (fixed_array(first, m, shift) >= levels).all()
     assert (fixed_array(first - 1, m, shift) < levels).all()
@@ -132,7 +132,7 @@ def test_evaluate_rounds_once() -> None:
     v = rng.integers(-(2**20), 2**20, 300)
     slope = rng.uniform(1e-5, 0.5, 1).astype(np.float32)
     offset = rng.uniform(-128, 0.6, 1).astype(np.float32)
-    ours = line.evaluate(v[None], slope, offset, signed=False)[0]
+    ours = fma_rescale.evaluate(v[None], slope, offset, signed=False)[0]
     for x, y in zip(v, ours, strict=True):
         exact = Fraction(int(x)) * Fraction(float(slope[0])) + Fraction(float(offset[0]))
         assert y == np.rint(nearest_float32(exact))
@@ -146,8 +146,8 @@ def nearest_float32(exact: Fraction) -> np.float32:
 
 def test_refuses_what_it_cannot_prove() -> None:
     bound = np.array([1e6])
-    assert line.prove(Rescale((0.7,), 0, -128, 127, "int8"), bound) is None  # no right shift
-    assert line.prove(Rescale((0.01,), 0, -128, 127, "int8", "float32"), bound) is None
-    assert line.prove(Rescale((0.01,), 0, -32768, 32767, "int16"), bound) is None
+    assert fma_rescale.prove(Rescale((0.7,), 0, -128, 127, "int8"), bound) is None  # no right shift
+    assert fma_rescale.prove(Rescale((0.01,), 0, -128, 127, "int8", "float32"), bound) is None
+    assert fma_rescale.prove(Rescale((0.01,), 0, -32768, 32767, "int16"), bound) is None
     # Steps every 2**22 accumulators: beyond what float32 counts exactly.
-    assert line.prove(Rescale((2.0**-23,), 0, -128, 127, "int8"), np.array([2.0**31])) is None
+    assert fma_rescale.prove(Rescale((2.0**-23,), 0, -128, 127, "int8"), np.array([2.0**31])) is None

@@ -19,63 +19,74 @@ import numpy as np
 from tflite2q.arithmetic.rescale import Rescale
 from tflite2q.arithmetic.rounding import code_range
 from tflite2q.kernels.arm.isa import LANES, intrinsic
-from tflite2q.kernels.base import Array, Tensor
+from tflite2q.kernels.contracts import Array, Tensor
 from tflite2q.kernels.epilogue import Epilogue, spread
-from tflite2q.kernels.tir import Buffer, Expr, T, load, shuffle, store, vector
+from tflite2q.kernels.frame import Tensors
+from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, load, shuffle, store, vector
 
 PACKED = (2 * LANES, 4 * LANES)  # numbers of channels that are stored at once
 
 
 @dataclass(frozen=True)
-class Finish:
+class ArmEpilogue:
     """An `Epilogue` on Arm; float64 keeps the portable text."""
 
     epilogue: Epilogue
 
     @staticmethod
-    def of(rescale: Rescale, bound: Array) -> Finish:
+    def of(rescale: Rescale, bound: Array) -> ArmEpilogue:
         """`bound`: the largest magnitude each output channel's accumulator can have."""
-        return Finish(Epilogue.of(rescale, bound))
+        return ArmEpilogue(Epilogue.of(rescale, bound))
 
-    def pack(self, rescale: Rescale, channels: Array) -> tuple[Array, ...]:
-        """Constants for accumulators whose lanes hold `channels` [vectors, 4]."""
+    def constants(self, vectors: int) -> Tensors:
+        """The constants of so many vectors of accumulators."""
+        dtypes = dict(self.epilogue.constants)
+        if self.epilogue.arithmetic == "fixed":
+            dtypes = dict.fromkeys(("multiplier", "right", *(("left",) if self.epilogue.left else ())), "int32")
+        elif self.epilogue.arithmetic == "shift":
+            dtypes = {"left": "int32"}
+        return {name: Tensor((vectors, LANES), dtype) for name, dtype in dtypes.items()}
+
+    def pack(self, rescale: Rescale, channels: Array) -> dict[str, Array]:
+        """Constants for accumulators whose lanes hold `channels` [vectors, 4]; counts of right shifts are negative."""
         if self.epilogue.arithmetic == "fixed":
             m, shift = rescale.fixed_point()
-            arrays = [m, np.minimum(shift, 0)] + [np.maximum(shift, 0) & 31] * self.epilogue.left
-            return tuple(spread(a.astype(np.int32), channels) for a in arrays)
-        if self.epilogue.arithmetic == "shift":
+            values = {"multiplier": m, "right": np.minimum(shift, 0), "left": np.maximum(shift, 0) & 31}
+        elif self.epilogue.arithmetic == "shift":
             # srshl takes its count from eight bits; at 62 places nothing is left either way.
-            return (spread(np.clip(-rescale.shifts(), -62, 62).astype(np.int32), channels),)
-        return self.epilogue.pack(rescale, channels)
+            values = {"left": np.clip(-rescale.shifts(), -62, 62)}
+        else:
+            return self.epilogue.pack(rescale, channels)
+        return {name: spread(values[name].astype(np.int32), channels) for name in self.constants(0)}
 
-    def tensors(self, vectors: int) -> tuple[Tensor, ...]:
-        """Shapes and dtypes of what `pack` returns."""
-        one = Tensor((vectors, LANES), "int32")
-        if self.epilogue.arithmetic == "fixed":
-            return (one,) * (2 + self.epilogue.left)
-        return (one,) if self.epilogue.arithmetic == "shift" else self.epilogue.tensors((vectors, LANES))
-
-    def rounded(self, v: Expr, constants: tuple[Buffer, ...], index: Expr) -> Expr:
+    def rounded(self, v: Expr, constants: Buffers, index: Expr) -> Expr:
         """Rescaled accumulators of vector `index` as int32, before zero point and clamp."""
         arithmetic = self.epilogue.arithmetic
         if arithmetic == "float64":
             return self.epilogue.rounded(v, constants, (index, 0), LANES)
-        first, *rest = [load(c, index, 0, lanes=LANES) for c in constants]
+        loads = {name: load(constants[name], index, 0, lanes=LANES) for name in self.constants(0)}
         if arithmetic == "float32":
-            real = T.cast(v, vector("float32", LANES)) * first
-            return T.Bind(intrinsic("fcvtns", real))
+            return T.Bind(intrinsic("fcvtns", T.cast(v, vector("float32", LANES)) * loads["multiplier"]))
         if arithmetic == "shift":
-            return T.Bind(intrinsic("sqrshl", v, first))
-        count = rest[0]
+            return T.Bind(intrinsic("sqrshl", v, loads["left"]))
         if self.epilogue.left:
-            v = T.shift_left(v, rest[1])
-        high = T.Bind(intrinsic("sqrdmulh", v, first))
+            v = T.shift_left(v, loads["left"])
+        high = T.Bind(intrinsic("sqrdmulh", v, loads["multiplier"]))
         if not self.epilogue.right:
             return high
         if self.epilogue.corrects_negatives:
-            minus_one = T.shift_right(T.bitwise_and(high, count), T.Broadcast(T.int32(31), LANES))
+            minus_one = T.shift_right(T.bitwise_and(high, loads["right"]), T.Broadcast(T.int32(31), LANES))
             high = intrinsic("sqadd", high, minus_one)
-        return T.Bind(intrinsic("srshl", high, count))
+        return T.Bind(intrinsic("srshl", high, loads["right"]))
+
+    def store(self, rounded: list[list[Expr]], stored: int, y: Buffer, rows: list[Expr], channel: Expr) -> None:
+        """The first `stored` codes of each row's vectors, from `channel` on."""
+        for row, values in zip(rows, rounded, strict=True):
+            if stored in PACKED and self.packable:
+                store(y, self.packed(values), row, channel, lanes=LANES * len(values))
+                continue
+            for v, value in enumerate(values):
+                self.store_plain(value, min(LANES, stored - v * LANES), y, row, channel + v * LANES)
 
     @property
     def packable(self) -> bool:

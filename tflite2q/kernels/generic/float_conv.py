@@ -11,7 +11,7 @@ Multiply-adds limit the convolutions, loads the depthwise ones.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,9 +19,10 @@ import numpy as np
 from tvm.target import codegen
 
 from tflite2q.kernels import layout
-from tflite2q.kernels.base import Array, Built, RealConv2D, Tensor
+from tflite2q.kernels.contracts import Array, FloatConv2DContract, Tensor
+from tflite2q.kernels.frame import Arrays, Plan, Tensors
 from tflite2q.kernels.loops import padded_image, region
-from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, function, load, local, store, view
+from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, local, store, view
 
 FLOAT = "float32"
 TILES = 16  # that one thread takes at a time
@@ -54,13 +55,13 @@ _REGISTERS = (
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What the text of the function depends on: geometry as in `RealConv2D`, and how the result is tiled.
+class Program:
+    """What the text of the function depends on: geometry as in `FloatConv2DContract`, and how the result is tiled.
 
     A block is `vectors` times `lanes` output channels that share their inputs; a tile is `pixels` neighbours in a row.
     """
 
-    inputs: Tensor
+    inputs: tuple[Tensor, ...]
     output: Tensor
     kernel: tuple[int, int]
     strides: tuple[int, int]
@@ -74,25 +75,25 @@ class Plan:
     pixels: int
 
     @staticmethod
-    def of(contract: RealConv2D, registers: Registers) -> Plan:
+    def of(contract: FloatConv2DContract, registers: Registers) -> Program:
         x, y = contract.x, contract.output
         if contract.kernel == (1, 1) and contract.strides == (1, 1) and not any(contract.padding):
             x, y = (Tensor((1, 1, t.size // t.shape[3], t.shape[3]), FLOAT) for t in (x, y))  # rows do not matter
-        plan = Plan(
-            x, y, contract.kernel, contract.strides, contract.dilation, contract.padding, contract.groups,
+        made = Program(
+            (x,), y, contract.kernel, contract.strides, contract.dilation, contract.padding, contract.groups,
             contract.low, contract.high, 1, 1, 1,
         )  # fmt: skip
-        lanes = layout.lane_count(plan.sharing, registers.lanes)
-        vectors = 1 if plan.each_by_itself else layout.lane_count(plan.sharing // lanes, registers.weights)
-        most = DEPTHWISE_PIXELS if plan.each_by_itself else (registers.count - vectors - 2) // vectors
+        lanes = layout.lane_count(made.sharing, registers.lanes)
+        vectors = 1 if made.each_by_itself else layout.lane_count(made.sharing // lanes, registers.weights)
+        most = DEPTHWISE_PIXELS if made.each_by_itself else (registers.count - vectors - 2) // vectors
         columns = y.shape[2]
         pixels = -(-columns // -(-columns // min(most, columns)))  # as many tiles as there must be, all alike
-        return replace(plan, lanes=lanes, vectors=vectors, pixels=pixels)
+        return replace(made, lanes=lanes, vectors=vectors, pixels=pixels)
 
     @property
     def each_by_itself(self) -> bool:
         """Whether every output channel reads just the input channel of its own index."""
-        return self.groups == self.inputs.shape[3] == self.output.shape[3]
+        return self.groups == self.inputs[0].shape[3] == self.output.shape[3]
 
     @property
     def sharing(self) -> int:
@@ -107,7 +108,7 @@ class Plan:
     @property
     def depth(self) -> int:
         """Input channels that one output reads."""
-        return self.inputs.shape[3] // self.groups
+        return self.inputs[0].shape[3] // self.groups
 
     @property
     def taps(self) -> int:
@@ -121,64 +122,65 @@ class Plan:
         return np.asarray((np.arange(parts)[:, None] * self.sharing + within).reshape(-1))
 
     @property
-    def constants(self) -> tuple[Tensor, ...]:
+    def constants(self) -> Tensors:
         count = len(self.block_starts)
-        return (
-            Tensor((count, self.taps, self.depth, self.width), FLOAT),
-            Tensor((count, self.width), FLOAT),
-            Tensor((count,), "int32"),
+        return {
+            "weights": Tensor((count, self.taps, self.depth, self.width), FLOAT),
+            "bias": Tensor((count, self.width), FLOAT),
+            "block starts": Tensor((count,), "int32"),
+        }
+
+    def emit(self, inputs: Sequence[Buffer], constants: Buffers, y: Buffer) -> None:
+        n, out_h, out_w, _ = self.output.shape
+        batch, h, w, c = self.inputs[0].shape
+        top, left, bottom, right = self.padding
+        image = view(
+            padded_image(inputs[0], self.inputs[0], self.padding, 0), (batch, h + top + bottom, w + left + right, c)
         )
+        tiles, count = -(-out_w // self.pixels), len(self.block_starts)
+        together = min(TILES, tiles)
+        parts = -(-tiles // together)
+        # The innermost loop runs over pixels, so that a block of weights stays in a near cache.
+        with region(n * out_h * parts * count, self.output.size * self.depth * self.taps) as i:
+            row, part, block = i // (parts * count), i // count % parts, i % count
+            with T.serial(together) as tile:
+                column = T.Bind(T.min((part * together + tile) * self.pixels, out_w - self.pixels))
+                tile_at = _Tile(
+                    self, image, constants, row // out_h, row % out_h, column, block, constants["block starts"][block]
+                )
+                tile_at.compute(y)
 
 
-class GenericReal:
-    """RealConv2D contracts; total."""
+class GenericFloatConv:
+    """FloatConv2D contracts; total."""
 
     name = "generic_real"
 
-    def refuses(self, contract: RealConv2D, target: Any) -> str | None:
-        return None
-
-    def build(self, contract: RealConv2D, target: Any) -> Built:
-        plan = Plan.of(contract, Registers.of(target))
-        channels = plan.block_starts[:, None] + np.arange(plan.width)
-        weights = contract.weights.reshape(plan.taps, plan.depth, -1)[:, :, channels].transpose(2, 0, 1, 3)
-        bias = np.zeros(contract.output.shape[3], FLOAT) if contract.bias is None else contract.bias
-        constants = (np.ascontiguousarray(weights), bias[channels], plan.block_starts.astype(np.int32))
-        operation = "depthwise" if plan.each_by_itself else "conv2d"
-        name = f"{FLOAT}_{operation}_{plan.pixels}x{plan.width}__generic"
-        return Built(name, (name, plan), _function(plan), (plan.inputs,), constants, plan.output)
+    def plan(self, contract: FloatConv2DContract, target: Any) -> Plan:
+        program = Program.of(contract, Registers.of(target))
+        operation = "depthwise" if program.each_by_itself else "conv2d"
+        name = f"{FLOAT}_{operation}_{program.pixels}x{program.width}__generic"
+        return Plan(name, program, functools.partial(_pack, contract, program))
 
 
-@functools.cache
-def _function(plan: Plan) -> Any:
-    return function([plan.inputs], plan.constants, plan.output, functools.partial(_body, plan))
-
-
-def _body(plan: Plan, x: Buffer, weights: Buffer, bias: Buffer, starts: Buffer, y: Buffer) -> None:
-    n, out_h, out_w, _ = plan.output.shape
-    batch, h, w, c = plan.inputs.shape
-    top, left, bottom, right = plan.padding
-    image = view(padded_image(x, plan.inputs, plan.padding, 0), (batch, h + top + bottom, w + left + right, c))
-    tiles, count = -(-out_w // plan.pixels), len(plan.block_starts)
-    together = min(TILES, tiles)
-    parts = -(-tiles // together)
-    # The innermost loop runs over pixels, so that a block of weights stays in a near cache.
-    with region(n * out_h * parts * count, plan.output.size * plan.depth * plan.taps) as i:
-        row, part, block = i // (parts * count), i // count % parts, i % count
-        with T.serial(together) as tile:
-            column = T.Bind(T.min((part * together + tile) * plan.pixels, out_w - plan.pixels))
-            tile_at = _Tile(plan, image, weights, bias, row // out_h, row % out_h, column, block, starts[block])
-            tile_at.compute(y)
+def _pack(contract: FloatConv2DContract, program: Program) -> Arrays:
+    channels = program.block_starts[:, None] + np.arange(program.width)
+    weights = contract.weights.reshape(program.taps, program.depth, -1)
+    bias = np.zeros(contract.output.shape[3], FLOAT) if contract.bias is None else contract.bias
+    return {
+        "weights": weights[:, :, channels].transpose(2, 0, 1, 3),
+        "bias": bias[channels],
+        "block starts": program.block_starts.astype(np.int32),
+    }
 
 
 @dataclass(frozen=True)
 class _Tile:
     """One tile: the results from (`n`, `row`, `column`) on, of the channels of `block`, the first being `start`."""
 
-    plan: Plan
+    program: Program
     image: Buffer
-    weights: Buffer
-    bias: Buffer
+    constants: Buffers
     n: Expr
     row: Expr
     column: Expr
@@ -186,12 +188,12 @@ class _Tile:
     start: Expr
 
     def compute(self, y: Buffer) -> None:
-        plan, lanes = self.plan, self.plan.lanes
-        sums = [[local(lanes, FLOAT) for _ in range(plan.vectors)] for _ in range(plan.pixels)]
+        program, lanes = self.program, self.program.lanes
+        sums = [[local(lanes, FLOAT) for _ in range(program.vectors)] for _ in range(program.pixels)]
         for pixel in sums:
             for v, each in enumerate(pixel):
-                store(each, load(self.bias, self.block, v * lanes, lanes=lanes), 0, lanes=lanes)
-        if plan.each_by_itself:
+                store(each, load(self.constants["bias"], self.block, v * lanes, lanes=lanes), 0, lanes=lanes)
+        if program.each_by_itself:
             self._accumulate_channels([pixel[0] for pixel in sums])
         else:
             self._accumulate(sums)
@@ -201,34 +203,37 @@ class _Tile:
                 store(y, result, self.n, self.row, self.column + p, self.start + v * lanes, lanes=lanes)
 
     def _accumulate(self, sums: list[list[Buffer]]) -> None:
-        plan, lanes = self.plan, self.plan.lanes
-        first = self.start // plan.sharing * plan.depth
-        with T.serial(plan.taps) as tap, T.serial(plan.depth) as k:
-            w = [T.Bind(load(self.weights, self.block, tap, k, v * lanes, lanes=lanes)) for v in range(plan.vectors)]
+        program, lanes = self.program, self.program.lanes
+        first = self.start // program.sharing * program.depth
+        with T.serial(program.taps) as tap, T.serial(program.depth) as k:
+            w = [
+                T.Bind(load(self.constants["weights"], self.block, tap, k, v * lanes, lanes=lanes))
+                for v in range(program.vectors)
+            ]
             for p, pixel in enumerate(sums):
                 value = T.Bind(broadcast(load(self.image, *self._place(tap, p), first + k), lanes))
                 for each, vector in zip(pixel, w, strict=True):
                     store(each, load(each, 0, lanes=lanes) + value * vector, 0, lanes=lanes)
 
     def _accumulate_channels(self, sums: list[Buffer]) -> None:
-        lanes = self.plan.lanes
+        lanes = self.program.lanes
         for tap in self._each_tap():
-            w = T.Bind(load(self.weights, self.block, tap, 0, 0, lanes=lanes))
+            w = T.Bind(load(self.constants["weights"], self.block, tap, 0, 0, lanes=lanes))
             for p, each in enumerate(sums):
                 value = load(self.image, *self._place(tap, p), self.start, lanes=lanes)
                 store(each, load(each, 0, lanes=lanes) + value * w, 0, lanes=lanes)
 
     def _each_tap(self) -> Iterator[Expr]:
-        if self.plan.taps <= UNROLLED_TAPS:
-            yield from range(self.plan.taps)
+        if self.program.taps <= UNROLLED_TAPS:
+            yield from range(self.program.taps)
         else:
-            with T.serial(self.plan.taps) as tap:
+            with T.serial(self.program.taps) as tap:
                 yield tap
 
     def _place(self, tap: Expr, pixel: int) -> tuple[Expr, Expr, Expr]:
         """Image, row and column that a tap of a pixel reads."""
-        (down, right), (step_down, step_right) = self.plan.strides, self.plan.dilation
-        width = self.plan.kernel[1]
+        (down, right), (step_down, step_right) = self.program.strides, self.program.dilation
+        width = self.program.kernel[1]
         return (
             self.n,
             self.row * down + tap // width * step_down,
@@ -236,8 +241,8 @@ class _Tile:
         )
 
     def _clamped(self, value: Expr) -> Expr:
-        if self.plan.low is not None:
-            value = T.max(value, broadcast(T.float32(self.plan.low), self.plan.lanes))
-        if self.plan.high is not None:
-            value = T.min(value, broadcast(T.float32(self.plan.high), self.plan.lanes))
+        if self.program.low is not None:
+            value = T.max(value, broadcast(T.float32(self.program.low), self.program.lanes))
+        if self.program.high is not None:
+            value = T.min(value, broadcast(T.float32(self.program.high), self.program.lanes))
         return value

@@ -1,4 +1,4 @@
-"""Weights in pairs that vpmaddubsw multiplies exactly, and what is left of others.
+"""Weights split so that vpmaddubsw multiplies them exactly, without saturating.
 
 The instruction adds two products of an unsigned byte and a signed one in 16 bits, saturated.  Weights of one sign in a
 pair whose sum is at most `PAIR_LIMIT` cannot saturate.  Any other pair is the sum of two or more that cannot: the first
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tflite2q.kernels.base import Array
+from tflite2q.kernels.contracts import Array
 from tflite2q.kernels.x86.isa import PAIR_LIMIT
 
 MOST_EXTRA = 0.2  # extra steps in proportion to all, beyond which two instructions on 16 bits are as fast
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
+class UnsaturatedWeights:
     """A section's weights: int64 [blocks, steps, vectors, lanes, 4] and extra ones [count, vectors, lanes, 4].
 
     `steps` [count]: whose inputs the extra weights multiply; block i has those from `starts`[i] to `starts`[i + 1].
@@ -37,7 +37,7 @@ class Pairs:
         return float(self.starts[-1] / (self.weights.shape[0] * self.weights.shape[1]))
 
     @staticmethod
-    def of(weights: Array) -> Pairs:
+    def of(weights: Array) -> UnsaturatedWeights:
         """Split `weights`, of at most nine bits."""
         whole = _exact(weights)
         rest = weights - whole
@@ -53,11 +53,11 @@ class Pairs:
         extra, steps = np.zeros((count, *weights.shape[2:]), np.int64), np.zeros(count, np.int32)
         for i, (step, part) in enumerate(itertools.chain(*found)):
             extra[i], steps[i] = part, step
-        return Pairs(whole, extra, steps, starts)
+        return UnsaturatedWeights(whole, extra, steps, starts)
 
 
 def _exact(weights: Array) -> Array:
-    """Of each pair as much as surely does not saturate: all of it where that is so, else up to half the limit each."""
+    """The part of each pair that surely does not saturate: all of it, or else up to half the limit of each weight."""
     pairs = weights.reshape(*weights.shape[:-1], 2, 2)
     reach = np.maximum(np.maximum(pairs, 0).sum(axis=-1), -np.minimum(pairs, 0).sum(axis=-1))
     fits = (reach <= PAIR_LIMIT) & (pairs.max(axis=-1) <= 127)

@@ -17,21 +17,22 @@ halved until they are not, and the weights, which have 16 bits to grow in, doubl
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from tflite2q.arithmetic.rescale import Rescale
-from tflite2q.kernels.base import Array, Tensor
+from tflite2q.kernels.contracts import Array
 from tflite2q.kernels.layout import MOST
-from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, load
+from tflite2q.kernels.tir import Buffers, Expr, T, broadcast, load
 
 LIMIT = 2**31 - 2**15  # what v must stay below in magnitude, so that rounding it to its upper half cannot overflow
 _FARTHEST_LIFT = 2**30
 
 
 @dataclass(frozen=True, eq=False)
-class Halves:
+class SplitRescale:
     """Constants of the rescale, one entry per channel (int64): weights times 2**`double` are summed onto `start`, then
     ((high * m + ((low * m + rest) >> 16)) >> shift) + lift is the code before the clamp."""
 
@@ -43,8 +44,8 @@ class Halves:
     lift: Array
 
 
-def prove(rescale: Rescale, sums: Array, largest: Array, bias: Array) -> Halves | None:
-    """The rescale by halves, or None where 32 bits might not do.
+def prove(rescale: Rescale, sums: Array, largest: Array, bias: Array) -> SplitRescale | None:
+    """The rescale in 32 bits, or None where 32 bits might not do.
 
     `sums`: largest magnitude of each channel's sum of products (float64); `largest`: its largest weight in magnitude;
     `bias`: int64, input zero point folded in, below `layout.MOST` in magnitude.
@@ -69,33 +70,34 @@ def prove(rescale: Rescale, sums: Array, largest: Array, bias: Array) -> Halves 
     lift = lift + rescale.zero_point
     if (np.abs(lift) > _FARTHEST_LIFT).any():  # the result may outgrow 32 bits and wrap
         return None
-    return Halves(double, start, m, rest, n - 16, lift)
+    return SplitRescale(double, start, m, rest, n - 16, lift)
 
 
 @dataclass(frozen=True)
-class HalvesEpilogue:
-    """What the portable text of the rescale depends on."""
+class SplitEpilogue:
+    """What the portable text of the rescale in 32 bits depends on."""
 
     low: int
     high: int
     lifted: bool
 
     @staticmethod
-    def of(rescale: Rescale, halves: Halves) -> HalvesEpilogue:
-        return HalvesEpilogue(rescale.low, rescale.high, bool(halves.lift.any()))
+    def of(rescale: Rescale, split: SplitRescale) -> SplitEpilogue:
+        return SplitEpilogue(rescale.low, rescale.high, bool(split.lift.any()))
 
-    def pack(self, halves: Halves, channels: Array) -> tuple[Array, ...]:
-        """Constants arranged as the index array `channels` says: what `codes` loads from."""
-        arrays = (halves.m, halves.rest, halves.shift, *([halves.lift] if self.lifted else []))
-        return tuple(np.ascontiguousarray(a[channels], np.int32) for a in arrays)
+    @property
+    def constants(self) -> Mapping[str, str]:
+        """Dtype of each constant, of which every output channel has one."""
+        return dict.fromkeys(("multiplier", "rest", "right", *(("lift",) if self.lifted else ())), "int32")
 
-    def tensors(self, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
-        """Shapes and dtypes of what `pack` returns for `channels` of `shape`."""
-        return (Tensor(shape, "int32"),) * (3 + self.lifted)
+    def pack(self, split: SplitRescale, channels: Array) -> dict[str, Array]:
+        """The constants, arranged as the index array `channels` says."""
+        values = {"multiplier": split.m, "rest": split.rest, "right": split.shift, "lift": split.lift}
+        return {name: np.ascontiguousarray(values[name][channels], np.int32) for name in self.constants}
 
-    def codes(self, v: Expr, constants: tuple[Buffer, ...], index: tuple[Expr, ...], lanes: int) -> Expr:
+    def codes(self, v: Expr, constants: Buffers, index: tuple[Expr, ...], lanes: int) -> Expr:
         """Codes, as int32, of accumulators `v` (int32 of `lanes`), whose constants start at `index`."""
-        m, rest, shift, *lift = [T.Bind(load(c, *index, lanes=lanes)) for c in constants]
+        m, rest, shift, *lift = [T.Bind(load(constants[name], *index, lanes=lanes)) for name in self.constants]
         v, sixteen = T.Bind(v), broadcast(T.int32(16), lanes)
         low = T.shift_right(T.shift_left(v, sixteen), sixteen)
         high = T.shift_right(v + broadcast(T.int32(1 << 15), lanes), sixteen)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from tflite2q.kernels.arm.isa import LANES, Form, flipped, intrinsic
+from tflite2q.kernels.gemm import Geometry
 from tflite2q.kernels.loops import region
-from tflite2q.kernels.product import Geometry
 from tflite2q.kernels.tir import Buffer, Expr, T, load, local, shuffle, store
 
 UNIT = 4  # bytes of the last, narrow steps of a run
 CHUNK = 16
 
 
-def row_sums(g: Geometry, form: Form, image: Buffer, factor: Buffer) -> Buffer:
+def input_sums(g: Geometry, form: Form, image: Buffer, factor: Buffer) -> Buffer:
     """int32 [output pixels]: `factor[0]` times the sum of the codes under the kernel, as `form` multiplies them.
 
     A dot product with ones adds sixteen of them at once.

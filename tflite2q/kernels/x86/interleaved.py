@@ -1,12 +1,12 @@
-"""A line of packed columns: what depthwise convolution multiplies, each input column interleaved once.
+"""Interleaved input rows: what depthwise convolution multiplies, each input column interleaved once.
 
 Four vertically adjacent input rows of one column become 32-bit lanes that hold one channel's four bytes.  Interleaving
 works within 128 bits, so of a vector of bytes, vector j holds bytes 4 j to 4 j + 3 of every 16.  Where a vector holds
-several pixels they lie in lanes of their own, and so vector j of all groups of pixels, one after another, is a line in
-which the next pixel lies a fixed distance further on: whatever pixel a tap begins with, it reads one vector.
+several pixels they lie in lanes of their own, and so vector j of all groups of pixels, one after another, is a *stream*
+in which the next pixel lies a fixed distance further on: whatever pixel a tap begins with, it reads one vector.
 
-A line has `fill` where the image has no column.  Strides take every so-manieth column, so each remainder modulo the
-stride has lines of its own.
+A stream has `fill` where the image has no column.  A stride takes only some columns, so each remainder modulo the
+stride has streams of its own.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, load, shuffle, store, vector
-from tflite2q.kernels.x86.isa import Isa
+from tflite2q.kernels.x86.isa import Level
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which input columns lines hold: position p of phase f is column p * stride + f - left, if 0 <= it < width."""
+    """Which input columns streams hold: position p of phase f is column p * stride + f - left, if 0 <= it < width."""
 
     width: int
     left: int
@@ -35,7 +35,7 @@ class Columns:
 
     @property
     def positions(self) -> int:
-        """Length of a line, in pixels."""
+        """Length of a stream, in pixels."""
         return self.outputs + max(self.taps) // self.stride
 
     def inside(self, phase: int) -> tuple[int, int]:
@@ -45,13 +45,13 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class Lines:
+class InterleavedRows:
     """Lines in a buffer of int32, for vectors of `pixels` pixels of `channels` channels.
 
     `packs`: groups of four input rows; `pixel_bytes`: between neighbouring columns in the image.
     """
 
-    isa: Isa
+    level: Level
     columns: Columns
     channels: int
     packs: int
@@ -60,28 +60,28 @@ class Lines:
 
     @property
     def pixels(self) -> int:
-        return 4 * self.isa.lanes // self.channels
+        return 4 * self.level.lanes // self.channels
 
     @property
-    def _line(self) -> int:
-        """Elements of one line, with room for a vector that hangs over."""
+    def _stream(self) -> int:
+        """Elements of one stream, with room for a vector that hangs over."""
         length = -(-(self.columns.positions + 2 * self.pixels) * self.channels // 4)
         return -(-length // 16) * 16
 
     @property
     def size(self) -> int:
-        return len(self.columns.phases) * self.packs * self.isa.operand_count * 4 * self._line
+        return len(self.columns.phases) * self.packs * self.level.bytes.operands * 4 * self._stream
 
     def operands(self, buffer: Buffer, tap: int, pack: int, position: Expr, v: int) -> tuple[Expr, ...]:
-        """What output `position` and its neighbours multiply: vector v of `pack`, as `Isa.dot` takes it."""
+        """What output `position` and its neighbours multiply: vector v of `pack`, as `ByteProduct.add` takes it."""
         phase, u = tap % self.columns.stride, position + tap // self.columns.stride
         places = self._places(phase, pack, u, v)
-        return tuple(T.Bind(load(buffer, place, lanes=self.isa.lanes)) for place in places)
+        return tuple(T.Bind(load(buffer, place, lanes=self.level.lanes)) for place in places)
 
     def fill(self, buffer: Buffer, value: int, before: bool) -> None:
         """`value` (a byte) at all positions before those inside the image, or behind them."""
-        word = int.from_bytes(bytes([value] * 4), "little", signed=True)
-        operands = self.isa.operands(broadcast(T.int32(word), self.isa.lanes))
+        four = int.from_bytes(bytes([value] * 4), "little", signed=True)
+        operands = self.level.bytes.inputs(broadcast(T.int32(four), self.level.lanes))
         for phase in self.columns.phases:
             first, end = self.columns.inside(phase)
             begin, stop = (0, first) if before else (end, self.columns.positions)
@@ -113,12 +113,12 @@ class Lines:
         phase, position = place
         for pack, four in enumerate(rows):
             loaded = [self._bytes(image, row + offset, count) for row in four]
-            packed = [self.isa.operands(v) for v in self.isa.interleave(loaded)]
+            packed = [self.level.bytes.inputs(v) for v in self.level.interleave(loaded)]
             self._put(buffer, phase, pack, position, packed)
 
     def _bytes(self, image: Buffer, address: Expr, count: int) -> Expr:
         """One row's pixels as a vector; those behind the last of `count` repeat it."""
-        size, step = 4 * self.isa.lanes, self.columns.stride * self.pixel_bytes
+        size, step = 4 * self.level.lanes, self.columns.stride * self.pixel_bytes
         if self.pixels == 1 or (count == self.pixels and step == self.channels):
             value = load(image, address, lanes=size)
         else:
@@ -132,15 +132,15 @@ class Lines:
     def _put(self, buffer: Buffer, phase: int, pack: int, position: Expr, vectors: list[tuple[Any, ...]]) -> None:
         for v, operands in enumerate(vectors):
             for place, operand in zip(self._places(phase, pack, position, v), operands, strict=True):
-                store(buffer, operand, place, lanes=self.isa.lanes)
+                store(buffer, operand, place, lanes=self.level.lanes)
 
     def _places(self, phase: int, pack: int, position: Expr, v: int) -> Iterator[Expr]:
         """Element of the buffer where each operand of vector v begins."""
-        first = (self.columns.phases.index(phase) * self.packs + pack) * self.isa.operand_count
+        first = (self.columns.phases.index(phase) * self.packs + pack) * self.level.bytes.operands
         if self.channels >= 16:
-            line, at = v, position * (self.channels // 4)
-        else:  # two pixels in 128 bits: even and odd ones have lines of their own
+            stream, at = v, position * (self.channels // 4)
+        else:  # two pixels in 128 bits: even and odd ones have streams of their own
             pixel = position + v // 2
-            line, at = pixel % 2 * 2 + v % 2, pixel // 2 * 4
-        for operand in range(self.isa.operand_count):
-            yield ((first + operand) * 4 + line) * self._line + at
+            stream, at = pixel % 2 * 2 + v % 2, pixel // 2 * 4
+        for operand in range(self.level.bytes.operands):
+            yield ((first + operand) * 4 + stream) * self._stream + at

@@ -7,10 +7,11 @@ from typing import Any
 import made
 import numpy as np
 import numpy.typing as npt
+import plans
 import pytest
 
-from tflite2q.kernels.base import RealConv2D, Tensor
-from tflite2q.kernels.generic.real import GenericReal, Plan, Registers
+from tflite2q.kernels.contracts import FloatConv2DContract, Tensor
+from tflite2q.kernels.generic.float_conv import GenericFloatConv, Program, Registers
 from tflite2q.kernels.registry import select
 
 UNIT_ROUNDOFF = 2.0**-24
@@ -37,7 +38,7 @@ def layer(
     size: tuple[int, int, int], out_c: int, batch: int = 1, kernel: tuple[int, int] = (1, 1),
     strides: tuple[int, int] = (1, 1), dilation: tuple[int, int] = (1, 1),
     padding: tuple[int, int, int, int] = (0, 0, 0, 0), groups: int = 1, **clamp: float,
-) -> RealConv2D:  # fmt: skip
+) -> FloatConv2DContract:  # fmt: skip
     """A random layer on images of `size` (height, width, channels)."""
     rng = np.random.default_rng(3)
     h, w, c = size
@@ -46,12 +47,14 @@ def layer(
     out_h, out_w = ((span - (k - 1) * d - 1) // s + 1 for span, k, s, d in facts)
     weights = rng.normal(size=(*kernel, c // groups, out_c)).astype(np.float32)
     bias = rng.normal(size=out_c).astype(np.float32)
-    return RealConv2D(
+    return FloatConv2DContract(
         Tensor((batch, h, w, c), "float32"), (out_h, out_w), strides, dilation, padding, groups, weights, bias, **clamp
     )
 
 
-def sums(contract: RealConv2D, x: npt.NDArray[Any], bias: Any, weights: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def sums(
+    contract: FloatConv2DContract, x: npt.NDArray[Any], bias: Any, weights: npt.NDArray[Any]
+) -> npt.NDArray[np.float64]:
     """The convolution in float64, one product at a time."""
     n = x.shape[0]
     (top, left, bottom, right), (kh, kw, depth, out_c) = contract.padding, weights.shape
@@ -66,10 +69,10 @@ def sums(contract: RealConv2D, x: npt.NDArray[Any], bias: Any, weights: npt.NDAr
     return y
 
 
-def check(contract: RealConv2D, target: Any) -> None:
+def check(contract: FloatConv2DContract, target: Any) -> None:
     """|error| <= gamma(k + 1) * sum of magnitudes, for k products and a bias (Higham, Accuracy and Stability, 3.1)."""
     x = np.random.default_rng(4).normal(size=contract.x.shape).astype(np.float32)
-    built = GenericReal().build(contract, target)
+    built = plans.built(GenericFloatConv(), contract, target)
     got = made.run(built, target, x.reshape(built.inputs[0].shape)).reshape(contract.output.shape)
     bias = np.zeros(1, np.float32) if contract.bias is None else contract.bias
     want = sums(contract, x, bias, contract.weights)
@@ -99,17 +102,17 @@ def test_clamp(clamp: dict[str, float]) -> None:
 
 def test_without_bias() -> None:
     contract = layer(**LAYERS["groups"])
-    check(RealConv2D(**{**vars(contract), "bias": None}), made.target())
+    check(FloatConv2DContract(**{**vars(contract), "bias": None}), made.target())
 
 
 @pytest.mark.parametrize("registers", [Registers(16, 32, 2), Registers(8, 16, 2), Registers(4, 32, 4)])
 @pytest.mark.parametrize("name", LAYERS)
 def test_accumulators_fit_registers(name: str, registers: Registers) -> None:
-    plan = Plan.of(layer(**LAYERS[name]), registers)
+    plan = Program.of(layer(**LAYERS[name]), registers)
     assert plan.lanes <= registers.lanes and plan.pixels <= plan.output.shape[2]
     assert plan.pixels * plan.vectors + plan.vectors + 1 < registers.count
 
 
 def test_selected() -> None:
-    kernel, refusals = select(layer(**LAYERS["dense"]), made.target())
-    assert (kernel.name, refusals) == ("generic_real", [])
+    selection = select(layer(**LAYERS["dense"]), made.target())
+    assert (selection.kernel.name, selection.refusals) == ("generic_real", ())

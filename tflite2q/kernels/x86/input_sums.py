@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from tflite2q.kernels.gemm import Geometry
 from tflite2q.kernels.loops import region
-from tflite2q.kernels.product import Geometry
 from tflite2q.kernels.tir import Buffer, Expr, T, load, local, store, vector
 
 
-def row_sums(g: Geometry, dtype: str, image: Buffer, factor: Buffer) -> Buffer:
+def input_sums(g: Geometry, dtype: str, image: Buffer, factor: Buffer) -> Buffer:
     """int32 [output pixels]: `factor[0]` times the sum of the bytes under the kernel, shifted by 128 if signed."""
     sums = T.decl_buffer((g.pixels,), "int32")
     with region(g.rows, g.pixels * g.taps) as row:

@@ -7,39 +7,38 @@ the middle of what rounding allows every entry.  Memory, and the conversions bet
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
 
 from tflite2q.arithmetic.rescale import MAGIC
-from tflite2q.kernels.base import Array, Built, Lookup, Tensor
-from tflite2q.kernels.lookup import Translate, translated
-from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, function, load, store, uncontracted, vector
+from tflite2q.kernels import lookup
+from tflite2q.kernels.contracts import Array, LookupContract
+from tflite2q.kernels.frame import Plan
+from tflite2q.kernels.lookup import Translate
+from tflite2q.kernels.refusals import Because, Refusal
+from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, load, store, uncontracted, vector
 
 LANES = 16
 IN_FLIGHT = 4  # vectors
 
 
-class GenericLine:
+class GenericLinearLookup:
     """Lookup contracts of integer tables that are lines."""
 
     name = "generic_line"
 
-    def refuses(self, contract: Lookup, target: Any) -> str | None:
-        if contract.output.dtype not in ("int8", "uint8", "int16"):
-            return f"entries are {contract.output.dtype}"
-        return "the table is no straight line" if _fit(contract) is None else None
-
-    def build(self, contract: Lookup, target: Any) -> Built:
+    def plan(self, contract: LookupContract, target: Any) -> Plan | Refusal:
+        refused = lookup.refusal(contract, ("int8", "uint8", "int16"), 0)
+        if refused:
+            return refused
         line = _fit(contract)
-        assert line is not None
-        key = (contract.inputs[0], contract.output)
-        name = f"{contract.x_dtype}_line_{contract.output.dtype}__generic"
-        return Built(name, (name, key), _line(*key), contract.inputs, (line,), contract.output)
+        if line is None:
+            return Refusal(Because.NUMBERS, "the table is no straight line")
+        return lookup.plan(contract, "line_{}__generic", line, IN_FLIGHT * LANES, _prepare)
 
 
-def _fit(contract: Lookup) -> Array | None:
+def _fit(contract: LookupContract) -> Array | None:
     """float32 [slope, offset, lowest, highest] of a line that gives the table, or None."""
     x, table = np.arange(256) + float(contract.low), contract.table.astype(np.float64)
     lowest, highest = table.min(), table.max()
@@ -65,22 +64,14 @@ def _evaluate(line: Array, x: Array) -> Array:
     return np.asarray((y + MAGIC) - MAGIC)
 
 
-@functools.cache
-def _line(x: Tensor, y: Tensor) -> Any:
-    return function([x], [Tensor((4,), "float32")], y, functools.partial(_body, x))
-
-
-def _body(tensor: Tensor, x: Buffer, line: Buffer, y: Buffer) -> None:
+def _prepare(line: Buffer) -> Translate:
     def translate(source: Buffer, target: Buffer, at: Expr, count: int) -> None:
         lanes = min(count, LANES)
         for first in range(0, count, lanes):
             codes = load(source, at + first, lanes=lanes)
             store(target, _codes(codes, line, str(target.dtype), lanes), at + first, lanes=lanes)
 
-    def prepare() -> Translate:
-        return translate
-
-    translated(tensor, x, y, IN_FLIGHT * LANES, prepare)
+    return translate
 
 
 def _codes(codes: Expr, line: Buffer, dtype: str, lanes: int) -> Expr:

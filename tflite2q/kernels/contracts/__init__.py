@@ -1,0 +1,46 @@
+"""Contracts: what the lowering asks kernels to compute, and nothing about how.  Nothing here needs TVM.
+
+A contract is a value that says everything about one hot operation: geometry, types, zero points, constants, rescaling.
+"""
+
+from tflite2q.kernels.contracts.base import Array, Contract, Tensor
+from tflite2q.kernels.contracts.maps import (
+    MOST_TAPS_OF_16_BITS,
+    ArgMaxContract,
+    ConcatContract,
+    EltwiseContract,
+    FixedSum,
+    LookupContract,
+    PoolContract,
+    ResizeBilinearContract,
+    SoftmaxContract,
+)
+from tflite2q.kernels.contracts.products import (
+    Conv2DContract,
+    ConvolutionContract,
+    DenseContract,
+    DepthwiseConv2DContract,
+    FloatConv2DContract,
+    ProductContract,
+)
+
+__all__ = [
+    "MOST_TAPS_OF_16_BITS",
+    "ArgMaxContract",
+    "Array",
+    "ConcatContract",
+    "Contract",
+    "Conv2DContract",
+    "ConvolutionContract",
+    "DenseContract",
+    "DepthwiseConv2DContract",
+    "EltwiseContract",
+    "FixedSum",
+    "FloatConv2DContract",
+    "LookupContract",
+    "PoolContract",
+    "ProductContract",
+    "ResizeBilinearContract",
+    "SoftmaxContract",
+    "Tensor",
+]

@@ -1,0 +1,130 @@
+"""The epilogue of 16-bit inputs on x86: from sums of pairs of products to 16-bit codes.
+
+vpdpwssd (with VNNI) or vpmaddwd and an addition multiply two consecutive 16-bit inputs by two weights in each 32-bit
+lane and add both products to the lane's accumulator.
+
+split   the rescale of `tflite2q.kernels.split_rescale`.  The upper and the lower half of an accumulator are 16-bit
+        numbers that already lie in its lane, so the same instruction multiplies them, by (m, 0) and (0, m): five
+        instructions for 16 outputs with VNNI, where a 64-bit fixed point takes eight.
+plain   the portable text, in 64 bits where sums need them.
+
+A saturating pack makes one vector of the codes of two, and does most of the clamping.  It interleaves 128-bit lanes;
+the order of output channels in the accumulators (`channel_order`) makes the codes come out in order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tflite2q.arithmetic.rounding import code_range
+from tflite2q.kernels.contracts import Array, ConvolutionContract, Tensor
+from tflite2q.kernels.epilogue import Epilogue
+from tflite2q.kernels.frame import Tensors
+from tflite2q.kernels.split_rescale import SplitEpilogue
+from tflite2q.kernels.sums import Sums
+from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, shuffle, store_first, vector
+from tflite2q.kernels.x86.isa import Level
+
+
+def interleave(level: Level, first: Expr, second: Expr) -> list[Expr]:
+    """Two vectors of 2 * lanes int16 to two of pairs, of one element each; channels lie as `channel_order` says."""
+    size = 2 * level.lanes
+    found = []
+    for half in (0, 4):
+        places = [at + half + i for at in range(0, size, 8) for i in range(4)]
+        found.append(T.Bind(shuffle([first, second], [index for i in places for index in (i, size + i)])))
+    return found
+
+
+def channel_order(level: Level, vectors: int) -> Array:
+    """[vectors, lanes]: which of a block's channels each lane of its accumulators holds.
+
+    Pairs of vectors are ordered for packing, one that is left over plainly.
+    """
+    lane = np.arange(level.lanes)
+    pair = 8 * (lane // 4) + lane % 4 + np.array([[0], [4]])
+    orders = [pair + 2 * level.lanes * i for i in range(vectors // 2)]
+    if vectors % 2:
+        orders.append((vectors - 1) * level.lanes + lane[None, :])
+    return np.concatenate(orders)
+
+
+@dataclass(frozen=True)
+class Epilogue16:
+    """Sums of 16-bit inputs and their epilogue on one level of instructions; `proven`: sums do not overflow."""
+
+    epilogue: Epilogue | SplitEpilogue
+    level: Level
+    proven: bool
+
+    def add(self, accumulator: Expr, pairs: Expr, weights: Expr) -> Expr:
+        """accumulator + two products per lane."""
+        return self.level.dot16(accumulator, pairs, weights, self.proven)
+
+    def constants(self, vectors: int) -> Tensors:
+        """The constants of so many vectors of accumulators."""
+        names = dict(self.epilogue.constants)
+        if isinstance(self.epilogue, SplitEpilogue):  # both halves of a lane are multiplied, each by itself
+            names = {"multiplier": "int32", "raised multiplier": "int32", **names}
+        return {name: Tensor((vectors, self.level.lanes), dtype) for name, dtype in names.items()}
+
+    def pack(self, contract: ConvolutionContract, sums: Sums, channels: Array) -> dict[str, Array]:
+        """Constants for accumulators whose lanes hold `channels` [vectors, lanes]."""
+        packed = sums.pack(contract, channels)
+        if isinstance(self.epilogue, Epilogue):
+            return packed
+        return {**packed, "raised multiplier": np.left_shift(packed["multiplier"], 16)}
+
+    def rounded(self, v: Expr, constants: Buffers, index: Expr) -> Expr:
+        """Codes of the accumulators of vector `index` as int32; after a split rescale not clamped yet."""
+        level, lanes = self.level, self.level.lanes
+        if isinstance(self.epilogue, Epilogue):
+            return T.Bind(self.epilogue.codes(v, constants, (index, 0), lanes))
+        loads = {name: load(constants[name], index, 0, lanes=lanes) for name in self.constants(0)}
+        v = T.Bind(v)
+        m_low, m_high = level.as_pairs(loads["multiplier"]), level.as_pairs(loads["raised multiplier"])
+        low = T.Bind(level.dot16(loads["rest"], level.as_pairs(v), m_low, proven=True))
+        raised = T.Bind(v + broadcast(T.int32(1 << 15), lanes))
+        carry = T.shift_right(low, broadcast(T.int32(16), lanes))
+        high = level.dot16(carry, level.as_pairs(raised), m_high, proven=True)
+        scaled = T.shift_right(high, loads["right"])
+        return T.Bind(scaled + loads["lift"] if "lift" in loads else scaled)
+
+    def store(self, rounded: list[list[Expr]], stored: int, y: Buffer, rows: list[Expr], channel: Expr) -> None:
+        """The first `stored` codes of each row's vectors, from `channel` on."""
+        for row, values in zip(rows, rounded, strict=True):
+            self.store_row(values, stored, y, row, channel)
+
+    def store_row(self, rounded: list[Expr], count: int, y: Buffer, *index: Expr) -> None:
+        """The first `count` codes of vectors in `channel_order` to consecutive elements of y."""
+        *outer, last = index
+        whole, done = count == self.level.lanes * len(rounded), 0
+        for i in range(0, len(rounded), 2):
+            pair = rounded[i : i + 2]
+            lanes = self.level.lanes * len(pair)
+            store_first(self.codes(pair, whole), lanes, count - done, y, *outer, last + done)
+            done += lanes
+
+    def codes(self, rounded: list[Expr], whole: bool) -> Expr:
+        """Clamped codes of one or two vectors as one of int16.  `whole`: no parts of it will be taken."""
+        lanes = self.level.lanes
+        if whole:
+            return T.Bind(self._clamped(self._packed(rounded), "int16", lanes * len(rounded)))
+        # Before packing: LLVM 22 simplifies some clamps of packed vectors, of which parts are read, for ever.
+        return T.Bind(self._packed([T.Bind(self._clamped(v, "int32", lanes)) for v in rounded]))
+
+    def _packed(self, pair: list[Expr]) -> Expr:
+        """One or two vectors of int32 as one of int16, saturated."""
+        if len(pair) == 2:
+            return self.level.pack32(pair[0], pair[1])
+        low, high = (broadcast(T.int32(bound), self.level.lanes) for bound in code_range("int16"))
+        return T.cast(T.min(T.max(pair[0], low), high), vector("int16", self.level.lanes))
+
+    def _clamped(self, codes: Expr, dtype: str, lanes: int) -> Expr:
+        bounds = (self.epilogue.low, self.epilogue.high)
+        low, high = (broadcast(T.IntImm(dtype, bound), lanes) for bound in bounds)
+        widest = code_range("int16")
+        codes = T.max(codes, low) if bounds[0] > widest[0] else codes
+        return T.min(codes, high) if bounds[1] < widest[1] else codes
