@@ -74,7 +74,7 @@ def convert(
     if new == graph:
         raise unchanged(graph, decided.own)
     new = complete(new)
-    layers = tuple(_change(op, graph, new, decided, applier.weights.get(decided.inner(op))) for op in graph.ops)
+    layers = tuple(_change(op, graph, decided, applier.weights.get(decided.inner(op))) for op in graph.ops)
     inserted = _requantizations(new) - _requantizations(graph)
     return Conversion(verify(new), scheme, layers, inserted, tuple(decided.kept.values()))
 
@@ -85,13 +85,11 @@ def needs_observations(graph: Graph, scheme: Scheme) -> bool:
     return any(recover.bias_correction or recover.equalize for recover in settings)
 
 
-def _change(op: Op, graph: Graph, new: Graph, decided: Decisions, weights: NewWeights | None) -> LayerChange:
-    """The loss of `op` of `graph` in `new`: of what it computes, before a cast that a model's output may need."""
-    inner = decided.inner(op)
-    now = next((new[name].type for name in (inner, op.name) if name in new.by_name), None)
+def _change(op: Op, graph: Graph, decided: Decisions, weights: NewWeights | None) -> LayerChange:
+    """The loss of `op` of `graph`, with its bound."""
     channels = None if weights is None else (len(weights.rescaled), int(weights.rescaled.sum()))
-    layer = change(op, graph, now, channels, decided.kept.get(inner), decided.own.stays(op, graph))
-    return layer if layer.loss is None else replace(layer, bound=bound(op, graph, now, weights))
+    layer = change(op, graph, decided, channels)
+    return layer if layer.loss is None else replace(layer, bound=bound(op, graph, decided, weights))
 
 
 def _requantizations(graph: Graph) -> int:

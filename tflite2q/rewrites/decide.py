@@ -39,6 +39,10 @@ class Decisions:
         """The name in the guarded graph of what `op` of the original computes."""
         return self.boundaries.inner.get(op.name, op.name)
 
+    def result(self, op: Op, graph: Graph) -> TensorType:
+        """The new type of what `op` of the original `graph` computes, before any cast that a model's output needs."""
+        return self.types.get(self.inner(op), graph[op.name].type)
+
 
 def decide(
     graph: Graph, scheme: Scheme, seen: Mapping[str, Observation] | None = None, calibrate: bool = False

@@ -51,17 +51,16 @@ class Forecast:
     def layers(self, scheme: Scheme) -> tuple[LayerChange, ...]:
         """The layers that `convert` would report, without bounds.  Raises the same errors, Unchanged included."""
         decided = decide(self.graph, scheme)
-        plan, types = decided.own, decided.types
+        plan = decided.own
         weights = {op.name: plan.reweighted(op, self.graph) for op in self.graph.ops}
-        retyped = any(kind != decided.guarded[name].type for name, kind in types.items())
+        retyped = any(kind != decided.guarded[name].type for name, kind in decided.types.items())
         if not (retyped or any(self._changes(op, plan, weights.get(op.name)) for op in self.graph.ops)):
             raise unchanged(self.graph, plan)
         layers = []
         for op in self.graph.ops:
-            value, inner = weights.get(op.name), decided.inner(op)
+            value = weights.get(op.name)
             channels = None if value is None else self._channels(op, value, plan.layer(op).weights)
-            stays = plan.stays(op, self.graph)
-            layers.append(change(op, self.graph, types.get(inner), channels, decided.kept.get(inner), stays))
+            layers.append(change(op, self.graph, decided, channels))
         return tuple(layers)
 
     def _changes(self, op: Op, plan: Plan, weights: Value | None) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import TensorType
-from tflite2q.rewrites.clamps import Clamp
+from tflite2q.rewrites.decide import Decisions
 from tflite2q.rewrites.plan import activations_of
 from tflite2q.rewrites.weights import NewWeights
 
@@ -35,18 +35,18 @@ class LayerChange:
     stays: str | None = None
 
 
-def change(
-    op: Op, old: Graph, now: TensorType | None, channels: tuple[int, int] | None, clamp: Clamp | None, stays: str | None
-) -> LayerChange:
+def change(op: Op, old: Graph, decided: Decisions, channels: tuple[int, int] | None) -> LayerChange:
     """The loss of `op` of graph `old`, without its bound.
 
-    `now` is the new type of what it computes (None: the old one), `channels` the number of channels of its new weights
-    and how many of them lost precision (None: the weights stay), `stays` why it cannot follow the scheme.
+    `channels` is the number of channels of its new weights and how many of them lost precision (None: the weights
+    stay).
     """
+    stays = decided.own.stays(op, old)
     if not activations_of(op, old):
         return LayerChange(op.name, op.mnemonic, None, stays=stays)
     total, rescaled = channels or (None, None)
-    loss = loss_class(old[op.name].type, now or old[op.name].type, bool(rescaled))
+    loss = loss_class(old[op.name].type, decided.result(op, old), bool(rescaled))
+    clamp = decided.kept.get(decided.inner(op))
     return LayerChange(op.name, op.mnemonic, loss, total, rescaled, None, str(clamp) if clamp else None, stays)
 
 
@@ -59,11 +59,10 @@ def loss_class(result: TensorType, now: TensorType, rescaled: bool) -> str:
     return "rescaled" if rescaled else "exact"
 
 
-def bound(op: Op, old: Graph, now: TensorType | None, weights: NewWeights | None) -> float | None:
+def bound(op: Op, old: Graph, decided: Decisions, weights: NewWeights | None) -> float | None:
     """Steps of the new result by which it can differ, given equal real inputs: the weights' error on the largest
     input, half a step of each grid, and nothing where neither dtype nor grid nor weights changed."""
-    result = old[op.name].type
-    now = now or result
+    result, now = old[op.name].type, decided.result(op, old)
     if not (result.quantized and now.quantized):
         return None
     steps = 0.0
