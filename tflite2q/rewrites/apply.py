@@ -11,12 +11,11 @@ from tflite2q.arithmetic import rounding
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
-from tflite2q.errors import InvalidGraph
 from tflite2q.rewrites.biases import BIAS_DTYPES, accumulator_units, convert_bias, real_bias
 from tflite2q.rewrites.clamps import Cut
 from tflite2q.rewrites.edit import Editor
 from tflite2q.rewrites.equalize import equalize, input_gain, output_gain
-from tflite2q.rewrites.parameters import parameters, power_of_two_at_least
+from tflite2q.rewrites.parameters import arithmetic, parameters
 from tflite2q.rewrites.plan import Plan, is_activation
 from tflite2q.rewrites.scheme import Activations, Layer
 from tflite2q.rewrites.statistics import Observation
@@ -58,10 +57,11 @@ class Applier:
         layer = self.plan.layer(op)
         inputs = list(op.inputs)
         roles = {op.operand(i).role: i for i, name in enumerate(inputs) if name is not None}
-        if "weights" in roles and self._value(op, roles["weights"]).type.quantized:
-            inputs[roles["weights"]] = weights = self._weights(op, roles["weights"], layer)
+        weights = self.plan.reweighted(op, self.graph)
+        if weights is not None:
+            inputs[roles["weights"]] = new = self._weights(op, weights, layer)
             if "bias" in roles:
-                inputs[roles["bias"]] = self._bias(op, roles["bias"], roles["weights"], weights, layer)
+                inputs[roles["bias"]] = self._bias(op, roles["bias"], weights, new, layer)
         for index, name in enumerate(inputs):
             if name is not None and op.operand(index).role == "activation":
                 settings = replace(wanted, dtype=op.constant_dtype(index, wanted.dtype))
@@ -70,16 +70,9 @@ class Applier:
         if getattr(op, "bias_type", NOT_SAID) != NOT_SAID:
             op = op.with_(bias_type=self._bias_type(inputs[roles["bias"]] if "bias" in roles else None, layer))
         if hasattr(op, "rescale"):
-            op = op.with_(rescale=self._arithmetic(op, layer))
+            touched = [self.editor.values[name].type for name in (*op.inputs, *op.outputs) if name is not None]
+            op = op.with_(rescale=arithmetic(layer, touched))
         return self._with_version(op)
-
-    def _arithmetic(self, op: Op, layer: Layer) -> str:
-        """The scheme's arithmetic; shifting only where every scale is a power of two (the interface's may not be)."""
-        if layer.rescale.arithmetic != "shift":
-            return layer.rescale.arithmetic
-        touched = [self.editor.values[name].type for name in (*op.inputs, *op.outputs) if name is not None]
-        scales = [scale for kind in touched if kind.quantized for scale in kind.parameters.scale]
-        return "shift" if all(power_of_two_at_least(scale) == scale for scale in scales) else "tflite"
 
     def _bias_type(self, bias: str | None, layer: Layer) -> str:
         """The new attributes of an operator that states the type of its bias."""
@@ -91,20 +84,17 @@ class Applier:
         assert name is not None
         return self.graph[name]
 
-    def _weights(self, op: Op, index: int, layer: Layer) -> str:
-        value = self._value(op, index)
-        if value.constant is None:
-            raise InvalidGraph(f"{op.mnemonic} {op.name!r}: weights are computed by the model and cannot be converted")
+    def _weights(self, op: Op, value: Value, layer: Layer) -> str:
         gains = (input_gain(op, self.factors), 1 / output_gain(op, self.factors))
         scaled = op.source in self.factors or op.name in self.factors
         new = convert_weights(value, op.channel_axis, layer.weights, gains if scaled else None)
         self.weights[op.name] = new
         return self._replace(value, new.value)
 
-    def _bias(self, op: Op, bias: int, weights: int, new_weights: str, layer: Layer) -> str:
+    def _bias(self, op: Op, bias: int, w_old: Value, new_weights: str, layer: Layer) -> str:
         """The bias in units of the new accumulator."""
         assert op.source is not None
-        old_bias, w_old, w_new = self._value(op, bias), self._value(op, weights), self.editor.values[new_weights]
+        old_bias, w_new = self._value(op, bias), self.editor.values[new_weights]
         x_old, x_new = self.graph[op.source], self.editor.values[op.source]
         if x_old.type == x_new.type and w_old.type == w_new.type and op.name not in self.factors:
             return old_bias.name

@@ -7,18 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from tflite2q.dialect.graph import Graph, verify
+from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.eltwise import Requantize
 from tflite2q.flatbuffer import writer
 from tflite2q.rewrites import clamps
 from tflite2q.rewrites.apply import Applier
-from tflite2q.rewrites.boundaries import drop_identities, guard, join_casts, split_casts
+from tflite2q.rewrites.boundaries import drop_identities, split_casts
 from tflite2q.rewrites.clamps import Clamp
 from tflite2q.rewrites.complete import complete
-from tflite2q.rewrites.losses import LayerChange, change
-from tflite2q.rewrites.parameters import Boundaries, assign, planned
+from tflite2q.rewrites.decide import Decisions, decide
+from tflite2q.rewrites.losses import LayerChange, bound, change
 from tflite2q.rewrites.plan import unchanged
 from tflite2q.rewrites.scheme import Scheme
 from tflite2q.rewrites.statistics import Observation
+from tflite2q.rewrites.weights import NewWeights
 
 
 @dataclass(frozen=True)
@@ -66,26 +68,15 @@ def convert(
     Raises SchemeError where the scheme is impossible for a layer, Unchanged if there is nothing to do, UnsupportedError
     if nothing can be done.
     """
-    plan = planned(scheme, graph)
-    guarded, boundaries = guard(join_casts(graph), plan)
-    own, plan = plan, plan.renamed(boundaries.inner)
-    known = _behind_boundaries(guarded, graph, boundaries, seen or {})
-    types = assign(guarded, plan, boundaries, known if calibrate else {})
-    cuts = clamps.cuts(guarded)
-    applier = Applier(guarded, plan, types, known, cuts)
-    kept = clamps.lost(guarded, types, cuts, boundaries.inner.values())
-    new = split_casts(drop_identities(clamps.keep(applier.run(), kept), graph))
+    decided = decide(graph, scheme, seen, calibrate)
+    applier = Applier(decided.guarded, decided.plan, decided.types, decided.known, decided.cuts)
+    new = split_casts(drop_identities(clamps.keep(applier.run(), decided.kept), graph))
     if new == graph:
-        raise unchanged(graph, own)
+        raise unchanged(graph, decided.own)
     new = complete(new)
-    inner = {op.name: boundaries.inner.get(op.name, op.name) for op in graph.ops}
-    changes = (
-        change(op, graph, new, name, applier.weights.get(name), kept.get(name))
-        for op, name in ((op, inner[op.name]) for op in graph.ops)
-    )
-    layers = tuple(replace(layer, stays=plan.stays(op, graph)) for op, layer in zip(graph.ops, changes, strict=True))
+    layers = tuple(_change(op, graph, decided, applier.weights.get(decided.inner(op))) for op in graph.ops)
     inserted = _requantizations(new) - _requantizations(graph)
-    return Conversion(verify(new), scheme, layers, inserted, tuple(kept.values()))
+    return Conversion(verify(new), scheme, layers, inserted, tuple(decided.kept.values()))
 
 
 def needs_observations(graph: Graph, scheme: Scheme) -> bool:
@@ -94,18 +85,11 @@ def needs_observations(graph: Graph, scheme: Scheme) -> bool:
     return any(recover.bias_correction or recover.equalize for recover in settings)
 
 
-def _behind_boundaries(
-    guarded: Graph, graph: Graph, boundaries: Boundaries, seen: Mapping[str, Observation]
-) -> dict[str, Observation]:
-    """Observations, extended to the values before and after each boundary, which hold the same numbers."""
-    known = dict(seen)
-    known.update({inner: seen[outer] for outer, inner in boundaries.inner.items() if outer in seen})
-    for op in guarded.ops:
-        source = op.inputs[0] if op.inputs else None
-        added = isinstance(op, Requantize) and op.name not in graph.by_name
-        if added and source in known and guarded[op.name].type == guarded[source].type:
-            known[op.name] = known[source]
-    return known
+def _change(op: Op, graph: Graph, decided: Decisions, weights: NewWeights | None) -> LayerChange:
+    """The loss of `op` of `graph`, with its bound."""
+    channels = None if weights is None else (len(weights.rescaled), int(weights.rescaled.sum()))
+    layer = change(op, graph, decided, channels)
+    return layer if layer.loss is None else replace(layer, bound=bound(op, graph, decided, weights))
 
 
 def _requantizations(graph: Graph) -> int:

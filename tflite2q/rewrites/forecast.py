@@ -12,15 +12,13 @@ import numpy as np
 from tflite2q.arithmetic import rounding
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
-from tflite2q.dialect.types import TensorType, Value
-from tflite2q.rewrites import clamps
-from tflite2q.rewrites.boundaries import guard, join_casts
-from tflite2q.rewrites.clamps import Clamp
-from tflite2q.rewrites.losses import LayerChange, loss_class
-from tflite2q.rewrites.parameters import assign, planned
-from tflite2q.rewrites.plan import Plan, activation_operands, is_activation, unchanged
+from tflite2q.dialect.types import Value
+from tflite2q.rewrites.decide import decide
+from tflite2q.rewrites.losses import LayerChange, change
+from tflite2q.rewrites.parameters import arithmetic
+from tflite2q.rewrites.plan import Plan, unchanged, weights_of
 from tflite2q.rewrites.scheme import Scheme, Weights
-from tflite2q.rewrites.weights import conforms, outgrown
+from tflite2q.rewrites.weights import conforms, fits_around_middle, outgrown
 
 
 @dataclass(frozen=True)
@@ -47,59 +45,40 @@ class Forecast:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.weights = {op.name: value for op in graph.ops if (value := _weights(op, graph)) is not None}
-        self.extents = {
-            op.name: Extent.of(self.weights[op.name], op.channel_axis) for op in graph.ops if op.name in self.weights
-        }
+        found = {op.name: (weights, op.channel_axis) for op in graph.ops if (weights := weights_of(op, graph))}
+        self.extents = {name: Extent.of(*weights) for name, weights in found.items() if weights[0].constant is not None}
 
     def layers(self, scheme: Scheme) -> tuple[LayerChange, ...]:
         """The layers that `convert` would report, without bounds.  Raises the same errors, Unchanged included."""
-        plan = planned(scheme, self.graph)
-        guarded, boundaries = guard(join_casts(self.graph), plan)
-        types = assign(guarded, plan.renamed(boundaries.inner), boundaries, {})
-        retyped = any(kind != guarded[name].type for name, kind in types.items())
-        if not (retyped or self._reweighted(plan) or self._rescaled_otherwise(plan)):
+        decided = decide(self.graph, scheme)
+        plan = decided.own
+        weights = {op.name: plan.reweighted(op, self.graph) for op in self.graph.ops}
+        retyped = any(kind != decided.guarded[name].type for name, kind in decided.types.items())
+        if not (retyped or any(self._changes(op, plan, weights.get(op.name)) for op in self.graph.ops)):
             raise unchanged(self.graph, plan)
-        kept = clamps.lost(guarded, types, clamps.cuts(guarded), boundaries.inner.values())
-        inner = (boundaries.inner.get(op.name, op.name) for op in self.graph.ops)
-        return tuple(
-            self._layer(op, plan, types.get(name), kept.get(name))
-            for op, name in zip(self.graph.ops, inner, strict=True)
-        )
+        layers = []
+        for op in self.graph.ops:
+            value = weights.get(op.name)
+            channels = None if value is None else self._channels(op, value, plan.layer(op).weights)
+            layers.append(change(op, self.graph, decided, channels))
+        return tuple(layers)
 
-    def _reweighted(self, plan: Plan) -> bool:
-        return any(
-            op.name in self.weights
-            and plan.wanted(op, self.graph) is not None
-            and not conforms(self.weights[op.name], plan.layer(op).weights)
-            for op in self.graph.ops
-        )
+    def _changes(self, op: Op, plan: Plan, weights: Value | None) -> bool:
+        """Whether the op itself is rewritten where its activations keep their types."""
+        layer = plan.layer(op)
+        if plan.wanted(op, self.graph) is None:
+            return False
+        if weights is not None and not conforms(weights, layer.weights):
+            return True
+        kinds = [value.type for value in (*self.graph.ins(op), *self.graph.outs(op)) if value is not None]
+        return hasattr(op, "rescale") and op.rescale != arithmetic(layer, kinds)
 
-    def _rescaled_otherwise(self, plan: Plan) -> bool:
-        return any(
-            getattr(op, "rescale", None) not in (None, plan.layer(op).rescale.arithmetic)
-            for op in self.graph.ops
-            if plan.wanted(op, self.graph) is not None
-        )
-
-    def _layer(self, op: Op, plan: Plan, now: TensorType | None, clamp: Clamp | None) -> LayerChange:
-        touched = [v for v in (*activation_operands(op, self.graph), *self.graph.outs(op)) if is_activation(v)]
-        stays = plan.stays(op, self.graph)
-        if not touched:
-            return LayerChange(op.name, op.mnemonic, None, stays=stays)
-        result = self.graph[op.name].type
-        channels = rescaled = None
-        if op.name in self.weights and plan.wanted(op, self.graph) is not None:
-            channels = len(self.extents[op.name].scale)
-            rescaled = self._rescaled(op, plan.layer(op).weights)
-        loss = loss_class(result, now or result, bool(rescaled))
-        return LayerChange(op.name, op.mnemonic, loss, channels, rescaled, None, str(clamp) if clamp else None, stays)
-
-    def _rescaled(self, op: Op, settings: Weights) -> int:
-        """The number of output channels that would lose precision, except that some may fit the new grid by chance."""
+    def _channels(self, op: Op, weights: Value, settings: Weights) -> tuple[int, int]:
+        """The number of output channels, and of those that would lose precision, except that some may fit the new grid
+        by chance."""
         extent = self.extents[op.name]
-        if settings.dtype == "float32" or conforms(self.weights[op.name], settings):
-            return 0
+        if settings.dtype == "float32" or conforms(weights, settings):
+            return len(extent.scale), 0
         low, high, scale = extent.low, extent.high, extent.scale
         unlike = np.zeros(len(scale), bool)
         if settings.granularity == "per-tensor":
@@ -112,20 +91,9 @@ class Forecast:
             )
         largest = np.maximum(np.abs(low), np.abs(high))
         if not settings.symmetric:
-            bottom, top = rounding.code_range(settings.dtype)
-            middle = (bottom + top + 1) // 2
-            rows = unlike | (low.min() < bottom - middle) | (high.max() > top - middle)
+            rows = unlike | (not fits_around_middle(low.min(initial=0.0), high.max(initial=0.0), settings.dtype))
         elif unlike.any():  # one step for all is made to cover the largest weight
             rows = unlike | (largest.max() != rounding.code_range(settings.dtype)[1])
         else:
             rows = outgrown(largest, scale, settings)
-        return int((rows & (largest > 0)).sum())
-
-
-def _weights(op: Op, graph: Graph) -> Value | None:
-    """The constant, quantized weights of `op`."""
-    for index, name in enumerate(op.inputs):
-        if name is not None and op.operand(index).role == "weights":
-            value = graph[name]
-            return value if value.constant is not None and value.type.quantized else None
-    return None
+        return len(scale), int((rows & (largest > 0)).sum())

@@ -9,8 +9,8 @@ import numpy as np
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import TensorType
-from tflite2q.rewrites.clamps import Clamp
-from tflite2q.rewrites.plan import activation_operands, is_activation
+from tflite2q.rewrites.decide import Decisions
+from tflite2q.rewrites.plan import activations_of
 from tflite2q.rewrites.weights import NewWeights
 
 
@@ -35,23 +35,19 @@ class LayerChange:
     stays: str | None = None
 
 
-def change(op: Op, old: Graph, new: Graph, inner: str, weights: NewWeights | None, clamp: Clamp | None) -> LayerChange:
-    """The loss of `op` of graph `old` in graph `new`.
+def change(op: Op, old: Graph, decided: Decisions, channels: tuple[int, int] | None) -> LayerChange:
+    """The loss of `op` of graph `old`, without its bound.
 
-    `inner` is the name of what it computes now, which a cast of its own may take back to the type that a model's output
-    keeps.
+    `channels` is the number of channels of its new weights and how many of them lost precision (None: the weights
+    stay).
     """
-    touched = [v for v in (*activation_operands(op, old), *old.outs(op)) if is_activation(v)]
-    if not touched:
-        return LayerChange(op.name, op.mnemonic, None)
-    result = old[op.name].type
-    now = next((new[name].type for name in (inner, op.name) if name in new.by_name), result)
-    channels = rescaled = None
-    if weights is not None:
-        channels, rescaled = len(weights.rescaled), int(weights.rescaled.sum())
-    loss = loss_class(result, now, bool(rescaled))
-    bound = _bound(op, old, result, now, weights)
-    return LayerChange(op.name, op.mnemonic, loss, channels, rescaled, bound, str(clamp) if clamp else None)
+    stays = decided.own.stays(op, old)
+    if not activations_of(op, old):
+        return LayerChange(op.name, op.mnemonic, None, stays=stays)
+    total, rescaled = channels or (None, None)
+    loss = loss_class(old[op.name].type, decided.result(op, old), bool(rescaled))
+    clamp = decided.kept.get(decided.inner(op))
+    return LayerChange(op.name, op.mnemonic, loss, total, rescaled, None, str(clamp) if clamp else None, stays)
 
 
 def loss_class(result: TensorType, now: TensorType, rescaled: bool) -> str:
@@ -63,19 +59,20 @@ def loss_class(result: TensorType, now: TensorType, rescaled: bool) -> str:
     return "rescaled" if rescaled else "exact"
 
 
-def _bound(op: Op, old: Graph, result: TensorType, now: TensorType, weights: NewWeights | None) -> float | None:
+def bound(op: Op, old: Graph, decided: Decisions, weights: NewWeights | None) -> float | None:
     """Steps of the new result by which it can differ, given equal real inputs: the weights' error on the largest
     input, half a step of each grid, and nothing where neither dtype nor grid nor weights changed."""
+    result, now = old[op.name].type, decided.result(op, old)
     if not (result.quantized and now.quantized):
         return None
-    bound = 0.0
+    steps = 0.0
     if now.scale != result.scale:
-        bound += 0.5 + 0.5 * result.scale / now.scale
+        steps += 0.5 + 0.5 * result.scale / now.scale
     elif now != result:
-        bound += 1.0  # TFLite's uint8 and int8 kernels round some ties and multipliers differently
+        steps += 1.0  # TFLite's uint8 and int8 kernels round some ties and multipliers differently
     if weights is not None and weights.rescaled.any() and op.source is not None:
         x = old[op.source].type
         reach = max(abs(code - x.zero_point) for code in x.range) * x.scale
         axes = tuple(i for i in range(weights.error.ndim) if i != op.channel_axis)
-        bound += float(np.abs(weights.error).sum(axis=axes).max()) * reach / now.scale + 1.0
-    return bound
+        steps += float(np.abs(weights.error).sum(axis=axes).max()) * reach / now.scale + 1.0
+    return steps

@@ -17,7 +17,7 @@ from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import Quantization, TensorType
 from tflite2q.rewrites.plan import Plan, activation_operands, is_activation
-from tflite2q.rewrites.scheme import Activations, Scheme
+from tflite2q.rewrites.scheme import Activations, Layer, Scheme
 from tflite2q.rewrites.statistics import Observation, RealRange, covered
 
 
@@ -181,6 +181,14 @@ def parameters(old: TensorType, settings: Activations, real_range: RealRange) ->
 
 def _allowed(scale: float, settings: Activations) -> bool:
     return settings.scale == "any" or power_of_two_at_least(scale) == scale
+
+
+def arithmetic(layer: Layer, kinds: Iterable[TensorType]) -> str:
+    """The rescaling of an op whose operands and results are of `kinds`: the scheme's, but shifts only where every scale
+    is a power of two (the interface's may not be)."""
+    wanted = layer.rescale.arithmetic
+    scales = (scale for kind in kinds if kind.quantized for scale in kind.parameters.scale)
+    return wanted if wanted != "shift" or all(power_of_two_at_least(scale) == scale for scale in scales) else "tflite"
 
 
 def power_of_two_at_least(scale: float) -> float:

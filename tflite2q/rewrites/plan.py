@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import Value
-from tflite2q.errors import Tflite2qError, Unchanged, UnsupportedError
+from tflite2q.errors import InvalidGraph, Tflite2qError, Unchanged, UnsupportedError
 from tflite2q.rewrites.scheme import Activations, Layer, Scheme
 
 # dtypes that hold activations; int32 tensors with a scale are accumulators and biases.
@@ -52,6 +52,18 @@ class Plan:
             return None
         dtype = op.computes_in(settings.dtype)
         return settings if dtype in (None, settings.dtype) else replace(settings, dtype=dtype)
+
+    def reweighted(self, op: Op, graph: Graph) -> Value | None:
+        """The weights of `op` that become what the scheme says; None if they stay or it has none.
+
+        Raises InvalidGraph if the model computes them.
+        """
+        weights = weights_of(op, graph)
+        if weights is None or self.wanted(op, graph) is None:
+            return None
+        if weights.constant is None:
+            raise InvalidGraph(f"{op.mnemonic} {op.name!r}: weights are computed by the model and cannot be converted")
+        return weights
 
     def stays(self, op: Op, graph: Graph) -> str | None:
         """Why `op` cannot follow the scheme; None if it does, has no codes, or is of the wanted type anyway."""
@@ -107,6 +119,17 @@ def _touched(op: Op, graph: Graph) -> list[Value]:
 def activation_operands(op: Op, graph: Graph) -> list[Value]:
     """Quantized operands in an activation's role."""
     return [value for value in _in_role(op, graph) if is_activation(value)]
+
+
+def activations_of(op: Op, graph: Graph) -> list[Value]:
+    """Quantized activations that `op` reads or makes."""
+    return [value for value in (*activation_operands(op, graph), *graph.outs(op)) if is_activation(value)]
+
+
+def weights_of(op: Op, graph: Graph) -> Value | None:
+    """The quantized weights of `op`."""
+    named = (name for index, name in enumerate(op.inputs) if op.operand(index).role == "weights")
+    return next((graph[name] for name in named if name is not None and graph[name].type.quantized), None)
 
 
 def _in_role(op: Op, graph: Graph) -> list[Value]:

@@ -216,12 +216,19 @@ def round_preserving_sums(exact: rounding.Floats, limit: int) -> rounding.Floats
     return np.asarray(nearest)
 
 
+def fits_around_middle(bottom: float, top: float, dtype: str) -> bool:
+    """Whether integers from `bottom` to `top` are codes of `dtype` with a zero point in its middle."""
+    low, high = rounding.code_range(dtype)
+    middle = (low + high + 1) // 2
+    return low - middle <= bottom and top <= high - middle
+
+
 def _fit_asymmetric(units: rounding.Floats, base: rounding.Floats, dtype: str) -> Rows:
     """One scale and one zero point for the tensor: the middle of the dtype if that fits, because it is the cheapest."""
     low, high = rounding.code_range(dtype)
     middle = (low + high + 1) // 2
     bottom, top = min(float(units.min(initial=0.0)), 0.0), max(float(units.max(initial=0.0)), 0.0)
-    if low - middle <= bottom and top <= high - middle:
+    if fits_around_middle(bottom, top, dtype):
         scale, zero_point = float(base[0]), middle
     else:
         scale = float(np.float32(base[0] * max(1.0, (top - bottom) / (high - low))))
