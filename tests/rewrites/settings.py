@@ -42,7 +42,7 @@ def of(settings: Settings, rules: str = "") -> Scheme:
     return scheme.parse(text(settings, rules), "tested")
 
 
-def rule(settings: Settings, match: str = "{}", optional: bool = False) -> str:
+def rule(settings: Settings, match: str = '{ op = "*" }', optional: bool = False) -> str:
     """A rule that sets `settings` where `match` fits."""
     lines = ["[[rules]]", f"optional = {str(optional).lower()}", f"match = {match}"]
     return "\n".join([*lines, *(f"{key} = {json.dumps(value)}" for key, value in settings.items())]) + "\n"
@@ -70,7 +70,8 @@ def uneven() -> Graph:
     """Two 1x1 convolutions whose channels in between have weights of very unlike sizes."""
     net = Net(seed=4)
     x = net.input("x", (1, 4, 4, 3), (0.02, 3))
-    net.conv(net.conv(x, "first", 8, (0.05, 0), activation="RELU"), "last", 4, (0.5, 128))
+    # The range in between is wider than what the first layer computes: nothing is cut off there.
+    net.conv(net.conv(x, "first", 8, (0.5, 0), activation="RELU"), "last", 4, (0.5, 128))
     sizes = np.rint(np.linspace(12, 120, 8))
     for name, shape in (("first/w", (8, 1, 1, 1)), ("last/w", (1, 1, 1, 8))):
         net.values[name] = resized(net.values[name], (sizes if name == "first/w" else sizes[::-1]).reshape(shape))
@@ -109,6 +110,8 @@ class Weighted:
 
 def weighted(graph: Graph, name: str) -> Weighted:
     op = graph.producers[name]
+    while len(op.inputs) < 3:  # a clamp that the conversion wrote out, or a cast
+        op = graph.producers[str(op.inputs[0])]
     weights, bias = (graph[str(each)] for each in op.inputs[1:3])
     codes = np.moveaxis(weights.data.astype(np.float64), op.channel_axis, 0)
     rows = codes.reshape(codes.shape[0], -1)
