@@ -23,7 +23,7 @@ Cli = Callable[..., Outcome]
 @pytest.fixture(autouse=True)
 def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        measure.pipeline, "compile", lambda graph, *_: SimpleNamespace(run=partial(reference.run, graph))
+        measure.runtime, "compile", lambda graph, *_: SimpleNamespace(run=partial(reference.run, graph))
     )
 
 
@@ -64,6 +64,6 @@ def test_a_budget_that_ended_is_said_and_a_picture_goes_where_it_is_asked_for(
         "search", digits, "--data", digits_data[0], "--limit", 8, "--budget", 0, "-o", mixed, "--picture", picture
     )
     assert done.code == 0, done.err
-    assert "the budget ended before every layer was measured; run again to go on" in done.out
+    assert "the budget ended before every layer was measured; run the same command to continue" in done.out
     assert picture.read_text().lstrip().startswith("<?xml")
     assert not mixed.with_suffix(".png").exists()

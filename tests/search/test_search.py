@@ -140,7 +140,7 @@ def test_no_time_means_no_change(digits: Path, samples: Dataset) -> None:
 
 def test_schemes_that_do_not_differ_are_refused(digits: Path, samples: Dataset) -> None:
     graph = tflite2q.load(digits)
-    with pytest.raises(UsageError, match="say the same"):
+    with pytest.raises(UsageError, match="choose schemes that differ"):
         search(graph, [scheme.find("int8")] * 2, samples)
     with pytest.raises(UsageError, match="goal"):
         search(graph, [scheme.find(name) for name in SCHEMES], samples, Settings(goal="beauty"))
