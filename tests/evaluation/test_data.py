@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,43 @@ def test_an_image_of_the_right_size_is_not_resampled(tmp_path: Path) -> None:
 def test_grey_images_for_one_channel(tmp_path: Path) -> None:
     picture(tmp_path / "a.png", 4, 4)
     assert next(iter(data.load(tmp_path, [value(shape=(1, 4, 4, 1))])))[0].shape == (1, 4, 4, 1)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_16_bit_greys_are_the_8_bit_picture(tmp_path: Path, suffix: str, channels: int) -> None:
+    greys = np.random.default_rng(3).integers(0, 256, (16, 16), dtype=np.uint8)
+    Image.fromarray(greys).save(tmp_path / "g8.png")
+    Image.fromarray(greys.astype(np.uint16) * 257).save(tmp_path / f"g16.{suffix}")
+    a, b = (
+        next(iter(data.load(tmp_path / name, [value(shape=(1, 9, 9, channels))])))[0]
+        for name in ("g8.png", f"g16.{suffix}")
+    )
+    assert np.array_equal(a, b)
+    assert len(np.unique(a)) > 9
+
+
+def test_a_picture_that_claims_to_be_enormous_is_one_line(tmp_path: Path) -> None:
+    Image.new("L", (1, 1)).save(tmp_path / "one.png")
+    whole = bytearray((tmp_path / "one.png").read_bytes())
+    whole[16:24] = (60_000).to_bytes(4, "big") * 2  # width and height in the header
+    whole[29:33] = zlib.crc32(whole[12:29]).to_bytes(4, "big")
+    (tmp_path / "bomb.png").write_bytes(whole)
+    (tmp_path / "one.png").unlink()
+    with pytest.raises(DataError, match=r"bomb\.png: claims more than [\d,]+ pixels"):
+        list(data.load(tmp_path, [value()]))
+
+
+def test_a_ribbon_is_refused_before_it_is_made_larger(tmp_path: Path) -> None:
+    Image.new("L", (20_000, 1)).save(tmp_path / "ribbon.png")
+    with pytest.raises(DataError, match="20000x1 is too long and narrow for an input of 4x4"):
+        list(data.load(tmp_path, [value()]))
+
+
+def test_pixels_without_a_stated_range_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.ones((8, 8), np.float32)).save(tmp_path / "f.tif")
+    with pytest.raises(DataError, match="no stated range"):
+        list(data.load(tmp_path, [value()]))
 
 
 def test_csv_names_images_and_their_labels(tmp_path: Path) -> None:

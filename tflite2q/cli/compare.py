@@ -10,6 +10,7 @@ from tflite2q.cli.options import (
     ANY_PATH,
     MODEL,
     allow_unsupported_option,
+    command,
     interface_option,
     json_option,
     pixel_options,
@@ -35,7 +36,7 @@ def _offset(context: click.Context, parameter: click.Parameter, value: str) -> i
         raise click.BadParameter(f"{value!r} is neither 'auto' nor a whole number") from error
 
 
-@click.command(short_help="Measure one model against another.")
+@command(short_help="Measure one model against another.")
 @click.argument("original", type=MODEL)
 @click.argument("other", type=MODEL, required=False)
 @scheme_option

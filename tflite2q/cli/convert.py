@@ -11,6 +11,7 @@ from tflite2q.cli.options import (
     ANY_PATH,
     MODEL,
     allow_unsupported_option,
+    command,
     force_option,
     interface_option,
     json_option,
@@ -33,7 +34,7 @@ STAGES = ("load", "convert", "lower")
 UNCHANGED = ("skip", "copy", "fail")
 
 
-@click.command(short_help="Rewrite a model to another quantization scheme.")
+@command(short_help="Rewrite a model to another quantization scheme.")
 @click.argument("model", type=MODEL)
 @scheme_option
 @click.option(

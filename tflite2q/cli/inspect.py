@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tflite2q.cli.options import MODEL, allow_unsupported_option, json_option, shape_option
+from tflite2q.cli.options import MODEL, allow_unsupported_option, command, json_option, shape_option
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
-@click.command(short_help="Show a model's layers, types and work, and what schemes would do.")
+@command(short_help="Show a model's layers, types and work, and what schemes would do.")
 @click.argument("model", type=MODEL)
 @click.option("--target", help="Also show which kernel computes each layer on this target, and why faster ones do not.")
 @shape_option

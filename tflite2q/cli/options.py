@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import click
@@ -11,6 +12,24 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 MODEL = click.Path(dir_okay=False)
 ANY_PATH = click.Path()
+
+
+class _EachOnce(click.Command):
+    """Refuses a second value for an option that takes one, where click would use the last without a word."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given = [
+            parameter
+            for parameter in self.make_parser(ctx).parse_args(list(args))[2]
+            if isinstance(parameter, click.Option) and not (parameter.multiple or parameter.is_flag or parameter.count)
+        ]
+        for parameter in given:
+            if given.count(parameter) > 1:
+                raise click.UsageError(f"{parameter.opts[0]} is given more than once", ctx)
+        return super().parse_args(ctx, args)
+
+
+command = partial(click.command, cls=_EachOnce)
 
 
 def together(options: Sequence[Callable[[F], F]]) -> Callable[[F], F]:

@@ -11,6 +11,7 @@ import click
 from tflite2q.cli.options import (
     ANY_PATH,
     MODEL,
+    command,
     force_option,
     json_option,
     pixel_options,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from tflite2q.execution.runtime import Executable
 
 
-@click.command("run", short_help="Run a model or a compiled library.")
+@command("run", short_help="Run a model or a compiled library.")
 @click.argument("model", metavar="MODEL|LIB", type=MODEL)
 @click.option(
     "--input",

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import click
-
-from tflite2q.cli.options import json_option
+from tflite2q.cli.options import command, json_option
 
 
-@click.command(short_help="List the schemes that come with tflite2q.")
+@command(short_help="List the schemes that come with tflite2q.")
 @json_option
 def schemes(json_path: str | None) -> None:
     """List the schemes that come with tflite2q, with a sentence each."""

@@ -6,10 +6,19 @@ from pathlib import Path
 
 import click
 
-from tflite2q.cli.options import ANY_PATH, MODEL, force_option, json_option, shape_option, target_option, threads_option
+from tflite2q.cli.options import (
+    ANY_PATH,
+    MODEL,
+    command,
+    force_option,
+    json_option,
+    shape_option,
+    target_option,
+    threads_option,
+)
 
 
-@click.command(short_help="Find the mix of schemes that costs least for a given loss.")
+@command(short_help="Find the mix of schemes that costs least for a given loss.")
 @click.argument("model", type=MODEL)
 @click.option("--data", type=ANY_PATH, required=True, help="Samples, as for compare.")
 @click.option(

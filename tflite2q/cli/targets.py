@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import click
-
-from tflite2q.cli.options import json_option
+from tflite2q.cli.options import command, json_option
 
 
-@click.command(short_help="List the targets a model can be compiled for.")
+@command(short_help="List the targets a model can be compiled for.")
 @json_option
 def targets(json_path: str | None) -> None:
     """List the targets that a model can be compiled for, the processor features they assume, and the kernels that

@@ -19,7 +19,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,11 +28,15 @@ from tflite2q.arithmetic import rounding
 from tflite2q.dialect.types import STORAGE, Value
 from tflite2q.errors import DataError
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 Array = npt.NDArray[Any]
 FilePath = str | os.PathLike[str]
 Source = FilePath | Array | Mapping[str, Array]
 
 CENTRAL_FRACTION = 0.875
+LONGEST_SIDE = 64  # times the longer side of the input: bounds the memory of resizing an image
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 MEMORY = Path("the given data")  # how messages call arrays that come from no file
 LABEL_KEYS = ("labels", "label", "y")
@@ -270,16 +274,39 @@ def _image(file: Path, shape: tuple[int, ...]) -> Array:
     _, height, width, channels = shape
     try:
         with Image.open(file) as opened:
-            picture = opened.convert("L" if channels == 1 else "RGB")
-    except (UnidentifiedImageError, OSError, ValueError) as error:
+            picture = _eight_bits(opened, file).convert("L" if channels == 1 else "RGB")
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise DataError(f"{file}: not a readable image; remove it from the data or repair it") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"{file}: claims more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels; scale it down"
+        ) from error
     scale = max(height / picture.height, width / picture.width) / CENTRAL_FRACTION
     size = (max(round(picture.width * scale), width), max(round(picture.height * scale), height))
+    if max(size) > LONGEST_SIDE * max(height, width):
+        raise DataError(
+            f"{file}: {picture.width}x{picture.height} is too long and narrow for an input of {width}x{height}"
+        )
     if size != picture.size:
         picture = picture.resize(size, Image.Resampling.BILINEAR)
     left, top = (size[0] - width) // 2, (size[1] - height) // 2
     codes = np.asarray(picture.crop((left, top, left + width, top + height)), np.uint8)
     return codes.reshape(shape)
+
+
+def _eight_bits(opened: Image.Image, file: Path) -> Image.Image:
+    """`opened` itself, or its 16-bit greys rounded to 8 bits (65535 is 257 times 255).
+
+    Pillow opens a 16-bit grey PNG in a mode "I;16" or, in older versions, "I", and cuts instead of scaling when it
+    converts those.  Raises DataError for 32-bit and floating-point pixels, whose range nothing states.
+    """
+    if opened.mode.startswith("I;16") or (opened.mode == "I" and opened.format == "PNG"):
+        from PIL import Image
+
+        return Image.fromarray(((np.asarray(opened).astype(np.uint32) + 128) // 257).astype(np.uint8))
+    if opened.mode in ("I", "F"):
+        raise DataError(f"{file}: 32-bit pixels have no stated range; save the image with 8 or 16 bits a channel")
+    return opened
 
 
 def _arrays(
