@@ -20,8 +20,9 @@ from tflite2q.dialect.ops.dense import Dense
 from tflite2q.dialect.ops.eltwise import Add
 from tflite2q.dialect.ops.shape import Reshape
 from tflite2q.dialect.ops.softmax import Softmax
+from tflite2q.dialect.ops.state import AssignVariable, ReadVariable
 from tflite2q.dialect.text import parse_graph, print_graph
-from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
+from tflite2q.dialect.types import Constant, Quantization, Resource, TensorType, Value
 from tflite2q.errors import InvalidGraph, UnsupportedError
 from tflite2q.flatbuffer.reader import load
 
@@ -38,6 +39,13 @@ def everything() -> Graph:
     values = (
         Value("image", TensorType((1, 4, 4, 1), "uint8", uint8), shape_signature=(-1, 4, 4, 1)),
         Value("state;0", TensorType((1, 2), "uint8", Quantization.per_tensor(0.1, 3)), variable=True),
+        Value(
+            "memory",
+            TensorType((1, 2), "uint8", uint8),
+            variable=True,
+            resource=Resource("a container", "shared/name", Constant(np.array([[128, 7]], np.uint8))),
+        ),
+        Value("held", TensorType((1, 2), "uint8", uint8)),
         Value(
             "conv/weights",
             TensorType((2, 3, 3, 1), "int8", Quantization.per_channel([0.25, 0.1], 0)),
@@ -69,6 +77,8 @@ def everything() -> Graph:
         ),
         Reshape(inputs=("conv", None), outputs=("rows",), new_shape=(1, -1), kind="reshape"),
         Dense(inputs=("rows", "dense/weights", None), outputs=("logits",), rescale="float32"),
+        ReadVariable(inputs=("memory",), outputs=("held",)),
+        AssignVariable(inputs=("memory", "logits"), outputs=()),
         Add(inputs=("logits", "state;0"), outputs=("sum:0",), subtract=True),
         Softmax(
             inputs=("sum:0",),

@@ -65,6 +65,12 @@ class Graph:
                 found[name].append(op)
         return {name: tuple(ops) for name, ops in found.items()}
 
+    @cached_property
+    def states(self) -> tuple[Value, ...]:
+        """The variables that a stream keeps from run to run: those that an op updates and that no input gives."""
+        updated = {name for op in self.ops if op.updates for name in op.written[len(op.outputs) :]}
+        return tuple(v for v in self.values if v.name in updated and v.name not in self.inputs)
+
     def __getitem__(self, name: str) -> Value:
         return self.by_name[name]
 
@@ -89,6 +95,9 @@ def verify(graph: Graph) -> Graph:
         raise InvalidGraph("two values have the same name")
     for value in graph.values:
         check_value(value)
+    resources = [(v.resource.container, v.resource.shared_name) for v in graph.values if v.resource is not None]
+    if len(set(resources)) != len(resources):
+        raise InvalidGraph("two values are the same variable")
     for name in graph.inputs:
         if name not in graph.by_name:
             raise InvalidGraph(f"graph input {name!r} does not exist")
@@ -131,11 +140,12 @@ def check_value(value: Value) -> None:
         raise InvalidGraph(f"value {value.name!r}: shape {list(kind.shape[:MOST_AXES])} is too large")
     if kind.quantization is not None:
         _verify_quantization(value, kind.quantization)
-    if value.constant is None:
+    if value.resource is not None and not value.variable:
+        raise InvalidGraph(f"value {value.name!r} is a resource but no variable")
+    constant = value.constant if value.resource is None else value.resource.initial
+    if constant is None or value.carried is not None:
         return
-    array = value.constant.array
-    if value.carried is not None:
-        return
+    array = constant.array
     if array.shape != kind.shape or array.dtype.name != STORAGE[kind.dtype]:
         declared = f"{kind.dtype}{list(kind.shape)}"
         raise InvalidGraph(f"value {value.name!r}: data is {array.dtype.name}{list(array.shape)}, declared {declared}")
@@ -163,6 +173,9 @@ def _verify_names(op: Op, values: Mapping[str, Value], defined: set[str]) -> Non
     for name in op.outputs:
         if name in defined:
             raise InvalidGraph(f"defines {name!r} a second time")
+    for name in op.written[len(op.outputs) :]:
+        if not values[name].variable:
+            raise InvalidGraph(f"updates {name!r}, which is no variable")
 
 
 def _verify_types(op: Op, graph: Graph) -> None:

@@ -168,6 +168,7 @@ class Op:
     channel_axis: ClassVar[int] = 0  # of an operand in the role of weights: where its output channel is
     scales_below: ClassVar[float] = math.inf  # what the kernels take as the scale of an operand
     carries: ClassVar[bool] = False  # True: may touch tensors that the dialect cannot represent
+    updates: ClassVar[tuple[str, ...]] = ()  # slots of variables that get new data, which `meaning` gives after results
     converts: ClassVar[bool] = False  # True: operand and result may be of different quantized types
     # Fused activations that every interpreter's kernel honours, for ops that have the attribute `activation`.
     fuses: ClassVar[tuple[str, ...]] = ()
@@ -178,6 +179,11 @@ class Op:
     def name(self) -> str:
         """An op is known by its first result, whose name is unique in the graph."""
         return self.outputs[0]
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """Names of the values that get data: the results, then the variables that the op updates."""
+        return (*self.outputs, *(self.reads(slot) for slot in self.updates))
 
     @property
     def slots(self) -> tuple[Operand, ...]:
@@ -248,13 +254,14 @@ class Op:
         raise NotImplementedError
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        """The op's results, written over the core vocabulary."""
+        """The op's results and the new data of variables it `updates`, written over the core vocabulary."""
         raise NotImplementedError
 
     def compute(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         """What `meaning` gives, scalars without axes: the constants of the core vocabulary have at least one."""
         results = self.meaning(core, ins, outs)
-        return tuple(r if y.type.shape else core.reshape(r, ()) for r, y in zip(results, outs, strict=True))
+        kinds = [*(y.type for y in outs), *(ins[slot].type for slot in self.updates)]
+        return tuple(r if kind.shape else core.reshape(r, ()) for r, kind in zip(results, kinds, strict=True))
 
     def assumed(self, ins: Values, outs: Sequence[Value]) -> Mapping[str, Shape]:
         """By name, what operands given at run time must be for the results to have their declared shapes."""

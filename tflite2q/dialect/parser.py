@@ -7,7 +7,7 @@ import binascii
 import difflib
 import zlib
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,7 +17,7 @@ from tflite2q.dialect.graph import Graph, Signature
 from tflite2q.dialect.lexer import Cursor, Token
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops import BY_MNEMONIC
-from tflite2q.dialect.types import STORAGE, Carried, Constant, Quantization, TensorType, Value
+from tflite2q.dialect.types import STORAGE, Carried, Constant, Quantization, Resource, TensorType, Value
 from tflite2q.errors import InvalidGraph
 
 T = TypeVar("T")
@@ -121,10 +121,16 @@ class Parser(Cursor):
         quantization = self.quantization() if self.at("<") else None
         signature = self.shape() if self.accept("dynamic") else None
         variable = self.accept("variable")
+        resource = self.resource() if self.accept("resource") else None
         carried = self.carried() if self.accept("carried") else None
         kind = TensorType(shape, dtype, quantization)
         constant = self.constant(kind) if self.accept("=") else None
-        return Value(name, kind, constant, variable, signature, carried)
+        if resource is not None:
+            resource, constant = replace(resource, initial=constant), None
+        return Value(name, kind, constant, variable, signature, carried, resource)
+
+    def resource(self) -> Resource:
+        return Resource(self.string("the container of a variable"), self.string("its shared name"))
 
     def carried(self) -> Carried:
         reason, content = self.string("why it is carried"), self.string("its fields in JSON")

@@ -93,11 +93,14 @@ class _Printer:
             parts.append(f"dynamic{list(value.shape_signature)}")
         if value.variable:
             parts.append("variable")
+        if value.resource is not None:
+            parts.append(f"resource {quoted(value.resource.container)} {quoted(value.resource.shared_name)}")
         if value.carried is not None:
             carried = value.carried
             parts.append(f"carried {quoted(carried.reason)} {quoted(carried.fields)} {_names(carried.names)}")
-        if value.constant is not None:
-            parts.append(f"= {self.constant(value.constant.array, value)}")
+        constant = value.constant if value.resource is None else value.resource.initial
+        if constant is not None:
+            parts.append(f"= {self.constant(constant.array, value)}")
         return " ".join(parts)
 
     def op(self, op: Op) -> str:

@@ -162,13 +162,26 @@ class Carried:
 
 
 @dataclass(frozen=True)
+class Resource:
+    """How the file knows a variable that READ_VARIABLE and ASSIGN_VARIABLE use: its container and shared name.
+
+    `initial` is its data before the first run, None where every run assigns before it reads.
+    """
+
+    container: str
+    shared_name: str
+    initial: Constant | None = None
+
+
+@dataclass(frozen=True)
 class Value:
     """A tensor of a graph.  Its name is unique in the graph and is the TFLite tensor's name.
 
     `constant` is its data if known: of a value that an op computes, what it computes for the shapes the graph has now;
     of a graph's input, what alone may be given, for it decides shapes.  `variable` marks state that survives between
-    runs; `shape_signature` is the shape with -1 for dimensions the file declares dynamic, or None.  A `carried` value
-    is only read and made by ops that are carried too; its data are bytes.
+    the runs of a stream, a `resource` what the file keeps outside its tensors; `shape_signature` is the shape with -1
+    for dimensions the file declares dynamic, or None.  A `carried` value is only read and made by ops that are carried
+    too; its data are bytes.
     """
 
     name: str
@@ -177,6 +190,13 @@ class Value:
     variable: bool = False
     shape_signature: tuple[int, ...] | None = None
     carried: Carried | None = None
+    resource: Resource | None = None
+
+    @property
+    def initial(self) -> npt.NDArray[Any]:
+        """A variable before the first run: as its resource says, else real 0."""
+        stated = None if self.resource is None else self.resource.initial
+        return initial_state(self.type) if stated is None else stated.array
 
     @property
     def data(self) -> npt.NDArray[Any]:
@@ -190,6 +210,6 @@ class Value:
 
 
 def initial_state(kind: TensorType) -> npt.NDArray[Any]:
-    """A variable before the first step: real 0, so 8-bit codes start at their zero point and int16 ones at 0."""
+    """A tensor of state before the first run: real 0, so 8-bit codes start at their zero point and int16 ones at 0."""
     start = kind.zero_point if kind.quantized and kind.dtype in ("int8", "uint8") else 0
     return np.full(kind.shape, start, STORAGE[kind.dtype])

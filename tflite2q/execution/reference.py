@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,28 +13,57 @@ from tflite2q.dialect.fold import folded
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Operands, Tensor
 from tflite2q.dialect.ops.opaque import check_runnable
-from tflite2q.dialect.types import STORAGE, Value, initial_state
+from tflite2q.dialect.types import STORAGE, Value
 from tflite2q.errors import DataError
 
 Array = npt.NDArray[Any]
 
 
 def run(graph: Graph, *inputs: npt.ArrayLike) -> list[Array]:
-    """The graph's outputs for `inputs`, one array each, in the graph's order.
+    """The graph's outputs for `inputs`, one array each, in the graph's order; variables start from their initial data.
 
     Raises DataError if their number, shapes or dtypes do not fit.
     """
-    values = dict(steps(graph, inputs))
-    return [values[name] for name in graph.outputs]
+    return Stream(graph).step(*inputs)
 
 
 def run_every(graph: Graph, *inputs: npt.ArrayLike) -> dict[str, Array]:
-    """All values by name: inputs, constants and every intermediate result."""
-    return dict(steps(graph, inputs))
+    """All values by name: inputs, constants, every intermediate result, and variables as the run leaves them."""
+    return Stream(graph).step_every(*inputs)
 
 
-def steps(graph: Graph, inputs: Sequence[npt.ArrayLike]) -> Iterator[tuple[str, Array]]:
-    """Yields (name, array) for each value in order of computation."""
+class Stream:
+    """A graph that is run step by step: each step starts from the variables that the last one left."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._states: dict[str, Array] = {}
+        self.reset()
+
+    def step(self, *inputs: npt.ArrayLike) -> list[Array]:
+        """The outputs of the next step, as `run` gives them.  Raises DataError; the state is then what it was."""
+        values = self.step_every(*inputs)
+        return [values[name] for name in self.graph.outputs]
+
+    def step_every(self, *inputs: npt.ArrayLike) -> dict[str, Array]:
+        """The next step, as `run_every`."""
+        values = dict(steps(self.graph, inputs, self._states))
+        # Copies: an array may be the caller's input, or become the caller's output.
+        self._states = {name: values[name].copy() for name in self._states}
+        return values
+
+    def reset(self) -> None:
+        """Back to the state before the first step."""
+        self._states = {value.name: value.initial for value in self.graph.states}
+
+
+def steps(
+    graph: Graph, inputs: Sequence[npt.ArrayLike], states: Mapping[str, Array] | None = None
+) -> Iterator[tuple[str, Array]]:
+    """Yields (name, array) for each value in order of computation, a variable again when it is updated.
+
+    `states` is what variables hold before the run; those not given have their initial data.
+    """
     check_runnable(graph)
     core = NumpyCore()
     values: dict[str, Array] = {}
@@ -42,7 +71,8 @@ def steps(graph: Graph, inputs: Sequence[npt.ArrayLike]) -> Iterator[tuple[str, 
         if value.constant is not None:
             values[value.name] = value.constant.array
         elif value.variable:
-            values[value.name] = initial_state(value.type)
+            values[value.name] = value.initial
+    values.update(states or {})
     values.update(zip(graph.inputs, check_inputs(graph, inputs), strict=True))
     yield from values.items()
     for op in folded(graph).ops:
@@ -52,7 +82,7 @@ def steps(graph: Graph, inputs: Sequence[npt.ArrayLike]) -> Iterator[tuple[str, 
                 results = op.compute(core, operands, graph.outs(op))
         except IndexError as error:
             raise DataError(f"{op.mnemonic} {op.name!r}: the data hold an index out of range: {error}") from error
-        for name, result in zip(op.outputs, results, strict=True):
+        for name, result in zip(op.written, results, strict=True):
             values[name] = result
             yield name, result
 

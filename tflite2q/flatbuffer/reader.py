@@ -62,8 +62,12 @@ def _read(model: ModelRecord, files: tuple[tuple[str, bytes], ...], allow: bool,
         if not 0 <= signature.subgraph < len(model.subgraphs):
             raise ModelError(f"signature {signature.key!r} refers to subgraph {signature.subgraph}, which is absent")
     constants = Constants(model)
-    readers = [SubgraphReader(model, index, constants) for index in range(len(model.subgraphs))]
-    main = readers[0]
+    main = SubgraphReader(model, 0, constants)
+    initial = main.find_variables()
+    kept = [index for index in range(len(model.subgraphs)) if index not in initial]
+    places = {index: place for place, index in enumerate(kept)}
+    main.places = places
+    readers = [main, *(SubgraphReader(model, index, constants, places) for index in kept[1:])]
     graph = used(main.graph().with_(files=files, metadata=constants.metadata()))
     for name, error in main.damaged.items():
         if name in graph.by_name and not allow:
@@ -72,7 +76,7 @@ def _read(model: ModelRecord, files: tuple[tuple[str, bytes], ...], allow: bool,
     found = inferred(graph, main.carry)
     graph = used(found.graph)
     others = tuple(reader.carried() for reader in readers[1:])
-    refused = [*_subgraphs(readers), *main.refused]
+    refused = [*main.refused, *_subgraphs(readers)]
     refused += [] if refused else _tensors(graph)
     try:
         verify(graph)
@@ -105,7 +109,7 @@ def _checked_shapes(graph: Graph, shapes: Shapes) -> dict[str, Shape]:
 def _subgraphs(readers: Sequence[SubgraphReader]) -> list[Tflite2qError]:
     """Notes about further subgraphs.  Raises UnsupportedError if they make it impossible to change the first."""
     for reader in readers:
-        reader.check_calls(len(readers))
+        reader.check_calls()
     if len(readers) == 1:
         return []
     what = f"the model has {len(readers)} subgraphs (control flow or shared parts), only the first can be converted"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,11 @@ from tflite2q.dialect.graph import Graph, Signature, check_value, located
 from tflite2q.dialect.op import Builtin, Op
 from tflite2q.dialect.ops import BY_BUILTIN
 from tflite2q.dialect.ops.opaque import Opaque
-from tflite2q.dialect.types import STORAGE, Carried, Constant, Quantization, TensorType, Value
+from tflite2q.dialect.types import STORAGE, Carried, Constant, Quantization, Resource, TensorType, Value
 from tflite2q.errors import InvalidGraph, ModelError, Tflite2qError, UnsupportedError
-from tflite2q.flatbuffer import flexbuffer, names, tables
+from tflite2q.flatbuffer import flexbuffer, names, tables, variables
 from tflite2q.flatbuffer.records import ModelRecord, OperatorCode, OperatorRecord, TensorRecord
-
-# Options by which an operator names other subgraphs.
-_CALLS = ("SubgraphIndex", "Subgraph", "CalledComputations")
+from tflite2q.flatbuffer.variables import Variable, Variables
 
 
 class UnknownOperator(UnsupportedError):
@@ -66,18 +64,41 @@ class Constants:
 
 class SubgraphReader:
     """Reads one subgraph.  Afterwards `refused` holds the reasons why ops are carried, and `damaged` the contradictions
-    in carried tensors, by name."""
+    in carried tensors, by name.
 
-    def __init__(self, model: ModelRecord, index: int, constants: Constants) -> None:
-        self.model, self.index, self.constants = model, index, constants
+    `places` are the new places of subgraphs, where some are left out.
+    """
+
+    def __init__(
+        self, model: ModelRecord, index: int, constants: Constants, places: Mapping[int, int] | None = None
+    ) -> None:
+        self.model, self.index, self.constants, self.places = model, index, constants, places or {}
         self.subgraph = model.subgraphs[index]
         self.names = _unique_names(self.subgraph.tensors)
         self.refused: list[Tflite2qError] = []
         self.damaged: dict[str, InvalidGraph] = {}
+        self.variables: Variables | None = None  # None: operators that use variables are carried
+        self.kept: list[int] = list(range(len(self.subgraph.operators)))  # operators that become ops
+
+    def find_variables(self) -> frozenset[int]:
+        """Turn variables into state; the subgraphs that only initialize it, of which the graph has no further need."""
+        if not any(self.code(op).name in variables.OPERATORS for op in self.subgraph.operators):
+            self.variables = Variables()
+            return frozenset()
+        try:
+            self.variables = variables.found(self.model, self.index)
+        except UnsupportedError as error:
+            self.refused.append(error)
+            return frozenset()
+        for handle, stands in self.variables.handles.items():
+            self.names[handle] = self.name(stands)
+        codes = [self.code(op).name for op in self.subgraph.operators]
+        self.kept = [index for index, code in enumerate(codes) if code not in (variables.HANDLE, variables.ONCE)]
+        return self.variables.once
 
     def graph(self) -> Graph:
         """The graph with all its ops, not yet verified."""
-        return self.composed([self.op(index, op) for index, op in enumerate(self.subgraph.operators)])
+        return self.composed([self.op(index, self.subgraph.operators[index]) for index in self.kept])
 
     def carried(self) -> Graph:
         """The graph with every op carried."""
@@ -89,12 +110,18 @@ class SubgraphReader:
         return Graph(
             inputs=self.some_names(graph.inputs),
             outputs=self.some_names(graph.outputs),
-            values=tuple(self.value(i, tensor, i in produced) for i, tensor in enumerate(graph.tensors)),
+            values=tuple(
+                self.value(i, tensor, i in produced) for i, tensor in enumerate(graph.tensors) if not self.doubled(i)
+            ),
             ops=tuple(ops),
             name=graph.name,
             description="" if self.index else self.model.description,
             signatures=tuple(self.signatures()),
         )
+
+    def doubled(self, tensor: int) -> bool:
+        """Whether a tensor is a further handle of a variable."""
+        return self.variables is not None and self.variables.handles.get(tensor, tensor) != tensor
 
     def code(self, op: OperatorRecord) -> OperatorCode:
         if not 0 <= op.code < len(self.model.codes):
@@ -113,6 +140,8 @@ class SubgraphReader:
 
     def value(self, index: int, tensor: TensorRecord, produced: bool) -> Value:
         name = self.names[index]
+        if self.variables is not None and index in self.variables.by_tensor:
+            return self.state(name, self.variables.by_tensor[index])
         data = self.constants.buffer(tensor.buffer)
         if tensor.problem or tensor.dtype not in STORAGE:
             reason = tensor.problem or f"is {tensor.dtype}"
@@ -138,6 +167,19 @@ class SubgraphReader:
                 name, tensor, "contradicts itself in its quantization", None if produced else tensor.buffer
             )
         return value
+
+    def state(self, name: str, variable: Variable) -> Value:
+        """A variable as a value."""
+        tensor, initial = variable.typed, variable.initial
+        try:
+            kind = TensorType(tensor.shape, tensor.dtype)
+            data = None if initial is None else self.constants.constant(initial.buffer, kind)
+            resource = Resource(*variables.names_of(variable), data)
+            value = Value(name, kind.with_(quantization=_quantization(tensor)), None, True, resource=resource)
+            check_value(value)
+            return value
+        except InvalidGraph as error:
+            raise error.at(f"variable {name!r}") from error
 
     def carried_value(self, name: str, tensor: TensorRecord, reason: str, buffer: int | None) -> Value:
         """A tensor as the file has it; `buffer` holds its data unless it is computed."""
@@ -167,11 +209,13 @@ class SubgraphReader:
         code = self.code(record)
         if record.problem:
             return self.opaque(index)
+        if self.variables is None and code.name in variables.OPERATORS:
+            return self.opaque(index)  # `refused` says why
         if code.name not in BY_BUILTIN or BY_BUILTIN[code.name][1].custom != code.custom:
             self.refused.append(UnknownOperator(f"{index} {'custom ' if code.custom else ''}{code.name}"))
             return self.opaque(index)
         cls, builtin = BY_BUILTIN[code.name]
-        if not record.outputs:
+        if cls.results and not record.outputs:
             raise ModelError(f"operator {index} {code.name} has no outputs; the file is damaged")
         try:
             attributes = _attributes(cls, builtin, record)
@@ -190,13 +234,14 @@ class SubgraphReader:
             "code": code.name,
             "custom": code.custom,
             "options_type": record.options_type,
-            "options": tuple(record.options.items()),
+            "options": tuple(variables.renumbered(record.options, self.places)),
             "custom_options": record.custom_options,
         }
         return self.made(Opaque, index, attributes)
 
-    def carry(self, index: int, op: Op, error: Tflite2qError) -> Op:
-        """Operator `index`, carried because `op` breaks a rule of the dialect."""
+    def carry(self, place: int, op: Op, error: Tflite2qError) -> Op:
+        """The operator of op number `place` of the graph, carried because `op` breaks a rule of the dialect."""
+        index = self.kept[place]
         self.refused.append(located(index, op, error))
         return self.opaque(index)
 
@@ -211,10 +256,12 @@ class SubgraphReader:
             **attributes,
         )
 
-    def check_calls(self, subgraphs: int) -> None:
+    def check_calls(self) -> None:
         """Raise where an operator leads to a subgraph that does not exist, or back to the first, which may change."""
-        for index, record in enumerate(self.subgraph.operators):
-            for called in _called(record):
+        subgraphs = len(self.model.subgraphs)
+        for index in self.kept:
+            record = self.subgraph.operators[index]
+            for called in variables.called(record):
                 if not 0 <= called < subgraphs:
                     raise ModelError(
                         f"operator {index} calls subgraph {called}, which does not exist; the file is damaged"
@@ -235,13 +282,6 @@ def references(fields: dict[str, Any]) -> Iterator[dict[str, Any]]:
     details = fields.get("Quantization", {}).get("details")
     if details and details[0] != "CustomQuantization":
         yield details[1]
-
-
-def _called(record: OperatorRecord) -> Iterator[int]:
-    """The subgraphs that an operator refers to."""
-    for field, value in record.options.items():
-        if field.endswith(_CALLS):
-            yield from (int(n) for n in (value if isinstance(value, tuple) else (value,)))
 
 
 def _unique_names(tensors: Sequence[TensorRecord]) -> list[str]:

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.opaque import Opaque
 from tflite2q.dialect.types import Carried, Value
 from tflite2q.errors import UnsupportedError
-from tflite2q.flatbuffer import flexbuffer, names, schema, tables
+from tflite2q.flatbuffer import flexbuffer, names, schema, tables, variables
 from tflite2q.flatbuffer.records import (
     ModelRecord,
     OperatorCode,
@@ -75,22 +76,41 @@ def _model(graph: Graph) -> ModelRecord:
     shared = _Shared()
     metadata = tuple((name, shared.buffer(data)) for name, data in graph.metadata)
     writers = [_Writer(each, index, shared) for index, each in enumerate((graph, *graph.others))]
-    subgraphs = tuple(writer.subgraph() for writer in writers)
+    initialized = [v for v in graph.values if v.resource is not None and v.resource.initial is not None]
+    if initialized:
+        writers[0].once = len(writers)
+    subgraphs = [writer.subgraph() for writer in writers]
+    if initialized:
+        subgraphs.append(_initialization(initialized, shared))
     return ModelRecord(
         description=graph.description,
         codes=tuple(shared.codes),
         buffers=tuple(shared.buffers),
-        subgraphs=subgraphs,
+        subgraphs=tuple(subgraphs),
         signatures=tuple(signature for writer in writers for signature in writer.signatures()),
         metadata=metadata,
     )
 
 
+def _initialization(states: Sequence[Value], shared: _Shared) -> SubgraphRecord:
+    """The subgraph that CALL_ONCE runs: it assigns each variable its initial data."""
+    tensors: list[TensorRecord] = []
+    operators: list[OperatorRecord] = []
+    for state in states:
+        assert state.resource is not None
+        handle, data = len(tensors), Value(f"{state.name}/initial", state.type, state.resource.initial)
+        tensors += [variables.handle_tensor(state.name), _tensor(data, shared.buffer(_bytes(data)))]
+        operators.append(variables.handle_operator(state, handle, shared.code(OperatorCode(variables.HANDLE))))
+        operators.append(OperatorRecord(shared.code(OperatorCode(variables.ASSIGN)), (handle, handle + 1), ()))
+    return SubgraphRecord("initialization", tuple(tensors), (), (), tuple(operators))
+
+
 class _Writer:
-    """One subgraph."""
+    """One subgraph; `once` is the one that initializes its variables, if any."""
 
     def __init__(self, graph: Graph, place: int, shared: _Shared) -> None:
         self.graph, self.place, self.shared = graph, place, shared
+        self.once: int | None = None
         inside = {value.name: value for op in graph.ops for value in op.intermediates}
         self.tensors = (*graph.values, *inside.values())
         self.index = {value.name: index for index, value in enumerate(self.tensors)}
@@ -102,8 +122,17 @@ class _Writer:
             tensors=tuple(self.tensor(value) for value in self.tensors),
             inputs=self.indices(graph.inputs),
             outputs=self.indices(graph.outputs),
-            operators=tuple(self.operator(op) for op in graph.ops),
+            operators=(*self.preparation(), *(self.operator(op) for op in graph.ops)),
         )
+
+    def preparation(self) -> Iterator[OperatorRecord]:
+        """What comes before the ops: the initialization of variables, and their handles."""
+        if self.once is not None:
+            yield variables.once_operator(self.once, self.shared.code(OperatorCode(variables.ONCE)))
+        for value in self.graph.values:
+            if value.resource is not None:
+                code = self.shared.code(OperatorCode(variables.HANDLE))
+                yield variables.handle_operator(value, self.index[value.name], code)
 
     def signatures(self) -> tuple[SignatureRecord, ...]:
         def made(signature: Signature) -> SignatureRecord:
@@ -119,19 +148,10 @@ class _Writer:
         return tuple((public, self.index[name]) for public, name in names)
 
     def tensor(self, value: Value) -> TensorRecord:
-        q = value.type.quantization
-        return TensorRecord(
-            name=value.name,
-            shape=value.type.shape,
-            dtype=value.type.dtype,
-            buffer=self.shared.buffer(b"" if self.computed(value) else _bytes(value)),
-            scale=() if q is None else q.scale,
-            zero_point=() if q is None else q.zero_point,
-            axis=0 if q is None or q.axis is None else q.axis,
-            variable=value.variable,
-            shape_signature=value.shape_signature,
-            beyond={} if value.carried is None else self.beyond(value.carried),
-        )
+        if value.resource is not None:
+            return variables.handle_tensor(value.name)
+        buffer = self.shared.buffer(b"" if self.computed(value) else _bytes(value))
+        return _tensor(value, buffer, {} if value.carried is None else self.beyond(value.carried))
 
     def computed(self, value: Value) -> bool:
         """Whether the interpreter gets a value's data from elsewhere than the file."""
@@ -159,6 +179,22 @@ class _Writer:
             options=options,
             custom_options=custom_options,
         )
+
+
+def _tensor(value: Value, buffer: int, beyond: Mapping[str, Any] | None = None) -> TensorRecord:
+    q = value.type.quantization
+    return TensorRecord(
+        name=value.name,
+        shape=value.type.shape,
+        dtype=value.type.dtype,
+        buffer=buffer,
+        scale=() if q is None else q.scale,
+        zero_point=() if q is None else q.zero_point,
+        axis=0 if q is None or q.axis is None else q.axis,
+        variable=value.variable,
+        shape_signature=value.shape_signature,
+        beyond=beyond or {},
+    )
 
 
 def _bytes(value: Value) -> bytes:

@@ -34,6 +34,7 @@ from tflite2q.dialect.ops.resize import ResizeBilinear, ResizeNearest
 from tflite2q.dialect.ops.shape import Concat, Pad, Reshape
 from tflite2q.dialect.ops.softmax import Softmax
 from tflite2q.dialect.ops.space import MirrorPad, SpaceBatch, SpaceDepth
+from tflite2q.dialect.ops.state import AssignVariable, ReadVariable
 from tflite2q.dialect.ops.transpose_conv import TransposeConv
 
 OPS: tuple[type[Op], ...] = (
@@ -90,6 +91,8 @@ OPS: tuple[type[Op], ...] = (
     OneHot,
     Lstm,
     Svdf,
+    ReadVariable,
+    AssignVariable,
     DetectionPostprocess,
     Opaque,
 )

@@ -1,6 +1,6 @@
 """Recurrent layers in integers: UNIDIRECTIONAL_SEQUENCE_LSTM and SVDF.
 
-State lives in variables; a run starts from the values that the variables hold.
+State lives in variables, which a run reads and updates.
 """
 
 from __future__ import annotations
@@ -71,9 +71,8 @@ class Lstm(Op):
     )
     operands: ClassVar[tuple[Operand, ...]] = _lstm_operands()
     dtypes: ClassVar[tuple[str, ...]] = ("int8",)
-    deviation: ClassVar[str] = (
-        "every run starts from the initial state; no peepholes, projection or layer normalization"
-    )
+    updates: ClassVar[tuple[str, ...]] = ("hidden", "cell")
+    deviation: ClassVar[str] = "no peepholes, projection or layer normalization"
 
     def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         x, hidden, cell = ins["x"], ins["hidden"], ins["cell"]
@@ -141,7 +140,7 @@ class Lstm(Op):
             c, h = self.step(core, sums, c, len(gates) == 3, cell.type, hidden.type)
             results.append(core.reshape(h, (1, *hidden.type.shape)))
         y = core.concat(results, 0)
-        return (y if self.time_major else core.permute_dims(y, (1, 0, 2)),)
+        return (y if self.time_major else core.permute_dims(y, (1, 0, 2)), h, c)
 
     def products(self, core: Core[T], ins: Operands[T], source: str, gates: list[str], x: TensorType, data: T) -> T:
         """Sums of all gates side by side, in steps of 2**-12; int64.  Biases go with the input's products."""
@@ -215,7 +214,8 @@ class Svdf(Op):
         Operand("state", "fixed"),
     )
     dtypes: ClassVar[tuple[str, ...]] = ("int8",)
-    deviation: ClassVar[str] = "every run starts from the initial state; the state is int16"
+    updates: ClassVar[tuple[str, ...]] = ("state",)
+    deviation: ClassVar[str] = "the state is int16"
 
     def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         x, features, times, state = (ins[name] for name in ("x", "features", "times", "state"))
@@ -256,4 +256,5 @@ class Svdf(Op):
         if bias is not None:
             total = core.add(total, bias.data)
         scale = np.float32(state.type.scale) * np.float32(times.type.scale) / np.float32(y.scale)
-        return (Rescale((float(scale),), y.zero_point, *y.range, y.dtype).meaning(core, total),)
+        result = Rescale((float(scale),), y.zero_point, *y.range, y.dtype).meaning(core, total)
+        return result, core.reshape(line, (batch, filters * memory))

@@ -1,0 +1,230 @@
+"""Resource variables of a model: from handles, and a subgraph that runs once, to state with initial data, and back.
+
+file:   CALL_ONCE 1;  h = VAR_HANDLE "s";  y = READ_VARIABLE(h);  ASSIGN_VARIABLE(h, x)
+        subgraph 1:  h = VAR_HANDLE "s";  ASSIGN_VARIABLE(h, constant)
+graph:  %h: variable = constant;           %y = q.read_variable(%h);  q.assign_variable(%h, %x)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from tflite2q.dialect.types import STORAGE, Value
+from tflite2q.errors import ModelError, UnsupportedError
+from tflite2q.flatbuffer.records import (
+    ModelRecord,
+    OperatorRecord,
+    OptionValue,
+    SubgraphRecord,
+    TensorRecord,
+)
+
+Key = tuple[bytes, bytes]  # container and shared name: handles of equal keys are of one variable
+HANDLE, ONCE, READ, ASSIGN = "VAR_HANDLE", "CALL_ONCE", "READ_VARIABLE", "ASSIGN_VARIABLE"
+OPERATORS = (HANDLE, ONCE, READ, ASSIGN)
+# Options by which an operator names other subgraphs.
+_CALLS = ("SubgraphIndex", "Subgraph", "CalledComputations")
+
+
+@dataclass(frozen=True)
+class Variable:
+    """`typed` is the tensor that has the variable's type, `initial` the one that has its initial data, if any."""
+
+    key: Key
+    typed: TensorRecord
+    initial: TensorRecord | None
+
+
+@dataclass(frozen=True)
+class Variables:
+    """The variables of one subgraph, by the index of the tensor that stands for each.
+
+    `handles` maps every tensor that is a handle to the one that stands for its variable; `once` are the subgraphs that
+    do nothing but initialize.
+    """
+
+    by_tensor: Mapping[int, Variable] = field(default_factory=dict)
+    handles: Mapping[int, int] = field(default_factory=dict)
+    once: frozenset[int] = frozenset()
+
+
+def found(model: ModelRecord, index: int) -> Variables:
+    """The variables of subgraph `index`.
+
+    Raises UnsupportedError for variables that are shared with other parts of the model, or initialized by more than
+    constants; ModelError for references that lead nowhere.
+    """
+    return _Finder(model, index).variables()
+
+
+class _Finder:
+    def __init__(self, model: ModelRecord, index: int) -> None:
+        self.model, self.index = model, index
+        self.graph = model.subgraphs[index]
+        self.keys = self.handles_of(index)
+
+    def variables(self) -> Variables:
+        once = self.called_once()
+        initial: dict[Key, TensorRecord] = {}
+        for place in sorted(once):
+            initial.update(self.assigned(place))
+        self.check_alone(once)
+        first: dict[Key, int] = {}
+        for tensor, key in self.keys.items():
+            first.setdefault(key, tensor)
+        self.check_handles()
+        by_tensor = {first[key]: self.variable(key, uses, initial.get(key)) for key, uses in self.uses().items()}
+        return Variables(by_tensor, {tensor: first[key] for tensor, key in self.keys.items()}, once)
+
+    def name(self, op: OperatorRecord) -> str:
+        if not 0 <= op.code < len(self.model.codes):
+            raise ModelError(f"operator code {op.code} does not exist; the file is damaged")
+        return self.model.codes[op.code].name
+
+    def handles_of(self, index: int) -> dict[int, Key]:
+        """The key of each tensor of a subgraph that is a handle."""
+        handles = [op for op in self.model.subgraphs[index].operators if self.name(op) == HANDLE]
+        return {tensor: _key(op) for op in handles for tensor in op.outputs}
+
+    def called_once(self) -> frozenset[int]:
+        """The subgraphs that are called before the first run."""
+        places, touched = set(), False
+        for op in self.graph.operators:
+            touched = touched or self.name(op) in (READ, ASSIGN)
+            if self.name(op) == ONCE:
+                place = op.options.get("InitSubgraphIndex", 0)
+                if not isinstance(place, int) or not 0 < place < len(self.model.subgraphs) or place == self.index:
+                    raise ModelError(f"CALL_ONCE calls subgraph {place!r}, which does not exist; the file is damaged")
+                if touched:
+                    raise UnsupportedError("CALL_ONCE behind ops that use variables is not supported")
+                places.add(place)
+        return frozenset(places)
+
+    def assigned(self, place: int) -> dict[Key, TensorRecord]:
+        """What a subgraph that is called once assigns, by variable."""
+        graph, keys = self.model.subgraphs[place], self.handles_of(place)
+        results: dict[Key, TensorRecord] = {}
+        for op in graph.operators:
+            name = self.name(op)
+            if name == HANDLE:
+                continue
+            if name != ASSIGN or len(op.inputs) != 2 or op.inputs[0] not in keys:
+                raise UnsupportedError(f"CALL_ONCE runs {name} of subgraph {place}; it may only assign constants")
+            tensor = _tensor(graph, op.inputs[1])
+            if not self.has_data(tensor):
+                raise UnsupportedError(f"CALL_ONCE assigns {tensor.name!r} of subgraph {place}, which is no constant")
+            results[keys[op.inputs[0]]] = tensor
+        return results
+
+    def has_data(self, tensor: TensorRecord) -> bool:
+        return 0 < tensor.buffer < len(self.model.buffers) and len(self.model.buffers[tensor.buffer]) > 0
+
+    def check_alone(self, once: frozenset[int]) -> None:
+        """Raise UnsupportedError where another subgraph uses the same variables or the same initialization."""
+        mine = set(self.keys.values())
+        for index, graph in enumerate(self.model.subgraphs):
+            if index == self.index or index in once:
+                continue
+            shared = mine & set(self.handles_of(index).values())
+            if shared:
+                raise UnsupportedError(f"variable {_text(min(shared)[1])!r} is shared with subgraph {index}")
+            if any(place in once for op in graph.operators for place in called(op)):
+                raise UnsupportedError(f"subgraph {index} runs an initialization of this one")
+        if any(signature.subgraph in once for signature in self.model.signatures):
+            raise UnsupportedError("a signature is for a subgraph that CALL_ONCE runs")
+
+    def check_handles(self) -> None:
+        """Raise UnsupportedError where a handle is used for more than reading and assigning."""
+        for op in self.graph.operators:
+            name = self.name(op)
+            used = {READ: op.inputs[1:], ASSIGN: op.inputs[1:], HANDLE: ()}.get(name, op.inputs)
+            if any(tensor in self.keys for tensor in used):
+                raise UnsupportedError(f"{name} takes the handle of a variable")
+        if any(tensor in self.keys for tensor in (*self.graph.inputs, *self.graph.outputs)):
+            raise UnsupportedError("the handle of a variable is an input or output of the model")
+
+    def uses(self) -> dict[Key, list[tuple[str, OperatorRecord]]]:
+        """(READ or ASSIGN, operator) for each use of each variable, in order."""
+        found: dict[Key, list[tuple[str, OperatorRecord]]] = {}
+        for op in self.graph.operators:
+            name = self.name(op)
+            if name in (READ, ASSIGN) and op.inputs and op.inputs[0] in self.keys:
+                found.setdefault(self.keys[op.inputs[0]], []).append((name, op))
+        return found
+
+    def variable(self, key: Key, uses: list[tuple[str, OperatorRecord]], initial: TensorRecord | None) -> Variable:
+        """The variable; its type is that of its initial data, or of what is assigned first."""
+        moved = [_tensor(self.graph, (op.inputs if name == ASSIGN else op.outputs)[-1]) for name, op in uses]
+        if initial is None and uses[0][0] == READ:
+            raise UnsupportedError(f"variable {_text(key[1])!r} is read before anything sets it")
+        typed = moved[0] if initial is None else initial
+        if typed.problem or typed.dtype not in STORAGE or min(typed.shape, default=1) < 0:
+            reason = typed.problem or f"is {typed.dtype}{list(typed.shape)}"
+            raise UnsupportedError(f"variable {_text(key[1])!r} {reason}, which is not supported")
+        if not typed.scale:  # codes are only moved: any of the tensors may have the parameters
+            scaled = next((tensor for tensor in moved if tensor.scale), typed)
+            typed = replace(typed, scale=scaled.scale, zero_point=scaled.zero_point, axis=scaled.axis)
+        return Variable(key, typed, initial)
+
+
+def called(op: OperatorRecord) -> Iterator[int]:
+    """The subgraphs that an operator refers to."""
+    for option, value in op.options.items():
+        if option.endswith(_CALLS):
+            yield from (int(n) for n in (value if isinstance(value, tuple) else (value,)))
+
+
+def renumbered(options: Mapping[str, OptionValue], places: Mapping[int, int]) -> Iterator[tuple[str, OptionValue]]:
+    """An operator's options with the subgraphs it refers to at their new places."""
+    for option, value in options.items():
+        if not option.endswith(_CALLS):
+            yield option, value
+        elif isinstance(value, tuple):
+            yield option, tuple(places.get(int(n), n) for n in value)
+        else:
+            yield option, places.get(int(value), int(value))
+
+
+def names_of(variable: Variable) -> tuple[str, str]:
+    """Container and shared name."""
+    return _text(variable.key[0]), _text(variable.key[1])
+
+
+def _key(op: OperatorRecord) -> Key:
+    container, shared = (op.options.get(option, b"") for option in ("Container", "SharedName"))
+    if not isinstance(container, bytes) or not isinstance(shared, bytes):
+        raise ModelError("a variable has no name; the file is damaged")
+    return container, shared
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
+def _tensor(graph: SubgraphRecord, index: int) -> TensorRecord:
+    if not 0 <= index < len(graph.tensors):
+        raise ModelError(f"tensor {index} does not exist; the file is damaged")
+    return graph.tensors[index]
+
+
+# ------------------------------------------------------------------------------------------------------------ writing
+
+
+def handle_operator(value: Value, tensor: int, code: int) -> OperatorRecord:
+    """VAR_HANDLE of a variable into tensor index `tensor`."""
+    assert value.resource is not None
+    names = (value.resource.container, value.resource.shared_name)
+    container, shared = (name.encode("utf-8", "surrogateescape") for name in names)
+    options: dict[str, OptionValue] = {"Container": container, "SharedName": shared}
+    return OperatorRecord(code, (), (tensor,), options_type="VarHandleOptions", options=options)
+
+
+def once_operator(subgraph: int, code: int) -> OperatorRecord:
+    """CALL_ONCE of a subgraph."""
+    options: dict[str, OptionValue] = {"InitSubgraphIndex": subgraph}
+    return OperatorRecord(code, (), (), options_type="CallOnceOptions", options=options)
+
+
+def handle_tensor(name: str) -> TensorRecord:
+    return TensorRecord(name, (), "resource", 0)
