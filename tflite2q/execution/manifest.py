@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
+from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.types import STORAGE, Constant, Quantization, TensorType, Value
 from tflite2q.errors import DataError, InvalidGraph
 
 SCHEMA_VERSION = 1
+STATES_VERSION = 2  # of libraries with states, which take more arguments than readers of version 1 would give
 
 # In a library's file: this, the length of the JSON text in eight decimal digits, and the text in UTF-8.
 MARK = b"\0tflite2q-manifest\0"
@@ -24,7 +27,10 @@ MOST_BYTES = 100_000_000  # more than eight digits of length can announce
 @dataclass(frozen=True)
 class Manifest:
     """`target` is the name as given, `spec` the TVM target that it stands for; `features` are those of the processor
-    that the code may use, under LLVM's names; `kernels` lists (op, kernel) in execution order."""
+    that the code may use, under LLVM's names; `kernels` lists (op, kernel) in execution order.  `states` are the
+    variables, whose `constant` is the data before the first run: the code takes them after the inputs and returns them
+    after the outputs.
+    """
 
     version: str
     model: str
@@ -34,11 +40,12 @@ class Manifest:
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     kernels: tuple[tuple[str, str], ...] = ()
+    states: tuple[Value, ...] = ()
 
     def encode(self) -> bytes:
         """The bytes that a library carries."""
-        content = {
-            "schema_version": SCHEMA_VERSION,
+        content: dict[str, Any] = {
+            "schema_version": STATES_VERSION if self.states else SCHEMA_VERSION,
             "tflite2q": self.version,
             "model": self.model,
             "target": self.target,
@@ -48,6 +55,8 @@ class Manifest:
             "outputs": [_tensor(value) for value in self.outputs],
             "kernels": [list(pair) for pair in self.kernels],
         }
+        if self.states:
+            content["states"] = [_tensor(value) for value in self.states]
         text = json.dumps(content, separators=(",", ":")).encode()
         return MARK + b"%08d" % len(text) + text
 
@@ -57,8 +66,8 @@ def decode(data: bytes) -> Manifest:
     try:
         start = len(MARK) + 8
         content = json.loads(data[start : start + int(data[len(MARK) : start])])
-        if content["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"version {content['schema_version']}, not {SCHEMA_VERSION}")
+        if content["schema_version"] not in (SCHEMA_VERSION, STATES_VERSION):
+            raise ValueError(f"version {content['schema_version']}, not {SCHEMA_VERSION} or {STATES_VERSION}")
         return Manifest(
             content["tflite2q"],
             content["model"],
@@ -68,6 +77,7 @@ def decode(data: bytes) -> Manifest:
             tuple(_value(tensor) for tensor in content["inputs"]),
             tuple(_value(tensor) for tensor in content["outputs"]),
             tuple((op, kernel) for op, kernel in content["kernels"]),
+            tuple(_value(tensor) for tensor in content.get("states", ())),
         )
     except (KeyError, ValueError, TypeError, InvalidGraph) as error:
         raise DataError(f"its manifest cannot be read ({error}); compile it again") from error
@@ -98,7 +108,9 @@ def _tensor(value: Value) -> dict[str, Any]:
     if q is not None:
         found["quantization"] = {"scale": list(q.scale), "zero_point": list(q.zero_point), "axis": q.axis}
     if value.constant is not None:
-        found["data"] = value.data.reshape(-1).tolist()
+        flat = value.data.reshape(-1)
+        same = flat.size > 1 and bool((flat == flat[0]).all())  # one element stands for all
+        found["data"] = flat[: 1 if same else None].tolist()
     return found
 
 
@@ -107,8 +119,18 @@ def _value(tensor: Mapping[str, Any]) -> Value:
     parameters = None if q is None else Quantization(tuple(q["scale"]), tuple(q["zero_point"]), q["axis"])
     kind = TensorType(tuple(tensor["shape"]), tensor["dtype"], parameters)
     prescribed = tensor.get("data")
-    constant = None if prescribed is None else Constant(np.array(prescribed, kind.dtype).reshape(kind.shape))
+    constant = None if prescribed is None else Constant(_filled(prescribed, kind))
     return Value(tensor["name"], kind, constant)
+
+
+def _filled(elements: Sequence[Any], kind: TensorType) -> npt.NDArray[Any]:
+    array = np.array(elements, STORAGE[kind.dtype])
+    return np.broadcast_to(array, kind.shape) if array.size == 1 else array.reshape(kind.shape)
+
+
+def initial_states(graph: Graph) -> tuple[Value, ...]:
+    """The states of a graph as a manifest keeps them."""
+    return tuple(Value(value.name, value.type, Constant(value.initial)) for value in graph.states)
 
 
 def bare(values: Sequence[Value]) -> tuple[Value, ...]:

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -187,9 +188,8 @@ class RemoteExecutable(Executable):
     def require_runnable(self) -> None:
         """The device has accepted the code already."""
 
-    def run(self, *arrays: npt.ArrayLike) -> list[Array]:
-        checked = self._check_inputs(arrays)
-        found: list[Array] = self._session.ask("running", "run", self._model, checked)
+    def _call(self, checked: Sequence[Array]) -> list[Array]:
+        found: list[Array] = self._session.ask("running", "run", self._model, list(checked))
         self._ran = True
         return found
 

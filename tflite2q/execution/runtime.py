@@ -100,6 +100,7 @@ def compile(
         manifest.bare([graph[name] for name in graph.inputs]),
         manifest.bare([graph[name] for name in graph.outputs]),
         tuple((choice.op, choice.kernel) for choice in lowered.choices),
+        manifest.initial_states(graph),
     )
     built = build(lowered.module, made, exec_mode, description.encode())
     return Executable(description, threads, source=_Source(lowered, built, made))
@@ -131,6 +132,28 @@ def lowered_text(graph: Graph, target: str = "native", use_kernels: bool = True)
 
     text: str = lower(graph, tvm_target(resolve(target)), use_kernels).module.script()
     return text
+
+
+class Stream:
+    """A compiled model that is run step by step: each step starts from the state that the last one left.
+
+    An executable may have any number of streams; they share nothing but its code.
+    """
+
+    def __init__(self, executable: Executable) -> None:
+        self.executable = executable
+        self._states: list[Array] = []
+        self.reset()
+
+    def step(self, *arrays: npt.ArrayLike) -> list[Array]:
+        """The outputs of the next step, for `arrays` as `Executable.run` takes them; it raises what that raises, and
+        the state is then what it was."""
+        outputs, self._states = self.executable.advance(arrays, self._states)
+        return outputs
+
+    def reset(self) -> None:
+        """Back to the state before the first step."""
+        self._states = self.executable.initial_states
 
 
 class Executable:
@@ -169,10 +192,29 @@ class Executable:
     def run(self, *arrays: npt.ArrayLike) -> list[Array]:
         """The model's outputs for `arrays`, one for each input, of its shape, dtype and, where it decides shapes, data.
 
+        A model with state starts from its initial one; `stream` keeps it from run to run.
+
         Raises DataError if they do not fit or have no defined result, such as an index out of range;
         TargetError if the code is for another machine.
         """
-        checked = self._check_inputs(arrays)
+        return self.advance(arrays, self.initial_states)[0]
+
+    def stream(self) -> Stream:
+        """A new stream, in the initial state.  Models without state have streams, too: their steps are runs."""
+        return Stream(self)
+
+    @property
+    def initial_states(self) -> list[Array]:
+        """What the model's variables hold before the first run, in the manifest's order."""
+        return [value.data for value in self.manifest.states]
+
+    def advance(self, arrays: Sequence[npt.ArrayLike], states: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+        """The outputs for inputs `arrays` from `states`, and the states after that; raises as `run`."""
+        results = self._call([*self._check_inputs(arrays), *states])
+        return results[: len(self.outputs)], results[len(self.outputs) :]
+
+    def _call(self, checked: Sequence[Array]) -> list[Array]:
+        """All results of the code, as copies."""
         main = self._ready()
         for argument, array in zip(self._arguments, checked, strict=True):
             argument.copyfrom(array)
@@ -211,7 +253,7 @@ class Executable:
         self._use_threads()
         source = self._source
         with _refusals():
-            found = profile(source.lowered.module, source.target, checked, repeat)
+            found = profile(source.lowered.module, source.target, [*checked, *self.initial_states], repeat)
         total = sum(found.values()) or 1.0
         choices = source.lowered.choices
         return [
@@ -249,7 +291,7 @@ class Executable:
                 assert self._source is not None
                 code = self._source.built.executable
             self._main = machine(code)["main"]
-            self._arguments = [tensor(array) for array in self._random_inputs()]
+            self._arguments = [tensor(array) for array in (*self._random_inputs(), *self.initial_states)]
         self._use_threads()
         return self._main
 

@@ -25,7 +25,7 @@ EIGHT_BITS = ("int8", "uint8")
 def merged(graph: Graph, found: Mapping[int, Contract]) -> dict[int, Contract]:
     """Contracts by index of op, with every MAXIMUM or MINIMUM of codes and a constant left to what makes the codes."""
     contracts = dict(found)
-    makers = {op.outputs[0]: index for index, op in enumerate(graph.ops)}
+    makers = {name: index for index, op in enumerate(graph.ops) for name in op.outputs[:1]}
     for index, op in enumerate(graph.ops):
         bounds = _bounds(graph, op)
         if bounds is None:

@@ -12,7 +12,7 @@ from tflite2q.dialect.fold import folded
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op, Operands, Tensor
 from tflite2q.dialect.ops.opaque import check_runnable
-from tflite2q.dialect.types import STORAGE, TensorType, initial_state
+from tflite2q.dialect.types import STORAGE, TensorType
 from tflite2q.kernels.contracts import Contract
 from tflite2q.kernels.contracts import Tensor as ContractTensor
 from tflite2q.kernels.frame import Built
@@ -40,7 +40,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class Lowered:
-    """A tvm.IRModule whose function `main` takes the graph's inputs and returns a tuple of its outputs."""
+    """A tvm.IRModule whose function `main` takes the graph's inputs and states and returns its outputs and the new
+    states as one tuple."""
 
     module: Any
     choices: tuple[Choice, ...]
@@ -60,19 +61,20 @@ class _State:
 def lower(graph: Graph, target: Any, use_kernels: bool = True) -> Lowered:
     """`graph` for `target` (a tvm.target.Target); without kernels, every op is its own definition over core operations.
 
-    Numbers that follow from the shapes are computed now.  Variables that ops only read start from their initial state
-    in every run.
+    Numbers that follow from the shapes are computed now.  Variables that no op updates are constants.
     """
     check_runnable(graph)
     graph = folded(graph)
     builder = relax.BlockBuilder()
+    states = [value.name for value in graph.states]
     parameters = [relax.Var(f"input{i}", _relax_type(graph[name].type)) for i, name in enumerate(graph.inputs)]
-    state = _State(graph, target, builder, dict(zip(graph.inputs, parameters, strict=True)))
+    parameters += [relax.Var(f"state{i}", _relax_type(graph[name].type)) for i, name in enumerate(states)]
+    state = _State(graph, target, builder, dict(zip((*graph.inputs, *states), parameters, strict=True)))
     for value in graph.values:
         if value.constant is not None:
             state.values[value.name] = value.constant.array
-        elif value.variable and value.name not in graph.inputs:
-            state.values[value.name] = initial_state(value.type)
+        elif value.variable and value.name not in state.values:
+            state.values[value.name] = value.initial
     contracts = stored.contracts(graph, target) if use_kernels else {}
     choices = []
     with builder.function("main", parameters):
@@ -80,7 +82,7 @@ def lower(graph: Graph, target: Any, use_kernels: bool = True) -> Lowered:
             for index, op in enumerate(graph.ops):
                 choices.append(_lower_op(state, op, contracts.get(index), f"op{index}_"))
             core = RelaxCore(builder)
-            results = [core.expr(state.values[name]) for name in graph.outputs]
+            results = [core.expr(state.values[name]) for name in (*graph.outputs, *states)]
             outputs = builder.emit_output(relax.Tuple(results))
         builder.emit_func_output(outputs)
     return Lowered(builder.get(), tuple(choices))
@@ -101,9 +103,10 @@ def _lower_op(state: _State, op: Op, contract: Contract | None, hint: str) -> Ch
         state.values[op.outputs[0]] = core.reshape(result, outs[0].type.shape)
         return Choice(op.name, op.mnemonic, built.name, selection.refusals, macs)
     operands = Operands(op, [None if n is None else Tensor(graph[n], state.values[n]) for n in op.inputs])
-    for name, result in zip(op.outputs, op.compute(core, operands, outs), strict=True):
-        state.values[name] = result
-    return Choice(op.name, op.mnemonic, CORE_OPERATIONS, (), macs)
+    results = op.compute(core, operands, outs)
+    state.values.update(zip(op.written, results, strict=True))
+    moved = all(any(x is not None and result is x.data for x in operands) for result in results)
+    return Choice(op.name, op.mnemonic, NOTHING if moved else CORE_OPERATIONS, (), macs)
 
 
 def _call(state: _State, core: RelaxCore, built: Built, operands: Sequence[Any]) -> Any:

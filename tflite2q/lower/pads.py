@@ -52,7 +52,7 @@ def _amounts(graph: Graph, op: Op) -> tuple[int, int, int, int] | None:
     x, others = ins[0], ins[1:]
     if x is None or x.type.dtype not in EIGHT_BITS or len(x.type.shape) != 4 or x.type.size == 0:
         return None
-    if x.constant is not None or any(value is not None and value.constant is None for value in others):
+    if x.constant is not None or x.variable or any(value is not None and value.constant is None for value in others):
         return None
     if x.type.quantization is None or x.type.quantization != y.type.quantization:
         return None

@@ -32,9 +32,11 @@ class Replay:
     def value(self, variant: Graph, wanted: str) -> Array:
         """Value `wanted` of `variant` for the sample."""
         core = NumpyCore()
-        values = {v.name: v.constant.array for v in variant.values if v.constant is not None}
+        values = {v.name: v.initial for v in variant.values if v.variable}
+        values.update({v.name: v.constant.array for v in variant.values if v.constant is not None})
         values.update(zip(variant.inputs, self.sample, strict=True))
-        same = {v.name for v in variant.values if v == self.base.by_name.get(v.name)}
+        # A variable holds different data at different times, so what touches one is computed again.
+        same = {v.name for v in variant.values if v == self.base.by_name.get(v.name) and not v.variable}
         # Of values that are computed only the type is compared so far; they are the base's once their op proves equal.
         computed = {name for op in variant.ops for name in op.outputs}
         clean = same - computed
@@ -48,7 +50,7 @@ class Replay:
                 clean.update(op.outputs)
             else:
                 operands = Operands(op, [None if n is None else Tensor(variant[n], values[n]) for n in op.inputs])
-                for name, result in zip(op.outputs, op.meaning(core, operands, variant.outs(op)), strict=True):
+                for name, result in zip(op.written, op.compute(core, operands, variant.outs(op)), strict=True):
                     values[name] = result
                     if name in same and np.array_equal(result, self.values[name]):
                         clean.add(name)
