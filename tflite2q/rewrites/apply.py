@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tflite2q.arithmetic import rounding
 from tflite2q.dialect.graph import Graph
@@ -46,7 +48,7 @@ class Applier:
 
     def run(self) -> Graph:
         for name, kind in self.types.items():
-            self.editor.values[name] = self.editor.values[name].with_(type=kind)
+            self.editor.values[name] = _retyped(self.editor.values[name], kind)
         self.editor.ops = [self._op(op) for op in self.graph.ops]
         return self.editor.graph()
 
@@ -133,19 +135,17 @@ class Applier:
         if value.constant is None or not is_activation(value):
             return name
         kind = value.type
-        real = kind.scale * (value.data.astype(np.float64) - kind.zero_point)
         if settings.dtype == "float32":
-            plain = kind.with_(dtype="float32", quantization=None)
-            return self._replace(value, value.with_(type=plain, constant=Constant(real.astype(np.float32))))
+            changed = kind.with_(dtype="float32", quantization=None)
+            return self._replace(value, value.with_(type=changed, constant=_recoded(value.constant, kind, changed)))
         tied = [self.types.get(n) for group in op.ties(settings.dtype) if name in group for n in group if n != name]
         if tied and tied[0] is not None:
             new = tied[0].parameters
         else:
+            real = _real(value.data, kind)
             new = parameters(kind, settings, (float(real.min(initial=0.0)), float(real.max(initial=0.0))))
-        codes = rounding.round_half_away(real / new.scale[0]) + new.zero_point[0]
-        array = np.clip(codes, *rounding.code_range(settings.dtype)).astype(settings.dtype)
         changed = kind.with_(dtype=settings.dtype, quantization=new)
-        return self._replace(value, value.with_(type=changed, constant=Constant(array)))
+        return self._replace(value, value.with_(type=changed, constant=_recoded(value.constant, kind, changed)))
 
     def _replace(self, old: Value, new: Value) -> str:
         """`new` in place of the constant `old`; a copy if another op still reads a different value of that name."""
@@ -160,3 +160,24 @@ class Applier:
         before = {value.type.dtype for value in self.graph.values if value.name in op.inputs}
         changed = [op.builtin.versions.get(dtype, 1) for dtype in now if dtype not in before]
         return op.with_(version=max(op.version, *changed, 1))
+
+
+def _retyped(value: Value, kind: TensorType) -> Value:
+    """`value` with its new type; a variable's initial data stay the same real numbers, rounded to the new codes."""
+    resource = value.resource
+    if resource is not None and resource.initial is not None and kind != value.type:
+        resource = replace(resource, initial=_recoded(resource.initial, value.type, kind))
+    return value.with_(type=kind, resource=resource)
+
+
+def _recoded(data: Constant, old: TensorType, new: TensorType) -> Constant:
+    """The real numbers of codes of type `old` as codes of `new`, or as they are where that is float32."""
+    real = _real(data.array, old)
+    if new.dtype == "float32":
+        return Constant(real.astype(np.float32))
+    codes = rounding.round_half_away(real / new.scale) + new.zero_point
+    return Constant(np.clip(codes, *rounding.code_range(new.dtype)).astype(new.dtype))
+
+
+def _real(codes: npt.NDArray[Any], kind: TensorType) -> npt.NDArray[np.float64]:
+    return kind.scale * (codes.astype(np.float64) - kind.zero_point)

@@ -16,7 +16,7 @@ from tflite2q.arithmetic import rounding
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import Quantization, TensorType
-from tflite2q.rewrites.plan import Plan, activation_operands, is_activation
+from tflite2q.rewrites.plan import Plan, activation_operands, activations_of, is_activation
 from tflite2q.rewrites.scheme import Activations, Layer, Scheme
 from tflite2q.rewrites.statistics import Observation, RealRange, covered
 
@@ -46,9 +46,40 @@ def planned(scheme: Scheme, graph: Graph) -> Plan:
     Raises SchemeError for rules that do not fit the graph.
     """
     plan = Plan.of(scheme, graph)
+    plan = replace(plan, layers={**plan.layers, **_state_layers(graph, plan)})
     settings = {scheme.layer.activations, *(layer.activations for layer in plan.layers.values())}
-    kept = (op.name for op in graph.ops if _outgrows(op, graph, settings))
-    return replace(plan, kept=frozenset(kept))
+    kept = frozenset(op.name for op in graph.ops if _outgrows(op, graph, settings))
+    plan = replace(plan, kept=kept)
+    return replace(plan, kept=kept | _held(graph, plan))
+
+
+def _users(graph: Graph) -> dict[str, list[Op]]:
+    """The ops that read or update each variable of the graph."""
+    found: dict[str, list[Op]] = {value.name: [] for value in graph.values if value.resource is not None}
+    for op in graph.ops:
+        for name in found.keys() & set(op.inputs):
+            found[str(name)].append(op)
+    return found
+
+
+def _state_layers(graph: Graph, plan: Plan) -> dict[str, Layer]:
+    """One setting for all that read or assign a variable, which has one type: that of the first of them."""
+    return {
+        op.name: replace(plan.layer(op), activations=plan.layer(users[0]).activations)
+        for users in _users(graph).values()
+        for op in users
+    }
+
+
+def _held(graph: Graph, plan: Plan) -> frozenset[str]:
+    """The ops that keep the type of a variable because one of them cannot follow the scheme, or their types differ."""
+    held: set[str] = set()
+    for name, users in _users(graph).items():
+        kinds = {(v.type.dtype, v.type.quantization) for op in users for v in activations_of(op, graph)}
+        kinds.add((graph[name].type.dtype, graph[name].type.quantization))
+        if len(kinds) > 1 or any(plan.wanted(op, graph) is None for op in users):
+            held.update(op.name for op in users)
+    return frozenset(held)
 
 
 def _outgrows(op: Op, graph: Graph, settings: Iterable[Activations]) -> bool:
