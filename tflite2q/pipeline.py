@@ -24,7 +24,7 @@ from tflite2q.rewrites.scheme import Scheme
 if TYPE_CHECKING:
     from tflite2q.execution.runtime import Executable
 
-__all__ = ["compare", "compile", "convert", "inspect", "load", "load_library", "reference"]
+__all__ = ["compare", "compile", "convert", "inspect", "load", "load_library", "reference", "reference_stream"]
 
 Array = npt.NDArray[Any]
 
@@ -78,3 +78,12 @@ def reference(model: Model, *inputs: npt.ArrayLike, every: bool = False) -> list
     """
     graph = graph_of(model)
     return interpreter.run_every(graph, *inputs) if every else interpreter.run(graph, *inputs)
+
+
+def reference_stream(model: Model) -> interpreter.Stream:
+    """A stream of a model that keeps state, run with NumPy step by step as `reference` runs it once.
+
+    `step(x0, x1)` gives the outputs, `step_every` all values, `reset()` goes back to the initial state.  A compiled
+    model's `stream()` has the same `step` and `reset`.
+    """
+    return interpreter.Stream(graph_of(model))

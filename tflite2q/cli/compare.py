@@ -17,6 +17,7 @@ from tflite2q.cli.options import (
     remote_options,
     scheme_option,
     shape_option,
+    stream_option,
     target_option,
     threads_option,
 )
@@ -64,10 +65,10 @@ def _offset(context: click.Context, parameter: click.Parameter, value: str) -> i
 @click.option(
     "--layer-samples",
     type=click.IntRange(min=0),
-    default=2,
-    show_default=True,
-    help="Number of samples on which layers are compared, by the NumPy reference; 0 skips layers.",
+    help="Number of samples on which layers are compared, by the NumPy reference; 0 skips layers.  "
+    "[default: 2, or 50 with --stream]",
 )
+@stream_option
 @shape_option
 @allow_unsupported_option
 @click.option("--every-layer", is_flag=True, help="Show every layer, not only the worst ones.")
@@ -81,8 +82,9 @@ def compare(
 
     Both models are compiled with TVM and timed in turns, with the same number of threads.  LiteRT's times are shown
     too if ai-edge-litert is installed.  With --labels, top-1 and top-5 are measured; without, how often both models
-    give the same class.  Errors are in steps: multiples of the original tensor's scale.  With --rpc, or --tracker and
-    --key, both models run on a remote device.
+    give the same class.  Errors are in steps: multiples of the original tensor's scale.  With --stream the samples are
+    the steps of one stream, for models that keep state.  With --rpc, or --tracker and --key, both models run on a
+    remote device.
     """
     if (other is None) == (scheme is None):
         raise click.UsageError("give either a second model or --scheme NAME|FILE")

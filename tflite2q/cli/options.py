@@ -78,6 +78,12 @@ shape_option = click.option(
     metavar="NAME=1x224x224x3",
     help="Shape of an input whose batch or size the file leaves open; repeatable.  [default: as stored, else 1]",
 )
+stream_option = click.option(
+    "--stream",
+    is_flag=True,
+    help="The samples are the steps of one stream, in order: the first axis of a .npy or .npz is time.  For models "
+    "that keep state.",
+)
 force_option = click.option("--force", is_flag=True, help="Overwrite output files that exist.")
 scheme_option = click.option(
     "--scheme", metavar="NAME|FILE", help="Scheme to convert to: a name that `tflite2q schemes` lists, or a .toml file."

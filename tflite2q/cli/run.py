@@ -17,6 +17,7 @@ from tflite2q.cli.options import (
     pixel_options,
     remote_options,
     shape_option,
+    stream_option,
     target_option,
     threads_option,
 )
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Use only the first N samples.")
 @click.option("--profile", is_flag=True, help="Also show the time, G MAC/s and share of each op.")
+@stream_option
 @shape_option
 @pixel_options
 @target_option
@@ -53,15 +55,17 @@ if TYPE_CHECKING:
 @force_option
 @json_option
 def run_command(
-    model: str, inputs: tuple[str, ...], output: str | None, limit: int | None, profile: bool, shapes: dict[str,
-    tuple[int, ...]], mean: float | None, std: float | None, target: str, threads: int, rpc: str | None,
-    tracker: str | None, key: str | None, timeout: float, force: bool, json_path: str | None,
+    model: str, inputs: tuple[str, ...], output: str | None, limit: int | None, profile: bool, stream: bool,
+    shapes: dict[str, tuple[int, ...]], mean: float | None, std: float | None, target: str, threads: int,
+    rpc: str | None, tracker: str | None, key: str | None, timeout: float, force: bool, json_path: str | None,
 ) -> None:  # fmt: skip
     """Compile a model with TVM and run it, or run a library that `convert --lib` wrote, and show the outputs.
 
     Shows the five best classes of an output that has one score per class, and the range of any other output.  --output
-    keeps the exact codes, with samples on the first axis.  With --rpc, or --tracker and --key, the model runs on a
-    remote device.  --profile times each op of a model (not of a library) on this machine, on the first sample.
+    keeps the exact codes, with samples on the first axis.  With --stream the samples are the steps of one stream: a
+    model that keeps state starts each from what the last one left, instead of its initial state.  With --rpc, or
+    --tracker and --key, the model runs on a remote device.  --profile times each op of a model (not of a library) on
+    this machine, on the first sample.
     """
     from tflite2q import files
     from tflite2q.cli import models
@@ -88,7 +92,8 @@ def run_command(
         progress("compiling")
         executable = held.enter_context(closing(_executable(model, found, target, threads, device)))
         samples = prediction.samples(inputs, executable.inputs, limit, Normalization.of(mean, std))
-        results = prediction.run(executable.run, executable.outputs, samples, progress)
+        runner = executable.stream().step if stream else executable.run
+        results = prediction.run(runner, executable.outputs, samples, progress)
         if output is not None:
             files.write(output, prediction.encoded(results, executable.outputs, Path(output).suffix), force)
         ops = executable.profile(*next(iter(samples))) if profile else []

@@ -40,13 +40,17 @@ def convert(graph: Graph, scheme: Scheme, samples: Iterable[Sample] | None = Non
 
 
 def observe(graph: Graph, samples: Sequence[Sample]) -> dict[str, Observation]:
-    """Every computed activation of `graph` over `samples` (each with one array per input).  Raises DataError."""
+    """Every computed activation of `graph` over `samples` (each with one array per input).  Raises DataError.
+
+    To a graph with state the samples are the steps of one stream: its initial state shows little of its range.
+    """
     found: dict[str, Observation] = {}
     for value in graph.values:
         if is_activation(value) and value.constant is None:
             found[value.name] = Observation.nothing(value.type)
+    stream = reference.Stream(graph)
     for sample in samples:
-        for name, array in reference.steps(graph, sample):
+        for name, array in stream.steps(sample):
             if name in found:
                 found[name].add(array, 1 / len(samples))
     return found

@@ -6,7 +6,8 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy.typing as npt
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 # Layers are compared by the NumPy reference, which takes about 0.25 s a sample of a 300 M MAC model.
 LAYER_SAMPLES = 2
+# What state makes of an error shows only after some steps.
+STREAM_LAYER_SAMPLES = 50
+STREAM_STEPS = 100  # of random inputs
 
 
 def compare(
@@ -43,7 +47,8 @@ def compare(
     target: str = "native",
     threads: int = 1,
     speed: bool = True,
-    layer_samples: int = LAYER_SAMPLES,
+    layer_samples: int | None = None,
+    stream: bool = False,
     device: Device | None = None,
     progress: Progress = quiet,
     **unknown: NoReturn,
@@ -52,8 +57,10 @@ def compare(
 
     `data`: a folder of images, a CSV of file,label, .npy, .npz or arrays; without it random inputs.  `labels`: for
     top-1 and top-5; `label_offset` is added to each (None: automatic).  `limit`: number of samples.  `mean` and `std`:
-    for normalizing pixels.  `speed` False does not time, `layer_samples` 0 does not compare layers, `device` runs on
-    another machine.  `progress` is called as work proceeds.
+    for normalizing pixels.  With `stream` the samples are the steps of one stream, in order, for models that keep
+    state; without, each starts from the initial state.  `speed` False does not time; `layer_samples` is the number of
+    samples on which layers are compared (0: none; None: 2, of a stream 50); `device` runs on another machine.
+    `progress` is called as work proceeds.
 
     Raises DataError for models that cannot be compared or data that do not fit, UsageError for an unknown keyword.
     """
@@ -63,7 +70,10 @@ def compare(
     comparison.check_comparable(before, after)
     conversion = converted if isinstance(converted, Conversion) else None
     notes = dict.fromkeys((*before.notes, *(after if conversion is None else conversion).notes))
-    engines = _Engines(before, after, target, threads, device, progress)
+    engines = _Engines(before, after, target, threads, device, progress, stream)
+    if (before.states or after.states) and not stream:
+        engines.notes.append("the model keeps state: every sample started from the initial one; see --stream")
+    layer_samples = layer_samples if layer_samples is not None else STREAM_LAYER_SAMPLES if stream else LAYER_SAMPLES
     accuracy: Accuracy | None = None
     timed: Speed | None = None
     errors: tuple[LayerError, ...] = ()
@@ -71,9 +81,12 @@ def compare(
     if obstacle is not None:
         engines.notes.append(f"neither outputs nor speed were compared: {obstacle}")
     else:
-        samples = dataset(before, data, labels, limit, Normalization.of(mean, std))
+        random = STREAM_STEPS if stream and data is None else None
+        samples = dataset(before, data, labels, limit or random, Normalization.of(mean, std))
+        if stream:
+            samples = replace(samples, source=f"{samples.source}, one stream")
         accuracy, timed = engines.outputs_and_speed(samples, label_offset, speed)
-        errors = _layer_errors(before, after, samples.first(layer_samples), progress)
+        errors = _layer_errors(before, after, samples.first(layer_samples), stream, progress)
     return Comparison(
         model=name_of(original),
         other=name_of(converted) if conversion is None else conversion.scheme.name,
@@ -116,6 +129,7 @@ class _Engines:
     threads: int
     device: Device | None
     progress: Progress
+    stream: bool = False
 
     def __post_init__(self) -> None:
         self.notes: list[str] = []
@@ -134,9 +148,14 @@ class _Engines:
             if self.device is not None:
                 raise
             self.notes.append(f"outputs come from the NumPy reference and speed was not measured: {error}")
-            return accuracy(lambda *x: reference.run(self.before, *x), lambda *x: reference.run(self.after, *x)), None
+
+            def of(graph: Graph) -> comparison.Runner:
+                return reference.Stream(graph).step if self.stream else partial(reference.run, graph)
+
+            return accuracy(of(self.before), of(self.after)), None
         with closing(first), closing(second):
-            return accuracy(first.run, second.run), self._speed(first, second) if timed else None
+            run_first, run_second = (each.stream().step if self.stream else each.run for each in (first, second))
+            return accuracy(run_first, run_second), self._speed(first, second) if timed else None
 
     def _compiled(self) -> tuple[Executable, Executable]:
         """Both models, ready to run here or on the device.  Raises TargetError if they cannot."""
@@ -182,12 +201,10 @@ class _Engines:
         return path
 
 
-def _layer_errors(before: Graph, after: Graph, samples: Dataset, progress: Progress) -> tuple[LayerError, ...]:
-    return comparison.measure_layers(
-        before,
-        after,
-        lambda *x: reference.run_every(before, *x),
-        lambda *x: reference.run_every(after, *x),
-        samples,
-        progress,
-    )
+def _layer_errors(
+    before: Graph, after: Graph, samples: Dataset, stream: bool, progress: Progress
+) -> tuple[LayerError, ...]:
+    def every(graph: Graph) -> comparison.EveryValue:
+        return reference.Stream(graph).step_every if stream else partial(reference.run_every, graph)
+
+    return comparison.measure_layers(before, after, every(before), every(after), samples, progress)

@@ -47,10 +47,17 @@ class Stream:
 
     def step_every(self, *inputs: npt.ArrayLike) -> dict[str, Array]:
         """The next step, as `run_every`."""
-        values = dict(steps(self.graph, inputs, self._states))
+        return dict(self.steps(inputs))
+
+    def steps(self, inputs: Sequence[npt.ArrayLike]) -> Iterator[tuple[str, Array]]:
+        """The next step, as `steps`; it is taken when the last value has been."""
+        states = dict(self._states)
+        for name, array in steps(self.graph, inputs, self._states):
+            if name in states:
+                states[name] = array
+            yield name, array
         # Copies: an array may be the caller's input, or become the caller's output.
-        self._states = {name: values[name].copy() for name in self._states}
-        return values
+        self._states = {name: array.copy() for name, array in states.items()}
 
     def reset(self) -> None:
         """Back to the state before the first step."""

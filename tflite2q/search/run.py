@@ -16,7 +16,7 @@ import numpy as np
 
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
-from tflite2q.errors import DataError, UsageError
+from tflite2q.errors import DataError, UnsupportedError, UsageError
 from tflite2q.evaluation import calibration
 from tflite2q.evaluation.comparison import Accuracy, Progress, quiet
 from tflite2q.evaluation.data import Dataset
@@ -87,10 +87,15 @@ def search(
 ) -> Found:
     """Find the mix of `schemes` (the first is the base) for `original`; see the module's text.
 
-    Raises UsageError if no layer has a choice, DataError if the model has no classes to lose.
+    Raises UsageError if no layer has a choice, DataError if the model has no classes to lose, UnsupportedError if it
+    keeps state in variables.
     """
     if settings.goal not in GOALS:
         raise UsageError(f"goal {settings.goal!r} is none of {', '.join(GOALS)}")
+    if any(state.resource is not None for state in original.states):
+        raise UnsupportedError(
+            "the model keeps state, and a search judges every sample alone; compare whole schemes with compare --stream"
+        )
     options = choices(original, schemes)
     if not options:
         names = ", ".join(scheme.name for scheme in schemes)
