@@ -13,7 +13,7 @@ import numpy.typing as npt
 import tflite2q
 from compatibility import engines, exact, likeness
 from compatibility.engines import Answer
-from compatibility.original import Subject
+from compatibility.original import Subject, outputs_of
 from compatibility.records import DOCUMENTED, NOTHING, OK, REFUSED, UNMEASURED, WRONG
 from compatibility.stages import ENGINE, Outcome
 from tflite2q.dialect.graph import Graph
@@ -62,11 +62,11 @@ def compiled(subject: Subject, name: str) -> None:
         conversion = _convert(subject, name)
         if conversion is None:
             return Outcome(NOTHING)
-        inputs = _transferred(subject, conversion.graph, subject.answers[-1][0])
+        steps = _steps(subject, conversion.graph)
         subject.log.check_time()
-        want = reference.run(conversion.graph, *inputs)
+        want = outputs_of(reference.Stream(conversion.graph), steps)
         subject.log.check_time()
-        got = tflite2q.compile(conversion.graph).run(*inputs)
+        got = outputs_of(tflite2q.compile(conversion.graph).stream(), steps)
         real = "float32" in (conversion.scheme.layer.activations.dtype, conversion.scheme.layer.weights.dtype)
         problem = exact.outputs(conversion.graph, got, want, REAL_STEPS if real else 0)
         return Outcome(WRONG if problem else OK, problem)
@@ -127,23 +127,23 @@ def _unequal(made: Graph, read: Graph) -> str:
 
 
 def _engines(subject: Subject, made: Converted) -> None:
-    """The written file in LiteRT, both kinds of kernels, and in TFLite Micro, on a photo or a random input."""
+    """The written file in LiteRT, both kinds of kernels, and in TFLite Micro, on a photo, random input or a stream."""
     log, graph = subject.log, made.again
-    inputs = _transferred(subject, graph, subject.answers[-1][0])
+    steps = _steps(subject, graph)
     held: list[list[Array]] = []
-    if not log.do("reference", lambda: held.append(reference.run(graph, *inputs))):
+    if not log.do("reference", lambda: held.append(outputs_of(reference.Stream(graph), steps))):
         return
     ours = held[0]
 
     def ask(reference: bool) -> Answer:
-        return subject.litert.run(made.path, inputs, log.until, reference=reference)
+        return subject.litert.run(made.path, steps, log.until, reference=reference)
 
     def judged() -> Outcome:
         told = ask(True)
         if told.state != engines.RAN:
             return _unanswered(subject, told)
         problem = exact.outputs(graph, ours, told.outputs, made.steps)
-        return _attributed(subject, made, inputs, problem) if problem else Outcome()
+        return _attributed(subject, made, steps[0], problem) if problem else Outcome()
 
     def optimized() -> Outcome:
         told = ask(False)
@@ -152,7 +152,7 @@ def _engines(subject: Subject, made: Converted) -> None:
         return Outcome(detail=exact.worst_step(ours, told.outputs))
 
     def micro() -> Outcome:
-        told = subject.micro.run(made.path, inputs, log.until, outputs=len(graph.outputs))
+        told = subject.micro.run(made.path, steps, log.until, outputs=len(graph.outputs))
         if told.state != engines.RAN:
             return _absent(told)
         return Outcome(detail=exact.worst_step(ours, told.outputs))
@@ -164,7 +164,7 @@ def _engines(subject: Subject, made: Converted) -> None:
 
 def _attributed(subject: Subject, made: Converted, inputs: list[Array], problem: str) -> Outcome:
     """A difference from LiteRT: documented if it begins at an op whose deviation docs/ops.md names, else wrong."""
-    told = subject.litert.run(made.path, inputs, subject.log.until, every=True)
+    told = subject.litert.run(made.path, [inputs], subject.log.until, every=True)
     if told.state != engines.RAN:
         return Outcome(WRONG, problem)
     held = reference.run_every(made.again, *inputs)
@@ -205,10 +205,16 @@ def _transferred(subject: Subject, graph: Graph, inputs: list[Array]) -> list[Ar
     return data.transfer(inputs, [before[n] for n in before.inputs], [graph[n] for n in graph.inputs])
 
 
-def _answer(graph: Graph, inputs: list[Array]) -> list[Array] | None:
-    """The reference's outputs; None for random data that hold an index out of range."""
+def _steps(subject: Subject, graph: Graph) -> list[list[Array]]:
+    """What engines run a conversion on: the steps of a stream if it has state, else the last sample as one step."""
+    chosen = subject.data.steps or (subject.answers[-1][0],)
+    return [_transferred(subject, graph, inputs) for inputs in chosen]
+
+
+def _answer(stream: reference.Stream, inputs: list[Array]) -> list[Array] | None:
+    """The outputs of the next step; None for random data that hold an index out of range."""
     try:
-        return reference.run(graph, *inputs)
+        return stream.step(*inputs)
     except DataError:
         return None
 
@@ -217,16 +223,17 @@ def _likeness(subject: Subject, conversion: Conversion) -> Outcome:
     """How like the original's the conversion's outputs are, on as many samples as there is time for."""
     before, after = list[list[Array]](), list[list[Array]]()
     slowest = 0.0
+    stream = reference.Stream(conversion.graph)  # samples are its steps: without state, each starts anew
     for index, inputs in enumerate(subject.data.likely):
         start = time.monotonic()
         if start + slowest > subject.log.until:
             break
         if index == len(subject.likely):
-            subject.likely.append(_answer(subject.graph, inputs))
+            subject.likely.append(_answer(subject.stream, inputs))
         answer = subject.likely[index]
         if answer is not None:
             before.append(answer)
-            after.append(reference.run(conversion.graph, *_transferred(subject, conversion.graph, inputs)))
+            after.append(stream.step(*_transferred(subject, conversion.graph, inputs)))
         slowest = max(slowest, time.monotonic() - start)
     if len(after) < LEAST_SAMPLES:
         return Outcome(UNMEASURED, "time" if len(subject.likely) < len(subject.data.likely) else "data out of range")

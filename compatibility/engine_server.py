@@ -20,7 +20,8 @@ _PR_SET_PDEATHSIG = 1
 
 
 def litert(request: dict[str, Any]) -> None:
-    """Outputs `o0...` in order and, if asked, every tensor that holds data as `t0...` with their `names`."""
+    """Outputs `o0...` in order, steps first, and, if asked, every tensor that holds data after the last step as `t0...`
+    with their `names`."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     interpreter = Interpreter(
@@ -31,12 +32,17 @@ def litert(request: dict[str, Any]) -> None:
     )
     interpreter.allocate_tensors()
     details = interpreter.get_input_details()
-    for detail, array in zip(details, _inputs(request, details), strict=True):
-        interpreter.set_tensor(detail["index"], array)
-    interpreter.invoke()
-    found = {f"o{i}": interpreter.get_tensor(d["index"]) for i, d in enumerate(interpreter.get_output_details())}
+    results = []
+    for arrays in _steps(request, details):
+        for detail, array in zip(details, arrays, strict=True):
+            interpreter.set_tensor(detail["index"], array)
+        interpreter.invoke()
+        results.append([interpreter.get_tensor(d["index"]) for d in interpreter.get_output_details()])
+    found = _stacked(results)
     names: list[str] = []
     for detail in interpreter.get_tensor_details() if request["every"] else ():
+        if detail["dtype"] is np.object_:  # the handle of a variable, whose data LiteRT reads where there are none
+            continue
         try:
             found[f"t{len(names)}"] = interpreter.get_tensor(detail["index"])
         except ValueError:  # a tensor that holds no data (a temporary, an optional one)
@@ -45,25 +51,31 @@ def litert(request: dict[str, Any]) -> None:
     np.savez(request["taken"], names=np.array(names, np.str_), **found)
 
 
-def _inputs(request: dict[str, Any], details: list[dict[str, Any]]) -> list[Any]:
-    """The inputs given, or zeros in the types that the engine names."""
+def _steps(request: dict[str, Any], details: list[dict[str, Any]]) -> list[list[Any]]:
+    """The inputs of each step, or of one step zeros in the types that the engine names."""
     if not request["given"]:
-        return [np.zeros(detail["shape"], detail["dtype"]) for detail in details]
+        return [[np.zeros(detail["shape"], detail["dtype"]) for detail in details]]
     with np.load(request["given"]) as arrays:
-        return [arrays[name] for name in arrays.files]
+        columns = [arrays[name] for name in arrays.files]
+    return [[column[step] for column in columns] for step in range(request["steps"])]
+
+
+def _stacked(results: list[list[Any]]) -> dict[str, Any]:
+    return {f"o{index}": np.stack(column) for index, column in enumerate(zip(*results, strict=True))}
 
 
 def micro(request: dict[str, Any]) -> None:
-    """Outputs `o0...` in order."""
+    """Outputs `o0...` in order, steps first."""
     from tflite_micro import runtime  # type: ignore[import-untyped]
 
     interpreter = runtime.Interpreter.from_file(request["model"], arena_size=MICRO_ARENA)
-    with np.load(request["given"]) as arrays:
-        for index, name in enumerate(arrays.files):
-            interpreter.set_input(arrays[name], index)
-    interpreter.invoke()
-    found = {f"o{index}": interpreter.get_output(index) for index in range(request["outputs"])}
-    np.savez(request["taken"], names=np.array([], np.str_), **found)
+    results = []
+    for arrays in _steps(request, []):
+        for index, array in enumerate(arrays):
+            interpreter.set_input(array, index)
+        interpreter.invoke()
+        results.append([np.array(interpreter.get_output(index)) for index in range(request["outputs"])])
+    np.savez(request["taken"], names=np.array([], np.str_), **_stacked(results))
 
 
 ENGINES = {"litert": litert, "micro": micro}

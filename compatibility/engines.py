@@ -26,7 +26,8 @@ _SERVER = Path(__file__).with_name("engine_server.py")
 
 @dataclass(frozen=True)
 class Answer:
-    """What an engine made of a model: its outputs in order and, where asked for, tensors by name (those named once)."""
+    """What an engine made of a model: its outputs in order, each with the steps on its first axis, and, where asked
+    for, tensors of the last step by name (those named once)."""
 
     state: str
     why: str = ""
@@ -45,24 +46,26 @@ class Engine:
     def run(
         self,
         model: Path,
-        inputs: Sequence[Array] | None,
+        steps: Sequence[Sequence[Array]] | None,
         until: float,
         *,
         outputs: int = 0,
         reference: bool = True,
         every: bool = False,
     ) -> Answer:
-        """The model's answer to `inputs` (None: zeros in the types that LiteRT names), or why there is none.
+        """The model's answer to the inputs of each of `steps`, between which it keeps its state, or why there is none.
 
+        None stands for one step of zeros in the types that LiteRT names.
         LATE if there is none by `until` (of time.monotonic).
         """
         with tempfile.TemporaryDirectory() as folder:
             given, taken = Path(folder, "in.npz"), Path(folder, "out.npz")
-            if inputs is not None:
-                np.savez(given, *inputs)
+            if steps is not None:
+                np.savez(given, *(np.stack(column) for column in zip(*steps, strict=True)))
             request = {
                 "model": str(model),
-                "given": "" if inputs is None else str(given),
+                "given": "" if steps is None else str(given),
+                "steps": 1 if steps is None else len(steps),
                 "taken": str(taken),
                 "outputs": outputs,
                 "reference": reference,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 import tflite2q
@@ -37,6 +39,7 @@ class Subject:
     likely: list[list[Array] | None] = field(default_factory=list)
     conversions: dict[str, Any] = field(default_factory=dict)  # by the scheme's name
     runs_in_litert: bool = False
+    _stream: interpreter.Stream | None = None  # on which `likely` was answered so far
     _graph: Graph | None = None
     _data: Samples | None = None
 
@@ -44,6 +47,12 @@ class Subject:
     def graph(self) -> Graph:
         assert self._graph is not None
         return self._graph
+
+    @property
+    def stream(self) -> interpreter.Stream:
+        if self._stream is None:
+            self._stream = interpreter.Stream(self.graph)
+        return self._stream
 
     @property
     def data(self) -> Samples:
@@ -100,7 +109,32 @@ def reference(subject: Subject) -> bool:
             log.do(f"judge {index}", compare, ENGINE)
         if time.monotonic() > log.until:
             break
+    if subject.answers and graph.states:
+        log.do("stream", lambda: _judge_stream(subject), ENGINE)
     return bool(subject.answers)
+
+
+def outputs_of(stream: Any, steps: Sequence[Sequence[Array]]) -> list[Array]:
+    """What a stream answers to steps, each output with the steps on its first axis."""
+    return [np.stack(column) for column in zip(*(stream.step(*inputs) for inputs in steps), strict=True)]
+
+
+def _judge_stream(subject: Subject) -> Outcome:
+    """What LiteRT's reference kernels say to the outputs of a stream, and to every tensor of its last step."""
+    graph, steps = subject.graph, subject.data.steps
+    stream = interpreter.Stream(graph)
+    every = [stream.step_every(*inputs) for inputs in steps]
+    told = subject.litert.run(subject.path, steps, subject.log.until, every=True)
+    if told.state != engines.RAN:
+        late = told.state == engines.LATE
+        return Outcome(UNMEASURED, "time" if late else f"no judge: LiteRT {told.state}: {told.why}")
+    ours = [np.stack([held[name] for held in every]) for name in graph.outputs]
+    culprit, problem, seen = exact.tensors(graph, every[-1], told.tensors)
+    problem = exact.outputs(graph, ours, told.outputs) or problem
+    figures = {"judge": "LiteRT", "steps": len(steps), "tensors": seen}
+    if culprit is not None and culprit.deviation:
+        return Outcome(DOCUMENTED, f"{problem}; docs/ops.md: {culprit.deviation}", figures)
+    return Outcome(WRONG if problem else OK, problem, figures)
 
 
 def answer_again(subject: Subject) -> None:
@@ -122,10 +156,10 @@ def _exact(subject: Subject) -> tuple[list[Array], ...]:
 def _judge(subject: Subject, inputs: list[Array], held: dict[str, Array]) -> Outcome:
     """What LiteRT's reference kernels say to the reference's tensors, or TFLite Micro where they cannot."""
     graph = subject.graph
-    told = subject.litert.run(subject.path, inputs, subject.log.until, every=True)
+    told = subject.litert.run(subject.path, [inputs], subject.log.until, every=True)
     if told.state == engines.LATE:
         return Outcome(UNMEASURED, "time")
-    ours = [held[name] for name in graph.outputs]
+    ours = [held[name][None] for name in graph.outputs]
     if told.state == engines.RAN:
         subject.runs_in_litert = True
         culprit, problem, seen = exact.tensors(graph, held, told.tensors)
@@ -136,17 +170,11 @@ def _judge(subject: Subject, inputs: list[Array], held: dict[str, Array]) -> Out
             return Outcome(DOCUMENTED, f"{problem}; docs/ops.md: {culprit.deviation}", figures)
         return Outcome(WRONG if problem else OK, problem, figures)
     note = f"LiteRT {told.state}: {told.why}"
-    second = subject.micro.run(subject.path, inputs, subject.log.until, outputs=len(graph.outputs))
+    second = subject.micro.run(subject.path, [inputs], subject.log.until, outputs=len(graph.outputs))
     if second.state != engines.RAN:
         return Outcome(UNMEASURED, f"no judge: {note}; TFLite Micro {second.state}: {second.why}")
     problem = exact.outputs(graph, ours, second.outputs)
     return Outcome(WRONG if problem else OK, problem, {"judge": "TFLite Micro", "note": note})
-
-
-def start_anew(executable: Any) -> None:
-    """Set a model's state back, where executables have one: the reference starts anew with every sample."""
-    if hasattr(executable, "reset"):
-        executable.reset()
 
 
 def compiled(subject: Subject, level: str) -> None:
@@ -156,11 +184,15 @@ def compiled(subject: Subject, level: str) -> None:
         executable = tflite2q.compile(subject.graph, level)
         done = 0
         for inputs, want in subject.answers:
-            start_anew(executable)
             problem = exact.outputs(subject.graph, executable.run(*inputs), want)
             if problem:
                 return Outcome(WRONG, problem)
             done += 1
-        return Outcome(figures={"samples": done})
+        if not subject.graph.states:
+            return Outcome(figures={"samples": done})
+        steps = subject.data.steps
+        want = outputs_of(interpreter.Stream(subject.graph), steps)
+        problem = exact.outputs(subject.graph, outputs_of(executable.stream(), steps), want)
+        return Outcome(WRONG if problem else OK, problem, {"samples": done, "steps": len(steps)})
 
     subject.log.do("run", run)

@@ -38,7 +38,8 @@ Each file is examined by a process of its own, which may take {seconds} seconds 
 - **Reference.** Every tensor of the NumPy reference is compared with LiteRT's reference kernels (`BUILTIN_REF`) on two
   random inputs and, where the input is an image, on two pictures: integers bit for bit, real numbers within 1e-5 of the
   largest. Where LiteRT refuses a file or dies of it, TFLite Micro judges the outputs; where that cannot either, the
-  check is *not measured*. A difference that begins at an op whose deviation `docs/ops.md` names is *documented*.
+  check is *not measured*. Models that keep state are also run over a stream of a hundred steps, by every engine and
+  in every part below. A difference that begins at an op whose deviation `docs/ops.md` names is *documented*.
 - **Compiled.** Compiled code gives the reference's outputs bit for bit on {levels}: all levels of x86 that
   the processor has.
 - **Schemes.** Each shipped scheme is applied. The file that is written is read again (equal graph) and run by LiteRT's

@@ -6,30 +6,38 @@ the only thing by which a conversion is judged there: on noise, a network's outp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.types import Value
 from tflite2q.evaluation import calibration, data
 
 Array = npt.NDArray[Any]
 
 RANDOM_SAMPLES = 2
 PHOTOS = 8
+STEPS = 100  # of a stream, for models with state
+LOUDNESS = (1, 4, 16)  # what random codes of a stream are divided by, in turns
 PICTURES_JUDGED = 2  # of them are compared tensor by tensor with other engines
 
 
 @dataclass(frozen=True)
 class Samples:
-    """`exact` is what engines are compared on, `likely` what conversions are judged on, `source` what those are."""
+    """`exact` is what engines are compared on, `likely` what conversions are judged on, `source` what those are.
+
+    `steps` are those of a stream, on which engines are compared too if the model has state; else it is empty.
+    """
 
     exact: tuple[list[Array], ...]
     likely: tuple[list[Array], ...]
     source: str
+    steps: tuple[list[Array], ...] = ()
 
 
 def is_image(graph: Graph) -> bool:
@@ -49,6 +57,8 @@ def samples(graph: Graph, photos: Path | None) -> Samples:
     """
     values = [graph[name] for name in graph.inputs]
     random = list(data.synthetic(values, RANDOM_SAMPLES))
+    if graph.states:
+        return Samples(tuple(random), tuple(_stream(values, 1)), "steps of random inputs", tuple(_stream(values, 2)))
     if not is_image(graph):
         return Samples(tuple(random), tuple(data.synthetic(values, PHOTOS, seed=1)), "random inputs")
     if photos is None:
@@ -65,3 +75,18 @@ def _spread(photos: Path, graph: Graph) -> list[list[Array]]:
     found = data.load(photos, [graph[name] for name in graph.inputs])
     every = max(1, len(found) // PHOTOS)
     return [found.make(index) for index in range(0, len(found), every)][:PHOTOS]
+
+
+def _stream(values: Sequence[Value], seed: int) -> Iterator[list[Array]]:
+    """Steps of random inputs that are now loud, now soft: what a model remembers differs from time to time."""
+    for index, arrays in enumerate(data.synthetic(values, STEPS, seed)):
+        divisor = LOUDNESS[index // 10 % len(LOUDNESS)]
+        yield [_softened(array, value, divisor) for array, value in zip(arrays, values, strict=True)]
+
+
+def _softened(array: Array, value: Value, divisor: int) -> Array:
+    """`array` with its distance from real 0 divided."""
+    if not value.type.quantized:
+        return array if value.type.dtype != "float32" else (array / divisor).astype(array.dtype)
+    zero = value.type.zero_point
+    return (zero + (array.astype(np.int64) - zero) // divisor).astype(array.dtype)

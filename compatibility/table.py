@@ -58,7 +58,8 @@ def _reference(row: Row) -> str:
         return "no judge"
     tensors = judged[0].figures.get("tensors")
     what = f"{tensors} tensors" if tensors is not None else "outputs"
-    return f"{what} exact against {judged[0].figures['judge']} on {len(judged)} inputs"
+    steps = next((f" and a stream of {c.figures['steps']} steps" for c in judged if "steps" in c.figures), "")
+    return f"{what} exact against {judged[0].figures['judge']} on {len(judged) - bool(steps)} inputs{steps}"
 
 
 def _levels(row: Row) -> str:

@@ -53,7 +53,7 @@ def _child(model: str, given: str, taken: str, kernels: str, scope: str) -> None
     details = interpreter.get_tensor_details() if scope == "every" else interpreter.get_output_details()
     found = {}
     for detail in details:
-        if not detail["name"]:
+        if not detail["name"] or detail["dtype"] is np.object_:  # a handle, which has no data
             continue
         try:
             found[detail["name"]] = interpreter.get_tensor(detail["index"])

@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from networks import Net
+from streaming import streaming
 
 import tflite2q
 from compatibility import conversions, original
@@ -22,7 +24,7 @@ from compatibility.stages import Log
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.ops.conv import Conv2D
 from tflite2q.errors import ModelError
-from tflite2q.execution import reference
+from tflite2q.execution import reference, runtime
 from tflite2q.flatbuffer import writer
 from tflite2q.rewrites import Conversion
 
@@ -40,11 +42,11 @@ def network() -> Graph:
     return net.graph(net.conv(y, "second", 4, (0.3, 128)))
 
 
-@pytest.fixture
-def examine(tmp_path: Path) -> Iterator[Examine]:
+@pytest.fixture(params=[network])
+def examine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Examine]:
     """Runs stages on the network in this process; their checks by part."""
     path = tmp_path / "model.tflite"
-    path.write_bytes(writer.write(network()))
+    path.write_bytes(writer.write(request.param()))
     stream = io.StringIO()
     subject = Subject(path, Log(stream, PLAN, time.monotonic() + 600.0), None)
 
@@ -108,14 +110,14 @@ def test_a_difference_where_the_op_says_that_it_deviates(examine: Examine, monke
 def test_a_converted_file_that_differs(
     deviation: str, state: str, examine: Examine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = reference.run_every
+    steps = reference.Stream.steps
 
-    def damaged(graph: Graph, *inputs: Any) -> dict[str, Any]:
-        return {name: off_by_one(a) if name[:6] == "second" else a for name, a in run(graph, *inputs).items()}
+    def damaged(self: reference.Stream, inputs: Any) -> Iterator[tuple[str, Any]]:
+        for name, array in steps(self, inputs):
+            yield name, off_by_one(array) if name[:6] == "second" else array
 
     monkeypatch.setattr(Conv2D, "deviation", deviation)
-    monkeypatch.setattr(reference, "run_every", damaged)
-    monkeypatch.setattr(reference, "run", lambda graph, *inputs: [damaged(graph, *inputs)[n] for n in graph.outputs])
+    monkeypatch.setattr(reference.Stream, "steps", damaged)
     assert examine("scheme/symmetric-int8", "reference")["LiteRT reference"].state == state
 
 
@@ -154,6 +156,9 @@ def test_compiled_code_one_off(examine: Examine, monkeypatch: pytest.MonkeyPatch
 
         def run(self, *inputs: Any) -> list[Any]:
             return [off_by_one(array) for array in reference.run(self.graph, *inputs)]
+
+        def stream(self) -> Any:
+            return SimpleNamespace(step=self.run)
 
     monkeypatch.setattr(tflite2q, "compile", Executable)
     assert examine("compiled/native", "reference")["run"].state == WRONG
@@ -195,3 +200,26 @@ def test_a_stage_without_time_is_not_measured(tmp_path: Path) -> None:
 def test_a_scheme_that_changes_nothing(examine: Examine, tmp_path: Path) -> None:
     (tmp_path / "model.tflite").write_bytes(writer.write(tflite2q.convert(network(), "int8", "scheme").graph))
     assert [check.state for check in examine("scheme/int8", "reference").values()] == [NOTHING]
+
+
+@pytest.mark.parametrize("examine", [streaming], indirect=True)
+def test_models_with_state_are_run_over_a_stream(examine: Examine) -> None:
+    found = examine("reference")
+    assert {check.state for check in found.values()} == {OK}
+    assert found["stream"].figures["steps"] == 100 and found["stream"].figures["tensors"] > 10
+    assert examine("compiled/native", "reference")["run"].figures["steps"] == 100
+    parts = examine("scheme/symmetric-int8", "reference")
+    assert all(parts[part].state == OK for part in ("convert", "file", "LiteRT reference", "likeness"))
+
+
+@pytest.mark.parametrize("examine", [streaming], indirect=True)
+def test_a_forgotten_state_is_wrong(examine: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every run by itself is right, but what is assigned is lost at the end of the step."""
+    with monkeypatch.context() as patch:
+        patch.setattr(reference.Stream, "steps", lambda self, inputs: reference.steps(self.graph, inputs))
+        found = examine("reference")
+    assert found["judge 0"].state == OK and found["stream"].state == WRONG
+    with monkeypatch.context() as patch:
+        patch.setattr(runtime.Stream, "step", lambda self, *x: self.executable.run(*x))
+        found = examine("compiled/native", "reference")
+    assert found["run"].state == WRONG
