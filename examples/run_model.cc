@@ -88,6 +88,9 @@ int Run(const std::vector<std::string>& arguments) {
   ffi::json::Object manifest = Manifest(machine);
   std::cout << manifest["model"].cast<ffi::String>() << " for " << manifest["target"].cast<ffi::String>() << "\n";
 
+  if (manifest.count(ffi::String("states"))) {
+    throw std::runtime_error("the model keeps state, which this example does not pass on; see run_model.py");
+  }
   ffi::json::Array inputs = manifest["inputs"].cast<ffi::json::Array>();
   if (arguments.size() != inputs.size() + 2) throw std::runtime_error("give one file for each input, and one output");
   std::vector<Tensor> tensors;

@@ -1,9 +1,10 @@
 """Run a compiled model with TVM's runtime alone; nothing of tflite2q is needed on the device.
 
-    python run_model.py MODEL.so INPUT.npy ... [--output OUTPUT.npz]
+    python run_model.py MODEL.so INPUT.npy ... [--output OUTPUT.npz] [--stream]
 
 MODEL.so comes from `tflite2q convert ... --lib MODEL.so --target ...`.  Inputs are arrays of codes, of the types that
-the library's manifest gives; what the manifest says is printed.
+the library's manifest gives; what the manifest says is printed.  With --stream their first axis is time: the model is
+run step by step, and what it remembers of one goes into the next.
 """
 
 from __future__ import annotations
@@ -28,11 +29,19 @@ def manifest(machine: VirtualMachine) -> dict:
     return json.loads(content[content.index(b"{") :])
 
 
+def initial(tensor: dict) -> tvm.runtime.Tensor:
+    """A state before the first step: its elements, or one that stands for all."""
+    elements = np.array(tensor["data"], tensor["dtype"])
+    whole = np.full(tensor["shape"], elements[0]) if elements.size == 1 else elements.reshape(tensor["shape"])
+    return tvm.runtime.tensor(whole)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("library")
     parser.add_argument("inputs", nargs="+")
     parser.add_argument("--output")
+    parser.add_argument("--stream", action="store_true")
     given = parser.parse_args()
 
     machine = VirtualMachine(tvm.runtime.load_module(given.library), tvm.cpu())
@@ -42,11 +51,21 @@ def main() -> None:
     arrays = []
     for tensor, path in zip(description["inputs"], given.inputs, strict=True):
         array = np.load(path)
-        if list(array.shape) != tensor["shape"] or array.dtype != tensor["dtype"]:
+        shape = list(array.shape)[1:] if given.stream else list(array.shape)
+        if shape != tensor["shape"] or array.dtype != tensor["dtype"]:
             raise SystemExit(f"{path}: input {tensor['name']} is {tensor['dtype']}{tensor['shape']}")
-        arrays.append(tvm.runtime.tensor(array))
+        arrays.append(array if given.stream else array[None])
 
-    outputs = [output.numpy() for output in machine["main"](*arrays)]
+    states = [initial(tensor) for tensor in description.get("states", [])]
+    results = []
+    for step in range(len(arrays[0])):
+        inputs = [tvm.runtime.tensor(array[step]) for array in arrays]
+        # The outputs, then what the model remembers, which the next step gets.
+        returned = list(machine["main"](*inputs, *states))
+        results.append([output.numpy() for output in returned[: len(description["outputs"])]])
+        states = [tvm.runtime.tensor(state.numpy()) for state in returned[len(description["outputs"]) :]]
+    columns = [np.stack(column) for column in zip(*results, strict=True)]
+    outputs = columns if given.stream else [column[0] for column in columns]
     for tensor, codes in zip(description["outputs"], outputs, strict=True):
         q = tensor.get("quantization")
         # real = scale * (code - zero point); one scale a tensor, as activations have

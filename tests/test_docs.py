@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -230,3 +231,15 @@ def test_graphs_in_documents_are_graphs(kind: str) -> None:
     text = (ROOT / "docs" / kind).read_text(encoding="utf-8")
     for block in re.findall(r"```\n(graph .*?)```", text, re.DOTALL):
         verify(parse_graph(block))
+
+
+def test_the_stream_of_streams_md_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Callable[..., Any]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example("streams.md", "python stream"), "streams.md", "exec"), {})
+    np.save("frames.npy", np.array([[[1, 2, 3, 4]], [[4, 3, 2, 1]]], np.int8))
+    assert cli("run", "peak.q.txt", "--stream", "--input", "frames.npy", "--output", "scores.npy").code == 0
+    assert np.load("scores.npy").tolist() == [[[1, 2, 3, 4]], [[4, 3, 3, 4]]]
+    done = cli("compare", "peak.q.txt", "--scheme", "int16x8", "--stream", "--data", "frames.npy", "--no-speed")
+    assert done.code == 0 and "2 samples of frames.npy, one stream" in done.out

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from streaming import streaming, walk
 
 import tflite2q
 from tflite2q.execution import reference
@@ -43,6 +44,36 @@ def test_python_with_the_runtime_alone(library: Path, image: Any, digits: Path, 
     assert "digits for native" in done.stdout
     with np.load(tmp_path / "y.npz") as outputs:
         np.testing.assert_array_equal(outputs["arr_0"], reference.run(tflite2q.load(digits), image)[0])
+
+
+@pytest.fixture(scope="module")
+def streamed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library of a model with state."""
+    path = tmp_path_factory.mktemp("stream") / "model.so"
+    tflite2q.compile(streaming()).save(path)
+    return path
+
+
+def test_python_with_the_runtime_alone_streams(streamed: Path, root: Path, tmp_path: Path) -> None:
+    frames = walk(streaming(), 20)
+    np.save(tmp_path / "x.npy", frames)
+    (tmp_path / "tflite2q.py").write_text("raise ImportError('the example must not need tflite2q')")
+    arguments = [root / "examples" / "run_model.py", streamed, tmp_path / "x.npy", "--output", tmp_path / "y.npz"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, *arguments, "--stream"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    stream = tflite2q.reference_stream(streaming())
+    expected = [np.stack(column) for column in zip(*(stream.step(x) for x in frames), strict=True)]
+    with np.load(tmp_path / "y.npz") as outputs:
+        for index, array in enumerate(expected):
+            np.testing.assert_array_equal(outputs[f"arr_{index}"], array)
+
+
+def test_cpp_says_that_it_keeps_no_state(program: Path, streamed: Path, tmp_path: Path) -> None:
+    arguments = [program, streamed, tmp_path / "x.bin", tmp_path / "y.bin"]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert done.returncode == 3 and done.stderr.startswith("run_model: the model keeps state")
 
 
 @pytest.fixture(scope="module")
