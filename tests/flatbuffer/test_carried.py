@@ -226,7 +226,7 @@ def stateful() -> ModelRecord:
 
 def test_further_subgraphs_and_state_are_carried() -> None:
     data = schema.encode(stateful())
-    with pytest.raises(UnsupportedError, match=r"signature .* CALL_ONCE runs.*the model has 2 subgraphs") as caught:
+    with pytest.raises(UnsupportedError, match=r"signature .* CALL_ONCE runs") as caught:
         read(data)
     assert caught.value.carriable
     graph = read(data, allow_unsupported=True)

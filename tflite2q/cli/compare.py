@@ -17,6 +17,7 @@ from tflite2q.cli.options import (
     remote_options,
     scheme_option,
     shape_option,
+    signature_option,
     stream_option,
     target_option,
     threads_option,
@@ -69,14 +70,15 @@ def _offset(context: click.Context, parameter: click.Parameter, value: str) -> i
     "[default: 2, or 50 with --stream]",
 )
 @stream_option
+@signature_option
 @shape_option
 @allow_unsupported_option
 @click.option("--every-layer", is_flag=True, help="Show every layer, not only the worst ones.")
 @json_option
 def compare(
     original: str, other: str | None, scheme: str | None, interface: str | None, json_path: str | None,
-    shapes: dict[str, tuple[int, ...]], allow_unsupported: bool, every_layer: bool, rpc: str | None,
-    tracker: str | None, key: str | None, timeout: float, **options: Any,
+    signature: str | None, shapes: dict[str, tuple[int, ...]], allow_unsupported: bool, every_layer: bool,
+    rpc: str | None, tracker: str | None, key: str | None, timeout: float, **options: Any,
 ) -> None:  # fmt: skip
     """Measure OTHER, or ORIGINAL converted to --scheme, against ORIGINAL: accuracy, layers, speed and size.
 
@@ -100,7 +102,7 @@ def compare(
 
     output.check_json(json_path)
     device = remote.device(rpc, tracker, key, timeout)
-    read = [models.opened(path, shapes, allow_unsupported) for path in (original, other) if path is not None]
+    read = [models.opened(path, shapes, allow_unsupported, signature) for path in (original, other) if path is not None]
     with Progress() as progress:
         converted = _converted(read[0], scheme, interface) if scheme is not None else read[1]
         result = pipeline.compare(read[0], converted, progress=progress, device=device, **options)

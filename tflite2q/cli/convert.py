@@ -17,6 +17,7 @@ from tflite2q.cli.options import (
     json_option,
     scheme_option,
     shape_option,
+    signature_option,
     target_option,
     threads_option,
 )
@@ -60,6 +61,7 @@ UNCHANGED = ("skip", "copy", "fail")
     show_default=True,
     help="With --until: shorten long constants, or print a graph that every command reads again as *.q.txt.",
 )
+@signature_option
 @shape_option
 @allow_unsupported_option
 @click.option(
@@ -87,6 +89,7 @@ def convert(
     explain: bool,
     until: str | None,
     constants: Constants,
+    signature: str | None,
     shapes: dict[str, tuple[int, ...]],
     allow_unsupported: bool,
     unchanged: str,
@@ -114,7 +117,7 @@ def convert(
 
     if until is not None:
         with Progress() as progress:
-            found = models.opened(model, shapes, allow_unsupported)
+            found = models.opened(model, shapes, allow_unsupported, signature)
             click.echo(_dump(found, scheme, interface, target, until, constants, progress))
         return
     chosen = schemes.find(scheme, interface)
@@ -127,7 +130,7 @@ def convert(
 
         resolve(target)  # a name that does not exist is said before the work, not after
     out.check_json(json_path)
-    found = models.opened(model, shapes, allow_unsupported)
+    found = models.opened(model, shapes, allow_unsupported, signature)
     with Progress() as progress:
         progress("converting")
         conversion, same = _converted(found, chosen, data, unchanged)

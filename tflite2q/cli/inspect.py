@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tflite2q.cli.options import MODEL, allow_unsupported_option, command, json_option, shape_option
+from tflite2q.cli.options import MODEL, allow_unsupported_option, command, json_option, shape_option, signature_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 @command(short_help="Show a model's layers, types and work, and what schemes would do.")
 @click.argument("model", type=MODEL)
 @click.option("--target", help="Also show which kernel computes each layer on this target, and why faster ones do not.")
+@signature_option
 @shape_option
 @allow_unsupported_option
 @json_option
 def inspect(
     model: str,
     target: str | None,
+    signature: str | None,
     shapes: dict[str, tuple[int, ...]],
     allow_unsupported: bool,
     json_path: str | None,
@@ -35,7 +37,7 @@ def inspect(
     from tflite2q.report import json, text
 
     output.check_json(json_path)
-    found = models.opened(model, shapes, allow_unsupported)
+    found = models.opened(model, shapes, allow_unsupported, signature)
     result = inspection.inspect(found)
     document, result = json.inspection(result), models.unsaid(result, found)
     if target is None:

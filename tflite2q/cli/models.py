@@ -17,13 +17,18 @@ R = TypeVar("R", "Comparison", "Inspection")
 HINT = "--allow-unsupported carries that through and converts the rest; docs/ops.md lists what is supported"
 
 
-def opened(path: str, shapes: Mapping[str, tuple[int, ...]], allow_unsupported: bool | None = None) -> Loaded:
+def opened(
+    path: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    allow_unsupported: bool | None = None,
+    signature: str | None = None,
+) -> Loaded:
     """The model at `path`; `allow_unsupported` is None where a command does not have that option."""
     from tflite2q.errors import UnsupportedError
     from tflite2q.evaluation import models
 
     try:
-        found = models.opened(path, bool(allow_unsupported), shapes)
+        found = models.opened(path, bool(allow_unsupported), shapes, signature)
     except UnsupportedError as error:
         if error.carriable and allow_unsupported is False:
             raise UnsupportedError(f"{error}; {HINT}") from error

@@ -78,6 +78,12 @@ shape_option = click.option(
     metavar="NAME=1x224x224x3",
     help="Shape of an input whose batch or size the file leaves open; repeatable.  [default: as stored, else 1]",
 )
+signature_option = click.option(
+    "--signature",
+    metavar="KEY",
+    help="The signature whose subgraph is the model, of a file with several; the others stay as they are.  "
+    "[default: the first subgraph]",
+)
 stream_option = click.option(
     "--stream",
     is_flag=True,

@@ -17,6 +17,7 @@ from tflite2q.cli.options import (
     pixel_options,
     remote_options,
     shape_option,
+    signature_option,
     stream_option,
     target_option,
     threads_option,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 @click.option("--limit", type=click.IntRange(min=1), help="Use only the first N samples.")
 @click.option("--profile", is_flag=True, help="Also show the time, G MAC/s and share of each op.")
 @stream_option
+@signature_option
 @shape_option
 @pixel_options
 @target_option
@@ -56,8 +58,9 @@ if TYPE_CHECKING:
 @json_option
 def run_command(
     model: str, inputs: tuple[str, ...], output: str | None, limit: int | None, profile: bool, stream: bool,
-    shapes: dict[str, tuple[int, ...]], mean: float | None, std: float | None, target: str, threads: int,
-    rpc: str | None, tracker: str | None, key: str | None, timeout: float, force: bool, json_path: str | None,
+    signature: str | None, shapes: dict[str, tuple[int, ...]], mean: float | None, std: float | None, target: str,
+    threads: int, rpc: str | None, tracker: str | None, key: str | None, timeout: float, force: bool,
+    json_path: str | None,
 ) -> None:  # fmt: skip
     """Compile a model with TVM and run it, or run a library that `convert --lib` wrote, and show the outputs.
 
@@ -83,11 +86,11 @@ def run_command(
     out.check_json(json_path)
     device = remote.device(rpc, tracker, key, timeout)
     library = Path(model).suffix == ".so"
-    if library and shapes:
-        raise UsageError("--shape is for models; the shapes of a library are fixed when it is compiled")
+    if library and (shapes or signature is not None):
+        raise UsageError("--shape and --signature are for models; a library is of the shapes and part it was made for")
     if profile and (device is not None or library):
         raise UsageError("--profile times the ops of a .tflite model on this machine; give no library and no device")
-    found = None if library else models.opened(model, shapes)
+    found = None if library else models.opened(model, shapes, signature=signature)
     with Progress() as progress, ExitStack() as held:
         progress("compiling")
         executable = held.enter_context(closing(_executable(model, found, target, threads, device)))

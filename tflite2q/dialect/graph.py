@@ -31,7 +31,8 @@ class Graph:
 
     A value that an op computes may hold data too: numbers that follow from the shapes the graph has now.
     `metadata` are the file's (name, bytes) buffers; `files` the associated files packed behind the model (labels, ...);
-    `others` are the model's further subgraphs, carried from file to file as they are; `notes` what a user should know
+    `others` are the model's further subgraphs, carried from file to file as they are, and `place` how many of them come
+    before this one; `notes` what a user should know
     of how it was read, one line each, which is no part of the graph.
     """
 
@@ -45,6 +46,7 @@ class Graph:
     metadata: tuple[tuple[str, bytes], ...] = ()
     files: tuple[tuple[str, bytes], ...] = ()
     others: tuple[Graph, ...] = ()
+    place: int = 0
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     @cached_property
@@ -93,6 +95,8 @@ def verify(graph: Graph) -> Graph:
     """Check every rule of the dialect; returns the graph, or raises InvalidGraph naming the op and the rule."""
     if len(graph.by_name) != len(graph.values):
         raise InvalidGraph("two values have the same name")
+    if not 0 <= graph.place <= len(graph.others):
+        raise InvalidGraph(f"place {graph.place} among {len(graph.others)} further subgraphs")
     for value in graph.values:
         check_value(value)
     resources = [(v.resource.container, v.resource.shared_name) for v in graph.values if v.resource is not None]

@@ -51,6 +51,8 @@ class Parser(Cursor):
             match token.text:
                 case "description":
                     parts["description"] = self.string("the description")
+                case "place":
+                    parts["place"] = self.integer("how many subgraphs come before")
                 case "inputs" | "outputs":
                     parts[token.text] = tuple(self.listed("(", self.value_name, ")"))
                 case "signature":
@@ -66,7 +68,7 @@ class Parser(Cursor):
                 case "ops":
                     parts["ops"] = tuple(self.block(self.op))
                 case _:
-                    expected = "description, inputs, outputs, signature, metadata, file, values, ops or graph"
+                    expected = "description, place, inputs, outputs, signature, metadata, file, values, ops or graph"
                     self.fail(token, f"expected {expected}, found {token}")
         for part in ("inputs", "outputs", "values", "ops"):
             if part not in parts:

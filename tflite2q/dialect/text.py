@@ -74,6 +74,8 @@ class _Printer:
             head.append(f"  description {quoted(graph.description)}")
         head.append(f"  inputs {_names(graph.inputs)}")
         head.append(f"  outputs {_names(graph.outputs)}")
+        if graph.place:
+            head.append(f"  place {graph.place}")
         head += [f"  {_signature(signature)}" for signature in graph.signatures]
         for kind, entries in (("metadata", graph.metadata), ("file", graph.files)):
             head += [f"  {kind} {quoted(name)} = {self.data(data)}" for name, data in entries]

@@ -192,6 +192,9 @@ class _Engines:
             yield self._written(folder, "original", self.before), self._written(folder, "converted", self.after)
 
     def _written(self, folder: str, stem: str, graph: Graph) -> str | None:
+        if graph.place:
+            self.notes.append(f"LiteRT did not time the {stem} model: it runs the file's first subgraph")
+            return None
         path = os.path.join(folder, f"{stem}.tflite")
         try:
             writer.save(graph, path)

@@ -34,16 +34,26 @@ class Loaded:
 Model = Graph | Conversion | Loaded | FilePath
 
 
-def load(path: FilePath, allow_unsupported: bool = False, shapes: Mapping[str, Sequence[int]] | None = None) -> Graph:
+def load(
+    path: FilePath,
+    allow_unsupported: bool = False,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    signature: str | None = None,
+) -> Graph:
     """Read and verify a .tflite file, or a graph in the dialect's text form from a file named *.q.txt.
 
     `shapes` chooses the sizes of inputs by name, {"image": (8, 224, 224, 3)}; by default they are as stored, and 1
-    where the file leaves them open.  All other shapes are computed from these.  `graph.notes` holds remarks.
+    where the file leaves them open.  All other shapes are computed from these.  `signature` is the key of the signature
+    whose subgraph is the model, by default the first subgraph.  `graph.notes` holds remarks.
     Raises ModelError (damaged), UnsupportedError (what tflite2q lacks, all named), InvalidGraph, or UsageError for
     shapes that do not fit.  With `allow_unsupported` unsupported parts are carried; such a graph can be converted but
     not run.
     """
-    return _from_text(path, shapes) if is_text(path) else reader.load(path, allow_unsupported, shapes)
+    if not is_text(path):
+        return reader.load(path, allow_unsupported, shapes, signature)
+    if signature is not None:
+        raise UsageError(f"{os.fspath(path)}: a text is one graph; signatures are chosen in .tflite files")
+    return _from_text(path, shapes)
 
 
 def is_text(path: FilePath) -> bool:
@@ -63,10 +73,13 @@ def _from_text(path: FilePath, shapes: Mapping[str, Sequence[int]] | None) -> Gr
 
 
 def opened(
-    path: FilePath, allow_unsupported: bool = False, shapes: Mapping[str, Sequence[int]] | None = None
+    path: FilePath,
+    allow_unsupported: bool = False,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    signature: str | None = None,
 ) -> Loaded:
     """As `load`, keeping the path for names and sizes in reports."""
-    return Loaded(load(path, allow_unsupported, shapes), os.fspath(path))
+    return Loaded(load(path, allow_unsupported, shapes, signature), os.fspath(path))
 
 
 def graph_of(model: Model) -> Graph:

@@ -29,54 +29,74 @@ MOST_REASONS = 8  # that one line gives
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, OSError, EOFError, RuntimeError)
 
 
-def load(path: str | os.PathLike[str], allow_unsupported: bool = False, shapes: Shapes | None = None) -> Graph:
+def load(
+    path: str | os.PathLike[str],
+    allow_unsupported: bool = False,
+    shapes: Shapes | None = None,
+    signature: str | None = None,
+) -> Graph:
     """Read a .tflite file.
 
     `shapes` chooses the sizes of inputs, by name, which are else as stored, and 1 where the file leaves them open.
+    `signature` chooses the subgraph by the key of its signature; it is else the first.  The others stay as they are.
     With `allow_unsupported`, what tflite2q does not implement is carried: the graph can be written again but not run.
     Raises ModelError if the file cannot be read or is damaged, UnsupportedError (naming everything) if tflite2q
     lacks something it uses, InvalidGraph if it contradicts itself, UsageError for shapes that do not fit.  Messages
     start with the path.
     """
     try:
-        return read(Path(path).read_bytes(), allow_unsupported, shapes)
+        return read(Path(path).read_bytes(), allow_unsupported, shapes, signature)
     except OSError as error:
         raise ModelError(f"{os.fspath(path)}: cannot be read: {error.strerror}") from error
     except Tflite2qError as error:
         raise error.at(os.fspath(path)) from error
 
 
-def read(data: bytes, allow_unsupported: bool = False, shapes: Shapes | None = None) -> Graph:
+def read(
+    data: bytes, allow_unsupported: bool = False, shapes: Shapes | None = None, signature: str | None = None
+) -> Graph:
     """A verified graph of the bytes of a .tflite file; parameters and errors as for `load`."""
     model = schema.decode(data)
     if not model.subgraphs:
         raise ModelError("the model has no subgraph; the file is damaged")
     try:
-        return _read(model, _associated_files(data), allow_unsupported, shapes or {})
+        return _read(model, _place(model, signature), _associated_files(data), allow_unsupported, shapes or {})
     except (IndexError, ValueError, TypeError, KeyError, ArithmeticError, AssertionError) as error:
         raise ModelError(f"the file is damaged: {error}") from error
 
 
-def _read(model: ModelRecord, files: tuple[tuple[str, bytes], ...], allow: bool, shapes: Shapes) -> Graph:
+def _place(model: ModelRecord, key: str | None) -> int:
+    """The subgraph that the signature `key` is for, the first for None.  Raises UsageError if there is none."""
     for signature in model.signatures:
         if not 0 <= signature.subgraph < len(model.subgraphs):
             raise ModelError(f"signature {signature.key!r} refers to subgraph {signature.subgraph}, which is absent")
+    if key is None:
+        return 0
+    found = next((signature.subgraph for signature in model.signatures if signature.key == key), None)
+    if found is None:
+        known = ", ".join(repr(signature.key) for signature in model.signatures) or "none"
+        raise UsageError(f"the model has no signature {key!r}; its signatures: {known}")
+    return found
+
+
+def _read(model: ModelRecord, index: int, files: tuple[tuple[str, bytes], ...], allow: bool, shapes: Shapes) -> Graph:
     constants = Constants(model)
-    main = SubgraphReader(model, 0, constants)
+    main = SubgraphReader(model, index, constants)
     initial = main.find_variables()
-    kept = [index for index in range(len(model.subgraphs)) if index not in initial]
-    places = {index: place for place, index in enumerate(kept)}
-    main.places = places
-    readers = [main, *(SubgraphReader(model, index, constants, places) for index in kept[1:])]
-    graph = used(main.graph().with_(files=files, metadata=constants.metadata()))
+    kept = [place for place in range(len(model.subgraphs)) if place not in initial]
+    main.places = places = {old: new for new, old in enumerate(kept)}
+    others = [SubgraphReader(model, place, constants, places) for place in kept if place != index]
+    for reader in (main, *others):
+        reader.check_calls(index)
+    graph = used(main.graph().with_(files=files, metadata=constants.metadata(), description=model.description))
     for name, error in main.damaged.items():
         if name in graph.by_name and not allow:
             raise error
     graph = with_input_shapes(graph, _checked_shapes(graph, shapes))
     found = inferred(graph, main.carry)
     graph = used(found.graph)
-    others = tuple(reader.carried() for reader in readers[1:])
-    refused = [*main.refused, *_subgraphs(readers)]
+    carried = tuple(reader.carried() for reader in others)
+    refused = list(main.refused)
     refused += [] if refused else _tensors(graph)
     try:
         verify(graph)
@@ -84,7 +104,8 @@ def _read(model: ModelRecord, files: tuple[tuple[str, bytes], ...], allow: bool,
         raise _summary(refused, False) if refused and not allow else error from error
     if refused and not allow:
         raise _summary(refused, True)
-    return graph.with_(others=others, notes=(*_shape_notes(found, shapes), *_carried_notes(refused)))
+    notes = (*_shape_notes(found, shapes), *_subgraph_notes(carried), *_carried_notes(refused))
+    return graph.with_(others=carried, place=places[index], notes=notes)
 
 
 def _checked_shapes(graph: Graph, shapes: Shapes) -> dict[str, Shape]:
@@ -104,16 +125,6 @@ def _checked_shapes(graph: Graph, shapes: Shapes) -> dict[str, Shape]:
             )
         found[name] = shape
     return found
-
-
-def _subgraphs(readers: Sequence[SubgraphReader]) -> list[Tflite2qError]:
-    """Notes about further subgraphs.  Raises UnsupportedError if they make it impossible to change the first."""
-    for reader in readers:
-        reader.check_calls()
-    if len(readers) == 1:
-        return []
-    what = f"the model has {len(readers)} subgraphs (control flow or shared parts), only the first can be converted"
-    return [UnsupportedError(what)]
 
 
 def _tensors(graph: Graph) -> list[Tflite2qError]:
@@ -164,6 +175,12 @@ def _shape_notes(found: Inferred, shapes: Shapes) -> list[str]:
     for name, numbers in found.prescribed.items():
         notes.append(f"input {name!r} sets a shape and must be {list(numbers)}, as the file declares the result")
     return notes
+
+
+def _subgraph_notes(others: Sequence[Graph]) -> list[str]:
+    many = f"{len(others)} further subgraphs are" if len(others) > 1 else "a further subgraph is"
+    keys = ", ".join(repr(signature.key) for other in others for signature in other.signatures)
+    return [f"{many} kept unchanged{f'; --signature chooses {keys}' if keys else ''}"] if others else []
 
 
 def _carried_notes(refused: Sequence[Tflite2qError]) -> list[str]:

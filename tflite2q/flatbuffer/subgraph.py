@@ -115,7 +115,6 @@ class SubgraphReader:
             ),
             ops=tuple(ops),
             name=graph.name,
-            description="" if self.index else self.model.description,
             signatures=tuple(self.signatures()),
         )
 
@@ -256,8 +255,8 @@ class SubgraphReader:
             **attributes,
         )
 
-    def check_calls(self) -> None:
-        """Raise where an operator leads to a subgraph that does not exist, or back to the first, which may change."""
+    def check_calls(self, main: int) -> None:
+        """Raise where an operator leads to a subgraph that does not exist, or to `main`, which may change."""
         subgraphs = len(self.model.subgraphs)
         for index in self.kept:
             record = self.subgraph.operators[index]
@@ -266,8 +265,9 @@ class SubgraphReader:
                     raise ModelError(
                         f"operator {index} calls subgraph {called}, which does not exist; the file is damaged"
                     )
-                if called == 0:
-                    raise UnsupportedError(f"operator {index} of subgraph {self.index} calls the first subgraph")
+                if called == main:
+                    which = "the first subgraph" if main == 0 else f"subgraph {main}, which is to be converted"
+                    raise UnsupportedError(f"operator {index} of subgraph {self.index} calls {which}")
 
     def signatures(self) -> list[Signature]:
         def named(items: tuple[tuple[str, int], ...]) -> tuple[tuple[str, str], ...]:

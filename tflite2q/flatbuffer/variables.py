@@ -94,7 +94,7 @@ class _Finder:
             touched = touched or self.name(op) in (READ, ASSIGN)
             if self.name(op) == ONCE:
                 place = op.options.get("InitSubgraphIndex", 0)
-                if not isinstance(place, int) or not 0 < place < len(self.model.subgraphs) or place == self.index:
+                if not isinstance(place, int) or not 0 <= place < len(self.model.subgraphs) or place == self.index:
                     raise ModelError(f"CALL_ONCE calls subgraph {place!r}, which does not exist; the file is damaged")
                 if touched:
                     raise UnsupportedError("CALL_ONCE behind ops that use variables is not supported")

@@ -75,10 +75,11 @@ class _Shared:
 def _model(graph: Graph) -> ModelRecord:
     shared = _Shared()
     metadata = tuple((name, shared.buffer(data)) for name, data in graph.metadata)
-    writers = [_Writer(each, index, shared) for index, each in enumerate((graph, *graph.others))]
+    ordered = (*graph.others[: graph.place], graph, *graph.others[graph.place :])
+    writers = [_Writer(each, index, shared) for index, each in enumerate(ordered)]
     initialized = [v for v in graph.values if v.resource is not None and v.resource.initial is not None]
     if initialized:
-        writers[0].once = len(writers)
+        writers[graph.place].once = len(writers)
     subgraphs = [writer.subgraph() for writer in writers]
     if initialized:
         subgraphs.append(_initialization(initialized, shared))
