@@ -219,7 +219,6 @@ def test_weights_that_look_like_the_end_of_a_zip_archive_are_weights() -> None:
         ),
         (with_operator(0, options={"StrideW": -1, "StrideH": 1}), InvalidGraph, "must be positive"),
         (replace(model(), subgraphs=()), ModelError, "the model has no subgraph"),
-        (replace(model(), subgraphs=model().subgraphs * 2), UnsupportedError, "the model has 2 subgraphs"),
         (replace(model(), metadata=(("m", 77),)), ModelError, "buffer 77 does not exist"),
     ],
 )

@@ -19,6 +19,7 @@ from tflite2q.dialect.infer import Inferred, inferred, with_input_shapes
 from tflite2q.dialect.op import Shape
 from tflite2q.errors import ModelError, Tflite2qError, UnsupportedError, UsageError
 from tflite2q.flatbuffer import schema
+from tflite2q.flatbuffer.inline import inlined
 from tflite2q.flatbuffer.records import ModelRecord
 from tflite2q.flatbuffer.subgraph import Constants, SubgraphReader, UnknownOperator
 
@@ -80,6 +81,11 @@ def _place(model: ModelRecord, key: str | None) -> int:
 
 
 def _read(model: ModelRecord, index: int, files: tuple[tuple[str, bytes], ...], allow: bool, shapes: Shapes) -> Graph:
+    try:
+        model, index = inlined(model, index)
+    except UnsupportedError:
+        if not allow:
+            raise
     constants = Constants(model)
     main = SubgraphReader(model, index, constants)
     initial = main.find_variables()
