@@ -15,11 +15,12 @@ import tflite2q
 from tflite2q.dialect.graph import Graph, verify
 from tflite2q.dialect.ops.state import AssignVariable, ReadVariable
 from tflite2q.dialect.text import parse_graph
-from tflite2q.errors import DataError, Unchanged
+from tflite2q.errors import DataError, Unchanged, UnsupportedError
 from tflite2q.execution import runtime
 from tflite2q.execution.reference import Stream
 from tflite2q.flatbuffer.reader import read
 from tflite2q.flatbuffer.writer import write
+from tflite2q.rewrites import scheme as schemes
 
 Array = npt.NDArray[Any]
 RECURRENT = ("UNIDIRECTIONAL_SEQUENCE_LSTM-int8", "UNIDIRECTIONAL_SEQUENCE_LSTM-coupled", "SVDF-int8")
@@ -214,3 +215,51 @@ def test_a_wake_word_model(shared: Path) -> None:
 def test_ops_of_state_are_known_by_what_they_move() -> None:
     graph = echo()
     assert [(type(op), op.name) for op in graph.ops] == [(ReadVariable, "y"), (AssignVariable, "s")]
+
+
+RULES = """
+[activations]
+dtype = "int8"
+symmetric = true
+[weights]
+dtype = "int8"
+[[rules]]
+match.name = "NAME"
+activations.dtype = "DTYPE"
+weights.dtype = "WEIGHTS"
+"""
+
+
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+@pytest.mark.parametrize("name", ["peak/before", "peak/after", "conv", "first/before", "second/kept", "deep"])
+def test_a_variable_has_one_type_whatever_rules_say(name: str, dtype: str) -> None:
+    graph = streaming()
+    text = RULES.replace("NAME", name).replace("DTYPE", dtype)
+    chosen = schemes.parse(text.replace("WEIGHTS", "float32" if dtype == "float32" else "int8"), "mixed")
+    new = tflite2q.convert(graph, chosen).graph
+    inputs = walk(new, 30)
+    ours = stepped(Stream(new), inputs)
+    reals = dtype == "float32"
+    assert_equal(run_stream(write(new), [inputs]), ours, 1 if reals else 0)
+    if name == "peak/before":
+        assert new["peak"].type.dtype == dtype
+    assert read(write(new)) == new
+
+
+MOVED = SWAP.replace("%b : int8[2] <0.5:0> variable", "%b : int8[2] <0.25:3> variable")
+
+
+@pytest.mark.parametrize("name", ["int16x8", "asymmetric-uint8", "symmetric-int8"])
+def test_a_variable_of_other_parameters_than_what_it_moves_stays(name: str) -> None:
+    """Codes are copied as they are, which no other type would do; the rest of the model follows the scheme."""
+    graph = verify(parse_graph(MOVED))
+    inputs = np.arange(16, dtype=np.int8).reshape(8, 2)
+    assert_equal(stepped(Stream(graph), inputs), run_stream(write(graph), [inputs]))
+    try:
+        new = tflite2q.convert(graph, name).graph
+    except (Unchanged, UnsupportedError):
+        return
+    assert new["b"].type == graph["b"].type
+    ours = stepped(Stream(new), inputs)
+    assert_equal(run_stream(write(new), [inputs]), ours)
+    assert_equal(ours, stepped(Stream(graph), inputs), 1)
