@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ from tflite2q.evaluation.data import Dataset
 from tflite2q.execution import reference
 from tflite2q.flatbuffer import writer
 from tflite2q.rewrites import scheme
-from tflite2q.search import Settings, measure, search
+from tflite2q.search import Settings, measure, run, search
 from tflite2q.search.replay import Replay
 
 SCHEMES = ["int8", "int8-w4"]
@@ -99,13 +99,34 @@ def test_search_keeps_its_promise_and_its_file_gives_the_model_it_measured(
     assert found.base.measured_cost == len(writer.write(base.graph))
 
 
-def test_speed_is_measured_of_whole_mixes(digits: Path, samples: Dataset) -> None:
+@pytest.mark.usefixtures("uncompiled")
+def test_speed_is_measured_of_whole_mixes(digits: Path, samples: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock on which a multiply-accumulate takes as long as the codes it leads to have bytes."""
+
+    def op_times(graph: Graph, target: str, threads: int) -> dict[str, float]:
+        widths = {op.name: np.dtype(graph[op.name].type.dtype).itemsize for op in graph.ops}
+        return {op.name: widths[op.name] * (1 + op.macs(graph.ins(op), graph.outs(op))) for op in graph.ops}
+
+    def whole_times(graphs: Sequence[Graph], target: str, threads: int) -> list[float]:
+        return [sum(op_times(graph, target, threads).values()) for graph in graphs]
+
+    monkeypatch.setattr(run, "op_times", op_times)
+    monkeypatch.setattr(run, "whole_times", whole_times)
     chosen = [scheme.find(name) for name in ("int16x8", "int8")]
-    found = search(tflite2q.load(digits), chosen, samples, Settings("speed", 100.0, sensitivity_samples=2))
-    assert found.mix
-    for point in (found.base, found.chosen):
-        assert point.measured_cost is not None and point.measured_cost > 0
-    assert found.chosen.cost < found.base.cost
+    graph = tflite2q.load(digits)
+    found = search(graph, chosen, samples, Settings("speed", 100.0, sensitivity_samples=2))
+    assert set(found.mix.values()) == {1}  # places in the list of schemes
+    for point, name in ((found.base, "int16x8"), (found.chosen, None)):
+        new = tflite2q.convert(graph, name or scheme.parse(found.text, "found")).graph
+        assert [point.measured_cost] == whole_times([new], "native", 1)
+    assert found.chosen.measured_cost is not None and found.base.measured_cost is not None
+    assert found.chosen.measured_cost < 0.6 * found.base.measured_cost
+
+
+def test_the_clock_runs(digits: Path) -> None:
+    graph = tflite2q.load(digits)
+    assert set(measure.op_times(graph, "native", 1)) == {op.name for op in graph.ops}
+    assert min(measure.whole_times([graph], "native", 1)) > 0
 
 
 @pytest.mark.usefixtures("uncompiled")
