@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ports import LOOPBACK, PATIENCE, free_port, wait_for
+from streaming import streaming, walk
 
 import tflite2q
 from tflite2q.errors import TargetError, UsageError
@@ -100,6 +101,19 @@ def test_two_models_in_one_session(
         assert len(second.times(3)) == 3
         stats = first.benchmark(repeat=4)
         assert len(stats.times_ms) == 4 and min(stats.times_ms) > 0
+
+
+def test_streams_on_a_device(server: str) -> None:
+    graph = streaming()
+    one, two = walk(graph, 6, 1), walk(graph, 6, 2)
+    first, second = tflite2q.reference_stream(graph), tflite2q.reference_stream(graph)
+    with remote.Session(device(server)) as session:
+        model = session.upload(tflite2q.compile(graph))
+        a, b = model.stream(), model.stream()
+        for x, y in zip(one, two, strict=True):
+            for found, expected in ((a.step(x), first.step(x)), (b.step(y), second.step(y))):
+                for got, want in zip(found, expected, strict=True):
+                    np.testing.assert_array_equal(got, want)
 
 
 def test_from_the_command_line(
