@@ -169,6 +169,9 @@ class Op:
     scales_below: ClassVar[float] = math.inf  # what the kernels take as the scale of an operand
     carries: ClassVar[bool] = False  # True: may touch tensors that the dialect cannot represent
     converts: ClassVar[bool] = False  # True: operand and result may be of different quantized types
+    # Integer weights that TFLite's kernel takes with float32 activations, which it quantizes in every run.
+    hybrid_weights: ClassVar[tuple[str, ...]] = ()
+    blockwise: ClassVar[bool] = False  # True: such weights may have a scale for each block of a row
     # Fused activations that every interpreter's kernel honours, for ops that have the attribute `activation`.
     fuses: ClassVar[tuple[str, ...]] = ()
 
