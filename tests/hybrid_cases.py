@@ -110,6 +110,27 @@ def transpose_conv(d: Draw) -> Case:
     return d.case(ops.TransposeConv, operands, TensorType((), "float32"), version=3, **attributes)
 
 
+def embedding(d: Draw, dtype: str, granularity: str) -> Case:
+    """As LiteRT's kernel takes it: rows of 4-bit elements start at whole bytes."""
+    block = 8 if granularity == "blocks" else 0
+    count, width = d.number(2, 9), block * d.number(1, 3) if block else 2 * d.number(1, 5)
+    if block:
+        scales = d.rng.uniform(1e-3, 0.1, count * (width // block)).astype(np.float16).astype(float)
+        kind = TensorType((count, width), dtype, Quantization(tuple(scales), (0,) * len(scales), 0, block))
+        table = d.constant(d.rng.integers(-7, 8, kind.shape), kind)
+    else:
+        table = integer_weights(d, dtype, (count, width), 0, None if granularity == "channels" else 1)
+    lookups = d.number(1, 5)
+    indices = d.input(TensorType((lookups,), "int32"), d.rng.integers(0, count, lookups).astype(np.int32))
+    return d.case(ops.EmbeddingLookup, (indices, table), TensorType((), "float32"), version=4)
+
+
+def plain_embedding(d: Draw) -> Case:
+    table = d.constant(d.rng.normal(size=(4, 3, 2)).astype(np.float32))
+    indices = d.input(TensorType((3,), "int32"), d.rng.integers(0, 4, 3).astype(np.int32))
+    return d.case(ops.EmbeddingLookup, (indices, table), TensorType((), "float32"))
+
+
 def stored(d: Draw, dtype: str, channelwise: bool) -> Case:
     """DEQUANTIZE of a constant, added to an input so that the model has one."""
     shape = (d.number(2, 5), d.number(2, 5), d.number(1, 5))
@@ -119,7 +140,7 @@ def stored(d: Draw, dtype: str, channelwise: bool) -> Case:
 
 
 def stored_halves(d: Draw) -> Case:
-    array: Array = (d.rng.normal(size=d.shape(2)) * np.exp(d.rng.uniform(-12, 4))).astype(np.float16)
+    array: Array = (d.rng.normal(size=(9, d.number(8, 12))) * np.exp(d.rng.uniform(-12, 4))).astype(np.float16)
     return d.case(ops.Dequantize, (d.constant(array),), TensorType((), "float32"))
 
 
@@ -151,6 +172,17 @@ EXACT: dict[str, Family] = {
     **{f"DEQUANTIZE-constant-{t}": partial(stored, dtype=t, channelwise=False) for t in ("uint8", "int8", "int4")},
     **{f"DEQUANTIZE-channels-{t}": partial(stored, dtype=t, channelwise=True) for t in ("int8", "int4")},
     "DEQUANTIZE-constant-float16": stored_halves,
+    **{
+        f"EMBEDDING_LOOKUP-{dtype}-{granularity}": partial(embedding, dtype=dtype, granularity=granularity)
+        for dtype, granularity in (
+            ("int8", "tensor"),
+            ("int8", "channels"),
+            ("int4", "tensor"),
+            ("int4", "channels"),
+            ("int4", "blocks"),
+        )
+    },
+    "EMBEDDING_LOOKUP-float32": plain_embedding,
 }
 # Sums in another order than LiteRT's.
 SUMMED: dict[str, Family] = {"TRANSPOSE_CONV-float32-int8": transpose_conv}

@@ -36,6 +36,7 @@ def run_every(graph: Graph, *inputs: npt.ArrayLike) -> dict[str, Array]:
 def steps(graph: Graph, inputs: Sequence[npt.ArrayLike]) -> Iterator[tuple[str, Array]]:
     """Yields (name, array) for each value in order of computation."""
     check_runnable(graph)
+    graph = folded(graph)
     core = NumpyCore()
     values: dict[str, Array] = {}
     for value in graph.values:
@@ -45,7 +46,7 @@ def steps(graph: Graph, inputs: Sequence[npt.ArrayLike]) -> Iterator[tuple[str, 
             values[value.name] = initial_state(value.type)
     values.update(zip(graph.inputs, check_inputs(graph, inputs), strict=True))
     yield from values.items()
-    for op in folded(graph).ops:
+    for op in graph.ops:
         operands = Operands(op, [None if n is None else Tensor(graph[n], values[n]) for n in op.inputs])
         try:
             with np.errstate(all="ignore"):  # infinities and NaN are results like others

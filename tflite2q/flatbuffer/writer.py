@@ -9,6 +9,7 @@ import io
 import json
 import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tflite2q import files
-from tflite2q.dialect.graph import Graph, Signature, verify
+from tflite2q.dialect.graph import Graph, Signature, fresh, verify
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.opaque import Opaque
-from tflite2q.dialect.types import Carried, Value
+from tflite2q.dialect.types import Value
 from tflite2q.errors import UnsupportedError
-from tflite2q.flatbuffer import flexbuffer, names, schema, tables
+from tflite2q.flatbuffer import blocks, flexbuffer, names, schema, tables
 from tflite2q.flatbuffer.records import (
     ModelRecord,
     OperatorCode,
@@ -94,12 +95,15 @@ class _Writer:
         inside = {value.name: value for op in graph.ops for value in op.intermediates}
         self.tensors = (*graph.values, *inside.values())
         self.index = {value.name: index for index, value in enumerate(self.tensors)}
+        # Weights with a scale for each block have these in tensors of their own, behind all others.
+        divided = [value for value in self.tensors if value.type.quantization and value.type.quantization.block]
+        self.scales = {value.name: len(self.tensors) + index for index, value in enumerate(divided)}
 
     def subgraph(self) -> SubgraphRecord:
         graph = self.graph
         return SubgraphRecord(
             name=graph.name,
-            tensors=tuple(self.tensor(value) for value in self.tensors),
+            tensors=(*(self.tensor(value) for value in self.tensors), *self.scale_tensors()),
             inputs=self.indices(graph.inputs),
             outputs=self.indices(graph.outputs),
             operators=tuple(self.operator(op) for op in graph.ops),
@@ -118,8 +122,14 @@ class _Writer:
     def public(self, names: tuple[tuple[str, str], ...]) -> tuple[tuple[str, int], ...]:
         return tuple((public, self.index[name]) for public, name in names)
 
+    def scale_tensors(self) -> Iterator[TensorRecord]:
+        for name in self.scales:
+            value = self.graph[name]
+            buffer = self.shared.buffer(blocks.scale_bytes(value))
+            yield blocks.scales_of(value, fresh(self.index, f"{name}_scales"), buffer)
+
     def tensor(self, value: Value) -> TensorRecord:
-        q = value.type.quantization
+        q = None if value.name in self.scales else value.type.quantization
         return TensorRecord(
             name=value.name,
             shape=value.type.shape,
@@ -130,15 +140,20 @@ class _Writer:
             axis=0 if q is None or q.axis is None else q.axis,
             variable=value.variable,
             shape_signature=value.shape_signature,
-            beyond={} if value.carried is None else self.beyond(value.carried),
+            beyond=self.beyond(value),
         )
 
     def computed(self, value: Value) -> bool:
         """Whether the interpreter gets a value's data from elsewhere than the file."""
         return value.name in self.graph.producers or value.name in self.graph.inputs
 
-    def beyond(self, carried: Carried) -> dict[str, Any]:
-        """The fields of a carried tensor, with references to other tensors as indices again."""
+    def beyond(self, value: Value) -> dict[str, Any]:
+        """The fields of a tensor that refers to others, with these references as indices."""
+        if value.name in self.scales:
+            return blocks.described(self.scales[value.name], value.type.parameters.block)
+        carried = value.carried
+        if carried is None:
+            return {}
         fields: dict[str, Any] = json.loads(carried.fields)
         for reference in references(fields):
             for field in tables.REFERENCES:
