@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from agreement import assert_agrees
 from draw import Case, Draw, Family
 from hybrid_cases import EXACT, SUMMED, block_dense
 from judge import Array, judge
@@ -53,11 +52,6 @@ def test_a_dozen_of_each_form_to_the_last_bit() -> None:
         check_bits(case, want)
 
 
-def test_a_dozen_of_those_that_sum_in_another_order() -> None:
-    for case, want in judged(SUMMED, QUICK, "ref"):
-        assert_agrees(case, reference.run(case.graph, *case.inputs), want)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("family", EXACT)
 def test_hundreds(family: str) -> None:
@@ -71,12 +65,6 @@ def test_hundreds_with_a_scale_for_each_block() -> None:
         check_bits(case, want)
 
 
-@pytest.mark.slow
-def test_hundreds_that_sum_in_another_order() -> None:
-    for case, want in judged(SUMMED, SLOW, "ref", seed=1):
-        assert_agrees(case, reference.run(case.graph, *case.inputs), want)
-
-
 @pytest.mark.parametrize("family", [*EXACT, *SUMMED, *BLOCKS])
 def test_files_and_texts_read_as_the_graph_they_were_made_from(family: str) -> None:
     make = {**EXACT, **SUMMED, **BLOCKS}[family]
@@ -85,10 +73,11 @@ def test_files_and_texts_read_as_the_graph_they_were_made_from(family: str) -> N
         assert parse_graph(print_graph(case.graph)) == case.graph
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [*EXACT, *SUMMED, *BLOCKS])
 def test_compiled_code_gives_the_bits_of_the_reference(family: str) -> None:
     make = {**EXACT, **SUMMED, **BLOCKS}[family]
-    for case in drawn(family, make, 1, seed=2):
+    for case in drawn(family, make, 3, seed=2):
         want, got = reference.run(case.graph, *case.inputs), runtime.compile(case.graph).run(*case.inputs)
         for a, b in zip(got, want, strict=True):
             np.testing.assert_array_equal(a.view(np.uint32), b.view(np.uint32), err_msg=str(case.graph.ops[0]))

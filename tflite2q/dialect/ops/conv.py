@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
@@ -212,7 +212,7 @@ class Conv2D(Convolution):
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("CONV_2D", "Conv2DOptions", {"int8": 3, "int16": 4, "int4": 7}),)
     contract: ClassVar[str | None] = "conv2d"
     channel_axis: ClassVar[int] = 0
-    hybrid_weights: ClassVar[tuple[str, ...]] = ("int8", "int4")
+    hybrid_weights: ClassVar[Mapping[str, int]] = {"int8": 5, "int4": 7}
 
     def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         super().verify(ins, outs)
@@ -255,7 +255,8 @@ class DepthwiseConv2D(Convolution):
     )
     contract: ClassVar[str | None] = "depthwise_conv2d"
     channel_axis: ClassVar[int] = 3
-    hybrid_weights: ClassVar[tuple[str, ...]] = ("int8",)
+    hybrid_weights: ClassVar[Mapping[str, int]] = {"int8": 6}
+    hybrid_channels: ClassVar[bool] = True
 
     def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         super().verify(ins, outs)

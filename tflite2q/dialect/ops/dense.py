@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
@@ -48,7 +48,7 @@ class Dense(Op):
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8", "int16")
     fuses: ClassVar[tuple[str, ...]] = FUSED
     channel_axis: ClassVar[int] = 0
-    hybrid_weights: ClassVar[tuple[str, ...]] = ("int8", "int4")
+    hybrid_weights: ClassVar[Mapping[str, int]] = {"int8": 12, "int4": 12}
     blockwise: ClassVar[bool] = True
     deviation: ClassVar[str] = (
         "results beyond 2^31 steps saturate; LiteRT casts them in a way that C leaves undefined; "
@@ -143,7 +143,7 @@ class BatchMatmul(Op):
     operands: ClassVar[tuple[Operand, ...]] = (Operand("a"), Operand("b"))
     floats: ClassVar[bool] = True
     dtypes: ClassVar[tuple[str, ...]] = ("int8", "int16")
-    hybrid_weights: ClassVar[tuple[str, ...]] = ("int8",)
+    hybrid_weights: ClassVar[Mapping[str, int]] = {"int8": 4}
     deviation: ClassVar[str] = (
         f"{hybrid.DEVIATION}; with more than one leading axis, LiteRT takes scales from the wrong rows; "
         "int16 times int8 with a scale for each column: LiteRT loses the scales and answers 0; here they count"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
@@ -26,7 +26,7 @@ class EmbeddingLookup(Op):
     operands: ClassVar[tuple[Operand, ...]] = (Operand("indices", "plain"), Operand("weights", "weights"))
     floats: ClassVar[bool] = True
     dtypes: ClassVar[tuple[str, ...]] = ()
-    hybrid_weights: ClassVar[tuple[str, ...]] = ("int8", "int4")
+    hybrid_weights: ClassVar[Mapping[str, int]] = {"int8": 4, "int4": 4}
     blockwise: ClassVar[bool] = True
 
     def verify(self, ins: Values, outs: Sequence[Value]) -> None:

@@ -51,7 +51,7 @@ class TransposeConv(Op):
     floats: ClassVar[bool] = True
     dtypes: ClassVar[tuple[str, ...]] = CODES
     channel_axis: ClassVar[int] = 0
-    hybrid_weights: ClassVar[tuple[str, ...]] = ("int8",)
+    hybrid_weights: ClassVar[Mapping[str, int]] = {"int8": 2}
     deviation: ClassVar[str] = f"{hybrid.DEVIATION}; LiteRT sums such products in float32, here they are summed exactly"
 
     def verify(self, ins: Values, outs: Sequence[Value]) -> None:
