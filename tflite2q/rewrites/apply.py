@@ -75,13 +75,14 @@ class Applier:
         if hasattr(op, "rescale"):
             touched = [self.editor.values[name].type for name in (*op.inputs, *op.outputs) if name is not None]
             op = op.with_(rescale=arithmetic(layer, touched))
-        if self._is_dynamic(op):
-            version = op.hybrid_weights[self.editor.values[op.reads("weights")].type.dtype]
-            op = op.with_(version=max(op.version, version) if layer.weights.compute == "integer" else op.version)
-            if hasattr(op, "asymmetric_inputs"):
-                op = op.with_(asymmetric_inputs=not layer.activations.symmetric)
+        if not self._is_dynamic(op):
+            return self._with_version(op)
+        if layer.weights.compute == "float":
             return op
-        return self._with_version(op)
+        if hasattr(op, "asymmetric_inputs"):
+            op = op.with_(asymmetric_inputs=not layer.activations.symmetric)
+        version = op.hybrid_weights[self.editor.values[op.reads("weights")].type.dtype]
+        return op.with_(version=max(op.version, version))
 
     def _is_dynamic(self, op: Op) -> bool:
         """Whether `op` is given integer weights with real numbers."""
@@ -112,7 +113,8 @@ class Applier:
         assert op.source is not None
         old_bias, w_new = self._value(op, bias), self.editor.values[new_weights]
         x_old, x_new = self.graph[op.source], self.editor.values[op.source]
-        if x_old.type == x_new.type and w_old.type == w_new.type and op.name not in self.factors:
+        same = x_old.type == x_new.type and w_old.type == w_new.type and op.name not in self.factors
+        if same and not self.provisional:
             return old_bias.name
         channels = w_old.type.shape[op.channel_axis]
         units = [1.0] * channels  # a real bias has none

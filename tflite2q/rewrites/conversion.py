@@ -130,4 +130,5 @@ def _change(op: Op, graph: Graph, decided: Decisions, weights: NewWeights | None
 
 
 def _requantizations(graph: Graph) -> int:
-    return sum(isinstance(op, Requantize) for op in graph.ops)
+    """Casts to codes, without those of the model's own inputs."""
+    return sum(isinstance(op, Requantize) and op.inputs[0] not in graph.inputs for op in graph.ops)

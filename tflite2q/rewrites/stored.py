@@ -20,6 +20,7 @@ from tflite2q.dialect.types import Value
 from tflite2q.rewrites.edit import Editor
 
 ROLES = ("weights", "bias")  # of operands that hold constants
+PER_CHANNEL = 5  # the version of DEQUANTIZE that takes a scale for each channel
 
 
 @dataclass(frozen=True)
@@ -103,19 +104,12 @@ def _dequantize(editor: Editor, weights: Value, stored: Stored) -> tuple[str, Op
     """The op that dequantizes `weights`, the one that there was if they are the same, and the name of its result."""
     kind, q = weights.type, weights.type.parameters
     if weights.name in stored.ops and stored.results[weights.name].name not in editor.values:
-        op, result = stored.ops[weights.name], stored.results[weights.name]
-        name = editor.add(result, near=weights.name)
-    else:
-        plain = Value(f"{weights.name}_dequantized", kind.with_(dtype="float32", quantization=None))
-        name = editor.add(plain, near=weights.name)
-        op = Dequantize(inputs=(weights.name,), outputs=(name,))
-    needed = op.builtin.versions.get(kind.dtype, 1)
-    if q.axis is not None and kind.dtype == "int8":
-        needed = PER_CHANNEL
-    return name, op if op.version >= needed or op.name in stored.results else op.with_(version=needed)
-
-
-PER_CHANNEL = 5  # the version of DEQUANTIZE that takes int8 codes with a scale for each channel
+        return editor.add(stored.results[weights.name], near=weights.name), stored.ops[weights.name]
+    plain = Value(f"{weights.name}_dequantized", kind.with_(dtype="float32", quantization=None))
+    name = editor.add(plain, near=weights.name)
+    op = Dequantize(inputs=(weights.name,), outputs=(name,))
+    version = op.builtin.versions.get(kind.dtype, 1)
+    return name, op.with_(version=version if q.axis is None else max(version, PER_CHANNEL))
 
 
 def _in_order(graph: Graph, original: Graph) -> Graph:
