@@ -72,7 +72,8 @@ def coded(op: Op, graph: Graph, plan: Plan) -> str | None:
 
 
 def needs_data(scheme: Scheme) -> SchemeError:
-    return SchemeError(f"scheme {scheme.name} needs --data for a float model: its ranges come from samples")
+    why = "its ranges come from samples (convert --data)"
+    return SchemeError(f"scheme {scheme.name} needs --data for a float model: {why}")
 
 
 def kinds(graph: Graph, plan: Plan, extremes: Mapping[str, RealRange]) -> dict[str, TensorType]:
