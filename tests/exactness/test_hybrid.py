@@ -12,8 +12,10 @@ from hybrid_cases import EXACT, SUMMED, block_dense
 from judge import Array, judge
 from litert import run_litert
 
+from tflite2q.dialect import ops
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.text import parse_graph, print_graph
+from tflite2q.dialect.types import Quantization, TensorType
 from tflite2q.execution import reference, runtime
 from tflite2q.flatbuffer.reader import load, read
 from tflite2q.flatbuffer.writer import write
@@ -81,6 +83,28 @@ def test_compiled_code_gives_the_bits_of_the_reference(family: str) -> None:
         want, got = reference.run(case.graph, *case.inputs), runtime.compile(case.graph).run(*case.inputs)
         for a, b in zip(got, want, strict=True):
             np.testing.assert_array_equal(a.view(np.uint32), b.view(np.uint32), err_msg=str(case.graph.ops[0]))
+
+
+def test_sums_too_large_for_float32_are_summed_in_integers() -> None:
+    """Rows of 1024 codes of 127: 255 times their sum is beyond 2^24, and so is the largest product."""
+    d = Draw(np.random.default_rng(0))
+    x = d.input(TensorType((2, 1024), "float32"), d.rng.choice([-1, 1], (2, 1024)).astype(np.float32))
+    kind = TensorType((3, 1024), "int8", Quantization.per_tensor(0.01, 0))
+    weights = d.constant(np.where(d.rng.random((3, 1024)) < 0.5, 127, -127) * np.sign(d.arrays[0][:1]), kind)
+    case = d.case(ops.Dense, (x, weights, None), TensorType((), "float32"))
+    executable = runtime.compile(case.graph)
+    assert [choice.kernel for choice in executable.choices] == ["core operations"]
+    want = reference.run(case.graph, *case.inputs)
+    np.testing.assert_array_equal(executable.run(*case.inputs)[0], want[0])
+
+
+def test_sums_that_fit_go_through_a_kernel() -> None:
+    for family in ("CONV_2D-float32-int8-channels", "FULLY_CONNECTED-float32-int4-asymmetric"):
+        for case in drawn(family, EXACT[family], 1, seed=2):
+            executable = runtime.compile(case.graph)
+            assert all("conv2d" in choice.kernel for choice in executable.choices), executable.choices
+            for a, b in zip(executable.run(*case.inputs), reference.run(case.graph, *case.inputs), strict=True):
+                np.testing.assert_array_equal(a.view(np.uint32), b.view(np.uint32))
 
 
 def every_tensor(path: Path, graph: Graph, seed: int, tolerance: float) -> None:
