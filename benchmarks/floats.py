@@ -21,7 +21,8 @@ import tflite2q
 from benchmarks import environment
 from benchmarks.accuracy import Report
 from benchmarks.models import SPEED, Labelled
-from tflite2q.dialect.graph import Graph, Signature
+from tflite2q.dialect.graph import Graph, Signature, used
+from tflite2q.dialect.ops import Extremum
 from tflite2q.dialect.types import Value
 from tflite2q.evaluation import calibration, data
 from tflite2q.flatbuffer import writer
@@ -107,13 +108,27 @@ def _unlabelled(folder: Path, place: Path) -> list[Source]:
 
 def _source(name: str, original: Graph, samples: Samples, labels: Sequence[int] | None, place: Path) -> Source:
     """The float32 model that `original` becomes, with its samples in real numbers."""
-    graph = tflite2q.convert(original, "float32", interface="scheme").graph
+    graph = _without_clamps(tflite2q.convert(original, "float32", interface="scheme").graph)
     # The other tool calibrates models with a signature only.
     graph = graph.with_(signatures=(Signature(SIGNATURE, _pairs(graph.inputs), _pairs(graph.outputs)),))
     path = place / f"{name}.tflite"
     path.write_bytes(writer.write(graph))
     inputs: tuple[list[Value], list[Value]] = ([original[n] for n in original.inputs], [graph[n] for n in graph.inputs])
     return Source(name, graph, path, [list(data.transfer(sample, *inputs)) for sample in samples], labels)
+
+
+def _without_clamps(graph: Graph) -> Graph:
+    """`graph` without the clamps at the ends of the original's codes, which a float model would not have."""
+    gone: dict[str, str] = {}
+    for op in graph.ops:
+        if isinstance(op, Extremum) and graph[str(op.inputs[1])].constant is not None:
+            gone[op.name] = gone.get(str(op.inputs[0]), str(op.inputs[0]))
+    ops = [
+        op.with_(inputs=tuple(gone.get(str(name), name) for name in op.inputs))
+        for op in graph.ops
+        if op.name not in gone
+    ]
+    return used(graph.with_(ops=tuple(ops), outputs=tuple(gone.get(name, name) for name in graph.outputs)))
 
 
 def _pairs(names: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -169,10 +184,18 @@ def _outputs(path: Path, samples: Samples) -> list[Array]:
     found = []
     for sample in samples:
         for detail, array in zip(inputs, sample, strict=True):
-            interpreter.set_tensor(detail["index"], array)
+            interpreter.set_tensor(detail["index"], _given(array, detail))
         interpreter.invoke()
         found.append(_real(interpreter.get_tensor(output["index"]), output))
     return found
+
+
+def _given(array: Array, detail: Mapping[str, Any]) -> Array:
+    """Real numbers in the type of an input."""
+    if detail["dtype"] is np.float32:
+        return array
+    (scale, zero), info = detail["quantization"], np.iinfo(detail["dtype"])
+    return np.clip(np.rint(array / scale) + zero, info.min, info.max).astype(detail["dtype"])
 
 
 def _real(array: Array, detail: Mapping[str, Any]) -> Array:

@@ -220,3 +220,32 @@ def test_shared_models(name: str, scheme: str, shared: Path, tmp_path: Path) -> 
     for got, expected, true in zip(reference.run(new, *given), found, reference.run(graph, *given), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
         assert ((got - true) ** 2).sum() < 1e-2 * (true**2).sum()
+
+
+def test_stored_weights_of_layers_that_stay_real_stay_stored(real: Graph) -> None:
+    """A layer of integers beside a weight-only one, which no integer scheme without data may change."""
+    stored = tflite2q.convert(real, "weight-only").graph
+    integers = settings.network()
+    renamed = {name: f"{name}_q" for name in integers.by_name}
+    values = [value.with_(name=renamed[value.name]) for value in integers.values]
+    ops = [
+        op.with_(inputs=tuple(renamed.get(str(n), n) for n in op.inputs), outputs=tuple(renamed[n] for n in op.outputs))
+        for op in integers.ops
+    ]
+    both = verify(
+        stored.with_(
+            inputs=(*stored.inputs, "x_q"),
+            outputs=(*stored.outputs, "logits_q"),
+            values=(*stored.values, *values),
+            ops=(*stored.ops, *ops),
+        )
+    )
+    new = tflite2q.convert(both, "int8").graph
+    assert [op for op in new.ops if op in stored.ops] == list(stored.ops)
+    assert new["first_q"].type.dtype == "int8"
+
+
+def test_halves_alone_are_no_reason_to_write_a_file(real: Graph) -> None:
+    stored = halved(tflite2q.convert(real, "dynamic-range").graph)
+    with pytest.raises(Unchanged):
+        tflite2q.convert(stored, "dynamic-range")

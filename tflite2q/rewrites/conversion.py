@@ -22,7 +22,7 @@ from tflite2q.rewrites.plan import Plan, unchanged, weights_of
 from tflite2q.rewrites.provisional import kinds, needs_data, provisional, wanting
 from tflite2q.rewrites.scheme import Scheme
 from tflite2q.rewrites.statistics import Observation, RealRange
-from tflite2q.rewrites.stored import lifted, restored
+from tflite2q.rewrites.stored import Stored, lifted, restored
 from tflite2q.rewrites.weights import NewWeights
 
 
@@ -85,9 +85,10 @@ def convert(
     decided = decide(source, plan, seen, calibrate, real)
     applier = Applier(decided.guarded, decided.plan, decided.types, decided.known, decided.cuts, real)
     new = applier.run()
-    new = restored(new, stored, graph, _in_real_numbers(new, decided.plan))
+    new = restored(new, stored, graph, _in_real_numbers(new, decided.plan, stored))
     new = split_casts(drop_identities(clamps.keep(new, decided.kept), source))
-    if new == graph:
+    widened = new == source and scheme.layer.weights.dtype != "float32"  # halves are no reason to write a file
+    if new == graph or widened:
         raise unchanged(graph, decided.own)
     new = complete(new)
     layers = tuple(
@@ -99,11 +100,17 @@ def convert(
     return Conversion(verify(new), scheme, layers, inserted, tuple(decided.kept.values()))
 
 
-def _in_real_numbers(graph: Graph, plan: Plan) -> list[str]:
-    """The ops of a converted graph whose integer weights are to be dequantized."""
-    weighted = (op for op in graph.ops if (w := weights_of(op, graph)) and w.type.quantized)
-    real = (op for op in weighted if graph[op.name].type.dtype == "float32")
-    return [op.name for op in real if plan.layer(op).weights.compute == "float"]
+def _in_real_numbers(graph: Graph, plan: Plan, stored: Stored) -> list[str]:
+    """The ops of a converted graph whose integer weights are to be dequantized: as the scheme says, or as before."""
+    found = []
+    for op in graph.ops:
+        weights, layer = weights_of(op, graph), plan.layer(op)
+        if weights is None or not weights.type.quantized or graph[op.name].type.dtype != "float32":
+            continue
+        follows = layer.activations.dtype == "float32"
+        if layer.weights.compute == "float" if follows else weights.name in stored.ops:
+            found.append(op.name)
+    return found
 
 
 def real_kinds(graph: Graph, scheme: Scheme, extremes: Mapping[str, RealRange] | None = None) -> dict[str, TensorType]:
