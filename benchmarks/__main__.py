@@ -17,6 +17,7 @@ RENDER = {
     "accuracy": tables.accuracy,
     "schemes": tables.schemes,
     "recovery": tables.recovery,
+    "floats": tables.floats,
 }
 
 
@@ -45,6 +46,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--scheme", action="append", help="only this scheme; kept results of others stay")
     parser.add_argument("--limit", type=int, help="samples of each model for accuracy")
+    parser.add_argument("--quantizer", metavar="PYTHON", help="the Python of an environment with ai-edge-quantizer")
     parser.add_argument("--quick", action="store_true", help="fewer runs: figures to look at, not to publish")
     parser.add_argument("--no-frontend", action="store_true", help="leave out TVM's own TFLite frontend")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
@@ -68,7 +70,7 @@ def _measure_speed(options: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def _measure_labelled(what: str, options: argparse.Namespace) -> dict[str, Any] | None:
-    from benchmarks import accuracy, recovery, schemes
+    from benchmarks import accuracy, floats, recovery, schemes
     from tflite2q.rewrites import scheme
 
     models = [m for m in labelled(options.shared) if _wanted(m.name, options)]
@@ -77,6 +79,8 @@ def _measure_labelled(what: str, options: argparse.Namespace) -> dict[str, Any] 
         return None
     if what == "schemes":
         return schemes.measure(models, options.scheme or scheme.shipped(), options.quick, _report)
+    if what == "floats":
+        return floats.measure(models, options.shared / "models", options.quantizer, options.limit, _report)
     if what == "recovery":
         models = [m for m in models if m.data.is_dir()]  # photos; the digits lose too little to recover
         return recovery.measure(models, options.scheme or recovery.SCHEMES, options.limit, _report)

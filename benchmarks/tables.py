@@ -123,6 +123,32 @@ def recovery(result: Result) -> str:
     return "\n".join(parts)
 
 
+def floats(result: Result) -> str:
+    """Float models quantized here and by another tool, from the same file and samples."""
+    parts = [measured_on(result)]
+    for model in dict.fromkeys(row["model"] for row in result["rows"]):
+        rows = [row for row in result["rows"] if row["model"] == model]
+        cells = [
+            (
+                f"`{row['scheme']}`",
+                row["option"],
+                *([row["problem"], MISSING, MISSING, MISSING] if row["problem"] else _float_cells(row)),
+            )
+            for row in rows
+        ]
+        parts.append(f"`{model}`, {rows[0]['samples']} samples:\n\n{_markdown(FLOATS_HEAD, cells)}")
+    return "\n".join(parts)
+
+
+def _float_cells(row: Row) -> list[str]:
+    return [
+        MISSING if row["top1"] is None else _percent(row["top1"]),
+        _percent(row["agreement"]),
+        "equal" if row["sqnr"] is None else f"{row['sqnr']:.1f} dB",
+        str(row["size"]),
+    ]
+
+
 def joined(name: str, new: Result, folder: Path = RESULTS) -> dict[str, Any]:
     """`new` rows in place of the kept ones of the same model, scheme and option, the other kept ones as they are;
     those measured on another processor or with other packages are dropped, for they do not compare."""
@@ -166,6 +192,7 @@ SPEED_HEAD = (
 )
 ORIGINAL = "as imported"
 SCHEMES_HEAD = ("scheme", "top-1", "same answer", "bytes", "tflite2q, ms", "LiteRT, ms")
+FLOATS_HEAD = ("scheme", "made by", "top-1", "same answer", "signal to noise", "bytes")
 RECOVERY_HEAD = ("scheme", "recovery", "top-1", "same answer", "output error")
 ACCURACY_HEAD = ("scheme", "top-1", "top-5", "same answer", "channels rescaled", "bytes")
 

@@ -147,6 +147,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "accuracy-summary": partial(measured, "accuracy", "accuracy_summary"),
     "schemes-measured": partial(measured, "schemes", "schemes"),
     "recovery": partial(measured, "recovery", "recovery"),
+    "float-models": partial(measured, "floats", "floats"),
 }
 
 

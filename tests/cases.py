@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
+import hybrid_cases as hybrid
 import movement_cases as moving
 import numpy as np
 import product_cases as products
@@ -291,4 +292,5 @@ FAMILIES: Mapping[str, Family] = {
     **each("L2_NORMALIZATION", (*EIGHT, *REAL), _rows, ops.L2Norm),
     **{f"CAST-{a}-{b}": partial(_cast, source=a, target=b) for a, b in CASTS},
     **moving.FAMILIES,
+    **hybrid.FAMILIES,
 }

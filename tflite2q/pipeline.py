@@ -43,9 +43,9 @@ def convert(
     """Rewrite a model to a scheme (a Scheme, the name of a shipped one, or the path of a .toml).
 
     `interface` "keep" or "scheme" overrides what the scheme says about the model's own inputs and outputs;
-    `allow_unsupported` as for `load`.  `data` (as for `compare`, at most `limit` samples of it), never needed,
-    calibrates new ranges and bias correction on the original model's activations.  Raises SchemeError, or Unchanged if
-    the model already follows the scheme.
+    `allow_unsupported` as for `load`.  `data` (as for `compare`, at most `limit` samples of it)
+    calibrates new ranges and bias correction on the original model's activations; only a float model that gets integer
+    activations needs it.  Raises SchemeError, or Unchanged if the model already follows the scheme.
     """
     chosen = schemes.find(scheme, interface)
     if isinstance(model, str | os.PathLike):

@@ -19,7 +19,7 @@ from surroundings import Outcome
 import tflite2q
 from tflite2q import pipeline
 from tflite2q.dialect.text import parse_graph, print_graph
-from tflite2q.errors import InvalidGraph, ModelError, UnsupportedError
+from tflite2q.errors import InvalidGraph, ModelError, Tflite2qError, UnsupportedError
 from tflite2q.execution import reference
 from tflite2q.flatbuffer import schema
 from tflite2q.flatbuffer.reader import read
@@ -304,17 +304,19 @@ def only_custom() -> SubgraphRecord:
     return SubgraphRecord("main", tensors, (0,), (1,), (OperatorRecord(1, (0,), (1,)),))
 
 
-@pytest.mark.parametrize("kind", ["dynamic range", "weight only"])
-def test_real_numbers_with_quantized_weights_are_not_supported_yet(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"dtype": "uint8"}, "there is no CONV_2D of float32 activations with uint8 weights"),
+        ({"zero_point": (1, 1)}, "weights with zero point 1; CONV_2D takes none but 0 here"),
+    ],
+)
+def test_real_numbers_with_weights_that_no_kernel_takes_are_refused(changes: dict[str, Any], reason: str) -> None:
     real = [replace(t, dtype="float32", scale=(), zero_point=()) for t in TENSORS]
-    weights = replace(TENSORS[1], dtype="int8", scale=(0.25, 0.5), zero_point=(0, 0))
+    weights = replace(TENSORS[1], **{"dtype": "int8", "scale": (0.25, 0.5), "zero_point": (0, 0), **changes})
     real[2] = replace(real[2], buffer=2)
     conv = OperatorRecord(0, (0, 1, 2), (3,), options_type="Conv2DOptions", options=CONV_OPTIONS)
-    tensors, operators = [real[0], weights, *real[2:]], [conv]
-    if kind == "weight only":
-        tensors.append(replace(real[1], name="real weights", buffer=0))
-        operators = [OperatorRecord(1, (1,), (5,)), replace(conv, inputs=(0, 5, 2))]
-    graph = SubgraphRecord("main", tuple(tensors), (0,), (3,), tuple(operators))
-    record = model(codes=(OperatorCode("CONV_2D"), OperatorCode("DEQUANTIZE", 2)), subgraphs=(graph,), signatures=())
-    with pytest.raises(UnsupportedError, match=kind.replace(" ", "[ -]")):
+    graph = SubgraphRecord("main", (real[0], weights, *real[2:]), (0,), (3,), (conv,))
+    record = model(codes=(OperatorCode("CONV_2D"),), subgraphs=(graph,), signatures=())
+    with pytest.raises(Tflite2qError, match=reason):
         read(schema.encode(record))

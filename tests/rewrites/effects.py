@@ -12,6 +12,7 @@ from settings import Array, samples, weighted
 
 import tflite2q
 from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.op import Op
 
 Right = Callable[[Graph, Graph], None]
 
@@ -328,3 +329,59 @@ def interface_is(dtype: str) -> Right:
             assert (kind.scale, kind.zero_point) == (scale, zero_point + moved)
 
     return right
+
+
+# ------------------------------------------------------------------------------- real activations, integer weights
+
+
+def layer(graph: Graph, name: str) -> Op:
+    """The op with weights that makes a value, perhaps through clamps that the conversion wrote out."""
+    op = graph.producers[name]
+    while len(op.inputs) < 3:
+        op = graph.producers[str(op.inputs[0])]
+    return op
+
+
+def stored(new: Graph, op: Op) -> tuple[Array, Array]:
+    """Codes, a row for each channel, and scales of the integer weights of a layer or of the q.dequantize before it."""
+    name = op.reads("weights")
+    maker = new.producers.get(name)
+    weights = new[name] if maker is None else new[maker.reads("x")]
+    assert weights.type.dtype == "int8" and weights.constant is not None and weights.type.parameters.symmetric
+    rows = np.moveaxis(weights.data.astype(np.float64), op.channel_axis, 0)
+    return rows.reshape(len(rows), -1), np.array(weights.type.parameters.scale)
+
+
+def near(original: Graph, new: Graph, op: str) -> None:
+    """Weights are those of the original, within the step to which sums of rows may be rounded."""
+    before = weighted(original, op)
+    codes, scales = stored(new, layer(new, op))
+    assert np.abs(codes - before.rows * (before.scales / scales)[:, None]).max() < 1.0
+    assert new[op].type.dtype == "float32"
+
+
+def dynamic_range(original: Graph, new: Graph) -> None:
+    """Layers read integers; the dense layer quantizes its float32 input by the range of each row (eq. 40, 41)."""
+    for op in WEIGHTED:
+        near(original, new, op)
+        assert new[layer(new, op).reads("weights")].constant is not None
+    kind = original[original.inputs[0]].type
+    x = (kind.scale * (samples(original)[:1].astype(np.float64) - kind.zero_point)).astype(np.float32)
+    every = tflite2q.reference(new, x, every=True)
+    assert isinstance(every, dict)
+    dense = layer(new, "logits")
+    codes, scales = stored(new, dense)
+    row = every[dense.reads("x")].reshape(-1).astype(np.float64)
+    low, high = min(float(row.min()), 0.0), max(float(row.max()), 0.0)
+    step = (high - low) / 255
+    zero = half_away(np.float64(127 - high / step))
+    quantized = np.clip(half_away(row / step) + zero, -128, 127) - zero
+    wanted = codes @ quantized * step * scales + new[dense.reads("bias")].data
+    np.testing.assert_allclose(every[dense.name][0], wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
+
+
+def weight_only(original: Graph, new: Graph) -> None:
+    """Layers read what a q.dequantize makes of integers, and compute on it."""
+    for op in WEIGHTED:
+        near(original, new, op)
+        assert new.producers[layer(new, op).reads("weights")].mnemonic == "q.dequantize"

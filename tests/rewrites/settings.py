@@ -30,6 +30,7 @@ UINT8: Settings = {
 }  # fmt: skip
 INT16: Settings = {**SYMMETRIC, "activations.dtype": "int16"}
 FLOAT32: Settings = {"activations.dtype": "float32", "weights.dtype": "float32"}
+DYNAMIC: Settings = {"activations.dtype": "float32", "weights.dtype": "int8"}
 SHIFT: Settings = {**SYMMETRIC, "activations.scale": "power-of-two", "weights.scale": "power-of-two"}
 
 

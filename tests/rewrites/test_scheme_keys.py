@@ -14,7 +14,7 @@ import effects
 import numpy as np
 import pytest
 import settings
-from settings import FLOAT32, INT8, INT16, SHIFT, SYMMETRIC, UINT8, Settings
+from settings import DYNAMIC, FLOAT32, INT8, INT16, SHIFT, SYMMETRIC, UINT8, Settings
 from surroundings import Outcome
 
 import tflite2q
@@ -105,6 +105,8 @@ ENTRIES: dict[tuple[str, Any], Entry] = {
     ("weights.scale", "power-of-two"): Entry(
         {**INT8, "weights.scale": "power-of-two"}, INT8, effects.weights_by_powers_of_two
     ),
+    ("weights.compute", "integer"): Entry(DYNAMIC, {**DYNAMIC, "weights.compute": "float"}, effects.dynamic_range),
+    ("weights.compute", "float"): Entry({**DYNAMIC, "weights.compute": "float"}, DYNAMIC, effects.weight_only),
     (RESCALE, "tflite"): Entry(SHIFT, {**SHIFT, RESCALE: "shift"}, effects.rescaled(effects.fixed_point)),
     (RESCALE, "float32"): Entry({**INT8, RESCALE: "float32"}, INT8, effects.rescaled(effects.single_precision)),
     (RESCALE, "shift"): Entry({**SHIFT, RESCALE: "shift"}, SHIFT, effects.rescaled(effects.shifting)),

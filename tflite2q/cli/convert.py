@@ -74,7 +74,7 @@ UNCHANGED = ("skip", "copy", "fail")
 @click.option(
     "--data",
     type=ANY_PATH,
-    help="Samples (as for compare) to calibrate new ranges and bias correction on; never needed.",
+    help="Samples (as for compare) to calibrate new ranges and bias correction on; only float models need them.",
 )
 @force_option
 @json_option
@@ -99,7 +99,8 @@ def convert(
 ) -> None:
     """Rewrite a model to another quantization scheme and report what changed.
 
-    This needs no data and no float model.  Layers that keep every integer are `exact`; the loss of others is listed.
+    Quantized models need no data.  Float models need --data for integer activations, and none for the schemes
+    dynamic-range and weight-only.  Layers that keep every integer are `exact`; the loss of others is listed.
     A model that already follows the scheme is left unchanged, and the output says so; see --unchanged.
     """
     if scheme is None:
@@ -118,7 +119,7 @@ def convert(
     if until is not None:
         with Progress() as progress:
             found = models.opened(model, shapes, allow_unsupported, signature)
-            click.echo(_dump(found, scheme, interface, target, until, constants, progress))
+            click.echo(_dump(found, scheme, interface, data, target, until, constants, progress))
         return
     chosen = schemes.find(scheme, interface)
     path = Path(output) if output is not None else Path(model).with_name(f"{stem_of(model)}.{chosen.name}.tflite")
@@ -180,7 +181,14 @@ def _converted(model: Loaded, scheme: Scheme, data: str | None, unchanged: str) 
 
 
 def _dump(
-    model: Loaded, scheme: str, interface: str | None, target: str, until: str, constants: Constants, progress: Progress
+    model: Loaded,
+    scheme: str,
+    interface: str | None,
+    data: str | None,
+    target: str,
+    until: str,
+    constants: Constants,
+    progress: Progress,
 ) -> str:
     """The graph (or, lowered, the module) after a stage, as text."""
     from tflite2q import pipeline
@@ -189,7 +197,7 @@ def _dump(
 
     if until == "load":
         return print_graph(model.graph, constants)
-    conversion = pipeline.convert(model, scheme, interface)
+    conversion = pipeline.convert(model, scheme, interface, data=data)
     if until == "convert":
         return print_graph(conversion.graph, constants)
     progress(f"lowering for {target}")

@@ -11,8 +11,9 @@ import numpy.typing as npt
 from tflite2q.arithmetic.numpy_core import NumpyCore
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op, Operands, Tensor, Values
+from tflite2q.dialect.ops.eltwise import Dequantize
 from tflite2q.dialect.ops.plain import ShapeOf
-from tflite2q.dialect.types import Value
+from tflite2q.dialect.types import Constant, Value
 from tflite2q.errors import DataError, UnsupportedError
 
 # Elements of a result that are computed while a model is read, by dtype; shapes of tensors need few.
@@ -40,9 +41,22 @@ def known_results(op: Op, ins: Values, outs: Sequence[Value]) -> list[npt.NDArra
 
 
 def folded(graph: Graph) -> Graph:
-    """rewrite: ops whose results are all known are dropped; their results are constants.
+    """rewrite: ops whose results are all known are dropped; their results are constants, weights that are stored as
+    integers or halves among them.
 
     For running a graph at the sizes that it has now.
     """
+    graph = dequantized(graph)
     kept = [op for op in graph.ops if not op.outputs or any(graph[name].constant is None for name in op.outputs)]
     return graph.with_(ops=tuple(kept)) if len(kept) < len(graph.ops) else graph
+
+
+def dequantized(graph: Graph) -> Graph:
+    """rewrite: what a q.dequantize makes of a constant gets its data."""
+    known = {}
+    for op in graph.ops:
+        if isinstance(op, Dequantize) and op.inputs[0] is not None and graph[op.inputs[0]].constant is not None:
+            x, y = graph[op.inputs[0]], graph[op.name]
+            (real,) = op.compute(NumpyCore(), Operands(op, [Tensor(x, x.data)]), [y])
+            known[op.name] = y.with_(constant=Constant(np.asarray(real)))
+    return graph.with_(values=tuple(known.get(v.name, v) for v in graph.values)) if known else graph

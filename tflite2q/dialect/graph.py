@@ -157,11 +157,22 @@ def check_value(value: Value) -> None:
 
 def _verify_quantization(value: Value, q: Quantization) -> None:
     shape, dtype = value.type.shape, value.type.dtype
-    if q.axis is not None and (not 0 <= q.axis < len(shape) or shape[q.axis] != len(q.scale)):
-        raise InvalidGraph(f"value {value.name!r}: {len(q.scale)} scales on axis {q.axis} of shape {list(shape)}")
+    if q.axis is not None and (not 0 <= q.axis < len(shape) or _scales(shape, q) != len(q.scale)):
+        blocks = f" in blocks of {q.block}" if q.block else ""
+        raise InvalidGraph(
+            f"value {value.name!r}: {len(q.scale)} scales on axis {q.axis} of shape {list(shape)}{blocks}"
+        )
     low, high = RANGES.get(dtype, (0, 0))
     if dtype in RANGES and not all(low <= z <= high for z in q.zero_point):
         raise InvalidGraph(f"value {value.name!r}: a zero point is not in the range of {dtype}")
+
+
+def _scales(shape: tuple[int, ...], q: Quantization) -> int:
+    """How many scales a tensor has along `q.axis`; -1 if its rows do not split into blocks."""
+    if not q.block or q.axis is None:
+        return shape[q.axis or 0]
+    split = q.block > 0 and q.axis < len(shape) - 1 and shape[-1] % q.block == 0
+    return shape[q.axis] * (shape[-1] // q.block) if split else -1
 
 
 def _verify_names(op: Op, values: Mapping[str, Value], defined: set[str]) -> None:

@@ -170,6 +170,11 @@ class Op:
     carries: ClassVar[bool] = False  # True: may touch tensors that the dialect cannot represent
     updates: ClassVar[tuple[str, ...]] = ()  # slots of variables that get new data, which `meaning` gives after results
     converts: ClassVar[bool] = False  # True: operand and result may be of different quantized types
+    # Integer weights that TFLite's kernel takes with float32 activations, which it quantizes in every run.
+    # By their dtype, the operator version that these runtimes need.
+    hybrid_weights: ClassVar[Mapping[str, int]] = {}
+    hybrid_channels: ClassVar[bool] = False  # True: such weights need a scale for each channel
+    blockwise: ClassVar[bool] = False  # True: such weights may have a scale for each block of a row
     # Fused activations that every interpreter's kernel honours, for ops that have the attribute `activation`.
     fuses: ClassVar[tuple[str, ...]] = ()
 

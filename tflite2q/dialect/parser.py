@@ -147,11 +147,13 @@ class Parser(Cursor):
     def quantization(self) -> Quantization:
         start = self.token
         axis: int | None = None
+        block = 0
         scales: list[float] = []
         zero_points: list[int] = []
         self.expect("<")
         if self.accept("axis"):
             axis = self.integer("an axis")
+            block = self.integer("the size of a block") if self.accept("block") else 0
             self.expect(",")
         while True:
             if self.at("elided"):
@@ -162,7 +164,7 @@ class Parser(Cursor):
             if self.accept(">"):
                 break
             self.expect(",")
-        return self.checked(start, lambda: Quantization(tuple(scales), tuple(zero_points), axis))
+        return self.checked(start, lambda: Quantization(tuple(scales), tuple(zero_points), axis, block))
 
     def scale(self) -> float:
         token = self.kind("number", "a scale")

@@ -97,11 +97,9 @@ def weighted_sum(x: Value, span: Span, weights: Value, axis: int, bias: Value | 
 def _rows(weights: Value, axis: int) -> rounding.Floats:
     """The weights in real numbers, one row an output channel."""
     channels = weights.type.shape[axis]
-    rows = np.moveaxis(weights.data, axis, 0).reshape(channels, -1).astype(np.float64)
     q = weights.type.quantization
-    if q is None:
-        return np.asarray(rows)
-    return np.asarray((rows - q.zero_points(channels)[:, None]) * q.scales(channels).astype(np.float64)[:, None])
+    real = weights.data.astype(np.float64) if q is None else q.real(weights.data)
+    return np.asarray(np.moveaxis(real, axis, 0).reshape(channels, -1))
 
 
 def _real_bias(bias: Value, x: Value, weights: Value, channels: int) -> npt.NDArray[np.float64]:

@@ -122,7 +122,7 @@ class _Printer:
         if self.elided and len(pairs) > SHOWN_SCALES:
             pairs = [*pairs[:SHOWN_SCALES], f"elided {len(pairs) - SHOWN_SCALES} more"]
         if q.axis is not None:
-            pairs.insert(0, f"axis {q.axis}")
+            pairs.insert(0, f"axis {q.axis}{f' block {q.block}' if q.block else ''}")
         return f"<{', '.join(pairs)}>"
 
     def constant(self, array: npt.NDArray[Any], value: Value) -> str:

@@ -25,12 +25,14 @@ STORAGE = {name: name for name in ("uint8", "int8", "int16", "int32", "int64", "
 class Quantization:
     """real = scale * (code - zero_point) (eq. 1), for the whole tensor (axis None) or for each slice along `axis`.
 
+    With a `block`, each slice has a scale for every `block` elements along the last axis, first to last.
     Scales are float32 values, held exactly in Python floats.
     """
 
     scale: tuple[float, ...]
     zero_point: tuple[int, ...]
     axis: int | None = None
+    block: int = 0
 
     def __post_init__(self) -> None:
         if len(self.scale) != len(self.zero_point) or not self.scale:
@@ -53,6 +55,17 @@ class Quantization:
     @property
     def symmetric(self) -> bool:
         return not any(self.zero_point)
+
+    def real(self, codes: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """What codes stand for (eq. 1), exact: a scale has 24 significant bits and a code at most 16."""
+        scale, zero = np.array(self.scale, np.float64), np.array(self.zero_point, np.float64)
+        if self.axis is not None:
+            thin = [1] * codes.ndim
+            thin[self.axis] = codes.shape[self.axis]
+            if self.block:
+                thin[-1] = codes.shape[-1] // self.block
+            scale, zero = (np.repeat(each.reshape(thin), self.block or 1, -1) for each in (scale, zero))
+        return np.asarray((codes - zero) * scale)
 
     def scales(self, channels: int) -> npt.NDArray[np.float32]:
         """One scale for each of `channels` channels."""

@@ -1,11 +1,12 @@
 """Calibration: observing the original model's activations on the user's samples, or on noise if there are none.
 
-The original integer model is run, and its own codes are observed.
+The original model is run, and its own codes are observed; real numbers as 16-bit codes of their range.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,14 @@ from tflite2q import rewrites
 from tflite2q.arithmetic import rounding
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import STORAGE, TensorType
+from tflite2q.errors import DataError
 from tflite2q.evaluation.models import why_not_run
 from tflite2q.execution import reference
 from tflite2q.rewrites import Conversion
 from tflite2q.rewrites.plan import is_activation
+from tflite2q.rewrites.provisional import needs_data
 from tflite2q.rewrites.scheme import Scheme
-from tflite2q.rewrites.statistics import Observation
+from tflite2q.rewrites.statistics import Observation, RealRange
 
 NOISE_SAMPLES = 8
 Sample = Sequence[npt.NDArray[Any]]
@@ -32,19 +35,42 @@ def convert(graph: Graph, scheme: Scheme, samples: Iterable[Sample] | None = Non
 
     Raises SchemeError, or Unchanged if the model already follows the scheme.
     """
+    real = rewrites.real_kinds(graph, scheme)
     if samples is not None:
-        return rewrites.convert(graph, scheme, observe(graph, list(samples)), calibrate=True)
+        given = list(samples)
+        types = rewrites.real_kinds(graph, scheme, extremes(graph, given, real)) if real else {}
+        return rewrites.convert(graph, scheme, observe(graph, given, types), calibrate=True)
+    if real:
+        raise needs_data(scheme)
     if rewrites.needs_observations(graph, scheme) and why_not_run(graph) is None:
         return rewrites.convert(graph, scheme, observe(graph, noise_images(graph)))
     return rewrites.convert(graph, scheme)
 
 
-def observe(graph: Graph, samples: Sequence[Sample]) -> dict[str, Observation]:
+def extremes(graph: Graph, samples: Sequence[Sample], names: Collection[str]) -> dict[str, RealRange]:
+    """The least and the greatest number of each of the named values over `samples`.  Raises DataError."""
+    found: dict[str, RealRange] = {}
+    stream = reference.Stream(graph)
+    for sample in samples:
+        for name, array in stream.steps(sample):
+            if name in names and array.size:
+                low, high = float(array.min()), float(array.max())
+                if not (math.isfinite(low) and math.isfinite(high)):
+                    raise DataError(f"with these samples, {name!r} holds numbers that are not finite")
+                before = found.get(name, (low, high))
+                found[name] = min(before[0], low), max(before[1], high)
+    return found
+
+
+def observe(
+    graph: Graph, samples: Sequence[Sample], real: Mapping[str, TensorType] | None = None
+) -> dict[str, Observation]:
     """Every computed activation of `graph` over `samples` (each with one array per input).  Raises DataError.
 
-    To a graph with state the samples are the steps of one stream: its initial state shows little of its range.
+    Values in `real`, which are real numbers, are observed as codes of the types given there.  To a graph with state the
+    samples are the steps of one stream: its initial state shows little of its range.
     """
-    found: dict[str, Observation] = {}
+    found = {name: Observation.nothing(kind) for name, kind in (real or {}).items() if graph[name].constant is None}
     for value in graph.values:
         if is_activation(value) and value.constant is None:
             found[value.name] = Observation.nothing(value.type)
@@ -52,6 +78,9 @@ def observe(graph: Graph, samples: Sequence[Sample]) -> dict[str, Observation]:
     for sample in samples:
         for name, array in stream.steps(sample):
             if name in found:
+                if array.dtype.kind == "f":
+                    kind = found[name].kind
+                    array = np.clip(np.rint(array / np.float32(kind.scale)), *kind.range).astype(kind.dtype)
                 found[name].add(array, 1 / len(samples))
     return found
 

@@ -72,6 +72,7 @@ def steps(
     `states` is what variables hold before the run; those not given have their initial data.
     """
     check_runnable(graph)
+    graph = folded(graph)
     core = NumpyCore()
     values: dict[str, Array] = {}
     for value in graph.values:
@@ -82,7 +83,7 @@ def steps(
     values.update(states or {})
     values.update(zip(graph.inputs, check_inputs(graph, inputs), strict=True))
     yield from values.items()
-    for op in folded(graph).ops:
+    for op in graph.ops:
         operands = Operands(op, [None if n is None else Tensor(graph[n], values[n]) for n in op.inputs])
         try:
             with np.errstate(all="ignore"):  # infinities and NaN are results like others

@@ -19,9 +19,10 @@ from tflite2q.dialect.infer import Inferred, inferred, with_input_shapes
 from tflite2q.dialect.op import Shape
 from tflite2q.errors import ModelError, Tflite2qError, UnsupportedError, UsageError
 from tflite2q.flatbuffer import schema
+from tflite2q.flatbuffer.constants import Constants
 from tflite2q.flatbuffer.inline import inlined
 from tflite2q.flatbuffer.records import ModelRecord
-from tflite2q.flatbuffer.subgraph import Constants, SubgraphReader, UnknownOperator
+from tflite2q.flatbuffer.subgraph import SubgraphReader, UnknownOperator
 
 Shapes = Mapping[str, Sequence[int]]
 

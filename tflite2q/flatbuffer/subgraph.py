@@ -6,60 +6,21 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from tflite2q.dialect.graph import Graph, Signature, check_value, located
 from tflite2q.dialect.op import Builtin, Op
 from tflite2q.dialect.ops import BY_BUILTIN
 from tflite2q.dialect.ops.opaque import Opaque
-from tflite2q.dialect.types import STORAGE, Carried, Constant, Quantization, Resource, TensorType, Value
+from tflite2q.dialect.types import STORAGE, Carried, Quantization, Resource, TensorType, Value
 from tflite2q.errors import InvalidGraph, ModelError, Tflite2qError, UnsupportedError
 from tflite2q.flatbuffer import flexbuffer, names, tables, variables
+from tflite2q.flatbuffer.blocks import blockwise
+from tflite2q.flatbuffer.constants import Constants
 from tflite2q.flatbuffer.records import ModelRecord, OperatorCode, OperatorRecord, TensorRecord
 from tflite2q.flatbuffer.variables import Variable, Variables
 
 
 class UnknownOperator(UnsupportedError):
     """An operator that the dialect lacks; the message is its index and name."""
-
-
-class Constants:
-    """The model's buffers; copies of them are charged to a budget, for tensors may share them."""
-
-    def __init__(self, model: ModelRecord) -> None:
-        self.model = model
-        self.made: dict[tuple[int, str, tuple[int, ...]], Constant] = {}
-        self.room = 2 * sum(len(data) for data in model.buffers)
-
-    def buffer(self, index: int) -> bytes | memoryview:
-        if index == 0 and not self.model.buffers:
-            return b""  # 0 stands for "no data", and some writers leave out the empty buffer itself
-        if not 0 <= index < len(self.model.buffers):
-            raise ModelError(f"buffer {index} does not exist; the file is damaged")
-        return self.model.buffers[index]
-
-    def constant(self, buffer: int, kind: TensorType | None) -> Constant:
-        """The data of a tensor, its bytes if `kind` is None; one object for all tensors of a buffer and type."""
-        data = self.buffer(buffer)
-        key = (buffer, "", ()) if kind is None else (buffer, kind.dtype, kind.shape)
-        if key not in self.made:
-            self.take(len(data))
-            self.made[key] = Constant(np.frombuffer(data, np.uint8) if kind is None else _array(data, kind))
-        return self.made[key]
-
-    def metadata(self) -> tuple[tuple[str, bytes], ...]:
-        data: dict[int, bytes] = {}
-        for _, buffer in self.model.metadata:
-            if buffer not in data:
-                self.take(len(self.buffer(buffer)))
-                data[buffer] = bytes(self.buffer(buffer))
-        return tuple((name, data[buffer]) for name, buffer in self.model.metadata)
-
-    def take(self, size: int) -> None:
-        self.room -= size
-        if self.room < 0:
-            raise ModelError("the file is damaged: many tensors of different types share a buffer")
 
 
 class SubgraphReader:
@@ -142,7 +103,8 @@ class SubgraphReader:
         if self.variables is not None and index in self.variables.by_tensor:
             return self.state(name, self.variables.by_tensor[index])
         data = self.constants.buffer(tensor.buffer)
-        if tensor.problem or tensor.dtype not in STORAGE:
+        blocks = blockwise(tensor, self.subgraph.tensors, self.constants) if tensor.problem else None
+        if (tensor.problem and blocks is None) or tensor.dtype not in STORAGE:
             reason = tensor.problem or f"is {tensor.dtype}"
             return self.carried_value(name, tensor, reason, None if produced else tensor.buffer)
         # A size of -1 in a tensor that is computed is open, as one that the signature says is.
@@ -157,7 +119,7 @@ class SubgraphReader:
         except InvalidGraph as error:
             raise error.at(f"tensor {index} {name!r}") from error
         try:
-            kind = plain.with_(quantization=_quantization(tensor))
+            kind = plain.with_(quantization=_quantization(tensor) if blocks is None else blocks)
             value = Value(name, kind, constant, tensor.variable, dynamic)
             check_value(value)
         except InvalidGraph as error:
@@ -307,24 +269,6 @@ def _quantization(tensor: TensorRecord) -> Quantization | None:
         zero_point = zero_point * count
     axis = 0 if len(tensor.shape) == 1 else tensor.axis  # some writers keep the weights' axis on a bias
     return Quantization(tensor.scale, zero_point, axis if count > 1 else None)
-
-
-def _array(data: bytes | memoryview, kind: TensorType) -> npt.NDArray[Any]:
-    """The elements of a constant, in the dtype's storage.  Raises InvalidGraph if the number of bytes is wrong."""
-    if kind.dtype == "int4":
-        return _unpack_int4(np.frombuffer(data, np.uint8), kind)
-    dtype = np.dtype(STORAGE[kind.dtype])
-    if len(data) != kind.size * dtype.itemsize:
-        raise InvalidGraph(f"{len(data)} bytes of data for {kind.dtype}{list(kind.shape)}")
-    return np.frombuffer(data, dtype).reshape(kind.shape)
-
-
-def _unpack_int4(packed: npt.NDArray[np.uint8], kind: TensorType) -> npt.NDArray[np.int8]:
-    """Two elements per byte, the first in the low four bits."""
-    if packed.size != (kind.size + 1) // 2:
-        raise InvalidGraph(f"{packed.size} bytes of data for int4{list(kind.shape)}")
-    nibbles = np.stack([packed & 15, packed >> 4], axis=1).reshape(-1)[: kind.size].astype(np.int8)
-    return ((nibbles ^ 8) - 8).reshape(kind.shape)
 
 
 def _attributes(cls: type[Op], builtin: Builtin, record: OperatorRecord) -> dict[str, Any]:

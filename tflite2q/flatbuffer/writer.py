@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tflite2q import files
-from tflite2q.dialect.graph import Graph, Signature, verify
+from tflite2q.dialect.graph import Graph, Signature, fresh, verify
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.opaque import Opaque
-from tflite2q.dialect.types import Carried, Value
+from tflite2q.dialect.types import Value
 from tflite2q.errors import UnsupportedError
-from tflite2q.flatbuffer import flexbuffer, names, schema, tables, variables
+from tflite2q.flatbuffer import blocks, flexbuffer, names, schema, tables, variables
 from tflite2q.flatbuffer.records import (
     ModelRecord,
     OperatorCode,
@@ -115,12 +115,15 @@ class _Writer:
         inside = {value.name: value for op in graph.ops for value in op.intermediates}
         self.tensors = (*graph.values, *inside.values())
         self.index = {value.name: index for index, value in enumerate(self.tensors)}
+        # Weights with a scale for each block have these in tensors of their own, behind all others.
+        divided = [value for value in self.tensors if value.type.quantization and value.type.quantization.block]
+        self.scales = {value.name: len(self.tensors) + index for index, value in enumerate(divided)}
 
     def subgraph(self) -> SubgraphRecord:
         graph = self.graph
         return SubgraphRecord(
             name=graph.name,
-            tensors=tuple(self.tensor(value) for value in self.tensors),
+            tensors=(*(self.tensor(value) for value in self.tensors), *self.scale_tensors()),
             inputs=self.indices(graph.inputs),
             outputs=self.indices(graph.outputs),
             operators=(*self.preparation(), *(self.operator(op) for op in graph.ops)),
@@ -148,18 +151,30 @@ class _Writer:
     def public(self, names: tuple[tuple[str, str], ...]) -> tuple[tuple[str, int], ...]:
         return tuple((public, self.index[name]) for public, name in names)
 
+    def scale_tensors(self) -> Iterator[TensorRecord]:
+        for name in self.scales:
+            value = self.graph[name]
+            buffer = self.shared.buffer(blocks.scale_bytes(value))
+            yield blocks.scales_of(value, fresh(self.index, f"{name}_scales"), buffer)
+
     def tensor(self, value: Value) -> TensorRecord:
         if value.resource is not None:
             return variables.handle_tensor(value.name)
         buffer = self.shared.buffer(b"" if self.computed(value) else _bytes(value))
-        return _tensor(value, buffer, {} if value.carried is None else self.beyond(value.carried))
+        plain = value.with_(type=value.type.with_(quantization=None)) if value.name in self.scales else value
+        return _tensor(plain, buffer, self.beyond(value))
 
     def computed(self, value: Value) -> bool:
         """Whether the interpreter gets a value's data from elsewhere than the file."""
         return value.name in self.graph.producers or value.name in self.graph.inputs
 
-    def beyond(self, carried: Carried) -> dict[str, Any]:
-        """The fields of a carried tensor, with references to other tensors as indices again."""
+    def beyond(self, value: Value) -> dict[str, Any]:
+        """The fields of a tensor that refers to others, with these references as indices."""
+        if value.name in self.scales:
+            return blocks.described(self.scales[value.name], value.type.parameters.block)
+        carried = value.carried
+        if carried is None:
+            return {}
         fields: dict[str, Any] = json.loads(carried.fields)
         for reference in references(fields):
             for field in tables.REFERENCES:

@@ -12,6 +12,7 @@ from tflite2q.dialect.op import Op, Values
 from tflite2q.dialect.ops.common import FLOAT_BOUNDS
 from tflite2q.dialect.ops.conv import Convolution
 from tflite2q.dialect.ops.dense import Dense
+from tflite2q.dialect.ops.hybrid import is_hybrid
 from tflite2q.dialect.types import Value
 from tflite2q.kernels.contracts import FloatConv2DContract, Tensor
 
@@ -22,6 +23,8 @@ def product(op: Op, ins: Values, outs: Sequence[Value]) -> FloatConv2DContract |
     """The contract of a convolution, a depthwise convolution or a dense layer; None if weights are not constant."""
     x, weights, bias = ins[0], ins[1], ins.get("bias")
     if x is None or weights is None or any(v is not None and v.constant is None for v in (weights, bias)):
+        return None
+    if is_hybrid(x.type, weights.type):
         return None
     if not isinstance(op, Convolution | Dense) or op.activation not in ("NONE", *FLOAT_BOUNDS):
         return None

@@ -18,7 +18,7 @@ from tflite2q.rewrites.clamps import Cut
 from tflite2q.rewrites.edit import Editor
 from tflite2q.rewrites.equalize import equalize, input_gain, output_gain
 from tflite2q.rewrites.parameters import arithmetic, parameters
-from tflite2q.rewrites.plan import Plan, is_activation
+from tflite2q.rewrites.plan import Plan, is_activation, weights_of
 from tflite2q.rewrites.scheme import Activations, Layer
 from tflite2q.rewrites.statistics import Observation
 from tflite2q.rewrites.weights import NewWeights, convert_weights
@@ -30,7 +30,7 @@ class Applier:
     """Applies a plan and assigned types to a guarded graph; afterwards `weights` holds the fitted weights of each op.
 
     `seen` holds observations of the values that feed layers to be equalized or bias-corrected; `cuts` are the limits
-    that the range of codes puts on values.
+    that the range of codes puts on values.  In a `provisional` graph the operator versions are those of real numbers.
     """
 
     def __init__(
@@ -40,7 +40,9 @@ class Applier:
         types: Mapping[str, TensorType],
         seen: Mapping[str, Observation],
         cuts: Mapping[str, Cut],
+        provisional: bool = False,
     ) -> None:
+        self.provisional = provisional
         self.graph, self.plan, self.types, self.seen = graph, plan, types, seen
         self.editor = Editor(graph)
         self.factors = equalize(graph, plan, seen, cuts)
@@ -54,18 +56,19 @@ class Applier:
 
     def _op(self, op: Op) -> Op:
         wanted = self.plan.wanted(op, self.graph)
-        if wanted is None:
+        real = self.plan.real(op, self.graph)
+        if wanted is None and real is None:
             return op
         layer = self.plan.layer(op)
         inputs = list(op.inputs)
         roles = {op.operand(i).role: i for i, name in enumerate(inputs) if name is not None}
-        weights = self.plan.reweighted(op, self.graph)
+        weights = self.plan.reweighted(op, self.graph) if real is None else real
         if weights is not None:
             inputs[roles["weights"]] = new = self._weights(op, weights, layer)
             if "bias" in roles:
                 inputs[roles["bias"]] = self._bias(op, roles["bias"], weights, new, layer)
         for index, name in enumerate(inputs):
-            if name is not None and op.operand(index).role == "activation":
+            if wanted is not None and name is not None and op.operand(index).role == "activation":
                 settings = replace(wanted, dtype=op.constant_dtype(index, wanted.dtype))
                 inputs[index] = self._constant_activation(op, name, settings)
         op = op.with_(inputs=tuple(inputs))
@@ -74,7 +77,21 @@ class Applier:
         if hasattr(op, "rescale"):
             touched = [self.editor.values[name].type for name in (*op.inputs, *op.outputs) if name is not None]
             op = op.with_(rescale=arithmetic(layer, touched))
-        return self._with_version(op)
+        if not self._is_dynamic(op):
+            return self._with_version(op)
+        if layer.weights.compute == "float":
+            return op
+        if hasattr(op, "asymmetric_inputs"):
+            op = op.with_(asymmetric_inputs=not layer.activations.symmetric)
+        version = op.hybrid_weights[self.editor.values[op.reads("weights")].type.dtype]
+        return op.with_(version=max(op.version, version))
+
+    def _is_dynamic(self, op: Op) -> bool:
+        """Whether `op` is given integer weights with real numbers."""
+        weights = weights_of(op, self.graph)
+        if weights is None or self.editor.values[op.name].type.dtype != "float32":
+            return False
+        return self.editor.values[op.reads("weights")].type.dtype in op.hybrid_weights
 
     def _bias_type(self, bias: str | None, layer: Layer) -> str:
         """The new attributes of an operator that states the type of its bias."""
@@ -98,10 +115,13 @@ class Applier:
         assert op.source is not None
         old_bias, w_new = self._value(op, bias), self.editor.values[new_weights]
         x_old, x_new = self.graph[op.source], self.editor.values[op.source]
-        if x_old.type == x_new.type and w_old.type == w_new.type and op.name not in self.factors:
+        same = x_old.type == x_new.type and w_old.type == w_new.type and op.name not in self.factors
+        if same and not self.provisional:
             return old_bias.name
         channels = w_old.type.shape[op.channel_axis]
-        units = accumulator_units(x_old.type.parameters, w_old.type.parameters, channels)
+        units = [1.0] * channels  # a real bias has none
+        if old_bias.type.dtype != "float32":
+            units = accumulator_units(x_old.type.parameters, w_old.type.parameters, channels)
         old = (np.array(units) / output_gain(op, self.factors)).tolist()
         if layer.activations.dtype == "float32":
             return self._replace(old_bias, real_bias(old_bias, old))
@@ -157,7 +177,7 @@ class Applier:
     def _with_version(self, op: Op) -> Op:
         """`op` with the operator version that the dtypes of operands which changed need."""
         now = [self.editor.values[name].type.dtype for name in op.inputs if name is not None]
-        before = {value.type.dtype for value in self.graph.values if value.name in op.inputs}
+        before = {value.type.dtype for value in self.graph.values if value.name in op.inputs and not self.provisional}
         changed = [op.builtin.versions.get(dtype, 1) for dtype in now if dtype not in before]
         return op.with_(version=max(op.version, *changed, 1))
 

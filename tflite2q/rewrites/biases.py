@@ -34,7 +34,7 @@ def convert_bias(
     dtype: str = "int32",
     correction: Sequence[float] | None = None,
 ) -> Value:
-    """`value` [channels] from `old` accumulator units to `new` ones as `dtype`, its parameters set to `scales`.
+    """`value` [channels], integers or reals, from `old` accumulator units to `new` ones as `dtype` with `scales`.
 
     `correction`, in real numbers, is added to each channel.  Rounded to nearest, ties away from zero; saturates at the
     dtype's range.
@@ -43,7 +43,7 @@ def convert_bias(
     extra = [0.0] * len(old) if correction is None else correction
     codes = [
         code
-        if before == after and not plus
+        if before == after and not plus and isinstance(code, int)
         else min(max(_nearest((Fraction(code) * Fraction(before) + Fraction(plus)) / Fraction(after)), low), high)
         for code, before, after, plus in zip(value.data.reshape(-1).tolist(), old, new, extra, strict=True)
     ]

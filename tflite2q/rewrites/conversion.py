@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from tflite2q.dialect.graph import Graph, verify
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.eltwise import Requantize
+from tflite2q.dialect.types import TensorType
 from tflite2q.flatbuffer import writer
 from tflite2q.rewrites import clamps
 from tflite2q.rewrites.apply import Applier
@@ -17,9 +18,11 @@ from tflite2q.rewrites.clamps import Clamp
 from tflite2q.rewrites.complete import complete
 from tflite2q.rewrites.decide import Decisions, decide
 from tflite2q.rewrites.losses import LayerChange, bound, change
-from tflite2q.rewrites.plan import unchanged
+from tflite2q.rewrites.plan import Plan, unchanged, weights_of
+from tflite2q.rewrites.provisional import kinds, needs_data, provisional, wanting
 from tflite2q.rewrites.scheme import Scheme
-from tflite2q.rewrites.statistics import Observation
+from tflite2q.rewrites.statistics import Observation, RealRange
+from tflite2q.rewrites.stored import Stored, lifted, restored
 from tflite2q.rewrites.weights import NewWeights
 
 
@@ -68,15 +71,56 @@ def convert(
     Raises SchemeError where the scheme is impossible for a layer, Unchanged if there is nothing to do, UnsupportedError
     if nothing can be done.
     """
-    decided = decide(graph, scheme, seen, calibrate)
-    applier = Applier(decided.guarded, decided.plan, decided.types, decided.known, decided.cuts)
-    new = split_casts(drop_identities(clamps.keep(applier.run(), decided.kept), graph))
-    if new == graph:
+    source, stored = lifted(graph)
+    names: Mapping[str, str] = {op.name: op.name for op in source.ops}
+    plan = Plan.of(scheme, source)
+    real = bool(wanting(source, plan))
+    if real:
+        if not calibrate or seen is None:
+            raise needs_data(scheme)
+        made = provisional(source, plan, seen)
+        source, names = made.graph, made.names
+        seen = {made.codes.get(name, name): observation for name, observation in seen.items()}
+        plan = plan.renamed({old: new for new, old in names.items()})
+    decided = decide(source, plan, seen, calibrate, real)
+    applier = Applier(decided.guarded, decided.plan, decided.types, decided.known, decided.cuts, real)
+    new = applier.run()
+    new = restored(new, stored, graph, _in_real_numbers(new, decided.plan, stored))
+    new = split_casts(drop_identities(clamps.keep(new, decided.kept), source))
+    widened = new == source and scheme.layer.weights.dtype != "float32"  # halves are no reason to write a file
+    if new == graph or widened:
         raise unchanged(graph, decided.own)
     new = complete(new)
-    layers = tuple(_change(op, graph, decided, applier.weights.get(decided.inner(op))) for op in graph.ops)
+    layers = tuple(
+        replace(_change(op, source, decided, applier.weights.get(decided.inner(op))), name=names[op.name])
+        for op in source.ops
+        if op.name in names
+    )
     inserted = _requantizations(new) - _requantizations(graph)
     return Conversion(verify(new), scheme, layers, inserted, tuple(decided.kept.values()))
+
+
+def _in_real_numbers(graph: Graph, plan: Plan, stored: Stored) -> list[str]:
+    """The ops of a converted graph whose integer weights are to be dequantized: as the scheme says, or as before."""
+    found = []
+    for op in graph.ops:
+        weights, layer = weights_of(op, graph), plan.layer(op)
+        if weights is None or not weights.type.quantized or graph[op.name].type.dtype != "float32":
+            continue
+        follows = layer.activations.dtype == "float32"
+        if layer.weights.compute == "float" if follows else weights.name in stored.ops:
+            found.append(op.name)
+    return found
+
+
+def real_kinds(graph: Graph, scheme: Scheme, extremes: Mapping[str, RealRange] | None = None) -> dict[str, TensorType]:
+    """The types in which to observe the values that `scheme` turns from real numbers to codes, by name; none for models
+    that have codes.
+
+    `extremes` are the least and the greatest number of each.
+    """
+    source, _ = lifted(graph)
+    return kinds(source, Plan.of(scheme, source), extremes or {})
 
 
 def needs_observations(graph: Graph, scheme: Scheme) -> bool:
@@ -93,4 +137,5 @@ def _change(op: Op, graph: Graph, decided: Decisions, weights: NewWeights | None
 
 
 def _requantizations(graph: Graph) -> int:
-    return sum(isinstance(op, Requantize) for op in graph.ops)
+    """Casts to codes, without those of the model's own inputs."""
+    return sum(isinstance(op, Requantize) and op.inputs[0] not in graph.inputs for op in graph.ops)

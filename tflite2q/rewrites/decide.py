@@ -14,7 +14,6 @@ from tflite2q.rewrites.boundaries import guard, join_casts
 from tflite2q.rewrites.clamps import Clamp, Cut
 from tflite2q.rewrites.parameters import Boundaries, assign, planned
 from tflite2q.rewrites.plan import Plan
-from tflite2q.rewrites.scheme import Scheme
 from tflite2q.rewrites.statistics import Observation
 
 
@@ -23,7 +22,8 @@ class Decisions:
     """`own` is the plan for the original graph, `plan` the one for the guarded graph.
 
     `types` are the new types of activations, `known` the observations, `cuts` the values cut off by the range of their
-    codes, and `kept` the clamps that keep such cuts, all by the names of the guarded graph.
+    codes, and `kept` the clamps that keep such cuts, all by the names of the guarded graph.  The codes of a
+    `provisional` graph are no real model's, and cut nothing.
     """
 
     own: Plan
@@ -34,6 +34,7 @@ class Decisions:
     types: Mapping[str, TensorType]
     cuts: Mapping[str, Cut]
     kept: Mapping[str, Clamp]
+    provisional: bool = False
 
     def inner(self, op: Op) -> str:
         """The name in the guarded graph of what `op` of the original computes."""
@@ -45,20 +46,24 @@ class Decisions:
 
 
 def decide(
-    graph: Graph, scheme: Scheme, seen: Mapping[str, Observation] | None = None, calibrate: bool = False
+    graph: Graph,
+    plan: Plan,
+    seen: Mapping[str, Observation] | None = None,
+    calibrate: bool = False,
+    provisional: bool = False,
 ) -> Decisions:
-    """The decisions of a conversion of `graph` to `scheme`; `seen` and `calibrate` are those of `convert`.
+    """The decisions of a conversion of `graph` by `plan`; `seen` and `calibrate` are those of `convert`.
 
     Raises SchemeError where the scheme is impossible for a layer.
     """
-    own = planned(scheme, graph)
+    own = planned(plan, graph)
     guarded, boundaries = guard(join_casts(graph), own)
     plan = own.renamed(boundaries.inner)
     known = _behind_boundaries(guarded, graph, boundaries, seen or {})
     types = assign(guarded, plan, boundaries, known if calibrate else {})
-    cuts = clamps.cuts(guarded)
+    cuts = {} if provisional else clamps.cuts(guarded)
     kept = clamps.lost(guarded, types, cuts, boundaries.inner.values())
-    return Decisions(own, guarded, boundaries, plan, known, types, cuts, kept)
+    return Decisions(own, guarded, boundaries, plan, known, types, cuts, kept, provisional)
 
 
 def _behind_boundaries(

@@ -109,9 +109,8 @@ def real_weights(op: Op, graph: Graph, factors: Mapping[str, rounding.Floats]) -
     value = graph[op.inputs[1]]
     shape = [1] * 4
     shape[op.channel_axis] = -1
-    channels = value.type.shape[op.channel_axis]
-    q = value.type.parameters
-    real = (value.data - q.zero_points(channels).reshape(shape)) * q.scales(channels).astype(np.float64).reshape(shape)
+    q = value.type.quantization
+    real = value.data.astype(np.float64) if q is None else q.real(value.data)
     return np.asarray(real * input_gain(op, factors) / output_gain(op, factors).reshape(shape))
 
 

@@ -17,26 +17,32 @@ from tflite2q.rewrites.decide import decide
 from tflite2q.rewrites.losses import LayerChange, change
 from tflite2q.rewrites.parameters import arithmetic
 from tflite2q.rewrites.plan import Plan, unchanged, weights_of
-from tflite2q.rewrites.scheme import Scheme, Weights
+from tflite2q.rewrites.provisional import needs_data, wanting
+from tflite2q.rewrites.scheme import Layer, Scheme, Weights
+from tflite2q.rewrites.stored import lifted
 from tflite2q.rewrites.weights import conforms, fits_around_middle, outgrown
 
 
 @dataclass(frozen=True)
 class Extent:
-    """Lowest and highest weight of each output channel, zero point taken off, in units of that channel's scale."""
+    """Lowest and highest weight of each output channel, zero point taken off, in units of that channel's scale; `real`
+    weights have none."""
 
     low: rounding.Floats
     high: rounding.Floats
     scale: rounding.Floats
+    real: bool = False
 
     @staticmethod
     def of(value: Value, axis: int) -> Extent:
-        q, channels = value.type.parameters, value.type.shape[axis]
+        q, channels = value.type.quantization, value.type.shape[axis]
         others = tuple(index for index in range(len(value.type.shape)) if index != axis)
         low, high = (
-            found.astype(np.float64) - q.zero_points(channels)
+            found.astype(np.float64) - (0 if q is None or q.block else q.zero_points(channels))
             for found in (value.data.min(others), value.data.max(others))
         )
+        if q is None or q.block:  # real numbers, in units of 1
+            return Extent(low, high, np.ones(channels), real=True)
         return Extent(low, high, q.scales(channels).astype(np.float64))
 
 
@@ -44,15 +50,19 @@ class Forecast:
     """Forecasts for one graph; weights are analysed once for all schemes."""
 
     def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+        self.graph, self.stored = lifted(graph)
+        graph = self.graph
         found = {op.name: (weights, op.channel_axis) for op in graph.ops if (weights := weights_of(op, graph))}
         self.extents = {name: Extent.of(*weights) for name, weights in found.items() if weights[0].constant is not None}
 
     def layers(self, scheme: Scheme) -> tuple[LayerChange, ...]:
         """The layers that `convert` would report, without bounds.  Raises the same errors, Unchanged included."""
-        decided = decide(self.graph, scheme)
+        wanted = Plan.of(scheme, self.graph)
+        if wanting(self.graph, wanted):
+            raise needs_data(scheme)
+        decided = decide(self.graph, wanted)
         plan = decided.own
-        weights = {op.name: plan.reweighted(op, self.graph) for op in self.graph.ops}
+        weights = {op.name: plan.real(op, self.graph) or plan.reweighted(op, self.graph) for op in self.graph.ops}
         retyped = any(kind != decided.guarded[name].type for name, kind in decided.types.items())
         if not (retyped or any(self._changes(op, plan, weights.get(op.name)) for op in self.graph.ops)):
             raise unchanged(self.graph, plan)
@@ -66,12 +76,25 @@ class Forecast:
     def _changes(self, op: Op, plan: Plan, weights: Value | None) -> bool:
         """Whether the op itself is rewritten where its activations keep their types."""
         layer = plan.layer(op)
+        if weights is not None and plan.real(op, self.graph) is not None:
+            return self._changes_real(op, weights, layer)
         if plan.wanted(op, self.graph) is None:
             return False
         if weights is not None and not conforms(weights, layer.weights):
             return True
         kinds = [value.type for value in (*self.graph.ins(op), *self.graph.outs(op)) if value is not None]
         return hasattr(op, "rescale") and op.rescale != arithmetic(layer, kinds)
+
+    def _changes_real(self, op: Op, weights: Value, layer: Layer) -> bool:
+        """Whether a layer of real numbers gets other weights, or computes with them in another way."""
+        if not conforms(weights, layer.weights):
+            return True
+        if not weights.type.quantized:
+            return False
+        dynamic = layer.weights.compute == "integer"
+        if dynamic != (weights.name not in self.stored.ops):
+            return True
+        return dynamic and getattr(op, "asymmetric_inputs", None) is layer.activations.symmetric
 
     def _channels(self, op: Op, weights: Value, settings: Weights) -> tuple[int, int]:
         """The number of output channels, and of those that would lose precision, except that some may fit the new grid
@@ -80,6 +103,8 @@ class Forecast:
         if settings.dtype == "float32" or conforms(weights, settings):
             return len(extent.scale), 0
         low, high, scale = extent.low, extent.high, extent.scale
+        if extent.real:
+            return len(scale), int(((low != 0) | (high != 0)).sum())
         unlike = np.zeros(len(scale), bool)
         if settings.granularity == "per-tensor":
             common = scale.max(initial=0.0)

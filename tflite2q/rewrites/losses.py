@@ -19,7 +19,8 @@ class LayerChange:
     """The effect of a conversion on one op of the original.
 
     `loss`: "exact" (same integers, same grid), "rescaled" (`channels_rescaled` of `channels` weight channels lost
-    precision), "requantized" (the result has another grid), "dequantized" (the result is float32), None (unchanged:
+    precision), "requantized" (the result has another grid), "quantized" (the result, or the weights of a float32 layer,
+    were real numbers), "dequantized" (the result, or such weights, are real numbers now), None (unchanged:
     nothing of it is quantized, or it cannot follow the scheme).  `bound` is how far a result can be from the
     original's for equal real inputs, in steps of the new result.  `clamp` is the clamp added because only the range of
     the original's codes limited the result; `stays` why the op could not follow the scheme.
@@ -42,12 +43,18 @@ def change(op: Op, old: Graph, decided: Decisions, channels: tuple[int, int] | N
     stay).
     """
     stays = decided.own.stays(op, old)
+    total, rescaled = channels or (None, None)
+    weights = decided.own.real(op, old)
+    if weights is not None:
+        loss = real_loss(weights.type, decided.own.layer(op).weights.dtype, bool(rescaled))
+        return LayerChange(op.name, op.mnemonic, loss, *((total, rescaled) if loss else (None, None)), stays=stays)
     if not activations_of(op, old):
         return LayerChange(op.name, op.mnemonic, None, stays=stays)
-    total, rescaled = channels or (None, None)
-    loss = loss_class(old[op.name].type, decided.result(op, old), bool(rescaled))
+    changed = loss_class(old[op.name].type, decided.result(op, old), bool(rescaled))
+    if decided.provisional:
+        changed = "quantized"
     clamp = decided.kept.get(decided.inner(op))
-    return LayerChange(op.name, op.mnemonic, loss, total, rescaled, None, str(clamp) if clamp else None, stays)
+    return LayerChange(op.name, op.mnemonic, changed, total, rescaled, None, str(clamp) if clamp else None, stays)
 
 
 def loss_class(result: TensorType, now: TensorType, rescaled: bool) -> str:
@@ -56,6 +63,15 @@ def loss_class(result: TensorType, now: TensorType, rescaled: bool) -> str:
         return "dequantized"
     if result.quantized and now.scale != result.scale:
         return "requantized"
+    return "rescaled" if rescaled else "exact"
+
+
+def real_loss(weights: TensorType, dtype: str, rescaled: bool) -> str | None:
+    """The loss of a layer of real numbers whose `weights` become `dtype`; None for real weights that stay."""
+    if not weights.quantized:
+        return None if dtype == "float32" else "quantized"
+    if dtype == "float32":
+        return "dequantized"
     return "rescaled" if rescaled else "exact"
 
 

@@ -17,7 +17,7 @@ from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import Quantization, TensorType
 from tflite2q.rewrites.plan import Plan, activation_operands, activations_of, is_activation
-from tflite2q.rewrites.scheme import Activations, Layer, Scheme
+from tflite2q.rewrites.scheme import Activations, Layer
 from tflite2q.rewrites.statistics import Observation, RealRange, covered
 
 
@@ -39,15 +39,11 @@ class Wish:
     fixed: Quantization | None = None
 
 
-def planned(scheme: Scheme, graph: Graph) -> Plan:
-    """The plan of `scheme` for `graph`; an op stays unchanged if its kernels do not support the new scales of its
-    operands.
-
-    Raises SchemeError for rules that do not fit the graph.
-    """
-    plan = Plan.of(scheme, graph)
+def planned(plan: Plan, graph: Graph) -> Plan:
+    """`plan` for `graph`; an op stays unchanged if its kernels do not support the new scales of its operands, or if
+    another op that uses the same variable stays."""
     plan = replace(plan, layers={**plan.layers, **_state_layers(graph, plan)})
-    settings = {scheme.layer.activations, *(layer.activations for layer in plan.layers.values())}
+    settings = {plan.scheme.layer.activations, *(layer.activations for layer in plan.layers.values())}
     kept = frozenset(op.name for op in graph.ops if _outgrows(op, graph, settings))
     plan = replace(plan, kept=kept)
     return replace(plan, kept=kept | _held(graph, plan))

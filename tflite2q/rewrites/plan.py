@@ -9,7 +9,7 @@ from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import Value
 from tflite2q.errors import InvalidGraph, Tflite2qError, Unchanged, UnsupportedError
-from tflite2q.rewrites.scheme import Activations, Layer, Scheme
+from tflite2q.rewrites.scheme import Activations, Layer, Scheme, Weights
 
 # dtypes that hold activations; int32 tensors with a scale are accumulators and biases.
 ACTIVATION_DTYPES = ("uint8", "int8", "int16")
@@ -30,8 +30,10 @@ class Plan:
         return Plan(scheme, scheme.layers(graph))
 
     def layer(self, op: Op) -> Layer:
-        """The settings for `op`; weights of a type that TFLite's kernel does not support become int8."""
+        """The settings for `op`; weights of a type that TFLite's kernel does not support become int8, or float32."""
         layer = self.layers.get(op.name, self.scheme.layer)
+        if layer.activations.dtype == "float32":
+            return replace(layer, weights=_real_weights(op, layer.weights))
         if op.accepts_weights(layer.weights.dtype):
             return layer
         return replace(layer, weights=replace(layer.weights, dtype="int8"))
@@ -64,6 +66,17 @@ class Plan:
         if weights.constant is None:
             raise InvalidGraph(f"{op.mnemonic} {op.name!r}: weights are computed by the model and cannot be converted")
         return weights
+
+    def real(self, op: Op, graph: Graph) -> Value | None:
+        """The constant weights of `op`, which computes on real numbers and goes on to; None if it has none or does not.
+
+        They become what the scheme says.
+        """
+        weights = weights_of(op, graph)
+        if op.carries or not op.outputs or weights is None or weights.constant is None or _touched(op, graph):
+            return None
+        stays = self.layer(op).activations.dtype == "float32" and graph[op.name].type.dtype == "float32"
+        return weights if stays else None
 
     def stays(self, op: Op, graph: Graph) -> str | None:
         """Why `op` cannot follow the scheme; None if it does, has no codes, or is of the wanted type anyway."""
@@ -127,9 +140,18 @@ def activations_of(op: Op, graph: Graph) -> list[Value]:
 
 
 def weights_of(op: Op, graph: Graph) -> Value | None:
-    """The quantized weights of `op`."""
-    named = (name for index, name in enumerate(op.inputs) if op.operand(index).role == "weights")
-    return next((graph[name] for name in named if name is not None and graph[name].type.quantized), None)
+    """The weights of `op`: codes, or real numbers."""
+    named = (graph[name] for i, name in enumerate(op.inputs) if name and op.operand(i).role == "weights")
+    return next((value for value in named if value.type.quantized or value.type.dtype == "float32"), None)
+
+
+def _real_weights(op: Op, settings: Weights) -> Weights:
+    """The weights of `op` on real numbers: where they are to meet integers, what its kernel takes."""
+    if settings.dtype == "float32" or settings.compute == "float":
+        return settings
+    dtypes = [dtype for dtype in (settings.dtype, "int8") if dtype in op.hybrid_weights]
+    granularity = "per-channel" if op.hybrid_channels else settings.granularity
+    return replace(settings, dtype=dtypes[0] if dtypes else "float32", granularity=granularity)
 
 
 def _in_role(op: Op, graph: Graph) -> list[Value]:
@@ -140,7 +162,8 @@ def _in_role(op: Op, graph: Graph) -> list[Value]:
 def unchanged(graph: Graph, plan: Plan) -> Tflite2qError:
     """The error for a graph that a plan leaves unchanged: it follows the scheme already, or nothing could be done."""
     name = plan.scheme.name
-    if not any(is_activation(value) and value.constant is None for value in graph.values):
+    real = plan.scheme.layer.activations.dtype == "float32"
+    if not real and not any(is_activation(value) and value.constant is None for value in graph.values):
         return UnsupportedError(f"scheme {name} changes nothing: no activation of the model is quantized")
     follows = any(plan.followed(op, graph) for op in graph.ops)
     reasons = "; ".join(dict.fromkeys(reason for op in graph.ops if (reason := plan.stays(op, graph))))

@@ -63,6 +63,13 @@ class Weights:
         "sum-preserving", "sum-preserving", "nearest", help="how weights that must be rescaled are rounded"
     )
     scale: str = _setting("any", "any", "power-of-two", help="which scales are allowed")
+    compute: str = _setting(
+        "integer",
+        "integer",
+        "float",
+        help="with float32 activations: quantize these in every run (dynamic range), or dequantize the weights "
+        "(weight-only)",
+    )
 
 
 @dataclass(frozen=True)
@@ -301,7 +308,15 @@ def _settings(role: str, table: Any, where: str) -> dict[str, Any]:
 
 
 # What TFLite, and so the dialect, has kernels for: activations, weights.
-PAIRS = (("uint8", "uint8"), ("int8", "int8"), ("int8", "int4"), ("int16", "int8"), ("float32", "float32"))
+PAIRS = (
+    ("uint8", "uint8"),
+    ("int8", "int8"),
+    ("int8", "int4"),
+    ("int16", "int8"),
+    ("float32", "float32"),
+    ("float32", "int8"),
+    ("float32", "int4"),
+)
 
 
 def _check_layer(layer: Layer, where: str) -> None:
@@ -314,6 +329,8 @@ def _check_layer(layer: Layer, where: str) -> None:
         raise SchemeError(f"{where}uint8 weights need symmetric = false and granularity = 'per-tensor'")
     if weights.dtype in ("int8", "int4") and not weights.symmetric:
         raise SchemeError(f"{where}{weights.dtype} weights need symmetric = true")
+    if weights.compute == "float" and (activations.dtype != "float32" or weights.dtype == "float32"):
+        raise SchemeError(f"{where}compute = 'float' needs float32 activations and int8 or int4 weights")
     if activations.dtype == "int16" and not activations.symmetric:
         raise SchemeError(f"{where}int16 activations need symmetric = true")
     if layer.rescale.arithmetic == "shift" and {activations.scale, weights.scale} != {"power-of-two"}:

@@ -87,7 +87,9 @@ def convert_weights(value: Value, axis: int, settings: Weights, gains: Gains | N
 
 def conforms(value: Value, settings: Weights) -> bool:
     """Whether weights already conform: dtype, symmetry, kind of scale, and no finer granularity than allowed."""
-    q = value.type.parameters
+    q = value.type.quantization
+    if q is None or q.block:  # real numbers, or a granularity that no scheme asks for
+        return value.type.dtype == settings.dtype == "float32"
     fine_enough = q.axis is None or settings.granularity == "per-channel"
     symmetric_enough = q.symmetric or not settings.symmetric
     scales_allowed = settings.scale == "any" or all(power_of_two_at_least(s) == s for s in q.scale)
@@ -95,9 +97,15 @@ def conforms(value: Value, settings: Weights) -> bool:
 
 
 def integer_rows(value: Value, axis: int) -> tuple[rounding.Floats, rounding.Floats]:
-    """The weights as whole numbers [channels, n], zero point taken off, and the scale of each row."""
+    """The weights as whole numbers [channels, n], zero point taken off, and the scale of each row.
+
+    Real numbers, and those with a scale for each block of a row, stay real: the scales are 1.
+    """
     channels = value.type.shape[axis]
-    q = value.type.parameters
+    q = value.type.quantization
+    if q is None or q.block:
+        real = value.data.astype(np.float64) if q is None else q.real(value.data)
+        return np.moveaxis(real, axis, 0).reshape(channels, -1), np.ones(channels)
     rows = np.moveaxis(value.data, axis, 0).reshape(channels, -1).astype(np.float64)
     return rows - q.zero_points(channels)[:, None], q.scales(channels).astype(np.float64)
 
@@ -228,10 +236,12 @@ def _fit_asymmetric(units: rounding.Floats, base: rounding.Floats, dtype: str) -
     low, high = rounding.code_range(dtype)
     middle = (low + high + 1) // 2
     bottom, top = min(float(units.min(initial=0.0)), 0.0), max(float(units.max(initial=0.0)), 0.0)
-    if fits_around_middle(bottom, top, dtype):
+    whole = not (units != np.rint(units)).any()
+    if whole and fits_around_middle(bottom, top, dtype):
         scale, zero_point = float(base[0]), middle
     else:
-        scale = float(np.float32(base[0] * max(1.0, (top - bottom) / (high - low))))
+        stretch = (top - bottom) / (high - low)
+        scale = float(np.float32(base[0] * (max(1.0, stretch) if whole else stretch)))
         zero_point = low - int(rounding.round_half_away(bottom * base[0] / scale))
     codes = np.clip(rounding.round_half_away(units * (base[0] / scale)), low - zero_point, high - zero_point)
     return Rows(codes, np.full(len(base), scale, np.float32), zero_point)

@@ -10,6 +10,7 @@ from tflite2q.dialect.ops.conv import Conv2D, DepthwiseConv2D
 from tflite2q.dialect.ops.dense import BatchMatmul, Dense
 from tflite2q.dialect.ops.detection import DetectionPostprocess
 from tflite2q.dialect.ops.eltwise import Add, Dequantize, Mul, Requantize
+from tflite2q.dialect.ops.embedding import EmbeddingLookup
 from tflite2q.dialect.ops.lookup import Lookup
 from tflite2q.dialect.ops.movement import (
     BroadcastTo,
@@ -78,6 +79,7 @@ OPS: tuple[type[Op], ...] = (
     Unpack,
     Gather,
     GatherNd,
+    EmbeddingLookup,
     Tile,
     BroadcastTo,
     Reverse,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
@@ -12,6 +12,7 @@ from tflite2q.arithmetic import rounding
 from tflite2q.arithmetic.core import Core
 from tflite2q.arithmetic.rescale import Rescale
 from tflite2q.dialect.op import Builtin, Named, Op, Operand, Operands, Shape, Values, attribute, require, supported
+from tflite2q.dialect.ops import hybrid
 from tflite2q.dialect.ops.common import FUSED, activated, centred, is_codes
 from tflite2q.dialect.spans import Span, weighted_sum
 from tflite2q.dialect.types import TensorType, Value
@@ -48,12 +49,14 @@ def product_rescale(
     return Rescale(real, y.zero_point, low, high, y.dtype, arithmetic)
 
 
-def check_product(x: Value, weights: Value, bias: Value | None, y: Value) -> None:
+def check_product(op: Op, x: Value, weights: Value, bias: Value | None, y: Value) -> None:
     """Rules shared by convolutions and dense layers."""
     if x.type.dtype == "float32":
         require(y.type.dtype == "float32", "float input needs a float result")
-        real = weights.type.dtype == "float32" and (bias is None or bias.type.dtype == "float32")
-        supported(real, "real numbers with quantized weights (dynamic range quantization) are not supported yet")
+        if weights.type.dtype != "float32":
+            hybrid.check_hybrid(op, weights, bias)
+        real = bias is None or bias.type.dtype == "float32"
+        require(real, f"float32 activations with a bias of {'' if bias is None else bias.type.dtype}")
         return
     for value in (x, weights, y):
         require(value.type.quantized, f"{value.name!r} has no quantization parameters")
@@ -72,7 +75,7 @@ def check_filters(x: Value, weights: Value, axis: int) -> None:
     LiteRT refuses a CONV_2D whose signed weights have zero points, and ignores those of its kin.
     """
     q = weights.type.quantization
-    if q is None:
+    if q is None or x.type.dtype == "float32":
         return
     require(q.axis in (None, axis), f"weights have scales on axis {q.axis}, not {axis}")
     plain = q.symmetric or x.type.dtype not in ("int8", "int16")
@@ -100,6 +103,7 @@ class Convolution(Op):
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8", "int16")
     fuses: ClassVar[tuple[str, ...]] = FUSED
     channel_axis: ClassVar[int]  # of the weights: where the output channel is
+    deviation: ClassVar[str] = hybrid.DEVIATION
 
     def window(self, x: Value, weights: Value) -> Window:
         return window(
@@ -115,7 +119,7 @@ class Convolution(Op):
         require(len(x.type.shape) == 4, f"input must have 4 axes, has {len(x.type.shape)}")
         require(len(weights.type.shape) == 4, f"weights must have 4 axes, have {len(weights.type.shape)}")
         bias = ins.get("bias")
-        check_product(x, weights, bias, outs[0])
+        check_product(self, x, weights, bias, outs[0])
         channels = weights.type.shape[self.channel_axis]
         if bias is not None:
             require(bias.type.size == channels, f"bias has {bias.type.size} entries for {channels} channels")
@@ -140,6 +144,30 @@ class Convolution(Op):
         accumulator = wide_accumulator(x, None if bias is None else bias.type)
         return product_rescale(x, y.type, real, self.activation, self.rescale, accumulator)
 
+    def dynamic(self, core: Core[T], ins: Operands[T]) -> T:
+        """The result of float32 activations and integer weights (eq. 41); zero padding is exact."""
+        x, weights, bias = ins["x"], ins["weights"], ins.get("bias")
+        geometry, batch = self.window(x.value, weights.value), x.type.shape[0]
+        rows = core.reshape(x.data, (batch, x.type.size // batch))
+        found = hybrid.quantized(core, rows, self.asymmetric(weights.type))
+        image = core.reshape(found.centred(core), x.type.shape)
+        filters = self.hwio(core, core.astype(weights.data, "int32"), weights.type.shape)
+        groups = self.groups(x.type, weights.type)
+        padded = geometry.pad(core, image, 0)
+        acc = core.conv2d(padded, filters, geometry.strides, geometry.dilation, groups, "int32")
+        y = self.rescaled(core, core.astype(acc, "float32"), core.reshape(found.scale, (batch, 1, 1, 1)), weights.type)
+        if bias is not None:
+            y = core.add(y, core.reshape(bias.data, (bias.type.size,)))
+        return activated(core, y, self.activation, "float32")
+
+    def asymmetric(self, weights: TensorType) -> bool:
+        """Whether float32 activations get a zero point where `weights` are integers."""
+        return True
+
+    def rescaled(self, core: Core[T], acc: T, scale: T, weights: TensorType) -> T:
+        """Sums in real numbers; `scale` [batch, 1, 1, 1] is that of the activations."""
+        return core.multiply(acc, core.multiply(scale, core.const(np.array(weights.parameters.scale, np.float32))))
+
     def hwio(self, core: Core[T], weights: T, shape: Shape) -> T:
         """Weights in HWIO layout."""
         raise NotImplementedError
@@ -149,6 +177,8 @@ class Convolution(Op):
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         x, weights, bias = ins["x"], ins["weights"], ins.get("bias")
+        if hybrid.is_hybrid(x.type, weights.type):
+            return (self.dynamic(core, ins),)
         geometry = self.window(x.value, weights.value)
         image, filters, accumulator = x.data, weights.data, "float32"
         if is_codes(x.type):
@@ -182,6 +212,7 @@ class Conv2D(Convolution):
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("CONV_2D", "Conv2DOptions", {"int8": 3, "int16": 4, "int4": 7}),)
     contract: ClassVar[str | None] = "conv2d"
     channel_axis: ClassVar[int] = 0
+    hybrid_weights: ClassVar[Mapping[str, int]] = {"int8": 5, "int4": 7}
 
     def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         super().verify(ins, outs)
@@ -189,6 +220,19 @@ class Conv2D(Convolution):
         channels, filters = x.type.shape[3], weights.type.shape
         fits = filters[3] > 0 and channels % filters[3] == 0 and filters[0] % (channels // filters[3]) == 0
         require(fits, f"{channels} input channels do not split into groups for weights {list(filters)}")
+        if hybrid.is_hybrid(x.type, weights.type):
+            alone = self.groups(x.type, weights.type) == 1 or self.asymmetric(weights.type)
+            supported(alone, "there is no CONV_2D in groups of float32 activations and integer weights of one scale")
+
+    def asymmetric(self, weights: TensorType) -> bool:
+        """The kernel for several scales has zero points, the one for a single scale has none."""
+        return len(set(weights.parameters.scale)) > 1
+
+    def rescaled(self, core: Core[T], acc: T, scale: T, weights: TensorType) -> T:
+        if not self.asymmetric(weights):
+            first = core.const(np.array(weights.parameters.scale[:1], np.float32))
+            return core.multiply(acc, core.multiply(scale, first))
+        return core.multiply(core.multiply(acc, core.const(np.array(weights.parameters.scale, np.float32))), scale)
 
     def groups(self, x: TensorType, weights: TensorType) -> int:
         return x.shape[3] // weights.shape[3]
@@ -211,6 +255,8 @@ class DepthwiseConv2D(Convolution):
     )
     contract: ClassVar[str | None] = "depthwise_conv2d"
     channel_axis: ClassVar[int] = 3
+    hybrid_weights: ClassVar[Mapping[str, int]] = {"int8": 6}
+    hybrid_channels: ClassVar[bool] = True
 
     def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         super().verify(ins, outs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
@@ -12,6 +12,7 @@ from tflite2q.arithmetic import rounding
 from tflite2q.arithmetic.core import Core
 from tflite2q.arithmetic.rescale import Rescale
 from tflite2q.dialect.op import Builtin, Named, Op, Operand, Operands, Shape, Values, attribute, require, supported
+from tflite2q.dialect.ops import hybrid
 from tflite2q.dialect.ops.common import FUSED, activated, centred, check_codes, is_codes
 from tflite2q.dialect.ops.conv import check_product, product_rescale, wide_accumulator
 from tflite2q.dialect.spans import Span, times, weighted_sum
@@ -47,12 +48,18 @@ class Dense(Op):
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8", "int16")
     fuses: ClassVar[tuple[str, ...]] = FUSED
     channel_axis: ClassVar[int] = 0
-    deviation: ClassVar[str] = "results beyond 2^31 steps saturate; LiteRT casts them in a way that C leaves undefined"
+    hybrid_weights: ClassVar[Mapping[str, int]] = {"int8": 12, "int4": 12}
+    blockwise: ClassVar[bool] = True
+    deviation: ClassVar[str] = (
+        "results beyond 2^31 steps saturate; LiteRT casts them in a way that C leaves undefined; "
+        f"{hybrid.DEVIATION}; a scale for each block is as in LiteRT's optimized kernel (the reference kernel ignores "
+        "these scales), with the fused activation, which that kernel leaves out"
+    )
 
     def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         x, weights = ins["x"], ins["weights"]
         bias = ins.get("bias")
-        check_product(x, weights, bias, outs[0])
+        check_product(self, x, weights, bias, outs[0])
         require(len(weights.type.shape) == 2, f"weights must have 2 axes, have {len(weights.type.shape)}")
         units, k = weights.type.shape
         require(k > 0 and x.type.size % k == 0, f"input of {x.type.size} elements does not split into rows of {k}")
@@ -89,6 +96,9 @@ class Dense(Op):
         units, k = weights.type.shape
         columns = core.permute_dims(weights.data, (1, 0))
         rows = core.reshape(x.data, (x.type.size // k, k))
+        if hybrid.is_hybrid(x.type, weights.type):
+            y = self.dynamic(core, rows, columns, ins)
+            return (core.reshape(activated(core, y, self.activation, "float32"), outs[0].type.shape),)
         accumulator = "float32"
         if is_codes(x.type):
             w_zero = weights.type.parameters.zero_point
@@ -103,6 +113,18 @@ class Dense(Op):
         else:
             y = self.rescaling(ins.values, outs[0]).meaning(core, acc)
         return (core.reshape(y, outs[0].type.shape),)
+
+    def dynamic(self, core: Core[T], rows: T, columns: T, ins: Operands[T]) -> T:
+        """The result of float32 activations and integer weights, [rows, units]."""
+        weights, bias = ins["weights"], ins.get("bias")
+        units, k = weights.type.shape
+        added = None if bias is None else core.reshape(bias.data, (units,))
+        if not weights.type.parameters.block:
+            found = hybrid.quantized(core, rows, self.asymmetric_inputs)
+            return hybrid.products(core, found, columns, weights.type, added)
+        found = hybrid.quantized(core, rows, True)
+        y = hybrid.block_products(core, found, columns, weights.type, ins["x"].type.size // k)
+        return y if added is None else core.add(y, added)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,23 +143,32 @@ class BatchMatmul(Op):
     operands: ClassVar[tuple[Operand, ...]] = (Operand("a"), Operand("b"))
     floats: ClassVar[bool] = True
     dtypes: ClassVar[tuple[str, ...]] = ("int8", "int16")
+    hybrid_weights: ClassVar[Mapping[str, int]] = {"int8": 4}
     deviation: ClassVar[str] = (
+        f"{hybrid.DEVIATION}; with more than one leading axis, LiteRT takes scales from the wrong rows; "
         "int16 times int8 with a scale for each column: LiteRT loses the scales and answers 0; here they count"
     )
 
     def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         a, b = ins["a"], ins["b"]
-        if a.type.dtype == "float32":
-            supported(b.type.dtype == "float32", "both factors must be real numbers or both quantized")
+        if hybrid.is_hybrid(a.type, b.type):
+            self.check_columns(b)
+            supported(b.type.dtype == "int8", f"there is no BATCH_MATMUL of float32 and {b.type.dtype}")
+        elif a.type.dtype == "float32":
+            pass
         elif (a.type.dtype, b.type.dtype) != ("int16", "int8"):
             check_codes(a, b, outs[0])
         else:
             check_codes(a, outs[0])
-            check_codes(b)
-            q, rank = b.type.parameters, len(b.type.shape)
-            columns = rank - 2 if self.transpose_b else rank - 1
-            require(q.axis in (None, columns), f"{b.name!r} has scales on axis {q.axis}, not {columns}")
-            require(q.symmetric, f"{b.name!r} must have zero points of 0 beside int16 codes")
+            self.check_columns(b)
+
+    def check_columns(self, b: Value) -> None:
+        """Raise InvalidGraph unless b has int8 codes without zero points, and one scale or one for each column."""
+        check_codes(b)
+        q, rank = b.type.parameters, len(b.type.shape)
+        columns = rank - 2 if self.transpose_b else rank - 1
+        require(q.axis in (None, columns), f"{b.name!r} has scales on axis {q.axis}, not {columns}")
+        require(q.symmetric, f"{b.name!r} must have zero points of 0 here")
 
     def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
         (rows, inner), (depth, columns) = self.matrix(ins["a"], 0), self.matrix(ins["b"], 1)
@@ -165,6 +196,7 @@ class BatchMatmul(Op):
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         a, b, y = ins["a"], ins["b"], outs[0].type
         codes = is_codes(a.type)
+        dynamic = hybrid.is_hybrid(a.type, b.type)
         factors = []
         for factor, transposed in ((a, self.transpose_a), (b, self.transpose_b)):
             rank = len(factor.type.shape)
@@ -172,6 +204,8 @@ class BatchMatmul(Op):
             if transposed:
                 data = core.permute_dims(data, (*range(rank - 2), rank - 1, rank - 2))
             factors.append(centred(core, data, factor.type.parameters.zero_point[0]) if codes else data)
+        if dynamic:
+            return (self.dynamic(core, factors[0], factors[1], ins),)
         if not codes:
             return (core.matmul(factors[0], factors[1], "float32"),)
         accumulator = wide_accumulator(a.type, None)
@@ -179,3 +213,15 @@ class BatchMatmul(Op):
         real = tuple(float(s) / y.scale for s in scales)
         acc = core.matmul(factors[0], factors[1], accumulator)
         return (product_rescale(a.type, y, real, "NONE", "tflite", accumulator).meaning(core, acc),)
+
+    def dynamic(self, core: Core[T], a: T, b: T, ins: Operands[T]) -> T:
+        """float32 rows of a times integer columns of b (eq. 41)."""
+        rows, k = self.matrix(ins.values["a"], 0)
+        leading = ins["a"].type.shape[:-2]
+        count = ins["a"].type.size // k
+        found = hybrid.quantized(core, core.reshape(a, (count, k)), self.asymmetric_inputs)
+        codes = core.reshape(found.centred(core), (*leading, rows, k))
+        acc = core.astype(core.matmul(codes, core.astype(b, "int32"), "int32"), "float32")
+        scale = core.reshape(found.scale, (*leading, rows, 1))
+        columns = core.const(np.array(ins["b"].type.parameters.scale, np.float32))
+        return core.multiply(core.multiply(scale, columns), acc)

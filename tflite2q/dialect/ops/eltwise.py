@@ -12,7 +12,6 @@ from tflite2q.arithmetic import rounding
 from tflite2q.arithmetic.core import Core
 from tflite2q.arithmetic.rescale import Rescale, int_const, multiply_fixed, round_half_away, rounding_shift_right
 from tflite2q.dialect.op import (
-    INT8_VERSION_2,
     Builtin,
     Named,
     Op,
@@ -258,11 +257,13 @@ def quantize_real(core: Core[T], x: T, y: TensorType) -> T:
 
 @dataclass(frozen=True, kw_only=True)
 class Dequantize(Op):
-    """Codes to real numbers, the product in float64 (eq. 1)."""
+    """Codes to real numbers, the product in float64 (eq. 1).  Of a constant: weights that are stored as integers."""
 
     mnemonic: ClassVar[str] = "q.dequantize"
     converts: ClassVar[bool] = True
-    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("DEQUANTIZE", "DequantizeOptions", INT8_VERSION_2),)
+    builtins: ClassVar[tuple[Builtin, ...]] = (
+        Builtin("DEQUANTIZE", "DequantizeOptions", {"int8": 2, "float16": 3, "int4": 6}),
+    )
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"),)
     contract: ClassVar[str | None] = "eltwise"
     floats: ClassVar[bool] = True
@@ -273,8 +274,9 @@ class Dequantize(Op):
         require(x.type.dtype == "float16" or x.type.quantized, f"{x.name!r} has no quantization parameters")
         require(outs[0].type.dtype == "float32", "result must be float32")
         q = x.type.quantization
-        per_channel = q is not None and q.axis is not None
-        supported(not per_channel, f"{x.name!r} has a scale per channel (weight-only quantization): not supported yet")
+        single = q is None or q.axis is None
+        supported(single or x.type.dtype != "int16", f"{x.name!r} is int16 with a scale per channel")
+        supported(q is None or not q.block, f"{x.name!r} has a scale for each block; there is no DEQUANTIZE of it")
 
     def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
         return (ins["x"].type.shape,)

@@ -9,6 +9,7 @@ from typing import ClassVar, TypeVar
 from tflite2q.arithmetic.core import Core
 from tflite2q.arithmetic.rescale import Rescale
 from tflite2q.dialect.op import Builtin, Named, Op, Operand, Operands, Shape, Values, attribute, require
+from tflite2q.dialect.ops import hybrid
 from tflite2q.dialect.ops.common import (
     CODES,
     activated,
@@ -50,6 +51,8 @@ class TransposeConv(Op):
     floats: ClassVar[bool] = True
     dtypes: ClassVar[tuple[str, ...]] = CODES
     channel_axis: ClassVar[int] = 0
+    hybrid_weights: ClassVar[Mapping[str, int]] = {"int8": 2}
+    deviation: ClassVar[str] = f"{hybrid.DEVIATION}; LiteRT sums such products in float32, here they are summed exactly"
 
     def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         weights, x, bias = ins["weights"], ins["x"], ins.get("bias")
@@ -59,7 +62,7 @@ class TransposeConv(Op):
         require(min(strides) > 0 and max(strides) <= MOST_STRIDE, f"strides {list(strides)} are not 1 to {MOST_STRIDE}")
         filters, channels = weights.type.shape[0], weights.type.shape[3]
         require(x.type.shape[3] == channels, f"{x.type.shape[3]} input channels for weights {list(weights.type.shape)}")
-        check_product(x, weights, bias, outs[0])
+        check_product(self, x, weights, bias, outs[0])
         if bias is not None:
             require(bias.type.size == filters, f"bias has {bias.type.size} entries for {filters} channels")
         check_filters(x, weights, self.channel_axis)
@@ -92,7 +95,16 @@ class TransposeConv(Op):
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         weights, x, bias = ins["weights"], ins["x"], ins.get("bias")
         image, filters, accumulator = x.data, weights.data, "float32"
-        if is_codes(x.type):
+        scale: T | None = None
+        if hybrid.is_hybrid(x.type, weights.type):
+            batch = x.type.shape[0]
+            found = hybrid.quantized(core, core.reshape(image, (batch, x.type.size // batch)), True)
+            image = core.reshape(found.centred(core), x.type.shape)
+            filters, accumulator = core.astype(filters, "int32"), "int32"
+            scale = core.reshape(
+                hybrid.scale_of(core, found, weights.type), (batch, 1, 1, len(weights.type.parameters.scale))
+            )
+        elif is_codes(x.type):
             w_zero = weights.type.parameters.zero_point
             accumulator = wide_accumulator(x.type, None if bias is None else bias.type)
             image = centred(core, image, x.type.zero_point)
@@ -102,6 +114,8 @@ class TransposeConv(Op):
         flipped = core.strided_slice(filters, (1, 2), (kernel_h - 1, kernel_w - 1), (-1, -1), (-1, -1))
         spread = self.spread(core, image, x.type.shape, (kernel_h, kernel_w), outs[0].type.shape)
         acc = core.conv2d(spread, core.permute_dims(flipped, (1, 2, 3, 0)), (1, 1), out_dtype=accumulator)
+        if scale is not None:
+            acc, accumulator = core.multiply(core.astype(acc, "float32"), scale), "float32"
         if bias is not None:
             acc = core.add(acc, core.reshape(core.astype(bias.data, accumulator), (bias.type.size,)))
         if accumulator == "float32":

@@ -1,0 +1,27 @@
+"""`python theirs.py FLOAT.tflite RECIPE SAMPLES.npz OUT.tflite` in an environment that has ai-edge-quantizer."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+
+def main(model: str, name: str, samples: str, out: str) -> None:
+    from ai_edge_quantizer import quantizer, recipe  # type: ignore[import-not-found]
+
+    made = quantizer.Quantizer(model)
+    made.load_quantization_recipe(getattr(recipe, name)())
+    result = None
+    if made.need_calibration:
+        with np.load(samples) as arrays:
+            given = {key: list(arrays[key]) for key in arrays.files}
+        count = len(next(iter(given.values())))
+        data = [{key: values[index] for key, values in given.items()} for index in range(count)]
+        result = made.calibrate({"serving_default": data})
+    Path(out).write_bytes(made.quantize(result).quantized_model)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

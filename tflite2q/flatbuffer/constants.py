@@ -1,0 +1,68 @@
+"""Bytes of a model's buffers to arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tflite2q.dialect.types import STORAGE, Constant, TensorType
+from tflite2q.errors import InvalidGraph, ModelError
+from tflite2q.flatbuffer.records import ModelRecord
+
+
+class Constants:
+    """The model's buffers; copies of them are charged to a budget, for tensors may share them."""
+
+    def __init__(self, model: ModelRecord) -> None:
+        self.model = model
+        self.made: dict[tuple[int, str, tuple[int, ...]], Constant] = {}
+        self.room = 2 * sum(len(data) for data in model.buffers)
+
+    def buffer(self, index: int) -> bytes | memoryview:
+        if index == 0 and not self.model.buffers:
+            return b""  # 0 stands for "no data", and some writers leave out the empty buffer itself
+        if not 0 <= index < len(self.model.buffers):
+            raise ModelError(f"buffer {index} does not exist; the file is damaged")
+        return self.model.buffers[index]
+
+    def constant(self, buffer: int, kind: TensorType | None) -> Constant:
+        """The data of a tensor, its bytes if `kind` is None; one object for all tensors of a buffer and type."""
+        data = self.buffer(buffer)
+        key = (buffer, "", ()) if kind is None else (buffer, kind.dtype, kind.shape)
+        if key not in self.made:
+            self.take(len(data))
+            self.made[key] = Constant(np.frombuffer(data, np.uint8) if kind is None else _array(data, kind))
+        return self.made[key]
+
+    def metadata(self) -> tuple[tuple[str, bytes], ...]:
+        data: dict[int, bytes] = {}
+        for _, buffer in self.model.metadata:
+            if buffer not in data:
+                self.take(len(self.buffer(buffer)))
+                data[buffer] = bytes(self.buffer(buffer))
+        return tuple((name, data[buffer]) for name, buffer in self.model.metadata)
+
+    def take(self, size: int) -> None:
+        self.room -= size
+        if self.room < 0:
+            raise ModelError("the file is damaged: many tensors of different types share a buffer")
+
+
+def _array(data: bytes | memoryview, kind: TensorType) -> npt.NDArray[Any]:
+    """The elements of a constant, in the dtype's storage.  Raises InvalidGraph if the number of bytes is wrong."""
+    if kind.dtype == "int4":
+        return _unpack_int4(np.frombuffer(data, np.uint8), kind)
+    dtype = np.dtype(STORAGE[kind.dtype])
+    if len(data) != kind.size * dtype.itemsize:
+        raise InvalidGraph(f"{len(data)} bytes of data for {kind.dtype}{list(kind.shape)}")
+    return np.frombuffer(data, dtype).reshape(kind.shape)
+
+
+def _unpack_int4(packed: npt.NDArray[np.uint8], kind: TensorType) -> npt.NDArray[np.int8]:
+    """Two elements per byte, the first in the low four bits."""
+    if packed.size != (kind.size + 1) // 2:
+        raise InvalidGraph(f"{packed.size} bytes of data for int4{list(kind.shape)}")
+    nibbles = np.stack([packed & 15, packed >> 4], axis=1).reshape(-1)[: kind.size].astype(np.int8)
+    return ((nibbles ^ 8) - 8).reshape(kind.shape)

@@ -1,0 +1,222 @@
+"""rewrite: a model of real numbers gets 16-bit codes as fine as its data allow; a scheme then chooses coarser ones.
+
+    before: %y: f32 = q.conv2d(%x: f32, %w: f32, %b: f32)
+    after:  %x_codes: s16 = q.requantize(%x); %y_codes: s16 = q.conv2d(%x_codes, %w, %b)
+            %y: f32 = q.dequantize(%y_codes)
+
+This is a step of a conversion, not a model that could run: the layers still have real weights and biases.  Every
+later step is that of quantized models.  Only ops that have a form in the scheme's codes take part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tflite2q.arithmetic import rounding
+from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.op import Op
+from tflite2q.dialect.ops.eltwise import Dequantize, Requantize
+from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
+from tflite2q.errors import InvalidGraph, SchemeError
+from tflite2q.rewrites.edit import Editor
+from tflite2q.rewrites.plan import Plan, is_activation
+from tflite2q.rewrites.scheme import Scheme
+from tflite2q.rewrites.statistics import Observation, RealRange
+
+DTYPE, MOST = "int16", 32767
+REAL = "float32"
+
+
+@dataclass(frozen=True)
+class Provisional:
+    """The graph with codes.
+
+    `names` are the original names of its ops, casts left out; `codes` names what holds the codes of an original value.
+    """
+
+    graph: Graph
+    names: Mapping[str, str]
+    codes: Mapping[str, str]
+
+
+def wanting(graph: Graph, plan: Plan) -> list[Op]:
+    """The ops of a model of real numbers that a plan turns to codes; none of a model that has codes already."""
+    if any(is_activation(value) and value.constant is None for value in graph.values):
+        return []
+    return [op for op in graph.ops if coded(op, graph, plan) is not None]
+
+
+def coded(op: Op, graph: Graph, plan: Plan) -> str | None:
+    """The dtype of codes that `op`, which computes on real numbers, is to have; None if it stays."""
+    wanted = plan.layer(op).activations.dtype
+    dtype = None if wanted == REAL or op.carries or op.converts or not op.convertible else op.computes_in(wanted)
+    if dtype is None or not all(value.type.dtype == REAL for value in graph.outs(op)):
+        return None
+    operands = 0
+    for index, name in enumerate(op.inputs):
+        role = op.operand(index).role
+        if name is None or role == "plain":
+            continue
+        value = graph[name]
+        if role == "activation":
+            operands += 1
+            constant = value.constant is not None or op.constant_dtype(index, dtype) == dtype
+            if value.type.dtype != REAL or not constant or value.variable:
+                return None
+        elif value.constant is None:
+            return None
+    return dtype if operands else None
+
+
+def needs_data(scheme: Scheme) -> SchemeError:
+    why = "its ranges come from samples (convert --data)"
+    return SchemeError(f"scheme {scheme.name} needs --data for a float model: {why}")
+
+
+def kinds(graph: Graph, plan: Plan, extremes: Mapping[str, RealRange]) -> dict[str, TensorType]:
+    """The types of the values that get codes, from the least and greatest number of each; tied values share theirs."""
+    leader: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while leader.setdefault(name, name) != name:
+            name = leader[name]
+        return name
+
+    for op in wanting(graph, plan):
+        dtype = coded(op, graph, plan)
+        assert dtype is not None
+        for name in _numbers(op, graph):
+            find(name)
+        for group in op.ties(dtype):
+            tied = [name for name in group if name in leader]
+            for name in tied[1:]:
+                leader[find(name)] = find(tied[0])
+    reach: dict[str, float] = {}
+    for name in leader:
+        low, high = _extremes(graph[name], extremes)
+        reach[find(name)] = max(reach.get(find(name), 0.0), -low, high)
+    return {name: _kind(graph[name].type, reach[find(name)]) for name in leader}
+
+
+def provisional(graph: Graph, plan: Plan, seen: Mapping[str, Observation]) -> Provisional:
+    """`graph` with the codes of the observations' types.  Raises InvalidGraph for constants that are no numbers."""
+    types = kinds(graph, plan, {name: _span(observation) for name, observation in seen.items()})
+    types.update({name: seen[name].kind for name in types if name in seen})
+    return _Maker(graph, plan, types).run()
+
+
+class _Maker:
+    def __init__(self, graph: Graph, plan: Plan, types: Mapping[str, TensorType]) -> None:
+        self.graph, self.types = graph, types
+        self.follows = plan.scheme.interface == "scheme"
+        self.chosen = {op.name for op in wanting(graph, plan)}
+        self.editor = Editor(graph)
+        self.ops: list[Op] = []
+        self.codes: dict[str, str] = {}  # of a value of the original, the one that holds its codes
+        self.reals: dict[str, str] = {}  # and the one that holds real numbers, where that is another
+        self.names: dict[str, str] = {}
+
+    def run(self) -> Provisional:
+        for name in self.graph.inputs if self.follows else ():
+            if name in self.types:
+                self.editor.values[name] = self.graph[name].with_(type=self.types[name])
+                self.codes[name] = name
+        for op in self.graph.ops:
+            made = self._coded(op) if op.name in self.chosen else self._plain(op)
+            self.names[made.name] = op.name
+        outputs = self.graph.outputs
+        for name in outputs:
+            if name in self.codes and name not in self.graph.inputs:
+                self._real(name)
+        self.editor.ops = self.ops
+        return Provisional(self.editor.graph(), self.names, self.codes)
+
+    def _coded(self, op: Op) -> Op:
+        inputs = [
+            self._code(name) if name is not None and op.operand(index).role == "activation" else name
+            for index, name in enumerate(op.inputs)
+        ]
+        for name in (n for i, n in enumerate(op.inputs) if n and op.operand(i).role in ("weights", "bias")):
+            if not np.isfinite(self.graph[name].data.astype(np.float64)).all():
+                raise InvalidGraph(f"{op.mnemonic} {op.name!r}: {name!r} holds numbers that are not finite")
+        results = [self._result(name) for name in op.outputs]
+        self.ops.append(op.with_(inputs=tuple(inputs), outputs=tuple(results)))
+        return self.ops[-1]
+
+    def _plain(self, op: Op) -> Op:
+        inputs = [self._real(name) if name in self.codes else name for name in op.inputs]
+        self.ops.append(op.with_(inputs=tuple(inputs)))
+        return self.ops[-1]
+
+    def _result(self, name: str) -> str:
+        """The value for codes of a result: itself, unless the model's own output keeps its type."""
+        value = self.graph[name].with_(type=self.types[name])
+        if name in self.graph.outputs and not self.follows:
+            self.codes[name] = self.editor.add(value.with_(name=f"{name}_codes"), near=name)
+        else:
+            self.editor.values[name] = value
+            self.codes[name] = name
+        return self.codes[name]
+
+    def _code(self, name: str) -> str:
+        """The value that holds the codes of value `name`."""
+        if name not in self.codes:
+            value = self.graph[name].with_(name=f"{name}_codes", type=self.types[name])
+            if value.constant is not None:
+                value = value.with_(constant=_quantized(value))
+            self.codes[name] = self.editor.add(value, near=name)
+            if value.constant is None:
+                self.ops.append(Requantize(inputs=(name,), outputs=(self.codes[name],)))
+        return self.codes[name]
+
+    def _real(self, name: str | None) -> str | None:
+        """The value that holds the real numbers of value `name`, whose codes are known."""
+        if name is None or (self.codes[name] != name and name not in self.graph.producers):
+            return name
+        if name not in self.reals:
+            own = self.codes[name] != name
+            if name not in self.chosen_results() or own:
+                target = name
+            else:
+                target = self.editor.add(self.graph[name].with_(name=f"{name}_real"), near=name)
+            if self.follows and name in self.graph.outputs:
+                return name
+            self.reals[name] = target
+            self.ops.append(Dequantize(inputs=(self.codes[name],), outputs=(target,)))
+        return self.reals[name]
+
+    def chosen_results(self) -> set[str]:
+        return {name for op in self.graph.ops if op.name in self.chosen for name in op.outputs} | set(self.graph.inputs)
+
+
+def _numbers(op: Op, graph: Graph) -> Iterable[str]:
+    """Operands in an activation's role, and results."""
+    inputs = (n for index, n in enumerate(op.inputs) if op.operand(index).role == "activation")
+    return [name for name in (*inputs, *op.outputs) if name is not None]
+
+
+def _extremes(value: Value, extremes: Mapping[str, RealRange]) -> RealRange:
+    if value.constant is None:
+        return extremes.get(value.name, (0.0, 0.0))
+    data = value.data.astype(np.float64)
+    if not np.isfinite(data).all():
+        raise InvalidGraph(f"{value.name!r} holds numbers that are not finite")
+    return float(data.min(initial=0.0)), float(data.max(initial=0.0))
+
+
+def _span(seen: Observation) -> RealRange:
+    reach = seen.kind.scale * MOST
+    return -reach, reach
+
+
+def _kind(kind: TensorType, reach: float) -> TensorType:
+    scale = float(np.float32(reach / MOST)) or 1.0
+    return replace(kind, dtype=DTYPE, quantization=Quantization.per_tensor(scale, 0))
+
+
+def _quantized(value: Value) -> Constant:
+    codes = rounding.round_half_away(value.data.astype(np.float64) / value.type.scale)
+    return Constant(np.clip(codes, -MOST, MOST).astype(DTYPE))
