@@ -10,7 +10,9 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
+import layer_cases as layers
 import movement_cases as moving
+import number_cases as numbers
 import numpy as np
 import product_cases as products
 from draw import ACTIVATIONS, CODES, Case, Draw, Family, each
@@ -20,6 +22,7 @@ from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import Quantization, TensorType
 
 EIGHT = ("uint8", "int8")
+WITHOUT_REFERENCE = ("ELU", "CEIL", "ROUND", "SEGMENT_SUM")  # only LiteRT's other kernels have them
 
 
 def cases(family: str, count: int, seed: int = 0) -> Iterator[Case]:
@@ -245,6 +248,9 @@ LOOKUPS = {
     "SQUARE": REAL,
     "FLOOR": REAL,
     "SIGN": REAL,
+    "CEIL": REAL,
+    "ROUND": REAL,
+    "ELU": ("int8", "float32"),
 }
 RELATIONS = ("EQUAL", "NOT_EQUAL", "LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL")
 CASTS = (("uint8", "int32"), ("int32", "float32"), ("float32", "int32"), ("int8", "float32"), ("float32", "uint8"),
@@ -291,4 +297,6 @@ FAMILIES: Mapping[str, Family] = {
     **each("L2_NORMALIZATION", (*EIGHT, *REAL), _rows, ops.L2Norm),
     **{f"CAST-{a}-{b}": partial(_cast, source=a, target=b) for a, b in CASTS},
     **moving.FAMILIES,
+    **numbers.FAMILIES,
+    **layers.FAMILIES,
 }

@@ -20,8 +20,11 @@ Array = npt.NDArray[Any]
 
 
 def judge(models: Sequence[tuple[bytes, Sequence[Array]]], kernels: str = "ref") -> list[list[Array] | str]:
-    """For each (model, inputs) LiteRT's outputs by its reference ("ref") or usual ("default") kernels, or in words why
-    there are none."""
+    """For each (model, inputs) LiteRT's outputs, or in words why there are none.
+
+    They are computed by its reference kernels ("ref"), by the others ("optimized"), or by those with a delegate, as
+    usual ("default").
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for index, (data, inputs) in enumerate(models):
@@ -53,7 +56,8 @@ def _result(folder: Path, index: int) -> list[Array] | str:
 def _run(model: Path, given: Path, kernels: str) -> list[Array]:
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-    resolver = OpResolverType.BUILTIN_REF if kernels == "ref" else OpResolverType.AUTO
+    resolvers = {"ref": OpResolverType.BUILTIN_REF, "optimized": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES}
+    resolver = resolvers.get(kernels, OpResolverType.AUTO)
     interpreter = Interpreter(model_path=str(model), experimental_op_resolver_type=resolver, num_threads=1)
     interpreter.allocate_tensors()
     with np.load(given) as arrays:
