@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
+import hlo_cases as hlo
 import layer_cases as layers
 import movement_cases as moving
 import number_cases as numbers
@@ -22,7 +23,14 @@ from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import Quantization, TensorType
 
 EIGHT = ("uint8", "int8")
-WITHOUT_REFERENCE = ("ELU", "CEIL", "ROUND", "SEGMENT_SUM")  # only LiteRT's other kernels have them
+WITHOUT_REFERENCE = (
+    "ELU",
+    "CEIL",
+    "ROUND",
+    "SEGMENT_SUM",
+    "STABLEHLO_AND",
+    "STABLEHLO_SHIFT_LEFT",
+)  # only LiteRT's other kernels have them
 
 
 def cases(family: str, count: int, seed: int = 0) -> Iterator[Case]:
@@ -299,4 +307,5 @@ FAMILIES: Mapping[str, Family] = {
     **moving.FAMILIES,
     **numbers.FAMILIES,
     **layers.FAMILIES,
+    **hlo.FAMILIES,
 }

@@ -72,8 +72,10 @@ class Core(Protocol[T]):
     def tanh(self, x: T) -> T: ...
 
     def libm(self, name: str, *operands: T) -> T:
-        """A function of C's mathematical library (sin, cos, atan2, pow, cbrt), evaluated in float64 like exp; operands
-        broadcast."""
+        """A function of C's library (sin, cos, atan2, pow, fmod, cbrt), evaluated in float64 like exp.
+
+        Operands broadcast.
+        """
 
     def equal(self, a: T, b: T) -> T: ...
 

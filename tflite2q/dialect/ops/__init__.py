@@ -10,6 +10,20 @@ from tflite2q.dialect.ops.conv import Conv2D, DepthwiseConv2D
 from tflite2q.dialect.ops.dense import BatchMatmul, Dense
 from tflite2q.dialect.ops.detection import DetectionPostprocess
 from tflite2q.dialect.ops.eltwise import Add, Dequantize, Mul, Requantize
+from tflite2q.dialect.ops.hlo import HloBinary, HloCompare, HloConvert, HloSelect, HloUnary
+from tflite2q.dialect.ops.hlo_movement import (
+    HloBroadcast,
+    HloConcat,
+    HloDynamicSlice,
+    HloDynamicUpdateSlice,
+    HloGather,
+    HloIota,
+    HloPad,
+    HloReshape,
+    HloSlice,
+    HloTranspose,
+)
+from tflite2q.dialect.ops.hlo_products import HloConvolution, HloDot
 from tflite2q.dialect.ops.indices import BroadcastArgs, Bucketize, Range, Unique, Where
 from tflite2q.dialect.ops.lookup import Lookup
 from tflite2q.dialect.ops.movement import (
@@ -133,6 +147,23 @@ OPS: tuple[type[Op], ...] = (
     Svdf,
     DetectionPostprocess,
     NonMaxSuppression,
+    HloUnary,
+    HloBinary,
+    HloCompare,
+    HloSelect,
+    HloConvert,
+    HloReshape,
+    HloTranspose,
+    HloBroadcast,
+    HloSlice,
+    HloConcat,
+    HloIota,
+    HloPad,
+    HloDynamicSlice,
+    HloDynamicUpdateSlice,
+    HloGather,
+    HloDot,
+    HloConvolution,
     Opaque,
 )
 

@@ -97,5 +97,6 @@ FORMULAS: Mapping[str, Formula] = {
     "ROUND": _round_half_even,
     "SIGN": _sign,
     "SIN": lambda core, x, dtype, alpha: core.libm("sin", x),
+    "CBRT": lambda core, x, dtype, alpha: core.libm("cbrt", x),
     "COS": lambda core, x, dtype, alpha: core.libm("cos", x),
 }

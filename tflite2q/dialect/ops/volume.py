@@ -1,4 +1,4 @@
-"""Convolutions of volumes, CONV_3D and its adjoint: sums of convolutions of images, one for each depth of the filter."""
+"""CONV_3D and its adjoint: sums of convolutions of images, one for each depth of the filter."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def convolved(
     strides: Sequence[int],
     dilation: Sequence[int],
 ) -> T:
-    """x [shape], padded, under `filters`, one [H,W,I,O] for each depth; images [N * out[0], ...] one after the other."""
+    """x [shape], padded, under `filters`, one [H,W,I,O] for each depth; images [N * out[0], ...]."""
     images = []
     for depth, taps in enumerate(filters):
         first = depth * dilation[0]
