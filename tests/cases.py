@@ -16,6 +16,7 @@ import movement_cases as moving
 import number_cases as numbers
 import numpy as np
 import product_cases as products
+import recurrent_cases as recurrent
 from draw import ACTIVATIONS, CODES, Case, Draw, Family, each
 
 from tflite2q.dialect import ops
@@ -308,4 +309,5 @@ FAMILIES: Mapping[str, Family] = {
     **numbers.FAMILIES,
     **layers.FAMILIES,
     **hlo.FAMILIES,
+    **recurrent.FAMILIES,
 }

@@ -1,7 +1,7 @@
 """Cases of StableHLO's operators, and what the specification says they are, in NumPy; part of `cases`.
 
-LiteRT has kernels for a few of them.  The others are judged by `STATEMENTS`, written from the words of the specification,
-with loops over indices rather than the operations that the dialect uses.
+LiteRT has kernels for a few of them.  The others are judged by `STATEMENTS`, the words of the specification, with loops
+over indices rather than the operations that the dialect uses.
 """
 
 from __future__ import annotations

@@ -56,6 +56,7 @@ from tflite2q.dialect.ops.recurrent import Lstm, Svdf
 from tflite2q.dialect.ops.reduce import ArgExtremum, Mean, Product, ReduceExtremum, ReduceLogical, Sum, TopK
 from tflite2q.dialect.ops.resize import ResizeBilinear, ResizeNearest
 from tflite2q.dialect.ops.scatter import ScatterNd, Segment, SparseToDense
+from tflite2q.dialect.ops.sequence import BasicLstm, BidirectionalLstm, BidirectionalRnn, Rnn, SequenceRnn
 from tflite2q.dialect.ops.shape import Concat, Pad, Reshape
 from tflite2q.dialect.ops.softmax import Softmax
 from tflite2q.dialect.ops.space import MirrorPad, SpaceBatch, SpaceDepth
@@ -145,6 +146,11 @@ OPS: tuple[type[Op], ...] = (
     OneHot,
     Lstm,
     Svdf,
+    Rnn,
+    SequenceRnn,
+    BidirectionalRnn,
+    BidirectionalLstm,
+    BasicLstm,
     DetectionPostprocess,
     NonMaxSuppression,
     HloUnary,
