@@ -8,7 +8,9 @@ import numpy as np
 from draw import ACTIVATIONS, Case, Draw, Family, each
 
 from tflite2q.dialect import ops
-from tflite2q.dialect.types import TensorType
+from tflite2q.dialect.graph import Graph, verify
+from tflite2q.dialect.op import Op
+from tflite2q.dialect.types import TensorType, Value
 
 REAL = ("float32",)
 SPREAD = 0.3
@@ -88,6 +90,26 @@ def _suppression(d: Draw, soft: bool) -> Case:
     return d.case(ops.NonMaxSuppression, operands, *kinds, soft=soft)
 
 
+def _spectrum(d: Draw, builtin: str, function: str) -> Case:
+    """A transform, sometimes moved to another shape, and a part of it, for complex tensors stand inside models only."""
+    front = d.shape(d.number(0, 2), 3)
+    height, width = 2 ** d.number(0, 3), 2 ** d.number(1, 6)
+    x = TensorType((*front, d.number(max(height // 2, 1), height + 2), d.number(width // 2, width + 3)), "float32")
+    name, lengths = d.input(x), d.ints(height, width)
+    spectrum = TensorType((*front, height, width // 2 + 1), "complex64")
+    chain: list[Op] = [ops.RealTransform(inputs=(name, lengths), outputs=("spectrum",))]
+    values = [Value("spectrum", spectrum)]
+    if d.chance(0.5):
+        spectrum = spectrum.with_(shape=(1, *spectrum.shape))
+        shape = d.ints(*spectrum.shape)
+        chain.append(ops.Reshape(inputs=("spectrum", shape), outputs=("moved",), new_shape=spectrum.shape))
+        values.append(Value("moved", spectrum))
+    chain.append(ops.ComplexPart(inputs=(values[-1].name,), outputs=("y",), function=function))
+    values.append(Value("y", spectrum.with_(dtype="float32")))
+    graph = Graph((name,), ("y",), (*d.values, *values), tuple(chain))
+    return Case(verify(graph), tuple(d.arrays), builtin)
+
+
 FAMILIES: Mapping[str, Family] = {
     **each("CONV_3D", REAL, _conv3d),
     **each("CONV_3D_TRANSPOSE", REAL, _conv3d_transpose),
@@ -104,6 +126,16 @@ FAMILIES: Mapping[str, Family] = {
             "ANY": ("bool",),
         }.items()
         for dtype in dtypes
+    },
+    **{
+        f"{name}{suffix}": lambda d, b=name, f=function: _spectrum(d, b, f)
+        for name, suffix, function in (
+            ("RFFT2D", "-REAL", "REAL"),
+            ("RFFT2D", "-IMAG", "IMAG"),
+            ("REAL", "", "REAL"),
+            ("IMAG", "", "IMAG"),
+            ("COMPLEX_ABS", "", "COMPLEX_ABS"),
+        )
     },
     "NON_MAX_SUPPRESSION_V4": lambda d: _suppression(d, False),
     "NON_MAX_SUPPRESSION_V5": lambda d: _suppression(d, True),

@@ -168,6 +168,7 @@ class Op:
     channel_axis: ClassVar[int] = 0  # of an operand in the role of weights: where its output channel is
     scales_below: ClassVar[float] = math.inf  # what the kernels take as the scale of an operand
     carries: ClassVar[bool] = False  # True: may touch tensors that the dialect cannot represent
+    complexes: ClassVar[bool] = False  # True: takes or makes complex numbers
     converts: ClassVar[bool] = False  # True: operand and result may be of different quantized types
     # Fused activations that every interpreter's kernel honours, for ops that have the attribute `activation`.
     fuses: ClassVar[tuple[str, ...]] = ()
@@ -254,7 +255,7 @@ class Op:
     def compute(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         """What `meaning` gives, scalars without axes: the constants of the core vocabulary have at least one."""
         results = self.meaning(core, ins, outs)
-        return tuple(r if y.type.shape else core.reshape(r, ()) for r, y in zip(results, outs, strict=True))
+        return tuple(r if y.type.held else core.reshape(r, ()) for r, y in zip(results, outs, strict=True))
 
     def assumed(self, ins: Values, outs: Sequence[Value]) -> Mapping[str, Shape]:
         """By name, what operands given at run time must be for the results to have their declared shapes."""

@@ -60,6 +60,7 @@ from tflite2q.dialect.ops.sequence import BasicLstm, BidirectionalLstm, Bidirect
 from tflite2q.dialect.ops.shape import Concat, Pad, Reshape
 from tflite2q.dialect.ops.softmax import Softmax
 from tflite2q.dialect.ops.space import MirrorPad, SpaceBatch, SpaceDepth
+from tflite2q.dialect.ops.spectral import ComplexPart, RealTransform
 from tflite2q.dialect.ops.suppression import NonMaxSuppression
 from tflite2q.dialect.ops.transpose_conv import TransposeConv
 from tflite2q.dialect.ops.volume import Conv3D, Conv3DTranspose
@@ -153,6 +154,8 @@ OPS: tuple[type[Op], ...] = (
     BasicLstm,
     DetectionPostprocess,
     NonMaxSuppression,
+    RealTransform,
+    ComplexPart,
     HloUnary,
     HloBinary,
     HloCompare,
