@@ -79,11 +79,11 @@ UNKNOWN = {
     "type 77": beside(model(), WIDE, [tensor("a", "type 77"), B], bytes(2)),
     "float16": beside(model(), OperatorCode("NEG"), [tensor("a", "float16"), tensor("b", "float16")], bytes(4)),
     "future operator": beside(model(), OperatorCode("BUILTIN_4711"), [tensor("a", "int8"), B], bytes(2)),
-    "sparse": beside(
+    "sparse": beside(  # with an element too many, so that it cannot be unpacked
         model(),
         OperatorCode("DENSIFY"),
         [tensor("a", "int8", (2, 4), problem="is sparse", beyond=SPARSE), tensor("b", "int8", (2, 4))],
-        bytes([1, 2, 3]),
+        bytes([1, 2, 3, 4]),
     ),
     "blockwise": beside(
         model(),

@@ -20,6 +20,7 @@ from tflite2q.dialect.op import Shape
 from tflite2q.errors import ModelError, Tflite2qError, UnsupportedError, UsageError
 from tflite2q.flatbuffer import schema
 from tflite2q.flatbuffer.records import ModelRecord
+from tflite2q.flatbuffer.sparse import densified
 from tflite2q.flatbuffer.subgraph import Constants, SubgraphReader, UnknownOperator
 
 Shapes = Mapping[str, Sequence[int]]
@@ -48,7 +49,7 @@ def load(path: str | os.PathLike[str], allow_unsupported: bool = False, shapes: 
 
 def read(data: bytes, allow_unsupported: bool = False, shapes: Shapes | None = None) -> Graph:
     """A verified graph of the bytes of a .tflite file; parameters and errors as for `load`."""
-    model = schema.decode(data)
+    model = densified(schema.decode(data))
     if not model.subgraphs:
         raise ModelError("the model has no subgraph; the file is damaged")
     try:
