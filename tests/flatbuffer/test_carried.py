@@ -110,7 +110,7 @@ UNKNOWN = {
         [tensor("a", "int8", scale=(0.0,), zero_point=(0,)), B],
         bytes(2),
     ),
-    "boundaries": beside(model(), OperatorCode("BUCKETIZE"), [tensor("a", "float32"), tensor("b", "int32")], bytes(8)),
+    "boundaries": beside(model(), OperatorCode("BUCKETIZE"), [tensor("a", "int8"), tensor("b", "int32")], bytes(2)),
 }
 bucketize = UNKNOWN["boundaries"].subgraphs[0]
 bucketize_op = replace(

@@ -17,6 +17,7 @@ from pathlib import Path
 from tflite2q.dialect.graph import Graph, used, verify
 from tflite2q.dialect.infer import Inferred, inferred, with_input_shapes
 from tflite2q.dialect.op import Shape
+from tflite2q.dialect.ops.others import REFUSED
 from tflite2q.errors import ModelError, Tflite2qError, UnsupportedError, UsageError
 from tflite2q.flatbuffer import schema
 from tflite2q.flatbuffer.records import ModelRecord
@@ -130,7 +131,7 @@ def _summary(refused: Sequence[Tflite2qError], carriable: bool) -> Tflite2qError
 
 
 def _listed(refused: Sequence[Tflite2qError]) -> str:
-    """All reasons in one line: unknown operators by name, other reasons in words."""
+    """All reasons in one line: unknown operators by name, and why those are refused whose reason is known."""
     places: dict[str, list[str]] = {}
     for error in refused:
         if isinstance(error, UnknownOperator):
@@ -138,6 +139,7 @@ def _listed(refused: Sequence[Tflite2qError]) -> str:
             places.setdefault(name, []).append(index)
     unknown = [
         f"{' and '.join(indices) if len(indices) < 4 else f'{indices[0]} and {len(indices) - 1} others'} {name}"
+        + (f" ({REFUSED[name]})" if name in REFUSED else "")
         for name, indices in places.items()
     ]
     others = list(dict.fromkeys(str(error) for error in refused if not isinstance(error, UnknownOperator)))
