@@ -33,7 +33,7 @@ SCHEMES = (
     "float32",
 )
 # Without those whose second input holds indices: schemes that look at data draw random ones, which need not exist.
-INDICES = ("GATHER", "GATHER_ND", "ONE_HOT")
+INDICES = ("GATHER", "GATHER_ND", "ONE_HOT", "SCATTER_ND", "SPARSE_TO_DENSE", "REVERSE_SEQUENCE")
 EIGHT_BITS = [f for f in FAMILIES if {"uint8", "int8"} & set(f.split("-")) and f.split("-")[0] not in INDICES]
 
 

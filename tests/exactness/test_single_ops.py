@@ -8,7 +8,7 @@ import pytest
 from agreement import assert_agrees
 from cases import FAMILIES, WITHOUT_REFERENCE, cases
 from draw import Case
-from hlo_cases import WITHOUT_KERNEL, stated
+from hlo_statements import WITHOUT_KERNEL, stated
 from judge import Array, judge
 
 from tflite2q.dialect.ops import BY_BUILTIN
