@@ -15,6 +15,7 @@ from tflite2q.dialect.ops.common import axis_of
 from tflite2q.dialect.ops.hlo import WITHOUT_KERNEL, Hlo
 from tflite2q.dialect.ops.placement import dilated, updated
 from tflite2q.dialect.types import Value
+from tflite2q.dialect.window import MOST_GROWTH, SMALL
 
 T = TypeVar("T")
 
@@ -197,6 +198,8 @@ class HloPad(HloMovement):
         shape = ins["x"].type.shape
         require(len(self.low) == len(self.high) == len(self.interior) == len(shape), f"margins of {list(shape)}")
         require(min(self.interior, default=0) >= 0, "a negative interior padding")
+        wide = math.prod(self.spread(shape))
+        supported(wide <= MOST_GROWTH * math.prod(shape) + SMALL, "needs padding far larger than the input")
         sizes = [low + n + high for low, n, high in zip(self.low, self.spread(shape), self.high, strict=True)]
         require(min(sizes, default=0) >= 0, f"margins of {list(shape)} leave less than nothing")
         return (tuple(sizes),)

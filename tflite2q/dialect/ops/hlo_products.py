@@ -17,6 +17,8 @@ T = TypeVar("T")
 
 Numbers = tuple[int, ...]
 
+MOST_STRIDE = 1 << 15
+
 
 @dataclass(frozen=True, kw_only=True)
 class HloDot(Hlo):
@@ -111,6 +113,7 @@ class HloConvolution(Hlo):
         require(len(ins["x"].type.shape) == len(ins["weights"].type.shape) == rank, f"operands do not have {rank} axes")
         for numbers in (self.strides, self.spread, self.dilation):
             require(len(numbers) in (0, count) and min(numbers, default=1) > 0, f"{list(numbers)} for {count} axes")
+            supported(max(numbers, default=1) <= MOST_STRIDE, f"steps {list(numbers)}; {MOST_STRIDE} are possible")
         require(len(self.padding) in (0, 2 * count) and len(self.reversal) in (0, count), "margins or reversals")
         supported(min(self.padding, default=0) >= 0, "a negative padding")
 

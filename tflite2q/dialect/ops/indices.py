@@ -16,7 +16,7 @@ from tflite2q.dialect.types import Value
 
 T = TypeVar("T")
 
-LONGEST = 1 << 28  # elements of a range
+LONGEST = 1 << 24  # elements of a range
 CONSTANT_ONLY = "bit for bit; the input must be constant, because the size of the result depends on it"
 
 
@@ -49,7 +49,9 @@ class Range(Op):
         return -(-abs(int(limit) - int(start)) // abs(int(delta)))
 
     def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
-        return ((self.count(ins),),)
+        count = self.count(ins)
+        supported(count <= LONGEST, f"a range of {count} numbers; {LONGEST} are possible")
+        return ((count,),)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         dtype = outs[0].type.dtype

@@ -166,6 +166,9 @@ class L2Norm(RowWise):
         return core.divide(x, core.maximum(length, core.const(np.array([1e-6], np.float32))))
 
 
+MOST_CHANNELS = 4096  # whose neighbours are a matrix
+
+
 @dataclass(frozen=True, kw_only=True)
 class LocalResponse(Op):
     """x / (bias + alpha * the sum of the squares of the channels nearby) ** beta; float32 alone.
@@ -191,6 +194,8 @@ class LocalResponse(Op):
             supported(value.type.dtype == "float32", f"normalizes {value.type.dtype}; only float32 is possible")
         require(len(ins["x"].type.shape) == 4, f"input must have 4 axes, has {len(ins['x'].type.shape)}")
         require(self.radius >= 0, f"a radius of {self.radius}")
+        channels = ins["x"].type.shape[3]
+        supported(channels <= MOST_CHANNELS, f"normalizes {channels} channels; {MOST_CHANNELS} are possible")
 
     def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
         return (ins["x"].type.shape,)

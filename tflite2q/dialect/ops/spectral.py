@@ -22,7 +22,7 @@ from tflite2q.dialect.types import Value
 T = TypeVar("T")
 
 TINY = 1e-9  # what rounding leaves of a cosine or sine of 0
-LONGEST = 1 << 13  # of a transform, whose cosines are a matrix
+LONGEST = 1 << 12  # of a transform, whose cosines are a matrix
 
 
 def _waves(

@@ -16,7 +16,7 @@ from tflite2q.dialect.types import Value
 
 T = TypeVar("T")
 
-MOST_BOXES = 1000  # that are selected: each one is a step of its own
+MOST_BOXES = 500  # that are selected: each one is a step of its own
 LEAST = float(np.finfo(np.float32).min)
 
 

@@ -16,6 +16,8 @@ from tflite2q.dialect.window import MOST_GROWTH, SMALL
 
 T = TypeVar("T")
 
+MOST_STRIDE = 1 << 15
+
 
 @dataclass(frozen=True, kw_only=True)
 class Volume(Op):
@@ -46,7 +48,8 @@ class Volume(Op):
             supported(value is None or value.type.dtype == "float32", "takes float32 alone")
         for name in ("x", "weights"):
             require(len(ins[name].type.shape) == 5, f"{name} must have 5 axes")
-        require(min(*self.strides, *self.dilation) > 0, "strides and dilations must be positive")
+        steps = (*self.strides, *self.dilation)
+        require(min(steps) > 0 and max(steps) <= MOST_STRIDE, f"strides and dilations are not 1 to {MOST_STRIDE}")
 
     def check_bias(self, ins: Values, channels: int) -> None:
         bias = ins.get("bias")
