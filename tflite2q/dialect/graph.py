@@ -141,6 +141,8 @@ def check_value(value: Value) -> None:
     array = value.constant.array
     if value.carried is not None:
         return
+    if kind.dtype in PAIRS:
+        raise InvalidGraph(f"value {value.name!r}: there are no constants of {kind.dtype}")
     if array.shape != kind.shape or array.dtype.name != STORAGE[kind.dtype]:
         declared = f"{kind.dtype}{list(kind.shape)}"
         raise InvalidGraph(f"value {value.name!r}: data is {array.dtype.name}{list(array.shape)}, declared {declared}")

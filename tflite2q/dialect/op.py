@@ -198,7 +198,11 @@ class Op:
     @property
     def builtin(self) -> Builtin:
         """The TFLite operator that this op is written as."""
-        return next(b for b in self.builtins if all(getattr(self, k) == v for k, v in b.fixed.items()))
+        return next(b for b in self.builtins if self._is(b))
+
+    def _is(self, builtin: Builtin) -> bool:
+        """Whether the attributes that `builtin` stands for have its values."""
+        return all(getattr(self, name) == value for name, value in builtin.fixed.items())
 
     def accepts(self, dtype: str) -> bool:
         """Whether its activations may be of `dtype`: codes TFLite has a kernel for, or float32."""
@@ -281,7 +285,10 @@ class Op:
         return 0
 
     def check_operands(self) -> None:
-        """Raise InvalidGraph on a wrong number of inputs or outputs or a missing required one."""
+        """Raise InvalidGraph on a wrong number of inputs or outputs, a missing required one, or attributes of no
+        operator."""
+        if self.builtins and not any(self._is(builtin) for builtin in self.builtins):
+            raise InvalidGraph(f"no operator of TFLite is this {self.mnemonic}")
         required = sum(not slot.optional for slot in self.slots)
         most = len(self.inputs) if self.variadic else len(self.slots)
         if not required <= len(self.inputs) <= most:

@@ -162,6 +162,7 @@ class HloBinary(Hlo):
 
 
 DIRECTION = "STABLEHLO_COMPARISON_DIRECTION_"
+RELATIONS = ("EQ", "NE", "GE", "GT", "LE", "LT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +179,7 @@ class HloCompare(Hlo):
 
     def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         check_kinds((*NUMBERS, "bool"), ins["a"], ins["b"])
+        require(self.direction.removeprefix(DIRECTION) in RELATIONS, f"no comparison is {self.direction}")
         require(outs[0].type.dtype == "bool", f"result is {outs[0].type.dtype}, not bool")
         require(ins["a"].type.shape == ins["b"].type.shape, "operands of different shapes")
         total = self.kind == "STABLEHLO_COMPARISON_TYPE_FLOAT_TOTAL_ORDER"
