@@ -17,7 +17,9 @@ from pathlib import Path
 import click
 
 from tflite2q.cli import tflite2q as command_group
-from tflite2q.dialect.ops import OPS
+from tflite2q.dialect.ops import BY_BUILTIN, OPS
+from tflite2q.dialect.ops.others import ABSORBED, REFUSED
+from tflite2q.flatbuffer.names import enum_names
 from tflite2q.lower.targets import TARGETS
 from tflite2q.rewrites import scheme
 
@@ -67,7 +69,21 @@ def ops() -> str:
         for op in OPS
         for builtin in op.builtins
     ]
+    rows += [(f"`{name}`", "none", "", "none", how) for name, how in ABSORBED.items()]
     return _table(("TFLite operator", "dialect op", "quantized types", "kernel contract", "exactness"), sorted(rows))
+
+
+def other_ops() -> str:
+    """Every TFLite operator that is not read, and why."""
+    return _table(
+        ("TFLite operator", "why it is refused"), [(f"`{name}`", why) for name, why in sorted(REFUSED.items())]
+    )
+
+
+def counts() -> str:
+    """How many operators are read."""
+    read, schema = len(BY_BUILTIN) + len(ABSORBED), len(enum_names("BuiltinOperator"))
+    return f"{read} operators are read: {read - 1} of the {schema} of TFLite's schema, and one custom operator.\n"
 
 
 def schemes() -> str:
@@ -137,6 +153,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "ops": ops,
+    "other-ops": other_ops,
+    "ops-count": counts,
     "schemes": schemes,
     "scheme-keys": scheme_keys,
     "targets": targets,

@@ -10,10 +10,14 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
+import hlo_cases as hlo
 import hybrid_cases as hybrid
+import layer_cases as layers
 import movement_cases as moving
+import number_cases as numbers
 import numpy as np
 import product_cases as products
+import recurrent_cases as recurrent
 from draw import ACTIVATIONS, CODES, Case, Draw, Family, each
 
 from tflite2q.dialect import ops
@@ -21,6 +25,14 @@ from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import Quantization, TensorType
 
 EIGHT = ("uint8", "int8")
+WITHOUT_REFERENCE = (
+    "ELU",
+    "CEIL",
+    "ROUND",
+    "SEGMENT_SUM",
+    "STABLEHLO_AND",
+    "STABLEHLO_SHIFT_LEFT",
+)  # only LiteRT's other kernels have them
 
 
 def cases(family: str, count: int, seed: int = 0) -> Iterator[Case]:
@@ -246,6 +258,9 @@ LOOKUPS = {
     "SQUARE": REAL,
     "FLOOR": REAL,
     "SIGN": REAL,
+    "CEIL": REAL,
+    "ROUND": REAL,
+    "ELU": ("int8", "float32"),
 }
 RELATIONS = ("EQUAL", "NOT_EQUAL", "LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL")
 CASTS = (("uint8", "int32"), ("int32", "float32"), ("float32", "int32"), ("int8", "float32"), ("float32", "uint8"),
@@ -293,4 +308,8 @@ FAMILIES: Mapping[str, Family] = {
     **{f"CAST-{a}-{b}": partial(_cast, source=a, target=b) for a, b in CASTS},
     **moving.FAMILIES,
     **hybrid.FAMILIES,
+    **numbers.FAMILIES,
+    **layers.FAMILIES,
+    **hlo.FAMILIES,
+    **recurrent.FAMILIES,
 }

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tflite2q.dialect.op import CONTRACTS, Builtin, Named, Op, Operand
-from tflite2q.dialect.ops import OPS, check
+from tflite2q.dialect.ops import BY_BUILTIN, OPS, check
 from tflite2q.dialect.ops.conv import Conv2D
 from tflite2q.dialect.ops.movement import Split
+from tflite2q.dialect.ops.others import ABSORBED, REFUSED
 from tflite2q.errors import InvalidGraph
-from tflite2q.flatbuffer.names import option_fields
+from tflite2q.flatbuffer.names import enum_names, option_fields
 from tflite2q.lower.contracts import contract_of
 
 
@@ -90,3 +93,18 @@ def test_operands_by_name() -> None:
         ins["weights"]
     with pytest.raises(KeyError, match=r"q\.conv2d has no operand 'filters'"):
         ins["filters"]
+
+
+def test_every_operator_of_the_schema_is_read_or_refused_with_a_reason() -> None:
+    read = {name for name, (_, builtin) in BY_BUILTIN.items() if not builtin.custom}
+    known = set(enum_names("BuiltinOperator").values())
+    groups = (read, set(ABSORBED), set(REFUSED))
+    assert known <= set.union(*groups)
+    assert sum(map(len, groups)) == len(set.union(*groups)), "an operator is read and refused"
+    assert set.union(*groups) == known
+
+
+def test_the_changelog_has_the_number_of_operators() -> None:
+    path = Path(__file__).parents[2] / "CHANGELOG.md"
+    found = re.search(r"- (\d+) TFLite operators are read", path.read_text("utf-8"))
+    assert found is not None and int(found[1]) == len(BY_BUILTIN) + len(ABSORBED)

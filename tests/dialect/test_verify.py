@@ -33,7 +33,7 @@ def operands(draw: st.DrawFn, name: str) -> Value:
 @st.composite
 def single_op_graphs(draw: st.DrawFn, cls) -> Graph:
     """One op with the right number of operands of arbitrary types and attributes."""
-    inputs = [draw(operands(f"x{i}")) for i in range(draw(st.integers(1, len(cls.operands) + int(cls.variadic))))]
+    inputs = [draw(operands(f"x{i}")) for i in range(draw(st.integers(0, len(cls.operands) + int(cls.variadic))))]
     outputs = [draw(operands(f"y{i}")).with_(constant=None) for i in range(draw(st.integers(1, 2)))]
     some = [f for f in fields(cls) if f.name not in NOT_ATTRIBUTES]
     attributes = {f.name: draw(attribute_values(f)) for f in some if draw(st.integers(0, 3)) == 0}

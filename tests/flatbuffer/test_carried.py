@@ -79,11 +79,11 @@ UNKNOWN = {
     "type 77": beside(model(), WIDE, [tensor("a", "type 77"), B], bytes(2)),
     "float16": beside(model(), OperatorCode("NEG"), [tensor("a", "float16"), tensor("b", "float16")], bytes(4)),
     "future operator": beside(model(), OperatorCode("BUILTIN_4711"), [tensor("a", "int8"), B], bytes(2)),
-    "sparse": beside(
+    "sparse": beside(  # with an element too many, so that it cannot be unpacked
         model(),
         OperatorCode("DENSIFY"),
         [tensor("a", "int8", (2, 4), problem="is sparse", beyond=SPARSE), tensor("b", "int8", (2, 4))],
-        bytes([1, 2, 3]),
+        bytes([1, 2, 3, 4]),
     ),
     "blockwise": beside(
         model(),
@@ -110,7 +110,7 @@ UNKNOWN = {
         [tensor("a", "int8", scale=(0.0,), zero_point=(0,)), B],
         bytes(2),
     ),
-    "boundaries": beside(model(), OperatorCode("BUCKETIZE"), [tensor("a", "float32"), tensor("b", "int32")], bytes(8)),
+    "boundaries": beside(model(), OperatorCode("BUCKETIZE"), [tensor("a", "int8"), tensor("b", "int32")], bytes(2)),
 }
 bucketize = UNKNOWN["boundaries"].subgraphs[0]
 bucketize_op = replace(

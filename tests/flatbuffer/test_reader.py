@@ -196,7 +196,7 @@ def test_weights_that_look_like_the_end_of_a_zip_archive_are_weights() -> None:
         (
             with_tensor(0, dtype="complex64"),
             UnsupportedError,
-            "op 0 q.conv2d 'conv': 'image' is complex64, which is not",
+            "op 0 q.conv2d 'conv': 'image' is complex64, which the operator",
         ),
         (with_tensor(0, dtype="string"), UnsupportedError, "op 0 q.conv2d 'conv': 'image' is string, which is not"),
         (with_tensor(0, dtype="type 99"), UnsupportedError, "op 0 q.conv2d 'conv': 'image' is type 99, which is not"),

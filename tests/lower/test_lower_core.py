@@ -104,6 +104,11 @@ def float_cases() -> list[Case]:
     cases += [Case(f"{name}-float32", unary(name), (a,)) for name in ("exp", "tanh")]
     cases.append(Case("tanh-small", unary("tanh"), (a * np.float32(1e-6),)))
     cases.append(Case("log-float32", unary("log"), (np.abs(a) + np.float32(1e-3),)))
+    cases += [Case(f"{name}-libm", lambda c, x, n=name: c.libm(n, x), (a,)) for name in ("sin", "cos", "cbrt")]
+    cases += [
+        Case(f"{name}-libm", lambda c, x, y, n=name: c.libm(n, x, y), (np.abs(a[:60]).reshape(6, 10), a[:10]))
+        for name in ("pow", "atan2")
+    ]
     cases.append(Case("where", lambda c, x, y: c.where(c.less(x, y), x, y), (a, a[::-1].copy())))
     return cases
 
@@ -124,6 +129,14 @@ def cast_cases() -> list[Case]:
     return cases
 
 
+def scattered(dtype: str) -> tuple[Array, ...]:
+    """A table, places in it, some of them twice, and updates."""
+    places = np.array([2, 0, 2, 4, 2], np.int32)
+    if dtype.startswith("float"):
+        return reals((5, 3), dtype), places, reals((5, 3), dtype, seed=1)
+    return integers((5, 3), dtype), places, integers((5, 3), dtype, seed=1)
+
+
 def movement_cases() -> list[Case]:
     x = integers((2, 7, 6), "int8")
     table = integers((256,), "int8", seed=9)
@@ -138,6 +151,19 @@ def movement_cases() -> list[Case]:
         Case("permute_dims", lambda c, t: c.permute_dims(t, [2, 0, 1]), (x,)),
         Case("broadcast_to", lambda c, t: c.broadcast_to(t, [3, 2, 7, 6]), (x,)),
         Case("concat", lambda c, t: c.concat([t, c.const(np.ones((2, 7, 1), "int8")), t], -1), (x,)),
+        Case("reinterpret", lambda c, t: c.reinterpret(t, "uint8"), (x,)),
+        Case("reinterpret-float", lambda c, t: c.reinterpret(t, "int32"), (reals((3, 40), "float32"),)),
+        *(
+            Case(f"scatter-{how}", lambda c, t, i, u, how=how: c.scatter(t, i, u, how), scattered(dtype))
+            for how, dtype in (
+                ("update", "int8"),
+                ("add", "int8"),
+                ("multiply", "int32"),
+                ("minimum", "float32"),
+                ("maximum", "int64"),
+                ("add", "float32"),
+            )
+        ),
         Case("pad", lambda c, t: c.pad(t, [0, 1, 2], [1, 0, 3], -128), (x,)),
         Case("pad-uint8", lambda c, t: c.pad(t, [0, 1], [1, 0], 255), (integers((3, 4), "uint8"),)),
         Case("slice", lambda c, t: c.strided_slice(t, [1], [1], [6], [2]), (x,)),
@@ -158,6 +184,7 @@ def reduction_cases() -> list[Case]:
         Case("argsort-ties", lambda c, t: c.argsort(t, 1), (few,)),
         Case("argsort-last-axis", lambda c, t: c.argsort(t, 2), (x,)),
         Case("argsort-float", lambda c, t: c.argsort(t, 0), (few.astype("float32"),)),
+        Case("argmax-of-the-least", lambda c, t: c.argmax(t, 0), (np.full((3, 2), np.finfo(np.float32).min),)),
         Case("argmax-float", lambda c, t: c.argmax(t, 0), (few.astype("float32"),)),
     ]
 

@@ -71,6 +71,12 @@ class Core(Protocol[T]):
 
     def tanh(self, x: T) -> T: ...
 
+    def libm(self, name: str, *operands: T) -> T:
+        """A function of C's library (sin, cos, atan2, pow, fmod, cbrt), evaluated in float64 like exp.
+
+        Operands broadcast.
+        """
+
     def equal(self, a: T, b: T) -> T: ...
 
     def less(self, a: T, b: T) -> T: ...
@@ -84,6 +90,15 @@ class Core(Protocol[T]):
 
     def take(self, table: T, indices: T, axis: int = 0) -> T:
         """Slices of `table` along `axis`; `indices` (int32, any shape, in range) replaces that axis."""
+
+    def scatter(self, x: T, indices: T, updates: T, reduction: str) -> T:
+        """x with updates[i] worked into x[indices[i]], one i after the other; `indices` (int32, one axis, in range).
+
+        `reduction` is "update" (the last one stays), "add", "multiply", "minimum" or "maximum".
+        """
+
+    def reinterpret(self, x: T, dtype: str) -> T:
+        """The same bits as a dtype of the same width."""
 
     def reshape(self, x: T, shape: Sequence[int]) -> T: ...
 

@@ -91,6 +91,10 @@ class NumpyCore:
     def tanh(self, x: Array) -> Array:
         return np.tanh(x.astype(np.float64)).astype(x.dtype)
 
+    def libm(self, name: str, *operands: Array) -> Array:
+        function = {"atan2": np.arctan2, "pow": np.power}.get(name) or getattr(np, name)
+        return np.asarray(function(*(x.astype(np.float64) for x in operands)).astype(operands[0].dtype))
+
     def equal(self, a: Array, b: Array) -> Array:
         return np.equal(a, b)
 
@@ -110,6 +114,17 @@ class NumpyCore:
 
     def take(self, table: Array, indices: Array, axis: int = 0) -> Array:
         return np.take(table, indices, axis=axis)
+
+    def scatter(self, x: Array, indices: Array, updates: Array, reduction: str) -> Array:
+        y = np.array(x)
+        if reduction == "update":
+            y[indices] = updates
+        else:
+            getattr(np, reduction).at(y, indices, updates)
+        return y
+
+    def reinterpret(self, x: Array, dtype: str) -> Array:
+        return np.ascontiguousarray(x).reshape(x.shape).view(dtype)
 
     def reshape(self, x: Array, shape: Sequence[int]) -> Array:
         return np.reshape(x, shape)

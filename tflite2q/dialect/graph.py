@@ -9,7 +9,7 @@ from typing import Any
 
 from tflite2q.arithmetic.rounding import RANGES
 from tflite2q.dialect.op import Op, Values
-from tflite2q.dialect.types import STORAGE, Quantization, UnknownUntilRun, Value
+from tflite2q.dialect.types import PAIRS, STORAGE, Quantization, UnknownUntilRun, Value
 from tflite2q.errors import InvalidGraph, Tflite2qError, UnsupportedError
 
 LARGEST = 2**31 - 1  # elements of a value: TFLite counts them in an int
@@ -105,6 +105,11 @@ def verify(graph: Graph) -> Graph:
     for name in graph.inputs:
         if name not in graph.by_name:
             raise InvalidGraph(f"graph input {name!r} does not exist")
+    for name in (*graph.inputs, *graph.outputs):
+        if name in graph.by_name and graph[name].type.dtype in PAIRS and graph[name].carried is None:
+            raise UnsupportedError(
+                f"{name!r} is {graph[name].type.dtype}, which a model's inputs and outputs cannot be"
+            )
     computed = graph.producers
     constants = {v.name for v in graph.values if v.constant is not None and v.name not in computed}
     defined = constants | {v.name for v in graph.values if v.variable} | set(graph.inputs)
@@ -149,6 +154,8 @@ def check_value(value: Value) -> None:
     constant = value.constant if value.resource is None else value.resource.initial
     if constant is None or value.carried is not None:
         return
+    if kind.dtype in PAIRS:
+        raise InvalidGraph(f"value {value.name!r}: there are no constants of {kind.dtype}")
     array = constant.array
     if array.shape != kind.shape or array.dtype.name != STORAGE[kind.dtype]:
         declared = f"{kind.dtype}{list(kind.shape)}"
@@ -205,7 +212,10 @@ def _verify_types(op: Op, graph: Graph) -> None:
 
 
 def check_carried(op: Op, value: Value) -> None:
-    """Raise UnsupportedError where an op touches a value that the dialect cannot represent."""
+    """Raise UnsupportedError where an op touches a value that the dialect cannot represent, or complex numbers that it
+    does not know."""
+    if value.type.dtype in PAIRS and not (op.complexes or op.carries):
+        raise UnsupportedError(f"{value.name!r} is {value.type.dtype}, which the operator does not take here")
     if value.carried is not None and not op.carries:
         raise UnsupportedError(f"{value.name!r} {value.carried.reason}, which is not supported")
 

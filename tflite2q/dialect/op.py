@@ -169,6 +169,7 @@ class Op:
     scales_below: ClassVar[float] = math.inf  # what the kernels take as the scale of an operand
     carries: ClassVar[bool] = False  # True: may touch tensors that the dialect cannot represent
     updates: ClassVar[tuple[str, ...]] = ()  # slots of variables that get new data, which `meaning` gives after results
+    complexes: ClassVar[bool] = False  # True: takes or makes complex numbers
     converts: ClassVar[bool] = False  # True: operand and result may be of different quantized types
     # Integer weights that TFLite's kernel takes with float32 activations, which it quantizes in every run.
     # By their dtype, the operator version that these runtimes need.
@@ -208,7 +209,11 @@ class Op:
     @property
     def builtin(self) -> Builtin:
         """The TFLite operator that this op is written as."""
-        return next(b for b in self.builtins if all(getattr(self, k) == v for k, v in b.fixed.items()))
+        return next(b for b in self.builtins if self._is(b))
+
+    def _is(self, builtin: Builtin) -> bool:
+        """Whether the attributes that `builtin` stands for have its values."""
+        return all(getattr(self, name) == value for name, value in builtin.fixed.items())
 
     def accepts(self, dtype: str) -> bool:
         """Whether its activations may be of `dtype`: codes TFLite has a kernel for, or float32."""
@@ -266,7 +271,7 @@ class Op:
         """What `meaning` gives, scalars without axes: the constants of the core vocabulary have at least one."""
         results = self.meaning(core, ins, outs)
         kinds = [*(y.type for y in outs), *(ins[slot].type for slot in self.updates)]
-        return tuple(r if kind.shape else core.reshape(r, ()) for r, kind in zip(results, kinds, strict=True))
+        return tuple(r if kind.held else core.reshape(r, ()) for r, kind in zip(results, kinds, strict=True))
 
     def assumed(self, ins: Values, outs: Sequence[Value]) -> Mapping[str, Shape]:
         """By name, what operands given at run time must be for the results to have their declared shapes."""
@@ -292,7 +297,10 @@ class Op:
         return 0
 
     def check_operands(self) -> None:
-        """Raise InvalidGraph on a wrong number of inputs or outputs or a missing required one."""
+        """Raise InvalidGraph on a wrong number of inputs or outputs, a missing required one, or attributes of no
+        operator."""
+        if self.builtins and not any(self._is(builtin) for builtin in self.builtins):
+            raise InvalidGraph(f"no operator of TFLite is this {self.mnemonic}")
         required = sum(not slot.optional for slot in self.slots)
         most = len(self.inputs) if self.variadic else len(self.slots)
         if not required <= len(self.inputs) <= most:

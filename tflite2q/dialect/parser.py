@@ -17,7 +17,7 @@ from tflite2q.dialect.graph import Graph, Signature
 from tflite2q.dialect.lexer import Cursor, Token
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops import BY_MNEMONIC
-from tflite2q.dialect.types import STORAGE, Carried, Constant, Quantization, Resource, TensorType, Value
+from tflite2q.dialect.types import PAIRS, STORAGE, Carried, Constant, Quantization, Resource, TensorType, Value
 from tflite2q.errors import InvalidGraph
 
 T = TypeVar("T")
@@ -173,7 +173,7 @@ class Parser(Cursor):
 
     def constant(self, declared: TensorType) -> Constant:
         start = self.token
-        dtype, shape = STORAGE.get(declared.dtype), declared.shape
+        dtype, shape = None if declared.dtype in PAIRS else STORAGE.get(declared.dtype), declared.shape
         if start.kind == "word" and start.text not in ("bytes", "zlib", "elided"):
             dtype, shape = self.tensor_type()
         if dtype is None or dtype not in STORAGE.values():

@@ -12,13 +12,16 @@ import numpy.typing as npt
 from tflite2q.arithmetic.rounding import RANGES
 from tflite2q.errors import InvalidGraph, UnsupportedError
 
-# dtype -> the NumPy dtype its elements are held in (int4 is held unpacked, one element a byte).
+# dtype -> the NumPy dtype its elements are held in (int4 is held unpacked, one element a byte; complex64 as pairs).
 STORAGE = {name: name for name in ("uint8", "int8", "int16", "int32", "int64", "float32", "float64", "bool")} | {
     "uint16": "uint16",
     "uint32": "uint32",
     "float16": "float16",
     "int4": "int8",
+    "complex64": "float32",
 }
+
+PAIRS = ("complex64",)  # dtypes whose elements are held as two numbers each, on a first axis of their own
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,11 @@ class TensorType:
     @property
     def size(self) -> int:
         return math.prod(self.shape)
+
+    @property
+    def held(self) -> tuple[int, ...]:
+        """The shape of the array that holds the elements."""
+        return (2, *self.shape) if self.dtype in PAIRS else self.shape
 
     @property
     def quantized(self) -> bool:

@@ -18,6 +18,7 @@ from tflite2q.flatbuffer.records import OptionValue
 
 # Members that the package lacks; what they stand for is carried, not understood.
 NEWER_NAMES: Mapping[str, Mapping[int, str]] = {
+    "BuiltinOperator": {209: "STABLEHLO_CASE"},
     "TensorType": {19: "INT2", 20: "UINT4", 21: "FLOAT8_E4M3FN", 22: "FLOAT8_E5M2"},
 }
 

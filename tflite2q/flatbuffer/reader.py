@@ -17,11 +17,13 @@ from pathlib import Path
 from tflite2q.dialect.graph import Graph, used, verify
 from tflite2q.dialect.infer import Inferred, inferred, with_input_shapes
 from tflite2q.dialect.op import Shape
+from tflite2q.dialect.ops.others import REFUSED
 from tflite2q.errors import ModelError, Tflite2qError, UnsupportedError, UsageError
 from tflite2q.flatbuffer import schema
 from tflite2q.flatbuffer.constants import Constants
 from tflite2q.flatbuffer.inline import inlined
 from tflite2q.flatbuffer.records import ModelRecord
+from tflite2q.flatbuffer.sparse import densified
 from tflite2q.flatbuffer.subgraph import SubgraphReader, UnknownOperator
 
 Shapes = Mapping[str, Sequence[int]]
@@ -58,7 +60,7 @@ def read(
     data: bytes, allow_unsupported: bool = False, shapes: Shapes | None = None, signature: str | None = None
 ) -> Graph:
     """A verified graph of the bytes of a .tflite file; parameters and errors as for `load`."""
-    model = schema.decode(data)
+    model = densified(schema.decode(data))
     if not model.subgraphs:
         raise ModelError("the model has no subgraph; the file is damaged")
     try:
@@ -151,7 +153,7 @@ def _summary(refused: Sequence[Tflite2qError], carriable: bool) -> Tflite2qError
 
 
 def _listed(refused: Sequence[Tflite2qError]) -> str:
-    """All reasons in one line: unknown operators by name, other reasons in words."""
+    """All reasons in one line: unknown operators by name, and why those are refused whose reason is known."""
     places: dict[str, list[str]] = {}
     for error in refused:
         if isinstance(error, UnknownOperator):
@@ -159,6 +161,7 @@ def _listed(refused: Sequence[Tflite2qError]) -> str:
             places.setdefault(name, []).append(index)
     unknown = [
         f"{' and '.join(indices) if len(indices) < 4 else f'{indices[0]} and {len(indices) - 1} others'} {name}"
+        + (f" ({REFUSED[name]})" if name in REFUSED else "")
         for name, indices in places.items()
     ]
     others = list(dict.fromkeys(str(error) for error in refused if not isinstance(error, UnknownOperator)))

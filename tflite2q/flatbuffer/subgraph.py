@@ -10,7 +10,7 @@ from tflite2q.dialect.graph import Graph, Signature, check_value, located
 from tflite2q.dialect.op import Builtin, Op
 from tflite2q.dialect.ops import BY_BUILTIN
 from tflite2q.dialect.ops.opaque import Opaque
-from tflite2q.dialect.types import STORAGE, Carried, Quantization, Resource, TensorType, Value
+from tflite2q.dialect.types import PAIRS, STORAGE, Carried, Quantization, Resource, TensorType, Value
 from tflite2q.errors import InvalidGraph, ModelError, Tflite2qError, UnsupportedError
 from tflite2q.flatbuffer import flexbuffer, names, tables, variables
 from tflite2q.flatbuffer.blocks import blockwise
@@ -106,6 +106,9 @@ class SubgraphReader:
         blocks = blockwise(tensor, self.subgraph.tensors, self.constants) if tensor.problem else None
         if (tensor.problem and blocks is None) or tensor.dtype not in STORAGE:
             reason = tensor.problem or f"is {tensor.dtype}"
+            return self.carried_value(name, tensor, reason, None if produced else tensor.buffer)
+        if tensor.dtype in PAIRS and (not produced or index in (*self.subgraph.inputs, *self.subgraph.outputs)):
+            reason = f"is {tensor.dtype} and not computed and used by operators alone"
             return self.carried_value(name, tensor, reason, None if produced else tensor.buffer)
         # A size of -1 in a tensor that is computed is open, as one that the signature says is.
         open_shape = produced and min(tensor.shape, default=0) < 0

@@ -18,6 +18,7 @@ from tflite2q.arithmetic.numpy_core import NumpyCore
 from tflite2q.kernels.contracts import Tensor
 from tflite2q.lower.codegen import KERNEL, OPAQUE
 from tflite2q.lower.demand import demanding
+from tflite2q.lower.scatter import scattering
 
 Array = npt.NDArray[Any]
 Value = Any  # an ndarray (known now) or a relax expression (known at run time); TVM carries no types
@@ -135,6 +136,22 @@ class RelaxCore:
     def tanh(self, x: Value) -> Value:
         return self._in_double("tanh", x, lambda e: self._builder.call_te(_libm_tanh, e))
 
+    def libm(self, name: str, *operands: Value) -> Value:
+        shape = np.broadcast_shapes(*(shape_of(x) for x in operands))
+        wide = [self.astype(x, "float64") for x in operands]
+        wide = [x if shape_of(x) == shape else self.broadcast_to(x, shape) for x in wide]
+
+        def elements(*parts: Any) -> Any:
+            return te.compute(
+                shape, lambda *i: tirx.call_pure_extern("float64", name, *(x(*i) for x in parts)), name=name
+            )
+
+        if all(isinstance(x, (np.ndarray, np.generic)) for x in wide):
+            found = self._known.libm(name, *wide)
+        else:
+            found = self.emit(self._builder.call_te(elements, *(self.expr(x) for x in wide)))
+        return self.astype(found, dtype_of(operands[0]))
+
     def _in_double(self, name: str, x: Value, build: Callable[..., Any]) -> Value:
         """A transcendental function evaluated in float64, so that the float32 result does not depend on the libm."""
         return self.astype(self._apply(name, (self.astype(x, "float64"),), build), dtype_of(x))
@@ -166,6 +183,23 @@ class RelaxCore:
     def take(self, table: Value, indices: Value, axis: int = 0) -> Value:
         # relax.op.take would do, but warns on stderr each time that indices in range are the caller's business.
         return self._apply("take", (table, indices), lambda t, i: self._builder.call_te(_take, t, i, axis), axis)
+
+    def scatter(self, x: Value, indices: Value, updates: Value, reduction: str) -> Value:
+        operands = (x, indices, updates)
+        if all(isinstance(operand, (np.ndarray, np.generic)) for operand in operands):
+            return self._known.scatter(x, indices, updates, reduction)
+        target = Tensor(shape_of(x), dtype_of(x))
+        if not target.size or not np.prod(shape_of(updates)):
+            return x
+        built = scattering(target, Tensor(shape_of(updates), target.dtype), reduction)
+        called = self._builder.add_func(built.with_attr(KERNEL, True).with_attr("op_pattern", OPAQUE), "scatter")
+        result = relax.TensorType(target.shape, target.dtype)
+        return self.emit(relax.call_tir(called, [self.expr(operand) for operand in operands], result))
+
+    def reinterpret(self, x: Value, dtype: str) -> Value:
+        if dtype_of(x) == dtype:
+            return x
+        return self._apply("reinterpret", (x,), lambda e: self._builder.call_te(_reinterpreted, e, dtype), dtype)
 
     def reshape(self, x: Value, shape: Sequence[int]) -> Value:
         if shape_of(x) == tuple(shape):
@@ -211,7 +245,8 @@ class RelaxCore:
         return self._apply("min", (x,), lambda e: R.min(e, list(axis), keepdims), axis, keepdims)
 
     def argmax(self, x: Value, axis: int) -> Value:
-        return self._apply("argmax", (x,), lambda e: R.argmax(e, axis), axis)
+        # TVM's search starts from the least number at index -1, which no element equal to it replaces.
+        return self.maximum(self._apply("argmax", (x,), lambda e: R.argmax(e, axis), axis), np.zeros(1, np.int64))
 
     def argsort(self, x: Value, axis: int) -> Value:
         def build(e: Any) -> Any:
@@ -279,6 +314,10 @@ def _take(table: Any, indices: Any, axis: int) -> Any:
         return table(*index[:axis], indices(*index[axis:behind]), *index[behind:])
 
     return te.compute(shape, element, name="take")
+
+
+def _reinterpreted(x: Any, dtype: str) -> Any:
+    return te.compute(x.shape, lambda *i: tirx.reinterpret(dtype, x(*i)), name="reinterpret")
 
 
 def _libm_tanh(x: Any) -> Any:

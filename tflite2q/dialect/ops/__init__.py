@@ -11,6 +11,21 @@ from tflite2q.dialect.ops.dense import BatchMatmul, Dense
 from tflite2q.dialect.ops.detection import DetectionPostprocess
 from tflite2q.dialect.ops.eltwise import Add, Dequantize, Mul, Requantize
 from tflite2q.dialect.ops.embedding import EmbeddingLookup
+from tflite2q.dialect.ops.hlo import HloBinary, HloCompare, HloConvert, HloSelect, HloUnary
+from tflite2q.dialect.ops.hlo_movement import (
+    HloBroadcast,
+    HloConcat,
+    HloDynamicSlice,
+    HloDynamicUpdateSlice,
+    HloGather,
+    HloIota,
+    HloPad,
+    HloReshape,
+    HloSlice,
+    HloTranspose,
+)
+from tflite2q.dialect.ops.hlo_products import HloConvolution, HloDot
+from tflite2q.dialect.ops.indices import BroadcastArgs, Bucketize, Range, Unique, Where
 from tflite2q.dialect.ops.lookup import Lookup
 from tflite2q.dialect.ops.movement import (
     BroadcastTo,
@@ -25,18 +40,33 @@ from tflite2q.dialect.ops.movement import (
     Transpose,
     Unpack,
 )
-from tflite2q.dialect.ops.normalize import L2Norm, LogSoftmax
+from tflite2q.dialect.ops.normalize import L2Norm, LocalResponse, LogSoftmax
+from tflite2q.dialect.ops.numbers import AddN, Bitwise, CumulativeSum, FakeQuant, RealFunction, ZerosLike
 from tflite2q.dialect.ops.opaque import Opaque
+from tflite2q.dialect.ops.placement import (
+    Bitcast,
+    Dilate,
+    DynamicUpdateSlice,
+    MatrixDiag,
+    MatrixSetDiag,
+    ReverseSequence,
+)
 from tflite2q.dialect.ops.plain import Cast, Fill, OneHot, ShapeOf
-from tflite2q.dialect.ops.pool import AveragePool2D, MaxPool2D
+from tflite2q.dialect.ops.pool import AveragePool2D, L2Pool2D, MaxPool2D
 from tflite2q.dialect.ops.recurrent import Lstm, Svdf
-from tflite2q.dialect.ops.reduce import ArgExtremum, Mean, ReduceExtremum, Sum, TopK
+from tflite2q.dialect.ops.reduce import ArgExtremum, Mean, Product, ReduceExtremum, ReduceLogical, Sum, TopK
 from tflite2q.dialect.ops.resize import ResizeBilinear, ResizeNearest
+from tflite2q.dialect.ops.scatter import ScatterNd, Segment, SparseToDense
+from tflite2q.dialect.ops.sequence import BasicLstm, BidirectionalLstm, BidirectionalRnn, Rnn, SequenceRnn
 from tflite2q.dialect.ops.shape import Concat, Pad, Reshape
 from tflite2q.dialect.ops.softmax import Softmax
 from tflite2q.dialect.ops.space import MirrorPad, SpaceBatch, SpaceDepth
+from tflite2q.dialect.ops.spectral import ComplexPart, RealTransform
 from tflite2q.dialect.ops.state import AssignVariable, ReadVariable
+from tflite2q.dialect.ops.suppression import NonMaxSuppression
 from tflite2q.dialect.ops.transpose_conv import TransposeConv
+from tflite2q.dialect.ops.volume import Conv3D, Conv3DTranspose
+from tflite2q.dialect.ops.windows import ReduceWindow
 
 OPS: tuple[type[Op], ...] = (
     Conv2D,
@@ -44,14 +74,22 @@ OPS: tuple[type[Op], ...] = (
     TransposeConv,
     Dense,
     BatchMatmul,
+    Conv3D,
+    Conv3DTranspose,
     AveragePool2D,
+    L2Pool2D,
     MaxPool2D,
+    ReduceWindow,
     Mean,
     Sum,
     ReduceExtremum,
+    Product,
+    ReduceLogical,
     ArgExtremum,
     TopK,
+    CumulativeSum,
     Add,
+    AddN,
     Mul,
     Div,
     FloorDiv,
@@ -61,12 +99,17 @@ OPS: tuple[type[Op], ...] = (
     Compare,
     Logical,
     Select,
+    RealFunction,
+    Bitwise,
+    FakeQuant,
+    Bucketize,
     Lookup,
     Requantize,
     Dequantize,
     Softmax,
     LogSoftmax,
     L2Norm,
+    LocalResponse,
     ResizeBilinear,
     ResizeNearest,
     Reshape,
@@ -83,6 +126,15 @@ OPS: tuple[type[Op], ...] = (
     Tile,
     BroadcastTo,
     Reverse,
+    ReverseSequence,
+    DynamicUpdateSlice,
+    ScatterNd,
+    SparseToDense,
+    Segment,
+    MatrixDiag,
+    MatrixSetDiag,
+    Dilate,
+    Bitcast,
     SpaceDepth,
     SpaceBatch,
     Pad,
@@ -90,12 +142,42 @@ OPS: tuple[type[Op], ...] = (
     Cast,
     ShapeOf,
     Fill,
+    ZerosLike,
+    Range,
+    BroadcastArgs,
+    Where,
+    Unique,
     OneHot,
     Lstm,
     Svdf,
     ReadVariable,
     AssignVariable,
+    Rnn,
+    SequenceRnn,
+    BidirectionalRnn,
+    BidirectionalLstm,
+    BasicLstm,
     DetectionPostprocess,
+    NonMaxSuppression,
+    RealTransform,
+    ComplexPart,
+    HloUnary,
+    HloBinary,
+    HloCompare,
+    HloSelect,
+    HloConvert,
+    HloReshape,
+    HloTranspose,
+    HloBroadcast,
+    HloSlice,
+    HloConcat,
+    HloIota,
+    HloPad,
+    HloDynamicSlice,
+    HloDynamicUpdateSlice,
+    HloGather,
+    HloDot,
+    HloConvolution,
     Opaque,
 )
 

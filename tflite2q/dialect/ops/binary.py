@@ -109,6 +109,14 @@ def floored_quotient(core: Core[T], a: T, b: T, dtype: str) -> T:
     return core.where(by_minus_one, core.negative(a), quotient)
 
 
+def floored_remainder(core: Core[T], a: T, b: T, dtype: str) -> T:
+    """The remainder of real numbers that has the sign of b: C's, which has the sign of a, plus b where these differ."""
+    rest, zero = core.libm("fmod", a, b), number(core, 0, dtype)
+    opposite = core.where(core.less(rest, zero), core.less(zero, b), core.less(b, zero))
+    apart = core.where(core.equal(rest, zero), core.const(np.zeros(1, np.bool_)), opposite)
+    return core.where(apart, core.add(rest, b), rest)
+
+
 def truncated_quotient(core: Core[T], a: T, b: T, dtype: str) -> T:
     """C's integer division, toward zero; of the least int32 and -1 the largest."""
     if dtype == "int32":
@@ -138,7 +146,7 @@ class FloorDiv(Binary):
     mnemonic: ClassVar[str] = "q.floor_divide"
     deviation: ClassVar[str] = (
         "bit for bit on integers, where the remainder of the least int32 and -1, which ends the reference kernel's "
-        "process, is 0; float32 remainders are what the rounded quotient leaves"
+        "process, is 0"
     )
     builtins: ClassVar[tuple[Builtin, ...]] = (
         Builtin("FLOOR_DIV", "FloorDivOptions", {"float32": 2}, {"remainder": False}),
@@ -151,9 +159,10 @@ class FloorDiv(Binary):
         supported(not is_codes(outs[0].type), "takes plain numbers, not quantized codes")
 
     def numbers(self, core: Core[T], a: T, b: T, dtype: str) -> T:
+        if dtype == "float32" and self.remainder:
+            return floored_remainder(core, a, b, dtype)
         if dtype == "float32":
-            b = b if self.remainder else not_zero(core, b, dtype, self)
-            quotient = core.floor_divide(a, b)
+            quotient = core.floor_divide(a, not_zero(core, b, dtype, self))
         else:
             b = not_zero(core, b, dtype, self)
             quotient = floored_quotient(core, a, b, dtype)

@@ -98,14 +98,24 @@ def float32(value: float) -> npt.NDArray[np.float32]:
 FLOAT_BOUNDS = {"RELU": (0.0, None), "RELU6": (0.0, 6.0), "RELU_N1_TO_1": (-1.0, 1.0)}
 
 
-def activated(core: Core[T], x: T, activation: str, dtype: str) -> T:
-    """A fused activation on plain numbers of `dtype`; RELU6 and its kin clamp, others than those are unknown here."""
+FINITE = float(np.finfo(np.float32).max)
+
+
+def activated(core: Core[T], x: T, activation: str, dtype: str, finite: bool = False) -> T:
+    """A fused activation on plain numbers of `dtype`; RELU6 and its kin clamp, others than those are unknown here.
+
+    NaN stays NaN.  With `finite`, real numbers beyond the largest finite ones become these.
+    """
     require(activation in ("NONE", *FLOAT_BOUNDS), f"fused activation {activation} is not supported")
     low, high = FLOAT_BOUNDS.get(activation, (None, None))
+    if finite and dtype == "float32":
+        low, high = -FINITE if low is None else low, FINITE if high is None else high
     if low is not None:
-        x = core.maximum(x, number(core, low, dtype))
+        bound = number(core, low, dtype)
+        x = core.where(core.less(x, bound), bound, x)
     if high is not None:
-        x = core.minimum(x, number(core, high, dtype))
+        bound = number(core, high, dtype)
+        x = core.where(core.less(bound, x), bound, x)
     return x
 
 

@@ -164,7 +164,7 @@ class DetectionPostprocess(Op):
             valid.append(core.less(suppressed, core.max(scores, (1,), keepdims=True)))
             indices.append(core.reshape(best, (rows, 1)))
             taken = core.take(boxes, best, 0)
-            overlap = _intersection_over_union(core, lines, [_column(core, taken, index) for index in range(4)])
+            overlap = intersection_over_union(core, lines, [_column(core, taken, index) for index in range(4)])
             close = core.less(core.const(float32(self.iou_threshold)), overlap)
             out = core.where(core.equal(indices[-1], every), core.const(np.ones(1, np.bool_)), close)
             scores = core.where(out, suppressed, scores)
@@ -189,7 +189,7 @@ def _area(core: Core[T], box: Sequence[T]) -> T:
     return core.multiply(core.subtract(high_y, low_y), core.subtract(high_x, low_x))
 
 
-def _intersection_over_union(core: Core[T], a: Sequence[T], b: Sequence[T]) -> T:
+def intersection_over_union(core: Core[T], a: Sequence[T], b: Sequence[T]) -> T:
     """Of boxes given as four broadcast coordinates (ymin, xmin, ymax, xmax); 0 where either has no area."""
     zero = core.const(float32(0))
     sides = []

@@ -92,7 +92,7 @@ class Eltwise(Binary):
         (result,) = super().meaning(core, ins, outs)
         if is_codes(outs[0].type):
             return (result,)
-        return (activated(core, result, self.activation, outs[0].type.dtype),)
+        return (activated(core, result, self.activation, outs[0].type.dtype, finite=True),)
 
     def clamp(self, y: TensorType) -> tuple[int, int]:
         return rounding.activation_range(self.activation, y.scale, y.zero_point, y.dtype)

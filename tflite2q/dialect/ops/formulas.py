@@ -96,4 +96,7 @@ FORMULAS: Mapping[str, Formula] = {
     "CEIL": lambda core, x, dtype, alpha: core.negative(core.floor(core.negative(x))),
     "ROUND": _round_half_even,
     "SIGN": _sign,
+    "SIN": lambda core, x, dtype, alpha: core.libm("sin", x),
+    "CBRT": lambda core, x, dtype, alpha: core.libm("cbrt", x),
+    "COS": lambda core, x, dtype, alpha: core.libm("cos", x),
 }

@@ -89,6 +89,8 @@ class Lookup(Op):
         _function("CEIL", (), deviation=NO_REFERENCE),
         _function("ROUND", (), deviation=NO_REFERENCE),
         _function("SIGN", (), "SignOptions"),
+        _function("SIN", ()),
+        _function("COS", (), "CosOptions"),
     )
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"),)
     contract: ClassVar[str | None] = "lookup"

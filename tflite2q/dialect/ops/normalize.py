@@ -33,8 +33,9 @@ from tflite2q.dialect.op import (
     Values,
     attribute,
     require,
+    supported,
 )
-from tflite2q.dialect.ops.common import centred, check_numbers, is_codes
+from tflite2q.dialect.ops.common import centred, check_numbers, is_codes, number
 from tflite2q.dialect.spans import Span
 from tflite2q.dialect.types import Quantization, TensorType, Value
 
@@ -163,3 +164,48 @@ class L2Norm(RowWise):
     def numbers(self, core: Core[T], x: T) -> T:
         length = core.sqrt(core.sum(core.multiply(x, x), (-1,), keepdims=True))
         return core.divide(x, core.maximum(length, core.const(np.array([1e-6], np.float32))))
+
+
+MOST_CHANNELS = 4096  # whose neighbours are a matrix
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalResponse(Op):
+    """x / (bias + alpha * the sum of the squares of the channels nearby) ** beta; float32 alone.
+
+    TFLite takes `radius` channels before each one, itself, and `radius` - 1 behind it.
+    """
+
+    radius: int = attribute("Radius", 0)
+    bias: float = attribute("Bias", 0.0)
+    alpha: float = attribute("Alpha", 0.0)
+    beta: float = attribute("Beta", 0.0)
+
+    mnemonic: ClassVar[str] = "q.local_response"
+    builtins: ClassVar[tuple[Builtin, ...]] = (
+        Builtin("LOCAL_RESPONSE_NORMALIZATION", "LocalResponseNormalizationOptions"),
+    )
+    operands: ClassVar[tuple[Operand, ...]] = (Operand("x"),)
+    floats: ClassVar[bool] = True
+    dtypes: ClassVar[tuple[str, ...]] = ()
+
+    def verify(self, ins: Values, outs: Sequence[Value]) -> None:
+        for value in (ins["x"], outs[0]):
+            supported(value.type.dtype == "float32", f"normalizes {value.type.dtype}; only float32 is possible")
+        require(len(ins["x"].type.shape) == 4, f"input must have 4 axes, has {len(ins['x'].type.shape)}")
+        require(self.radius >= 0, f"a radius of {self.radius}")
+        channels = ins["x"].type.shape[3]
+        supported(channels <= MOST_CHANNELS, f"normalizes {channels} channels; {MOST_CHANNELS} are possible")
+
+    def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
+        return (ins["x"].type.shape,)
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        shape, dtype = ins["x"].type.shape, "float32"
+        away = np.arange(shape[3])[:, None] - np.arange(shape[3])
+        near = ((-self.radius <= away) & (away < self.radius)).astype(np.float32)
+        rows = core.reshape(core.multiply(ins["x"].data, ins["x"].data), (int(np.prod(shape[:3])), shape[3]))
+        squares = core.reshape(core.matmul(rows, core.const(near), dtype), shape)
+        base = core.add(core.multiply(squares, number(core, self.alpha, dtype)), number(core, self.bias, dtype))
+        power = core.libm("pow", base, number(core, -self.beta, dtype))
+        return (core.multiply(ins["x"].data, power),)

@@ -12,7 +12,7 @@ import numpy as np
 
 from tflite2q.arithmetic import rounding
 from tflite2q.arithmetic.core import Core
-from tflite2q.dialect.op import Builtin, Named, Op, Operand, Operands, Shape, Values, attribute, require
+from tflite2q.dialect.op import Builtin, Named, Op, Operand, Operands, Shape, Values, attribute, require, supported
 from tflite2q.dialect.ops.common import activated, check_numbers, is_codes
 from tflite2q.dialect.spans import Span
 from tflite2q.dialect.types import Value
@@ -116,6 +116,29 @@ class AveragePool2D(Pool):
             mean = core.where(core.less(total, core.const(np.zeros(1, np.int32))), core.negative(mean), mean)
         low, high = self.clamp(outs[0])
         return (core.astype(core.clip(mean, low, high), x.type.dtype),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class L2Pool2D(AveragePool2D):
+    """Root of the mean of the squares of the valid part of each window; float32 alone."""
+
+    mnemonic: ClassVar[str] = "q.l2_pool2d"
+    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("L2_POOL_2D", "Pool2DOptions"),)
+    contract: ClassVar[str | None] = None
+    dtypes: ClassVar[tuple[str, ...]] = ()
+
+    def verify(self, ins: Values, outs: Sequence[Value]) -> None:
+        super().verify(ins, outs)
+        supported(ins["x"].type.dtype == "float32", f"L2_POOL_2D of {ins['x'].type.dtype}")
+
+    def reach(self, ins: Values, spans: Named[Span], outs: Sequence[Value]) -> Span:
+        return 0.0, max(abs(end) for end in spans["x"])
+
+    def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
+        x = ins["x"]
+        total = self.total(core, core.multiply(x.data, x.data), x.value, "float32")
+        mean = core.divide(total, core.const(self.counts(x.value).astype(np.float32)))
+        return (activated(core, core.sqrt(mean), self.activation, "float32"),)
 
 
 @dataclass(frozen=True, kw_only=True)

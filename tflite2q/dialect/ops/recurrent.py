@@ -18,32 +18,33 @@ from tflite2q.arithmetic.rescale import Rescale, int_const, multiply_fixed, roun
 from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, Values, attribute, require
 from tflite2q.dialect.ops.common import centred, check_codes
 from tflite2q.dialect.ops.eltwise import exact_log2
+from tflite2q.dialect.ops.float_recurrent import (
+    GATES,
+    LstmCell,
+    check_lstm,
+    check_real,
+    lstm_weights,
+    sequence_of,
+    squashed,
+    steps_of,
+)
 from tflite2q.dialect.types import TensorType, Value
 from tflite2q.errors import InvalidGraph, UnsupportedError
 
 T = TypeVar("T")
 
-GATES = ("input", "forget", "cell", "output")
 GATE_STEP = np.float32(2.0**-12)  # of the gates' sums before their activation, Q3.12
 HIDDEN = 4  # the intermediate tensor that holds the parameters of the hidden state before projection
 HALF_RANGE = 1 << 15  # of a gate after its activation, Q0.15
 
 
 def _lstm_operands() -> tuple[Operand, ...]:
-    def group(pattern: str, optional: bool, gates: Sequence[str] = GATES) -> list[Operand]:
-        return [Operand(pattern.format(gate), "fixed", optional or gate == "input") for gate in gates]
-
     return (
         Operand("x", "fixed"),
-        *group("input_to_{}", False),
-        *group("recurrent_to_{}", False),
-        *group("peephole_{}", True, ("input", "forget", "output")),
-        *group("bias_{}", False),
-        Operand("projection", "fixed", optional=True),
-        Operand("projection_bias", "fixed", optional=True),
+        *lstm_weights(""),
         Operand("hidden", "fixed"),
         Operand("cell", "fixed"),
-        *group("normalization_{}", True),
+        *(Operand(f"normalization_{gate}", "fixed", True) for gate in GATES),
     )
 
 
@@ -72,10 +73,13 @@ class Lstm(Op):
     operands: ClassVar[tuple[Operand, ...]] = _lstm_operands()
     dtypes: ClassVar[tuple[str, ...]] = ("int8",)
     updates: ClassVar[tuple[str, ...]] = ("hidden", "cell")
-    deviation: ClassVar[str] = "no peepholes, projection or layer normalization"
+    deviation: ClassVar[str] = "float32 within 1e-5; int8 without peepholes, projection and layer normalization"
 
     def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         x, hidden, cell = ins["x"], ins["hidden"], ins["cell"]
+        if x.type.dtype == "float32":
+            self.verify_real(ins)
+            return
         if x.type.dtype != "int8" or ins["input_to_forget"].type.dtype != "int8":
             raise UnsupportedError(f"{self.name!r}: only the int8 LSTM is supported, this one reads {x.type.dtype}")
         for name, what in REFUSED.items():
@@ -88,6 +92,18 @@ class Lstm(Op):
         require(described, "the parameters of the hidden state are missing")
         require(len(x.type.shape) == 3, f"input must have 3 axes, has {len(x.type.shape)}")
         self.check_shapes(ins)
+
+    def verify_real(self, ins: Values) -> None:
+        """Of an LSTM of real numbers, which may have every option."""
+        check_real(ins)
+        shape, units = ins["x"].type.shape, ins["input_to_forget"].type.shape[0]
+        require(len(shape) == 3, f"input must have 3 axes, has {len(shape)}")
+        check_lstm(ins, "", shape[1 if self.time_major else 0], shape[2], ("hidden", "cell"))
+        given = [gate for gate in GATES if ins.get(f"normalization_{gate}") is not None]
+        wanted = [gate for gate in GATES if gate != "input" or ins.get("input_to_input") is not None]
+        require(given in ([], wanted), "some gates are normalized, others not")
+        sized = all(ins[f"normalization_{gate}"].type.shape == (units,) for gate in given)
+        require(sized, f"normalization does not fit {units} cells")
 
     def check_shapes(self, ins: Values) -> None:
         """All gates have the same units; both states are [batch, units]."""
@@ -120,6 +136,12 @@ class Lstm(Op):
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         x, hidden, cell = ins["x"], ins["hidden"], ins["cell"]
+        if x.type.dtype == "float32":
+            normalized = ins.get("normalization_output") is not None
+            layer = LstmCell(core, ins, "", self.activation, self.cell_clip, self.projection_clip, normalized)
+            steps_in = steps_of(core, x.data, x.type.shape, self.time_major)
+            found, *states = layer.run(steps_in, hidden.data, cell.data)
+            return (sequence_of(core, found, outs[0].type.shape, self.time_major), *states)
         # The gates with a logistic function side by side, the one with tanh behind them.
         gates = [gate for gate in ("input", "forget", "output", "cell") if ins.get(f"input_to_{gate}") is not None]
         batch_axis = 1 if self.time_major else 0
@@ -215,22 +237,26 @@ class Svdf(Op):
     )
     dtypes: ClassVar[tuple[str, ...]] = ("int8",)
     updates: ClassVar[tuple[str, ...]] = ("state",)
-    deviation: ClassVar[str] = "the state is int16"
+    deviation: ClassVar[str] = "the state of int8 layers is int16"
 
     def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         x, features, times, state = (ins[name] for name in ("x", "features", "times", "state"))
-        if x.type.dtype != "int8" or state.type.dtype != "int16":
-            raise UnsupportedError(f"{self.name!r}: only int8 SVDF with int16 state is supported")
-        check_codes(x, outs[0])
-        for value in (features, times, state):
-            require(value.type.quantized, f"{value.name!r} has no quantization parameters")
+        real = x.type.dtype == "float32"
+        if real:
+            check_real(ins)
+        elif x.type.dtype != "int8" or state.type.dtype != "int16":
+            raise UnsupportedError(f"{self.name!r}: only float32 SVDF and int8 SVDF with int16 state are supported")
+        else:
+            check_codes(x, outs[0])
+            for value in (features, times, state):
+                require(value.type.quantized, f"{value.name!r} has no quantization parameters")
         require(len(x.type.shape) == 2 and len(times.type.shape) == 2, "input and time weights must have 2 axes")
         filters, memory = times.type.shape
         require(self.rank > 0 and filters % self.rank == 0, f"{filters} filters of rank {self.rank}")
         require(features.type.shape == (filters, x.type.shape[1]), "feature weights do not fit input and filters")
-        bias = ins.get("bias")
-        fits = bias is None or (bias.type.shape == (filters // self.rank,) and bias.type.dtype == "int32")
-        require(fits, f"bias does not fit {filters // self.rank} units of int32")
+        bias, kind = ins.get("bias"), "float32" if real else "int32"
+        fits = bias is None or (bias.type.shape == (filters // self.rank,) and bias.type.dtype == kind)
+        require(fits, f"bias does not fit {filters // self.rank} units of {kind}")
         require(state.type.shape == (x.type.shape[0], memory * filters), "state does not fit batch, filters and memory")
 
     def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
@@ -243,6 +269,8 @@ class Svdf(Op):
         x, features, times, bias, state = ins["x"], ins["features"], ins["times"], ins.get("bias"), ins["state"]
         batch, (filters, memory) = x.type.shape[0], times.type.shape
         y = outs[0].type
+        if x.type.dtype == "float32":
+            return self.real(core, ins)
         columns = core.astype(core.permute_dims(features.data, (1, 0)), "int32")
         acc = core.matmul(centred(core, x.data, x.type.zero_point), columns, "int32")
         real = np.float32(x.type.scale) * np.float32(features.type.scale) / np.float32(state.type.scale)
@@ -258,3 +286,18 @@ class Svdf(Op):
         scale = np.float32(state.type.scale) * np.float32(times.type.scale) / np.float32(y.scale)
         result = Rescale((float(scale),), y.zero_point, *y.range, y.dtype).meaning(core, total)
         return result, core.reshape(line, (batch, filters * memory))
+
+    def real(self, core: Core[T], ins: Operands[T]) -> tuple[T, ...]:
+        """The layer on real numbers."""
+        batch, (filters, memory) = ins["x"].type.shape[0], ins["times"].type.shape
+        newest = core.matmul(ins["x"].data, core.permute_dims(ins["features"].data, (1, 0)), "float32")
+        old = core.reshape(ins["state"].data, (batch, filters, memory))
+        kept = core.strided_slice(old, (2,), (1,), (memory,), (1,))
+        line = core.concat([kept, core.reshape(newest, (batch, filters, 1))], 2)
+        products = core.multiply(line, ins["times"].data)
+        units = filters // self.rank
+        total = core.sum(core.reshape(products, (batch, units, self.rank * memory)), (2,))
+        bias = ins.get("bias")
+        total = total if bias is None else core.add(total, bias.data)
+        state = core.reshape(line, (batch, filters * memory))
+        return squashed(core, total, self.activation), state

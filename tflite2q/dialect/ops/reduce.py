@@ -10,10 +10,22 @@ import numpy as np
 
 from tflite2q.arithmetic import rounding
 from tflite2q.arithmetic.core import Core
-from tflite2q.arithmetic.rescale import int_const, multiply_fixed
-from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Named, Op, Operand, Operands, Shape, Values, attribute, require
+from tflite2q.arithmetic.rescale import Rescale, int_const, multiply_fixed
+from tflite2q.dialect.op import (
+    INT8_VERSION_2,
+    Builtin,
+    Named,
+    Op,
+    Operand,
+    Operands,
+    Shape,
+    Values,
+    attribute,
+    require,
+    supported,
+)
 from tflite2q.dialect.ops.binary import truncated_quotient
-from tflite2q.dialect.ops.common import CODES, axis_of, check_numbers, integer, integers, is_codes, number
+from tflite2q.dialect.ops.common import CODES, axis_of, centred, check_numbers, integer, integers, is_codes, number
 from tflite2q.dialect.spans import Span, times
 from tflite2q.dialect.types import Value
 
@@ -166,6 +178,84 @@ class ReduceExtremum(Reduce):
 
     def bare_codes(self, core: Core[T], x: T, axes: tuple[int, ...], y: Value) -> T:
         return core.min(x, axes) if self.smallest else core.max(x, axes)
+
+
+MOST_FACTORS = 256  # of a product of codes, which is rescaled after every factor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Product(Reduce):
+    """Product of centred codes, rescaled after each factor by s_x / s_y ** (1 / count); of numbers in halves."""
+
+    mnemonic: ClassVar[str] = "q.reduce_prod"
+    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("REDUCE_PROD", "ReducerOptions", {"int8": 2, "int16": 2}),)
+    floats: ClassVar[bool] = True
+    dtypes: ClassVar[tuple[str, ...]] = ("int8", "int16")
+    deviation: ClassVar[str] = "float32 within 1e-5: products are taken in another order"
+
+    def verify(self, ins: Values, outs: Sequence[Value]) -> None:
+        super().verify(ins, outs)
+        if outs[0].type.dtype in CODES:
+            check_numbers(ins["x"], outs[0])
+            factors = self.count(ins["x"], self.axes(ins))
+            supported(factors <= MOST_FACTORS, f"a product of {factors} codes; {MOST_FACTORS} are possible")
+
+    def factors(self, core: Core[T], x: T, axes: tuple[int, ...], shape: Shape) -> tuple[T, Shape]:
+        """x with the factors of each product on the last axis, and the shape of the others."""
+        kept = tuple(axis for axis in range(len(shape)) if axis not in axes)
+        rest = tuple(shape[axis] for axis in kept)
+        count = int(np.prod([shape[axis] for axis in axes], dtype=np.int64))
+        return core.reshape(core.permute_dims(x, (*kept, *axes)), (*rest, count)), rest
+
+    def codes(self, core: Core[T], x: T, axes: tuple[int, ...], source: Value, y: Value) -> T:
+        kind, count = y.type, self.count(source, axes)
+        real = source.type.scale / kind.scale ** (1 / count)
+        step = Rescale((real,), 0, -(2**31), 2**31 - 1, "int32", "fixed16")
+        factors, rest = self.factors(core, centred(core, x, source.type.zero_point, "int64"), axes, source.type.shape)
+        columns = [core.strided_slice(factors, (len(rest),), (i,), (i + 1,), (1,)) for i in range(count)]
+        product = columns[0]
+        for column in columns[1:]:
+            product = core.astype(step.meaning(core, core.multiply(product, column)), "int64")
+        last = Rescale((real,), kind.zero_point, *kind.range, kind.dtype, "fixed16")
+        return last.meaning(core, product)
+
+    def numbers(self, core: Core[T], x: T, axes: tuple[int, ...], source: Value) -> T:
+        product, rest = self.factors(core, x, axes, source.type.shape)
+        count, axis = self.count(source, axes), len(rest)
+        while count > 1:
+            half = count // 2
+            first, second, last = (
+                core.strided_slice(product, (axis,), (begin,), (end,), (1,))
+                for begin, end in ((0, half), (half, 2 * half), (2 * half, count))
+            )
+            product = core.multiply(first, second)
+            product = core.concat([product, last], axis) if count % 2 else product
+            count = half + count % 2
+        return product
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReduceLogical(Reduce):
+    """Whether all, or any, of the booleans hold."""
+
+    every: bool = attribute(None, False)
+
+    mnemonic: ClassVar[str] = "q.reduce_logical"
+    builtins: ClassVar[tuple[Builtin, ...]] = (
+        Builtin("REDUCE_ANY", "ReducerOptions", {}, {"every": False}),
+        Builtin("REDUCE_ALL", "ReducerOptions", {}, {"every": True}),
+    )
+    operands: ClassVar[tuple[Operand, ...]] = (Operand("x", "plain"), Operand("axes", "plain"))
+    dtypes: ClassVar[tuple[str, ...]] = ()
+
+    def verify(self, ins: Values, outs: Sequence[Value]) -> None:
+        x, y = ins["x"].type, outs[0].type
+        require(x.dtype == y.dtype == "bool", "operand and result must be bool")
+        require(all(x.shape[axis] > 0 for axis in self.axes(ins)), f"nothing to reduce on an axis of {list(x.shape)}")
+
+    def numbers(self, core: Core[T], x: T, axes: tuple[int, ...], source: Value) -> T:
+        marks = core.astype(x, "int8")
+        return core.astype(core.min(marks, axes) if self.every else core.max(marks, axes), "bool")
 
 
 @dataclass(frozen=True, kw_only=True)

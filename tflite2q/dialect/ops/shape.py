@@ -57,6 +57,7 @@ class Reshape(Movement):
         Builtin("EXPAND_DIMS", "ExpandDimsOptions", {}, {"kind": "expand_dims"}),
     )
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("shape", "plain", optional=True))
+    complexes: ClassVar[bool] = True
 
     def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
         x, told = ins["x"].type, ins.get("shape")
@@ -96,7 +97,7 @@ class Reshape(Movement):
         return shape
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        return (core.reshape(ins["x"].data, outs[0].type.shape),)
+        return (core.reshape(ins["x"].data, outs[0].type.held),)
 
 
 @dataclass(frozen=True, kw_only=True)

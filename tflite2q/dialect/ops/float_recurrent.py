@@ -1,0 +1,211 @@
+"""Recurrent layers of real numbers: LSTM cells with every option, and plain RNN cells.
+
+Weights are named as operands of the ops that use them, behind a prefix ("fw_" and "bw_" for the directions of a
+bidirectional layer).  A sequence is [steps, batch, depth] here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from tflite2q.arithmetic.core import Core
+from tflite2q.dialect.op import Operand, Operands, Values, require, supported
+from tflite2q.dialect.ops.common import activated, float32, number
+from tflite2q.dialect.ops.formulas import FORMULAS
+
+T = TypeVar("T")
+
+GATES = ("input", "forget", "cell", "output")
+NORMALIZATION_FLOOR = 1e-8  # added to the variance of a layer's normalization
+MOST_STEPS = 1024  # of a sequence, each of which is written out
+
+
+def lstm_weights(prefix: str, role: str = "fixed") -> tuple[Operand, ...]:
+    """The operands of one direction of an LSTM, in the order of TFLite."""
+
+    def group(pattern: str, optional: bool, gates: Sequence[str] = GATES) -> list[Operand]:
+        return [Operand(prefix + pattern.format(gate), role, optional or gate == "input") for gate in gates]
+
+    return (
+        *group("input_to_{}", False),
+        *group("recurrent_to_{}", False),
+        *group("peephole_{}", True, ("input", "forget", "output")),
+        *group("bias_{}", False),
+        Operand(f"{prefix}projection", role, optional=True),
+        Operand(f"{prefix}projection_bias", role, optional=True),
+    )
+
+
+def check_real(ins: Values) -> None:
+    """Every operand is float32."""
+    for value in ins:
+        real = value is None or value.type.dtype == "float32"
+        supported(real, f"{'' if value is None else value.name!r} is no float32; float layers take nothing else")
+
+
+def squashed(core: Core[T], x: T, activation: str) -> T:
+    """A recurrent layer's activation."""
+    return core.tanh(x) if activation == "TANH" else activated(core, x, activation, "float32")
+
+
+def steps_of(core: Core[T], x: T, shape: Sequence[int], time_major: bool) -> list[T]:
+    """The inputs [batch, depth] of each step."""
+    axis = 0 if time_major else 1
+    steps = shape[axis]
+    supported(steps <= MOST_STEPS, f"a sequence of {steps} steps; {MOST_STEPS} are possible")
+    parts = (core.strided_slice(x, (axis,), (step,), (step + 1,), (1,)) for step in range(steps))
+    return [core.reshape(part, (shape[1 - axis], shape[2])) for part in parts]
+
+
+def sequence_of(core: Core[T], steps: Sequence[T], shape: Sequence[int], time_major: bool) -> T:
+    """Results [batch, units] of each step as one tensor of `shape`."""
+    axis = 0 if time_major else 1
+    thin = (1, *shape[1:]) if time_major else (shape[0], 1, shape[2])
+    return core.concat([core.reshape(step, thin) for step in steps], axis)
+
+
+@dataclass(frozen=True)
+class LstmCell(Generic[T]):
+    """An LSTM cell over operands with a prefix; peepholes, projection, normalization and input gate are optional."""
+
+    core: Core[T]
+    ins: Operands[T]
+    prefix: str
+    activation: str
+    cell_clip: float
+    projection_clip: float
+    normalized: bool = False
+
+    def data(self, name: str) -> T | None:
+        tensor = self.ins.get(self.prefix + name)
+        return None if tensor is None else tensor.data
+
+    def needed(self, name: str) -> T:
+        return self.ins[self.prefix + name].data
+
+    @property
+    def coupled(self) -> bool:
+        return self.data("input_to_input") is None
+
+    def run(self, steps: Sequence[T], h: T, c: T, backwards: bool = False) -> tuple[list[T], T, T]:
+        """The results of each step [batch, units], and the last states."""
+        results = []
+        for x in reversed(steps) if backwards else steps:
+            h, c = self.step(x, h, c)
+            results.append(h)
+        return results[::-1] if backwards else results, h, c
+
+    def step(self, x: T, h: T, c: T) -> tuple[T, T]:
+        core, one = self.core, self.core.const(float32(1))
+        forget = self.logistic(self.gate("forget", x, h, c))
+        admit = core.subtract(one, forget) if self.coupled else self.logistic(self.gate("input", x, h, c))
+        candidate = squashed(core, self.gate("cell", x, h, None), self.activation)
+        c = core.add(core.multiply(forget, c), core.multiply(admit, candidate))
+        if self.cell_clip > 0:
+            c = core.clip(c, -self.cell_clip, self.cell_clip)
+        opened = self.logistic(self.gate("output", x, h, c))
+        h = core.multiply(opened, squashed(core, c, self.activation))
+        projection = self.data("projection")
+        if projection is not None:
+            h = self.product(h, projection)
+            bias = self.data("projection_bias")
+            h = h if bias is None else core.add(h, bias)
+            if self.projection_clip > 0:
+                h = core.clip(h, -self.projection_clip, self.projection_clip)
+        return h, c
+
+    def gate(self, name: str, x: T, h: T, c: T | None) -> T:
+        """The sum of a gate before its activation; c is what its peephole sees."""
+        core = self.core
+        total = core.add(
+            self.product(x, self.needed(f"input_to_{name}")), self.product(h, self.needed(f"recurrent_to_{name}"))
+        )
+        peephole = None if c is None else self.data(f"peephole_{name}")
+        if c is not None and peephole is not None:
+            total = core.add(total, core.multiply(c, peephole))
+        if self.normalized:
+            total = core.multiply(
+                normalized(core, total, self.ins[f"{self.prefix}bias_{name}"].type.size),
+                self.needed(f"normalization_{name}"),
+            )
+        return core.add(total, self.needed(f"bias_{name}"))
+
+    def product(self, x: T, weights: T) -> T:
+        return self.core.matmul(x, self.core.permute_dims(weights, (1, 0)), "float32")
+
+    def logistic(self, x: T) -> T:
+        return FORMULAS["LOGISTIC"](self.core, x, "float32", 0.0)  # type: ignore[no-any-return]
+
+
+def normalized(core: Core[T], x: T, units: int) -> T:
+    """Rows of x with mean 0 and variance 1."""
+    count = number(core, units, "float32")
+    centre = core.subtract(x, core.divide(core.sum(x, (1,), keepdims=True), count))
+    spread = core.divide(core.sum(core.multiply(centre, centre), (1,), keepdims=True), count)
+    return core.divide(centre, core.sqrt(core.add(spread, number(core, NORMALIZATION_FLOOR, "float32"))))
+
+
+def lstm_units(ins: Values, prefix: str = "") -> int:
+    """Length of an LSTM's result."""
+    shape = ins[f"{prefix}recurrent_to_output"].type.shape
+    require(len(shape) == 2, f"recurrent weights must have 2 axes, have {len(shape)}")
+    return shape[1]
+
+
+def check_lstm(ins: Values, prefix: str, batch: int, depth: int, states: tuple[str, str]) -> None:
+    """Raise InvalidGraph where shapes of an LSTM's operands do not fit each other."""
+    results = lstm_units(ins, prefix)
+    cells = ins[f"{prefix}input_to_output"].type.shape[0]
+
+    def fits(name: str, *shape: int) -> None:
+        value = ins.get(name)
+        right = value is None or value.type.shape == shape
+        require(right, f"{name} is {[] if value is None else list(value.type.shape)}, not {list(shape)}")
+
+    for gate in GATES:
+        fits(f"{prefix}input_to_{gate}", cells, depth)
+        fits(f"{prefix}recurrent_to_{gate}", cells, results)
+        fits(f"{prefix}bias_{gate}", cells)
+    for gate in ("input", "forget", "output"):
+        fits(f"{prefix}peephole_{gate}", cells)
+    given = [ins.get(f"{prefix}{name}") is None for name in ("input_to_input", "recurrent_to_input", "bias_input")]
+    require(len(set(given)) == 1, "the input gate has weights without a bias, or the other way round")
+    if ins.get(f"{prefix}projection") is None:
+        require(results == cells, f"{cells} cells but {results} results without a projection")
+    fits(f"{prefix}projection", results, cells)
+    fits(f"{prefix}projection_bias", results)
+    fits(states[0], batch, results)
+    fits(states[1], batch, cells)
+
+
+@dataclass(frozen=True)
+class RnnCell(Generic[T]):
+    """activation(W x + R h + b), by the names of its operands behind a prefix."""
+
+    core: Core[T]
+    ins: Operands[T]
+    prefix: str
+    activation: str
+
+    def run(self, steps: Sequence[T], h: T, backwards: bool = False) -> tuple[list[T], T]:
+        """The results of each step [batch, units], and the last state."""
+        core, results = self.core, []
+        weights, recurrent, bias = (self.ins[self.prefix + n].data for n in ("weights", "recurrent", "bias"))
+        for x in reversed(steps) if backwards else steps:
+            total = core.matmul(x, core.permute_dims(weights, (1, 0)), "float32")
+            total = core.add(total, core.matmul(h, core.permute_dims(recurrent, (1, 0)), "float32"))
+            h = squashed(core, core.add(total, bias), self.activation)
+            results.append(h)
+        return results[::-1] if backwards else results, h
+
+
+def check_rnn(ins: Values, prefix: str, batch: int, depth: int) -> int:
+    """The units of an RNN's operands.  Raises InvalidGraph where their shapes do not fit each other."""
+    units = ins[f"{prefix}bias"].type.size
+    shapes = {"weights": (units, depth), "recurrent": (units, units), "bias": (units,), "hidden": (batch, units)}
+    for name, shape in shapes.items():
+        have = ins[prefix + name].type.shape
+        require(have == shape, f"{prefix}{name} is {list(have)}, not {list(shape)}")
+    return units
