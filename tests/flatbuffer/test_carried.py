@@ -19,7 +19,7 @@ from surroundings import Outcome
 import tflite2q
 from tflite2q import pipeline
 from tflite2q.dialect.text import parse_graph, print_graph
-from tflite2q.errors import InvalidGraph, ModelError, Tflite2qError, UnsupportedError
+from tflite2q.errors import InvalidGraph, ModelError, SchemeError, Tflite2qError, UnsupportedError
 from tflite2q.execution import reference
 from tflite2q.flatbuffer import schema
 from tflite2q.flatbuffer.reader import read
@@ -291,7 +291,7 @@ def test_what_cannot_change_is_not_called_done() -> None:
     plain = graph.with_(
         values=tuple(v.with_(type=v.type.with_(dtype="float32", quantization=None)) for v in graph.values)
     )
-    with pytest.raises(UnsupportedError, match="changes nothing: no activation of the model is quantized"):
+    with pytest.raises(SchemeError, match="needs --data for a float model"):
         tflite2q.convert(plain, "int8")
     record = model(codes=(OperatorCode("CONV_2D"), OperatorCode("MyOp", custom=True)))
     graph = read(schema.encode(replace(record, subgraphs=(only_custom(),), signatures=())), allow_unsupported=True)

@@ -137,5 +137,6 @@ def _change(op: Op, graph: Graph, decided: Decisions, weights: NewWeights | None
 
 
 def _requantizations(graph: Graph) -> int:
-    """Casts to codes, without those of the model's own inputs."""
-    return sum(isinstance(op, Requantize) and op.inputs[0] not in graph.inputs for op in graph.ops)
+    """Casts to codes, without those of a float model's own inputs."""
+    real = {name for name in graph.inputs if graph[name].type.dtype == "float32"}
+    return sum(isinstance(op, Requantize) and op.inputs[0] not in real for op in graph.ops)

@@ -69,7 +69,7 @@ def convert_weights(value: Value, axis: int, settings: Weights, gains: Gains | N
             np.zeros(channels, bool),
             array - _from_rows(real, value.type.shape, axis),
         )
-    rows = _fit(units, base, settings)
+    rows = _fit(units, base, settings, _is_real(value))
     error = rows.codes * rows.scales.astype(np.float64)[:, None] - real
     storage = "int8" if settings.dtype == "int4" else settings.dtype
     codes = _from_rows((rows.codes + rows.zero_point).astype(storage), value.type.shape, axis)
@@ -110,18 +110,24 @@ def integer_rows(value: Value, axis: int) -> tuple[rounding.Floats, rounding.Flo
     return rows - q.zero_points(channels)[:, None], q.scales(channels).astype(np.float64)
 
 
+def _is_real(value: Value) -> bool:
+    q = value.type.quantization
+    return q is None or q.block > 0
+
+
 def _from_rows(rows: npt.NDArray[Any], shape: tuple[int, ...], axis: int) -> npt.NDArray[Any]:
     rest = tuple(size for index, size in enumerate(shape) if index != axis)
     return np.moveaxis(rows.reshape(shape[axis], *rest), 0, axis)
 
 
-def _fit(units: rounding.Floats, base: rounding.Floats, settings: Weights) -> Rows:
+def _fit(units: rounding.Floats, base: rounding.Floats, settings: Weights, real: bool) -> Rows:
+    """`real`: the weights are real numbers, of which no step is kept."""
     if settings.granularity == "per-tensor":  # units of one common scale; still whole numbers if all were equal
         common = base.max(initial=0.0)
         units, base = units * (base / common)[:, None], np.full_like(base, common)
     if settings.symmetric:
         return _fit_symmetric(units, base, settings)
-    return _fit_asymmetric(units, base, settings.dtype)
+    return _fit_asymmetric(units, base, settings.dtype, real)
 
 
 def _fit_symmetric(units: rounding.Floats, base: rounding.Floats, settings: Weights) -> Rows:
@@ -231,17 +237,16 @@ def fits_around_middle(bottom: float, top: float, dtype: str) -> bool:
     return low - middle <= bottom and top <= high - middle
 
 
-def _fit_asymmetric(units: rounding.Floats, base: rounding.Floats, dtype: str) -> Rows:
+def _fit_asymmetric(units: rounding.Floats, base: rounding.Floats, dtype: str, real: bool) -> Rows:
     """One scale and one zero point for the tensor: the middle of the dtype if that fits, because it is the cheapest."""
     low, high = rounding.code_range(dtype)
     middle = (low + high + 1) // 2
     bottom, top = min(float(units.min(initial=0.0)), 0.0), max(float(units.max(initial=0.0)), 0.0)
-    whole = not (units != np.rint(units)).any()
-    if whole and fits_around_middle(bottom, top, dtype):
+    if not real and fits_around_middle(bottom, top, dtype):
         scale, zero_point = float(base[0]), middle
     else:
         stretch = (top - bottom) / (high - low)
-        scale = float(np.float32(base[0] * (max(1.0, stretch) if whole else stretch)))
+        scale = float(np.float32(base[0] * (stretch or 1.0 if real else max(1.0, stretch))))
         zero_point = low - int(rounding.round_half_away(bottom * base[0] / scale))
     codes = np.clip(rounding.round_half_away(units * (base[0] / scale)), low - zero_point, high - zero_point)
     return Rows(codes, np.full(len(base), scale, np.float32), zero_point)
