@@ -93,15 +93,7 @@ class Graph:
 
 def verify(graph: Graph) -> Graph:
     """Check every rule of the dialect; returns the graph, or raises InvalidGraph naming the op and the rule."""
-    if len(graph.by_name) != len(graph.values):
-        raise InvalidGraph("two values have the same name")
-    if not 0 <= graph.place <= len(graph.others):
-        raise InvalidGraph(f"place {graph.place} among {len(graph.others)} further subgraphs")
-    for value in graph.values:
-        check_value(value)
-    resources = [(v.resource.container, v.resource.shared_name) for v in graph.values if v.resource is not None]
-    if len(set(resources)) != len(resources):
-        raise InvalidGraph("two values are the same variable")
+    _verify_values(graph)
     for name in graph.inputs:
         if name not in graph.by_name:
             raise InvalidGraph(f"graph input {name!r} does not exist")
@@ -129,6 +121,18 @@ def verify(graph: Graph) -> Graph:
             if name not in graph.by_name:
                 raise InvalidGraph(f"signature {signature.key!r}: {public!r} stands for {name!r}, which does not exist")
     return graph
+
+
+def _verify_values(graph: Graph) -> None:
+    if len(graph.by_name) != len(graph.values):
+        raise InvalidGraph("two values have the same name")
+    if not 0 <= graph.place <= len(graph.others):
+        raise InvalidGraph(f"place {graph.place} among {len(graph.others)} further subgraphs")
+    for value in graph.values:
+        check_value(value)
+    resources = [(v.resource.container, v.resource.shared_name) for v in graph.values if v.resource is not None]
+    if len(set(resources)) != len(resources):
+        raise InvalidGraph("two values are the same variable")
 
 
 def located(index: int, op: Op, error: Tflite2qError) -> Tflite2qError:
