@@ -12,7 +12,7 @@ from tflite2q.dialect.graph import Graph, Signature
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops import OPS
 from tflite2q.dialect.parser import NOT_ATTRIBUTES
-from tflite2q.dialect.types import STORAGE, Constant, Quantization, TensorType, Value
+from tflite2q.dialect.types import PAIRS, STORAGE, Constant, Quantization, TensorType, Value
 
 # What file names look like, what must be quoted, and bytes that are no UTF-8 (read as lone surrogates).
 NAMES = st.one_of(
@@ -50,7 +50,8 @@ def values(draw: st.DrawFn, name: str) -> Value:
     shape = tuple(draw(st.lists(st.integers(0, 5), max_size=3)))
     dtype = draw(st.sampled_from(sorted(STORAGE)))
     kind = TensorType(shape, dtype, draw(quantizations(shape)))
-    constant = draw(st.one_of(st.none(), constants(dtype, shape)))
+    # There are no constants of pairs: complex numbers stand between operators only.
+    constant = None if dtype in PAIRS else draw(st.one_of(st.none(), constants(dtype, shape)))
     signature = draw(st.one_of(st.none(), st.lists(st.integers(-1, 9), max_size=3).map(tuple)))
     return Value(name, kind, constant, draw(st.booleans()), signature)
 

@@ -15,7 +15,7 @@ from wild import Wild
 
 from tflite2q import convert
 from tflite2q.dialect.graph import Graph
-from tflite2q.errors import InvalidGraph, Unchanged, UnsupportedError
+from tflite2q.errors import InvalidGraph, SchemeError, Unchanged, UnsupportedError
 from tflite2q.execution import reference
 from tflite2q.flatbuffer import reader
 from tflite2q.flatbuffer.writer import write
@@ -48,8 +48,8 @@ def converted(count: int, schemes: Sequence[str]) -> list[tuple[str, Case, Graph
                     continue  # exponentials beyond int32 steps: LiteRT's QUANTIZE overflows where ours saturates
                 try:
                     found.append((f"{family} {index} {scheme}", case, convert(case.graph, scheme).graph))
-                except (Unchanged, UnsupportedError):
-                    continue  # it holds already, or this operator has no such form
+                except (SchemeError, Unchanged, UnsupportedError):
+                    continue  # real numbers need data; it holds already; or this operator has no such form
     return found
 
 
@@ -82,8 +82,8 @@ def converted_corners(count: int, schemes: Sequence[str], seed: int) -> list[tup
         for scheme in () if out else schemes:
             try:
                 found.append((f"{name} {scheme}", case, parse(convert(case.graph, scheme).graph)))
-            except (Unchanged, UnsupportedError):
-                continue  # it holds already, or this operator has no such form
+            except (SchemeError, Unchanged, UnsupportedError):
+                continue  # real numbers need data; it holds already; or this operator has no such form
     return found
 
 
