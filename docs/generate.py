@@ -64,7 +64,7 @@ def ops() -> str:
             f"`{op.mnemonic}`",
             ", ".join(op.dtypes if builtin.dtypes is None else builtin.dtypes),
             f"`{op.contract}`" if op.contract else "core operations",
-            builtin.deviation or op.deviation or "bit for bit",
+            "; ".join(filter(None, (builtin.deviation or op.deviation, op.hybrid_deviation))) or "bit for bit",
         )
         for op in OPS
         for builtin in op.builtins

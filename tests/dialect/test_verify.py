@@ -43,7 +43,7 @@ def single_op_graphs(draw: st.DrawFn, cls) -> Graph:
 
 
 @pytest.mark.parametrize("cls", OPS, ids=lambda cls: cls.mnemonic)
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_ops_refuse_what_does_not_fit_in_our_words(cls, data: st.DataObject) -> None:
     graph = data.draw(single_op_graphs(cls))

@@ -43,7 +43,7 @@ def converted(count: int, schemes: Sequence[str]) -> list[tuple[str, Case, Graph
     found = []
     for family in EIGHT_BITS:
         for index, case in enumerate(cases(family, count, seed=2)):
-            for scheme in schemes:
+            for scheme in schemes if case.graph.inputs else ():  # without inputs, XNNPACK's delegate fails
                 if family == "EXP-int8" and scheme == "float32":
                     continue  # exponentials beyond int32 steps: LiteRT's QUANTIZE overflows where ours saturates
                 try:

@@ -72,4 +72,4 @@ def test_hundreds(family: str) -> None:
 def test_every_operator_has_cases() -> None:
     covered = {next(iter(cases(family, 1))).builtin for family in FAMILIES}
     also = {case.builtin for family in ("ARG_MAX-int8",) for case in cases(family, QUICK)}
-    assert set(BY_BUILTIN) == covered | also
+    assert set(BY_BUILTIN) == covered | also | {"READ_VARIABLE", "ASSIGN_VARIABLE"}  # tests of streams have these

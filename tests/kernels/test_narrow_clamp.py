@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+SLOW = pytest.mark.slow
 CHILD = """
 import numpy as np, tflite2q
 from networks import Net
@@ -25,7 +26,7 @@ assert np.array_equal(tflite2q.compile(graph).run(codes)[0], reference.run(graph
 
 
 @pytest.mark.parametrize("activation", ["NONE", "RELU", "RELU6"])
-@pytest.mark.parametrize("filters", [8, 24, 28, 56])
+@pytest.mark.parametrize("filters", [8, 28, pytest.param(24, marks=SLOW), pytest.param(56, marks=SLOW)])
 def test_narrow_blocks_with_a_clamp(filters: int, activation: str) -> None:
     script = CHILD.format(filters=filters, activation=activation)
     subprocess.run([sys.executable, "-c", script], check=True, timeout=300, cwd=Path(__file__).parents[1])

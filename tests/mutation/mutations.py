@@ -24,8 +24,8 @@ MUTATIONS = {
     ),
     "convolutions pad with something that counts": Mutation(
         "tflite2q/dialect/ops/conv.py",
-        "geometry.pad(core, image, 0)",
-        "geometry.pad(core, image, 1)",
+        "geometry.pad(core, image, 0),",
+        "geometry.pad(core, image, 1),",
         ("tests/exactness/test_single_ops.py", "-k", "dozen and CONV_2D-uint8"),
     ),
     "kernels pad with code 0 instead of the zero point": Mutation(

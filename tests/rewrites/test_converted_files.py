@@ -21,7 +21,7 @@ from tflite2q.rewrites import Conversion, scheme
 
 SCHEMES = ("asymmetric-uint8", "int8", "symmetric-int8")
 MODELS = sorted((SHARED / "models").glob("*.tflite"))
-LARGE = 1_000_000  # bytes, above which what only the interface distinguishes is left to the slow tests
+LARGE = 700_000  # bytes, above which what only the interface distinguishes is left to the slow tests
 
 
 def cases() -> list[Any]:
@@ -29,8 +29,8 @@ def cases() -> list[Any]:
     found = []
     for path in MODELS:
         for name in SCHEMES:
-            found.append(pytest.param(path.stem, name, "keep"))
             slow = [pytest.mark.slow] if path.stat().st_size > LARGE else []
+            found.append(pytest.param(path.stem, name, "keep", marks=slow if name != "symmetric-int8" else []))
             found.append(pytest.param(path.stem, name, "scheme", marks=slow))
     return found
 

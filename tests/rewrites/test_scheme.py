@@ -197,8 +197,8 @@ def test_int8_follows_the_specification_for_fully_connected_layers() -> None:
         ),
         (INT8 + "[[rules]]\nmatch.op = 'dense'\nweight.dtype = 'int8'", "key rules[0].weight is unknown, did you mean"),
         (
-            INT8 + "[[rules]]\nmatch.op = 'conv3d'\nweights.dtype = 'int8'",
-            "rules[0].match.op = 'conv3d' matches no op, did you",
+            INT8 + "[[rules]]\nmatch.op = 'conv4d'\nweights.dtype = 'int8'",
+            "rules[0].match.op = 'conv4d' matches no op, did you",
         ),
         (INT8 + "[[rules]]\nmatch.op = 'dense'", "rules[0] sets nothing"),
         (INT8 + "[[rules]]\nweights.symmetric = true", "rules[0] has no match; say which layers it is for"),

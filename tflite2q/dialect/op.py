@@ -179,6 +179,7 @@ class Op:
     # Fused activations that every interpreter's kernel honours, for ops that have the attribute `activation`.
     fuses: ClassVar[tuple[str, ...]] = ()
 
+    hybrid_deviation: ClassVar[str] = ""  # as `deviation`, but of float32 activations with integer weights alone
     deviation: ClassVar[str] = ""  # where results may differ from the reference kernels', or none exist to compare with
 
     @property
@@ -214,6 +215,13 @@ class Op:
     def _is(self, builtin: Builtin) -> bool:
         """Whether the attributes that `builtin` stands for have its values."""
         return all(getattr(self, name) == value for name, value in builtin.fixed.items())
+
+    def deviates(self, ins: Values) -> str:
+        """Where results may differ from the reference kernels', with operands like these; "" if nowhere."""
+        present = [value.type for value in ins if value is not None]
+        hybrid = any(t.dtype == "float32" for t in present) and any(t.quantized for t in present)
+        parts = (self.builtin.deviation or self.deviation, self.hybrid_deviation if hybrid else "")
+        return "; ".join(part for part in parts if part)
 
     def accepts(self, dtype: str) -> bool:
         """Whether its activations may be of `dtype`: codes TFLite has a kernel for, or float32."""

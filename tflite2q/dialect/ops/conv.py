@@ -103,7 +103,7 @@ class Convolution(Op):
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8", "int16")
     fuses: ClassVar[tuple[str, ...]] = FUSED
     channel_axis: ClassVar[int]  # of the weights: where the output channel is
-    deviation: ClassVar[str] = hybrid.DEVIATION
+    hybrid_deviation: ClassVar[str] = hybrid.DEVIATION
 
     def window(self, x: Value, weights: Value) -> Window:
         return window(

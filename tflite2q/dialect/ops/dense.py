@@ -50,8 +50,8 @@ class Dense(Op):
     channel_axis: ClassVar[int] = 0
     hybrid_weights: ClassVar[Mapping[str, int]] = {"int8": 12, "int4": 12}
     blockwise: ClassVar[bool] = True
-    deviation: ClassVar[str] = (
-        "results beyond 2^31 steps saturate; LiteRT casts them in a way that C leaves undefined; "
+    deviation: ClassVar[str] = "results beyond 2^31 steps saturate; LiteRT casts them in a way that C leaves undefined"
+    hybrid_deviation: ClassVar[str] = (
         f"{hybrid.DEVIATION}; a scale for each block is as in LiteRT's optimized kernel (the reference kernel ignores "
         "these scales), with the fused activation, which that kernel leaves out"
     )
@@ -145,8 +145,10 @@ class BatchMatmul(Op):
     dtypes: ClassVar[tuple[str, ...]] = ("int8", "int16")
     hybrid_weights: ClassVar[Mapping[str, int]] = {"int8": 4}
     deviation: ClassVar[str] = (
-        f"{hybrid.DEVIATION}; with more than one leading axis, LiteRT takes scales from the wrong rows; "
         "int16 times int8 with a scale for each column: LiteRT loses the scales and answers 0; here they count"
+    )
+    hybrid_deviation: ClassVar[str] = (
+        f"{hybrid.DEVIATION}; with more than one leading axis, LiteRT takes scales from the wrong rows"
     )
 
     def verify(self, ins: Values, outs: Sequence[Value]) -> None:

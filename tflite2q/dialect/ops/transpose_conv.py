@@ -52,7 +52,9 @@ class TransposeConv(Op):
     dtypes: ClassVar[tuple[str, ...]] = CODES
     channel_axis: ClassVar[int] = 0
     hybrid_weights: ClassVar[Mapping[str, int]] = {"int8": 2}
-    deviation: ClassVar[str] = f"{hybrid.DEVIATION}; LiteRT sums such products in float32, here they are summed exactly"
+    hybrid_deviation: ClassVar[str] = (
+        f"{hybrid.DEVIATION}; LiteRT sums such products in float32, here they are summed exactly"
+    )
 
     def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         weights, x, bias = ins["weights"], ins["x"], ins.get("bias")
