@@ -32,7 +32,7 @@ def test_parse_inverts_print(graph: Graph) -> None:
 
 
 @pytest.mark.parametrize("cls", OPS, ids=lambda cls: cls.mnemonic)
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_every_op_round_trips(cls, data) -> None:
     op = data.draw(ops(cls, ["a", "b c"]))

@@ -93,7 +93,7 @@ MIXES = {
     """,
 }
 
-BY_CORE = ("int16-in-the-middle", "float32-last")  # LLVM takes long for core operations
+BY_CORE = ("int16-in-the-middle",)  # LLVM takes long for core operations
 
 # (activations.dtype, .symmetric, weights.dtype, .symmetric, .granularity, recover.equalize)
 KINDS = (
