@@ -18,7 +18,7 @@ from tflite2q.rewrites.clamps import Cut
 from tflite2q.rewrites.edit import Editor
 from tflite2q.rewrites.equalize import equalize, input_gain, output_gain
 from tflite2q.rewrites.parameters import arithmetic, parameters
-from tflite2q.rewrites.plan import Plan, is_activation, weights_of
+from tflite2q.rewrites.plan import Plan, is_activation
 from tflite2q.rewrites.scheme import Activations, Layer
 from tflite2q.rewrites.statistics import Observation
 from tflite2q.rewrites.weights import NewWeights, convert_weights
@@ -83,15 +83,18 @@ class Applier:
             return op
         if hasattr(op, "asymmetric_inputs"):
             op = op.with_(asymmetric_inputs=not layer.activations.symmetric)
-        version = op.hybrid_weights[self.editor.values[op.reads("weights")].type.dtype]
+        version = op.hybrid_weights[self._weights_dtype(op)]
         return op.with_(version=max(op.version, version))
 
     def _is_dynamic(self, op: Op) -> bool:
-        """Whether `op` is given integer weights with real numbers."""
-        weights = weights_of(op, self.graph)
-        if weights is None or self.editor.values[op.name].type.dtype != "float32":
+        """Whether `op`, whose operands may be new, is given integer weights with real numbers."""
+        if not op.hybrid_weights or self.editor.values[op.name].type.dtype != "float32":
             return False
-        return self.editor.values[op.reads("weights")].type.dtype in op.hybrid_weights
+        return self._weights_dtype(op) in op.hybrid_weights
+
+    def _weights_dtype(self, op: Op) -> str:
+        names = (name for i, name in enumerate(op.inputs) if name and op.operand(i).role == "weights")
+        return next((self.editor.values[name].type.dtype for name in names), "")
 
     def _bias_type(self, bias: str | None, layer: Layer) -> str:
         """The new attributes of an operator that states the type of its bias."""
