@@ -123,14 +123,12 @@ def convert(
         return
     chosen = schemes.find(scheme, interface)
     path = Path(output) if output is not None else Path(model).with_name(f"{stem_of(model)}.{chosen.name}.tflite")
-    for planned in (path, lib):
-        if planned is not None:
-            files.refuse_overwrite(planned, force)
+    files.refuse_outputs({"--output": path, "--lib": lib, "--json": json_path}, [model, data], force, "--json")
     if lib is not None:
         from tflite2q.lower.target import resolve
 
+        runtime.check_ending(lib)
         resolve(target)  # a name that does not exist is said before the work, not after
-    out.check_json(json_path)
     found = models.opened(model, shapes, allow_unsupported, signature)
     with Progress() as progress:
         progress("converting")

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
+# Shared libraries of the systems that code is compiled for, WebAssembly's object, and an archive of object files.
+ENDINGS = (".so", ".dylib", ".dll", ".wasm", ".o", ".tar")
+
 
 @dataclass(frozen=True)
 class Stats:
@@ -104,6 +107,12 @@ def compile(
     )
     built = build(lowered.module, made, exec_mode, description.encode())
     return Executable(description, threads, source=_Source(lowered, built, made))
+
+
+def check_ending(path: str | os.PathLike[str]) -> None:
+    """Raise UsageError if the name of a library has an ending that says nothing of what is written."""
+    if Path(path).suffix not in ENDINGS:
+        raise UsageError(f"{os.fspath(path)}: a library's name ends in {', '.join(ENDINGS)}; name it so")
 
 
 def load_library(path: str | os.PathLike[str], threads: int = 1) -> Executable:
@@ -279,14 +288,17 @@ class Executable:
         """Write a shared library that `load_library` and TVM's own runtime load; it holds the manifest.
 
         A path ending in .tar gets the object files instead, for another linker.
-        Raises UsageError if `path` exists and `force` is not given, TargetError if there is no linker for the target.
+        Raises UsageError if `path` exists and `force` is not given, or has an ending that is not in ENDINGS;
+        TargetError if there is no linker for the target.
         """
         if self._source is None:
             raise UsageError("a loaded library cannot be saved again; copy the file instead")
         from tflite2q.lower.export import export
 
+        check_ending(path)
         with files.replacing(Path(path), force) as temporary:
             export(self._source.built.executable, str(temporary), self.manifest.spec.get("mtriple"))
+            manifest.seal(temporary)
         if self._code is None and Path(path).suffix != ".tar" and _obstacle(self.manifest) is None:
             # Machine code exists now: running that saves generating it once more in memory.
             self._library = os.path.abspath(path)
