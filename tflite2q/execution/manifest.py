@@ -108,14 +108,13 @@ def seal(path: str | os.PathLike[str]) -> None:
 def check_whole(path: str | os.PathLike[str]) -> None:
     """Raise DataError if the library at `path` is cut short or was changed: loading such a one can end the process."""
     with open(path, "rb") as file:
-        if file.read(len(ELF)) != ELF:
-            return
+        elf = file.read(len(ELF)) == ELF
         end = os.fstat(file.fileno()).st_size - len(SEAL) - hashlib.sha256().digest_size
         file.seek(max(end, 0))
         mark, digest = file.read(len(SEAL)), file.read()
-        if end < 0 or mark != SEAL:
+        if mark != SEAL and elf:
             raise DataError("is cut short, or of an earlier version; copy it again whole, or compile it again")
-        if _digest(file, end) != digest:
+        if mark == SEAL and _digest(file, end) != digest:
             raise DataError("was changed after it was compiled; copy it again, or compile it again")
 
 
@@ -178,7 +177,7 @@ def _value(tensor: Mapping[str, Any]) -> Value:
     q, parameters = tensor.get("quantization"), None
     if q is not None:
         where = f"quantization of {name}"
-        scale = _list_of(float, _a(dict, q, where).get("scale"), where)
+        scale = [float(each) for each in _list_of(float, _a(dict, q, where).get("scale"), where)]
         zero_point, axis = _list_of(int, q.get("zero_point"), where), q.get("axis")
         parameters = Quantization(tuple(scale), tuple(zero_point), None if axis is None else _a(int, axis, where))
     kind = TensorType(shape, dtype, parameters)

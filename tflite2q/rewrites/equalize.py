@@ -26,6 +26,7 @@ from tflite2q.dialect.types import Value
 from tflite2q.rewrites.clamps import Cut
 from tflite2q.rewrites.plan import Plan, is_activation
 from tflite2q.rewrites.statistics import Observation
+from tflite2q.rewrites.weights import convert_weights
 
 HOMOGENEOUS = ("NONE", "RELU")
 BOUNDED = "RELU6"
@@ -48,16 +49,30 @@ def equalize(
         pair = _pair(value, graph)
         if pair is None or not all(plan.layer(op).recover.equalize and plan.wanted(op, graph) for op in pair):
             continue
-        made, read = _ranges(pair, graph, plan, found)
-        if not (made > 0).all() or not (read > 0).all():
+        if not any(_rounds(op, graph, plan) for op in pair):
             continue
-        factors = np.sqrt(made / read)
+        made, read = _ranges(pair, graph, plan, found)
+        live = (made > 0) & (read > 0)
+        if not live.any():
+            continue
+        # A channel that no weight makes is constant, and what reads it may have any size; one that none reads is left.
+        factors = np.where(read > 0, np.sqrt(made / np.where(read > 0, read, 1.0)), 0.0)
         # Only ratios matter.  A channel that is divided uses fewer codes, so the middle one is left as it is.
-        factors = np.clip(factors / np.median(factors), _least(value, pair[0], seen.get(value.name)), LARGEST)
+        factors = np.where(read > 0, factors / np.median(factors[live]), 1.0)
+        factors = np.clip(factors, _least(value, pair[0], seen.get(value.name)), LARGEST)
         factors[_reaching_bound(value, pair[0], seen.get(value.name), cuts.get(value.name))] = 1.0
         if (factors != 1.0).any():
             found[value.name] = factors
     return found
+
+
+def _rounds(op: Op, graph: Graph, plan: Plan) -> bool:
+    """Whether the op's weights do not all stay the integers that they are, so that there is something to gain."""
+    assert op.inputs[1] is not None
+    settings = plan.layer(op).weights
+    if settings.dtype == "float32":
+        return True
+    return bool(convert_weights(graph[op.inputs[1]], op.channel_axis, settings).rescaled.any())
 
 
 def _ranges(
