@@ -87,8 +87,9 @@ class Graph:
         return replace(self, **changes)
 
     def macs(self) -> int:
-        """Multiply-accumulate operations of one run."""
-        return sum(op.macs(self.ins(op), self.outs(op)) for op in self.ops)
+        """Multiply-accumulate operations of one run; of the graphs that ops run, of one run each."""
+        inner = sum(region.macs() for op in self.ops for region in op.regions)
+        return inner + sum(op.macs(self.ins(op), self.outs(op)) for op in self.ops)
 
 
 def verify(graph: Graph) -> Graph:
@@ -235,6 +236,11 @@ def used(graph: Graph) -> Graph:
         if value.carried is not None and value.name in names:
             names.update(value.carried.names)
     return graph.with_(values=tuple(v for v in graph.values if v.name in names))
+
+
+def inner_name(op: Op, region: Graph, name: str) -> str:
+    """What reports call the op `name` of a graph that `op` runs."""
+    return f"{op.name}/{region.name}/{name}"
 
 
 def fresh(names: Iterable[str], wish: str) -> str:

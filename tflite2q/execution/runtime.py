@@ -255,7 +255,7 @@ class Executable:
         with _refusals():
             found = profile(source.lowered.module, source.target, [*checked, *self.initial_states], repeat)
         total = sum(found.values()) or 1.0
-        choices = source.lowered.choices
+        choices = [choice for choice in source.lowered.choices if not choice.inner]
         return [
             OpTime(c.op, c.mnemonic, c.kernel, ms, c.macs / ms / 1e6 if c.macs and ms else None, ms / total)
             for index, c in enumerate(choices)
