@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -85,6 +85,13 @@ class Graph:
 
     def with_(self, **changes: Any) -> Graph:
         return replace(self, **changes)
+
+    def every_op(self) -> Iterator[Op]:
+        """The ops, and those of the graphs that they run."""
+        for op in self.ops:
+            yield op
+            for region in op.regions:
+                yield from region.every_op()
 
     def macs(self) -> int:
         """Multiply-accumulate operations of one run; of the graphs that ops run, of one run each."""

@@ -75,6 +75,11 @@ def steps(
     yield from _Run().steps(folded(graph), check_inputs(graph, inputs), states or {})
 
 
+def core() -> NumpyCore:
+    """The core vocabulary in NumPy, which also runs the graphs of ops."""
+    return _Run().core
+
+
 class _Run:
     """One run of a graph, and the runs of the graphs in it."""
 
