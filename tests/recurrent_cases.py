@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
+import numpy as np
 from draw import Case, Draw, Family
 
 from tflite2q.dialect import ops
@@ -16,6 +18,14 @@ FUSED = ("NONE", "RELU", "RELU6", "TANH", "TANH")
 
 def _real(d: Draw, *shape: int) -> str:
     return d.constant(d.data(TensorType(shape, REAL), SPREAD))
+
+
+def _weights(d: Draw, dtype: str, *shape: int) -> str:
+    """Real numbers, or codes of such."""
+    if dtype == REAL:
+        return _real(d, *shape)
+    kind = d.kind(shape, dtype, d.scale(0.002, 0.02), 0)
+    return d.constant(np.maximum(d.data(kind), -127), kind)
 
 
 def _state(d: Draw, *shape: int) -> str:
@@ -32,33 +42,34 @@ def _clips(d: Draw, projected: bool) -> dict[str, float]:
 
 
 def _lstm_weights(
-    d: Draw, depth: int, cells: int, units: int, coupled: bool, peepholes: bool, projected: bool
+    d: Draw, depth: int, cells: int, units: int, coupled: bool, peepholes: bool, projected: bool, dtype: str = REAL
 ) -> list[str | None]:
     """The seventeen operands of one direction."""
     gates = [not coupled, True, True, True]
-    weights = [_real(d, cells, size) if wanted else None for size in (depth, units) for wanted in gates]
-    holes = [_real(d, cells) if peepholes and wanted else None for wanted in (not coupled, True, True)]
+    weights = [_weights(d, dtype, cells, size) if wanted else None for size in (depth, units) for wanted in gates]
+    holes = [_weights(d, dtype, cells) if peepholes and wanted else None for wanted in (not coupled, True, True)]
     biases = [_real(d, cells) if wanted else None for wanted in gates]
     bias = _real(d, units) if projected and d.chance(0.5) else None
-    return [*weights, *holes, *biases, _real(d, units, cells) if projected else None, bias]
+    return [*weights, *holes, *biases, _weights(d, dtype, units, cells) if projected else None, bias]
 
 
 def _choices(d: Draw) -> tuple[bool, bool, bool]:
     return d.chance(0.3), d.chance(0.4), d.chance(0.4)
 
 
-def _lstm(d: Draw) -> Case:
+def _lstm(d: Draw, dtype: str = REAL) -> Case:
     time_major, (coupled, peepholes, projected) = d.chance(0.5), _choices(d)
     batch, steps, depth, cells = (d.number(1, 5) for _ in range(4))
     units = d.number(1, 5) if projected else cells
     operands = [_sequence(d, time_major, batch, steps, depth)]
-    operands += _lstm_weights(d, depth, cells, units, coupled, peepholes, projected)
+    operands += _lstm_weights(d, depth, cells, units, coupled, peepholes, projected, dtype)
     operands += [_state(d, batch, units), _state(d, batch, cells)]
     if d.chance(0.4):
         operands += [None if coupled and gate == 0 else _real(d, cells) for gate in range(4)]
     else:
         operands += [None] * 4
     options = {"time_major": time_major, "activation": d.pick(("TANH", "TANH", "RELU", "RELU6"))}
+    options["asymmetric_inputs"] = dtype != REAL and d.chance(0.5)
     return d.case(ops.Lstm, operands, TensorType((), REAL), **options, **_clips(d, projected))
 
 
@@ -121,17 +132,19 @@ def _basic_lstm(d: Draw) -> Case:
     return d.case(ops.BasicLstm, operands, *kinds, kernel="BASIC", activation="TANH", version=2)
 
 
-def _svdf(d: Draw) -> Case:
+def _svdf(d: Draw, dtype: str = REAL) -> Case:
     batch, depth, units, rank, memory = (d.number(1, 4) for _ in range(5))
     filters = units * rank
     operands = (
         d.input(TensorType((batch, depth), REAL)),
-        _real(d, filters, depth),
-        _real(d, filters, memory),
+        _weights(d, dtype, filters, depth),
+        _weights(d, dtype, filters, memory),
         _real(d, units) if d.chance(0.6) else None,
         _state(d, batch, memory * filters),
     )
-    return d.case(ops.Svdf, operands, TensorType((), REAL), rank=rank, activation=d.pick(("NONE", "RELU")))
+    options = {"rank": rank, "activation": d.pick(("NONE", "RELU"))}
+    options["asymmetric_inputs"] = dtype != REAL and d.chance(0.5)
+    return d.case(ops.Svdf, operands, TensorType((), REAL), **options)
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -142,4 +155,6 @@ FAMILIES: Mapping[str, Family] = {
     "BIDIRECTIONAL_SEQUENCE_RNN-float32": _bidirectional_rnn,
     "LSTM-float32": _basic_lstm,
     "SVDF-float32": _svdf,
+    "UNIDIRECTIONAL_SEQUENCE_LSTM-float32-int8": partial(_lstm, dtype="int8"),
+    "SVDF-float32-int8": partial(_svdf, dtype="int8"),
 }

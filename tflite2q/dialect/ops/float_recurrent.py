@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from tflite2q.arithmetic.core import Core
-from tflite2q.dialect.op import Operand, Operands, Values, require, supported
-from tflite2q.dialect.ops.common import activated, float32, number
+from tflite2q.dialect.op import Op, Operand, Operands, Tensor, Values, require, supported
+from tflite2q.dialect.ops.common import activated, centred, float32, number
 from tflite2q.dialect.ops.formulas import FORMULAS
+from tflite2q.dialect.ops.hybrid import Quantized, products, quantized
 
 T = TypeVar("T")
 
@@ -43,6 +44,21 @@ def check_real(ins: Values) -> None:
     for value in ins:
         real = value is None or value.type.dtype == "float32"
         supported(real, f"{'' if value is None else value.name!r} is no float32; float layers take nothing else")
+
+
+def check_dynamic(op: Op, ins: Values, integer: Sequence[str]) -> None:
+    """Operands in the slots `integer` are int8 with one scale, all others float32; source: TFLite's `EvalHybrid`."""
+    for slot in op.slots:
+        value = ins.get(slot.name)
+        if value is None or (slot.name not in integer and value.type.dtype == "float32"):
+            continue
+        what = f"{value.name!r} is {value.type.dtype}"
+        wanted = slot.name in integer and value.type.dtype == "int8"
+        supported(wanted, f"{what}; {op.builtin.name} of float32 with int8 weights takes int8 weights and float32")
+        q = value.type.quantization
+        require(q is not None and len(q.scale) == 1, f"{value.name!r} needs one scale")
+        symmetric = q is not None and (q.symmetric or slot.name == "times")
+        require(symmetric, f"{value.name!r} has a zero point; {op.builtin.name} takes none but 0 here")
 
 
 def squashed(core: Core[T], x: T, activation: str) -> T:
@@ -77,6 +93,7 @@ class LstmCell(Generic[T]):
     cell_clip: float
     projection_clip: float
     normalized: bool = False
+    asymmetric: bool = False  # of the codes that integer weights meet
 
     def data(self, name: str) -> T | None:
         tensor = self.ins.get(self.prefix + name)
@@ -99,44 +116,60 @@ class LstmCell(Generic[T]):
 
     def step(self, x: T, h: T, c: T) -> tuple[T, T]:
         core, one = self.core, self.core.const(float32(1))
-        forget = self.logistic(self.gate("forget", x, h, c))
-        admit = core.subtract(one, forget) if self.coupled else self.logistic(self.gate("input", x, h, c))
-        candidate = squashed(core, self.gate("cell", x, h, None), self.activation)
+        seen, past = self.factor(x, "input_to_forget"), self.factor(h, "recurrent_to_forget")
+        forget = self.logistic(self.gate("forget", seen, past, c))
+        admit = core.subtract(one, forget) if self.coupled else self.logistic(self.gate("input", seen, past, c))
+        candidate = squashed(core, self.gate("cell", seen, past, None), self.activation)
         c = core.add(core.multiply(forget, c), core.multiply(admit, candidate))
         if self.cell_clip > 0:
             c = core.clip(c, -self.cell_clip, self.cell_clip)
-        opened = self.logistic(self.gate("output", x, h, c))
+        opened = self.logistic(self.gate("output", seen, past, c))
         h = core.multiply(opened, squashed(core, c, self.activation))
-        projection = self.data("projection")
-        if projection is not None:
-            h = self.product(h, projection)
+        if self.data("projection") is not None:
+            h = self.product(self.factor(h, "projection"), "projection")
             bias = self.data("projection_bias")
             h = h if bias is None else core.add(h, bias)
             if self.projection_clip > 0:
                 h = core.clip(h, -self.projection_clip, self.projection_clip)
         return h, c
 
-    def gate(self, name: str, x: T, h: T, c: T | None) -> T:
-        """The sum of a gate before its activation; c is what its peephole sees."""
-        core = self.core
-        total = core.add(
-            self.product(x, self.needed(f"input_to_{name}")), self.product(h, self.needed(f"recurrent_to_{name}"))
-        )
-        peephole = None if c is None else self.data(f"peephole_{name}")
+    def gate(self, name: str, x: T | Quantized[T], h: T | Quantized[T], c: T | None) -> T:
+        """The sum of a gate before its activation, in the order of the kernels; c is what its peephole sees."""
+        core, bias = self.core, self.needed(f"bias_{name}")
+        products = (self.product(x, f"input_to_{name}"), self.product(h, f"recurrent_to_{name}"))
+        total = products[0] if self.normalized else core.add(bias, products[0])
+        total = core.add(total, products[1])
+        peephole = None if c is None else self.ins.get(f"{self.prefix}peephole_{name}")
         if c is not None and peephole is not None:
-            total = core.add(total, core.multiply(c, peephole))
-        if self.normalized:
-            total = core.multiply(
-                normalized(core, total, self.ins[f"{self.prefix}bias_{name}"].type.size),
-                self.needed(f"normalization_{name}"),
-            )
-        return core.add(total, self.needed(f"bias_{name}"))
+            total = core.add(total, core.multiply(c, real_numbers(core, peephole)))
+        if not self.normalized:
+            return total
+        units = self.ins[f"{self.prefix}bias_{name}"].type.size
+        scaled = core.multiply(normalized(core, total, units), self.needed(f"normalization_{name}"))
+        return core.add(scaled, bias)
 
-    def product(self, x: T, weights: T) -> T:
-        return self.core.matmul(x, self.core.permute_dims(weights, (1, 0)), "float32")
+    def factor(self, x: T, weights: str) -> T | Quantized[T]:
+        """Rows as they are multiplied with weights: as codes, if those are."""
+        kind = self.ins[self.prefix + weights].type
+        return x if kind.dtype == "float32" else quantized(self.core, x, self.asymmetric)
+
+    def product(self, x: T | Quantized[T], name: str) -> T:
+        weights = self.ins[self.prefix + name]
+        columns = self.core.permute_dims(weights.data, (1, 0))
+        if isinstance(x, Quantized):
+            return products(self.core, x, columns, weights.type, None)  # type: ignore[no-any-return]
+        return self.core.matmul(x, columns, "float32")
 
     def logistic(self, x: T) -> T:
         return FORMULAS["LOGISTIC"](self.core, x, "float32", 0.0)  # type: ignore[no-any-return]
+
+
+def real_numbers(core: Core[T], x: Tensor[T]) -> T:
+    """A tensor's real numbers: as they are, or of codes with one scale."""
+    if x.type.dtype == "float32":
+        return x.data
+    steps = core.astype(centred(core, x.data, x.type.zero_point), "float32")
+    return core.multiply(steps, core.const(float32(x.type.scale)))
 
 
 def normalized(core: Core[T], x: T, units: int) -> T:
