@@ -7,7 +7,7 @@ bidirectional layer).  A sequence is [steps, batch, depth] here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from tflite2q.arithmetic.core import Core
@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 GATES = ("input", "forget", "cell", "output")
 NORMALIZATION_FLOOR = 1e-8  # added to the variance of a layer's normalization
+# Of float32 activations with int8 weights: the last digit of a hyperbolic tangent may decide about a code.
+DYNAMIC = "with int8 weights, a number on the border of two codes may get either one"
 MOST_STEPS = 1024  # of a sequence, each of which is written out
 
 
@@ -37,6 +39,11 @@ def lstm_weights(prefix: str, role: str = "fixed") -> tuple[Operand, ...]:
         Operand(f"{prefix}projection", role, optional=True),
         Operand(f"{prefix}projection_bias", role, optional=True),
     )
+
+
+def matrices(prefix: str) -> tuple[str, ...]:
+    """The operands of one direction of an LSTM that may be int8 where activations are float32."""
+    return tuple(slot.name for slot in lstm_weights(prefix) if "bias" not in slot.name)
 
 
 def check_real(ins: Values) -> None:
@@ -83,17 +90,35 @@ def sequence_of(core: Core[T], steps: Sequence[T], shape: Sequence[int], time_ma
 
 
 @dataclass(frozen=True)
-class LstmCell(Generic[T]):
-    """An LSTM cell over operands with a prefix; peepholes, projection, normalization and input gate are optional."""
+class _Cell(Generic[T]):
+    """Products with the weights in operands with a prefix; `asymmetric` are the codes that integer weights meet."""
 
     core: Core[T]
     ins: Operands[T]
     prefix: str
     activation: str
+    asymmetric: bool = field(default=False, kw_only=True)
+
+    def factor(self, x: T, weights: str) -> T | Quantized[T]:
+        """Rows as they are multiplied with weights: as codes, if those are."""
+        kind = self.ins[self.prefix + weights].type
+        return x if kind.dtype == "float32" else quantized(self.core, x, self.asymmetric)
+
+    def product(self, x: T | Quantized[T], name: str) -> T:
+        weights = self.ins[self.prefix + name]
+        columns = self.core.permute_dims(weights.data, (1, 0))
+        if isinstance(x, Quantized):
+            return products(self.core, x, columns, weights.type, None)  # type: ignore[no-any-return]
+        return self.core.matmul(x, columns, "float32")
+
+
+@dataclass(frozen=True)
+class LstmCell(_Cell[T]):
+    """An LSTM cell over operands with a prefix; peepholes, projection, normalization and input gate are optional."""
+
     cell_clip: float
     projection_clip: float
     normalized: bool = False
-    asymmetric: bool = False  # of the codes that integer weights meet
 
     def data(self, name: str) -> T | None:
         tensor = self.ins.get(self.prefix + name)
@@ -147,18 +172,6 @@ class LstmCell(Generic[T]):
         units = self.ins[f"{self.prefix}bias_{name}"].type.size
         scaled = core.multiply(normalized(core, total, units), self.needed(f"normalization_{name}"))
         return core.add(scaled, bias)
-
-    def factor(self, x: T, weights: str) -> T | Quantized[T]:
-        """Rows as they are multiplied with weights: as codes, if those are."""
-        kind = self.ins[self.prefix + weights].type
-        return x if kind.dtype == "float32" else quantized(self.core, x, self.asymmetric)
-
-    def product(self, x: T | Quantized[T], name: str) -> T:
-        weights = self.ins[self.prefix + name]
-        columns = self.core.permute_dims(weights.data, (1, 0))
-        if isinstance(x, Quantized):
-            return products(self.core, x, columns, weights.type, None)  # type: ignore[no-any-return]
-        return self.core.matmul(x, columns, "float32")
 
     def logistic(self, x: T) -> T:
         return FORMULAS["LOGISTIC"](self.core, x, "float32", 0.0)  # type: ignore[no-any-return]
@@ -214,22 +227,17 @@ def check_lstm(ins: Values, prefix: str, batch: int, depth: int, states: tuple[s
 
 
 @dataclass(frozen=True)
-class RnnCell(Generic[T]):
+class RnnCell(_Cell[T]):
     """activation(W x + R h + b), by the names of its operands behind a prefix."""
-
-    core: Core[T]
-    ins: Operands[T]
-    prefix: str
-    activation: str
 
     def run(self, steps: Sequence[T], h: T, backwards: bool = False) -> tuple[list[T], T]:
         """The results of each step [batch, units], and the last state."""
         core, results = self.core, []
-        weights, recurrent, bias = (self.ins[self.prefix + n].data for n in ("weights", "recurrent", "bias"))
+        bias = self.ins[f"{self.prefix}bias"].data
         for x in reversed(steps) if backwards else steps:
-            total = core.matmul(x, core.permute_dims(weights, (1, 0)), "float32")
-            total = core.add(total, core.matmul(h, core.permute_dims(recurrent, (1, 0)), "float32"))
-            h = squashed(core, core.add(total, bias), self.activation)
+            total = core.add(bias, self.product(self.factor(x, "weights"), "weights"))
+            total = core.add(total, self.product(self.factor(h, "recurrent"), "recurrent"))
+            h = squashed(core, total, self.activation)
             results.append(h)
         return results[::-1] if backwards else results, h
 

@@ -19,12 +19,14 @@ from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, Values, a
 from tflite2q.dialect.ops.common import centred, check_codes
 from tflite2q.dialect.ops.eltwise import exact_log2
 from tflite2q.dialect.ops.float_recurrent import (
+    DYNAMIC,
     GATES,
     LstmCell,
     check_dynamic,
     check_lstm,
     check_real,
     lstm_weights,
+    matrices,
     real_numbers,
     sequence_of,
     squashed,
@@ -52,12 +54,6 @@ def _lstm_operands() -> tuple[Operand, ...]:
 
 
 SOURCES = ("input", "recurrent")  # what gates have weights for
-# What may be int8 where activations are float32.
-INTEGER = (
-    *(f"{source}_to_{gate}" for source in SOURCES for gate in GATES),
-    *(f"peephole_{gate}" for gate in ("input", "forget", "output")),
-    "projection",
-)
 REFUSED: Mapping[str, str] = {
     **{f"peephole_{gate}": "peepholes" for gate in ("input", "forget", "output")},
     "projection": "a projection",
@@ -83,6 +79,7 @@ class Lstm(Op):
     dtypes: ClassVar[tuple[str, ...]] = ("int8",)
     updates: ClassVar[tuple[str, ...]] = ("hidden", "cell")
     deviation: ClassVar[str] = "float32 within 1e-5; int8 without peepholes, projection and layer normalization"
+    hybrid_deviation: ClassVar[str] = DYNAMIC
 
     def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         x, hidden, cell = ins["x"], ins["hidden"], ins["cell"]
@@ -107,7 +104,7 @@ class Lstm(Op):
         if ins["input_to_forget"].type.dtype == "float32":
             check_real(ins)
         else:
-            check_dynamic(self, ins, INTEGER)
+            check_dynamic(self, ins, matrices(""))
         shape, units = ins["x"].type.shape, ins["input_to_forget"].type.shape[0]
         require(len(shape) == 3, f"input must have 3 axes, has {len(shape)}")
         check_lstm(ins, "", shape[1 if self.time_major else 0], shape[2], ("hidden", "cell"))
@@ -151,7 +148,7 @@ class Lstm(Op):
         if x.type.dtype == "float32":
             normalized = ins.get("normalization_output") is not None
             clips = (self.cell_clip, self.projection_clip)
-            layer = LstmCell(core, ins, "", self.activation, *clips, normalized, self.asymmetric_inputs)
+            layer = LstmCell(core, ins, "", self.activation, *clips, normalized, asymmetric=self.asymmetric_inputs)
             steps_in = steps_of(core, x.data, x.type.shape, self.time_major)
             found, *states = layer.run(steps_in, hidden.data, cell.data)
             return (sequence_of(core, found, outs[0].type.shape, self.time_major), *states)
