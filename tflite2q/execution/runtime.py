@@ -277,7 +277,7 @@ class Executable:
         except RuntimeError as error:
             _raise(error)
         total = sum(found.values()) or 1.0
-        choices = source.lowered.choices
+        choices = [choice for choice in source.lowered.choices if not choice.inner]
         return [
             OpTime(c.op, c.mnemonic, c.kernel, ms, c.macs / ms / 1e6 if c.macs and ms else None, ms / total)
             for index, c in enumerate(choices)
