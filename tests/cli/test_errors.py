@@ -229,3 +229,85 @@ def _opened_for_writing(pipe: Path, seconds: float) -> int:
         except OSError:
             assert time.monotonic() < end, "nobody reads the pipe"
             time.sleep(0.05)
+
+
+SCHEME = 'summary = "x"\nwhen = "y"\n[activations]\ndtype = "int8"\n[weights]\ndtype = "int8"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("x = " + "[" * 100_000, "nested too deeply"),
+        (SCHEME + "percentile = " + "9" * 5000, "is not valid TOML"),
+        ("summary = 3\n" + SCHEME.partition("\n")[2], "summary"),
+        ("when = [1]\n", "activations"),
+    ],
+)
+def test_scheme_files_that_strain_the_reader(cli: Cli, digits: Path, tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "s.toml").write_text(text)
+    code, _, err = cli("convert", digits, "--scheme", tmp_path / "s.toml", "-o", tmp_path / "out.tflite")
+    assert code == 2
+    check_line(err)
+    assert says in err
+
+
+def test_a_scheme_file_may_begin_with_a_byte_order_mark(cli: Cli, digits: Path, tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_bytes(b"\xef\xbb\xbf" + SCHEME.encode())
+    assert cli("convert", digits, "--scheme", tmp_path / "s.toml", "-o", tmp_path / "out.tflite")[0] == 0
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "0", "-1"])
+def test_time_limits_are_finite(cli: Cli, digits: Path, value: str) -> None:
+    code, _, err = cli("run", digits, "--input", "x", "--rpc", "127.0.0.1:9", "--timeout", value)
+    assert code == 2
+    check_line(err)
+    assert "--timeout" in err
+
+
+def test_a_feature_that_llvm_does_not_know(cli: Cli, digits: Path, tmp_path: Path) -> None:
+    target = '{"kind": "llvm", "mattr": ["+nosuch", "+also-not"]}'
+    code, _, err = cli("convert", digits, "--scheme", "int8", "-o", tmp_path / "x.tflite", "--lib", tmp_path / "x.so",
+                       "--target", target)  # fmt: skip
+    assert code == 2
+    check_line(err)
+    assert "LLVM knows no feature also-not, nosuch" in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes a descriptor")
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_closed_outputs(digits: Path, closed: str) -> None:
+    command = f"'{sys.executable}' -m tflite2q inspect '{digits}' {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stderr == ""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="this system has no such file")
+def test_a_file_without_an_end(cli: Cli) -> None:
+    code, _, err = cli("inspect", "/dev/zero")
+    assert code == 3
+    check_line(err)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["-o", "model.tflite"], "is the input"),
+        (["--lib", "model.tflite"], "is the input"),
+        (["--lib", "x.tflite", "-o", "x.tflite"], "names the same file"),
+        (["--json", "x.tflite", "-o", "x.tflite"], "names the same file"),
+        (["--lib", "x.txt"], "a library's name ends in"),
+    ],
+)
+def test_outputs_that_would_destroy_something(
+    cli: Cli, digits: Path, tmp_path: Path, options: list[str], says: str
+) -> None:
+    (tmp_path / "model.tflite").write_bytes(digits.read_bytes())
+    placed = [tmp_path / each if "." in each else each for each in options]
+    code, _, err = cli("convert", tmp_path / "model.tflite", "--scheme", "int8", *placed, "--force")
+    assert code == 2
+    check_line(err)
+    assert says in err
+    assert (tmp_path / "model.tflite").read_bytes() == digits.read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["model.tflite"]

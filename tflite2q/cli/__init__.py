@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -49,6 +50,9 @@ for command in COMMANDS:
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code; errors become one line on stderr."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started the process
+            setattr(sys, name, io.StringIO())
     try:
         result = tflite2q.main(args=list(arguments), prog_name="tflite2q", standalone_mode=False)
         sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -55,6 +56,20 @@ allow_unsupported_option = click.option(
     is_flag=True,
     help="Carry what tflite2q lacks (operators, types, subgraphs) through unchanged.",
 )
+
+
+class Finite(click.FloatRange):
+    """A number that is neither infinite nor NaN, which comparisons with bounds let through."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return found
+
+
+FINITE = Finite()
+POSITIVE = Finite(min=0, min_open=True)
 
 
 def _shapes(context: click.Context, parameter: click.Parameter, given: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -111,10 +126,10 @@ threads_option = click.option(
 pixel_options = together(
     [
         click.option(
-            "--mean", type=float, help="With --std: the model gets (pixel - mean) / std instead of pixel codes."
+            "--mean", type=FINITE, help="With --std: the model gets (pixel - mean) / std instead of pixel codes."
         ),
         click.option(
-            "--std", type=float, help="See --mean.  [default for inputs that are not 8 bits wide: 127.5, 127.5]"
+            "--std", type=FINITE, help="See --mean.  [default for inputs that are not 8 bits wide: 127.5, 127.5]"
         ),
     ]
 )
@@ -127,7 +142,7 @@ remote_options = together(
         click.option("--key", metavar="NAME", help="Name of the device at the tracker."),
         click.option(
             "--timeout",
-            type=click.FloatRange(min=0, min_open=True),
+            type=POSITIVE,
             default=60.0,
             show_default=True,
             metavar="SECONDS",

@@ -8,7 +8,9 @@ import click
 
 from tflite2q.cli.options import (
     ANY_PATH,
+    FINITE,
     MODEL,
+    POSITIVE,
     command,
     force_option,
     json_option,
@@ -37,7 +39,7 @@ from tflite2q.cli.options import (
 @click.option(
     "--max-top1-drop",
     "max_drop",
-    type=float,
+    type=FINITE,
     default=0.5,
     show_default=True,
     metavar="POINTS",
@@ -50,7 +52,7 @@ from tflite2q.cli.options import (
     metavar="A,B,...",
     help="Schemes to choose from, names or .toml files; every layer starts with the first.",
 )
-@click.option("--budget", type=float, metavar="MIN", help="Stop measuring single layers after this many minutes.")
+@click.option("--budget", type=POSITIVE, metavar="MIN", help="Stop measuring single layers after this many minutes.")
 @click.option(
     "--seed",
     type=int,

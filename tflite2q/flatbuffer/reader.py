@@ -12,7 +12,6 @@ import os
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from tflite2q.dialect.graph import Graph, used, verify
 from tflite2q.dialect.infer import Inferred, inferred, with_input_shapes
@@ -29,6 +28,7 @@ from tflite2q.flatbuffer.subgraph import SubgraphReader, UnknownOperator
 Shapes = Mapping[str, Sequence[int]]
 
 FILES_LIMIT = 1 << 28  # bytes that associated files may unpack to
+HEAD = 1 << 12  # bytes that tell a model from another file
 MOST_REASONS = 8  # that one line gives
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, OSError, EOFError, RuntimeError)
 
@@ -49,11 +49,18 @@ def load(
     start with the path.
     """
     try:
-        return read(Path(path).read_bytes(), allow_unsupported, shapes, signature)
+        return read(_content(path), allow_unsupported, shapes, signature)
     except OSError as error:
         raise ModelError(f"{os.fspath(path)}: cannot be read: {error.strerror}") from error
     except Tflite2qError as error:
         raise error.at(os.fspath(path)) from error
+
+
+def _content(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a file; of one that is no model only the first, since it may be huge or never end."""
+    with open(path, "rb") as file:
+        head = file.read(HEAD)
+        return head if head[4:8] != schema.IDENTIFIER else head + file.read()
 
 
 def read(

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 import tarfile
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from tflite2q.lower.link import link, linker
+from tflite2q.lower.noise import without_lines
 
 # TVM prints this for every constant it saves; it means nothing to a user.
 NOISE = b"Warning: Scope Saving:"
@@ -31,7 +29,7 @@ def export(executable: Any, path: str, triple: str | None) -> None:
     archive = path.endswith(".tar")
     if not archive:
         linker(triple)  # before the work: whether there is one
-    with _without_noise():
+    with without_lines(NOISE):
         executable.export_library(path, fcompile=join)
 
 
@@ -43,21 +41,3 @@ def _pack(output: str, objects: Sequence[str]) -> None:
             member.size = os.path.getsize(path)
             with open(path, "rb") as content:
                 archive.addfile(member, content)
-
-
-@contextmanager
-def _without_noise() -> Iterator[None]:
-    """Keeps lines with NOISE, which native code writes, off stderr; other lines come out at the end of the block."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as caught:
-        os.dup2(caught.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            caught.seek(0)
-            for line in caught:
-                if NOISE not in line:
-                    os.write(2, line)

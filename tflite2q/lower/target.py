@@ -9,6 +9,7 @@ from tvm.target import codegen
 
 from tflite2q.errors import TargetError
 from tflite2q.lower import machine, targets
+from tflite2q.lower.noise import without_lines
 
 
 def resolve(name: str) -> targets.Target:
@@ -47,11 +48,24 @@ def tvm_target(target: targets.Target) -> Any:
         raise TargetError(f"target {target.name}: LLVM knows no architecture {architecture!r} (of triple {triple!r})")
     if target.mcpu and not codegen.llvm_is_valid_cpu(target.mcpu, triple):
         raise TargetError(f"target {target.name}: LLVM knows no processor {target.mcpu!r} for {triple}")
+    _check_features(target, triple)
     try:
         return tvm.target.Target({**target.spec, "mtriple": triple})
     except (ValueError, TypeError, RuntimeError) as error:
         why = str(error).strip().splitlines()[-1]
         raise TargetError(f"target {target.name}: {why}") from error
+
+
+def _check_features(target: targets.Target, triple: str) -> None:
+    """Raise TargetError for a feature that LLVM does not know: it would say so for every function, and go on."""
+    named = [str(name) for name in target.spec.get("mattr", ())]
+    asked = {name.lstrip("+-") for name in named}
+    if not asked:
+        return
+    with without_lines(b"is not a recognized feature"):
+        known = features(tvm.target.Target({"kind": "llvm", "mtriple": triple, "mattr": [f"+{f}" for f in asked]}))
+    if unknown := sorted(asked - known):
+        raise TargetError(f"target {target.name}: LLVM knows no feature {', '.join(unknown)} of {triple}")
 
 
 def features(target: Any) -> frozenset[str]:

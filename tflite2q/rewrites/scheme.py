@@ -186,7 +186,7 @@ def find(scheme: str | os.PathLike[str] | Scheme, interface: str | None = None) 
         known = ", ".join(shipped())
         raise SchemeError(f"scheme {text!r} does not exist{_nearest(text, shipped())}; shipped schemes: {known}")
     try:
-        return parse(path.read_text("utf-8"), path.stem, where=text)
+        return parse(path.read_text("utf-8-sig"), path.stem, where=text)
     except OSError as error:
         raise SchemeError(f"{text}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -197,10 +197,12 @@ def parse(text: str, name: str, where: str | None = None) -> Scheme:
     """The scheme in the text of a TOML file.  Raises SchemeError naming `where` (or `name`) and the key."""
     try:
         return _scheme(tomllib.loads(text), name)
-    except tomllib.TOMLDecodeError as error:
-        raise SchemeError(f"{where or name}: is not valid TOML: {error}") from error
     except SchemeError as error:
         raise SchemeError(f"{where or name}: {error}") from error
+    except RecursionError as error:
+        raise SchemeError(f"{where or name}: is not valid TOML: it is nested too deeply") from error
+    except ValueError as error:  # also of numbers with more digits than Python reads
+        raise SchemeError(f"{where or name}: is not valid TOML: {error}") from error
 
 
 def dump(scheme: Scheme) -> str:
@@ -238,6 +240,9 @@ def _scheme(table: dict[str, Any], name: str) -> Scheme:
     interface = table.get("interface", "keep")
     if interface not in INTERFACES:
         raise SchemeError(f"interface = {interface!r} is none of {', '.join(INTERFACES)}")
+    for key in ("summary", "when"):
+        if not isinstance(table.get(key, ""), str):
+            raise SchemeError(f"{key} = {table[key]!r} is not a text")
     rules = table.get("rules", [])
     if not isinstance(rules, list):
         raise SchemeError("rules must be a list of tables: [[rules]]")
@@ -245,8 +250,8 @@ def _scheme(table: dict[str, Any], name: str) -> Scheme:
     _check_layer(layer, "")
     return Scheme(
         name=name,
-        summary=str(table.get("summary", "")),
-        when=str(table.get("when", "")),
+        summary=table.get("summary", ""),
+        when=table.get("when", ""),
         layer=layer,
         interface=interface,
         rules=tuple(_rule(rule, f"rules[{index}]") for index, rule in enumerate(rules)),
