@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tflite2q.errors import UsageError
+
+FOLDER = "tflite2q-"  # of names of temporary folders; the process that owns one follows
 
 
 def refuse_overwrite(path: str | Path, force: bool) -> None:
@@ -97,6 +101,22 @@ def _sweep(where: Path) -> None:
             made_up = entry.name == f"{_prefix(where)}{owner}{where.suffix}"
             if made_up and owner.isdigit() and not _alive(int(owner)):
                 os.unlink(entry.path)
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder in the system's place for temporary files, removed at the end of the block.
+
+    Those that killed processes of this user left behind are removed, too.
+    """
+    place = Path(tempfile.gettempdir())
+    with suppress(OSError):
+        for entry in os.scandir(place):
+            owner = entry.name.removeprefix(FOLDER).partition("-")[0]
+            if entry.name.startswith(FOLDER) and owner.isdigit() and not _alive(int(owner)):
+                shutil.rmtree(entry.path, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{FOLDER}{os.getpid()}-") as folder:
+        yield Path(folder)
 
 
 def _alive(process: int) -> bool:

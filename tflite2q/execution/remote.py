@@ -11,16 +11,15 @@ import platform
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy.typing as npt
 
+from tflite2q import files
 from tflite2q.errors import DataError, TargetError, UsageError, refusal
 from tflite2q.execution import manifest
 from tflite2q.execution.manifest import Manifest
@@ -105,8 +104,8 @@ class Session:
 
     def upload(self, executable: Executable) -> RemoteExecutable:
         """A model compiled here, linked, uploaded and ready."""
-        with tempfile.TemporaryDirectory(prefix="tflite2q-") as folder:
-            path = Path(folder) / "model.so"
+        with files.temporary_folder() as folder:
+            path = folder / "model.so"
             executable.save(path)
             return self.load(path, executable.threads)
 

@@ -7,6 +7,7 @@ import tarfile
 from collections.abc import Sequence
 from typing import Any
 
+from tflite2q import files
 from tflite2q.lower.link import link, linker
 from tflite2q.lower.noise import without_lines
 
@@ -24,13 +25,13 @@ def export(executable: Any, path: str, triple: str | None) -> None:
         if archive:
             _pack(output, objects)
         else:
-            link(output, objects, triple)
+            link(output, objects, triple, folder)
 
     archive = path.endswith(".tar")
     if not archive:
         linker(triple)  # before the work: whether there is one
-    with without_lines(NOISE):
-        executable.export_library(path, fcompile=join)
+    with files.temporary_folder() as folder, without_lines(NOISE):
+        executable.export_library(path, fcompile=join, workspace_dir=str(folder))
 
 
 def _pack(output: str, objects: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from tflite2q.errors import TargetError
 from tflite2q.lower.targets import architecture
@@ -26,14 +27,17 @@ HOW = {
 }
 
 
-def link(output: str, objects: Sequence[str], triple: str | None) -> None:
+def link(output: str, objects: Sequence[str], triple: str | None, folder: Path | None = None) -> None:
     """Link `objects` into the shared library `output`, for LLVM's `triple` (None: this machine).
+
+    The linker's own temporary files are made in `folder`.
 
     For WebAssembly, which has no shared libraries that TVM loads, `output` is one object file instead.  Raises
     TargetError if no linker for the triple is installed, or if it fails.
     """
     command = [*linker(triple), *options(triple), "-o", output, *objects]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    place = {} if folder is None else {"TMPDIR": str(folder)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **place})
     if done.returncode != 0:
         name = "zig" if command[0] == sys.executable else command[0]
         why = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[-200:])
