@@ -73,29 +73,31 @@ class Numbers:
             Figure("max_abs_error", "difference of the outputs, largest", self.worst, ""),
         ]
         if self.worst_steps is not None:
-            found.append(Figure("max_step_error", "difference of the outputs, largest", self.worst_steps, "steps"))
+            found.append(
+                Figure("max_step_error", "difference of the outputs, largest in steps", self.worst_steps, "steps")
+            )
         return tuple(found)
 
 
 @dataclass
 class Alike:
-    """The short form of likeness, for rows of the table of engines: mean agreement and the largest error."""
+    """The short form of likeness, for rows of the table of engines: agreement and the largest error."""
 
     task: Task[Any]
     numbers: Numbers
-    shares: list[float] = field(default_factory=list)
+    equal: float = 0.0
+    all: float = 0.0
 
     def add(
         self, before: Any, after: Any, arrays: tuple[Sequence[Array], Sequence[Array]], values: Sequence[Value]
     ) -> None:
-        share = self.task.agreement(before, after)
-        if share is not None:
-            self.shares.append(share)
+        equal, count = self.task.agreement(before, after)
+        self.equal, self.all = self.equal + equal, self.all + count
         self.numbers.add(*arrays, values)
 
     @property
     def agreement(self) -> float | None:
-        return mean_of(self.shares)
+        return self.equal / self.all if self.all else None
 
 
 def scores(truth: Truth[Any], before: Grade[Any], after: Grade[Any]) -> tuple[Score, ...]:

@@ -87,7 +87,8 @@ class Child:
         said = [line.strip() for line in self._complaints.read().decode(errors="replace").splitlines() if line.strip()]
         if code < 0:
             return TargetError(f"LiteRT ended with {signal.Signals(-code).name}")
-        return TargetError(f"LiteRT refuses it: {said[-1]}" if said else f"LiteRT ended with exit code {code}")
+        reason = said[-1].partition("Error: ")[2] or said[-1] if said else ""
+        return TargetError(f"LiteRT refuses it: {reason}" if said else f"LiteRT ended with exit code {code}")
 
 
 def _send(stream: Any, head: dict[str, Any], arrays: Sequence[npt.NDArray[Any]]) -> None:

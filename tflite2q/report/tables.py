@@ -34,10 +34,11 @@ def headline(result: Comparison) -> Rows | None:
     if found is None:
         return None
     scored = any(stage.score is not None for stage in found.stages)
-    head = found.measure if scored else f"{found.measure}, with the first"
-    columns = (("", False), (head, True), ("change", True), ("time", True), ("gain", True))
-    rows = tuple(_stage(stage, scored, found.measure) for stage in found.stages)
-    return Rows("what you gain", columns, rows).without_empty()
+    columns = (("", False), (found.measure, True), ("change", True), ("time", True), ("gain", True))
+    rows = [_stage(stage, scored, found.measure) for stage in found.stages]
+    if not scored and any(row[1] for row in rows):
+        rows[0] = (rows[0][0], "(compared with this)", *rows[0][2:])
+    return Rows("what you gain", columns, tuple(rows)).without_empty()
 
 
 def _stage(stage: Stage, scored: bool, measure: str) -> tuple[str, ...]:
@@ -78,41 +79,41 @@ def engines(result: Comparison) -> Rows | None:
         return None
     measure = "" if result.headline is None else result.headline.measure
     scored = any(run.score is not None for run in result.engines)
-    likeness = "as original" if scored or not measure else f"{measure}, as original"
-    cosine = result.accuracy is not None and result.accuracy.agreement is None and measure.startswith("cosine")
+    cosine = measure.startswith("cosine")
     columns = (
-        ("engine", False), ("model", False), ("samples", True), (measure if scored else "", True), (likeness, True),
-        ("steps from original", True), ("as reference kernels", True), ("steps from those", True), ("time", True),
-        ("10 % to 90 %", True),
+        ("engine", False), ("model", False), ("samples", True), (measure if scored else "", True),
+        ("as original here", True), ("as reference kernels", True), ("time", True), ("10 % to 90 %", True),
     )  # fmt: skip
-    rows = tuple(_engine(run, "cosine" if cosine else "share") for run in result.engines if run.failed is None)
+    rows = tuple(_engine(run, cosine) for run in result.engines if run.failed is None)
     return Rows("engines", columns, rows).without_empty() if rows else None
 
 
-def _engine(run: EngineRun, measure: str) -> tuple[str, ...]:
+def _engine(run: EngineRun, cosine: bool) -> tuple[str, ...]:
     timing = run.timing
     return (
         run.label,
         run.model,
         str(run.samples) if run.samples else "",
         "" if run.score is None else words.percent(run.score),
-        _share(run.agreement, measure),
-        _steps(run.max_step_error),
-        _share(run.kernel_agreement, measure),
-        _steps(run.kernel_step_error),
+        _alike(run.agreement, run.max_step_error, cosine),
+        _alike(run.kernel_agreement, run.kernel_step_error, cosine),
         "" if timing is None else words.milliseconds(timing.median_ms),
         "" if timing is None else f"{timing.p10_ms:.3f} to {timing.p90_ms:.3f}",
     )
+
+
+def _alike(share: float | None, steps: float | None, cosine: bool) -> str:
+    """Agreement and the largest difference in one cell."""
+    if steps == 0 and share in (1.0, None):
+        return "equal"
+    parts = ["" if share is None else _share(share, "cosine" if cosine else "")]
+    return ", ".join(filter(None, [*parts, "" if steps is None else words.amount(steps, "steps")]))
 
 
 def _share(value: float | None, measure: str) -> str:
     if value is None:
         return ""
     return f"{value:.5f}" if measure.startswith("cosine") else words.percent(value)
-
-
-def _steps(value: float | None) -> str:
-    return "" if value is None else f"{value:g}"
 
 
 def scores(accuracy: Accuracy) -> Rows | None:
@@ -139,7 +140,7 @@ def figures(accuracy: Accuracy) -> Rows | None:
     if not accuracy.figures:
         return None
     rows = tuple((found.label, words.figure(found)) for found in accuracy.figures)
-    return Rows("likeness", (("converted against original, same engine", False), ("", True)), rows)
+    return Rows("the converted model against the original, in the same engine", (("figure", False), ("", True)), rows)
 
 
 def classes(accuracy: Accuracy, most: int | None = WORST_CLASSES) -> Rows | None:
@@ -149,17 +150,19 @@ def classes(accuracy: Accuracy, most: int | None = WORST_CLASSES) -> Rows | None
     if not shown:
         return None
     judged = any(line.original is not None for line in shown)
-    columns = (("class", False), ("count", True), ("original", True), ("converted" if judged else "as original", True))
+    noun = "keypoint" if accuracy.task is not None and accuracy.task.name == "keypoints" else "class"
+    columns = ((noun, False), ("count", True), ("original", True), ("converted" if judged else "as original", True))
     rows = tuple(
         (
-            line.name or f"class {line.number}",
+            line.name or f"{noun} {line.number}",
             f"{line.count:,}",
             "" if line.original is None else words.percent(line.original),
             "" if line.converted is None else words.percent(line.converted),
         )
         for line in shown
     )
-    return Rows(f"{len(shown)} of {len(changed)} classes that changed, worst first", columns, rows).without_empty()
+    plural = "keypoints" if noun == "keypoint" else "classes"
+    return Rows(f"{plural} that changed, worst first ({len(shown)} of {len(changed)})", columns, rows).without_empty()
 
 
 def _change(line: ClassLine) -> float:
@@ -175,7 +178,7 @@ def changes(accuracy: Accuracy, most: int = SHOWN_CHANGES) -> Rows | None:
     rows = tuple(
         (change.sample, _cut(change.original), _cut(change.converted), _cut(change.truth or "")) for change in shown
     )
-    title = f"{len(shown)} of {accuracy.changed_count} samples that changed their answer"
+    title = f"samples that changed their answer ({len(shown)} of {accuracy.changed_count})"
     return Rows(title, columns, rows).without_empty()
 
 

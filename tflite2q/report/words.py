@@ -48,7 +48,7 @@ def amount(value: float, unit: str) -> str:
     if unit == "points":
         return f"{value:.1f} points" if abs(value) >= 0.1 or value == 0 else f"{value:.3g} points"
     if unit == "times":
-        return f"{value:.2f} times as fast"
+        return f"{value:.2f} times"
     if unit == "dB":
         return f"{value:.1f} dB"
     if unit == "ratio":

@@ -10,7 +10,8 @@ from tflite2q.dialect.types import Value
 from tflite2q.errors import UsageError
 from tflite2q.evaluation.results import TaskInfo
 from tflite2q.evaluation.tasks import label_names
-from tflite2q.evaluation.tasks.base import Interface, Task
+from tflite2q.evaluation.tasks.base import Interface as Interface
+from tflite2q.evaluation.tasks.base import Task
 from tflite2q.evaluation.tasks.classification import Classification
 from tflite2q.evaluation.tasks.detection import Detection
 from tflite2q.evaluation.tasks.keypoints import Keypoints

@@ -117,8 +117,8 @@ class Task(ABC, Generic[A]):
         """The answer that a model's outputs give; `values` are that model's, whose parameters may differ."""
 
     @abstractmethod
-    def agreement(self, before: A, after: A) -> float | None:
-        """The share of equal answers in one sample; None where there is nothing to compare."""
+    def agreement(self, before: A, after: A) -> tuple[float, float]:
+        """How many answers of one sample are equal, and of how many (0: there is nothing to compare)."""
 
     @abstractmethod
     def tally(self) -> Tally[A]:
@@ -155,8 +155,8 @@ class Task(ABC, Generic[A]):
         return self.names[number] if self.names is not None and 0 <= number < len(self.names) else None
 
     def called(self, number: int) -> str:
-        """A class as people read it: its name, or "class 3"."""
-        return self.class_name(number) or f"class {number}"
+        """A class as people read it: the first of its names, or "class 3"."""
+        return (self.class_name(number) or "").partition(",")[0] or f"class {number}"
 
     def real(self, arrays: Sequence[Array], values: Sequence[Value], index: int) -> Array:
         """One output in real numbers."""

@@ -77,8 +77,8 @@ class Classification(Task[Classes]):
         scores = real.reshape(-1, self.classes)
         return Classes(scores.argmax(1), scores)
 
-    def agreement(self, before: Classes, after: Classes) -> float | None:
-        return float(np.mean(before.best == after.best))
+    def agreement(self, before: Classes, after: Classes) -> tuple[float, float]:
+        return float(np.sum(before.best == after.best)), len(before.best)
 
     def tally(self) -> Tally[Classes]:
         return _Tally(self)
@@ -102,7 +102,10 @@ class Classification(Task[Classes]):
         """The best classes of a single position with their scores; the best one of each of several."""
         if len(answer.best) != 1 or not answer.scores.size:
             return self.says(answer)
-        return ", ".join(f"{self.called(int(k))}: {answer.scores[0, k]:.4g}" for k in answer.ranked()[:HIGHEST])
+        scores = answer.scores[0]
+        # Of classes that share the lowest score, the order says nothing.
+        told = [k for rank, k in enumerate(answer.ranked()[:HIGHEST]) if rank == 0 or scores[k] > scores.min()]
+        return ", ".join(f"{self.called(int(k))}: {scores[k]:.4g}" for k in told)
 
     def _row(self, answer: Classes, row: int) -> str:
         if not answer.scores.size:

@@ -88,9 +88,9 @@ class Detection(Task[Boxes]):
             scores[order].astype(np.float64),
         )
 
-    def agreement(self, before: Boxes, after: Boxes) -> float | None:
+    def agreement(self, before: Boxes, after: Boxes) -> tuple[float, float]:
         pairs = _Pairs(before, after)
-        return None if pairs.all == 0 else pairs.matched / pairs.all
+        return pairs.matched, pairs.all
 
     def tally(self) -> Tally[Boxes]:
         return _Tally(self)

@@ -89,9 +89,9 @@ class Keypoints(Task[Points]):
         """The distance in pixels within which a keypoint is the same."""
         return NEAR * max(self.size)
 
-    def agreement(self, before: Points, after: Points) -> float | None:
+    def agreement(self, before: Points, after: Points) -> tuple[float, float]:
         found = before.scores >= SHOWN
-        return float(np.mean(self.distances(before, after)[found] <= self.near)) if found.any() else None
+        return float(np.sum(self.distances(before, after)[found] <= self.near)), int(found.sum())
 
     def tally(self) -> Tally[Points]:
         return _Tally(self)

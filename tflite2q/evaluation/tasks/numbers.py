@@ -33,8 +33,9 @@ class Regression(Task[Numbers]):
     def decode(self, arrays: Sequence[Array], values: Sequence[Value]) -> Numbers:
         return [self.real(arrays, values, index) for index in self.numeric]
 
-    def agreement(self, before: Numbers, after: Numbers) -> float | None:
-        return _cosine(before, after)
+    def agreement(self, before: Numbers, after: Numbers) -> tuple[float, float]:
+        cosine = _cosine(before, after)
+        return (0.0, 0) if cosine is None else (cosine, 1)
 
     def tally(self) -> Tally[Numbers]:
         return _Tally()

@@ -91,8 +91,8 @@ class Segmentation(Task[Mask]):
             return Mask((self.real(arrays, values, self.index).reshape(self.size) >= SURE).astype(np.int64))
         return Mask(arrays[self.index][0].argmax(-1))  # codes of one scale are ordered as the real numbers
 
-    def agreement(self, before: Mask, after: Mask) -> float | None:
-        return float(np.mean(before.classes == after.classes))
+    def agreement(self, before: Mask, after: Mask) -> tuple[float, float]:
+        return float(np.sum(before.classes == after.classes)), before.classes.size
 
     def tally(self) -> Tally[Mask]:
         return _Tally(self)
