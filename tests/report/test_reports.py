@@ -95,9 +95,9 @@ def test_comparison() -> None:
         "original in LiteRT   85.0 %                              8.000 ms",
         "converted, compiled  84.5 %  -0.5 points (within noise)  2.000 ms  4.00 times as fast",
         "size: 1,000 kB -> 900 kB (-10.0 %)",
-        "top-1: -0.5 points, 95 % interval -2.4 to +1.4, 2 lost and 1 gained, McNemar's exact p = 1.000: within noise; "
-        "about 4,711 samples would decide a difference this",
-        "large",
+        "top-1, same engine: -0.5 points, 95 % interval -2.4 to +1.4, 2 lost and 1 gained, McNemar's exact "
+        "p = 1.000: within noise; about 4,711 samples would decide a",
+        "difference this large",
         "",
         "engines:",
         "engine              model      samples   top-1  as original here  as reference kernels      time    "
@@ -107,7 +107,7 @@ def test_comparison() -> None:
         "tflite2q, compiled  converted      200  84.5 %   99.5 %, 3 steps                 equal  2.000 ms  "
         "1.900 to 2.500",
         "",
-        "scores:",
+        "scores, both models in the same engine:",
         "score  original  converted       change  95 % interval",
         "top-1    85.0 %     84.5 %  -0.5 points   -2.4 to +1.4",
         "",
@@ -136,7 +136,7 @@ def test_comparison() -> None:
 
 
 def test_made_up_samples_are_called_that() -> None:
-    accuracy = Accuracy("synthetic", 8, None, None, 1.0, 0.0, 0.0, synthetic=True)
+    accuracy = Accuracy("synthetic inputs", 8, None, None, 1.0, 0.0, 0.0, synthetic=True)
     assert words.samples(accuracy) == "8 samples of synthetic inputs: agreement on synthetic inputs, not accuracy"
 
 

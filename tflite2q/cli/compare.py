@@ -147,7 +147,7 @@ def compare(
     --tracker and --key, the compiled models run on a remote device.
     """
     if bool(others) == bool(schemes):
-        raise click.UsageError("give either models to compare with or --scheme NAME|FILE")
+        raise click.UsageError("give either a second model or --scheme NAME|FILE (each may be several)")
     if others and interface is not None:
         raise click.UsageError("--interface needs --scheme")
     if options["labels"] is not None and options["data"] is None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tflite2q.dialect.types import Value
     from tflite2q.evaluation.geometry import Fit
     from tflite2q.evaluation.models import Loaded
+    from tflite2q.evaluation.prediction import Prediction
     from tflite2q.execution.remote import Device
     from tflite2q.execution.runtime import Executable
 
@@ -119,13 +120,7 @@ def run_command(
         runner = executable.stream().step if stream else executable.run
         results = prediction.run(runner, executable.outputs, samples, reader, progress)
         if output is not None:
-            mask = Path(output).suffix.lower() == ".png"
-            content = (
-                drawing.mask_png(results[0].answer)
-                if mask
-                else prediction.encoded(results, executable.outputs, Path(output).suffix)
-            )
-            files.write(output, content, force)
+            files.write(output, _encoded(results, executable.outputs, Path(output).suffix.lower()), force)
         if draw is not None:
             files.write(draw, drawing.drawn(reader, results[0].answer, samples, 0), force)
         ops = executable.profile(*next(iter(samples))) if profile else []
@@ -146,6 +141,13 @@ def _ends(model: Loaded | None, executable: Executable | None) -> tuple[Sequence
         return executable.inputs, executable.outputs
     graph = model.graph
     return [graph[name] for name in graph.inputs], [graph[name] for name in graph.outputs]
+
+
+def _encoded(results: Sequence[Prediction], outputs: Sequence[Value], suffix: str) -> bytes:
+    """The outputs as a file: a mask, or arrays."""
+    from tflite2q.evaluation import drawing, prediction
+
+    return drawing.mask_png(results[0].answer) if suffix == ".png" else prediction.encoded(results, outputs, suffix)
 
 
 def _check_pictures(output: str | None, draw: str | None, task: str, samples: int, photo: bool) -> None:

@@ -91,8 +91,29 @@ def compare(
     original, converted = read_once(original), read_once(converted)
     before, after = graph_of(original), graph_of(converted)
     comparison.check_comparable(before, after)
+    result = _before_running(original, converted, target)
+    obstacle = why_not_run(before) or why_not_run(after)
+    if obstacle is not None:
+        result = replace(result, notes=(*result.notes, f"neither outputs nor speed were compared: {obstacle}"))
+        return replace(result, gates=gates_of.evaluate(result, bounds))
+    request = _Request(before, data, labels, limit, Normalization.of(mean, std), fit, stream)
+    chosen, info = request.task(task, label_names)
+    samples = request.samples(chosen)
+    few = layer_samples if layer_samples is not None else STREAM_LAYER_SAMPLES if stream else LAYER_SAMPLES
+    setup = Setup((before, after), target, threads, device, stream, few, progress)
+    if (before.states or after.states) and not stream:
+        setup.notes.append("the model keeps state: every sample started from the initial one; see --stream")
+    truth = chosen.truth(samples, labels, label_offset)
+    gates_of.foresee(bounds, chosen.name, truth is not None, speed)
+    result = _with(result, _measured(setup, chosen, info, samples, truth, speed), setup)
+    return replace(result, gates=gates_of.evaluate(result, bounds))
+
+
+def _before_running(original: Model, converted: Model, target: str) -> Comparison:
+    """What is known without running anything."""
+    before, after = graph_of(original), graph_of(converted)
     conversion = converted if isinstance(converted, Conversion) else None
-    result = Comparison(
+    return Comparison(
         model=name_of(original),
         other=name_of(converted) if conversion is None else conversion.scheme.name,
         scheme=None if conversion is None else conversion.scheme.name,
@@ -102,35 +123,33 @@ def compare(
         notes=tuple(dict.fromkeys((*before.notes, *(after if conversion is None else conversion).notes))),
         environment=environment(),
     )
-    obstacle = why_not_run(before) or why_not_run(after)
-    if obstacle is not None:
-        result = replace(result, notes=(*result.notes, f"neither outputs nor speed were compared: {obstacle}"))
-        return replace(result, gates=gates_of.evaluate(result, bounds))
-    labelled = labels is not None or (isinstance(data, str | os.PathLike) and os.fspath(data).endswith(".csv"))
-    values = comparison.inputs_of(before), [before[name] for name in before.outputs]
-    chosen, info = tasks.choose(*values, before, task, label_names, labelled)
-    steps = STREAM_STEPS if stream and data is None else None
-    classes = labels if chosen.name == "classification" else None
-    samples = dataset(before, data, classes, limit or steps, Normalization.of(mean, std), fit or chosen.fit)
-    few = layer_samples if layer_samples is not None else STREAM_LAYER_SAMPLES if stream else LAYER_SAMPLES
-    setup = Setup((before, after), target, threads, device, stream, few, progress)
-    if (before.states or after.states) and not stream:
-        setup.notes.append("the model keeps state: every sample started from the initial one; see --stream")
-    if stream:
-        samples = replace(samples, source=f"{samples.source}, one stream")
-    truth = chosen.truth(samples, labels, label_offset)
-    gates_of.foresee(bounds, chosen.name, truth is not None, speed)
-    found = _measured(setup, chosen, info, samples, truth, speed)
-    result = replace(
-        result,
-        layers=comparison.merge_layers(result.layers, found.layers),
-        accuracy=found.accuracy,
-        speed=_speed(found.engines, threads),
-        headline=found.headline,
-        engines=found.engines,
-        notes=(*result.notes, *setup.notes, *_failures(found.engines)),
-    )
-    return replace(result, gates=gates_of.evaluate(result, bounds))
+
+
+@dataclass(frozen=True)
+class _Request:
+    """The samples and the truth that the user asked for, as `compare` takes them."""
+
+    graph: Graph
+    data: Source | None
+    labels: Any
+    limit: int | None
+    pixels: Normalization
+    fit: Fit | None
+    stream: bool
+
+    def task(self, name: str, names: FilePath | Sequence[str] | None) -> tuple[Task[Any], TaskInfo]:
+        """What the model does; class labels, which a CSV may hold too, settle what a vector of numbers is."""
+        listed = isinstance(self.data, str | os.PathLike) and os.fspath(self.data).endswith(".csv")
+        outputs = [self.graph[value] for value in self.graph.outputs]
+        labelled = self.labels is not None or listed
+        return tasks.choose(comparison.inputs_of(self.graph), outputs, self.graph, name, names, labelled)
+
+    def samples(self, task: Task[Any]) -> Dataset:
+        """The samples, with class labels if the task takes those."""
+        limit = self.limit or (STREAM_STEPS if self.stream and self.data is None else None)
+        labels = self.labels if task.name == "classification" else None
+        found = dataset(self.graph, self.data, labels, limit, self.pixels, self.fit or task.fit)
+        return replace(found, source=f"{found.source}, one stream") if self.stream else found
 
 
 def layers_of(conversion: Conversion) -> tuple[Layer, ...]:
@@ -179,6 +198,19 @@ def _measured(setup: Setup, task: Task[Any], info: TaskInfo, samples: Dataset, t
         if timed:
             engines.time_all(contenders, setup.progress)
         return _Measured(judging.accuracy(), judging.headline(), judging.rows(), layers.result())
+
+
+def _with(result: Comparison, found: _Measured, setup: Setup) -> Comparison:
+    """The comparison with what was measured."""
+    return replace(
+        result,
+        layers=comparison.merge_layers(result.layers, found.layers),
+        accuracy=found.accuracy,
+        speed=_speed(found.engines, setup.threads),
+        headline=found.headline,
+        engines=found.engines,
+        notes=(*result.notes, *setup.notes, *_failures(found.engines)),
+    )
 
 
 def _speed(rows: Sequence[EngineRun], threads: int) -> Speed | None:

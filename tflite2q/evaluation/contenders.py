@@ -140,6 +140,8 @@ class Setup:
         folder = held.enter_context(tempfile.TemporaryDirectory(prefix="tflite2q-"))
         # State stays in LiteRT's interpreter from run to run, so that it can only follow a stream.
         stateful = not self.stream and any(graph.states for graph in self.graphs)
+        if stateful:
+            self.notes.append("LiteRT keeps state from run to run, so that its outputs are compared with --stream only")
         rows = []
         paths = {model: _written(folder, model, graph) for model, graph in self.models}
         for engine in (LITERT, LITERT_REFERENCE):

@@ -139,7 +139,7 @@ def synthetic(inputs: Sequence[Value], samples: int = SYNTHETIC_SAMPLES, seed: i
         return [_random(generator, value) if value.constant is None else np.array(value.data) for value in inputs]
 
     names = tuple(f"random {index}" for index in range(samples))
-    return Dataset("synthetic", names, make, synthetic=True)
+    return Dataset("synthetic inputs", names, make, synthetic=True)
 
 
 def transfer(arrays: Sequence[Array], source: Sequence[Value], target: Sequence[Value]) -> list[Array]:

@@ -101,7 +101,8 @@ class Judging:
         """The original in LiteRT, the converted model in LiteRT, and compiled; without LiteRT, both compiled."""
         held = list(self.contenders)
         wanted = [(LITERT, ORIGINAL), (LITERT, CONVERTED), (self.main, CONVERTED)]
-        if of(held, LITERT, ORIGINAL) is None:
+        first = of(held, LITERT, ORIGINAL)
+        if first is None or (first.timing is None and not self.counts.get((LITERT, ORIGINAL))):
             wanted = [(self.main, ORIGINAL), (self.main, CONVERTED)]
         found = [c for c in (of(held, *key) for key in wanted) if c is not None]
         stages = tuple(self._stage(contender, found[0]) for contender in found)

@@ -43,7 +43,11 @@ def evidence(result: Comparison) -> list[str]:
     """The paired comparisons in words, a line each."""
     if result.accuracy is None:
         return []
-    return [words.evidence(s.label, s.difference) for s in result.accuracy.scores if s.difference is not None]
+    return [
+        words.evidence(f"{s.label}, same engine", s.difference)
+        for s in result.accuracy.scores
+        if s.difference is not None
+    ]
 
 
 def _gates(gates: Sequence[Gate]) -> Rows:

@@ -84,7 +84,7 @@ def engines(result: Comparison) -> Rows | None:
         ("engine", False), ("model", False), ("samples", True), (measure if scored else "", True),
         ("as original here", True), ("as reference kernels", True), ("time", True), ("10 % to 90 %", True),
     )  # fmt: skip
-    rows = tuple(_engine(run, cosine) for run in result.engines if run.failed is None)
+    rows = tuple(_engine(run, cosine) for run in result.engines if run.samples or run.timing is not None)
     return Rows("engines", columns, rows).without_empty() if rows else None
 
 
@@ -132,7 +132,7 @@ def scores(accuracy: Accuracy) -> Rows | None:
         )
         for score in accuracy.scores
     )  # fmt: skip
-    return Rows("scores", columns, rows).without_empty()
+    return Rows("scores, both models in the same engine", columns, rows).without_empty()
 
 
 def figures(accuracy: Accuracy) -> Rows | None:

@@ -94,7 +94,7 @@ def _p(value: float) -> str:
 def samples(accuracy: Accuracy) -> str:
     """What was measured on."""
     text = f"{accuracy.samples} sample" + ("" if accuracy.samples == 1 else "s") + f" of {accuracy.source}"
-    return f"{text} inputs: agreement on synthetic inputs, not accuracy" if accuracy.synthetic else text
+    return f"{text}: agreement on synthetic inputs, not accuracy" if accuracy.synthetic else text
 
 
 def task(accuracy: Accuracy) -> str:

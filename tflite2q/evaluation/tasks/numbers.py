@@ -96,7 +96,9 @@ def _cosine(before: Numbers, after: Numbers) -> float | None:
     if not before:
         return None
     a, b = (np.concatenate([x.reshape(-1) for x in side]).astype(np.float64) for side in (before, after))
+    if np.array_equal(a, b):
+        return 1.0
     lengths = math.sqrt(float(a @ a)) * math.sqrt(float(b @ b))
     if lengths == 0:
-        return 1.0 if np.array_equal(a, b) else None
+        return None
     return max(-1.0, min(1.0, float(a @ b) / lengths))
