@@ -224,5 +224,9 @@ def _speed(rows: Sequence[EngineRun], threads: int) -> Speed | None:
 
 
 def _failures(rows: Sequence[EngineRun]) -> list[str]:
-    """Why an engine has no outputs of a model, a line for each."""
-    return [f"{row.label} did not run the {row.model} model: {row.failed}" for row in rows if row.failed is not None]
+    """Why an engine has no outputs of a model, a line for each; LiteRT's kinds of kernels often share a reason."""
+    first: dict[tuple[str, str], str] = {}
+    for row in rows:
+        if row.failed is not None:
+            first.setdefault((row.model, row.failed), row.label)
+    return [f"{label} did not run the {model} model: {reason}" for (model, reason), label in first.items()]
