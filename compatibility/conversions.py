@@ -242,7 +242,10 @@ def _likeness(subject: Subject, conversion: Conversion) -> Outcome:
     bad = [each for each in found if not each.good]
     chosen = min(bad or found, key=lambda each: each.figure - each.floor)
     figures = {"kind": chosen.kind, "figure": chosen.figure, "floor": chosen.floor, "samples": chosen.samples}
-    return Outcome(WRONG if bad else OK, f"{chosen.words} on {chosen.samples} {subject.data.source}", figures)
+    words = f"{chosen.words} on {len(after)} {subject.data.source}"
+    if bad and all(each.undecided for each in bad):
+        return Outcome(UNMEASURED, f"too little data: {words}", figures)
+    return Outcome(WRONG if bad else OK, words, figures)
 
 
 def _pairs(subject: Subject, conversion: Conversion) -> Iterator[tuple[list[Array], list[Array]]]:

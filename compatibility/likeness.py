@@ -32,7 +32,7 @@ import numpy.typing as npt
 
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import Value
-from tflite2q.evaluation import data
+from tflite2q.evaluation import data, tasks
 from tflite2q.rewrites.scheme import Layer, Scheme
 
 Array = npt.NDArray[Any]
@@ -50,7 +50,8 @@ IOU = 0.5  # boxes that share this much of their union show the same thing
 
 @dataclass(frozen=True)
 class Likeness:
-    """One figure and the least it may be: `kind` is "dB", "top-1", "boxes" or "equal" (shares of 1)."""
+    """One figure and the least it may be: `kind` is "dB", or "top-1", "boxes", "keypoints" or "equal" (shares of 1, of
+    so many `samples`)."""
 
     kind: str
     figure: float
@@ -67,6 +68,8 @@ class Likeness:
         """Whether so few samples leave it open on which side of the floor the share lies: two standard errors."""
         if self.kind == "dB":
             return False
+        if not self.samples:
+            return True
         return abs(self.figure - self.floor) < 2 * sqrt(self.figure * (1 - self.figure) / self.samples)
 
     @property
@@ -129,6 +132,10 @@ def judge(
     """Every output's likeness over samples (outer) of outputs (inner), the one that decides for it."""
     per_layer, count = precisions(before, scheme), len(original)
     precision, floor = min(per_layer), floor_db(per_layer)
+    points = _keypoints(before, original, converted, after)
+    if points is not None:
+        moved, number = points
+        return [Likeness("keypoints", moved, share_floor(precision), number)]
     boxes = _detection(before)
     found = []
     if boxes is not None:
@@ -181,6 +188,22 @@ def _real(codes: Array, value: Value) -> Array:
 def _step(value: Value) -> float:
     kind = value.type
     return max(kind.parameters.scale) if kind.quantized else 0.0
+
+
+def _keypoints(
+    before: Graph, original: Sequence[Sequence[Array]], converted: Sequence[Sequence[Array]], after: Graph
+) -> tuple[float, int] | None:
+    """The share of the keypoints found by the original that stay in their place, and their number; None for other
+    models.  Keypoints that are not found are anywhere: the place of the largest of many small numbers."""
+    values, others = ([graph[name] for name in graph.outputs] for graph in (before, after))
+    task, _ = tasks.choose([before[name] for name in before.inputs], values, before)
+    if not isinstance(task, tasks.Keypoints):
+        return None
+    pairs = [
+        task.agreement(task.decode(a, values), task.decode(b, others)) for a, b in zip(original, converted, strict=True)
+    ]
+    number = int(sum(of for _, of in pairs))
+    return sum(same for same, _ in pairs) / max(number, 1), number
 
 
 def _detection(graph: Graph) -> tuple[int, int, int, int] | None:

@@ -150,8 +150,25 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def gates() -> str:
+    """Every gate: the figure that it bounds, and what that needs."""
+    from tflite2q.evaluation.gates import KINDS
+
+    rows = [
+        (
+            f"`{kind.name}`",
+            f"{kind.label}, {'at least' if kind.at_least else 'at most'}",
+            kind.unit or "a number",
+            kind.missing,
+        )
+        for kind in KINDS.values()
+    ]
+    return _table(("gate", "bounds", "unit", "if it is not measured"), rows)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "commands": commands,
+    "gates": gates,
     "ops": ops,
     "other-ops": other_ops,
     "ops-count": counts,
@@ -174,6 +191,17 @@ def updated(text: str) -> str:
     return PART.sub(lambda part: f"{part[1]}\n{PARTS[part[2]]()}\n{part[3]}", text)
 
 
+def schema() -> str:
+    """The JSON Schema of `compare --json`."""
+    from tflite2q.report import schema
+
+    return json.dumps(schema.comparison(), indent=1) + "\n"
+
+
+# Whole files, by their name in docs/.
+FILES: dict[str, Callable[[], str]] = {"compare.schema.json": schema}
+
+
 def main(arguments: Sequence[str]) -> int:
     stale = []
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
@@ -185,6 +213,13 @@ def main(arguments: Sequence[str]) -> int:
         stale.append(path)
         if "--check" not in arguments:
             path.write_text(updated(text), "utf-8")
+    for name, make in FILES.items():
+        path = ROOT / "docs" / name
+        if path.exists() and path.read_text("utf-8") == make():
+            continue
+        stale.append(path)
+        if "--check" not in arguments:
+            path.write_text(make(), "utf-8")
     for path in stale:
         print(f"{path.relative_to(ROOT)}: {'is out of date: run `make docs`' if '--check' in arguments else 'written'}")
     return 1 if stale and "--check" in arguments else 0

@@ -243,3 +243,24 @@ def test_the_stream_of_streams_md_runs(
     assert np.load("scores.npy").tolist() == [[[1, 2, 3, 4]], [[4, 3, 3, 4]]]
     done = cli("compare", "peak.q.txt", "--scheme", "int16x8", "--stream", "--data", "frames.npy", "--no-speed")
     assert done.code == 0 and "2 samples of frames.npy, one stream" in done.out
+
+
+def test_the_commands_of_compare_md_do_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Callable[..., Any]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").symlink_to(ROOT / "models")
+    text = (ROOT / "docs" / "compare.md").read_text(encoding="utf-8")
+    (tmp_path / "gates.toml").write_text(example("compare.md", "toml"), encoding="utf-8")
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) >= 5
+    for line in "".join(blocks).splitlines():
+        command, _, expected = line.partition("  # exit ")
+        program, *arguments = command.split()
+        assert program == "tflite2q"
+        arguments = [argument.strip("'\"") for argument in arguments]
+        outcome = cli(*arguments)
+        assert outcome.code == int(expected or 0), (line, outcome.err)
+        assert outcome.out
+    assert (tmp_path / "gates.xml").exists() and (tmp_path / "report.md").exists()
+    exec(compile(example("compare.md", "python compare"), "compare.md", "exec"), {})

@@ -99,7 +99,7 @@ def test_unsupported_operators_are_named(cli: Cli, shared: Path, command: str, m
         (["compare", "MODEL", "MODEL", "--scheme", "int8"], "give either a second model or --scheme"),
         (["compare", "MODEL", "--scheme", "int8", "--labels", "x.csv"], "--labels needs --data"),
         (["compare", "MODEL", "--scheme", "int8", "--threads", "0"], "--threads"),
-        (["compare", "MODEL", "--scheme", "int8", "--scheme", "int16x8"], "--scheme is given more than once"),
+        (["convert", "MODEL", "--scheme", "int8", "--scheme", "int16x8"], "--scheme is given more than once"),
         (["convert", "MODEL", "--scheme", "int8", "-o", "x.tflite", "--output", "y.tflite"], "given more than once"),
         (
             ["compare", "MODEL", "--scheme", "int8", "--label-offset", "one"],

@@ -39,6 +39,27 @@ def test_top1_hardly_moves(shared: Path, model: str, scheme: str) -> None:
 
 
 @pytest.mark.slow
+def test_a_gate_stops_a_scheme_that_loses_many_points(shared: Path) -> None:
+    images = shared / "images"
+    original = shared / "models" / "mobilenet_v1_0.25_128_quant.tflite"
+    report = tflite2q.compare(
+        original,
+        tflite2q.convert(original, "int8-w4"),
+        data=images,
+        labels=images / "labels.csv",
+        speed=False,
+        layer_samples=0,
+        gates={"max_top1_drop": 1.0},
+    )
+    (gate,) = report.failed_gates
+    assert gate.figure > 20
+    score = report.accuracy.score("top1") if report.accuracy is not None else None
+    assert score is not None and score.difference is not None
+    assert score.difference.decided
+    assert (score.difference.p_value or 0.0) < 1e-6
+
+
+@pytest.mark.slow
 def test_the_reference_agrees_with_the_compiled_model_on_a_photo(shared: Path) -> None:
     from tflite2q.evaluation import data
 

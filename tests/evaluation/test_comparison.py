@@ -14,8 +14,8 @@ from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import Quantization, TensorType, Value
 from tflite2q.errors import DataError
 from tflite2q.evaluation import comparison, data
-from tflite2q.evaluation.comparison import Layer, LayerError
 from tflite2q.evaluation.data import Dataset
+from tflite2q.evaluation.results import Layer, LayerError
 from tflite2q.execution import reference
 from tflite2q.flatbuffer import reader
 
@@ -23,7 +23,7 @@ Array = np.ndarray[Any, Any]
 
 
 def graph(dtype: str, scale: float, zero_point: int, classes: int = 6) -> Graph:
-    """No ops: only an input and an output with one score per class."""
+    """No ops: only an input and an output of numbers, which labels make scores of classes."""
     kind = TensorType((1, classes), dtype, Quantization.per_tensor(scale, zero_point))
     return Graph(inputs=("x",), outputs=("y",), values=(Value("x", kind), Value("y", kind)), ops=())
 
@@ -126,31 +126,3 @@ def test_merge_keeps_what_each_side_knows() -> None:
         Layer("b", "q.add", sqnr_db=30.0, max_step_error=1.0),
     )
     assert comparison.merge_layers(done, []) == tuple(done)
-
-
-def test_speed_is_the_ratio_of_interleaved_medians() -> None:
-    turns: list[str] = []
-
-    def timer(name: str, ms: float) -> Any:
-        def run(count: int) -> list[float]:
-            turns.append(name)
-            return [ms] * (count - 1) + [ms * 100]  # one outlier a round moves no median
-
-        return run
-
-    speed = comparison.measure_speed(timer("a", 6.0), timer("b", 2.0), threads=2)
-    assert (speed.threads, speed.original_ms, speed.converted_ms, speed.speedup) == (2, 6.0, 2.0, 3.0)
-    assert speed.litert_original_ms is None
-    assert turns == ["a", "b"] * (len(turns) // 2)
-    assert len(turns) > 10
-
-
-def test_litert_is_timed_in_a_process_of_its_own(digits: Path, tmp_path: Path) -> None:
-    pytest.importorskip("ai_edge_litert")
-    broken = tmp_path / "broken.tflite"
-    broken.write_bytes(b"not a model")
-    one = lambda count: [1.0] * count  # noqa: E731
-    speed = comparison.measure_speed(one, one, 1, (str(digits), str(broken)))
-    assert speed.litert_original_ms is not None
-    assert speed.litert_original_ms > 0
-    assert speed.litert_converted_ms is None

@@ -91,5 +91,5 @@ def test_commands_choose_a_signature(tmp_path: Path, cli: Callable[..., Outcome]
     new = tmp_path / "new.tflite"
     assert cli("convert", path, "--signature", "score", "--scheme", "int8", "-o", new).code == 0
     done = cli("compare", path, new, "--signature", "score", "--layer-samples", 0)
-    assert done.code == 0 and "LiteRT did not time the original model: it runs the file's first subgraph" in done.out
+    assert done.code == 0 and "LiteRT did not run the original model: it runs the file's first subgraph" in done.out
     assert cli("inspect", path, "--signature", "other").code == 2

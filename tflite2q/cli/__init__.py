@@ -39,8 +39,7 @@ class _InOrder(click.Group):
 def tflite2q() -> None:
     """Convert quantized TensorFlow Lite models to other quantization schemes, compile them, and measure the difference.
 
-    Exit codes: 0 success; 1 an internal error (a bug); 2 wrong usage; 3 the input cannot be used (malformed or
-    unsupported).
+    Exit codes: 0 success; 1 a gate failed; 2 wrong usage; 3 the input cannot be used (malformed or unsupported).
     """
 
 

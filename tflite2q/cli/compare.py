@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,17 +16,21 @@ from tflite2q.cli.options import (
     json_option,
     pixel_options,
     remote_options,
-    scheme_option,
     shape_option,
     signature_option,
     stream_option,
     target_option,
+    task_options,
     threads_option,
+    together,
 )
 
 if TYPE_CHECKING:
     from tflite2q.evaluation.models import Loaded
+    from tflite2q.evaluation.results import Comparison
     from tflite2q.rewrites import Conversion
+
+GATE_FAILED = 1
 
 
 def _offset(context: click.Context, parameter: click.Parameter, value: str) -> int | None:
@@ -38,16 +43,59 @@ def _offset(context: click.Context, parameter: click.Parameter, value: str) -> i
         raise click.BadParameter(f"{value!r} is neither 'auto' nor a whole number") from error
 
 
-@command(short_help="Measure one model against another.")
+def _gate(name: str, metavar: str, help: str) -> Any:
+    return click.option(f"--{name}", type=float, metavar=metavar, help=help)
+
+
+# Names as in evaluation.gates.KINDS, which a TOML file takes all.
+GATES = ("max_top1_drop", "min_agreement", "min_sqnr", "max_step_error", "min_speedup", "max_size_ratio", "min_miou",
+         "max_map_drop")  # fmt: skip
+gate_options = together(
+    [
+        _gate("max-top1-drop", "POINTS", "Gate: top-1 may fall by at most so many percentage points."),
+        _gate("min-agreement", "SHARE", "Gate: share (0 to 1) of answers that are equal in both models."),
+        _gate("min-sqnr", "DB", "Gate: signal to noise of the outputs."),
+        _gate("max-step-error", "STEPS", "Gate: largest difference of an output, in steps of the original's scale."),
+        _gate("min-speedup", "TIMES", "Gate: time of the original in LiteRT over that of the compiled conversion."),
+        _gate("max-size-ratio", "RATIO", "Gate: size of the converted file over that of the original."),
+        _gate("min-miou", "SHARE", "Gate: mean IoU with the masks of --labels, else with the original's."),
+        _gate("max-map-drop", "POINTS", "Gate: mAP may fall by at most so many percentage points."),
+        click.option(
+            "--gates", "gates_path", type=MODEL, metavar="FILE.toml",
+            help="Gates from a file, such as max_top1_drop = 0.5; options override them.",
+        ),
+    ]
+)  # fmt: skip
+report_options = together(
+    [
+        click.option(
+            f"--{kind}", f"{kind}_path", type=click.Path(dir_okay=False, allow_dash=True), metavar="FILE", help=text
+        )
+        for kind, text in (
+            ("markdown", "Also write the report as Markdown, for a pull request; '-' prints it instead of the text."),
+            ("junit", "Also write the gates as JUnit XML, one test case each; '-' prints it instead of the text."),
+        )
+    ]
+)
+
+
+@command(short_help="Measure one model against another, with gates for CI.")
 @click.argument("original", type=MODEL)
-@click.argument("other", type=MODEL, required=False)
-@scheme_option
+@click.argument("others", metavar="[OTHER]...", type=MODEL, nargs=-1)
+@click.option(
+    "--scheme", "schemes", metavar="NAME|FILE", multiple=True,
+    help="Compare with ORIGINAL converted to this scheme (a name that `tflite2q schemes` lists, or a .toml file); "
+    "repeatable.",
+)  # fmt: skip
 @interface_option
 @click.option(
     "--data", type=ANY_PATH, help="Inputs: folder of images, CSV of file,label, .npy or .npz.  [default: random]"
 )
 @click.option(
-    "--labels", type=MODEL, help="Ground-truth labels: CSV of file,label (or one label per line), .npy or .npz."
+    "--labels",
+    type=ANY_PATH,
+    help="Ground truth: labels of classes as CSV of file,label (or one label per line), .npy or .npz; masks as a "
+    "folder of images, .npy or .npz; boxes or keypoints as COCO JSON.",
 )
 @click.option(
     "--label-offset",
@@ -55,9 +103,11 @@ def _offset(context: click.Context, parameter: click.Parameter, value: str) -> i
     callback=_offset,
     default="auto",
     show_default=True,
-    help="Added to each label; auto adds 1 for 1001 classes and labels below 1000 (class 0 is background).",
+    help="Added to each label; auto adds 1 for 1001 classes and labels below 1000 (class 0 is background), and takes 1 "
+    "off COCO's category numbers.",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Use only the first N samples.")
+@task_options
 @pixel_options
 @target_option
 @threads_option
@@ -66,48 +116,80 @@ def _offset(context: click.Context, parameter: click.Parameter, value: str) -> i
 @click.option(
     "--layer-samples",
     type=click.IntRange(min=0),
-    help="Number of samples on which layers are compared, by the NumPy reference; 0 skips layers.  "
+    help="Number of samples for layers and reference kernels, which are slow; 0 skips both.  "
     "[default: 2, or 50 with --stream]",
 )
 @stream_option
 @signature_option
 @shape_option
 @allow_unsupported_option
+@gate_options
 @click.option("--every-layer", is_flag=True, help="Show every layer, not only the worst ones.")
+@report_options
 @json_option
 def compare(
-    original: str, other: str | None, scheme: str | None, interface: str | None, json_path: str | None,
-    signature: str | None, shapes: dict[str, tuple[int, ...]], allow_unsupported: bool, every_layer: bool,
-    rpc: str | None, tracker: str | None, key: str | None, timeout: float, **options: Any,
-) -> None:  # fmt: skip
-    """Measure OTHER, or ORIGINAL converted to --scheme, against ORIGINAL: accuracy, layers, speed and size.
+    original: str, others: tuple[str, ...], schemes: tuple[str, ...], interface: str | None, json_path: str | None,
+    markdown_path: str | None, junit_path: str | None, gates_path: str | None, signature: str | None,
+    shapes: dict[str, tuple[int, ...]], allow_unsupported: bool, every_layer: bool, rpc: str | None,
+    tracker: str | None, key: str | None, timeout: float, fit: str, **options: Any,
+) -> int:  # fmt: skip
+    """Measure each OTHER, or ORIGINAL converted to each --scheme, against ORIGINAL: answers, speed, size and layers.
 
-    Both models are compiled with TVM and timed in turns, with the same number of threads.  LiteRT's times are shown
-    too if ai-edge-litert is installed.  With --labels, top-1 and top-5 are measured; without, how often both models
-    give the same class.  Errors are in steps: multiples of the original tensor's scale.  With --stream the samples are
-    the steps of one stream, for models that keep state.  With --rpc, or --tracker and --key, both models run on a
-    remote device.
+    Both models run in LiteRT (if ai-edge-litert is installed), compiled with TVM, and, on a few samples, in both
+    reference kernels, so that a difference of kernels is not taken for one of schemes.  They are timed in turns, with
+    the same number of threads.  What is compared depends on the task: classes, masks, boxes, keypoints or numbers.
+    With --labels, correctness is measured and each difference tested against noise; without, how often both models
+    give the same answer.  Without --data that is agreement on random inputs, not accuracy.  Errors are in steps:
+    multiples of the original tensor's scale.
+
+    Gates are bounds on figures: each failed one is named, and the exit code is 1.  A gate whose figure is not measured
+    is an error.  With --stream the samples are the steps of one stream, for models that keep state.  With --rpc, or
+    --tracker and --key, the compiled models run on a remote device.
     """
-    if (other is None) == (scheme is None):
-        raise click.UsageError("give either a second model or --scheme NAME|FILE")
-    if other is not None and interface is not None:
+    if bool(others) == bool(schemes):
+        raise click.UsageError("give either a second model or --scheme NAME|FILE (each may be several)")
+    if others and interface is not None:
         raise click.UsageError("--interface needs --scheme")
     if options["labels"] is not None and options["data"] is None:
         raise click.UsageError("--labels needs --data")
-    from tflite2q import pipeline
+    paths = {"json": json_path, "markdown": markdown_path, "junit": junit_path}
+    if sum(path == "-" for path in paths.values()) > 1:
+        raise click.UsageError("only one report can go to stdout; give the others a file")
+    from tflite2q import files
     from tflite2q.cli import models, output
     from tflite2q.cli.progress import Progress
+    from tflite2q.evaluation import gates
     from tflite2q.execution import remote
-    from tflite2q.report import json, text
+    from tflite2q.report import json, junit, markdown, text
 
-    output.check_json(json_path)
-    device = remote.device(rpc, tracker, key, timeout)
-    read = [models.opened(path, shapes, allow_unsupported, signature) for path in (original, other) if path is not None]
+    outputs = {f"--{kind}": path for kind, path in paths.items()}
+    files.refuse_outputs(outputs, [original, *others, options["data"], options["labels"], gates_path], force=True)
+    given = {name: options.pop(name) for name in GATES}
+    bounds = gates.read(gates_path) if gates_path is not None else {}
+    bounds |= gates.checked({name: bound for name, bound in given.items() if bound is not None})
+    options |= {"gates": bounds, "device": remote.device(rpc, tracker, key, timeout)}
+    options |= {"fit": None if fit == "auto" else fit}
+    read = [models.opened(path, shapes, allow_unsupported, signature) for path in (original, *others)]
     with Progress() as progress:
-        converted = _converted(read[0], scheme, interface) if scheme is not None else read[1]
-        result = pipeline.compare(read[0], converted, progress=progress, device=device, **options)
-    shown = models.unsaid(result, *read)
-    output.emit(json.comparison(result), json_path, lambda console: text.comparison(console, shown, every_layer))
+        results = _compared(read[0], read[1:], schemes, interface, progress, options)
+    shown = [models.unsaid(result, *read) for result in results]
+    output.write(paths["markdown"], markdown.comparison(results))
+    output.write(paths["junit"], junit.comparison(results))
+    silent = "-" in (paths["markdown"], paths["junit"])
+    output.emit(
+        json.comparisons(results), json_path, lambda console: text.comparisons(console, shown, every_layer), silent
+    )
+    return _verdict(results)
+
+
+def _compared(
+    original: Loaded, others: Sequence[Loaded], schemes: Sequence[str], interface: str | None, progress: Any,
+    options: dict[str, Any],
+) -> list[Comparison]:  # fmt: skip
+    from tflite2q import pipeline
+
+    converted: list[Conversion | Loaded] = [*others, *(_converted(original, name, interface) for name in schemes)]
+    return [pipeline.compare(original, each, progress=progress, **options) for each in converted]
 
 
 def _converted(model: Loaded, scheme: str, interface: str | None) -> Conversion | Loaded:
@@ -120,3 +202,15 @@ def _converted(model: Loaded, scheme: str, interface: str | None) -> Conversion 
     except Unchanged as same:
         click.echo(f"tflite2q: {same}; it is compared with itself", err=True)
         return model
+
+
+def _verdict(results: Sequence[Comparison]) -> int:
+    """The exit code; each failed gate is named on stderr, wherever the report goes."""
+    from tflite2q.report import words
+
+    code = 0
+    for result in results:
+        for gate in result.failed_gates:
+            click.echo(f"tflite2q: {result.model} -> {result.other}: {words.gate(gate)}", err=True)
+            code = GATE_FAILED
+    return code

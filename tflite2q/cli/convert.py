@@ -110,8 +110,8 @@ def convert(
     from tflite2q.cli import output as out
     from tflite2q.cli.progress import Progress
     from tflite2q.evaluation import compare
-    from tflite2q.evaluation.comparison import Comparison, Size
     from tflite2q.evaluation.models import content_of, size_of, stem_of
+    from tflite2q.evaluation.results import Comparison, Size
     from tflite2q.execution import runtime
     from tflite2q.report import json, text
     from tflite2q.rewrites import scheme as schemes

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from tflite2q.evaluation.comparison import Comparison
     from tflite2q.evaluation.inspection import Inspection
     from tflite2q.evaluation.models import Loaded
+    from tflite2q.evaluation.results import Comparison
 
 R = TypeVar("R", "Comparison", "Inspection")
 

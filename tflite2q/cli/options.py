@@ -123,6 +123,33 @@ target_option = click.option(
 threads_option = click.option(
     "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of the compiled model."
 )
+TASKS = ("auto", "classification", "segmentation", "detection", "keypoints", "regression", "embedding")
+FITS = ("auto", "crop", "pad", "stretch")
+task_options = together(
+    [
+        click.option(
+            "--task",
+            type=click.Choice(TASKS),
+            default=TASKS[0],
+            show_default=True,
+            help="What the outputs are; auto guesses it from their shapes and ops, and the report says why.",
+        ),
+        click.option(
+            "--label-names",
+            type=click.Path(dir_okay=False),
+            metavar="FILE",
+            help="Names of the classes, one a line.  [default: the label file packed behind the model, if any]",
+        ),
+        click.option(
+            "--fit",
+            type=click.Choice(FITS),
+            default=FITS[0],
+            show_default=True,
+            help="How pictures are laid into the input: crop the central 87.5 %, pad the whole picture, or stretch "
+            "it; auto pads for segmentation and keypoints, stretches for detection and else crops.",
+        ),
+    ]
+)
 pixel_options = together(
     [
         click.option(

@@ -25,13 +25,27 @@ def check_json(json_path: str | None, *inputs: str | None) -> None:
     files.refuse_outputs({"--json": json_path}, inputs, force=True)
 
 
-def emit(document: Mapping[str, Any], json_path: str | None, text: Callable[[Console], None]) -> None:
-    """Print `text`, or the JSON of `document` for '-'; write it to any other `json_path` too."""
+def write(path: str | None, content: str) -> None:
+    """Write a report to `path`, replacing what is there; '-' prints it."""
+    if path == "-":
+        click.echo(content, nl=False)
+    elif path is not None:
+        files.write(Path(path), content.encode(), force=True)
+
+
+def emit(
+    document: Mapping[str, Any], json_path: str | None, text: Callable[[Console], None], silent: bool = False
+) -> None:
+    """Print `text`, or the JSON of `document` for '-'; write it to any other `json_path` too.
+
+    `silent`: another report has been printed instead.
+    """
     encoded = json.dumps(document, indent=2, allow_nan=False) + "\n"
     if json_path == "-":
         click.echo(encoded, nl=False)
         return
-    click.echo(_rendered(text), nl=False)
+    if not silent:
+        click.echo(_rendered(text), nl=False)
     if json_path is not None:
         files.write(Path(json_path), encoded.encode(), force=True)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -20,13 +21,17 @@ from tflite2q.cli.options import (
     signature_option,
     stream_option,
     target_option,
+    task_options,
     threads_option,
 )
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from tflite2q.dialect.types import Value
+    from tflite2q.evaluation.geometry import Fit
     from tflite2q.evaluation.models import Loaded
+    from tflite2q.evaluation.prediction import Prediction
     from tflite2q.execution.remote import Device
     from tflite2q.execution.runtime import Executable
 
@@ -43,8 +48,16 @@ if TYPE_CHECKING:
     help="A folder of images, an image, a CSV of files, .npy or .npz; once, or once per input, in order.",
 )
 @click.option(
-    "--output", type=MODEL, metavar="FILE", help="Write the outputs: .npz (arrays by name) or .npy (one output)."
+    "--output",
+    type=MODEL,
+    metavar="FILE",
+    help="Write the outputs: .npz (arrays by name), .npy (one output), or .png (the mask of a segmentation of one "
+    "picture, pixels are class numbers).",
 )
+@click.option(
+    "--draw", type=MODEL, metavar="OUT.png", help="Draw the answer (boxes, keypoints, mask, class) on the one picture."
+)
+@task_options
 @click.option("--limit", type=click.IntRange(min=1), help="Use only the first N samples.")
 @click.option("--profile", is_flag=True, help="Also show the time, G MAC/s and share of each op.")
 @stream_option
@@ -60,29 +73,30 @@ def run_command(
     model: str, inputs: tuple[str, ...], output: str | None, limit: int | None, profile: bool, stream: bool,
     signature: str | None, shapes: dict[str, tuple[int, ...]], mean: float | None, std: float | None, target: str,
     threads: int, rpc: str | None, tracker: str | None, key: str | None, timeout: float, force: bool,
-    json_path: str | None,
+    json_path: str | None, draw: str | None, task: str, label_names: str | None, fit: str,
 ) -> None:  # fmt: skip
     """Compile a model with TVM and run it, or run a library that `convert --lib` wrote, and show the outputs.
 
-    Shows the five best classes of an output that has one score per class, and the range of any other output.  --output
-    keeps the exact codes, with samples on the first axis.  With --stream the samples are the steps of one stream: a
-    model that keeps state starts each from what the last one left, instead of its initial state.  With --rpc, or
-    --tracker and --key, the model runs on a remote device.  --profile times each op of a model (not of a library) on
-    this machine, on the first sample.
+    Shows the answer: the five best classes, boxes, keypoints, the classes of a mask, or else the range of an output;
+    see --task.  --output keeps the exact codes, with samples on the first axis.  With --stream the samples are the
+    steps of one stream: a model that keeps state starts each from what the last one left, instead of its initial state.
+    With --rpc, or --tracker and --key, the model runs on a remote device.  --profile times each op of a model (not of a
+    library) on this machine, on the first sample.
     """
     from tflite2q import files
     from tflite2q.cli import models
     from tflite2q.cli import output as out
     from tflite2q.cli.progress import Progress
     from tflite2q.errors import UsageError
-    from tflite2q.evaluation import prediction
+    from tflite2q.evaluation import drawing, prediction, tasks
     from tflite2q.evaluation.data import Normalization
     from tflite2q.execution import remote
     from tflite2q.report import json, text
 
     if output is not None:
         prediction.check_suffix(output)
-    files.refuse_outputs({"--output": output, "--json": json_path}, [model, *inputs], force, "--json")
+    outputs = {"--output": output, "--draw": draw, "--json": json_path}
+    files.refuse_outputs(outputs, [model, *inputs], force, "--json")
     device = remote.device(rpc, tracker, key, timeout)
     library = Path(model).suffix == ".so"
     if library and (shapes or signature is not None):
@@ -92,14 +106,23 @@ def run_command(
     found = None if library else models.opened(model, shapes, signature=signature)
     with Progress() as progress, ExitStack() as held:
         progress("compiling")
-        executable = held.enter_context(closing(_executable(model, found, target, threads, device)))
-        samples = prediction.samples(inputs, executable.inputs, limit, Normalization.of(mean, std))
+        made = None
+        if found is None:
+            made = held.enter_context(closing(_executable(model, found, target, threads, device)))
+        ins, outs = _ends(found, made)
+        reader, _ = tasks.choose(ins, outs, None if found is None else found.graph, task, label_names)
+        chosen = reader.fit if fit == "auto" else cast("Fit", fit)
+        samples = prediction.samples(inputs, ins, limit, Normalization.of(mean, std), chosen)
+        _check_pictures(output, draw, reader.name, len(samples), samples.pictures is not None)
+        executable = made or held.enter_context(closing(_executable(model, found, target, threads, device)))
         runner = executable.stream().step if stream else executable.run
-        results = prediction.run(runner, executable.outputs, samples, progress)
+        results = prediction.run(runner, executable.outputs, samples, reader, progress)
         if output is not None:
-            files.write(output, prediction.encoded(results, executable.outputs, Path(output).suffix), force)
+            files.write(output, _encoded(results, executable.outputs, Path(output).suffix.lower()), force)
+        if draw is not None:
+            files.write(draw, drawing.drawn(reader, results[0].answer, samples, 0), force)
         ops = executable.profile(*next(iter(samples))) if profile else []
-    document = json.prediction(Path(model).name, results)
+    document = json.prediction(Path(model).name, results, reader.name)
 
     def show(console: Console) -> None:
         text.prediction(console, results)
@@ -107,6 +130,35 @@ def run_command(
             text.profile(console, ops)
 
     out.emit({**document, "profile": json.profile(ops)} if profile else document, json_path, show)
+
+
+def _ends(model: Loaded | None, executable: Executable | None) -> tuple[Sequence[Value], Sequence[Value]]:
+    """Inputs and outputs, known before anything is compiled if there is a model."""
+    if model is None:
+        assert executable is not None
+        return executable.inputs, executable.outputs
+    graph = model.graph
+    return [graph[name] for name in graph.inputs], [graph[name] for name in graph.outputs]
+
+
+def _encoded(results: Sequence[Prediction], outputs: Sequence[Value], suffix: str) -> bytes:
+    """The outputs as a file: a mask, or arrays."""
+    from tflite2q.evaluation import drawing, prediction
+
+    return drawing.mask_png(results[0].answer) if suffix == ".png" else prediction.encoded(results, outputs, suffix)
+
+
+def _check_pictures(output: str | None, draw: str | None, task: str, samples: int, photo: bool) -> None:
+    """Raise UsageError, before anything is compiled, for pictures that cannot be made."""
+    from tflite2q.errors import UsageError
+
+    mask = output is not None and Path(output).suffix.lower() == ".png"
+    if mask and task != "segmentation":
+        raise UsageError(f"{output}: a .png is the mask of a segmentation, and the task is {task}; see --task")
+    if (mask or draw is not None) and samples != 1:
+        raise UsageError(f"{draw or output}: shows one picture, and there are {samples}; give one, or --limit 1")
+    if draw is not None and not photo:
+        raise UsageError(f"{draw}: answers are drawn on a photo; give one as --input, not an array")
 
 
 def _executable(path: str, model: Loaded | None, target: str, threads: int, device: Device | None) -> Executable:

@@ -8,8 +8,8 @@ How a number becomes a model's input, in this order:
 - a given `mean` or `std` replaces that: the real number (pixel - mean) / std is quantized by the input's parameters;
 - real numbers are quantized by the input's scale and zero point (eq. 2).
 
-Images are resized (bilinear) so that the central 87.5 % of the shorter side, the usual crop of ImageNet classifiers,
-covers the model's input, then cropped centrally.
+Images are resized (bilinear) and laid into the input as `geometry` describes; cropped centrally unless another fit is
+asked for.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,17 +27,14 @@ import numpy.typing as npt
 from tflite2q.arithmetic import rounding
 from tflite2q.dialect.types import STORAGE, Value
 from tflite2q.errors import DataError
-
-if TYPE_CHECKING:
-    from PIL import Image
+from tflite2q.evaluation import images
+from tflite2q.evaluation.geometry import Fit, Frame, whole
+from tflite2q.evaluation.images import IMAGE_SUFFIXES, Pictures
 
 Array = npt.NDArray[Any]
 FilePath = str | os.PathLike[str]
 Source = FilePath | Array | Mapping[str, Array]
 
-CENTRAL_FRACTION = 0.875
-LONGEST_SIDE = 64  # times the longer side of the input: bounds the memory of resizing an image
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 MEMORY = Path("the given data")  # how messages call arrays that come from no file
 LABEL_KEYS = ("labels", "label", "y")
 SYNTHETIC_SAMPLES = 8
@@ -47,24 +44,35 @@ SYNTHETIC_SAMPLES = 8
 class Dataset:
     """`len()` samples; iterating gives, for each, one array per model input, of that input's shape and dtype.
 
-    `labels` are class numbers as the data counts them, one per sample, or None.
+    `labels` are class numbers as the data counts them, one per sample, or None; `pictures` are the image files that the
+    samples are made of, which are decoded ahead, in threads; `synthetic` ones were made up.
     """
 
     source: str
     names: tuple[str, ...]
     make: Callable[[int], list[Array]]
     labels: npt.NDArray[np.int64] | None = None
+    pictures: Pictures | None = None
+    synthetic: bool = False
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __iter__(self) -> Iterator[list[Array]]:
+        if self.pictures is not None:
+            return images.ahead(self.make, len(self))
         return (self.make(index) for index in range(len(self)))
+
+    def frame(self, index: int, shape: tuple[int, ...]) -> Frame:
+        """How a sample's picture lies in an input of `shape`; that of an array is the input itself."""
+        if self.pictures is not None:
+            return self.pictures.frame(index)
+        return whole(shape[2], shape[1]) if len(shape) == 4 else whole(1, 1)
 
     def first(self, count: int) -> Dataset:
         """At most `count` of the samples."""
         labels = None if self.labels is None else self.labels[:count]
-        return Dataset(self.source, self.names[:count], self.make, labels)
+        return replace(self, names=self.names[:count], labels=labels)
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,7 @@ def load(
     labels: FilePath | npt.ArrayLike | None = None,
     limit: int | None = None,
     pixels: Normalization = Normalization(),
+    fit: Fit = "crop",
 ) -> Dataset:
     """Samples from a folder of images, one image, a CSV of `file,label`, a `.npy`, a `.npz`, or arrays in memory.
 
@@ -109,7 +118,7 @@ def load(
     elif isinstance(source, Mapping):
         found = _arrays(MEMORY, source, inputs, limit, pixels)
     else:
-        found = _from_file(Path(source), inputs, limit, pixels)
+        found = _from_file(Path(source), inputs, limit, pixels, fit)
     if labels is None:
         return found
     if not isinstance(labels, str | os.PathLike):
@@ -129,7 +138,8 @@ def synthetic(inputs: Sequence[Value], samples: int = SYNTHETIC_SAMPLES, seed: i
         generator = np.random.default_rng((seed, index))
         return [_random(generator, value) if value.constant is None else np.array(value.data) for value in inputs]
 
-    return Dataset("synthetic", tuple(f"random {index}" for index in range(samples)), make)
+    names = tuple(f"random {index}" for index in range(samples))
+    return Dataset("synthetic inputs", names, make, synthetic=True)
 
 
 def transfer(arrays: Sequence[Array], source: Sequence[Value], target: Sequence[Value]) -> list[Array]:
@@ -218,17 +228,17 @@ def align_labels(labels: npt.NDArray[np.int64], classes: int, offset: int | None
     return aligned
 
 
-def _from_file(where: Path, inputs: Sequence[Value], limit: int | None, pixels: Normalization) -> Dataset:
+def _from_file(where: Path, inputs: Sequence[Value], limit: int | None, pixels: Normalization, fit: Fit) -> Dataset:
     if not where.exists():
         raise DataError(f"{where}: no such file or folder")
     if where.suffix.lower() in (".npy", ".npz"):
         return _arrays(where, _load_arrays(where), inputs, limit, pixels)
     if len(inputs) != 1:
         raise DataError(f"{where}: the model takes {len(inputs)} inputs; give a .npz with an array named for each")
-    return _images(where, inputs[0], limit, pixels)
+    return _images(where, inputs[0], limit, pixels, fit)
 
 
-def _images(where: Path, value: Value, limit: int | None, pixels: Normalization) -> Dataset:
+def _images(where: Path, value: Value, limit: int | None, pixels: Normalization, fit: Fit) -> Dataset:
     files, labels = _image_files(where)
     files, labels = files[:limit], None if labels is None else labels[:limit]
     shape = value.type.shape
@@ -237,7 +247,8 @@ def _images(where: Path, value: Value, limit: int | None, pixels: Normalization)
     names = tuple(file.name for file in files)
     if len(set(names)) != len(names):
         names = tuple(str(file) for file in files)
-    return Dataset(str(where), names, lambda index: [encode(_image(files[index], shape), value, pixels)], labels)
+    found = Pictures(tuple(files), shape, fit)
+    return Dataset(str(where), names, lambda index: [encode(found.codes(index), value, pixels)], labels, found)
 
 
 def _image_files(where: Path) -> tuple[list[Path], npt.NDArray[np.int64] | None]:
@@ -263,50 +274,6 @@ def _image_files(where: Path) -> tuple[list[Path], npt.NDArray[np.int64] | None]
     if not all(len(row) > 1 and _is_integer(row[1]) for row in rows):
         return files, None
     return files, np.array([int(row[1]) for row in rows], np.int64)
-
-
-def _image(file: Path, shape: tuple[int, ...]) -> Array:
-    """Decode, resize and crop `file` to uint8 of `shape` ([1, height, width, channels])."""
-    try:
-        from PIL import Image, UnidentifiedImageError
-    except ImportError as error:
-        raise DataError("reading images needs Pillow: pip install 'tflite2q[images]'") from error
-    _, height, width, channels = shape
-    try:
-        with Image.open(file) as opened:
-            picture = _eight_bits(opened, file).convert("L" if channels == 1 else "RGB")
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{file}: not a readable image; remove it from the data or repair it") from error
-    except Image.DecompressionBombError as error:
-        raise DataError(
-            f"{file}: claims more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels; scale it down"
-        ) from error
-    scale = max(height / picture.height, width / picture.width) / CENTRAL_FRACTION
-    size = (max(round(picture.width * scale), width), max(round(picture.height * scale), height))
-    if max(size) > LONGEST_SIDE * max(height, width):
-        raise DataError(
-            f"{file}: {picture.width}x{picture.height} is too long and narrow for an input of {width}x{height}"
-        )
-    if size != picture.size:
-        picture = picture.resize(size, Image.Resampling.BILINEAR)
-    left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    codes = np.asarray(picture.crop((left, top, left + width, top + height)), np.uint8)
-    return codes.reshape(shape)
-
-
-def _eight_bits(opened: Image.Image, file: Path) -> Image.Image:
-    """`opened` itself, or its 16-bit greys rounded to 8 bits (65535 is 257 times 255).
-
-    Pillow opens a 16-bit grey PNG in a mode "I;16" or, in older versions, "I", and cuts instead of scaling when it
-    converts those.  Raises DataError for 32-bit and floating-point pixels, whose range nothing states.
-    """
-    if opened.mode.startswith("I;16") or (opened.mode == "I" and opened.format == "PNG"):
-        from PIL import Image
-
-        return Image.fromarray(((np.asarray(opened).astype(np.uint32) + 128) // 257).astype(np.uint8))
-    if opened.mode in ("I", "F"):
-        raise DataError(f"{file}: 32-bit pixels have no stated range; save the image with 8 or 16 bits a channel")
-    return opened
 
 
 def _arrays(

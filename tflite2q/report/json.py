@@ -7,13 +7,14 @@ and therefore no signal-to-noise ratio.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from tflite2q.evaluation.comparison import Comparison, Layer
 from tflite2q.evaluation.inspection import Inspection
 from tflite2q.evaluation.prediction import Prediction
+from tflite2q.evaluation.results import Comparison, Layer
 
 if TYPE_CHECKING:
     from tflite2q.execution.runtime import OpTime
@@ -26,8 +27,33 @@ Document = dict[str, Any]
 
 
 def comparison(result: Comparison) -> Document:
-    """Keys: model, other, scheme, target, layers, accuracy, speed, size, notes."""
-    return {"schema_version": SCHEMA_VERSION, **asdict(result), "layers": layers(result.layers)}
+    """Keys: model, other, scheme, target, layers, accuracy, speed, size, notes, headline, engines, gates, environment.
+
+    Of a gate also `passed`; versions are an object.
+    """
+    document = asdict(result)
+    document["layers"] = layers(result.layers)
+    document["gates"] = [{**asdict(gate), "passed": gate.passed} for gate in result.gates]
+    if result.environment is not None:
+        document["environment"]["versions"] = dict(result.environment.versions)
+    found: Document = _finite({"schema_version": SCHEMA_VERSION, **document})
+    return found
+
+
+def comparisons(results: Sequence[Comparison]) -> Document:
+    """One comparison as it is; several as the list `comparisons`."""
+    if len(results) == 1:
+        return comparison(results[0])
+    return {"schema_version": SCHEMA_VERSION, "comparisons": [comparison(result) for result in results]}
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for infinite numbers, which JSON lacks."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(held) for key, held in value.items()}
+    return [_finite(held) for held in value] if isinstance(value, list | tuple) else value
 
 
 def inspection(result: Inspection) -> Document:
@@ -69,16 +95,21 @@ def profile(ops: Sequence[OpTime]) -> list[Document]:
     return [asdict(op) for op in ops]
 
 
-def prediction(model: str, results: Sequence[Prediction]) -> Document:
-    """Keys: model, predictions: {sample, outputs: {name, classes: {class, score}, low, high}}."""
+def prediction(model: str, results: Sequence[Prediction], task: str | None = None) -> Document:
+    """Keys: model, task, predictions: {sample, outputs: {name, classes: {class, name, score}, low, high, says}}, and by
+    task boxes, keypoints or mask."""
     found = [
         {
             "sample": result.sample,
             "outputs": [
-                {**asdict(o), "classes": [{"class": k, "score": score} for k, score in o.classes]}
+                {
+                    **asdict(o),
+                    "classes": [{"class": c.number, "name": c.name, "score": c.score} for c in o.classes],
+                }
                 for o in result.outputs
             ],
+            **{key: held for key, held in result.document.items() if key != "classes"},
         }
         for result in results
     ]
-    return {"schema_version": SCHEMA_VERSION, "model": model, "predictions": found}
+    return {"schema_version": SCHEMA_VERSION, "model": model, "task": task, "predictions": found}

@@ -11,10 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from tflite2q.dialect.names import short
-from tflite2q.evaluation.comparison import Accuracy, Comparison, Layer, Pair, Size, Speed
 from tflite2q.evaluation.inspection import Inspection, SchemeEffect, TensorInfo
-from tflite2q.evaluation.prediction import Prediction, Summary
+from tflite2q.evaluation.prediction import Prediction
+from tflite2q.evaluation.results import Comparison, Layer, Size
 from tflite2q.kernels.refusals import Because
+from tflite2q.report import markdown, tables, words
+from tflite2q.report.tables import Rows
 
 if TYPE_CHECKING:
     from tflite2q.execution.runtime import OpTime
@@ -24,27 +26,61 @@ if TYPE_CHECKING:
 WORST_LAYERS = 5
 
 
+def comparisons(console: Console, results: Sequence[Comparison], every_layer: bool = False) -> None:
+    """Each comparison in turn; of several, a summary first."""
+    if len(results) > 1:
+        drawn(console, tables.summary(results))
+        _line(console, "")
+    for number, result in enumerate(results):
+        if number:
+            _line(console, "")
+        comparison(console, result, every_layer)
+
+
 def comparison(console: Console, result: Comparison, every_layer: bool = False) -> None:
-    """Accuracy, speed, size, and the layers with the largest error (or all of them)."""
+    """Headline, engines, accuracy, and the layers with the largest error (or all of them); gates last."""
     _line(console, f"{result.model} -> {result.other}")
-    table = _table(console, ("", False), ("original", True), ("converted", True), ("change", True))
-    for row in (*_accuracy_rows(result.accuracy), *_speed_rows(result.speed), *_size_rows(result.size)):
-        table.add_row(*map(Text, row))
-    console.print(table)
     if result.accuracy is not None:
-        _line(console, agreement(result.accuracy))
+        for part in (words.samples(result.accuracy), words.task(result.accuracy)):
+            if part:
+                _line(console, part)
+    for number, rows in enumerate(tables.of_comparison(result)):
+        if number:
+            _line(console, f"\n{rows.title}:")
+        drawn(console, rows)
+        if not number:
+            _sized(console, result)
+            for line in markdown.evidence(result):
+                _line(console, line)
     measured = [layer for layer in result.layers if layer.max_step_error is not None or layer.sqnr_db is not None]
     if measured:
         exact = sum(layer.sqnr_db is None for layer in measured)
         _line(
             console,
-            f"{exact} of {len(measured)} layers give equal results in both; errors inside the whole model:",
+            f"\n{exact} of {len(measured)} layers give equal results in both; errors inside the whole model:",
         )
         shown = measured if every_layer else worst(measured)
         if shown:
             layers(console, shown)
     for note in result.notes:
         _line(console, f"note: {note}")
+    if result.environment is not None:
+        _line(console, f"measured on {words.machine(result)}")
+    for gate in result.gates:
+        _line(console, words.gate(gate))
+
+
+def _sized(console: Console, result: Comparison) -> None:
+    if result.size is not None:
+        _line(console, size(result.size))
+
+
+def drawn(console: Console, rows: Rows) -> None:
+    """One table."""
+    table = _table(console, *rows.columns)
+    for row in rows.rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
 
 
 def conversion(console: Console, result: Comparison, written: Sequence[str]) -> None:
@@ -86,11 +122,11 @@ def staying(lines: Sequence[Layer]) -> dict[str, list[str]]:
 
 
 def prediction(console: Console, results: Sequence[Prediction]) -> None:
-    """One row per sample and output."""
+    """One row per sample: the answer, and the outputs that are no part of it."""
     table = _table(console, ("sample", False), ("output", False), ("result", False))
     for result in results:
         for output in result.outputs:
-            table.add_row(Text(result.sample), Text(short(output.name)), Text(_says(output)))
+            table.add_row(Text(result.sample), Text(short(output.name)), Text(output.says))
     console.print(table)
 
 
@@ -100,21 +136,9 @@ def profile(console: Console, ops: Sequence[OpTime]) -> None:
     table = _table(console, ("op", False), ("kernel", False), ("time", True), ("share", True), ("G MAC/s", True))
     for op in ops:
         rate = "" if op.gmacs is None else f"{op.gmacs:.1f}"
-        row = (f"{op.mnemonic} {short(op.op)}", op.kernel, f"{op.ms * 1e3:.1f} us", _percent(op.share), rate)
+        row = (f"{op.mnemonic} {short(op.op)}", op.kernel, f"{op.ms * 1e3:.1f} us", words.percent(op.share), rate)
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)
-
-
-def agreement(accuracy: Accuracy) -> str:
-    """One sentence about how much the outputs differ."""
-    parts = []
-    if accuracy.agreement_top1 is not None:
-        parts.append(f"same class in {_percent(accuracy.agreement_top1)}")
-    if accuracy.max_step_error is not None:
-        parts.append(f"outputs differ by at most {accuracy.max_step_error:g} steps")
-    parts.append(f"by {accuracy.mean_abs_error:.3g} on average")
-    plural = "" if accuracy.samples == 1 else "s"
-    return f"{accuracy.samples} sample{plural} of {accuracy.source}: {', '.join(parts)}"
 
 
 def worst(lines: Sequence[Layer]) -> list[Layer]:
@@ -177,15 +201,15 @@ def size(result: Size) -> str:
     """Both sizes and their difference."""
     if result.original is None or result.converted is None:
         return "size: unknown"
-    change = _relative(result.original, result.converted)
-    return f"size: {_bytes(result.original)} -> {_bytes(result.converted)} ({change})"
+    change = words.relative(result.original, result.converted)
+    return f"size: {words.size_in_bytes(result.original)} -> {words.size_in_bytes(result.converted)} ({change})"
 
 
 def inspection(console: Console, result: Inspection) -> None:
     """The model's summary, its layers, and the effect of each scheme."""
     _line(
         console,
-        f"{result.model}: {_bytes(result.size)}, {len(result.layers)} layers, "
+        f"{result.model}: {words.size_in_bytes(result.size)}, {len(result.layers)} layers, "
         f"{_count(result.parameters)} parameters, {_count(result.macs)} multiply-accumulates",
     )
     for kind, tensors in (("input", result.inputs), ("output", result.outputs)):
@@ -260,47 +284,6 @@ def targets(console: Console, found: Sequence[Capability]) -> None:
     console.print(table)
 
 
-def _accuracy_rows(accuracy: Accuracy | None) -> list[tuple[str, str, str, str]]:
-    if accuracy is None:
-        return []
-    pairs: tuple[tuple[str, Pair | None], ...] = (("top-1", accuracy.top1), ("top-5", accuracy.top5))
-    return [
-        (
-            name,
-            _percent(pair.original),
-            _percent(pair.converted),
-            f"{(pair.converted - pair.original) * 100:+.1f} points",
-        )
-        for name, pair in pairs
-        if pair is not None
-    ]
-
-
-def _speed_rows(speed: Speed | None) -> list[tuple[str, str, str, str]]:
-    if speed is None:
-        return []
-    threads = f"{speed.threads} thread" + ("s" if speed.threads > 1 else "")
-    rows = [(f"TVM, {threads}", _ms(speed.original_ms), _ms(speed.converted_ms), f"{speed.speedup:.2f} times as fast")]
-    before, after = speed.litert_original_ms, speed.litert_converted_ms
-    if before is not None or after is not None:
-        change = f"{before / after:.2f} times as fast" if before and after else ""
-        rows.append((f"LiteRT, {threads}", _ms(before), _ms(after), change))
-    return rows
-
-
-def _size_rows(result: Size | None) -> list[tuple[str, str, str, str]]:
-    if result is None or result.original is None or result.converted is None:
-        return []
-    change = _relative(result.original, result.converted)
-    return [("size", _bytes(result.original), _bytes(result.converted), change)]
-
-
-def _says(output: Summary) -> str:
-    if output.classes:
-        return ", ".join(f"class {number}: {score:.4g}" for number, score in output.classes)
-    return f"{output.low:.6g} to {output.high:.6g}"
-
-
 def _table(console: Console, *columns: tuple[str, bool]) -> Table:
     """A table with (heading, right-aligned) columns; without rules unless the console is a terminal."""
     from rich import box
@@ -322,22 +305,6 @@ def _type(tensor: TensorInfo) -> str:
     if len(tensor.scale) > 1:
         return f"{text} {len(tensor.scale)} scales" + ("" if not any(tensor.zero_point) else ", zero points")
     return f"{text} scale {tensor.scale[0]:.6g} zero point {tensor.zero_point[0]}"
-
-
-def _percent(share: float) -> str:
-    return f"{share * 100:.1f} %"
-
-
-def _ms(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f} ms"
-
-
-def _relative(before: float, after: float) -> str:
-    return f"{(after / before - 1) * 100:+.1f} %" if before else ""
-
-
-def _bytes(count: int) -> str:
-    return f"{count:,} bytes" if count < 10_000 else f"{count / 1000:,.0f} kB"
 
 
 def _count(number: int) -> str:

@@ -16,8 +16,8 @@ from tflite2q.dialect.ops.softmax import Softmax
 from tflite2q.dialect.types import Value
 from tflite2q.errors import Unchanged
 from tflite2q.evaluation import comparison, data
-from tflite2q.evaluation.comparison import Accuracy, Progress
 from tflite2q.evaluation.data import Dataset
+from tflite2q.evaluation.results import Accuracy, Progress
 from tflite2q.execution import reference, runtime
 from tflite2q.flatbuffer import writer
 from tflite2q.rewrites.scheme import Scheme
@@ -124,7 +124,7 @@ def loss(accuracy: Accuracy) -> float:
     """Points lost: of top-1 where labels are known, else of agreement with the original."""
     if accuracy.top1 is not None:
         return 100 * (accuracy.top1.original - accuracy.top1.converted)
-    return 100 * (1 - (accuracy.agreement_top1 if accuracy.agreement_top1 is not None else 0.0))
+    return 100 * (1 - (accuracy.agreement if accuracy.agreement is not None else 0.0))
 
 
 def file_size(graph: Graph) -> int:

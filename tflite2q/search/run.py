@@ -18,8 +18,8 @@ from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.errors import DataError, UnsupportedError, UsageError
 from tflite2q.evaluation import calibration
-from tflite2q.evaluation.comparison import Accuracy, Progress, quiet
 from tflite2q.evaluation.data import Dataset
+from tflite2q.evaluation.results import Accuracy, Progress, quiet
 from tflite2q.rewrites.scheme import Scheme, dump
 from tflite2q.search import measure
 from tflite2q.search.measure import Judge, Sensitivity, convert, file_size, loss, op_times, weight_bytes, whole_times
@@ -235,7 +235,7 @@ class _Search:
     def _judge(self, judge: Judge, mix: Mix) -> tuple[Accuracy, Graph]:
         graph = self._graph(mix)
         accuracy = judge.accuracy(graph, quiet)
-        if accuracy.top1 is None and accuracy.agreement_top1 is None:
+        if accuracy.top1 is None and accuracy.agreement is None:
             raise DataError("the model's output has no classes, so a search cannot tell how much accuracy a mix costs")
         return accuracy, graph
 

@@ -1,0 +1,317 @@
+"""What a comparison found, as frozen values.
+
+Ratios lie between 0 and 1, times are milliseconds, sizes bytes; a *step* is the original tensor's scale, so that errors
+in steps count codes of the original.  Reports draw these values and compute nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+# Called with what is being done, how much of it is done, and how much there is.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One figure of both models."""
+
+    original: float
+    converted: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired comparison of two models over the same samples: `value` is the second's score less the first's.
+
+    `low` and `high` bound its 95 % confidence interval.  `lost` and `gained` count the samples that only the first, or
+    only the second, answers correctly, and `p_value` is that of McNemar's exact test; all three are None for scores
+    that are not right or wrong.  `decided`: the difference is more than noise at 95 %.  `samples_needed` is about how
+    many samples would decide a difference of this size; None if none was seen.
+    """
+
+    value: float
+    low: float
+    high: float
+    decided: bool
+    lost: int | None = None
+    gained: int | None = None
+    p_value: float | None = None
+    samples_needed: int | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """A measure of correctness of both models against the ground truth, between 0 and 1.
+
+    `difference` is None where no paired test is made (mean average precision).
+    """
+
+    name: str
+    label: str
+    original: float
+    converted: float
+    difference: Difference | None = None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number about how much the answers of the two models are alike; `low` and `high` bound its 95 % interval.
+
+    `value` is infinite for the signal-to-noise ratio of equal outputs.  `unit` is "share" (0 to 1), "dB", "steps",
+    "pixels", "count" or "" (a real number).
+    """
+
+    name: str
+    label: str
+    value: float
+    unit: str
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class ClassLine:
+    """One class: how many samples (pixels, boxes) of it there are, and both models' share of right answers among them.
+
+    Without ground truth the original's answers stand in for it: `original` is then None.
+    """
+
+    number: int
+    name: str | None
+    count: int
+    original: float | None
+    converted: float | None
+
+
+@dataclass(frozen=True)
+class Change:
+    """A sample whose answer changed: both answers in words, and the truth where it is known."""
+
+    index: int
+    sample: str
+    original: str
+    converted: str
+    truth: str | None = None
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """What the models are taken to do, and `why`; `named` tells whether their classes have names."""
+
+    name: str
+    why: str
+    guessed: bool = True
+    named: bool = False
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How the outputs of the two models compare over `samples` of `source`, both run by the same engine.
+
+    `top1` and `top5` are the shares of correct answers, where labels are known; `agreement` is the share of equal
+    answers as the task defines it, and `agreement_top1` the same for classes of samples (None for other tasks);
+    `max_step_error` is None for outputs that have no steps; `mean_abs_error` is in real numbers.  Class numbers and
+    counts are not numbers to subtract: a model of such outputs alone has neither.  `synthetic`: the samples were made
+    up, so that all of this is agreement, not accuracy.
+    """
+
+    source: str
+    samples: int
+    top1: Pair | None
+    top5: Pair | None
+    agreement_top1: float | None
+    max_step_error: float | None
+    mean_abs_error: float | None
+    agreement: float | None = None
+    synthetic: bool = False
+    task: TaskInfo | None = None
+    scores: tuple[Score, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    classes: tuple[ClassLine, ...] = ()
+    changed: tuple[Change, ...] = ()
+    changed_count: int = 0
+
+    def score(self, name: str) -> Score | None:
+        """The score of that name, if it was measured."""
+        return next((score for score in self.scores if score.name == name), None)
+
+    def figure(self, name: str) -> Figure | None:
+        """The figure of that name, if it was measured."""
+        return next((figure for figure in self.figures if figure.name == name), None)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Times of a model's runs: median, and the 10th and 90th percentiles."""
+
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    runs: int
+
+
+@dataclass(frozen=True)
+class EngineRun:
+    """One model in one engine.
+
+    `engine` is "litert", "litert-reference", "reference" (NumPy) or "compiled"; `model` "original" or "converted".
+    `score` is the task's first score over these `samples`; `agreement` and `max_step_error` compare with the original
+    in the same engine, which shows the scheme's effect; `kernel_agreement` and `kernel_step_error` compare with the
+    same model in LiteRT's reference kernels, over the samples that these ran too, which shows the effect of the
+    engine's kernels.
+    `failed` is why there are no outputs.
+    """
+
+    engine: str
+    label: str
+    model: str
+    samples: int
+    score: float | None = None
+    agreement: float | None = None
+    max_step_error: float | None = None
+    kernel_agreement: float | None = None
+    kernel_step_error: float | None = None
+    timing: Timing | None = None
+    failed: str | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the headline; figures compare with the first stage (None: not measured, or this is the first)."""
+
+    label: str
+    engine: str
+    model: str
+    score: float | None
+    agreement: float | None
+    difference: Difference | None
+    median_ms: float | None
+    gain: float | None
+
+
+@dataclass(frozen=True)
+class Headline:
+    """What a user gains: the original in LiteRT, the converted model in LiteRT, and the converted one compiled.
+
+    `measure` says what scores and agreements are of.
+    """
+
+    measure: str
+    stages: tuple[Stage, ...]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Medians of interleaved runs, in milliseconds: compiled with TVM, and by LiteRT if it is installed and runs the
+    model."""
+
+    threads: int
+    original_ms: float
+    converted_ms: float
+    speedup: float
+    litert_original_ms: float | None = None
+    litert_converted_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Size:
+    """Bytes of the two .tflite files; None where a graph cannot be written as one."""
+
+    original: int | None
+    converted: int | None
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """Error of one layer's result inside the whole model: the layers before it have their errors too.
+
+    `sqnr_db` is signal to quantization noise in dB, None where there is no noise at all.
+    """
+
+    name: str
+    op: str
+    sqnr_db: float | None
+    max_step_error: float | None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One line of a report: the effect of the conversion on a layer (None: unknown) and its measurements (None: not
+    made).
+
+    `bound` is how far the result can be from the original's for equal real inputs, in steps of the new result; `clamp`
+    is the clamp added because only the range of the original's codes limited the result; `stays` is why the layer could
+    not follow the scheme.
+    """
+
+    name: str
+    op: str
+    loss: str | None = None
+    channels: int | None = None
+    channels_rescaled: int | None = None
+    bound: float | None = None
+    sqnr_db: float | None = None
+    max_step_error: float | None = None
+    clamp: str | None = None
+    stays: str | None = None
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A bound on one figure: `at_least` tells a lower bound from an upper one; `unit` as for `Figure`, or "points",
+    "times" or "ratio"."""
+
+    name: str
+    label: str
+    figure: float
+    bound: float
+    at_least: bool
+    unit: str
+
+    @property
+    def passed(self) -> bool:
+        return self.figure >= self.bound if self.at_least else self.figure <= self.bound
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where the figures were measured."""
+
+    processor: str
+    cores: int
+    system: str
+    python: str
+    versions: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The whole comparison; parts that were not requested or could not be measured are None, and `notes` says why.
+
+    `other` is what `model` is compared with: the name of a file, or of the scheme it was converted to.
+    """
+
+    model: str
+    other: str
+    scheme: str | None
+    target: str | None
+    layers: tuple[Layer, ...]
+    accuracy: Accuracy | None = None
+    speed: Speed | None = None
+    size: Size | None = None
+    notes: tuple[str, ...] = ()
+    headline: Headline | None = None
+    engines: tuple[EngineRun, ...] = ()
+    gates: tuple[Gate, ...] = ()
+    environment: Environment | None = None
+
+    @property
+    def failed_gates(self) -> tuple[Gate, ...]:
+        """The gates whose bound the figure breaks."""
+        return tuple(gate for gate in self.gates if not gate.passed)
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    """Show no progress."""
