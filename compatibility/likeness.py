@@ -33,6 +33,7 @@ import numpy.typing as npt
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import Value
 from tflite2q.evaluation import data, tasks
+from tflite2q.evaluation.tasks.keypoints import Keypoints
 from tflite2q.rewrites.scheme import Layer, Scheme
 
 Array = npt.NDArray[Any]
@@ -197,7 +198,7 @@ def _keypoints(
     models.  Keypoints that are not found are anywhere: the place of the largest of many small numbers."""
     values, others = ([graph[name] for name in graph.outputs] for graph in (before, after))
     task, _ = tasks.choose([before[name] for name in before.inputs], values, before)
-    if not isinstance(task, tasks.Keypoints):
+    if not isinstance(task, Keypoints):
         return None
     pairs = [
         task.agreement(task.decode(a, values), task.decode(b, others)) for a, b in zip(original, converted, strict=True)
