@@ -35,7 +35,6 @@ __all__ = [
     "compare",
     "compile",
     "convert",
-    "fitted",
     "inspect",
     "load",
     "load_library",
@@ -75,20 +74,27 @@ def convert(
 
 
 def check(
-    model: Model, runtime: str, mend: bool = True, data: FilePath | None = None, signature: str | None = None
+    model: Model,
+    runtime: str,
+    mend: bool = True,
+    data: FilePath | None = None,
+    signature: str | None = None,
+    interface: str | None = None,
 ) -> Check:
     """Which rules of a runtime (a name of `tflite2q.runtimes.table`) each layer of a model breaks.
 
     With `mend`, the runtime's schemes are tried on a model that breaks some, in memory: the model is converted,
-    written, read again and checked; `data` as for `convert`.  Operators that tflite2q does not implement are checked
-    too. Raises UsageError for an unknown runtime, and what `load` raises.
+    written, read again and checked; `data` as for `convert`, `interface` tries that one alone.  Operators that tflite2q
+    does not implement are checked too.
+    Raises UsageError for an unknown runtime, and what `load` raises.
     """
     found = table.find(runtime)
     if isinstance(model, str | os.PathLike):
         model = opened(model, allow_unsupported=True, signature=signature)
     graph = graph_of(model)
-    written = isinstance(model, Loaded) and not is_text(model.path)
-    file = reader.operators(model.path, signature) if isinstance(model, Loaded) and written else None
+    file = None
+    if isinstance(model, Loaded) and not is_text(model.path):
+        file = reader.operators(model.path, signature)
     result = rules.check(graph, found, name_of(model), file)
     if not (mend and result.breaches):
         return result
@@ -97,17 +103,8 @@ def check(
         content = content_of(convert(graph, scheme, interface, data=data))
         return reader.read(content, allow_unsupported=True)
 
-    return replace(result, trials=rules.tried(graph, found, converted))
-
-
-def fitted(model: Model, runtime: str, data: FilePath | None = None) -> tuple[Check, Conversion | None]:
-    """A model converted as a runtime wants it: by the first of its schemes and interfaces that leave the fewest
-    layers that break its rules.  None for a model that breaks none, or where every conversion leaves more.  Errors
-    as for `check`."""
-    result = check(model, runtime, data=data)
-    if not result.breaches or result.wanted is None:
-        return result, None
-    return result, convert(model, result.wanted.scheme, result.wanted.interface, data=data)
+    interfaces = rules.INTERFACES if interface is None else (interface,)
+    return replace(result, trials=rules.tried(graph, found, converted, interfaces))
 
 
 def compile(model: Model, target: str = "native", threads: int = 1) -> Executable:

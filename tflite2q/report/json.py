@@ -32,8 +32,9 @@ def comparison(result: Comparison) -> Document:
 
 
 def inspection(result: Inspection) -> Document:
-    """Keys: model, size, description, inputs, outputs, layers, parameters, macs, schemes, notes."""
-    return {"schema_version": SCHEMA_VERSION, **asdict(result)}
+    """Keys: model, size, description, inputs, outputs, layers, parameters, macs, schemes, runtimes, notes; of
+    runtimes, how many layers break a rule of each, by name."""
+    return {"schema_version": SCHEMA_VERSION, **asdict(result), "runtimes": dict(result.runtimes)}
 
 
 def layers(lines: Sequence[Layer]) -> list[Document]:

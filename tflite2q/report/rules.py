@@ -29,6 +29,13 @@ def check(console: Console, result: Check) -> None:
         _line(console, sentence)
 
 
+def fitted(console: Console, result: Check, suits: str) -> None:
+    """What was chosen for a runtime, and what its rules say of the file that was written."""
+    if suits:
+        _line(console, suits)
+    check(console, result)
+
+
 def grouped(breaches: Sequence[Breach]) -> list[list[Breach]]:
     """The breaches of each rule, the rule that most layers break first."""
     found: dict[str, list[Breach]] = {}
@@ -51,7 +58,7 @@ def mending(result: Check) -> list[str]:
     """What the schemes that were tried would leave, and the command that converts by the best of them."""
     if not result.trials:
         return []
-    lines = [f"tried {_tried(trial)}" for trial in result.trials]
+    lines = [f"tried {tried(trial)}" for trial in result.trials]
     best = result.best
     if best is None:
         return [*lines, "none of these schemes mends it; what is left needs another model or runs on the processor"]
@@ -62,13 +69,16 @@ def mending(result: Check) -> list[str]:
     ]
 
 
-def _tried(trial: Trial) -> str:
+def tried(trial: Trial) -> str:
+    """What a conversion that was tried leaves, or why it is impossible."""
     if trial.layers is None:
         return f"{trial.scheme}: {trial.refused}"
-    interface = (
-        "the model's own inputs and outputs" if trial.interface == "keep" else "inputs and outputs of the scheme"
-    )
-    return f"{trial.scheme} with {interface}: {trial.layers or 'no'} layers break a rule"
+    return f"{trial.scheme}, {kept(trial)}: {trial.layers or 'no'} layers break a rule"
+
+
+def kept(trial: Trial) -> str:
+    """What becomes of the model's own inputs and outputs."""
+    return f"inputs and outputs {'as they are' if trial.interface == 'keep' else 'of the scheme'}"
 
 
 def _line(console: Console, text: str) -> None:

@@ -208,8 +208,19 @@ def inspection(console: Console, result: Inspection) -> None:
     console.print(table)
     if result.schemes:
         effects(console, result.schemes)
+    if result.runtimes:
+        _line(console, runtimes(result.runtimes, len(result.layers)))
     for note in result.notes:
         _line(console, f"note: {note}")
+
+
+def runtimes(counts: Sequence[tuple[str, int]], layers: int) -> str:
+    """Which runtimes take every layer of a model, and how many layers break a rule of the others."""
+    taken = [name for name, count in counts if not count]
+    broken = [f"{name} ({count} of {layers} layers)" for name, count in counts if count]
+    parts = [f"{', '.join(taken)} take every layer"] if taken else []
+    parts += [f"rules broken of {', '.join(broken)}: `tflite2q check` says which"] if broken else []
+    return f"runtimes: {'; '.join(parts)}"
 
 
 def effects(console: Console, schemes: Sequence[SchemeEffect]) -> None:

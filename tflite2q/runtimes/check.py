@@ -86,15 +86,16 @@ def _dropped(graph: Graph, runtime: Runtime, file: Graph | None) -> list[Breach]
     return found
 
 
-def tried(graph: Graph, runtime: Runtime, convert: Convert, enough: int = 0) -> tuple[Trial, ...]:
-    """The runtime's schemes in order, each with the interface kept and with the scheme's, until at most `enough`
-    layers of `graph` break a rule."""
+def tried(
+    graph: Graph, runtime: Runtime, convert: Convert, interfaces: Sequence[str] = INTERFACES
+) -> tuple[Trial, ...]:
+    """The runtime's schemes in order, each with every interface, until one leaves no layer that breaks a rule."""
     found: list[Trial] = []
     for scheme in runtime.schemes:
-        for interface in INTERFACES:
+        for interface in interfaces:
             trial = _trial(runtime, convert, scheme, interface)
             found.append(trial)
-            if trial.layers is not None and trial.layers <= enough:
+            if trial.layers == 0:
                 return tuple(found)
             if trial.layers is None:
                 break  # the interface does not decide what is possible

@@ -8,7 +8,6 @@ from functools import cached_property
 
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op, Values
-from tflite2q.dialect.ops.opaque import Opaque
 from tflite2q.dialect.types import TensorType, Value
 
 
@@ -71,9 +70,9 @@ class Layer:
 
     @cached_property
     def maps(self) -> tuple[Value, ...]:
-        """The feature maps: operands that hold activations, and results."""
-        inner = self.role("activation") + self.role("fixed")
-        return (*(value for value in inner if not isinstance(self.op, Opaque) or value.constant is None), *self.outs)
+        """The feature maps: operands that hold activations, and results; no weights or biases whose types are fixed."""
+        fixed = (value for value in self.role("fixed") if value.constant is None)
+        return (*self.role("activation"), *fixed, *self.outs)
 
     @cached_property
     def tensors(self) -> tuple[Value, ...]:
