@@ -12,8 +12,9 @@ import tflite2q
 from tflite2q.errors import Tflite2qError
 from tflite2q.rewrites import scheme as schemes
 
-QUICK = 2
+QUICK = 1  # models of each family
 SMALL = ("ad01_int8", "kws_ref_model", "pretrainedResnet_quant", "vww_96_int8", "keras_lstm_mnist_ptq", "split_concat")
+JUDGES = ((MICRO, "tflite-micro"), (XNNPACK, "xnnpack"))
 MODELS = (*SMALL, "mobilenet_v1_0.25_128_quant", "movenet_single_pose_lightning_ptq", "unknown_custom_op")
 
 
@@ -46,22 +47,18 @@ def converted(folder: Path, shared: Path) -> Iterator[Path]:
                 yield path
 
 
-def test_tflite_micro_on_every_operator(tmp_path: Path) -> None:
-    pytest.importorskip("tflite_micro")
-    assert disagreements(judged(MICRO, list(drawn(tmp_path, QUICK))), "tflite-micro") == []
+@pytest.fixture(scope="module")
+def every(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Models of one operator, of every family."""
+    return list(drawn(tmp_path_factory.mktemp("operators"), QUICK))
 
 
-def test_xnnpack_on_every_operator(tmp_path: Path) -> None:
-    pytest.importorskip("ai_edge_litert")
-    assert disagreements(judged(XNNPACK, list(drawn(tmp_path, QUICK))), "xnnpack") == []
-
-
-def test_the_judges_can_tell(tmp_path: Path) -> None:
-    """Verdicts of both kinds come back from each judge."""
-    pytest.importorskip("tflite_micro")
-    files = [path for path in drawn(tmp_path, 1) if path.name.startswith(("ADD-uint8", "ADD-int8"))]
-    assert len(files) >= 2
-    assert {bool(said) for said in judged(MICRO, files).values()} == {True, False}
+@pytest.mark.parametrize(("child", "runtime"), JUDGES, ids=["micro", "xnnpack"])
+def test_every_operator(child: str, runtime: str, every: list[Path]) -> None:
+    pytest.importorskip("tflite_micro" if child == MICRO else "ai_edge_litert")
+    answers = judged(child, every)
+    assert {bool(said) for said in answers.values()} == {True, False}
+    assert disagreements(answers, runtime) == []
 
 
 @pytest.mark.slow

@@ -79,7 +79,7 @@ def test_four_bit_weights_end_vela() -> None:
 def test_shift_only_wants_powers_of_two() -> None:
     graph = everything(3)
     assert tflite2q.check(graph, "shift-only", mend=False).broken
-    assert tflite2q.check(tflite2q.convert(graph, "power-of-two"), "shift-only").breaches == ()
+    assert tflite2q.check(tflite2q.convert(graph, "power-of-two", "scheme"), "shift-only").breaches == ()
 
 
 def test_a_stride_of_four() -> None:

@@ -67,7 +67,7 @@ MICRO: Mapping[str, str] = {
     "STRIDED_SLICE": "float32 int8 int16 int32 bool",
     "SVDF": "float32 int8",
     "TRANSPOSE_CONV": "float32*float32 int8*int8 int16*int8",
-    "UNIDIRECTIONAL_SEQUENCE_LSTM": "int8 int16",
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": "float32 int8 int16",
     "ZEROS_LIKE": "float32 int8 int32 int64",
 }
 CUSTOM = on(
