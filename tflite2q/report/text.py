@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from tflite2q.dialect.names import short
@@ -15,6 +14,7 @@ from tflite2q.evaluation.comparison import Accuracy, Comparison, Layer, Pair, Si
 from tflite2q.evaluation.inspection import Inspection, SchemeEffect, TensorInfo
 from tflite2q.evaluation.prediction import Prediction, Summary
 from tflite2q.kernels.refusals import Because
+from tflite2q.report.tables import FittedTable
 
 if TYPE_CHECKING:
     from tflite2q.execution.runtime import OpTime
@@ -27,7 +27,7 @@ WORST_LAYERS = 5
 def comparison(console: Console, result: Comparison, every_layer: bool = False) -> None:
     """Accuracy, speed, size, and the layers with the largest error (or all of them)."""
     _line(console, f"{result.model} -> {result.other}")
-    table = _table(console, ("", False), ("original", True), ("converted", True), ("change", True))
+    table = FittedTable(("", False), ("original", True), ("converted", True), ("change", True))
     for row in (*_accuracy_rows(result.accuracy), *_speed_rows(result.speed), *_size_rows(result.size)):
         table.add_row(*map(Text, row))
     console.print(table)
@@ -87,7 +87,7 @@ def staying(lines: Sequence[Layer]) -> dict[str, list[str]]:
 
 def prediction(console: Console, results: Sequence[Prediction]) -> None:
     """One row per sample and output."""
-    table = _table(console, ("sample", False), ("output", False), ("result", False))
+    table = FittedTable(("sample", False), ("output", False), ("result", False))
     for result in results:
         for output in result.outputs:
             table.add_row(Text(result.sample), Text(short(output.name)), Text(_says(output)))
@@ -97,7 +97,7 @@ def prediction(console: Console, results: Sequence[Prediction]) -> None:
 def profile(console: Console, ops: Sequence[OpTime]) -> None:
     """The time of each op of a run, in execution order."""
     _line(console, f"profile ({sum(op.ms for op in ops):.3f} ms in ops):")
-    table = _table(console, ("op", False), ("kernel", False), ("time", True), ("share", True), ("G MAC/s", True))
+    table = FittedTable(("op", False), ("kernel", False), ("time", True), ("share", True), ("G MAC/s", True))
     for op in ops:
         rate = "" if op.gmacs is None else f"{op.gmacs:.1f}"
         row = (f"{op.mnemonic} {short(op.op)}", op.kernel, f"{op.ms * 1e3:.1f} us", _percent(op.share), rate)
@@ -147,7 +147,7 @@ def layers(console: Console, lines: Sequence[Layer]) -> None:
         ("largest error, steps", True),
     )
     kept = [k for k in range(len(columns)) if k < 2 or any(row[k] for row in rows)]
-    table = _table(console, *(columns[k] for k in kept))
+    table = FittedTable(*(columns[k] for k in kept))
     for row in rows:
         table.add_row(*(Text(row[k]) for k in kept))
     console.print(table)
@@ -191,8 +191,8 @@ def inspection(console: Console, result: Inspection) -> None:
     for kind, tensors in (("input", result.inputs), ("output", result.outputs)):
         for tensor in tensors:
             _line(console, f"{kind} {tensor.name}: {_type(tensor)}")
-    table = _table(
-        console, ("#", True), ("layer", False), ("op", False), ("weights", False), ("result", False), ("MACs", True)
+    table = FittedTable(
+        ("#", True), ("layer", False), ("op", False), ("weights", False), ("result", False), ("MACs", True)
     )
     for layer in result.layers:
         weights = "" if layer.weights is None else _type(layer.weights)
@@ -225,7 +225,7 @@ def runtimes(counts: Sequence[tuple[str, int]], layers: int) -> str:
 
 def effects(console: Console, schemes: Sequence[SchemeEffect]) -> None:
     """What each scheme would do to a model, one row per scheme."""
-    table = _table(console, ("scheme", False), ("effect", False))
+    table = FittedTable(("scheme", False), ("effect", False))
     for effect in schemes:
         counts = ", ".join(f"{count} {name}" for name, count in effect.losses)
         rescaled = (
@@ -238,7 +238,7 @@ def effects(console: Console, schemes: Sequence[SchemeEffect]) -> None:
 
 def names(console: Console, rows: Sequence[tuple[str, str]]) -> None:
     """Names, each with a sentence."""
-    table = _table(console, ("name", False), ("", False))
+    table = FittedTable(("name", False), ("", False))
     for name, sentence in rows:
         table.add_row(Text(name), Text(sentence))
     console.print(table)
@@ -247,7 +247,7 @@ def names(console: Console, rows: Sequence[tuple[str, str]]) -> None:
 def kernels(console: Console, target: str, choices: Sequence[Choice]) -> None:
     """Which kernel computes each layer on a target, and why better ones refused."""
     _line(console, f"kernels on {target}:")
-    table = _table(console, ("layer", False), ("op", False), ("kernel", False), ("reason", False))
+    table = FittedTable(("layer", False), ("op", False), ("kernel", False), ("reason", False))
     for choice in choices:
         table.add_row(Text(short(choice.op)), Text(choice.mnemonic), Text(choice.kernel), Text(because(choice)))
     console.print(table)
@@ -264,7 +264,7 @@ def because(choice: Choice) -> str:
 
 def targets(console: Console, found: Sequence[Capability]) -> None:
     """Each target's sentence, features and kernels."""
-    table = _table(console, ("name", False), ("", False), ("features", False), ("kernels", False))
+    table = FittedTable(("name", False), ("", False), ("features", False), ("kernels", False))
     for each in found:
         kernels = dict.fromkeys(kernel for _, kernel in each.kernels)
         table.add_row(Text(each.name), Text(each.sentence), Text(" ".join(each.features)), Text(", ".join(kernels)))
@@ -310,16 +310,6 @@ def _says(output: Summary) -> str:
     if output.classes:
         return ", ".join(f"class {number}: {score:.4g}" for number, score in output.classes)
     return f"{output.low:.6g} to {output.high:.6g}"
-
-
-def _table(console: Console, *columns: tuple[str, bool]) -> Table:
-    """A table with (heading, right-aligned) columns; without rules unless the console is a terminal."""
-    from rich import box
-
-    table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading, right in columns:
-        table.add_column(heading, justify="right" if right else "left", overflow="fold")
-    return table
 
 
 def _line(console: Console, text: str) -> None:
