@@ -42,6 +42,21 @@ def test_rows_fit_and_are_at_most_five_lines(width: int, terminal: bool) -> None
         assert "".join(lines).count("rescaled:") == 5  # nothing of it is left out
 
 
+def test_numbers_stay_whole() -> None:
+    """Rich would cut cells that do not fit at their end, down to nothing."""
+    for width in (60, 80):
+        table = FittedTable(("#", True), ("layer", False), ("op", False), ("weights", False), ("result", False))
+        for k in range(12):
+            table.add_row(str(k), LONG, "q.conv2d", "int8[64x1x1x64] 64 scales", "int8[1x25x5x64] scale
+            0.0330 zero
+            point
+           
+            -128")
+        text = printed(table, width,
+        terminal=True, no_color=True) assert " 11 " in
+        text assert "q.conv2d" in text
+
+
 def test_no_colour_means_no_escape() -> None:
     assert "\x1b" in printed(example(), 80, terminal=True)
     assert "\x1b" not in printed(example(), 80, terminal=True, no_color=True)

@@ -29,10 +29,11 @@ class FittedTable:
         self.rows.append(tuple(" ".join(str(cell).split()) for cell in cells))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        natural = [
-            max(len(heading), *(len(row[k]) for row in self.rows), 0) for k, (heading, _) in enumerate(self.columns)
-        ]
-        widths = narrowed(natural, options.max_width - GAP * len(self.columns))
+        cells = [[heading, *(row[k] for row in self.rows)] for k, (heading, _) in enumerate(self.columns)]
+        natural = [max(map(len, column)) for column in cells]
+        words = [max(len(word) for cell in column for word in cell.split(" ")) for column in cells]
+        edges = len(self.columns) + 1 if console.is_terminal else 0  # of the box
+        widths = narrowed(natural, words, options.max_width - GAP * len(self.columns) - edges)
         box = SIMPLE_HEAD if console.is_terminal else None
         table = Table(box=box, pad_edge=False, padding=(0, GAP, 0, 0))
         for (heading, right), width in zip(self.columns, widths, strict=True):
@@ -43,11 +44,16 @@ class FittedTable:
         yield table
 
 
-def narrowed(widths: Sequence[int], available: int) -> list[int]:
-    """Widths of columns that need at most `available` together: the widest ones give first."""
-    found = list(widths)
-    while sum(found) > available and max(found, default=0) > NARROWEST:
-        found[found.index(max(found))] -= 1
+def narrowed(natural: Sequence[int], words: Sequence[int], available: int) -> list[int]:
+    """Widths of columns that need at most `available` together: sentences wrap down to their longest word first,
+    then the widest columns give."""
+    found = list(natural)
+    for least in (list(words), [NARROWEST] * len(found)):
+        while sum(found) > available:
+            wide = [k for k, width in enumerate(found) if width > max(least[k], NARROWEST)]
+            if not wide:
+                break
+            found[max(wide, key=lambda k: found[k])] -= 1
     return found
 
 
