@@ -44,17 +44,14 @@ def test_rows_fit_and_are_at_most_five_lines(width: int, terminal: bool) -> None
 
 def test_numbers_stay_whole() -> None:
     """Rich would cut cells that do not fit at their end, down to nothing."""
+    result = "int8[1x25x5x64] scale 0.0330 zero point -128"
     for width in (60, 80):
         table = FittedTable(("#", True), ("layer", False), ("op", False), ("weights", False), ("result", False))
         for k in range(12):
-            table.add_row(str(k), LONG, "q.conv2d", "int8[64x1x1x64] 64 scales", "int8[1x25x5x64] scale
-            0.0330 zero
-            point
-           
-            -128")
-        text = printed(table, width,
-        terminal=True, no_color=True) assert " 11 " in
-        text assert "q.conv2d" in text
+            table.add_row(str(k), LONG, "q.conv2d", "int8[64x1x1x64] 64 scales", result)
+        text = printed(table, width, terminal=True, no_color=True)
+        assert " 11 " in text
+        assert "q.conv2d" in text
 
 
 def test_no_colour_means_no_escape() -> None:

@@ -62,9 +62,7 @@ def test_every_operator(child: str, runtime: str, every: list[Path]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("child", "runtime"), [(MICRO, "tflite-micro"), (XNNPACK, "xnnpack")], ids=["micro", "xnnpack"]
-)
+@pytest.mark.parametrize(("child", "runtime"), JUDGES, ids=["micro", "xnnpack"])
 def test_shared_models_in_every_scheme(child: str, runtime: str, shared: Path, tmp_path: Path) -> None:
     pytest.importorskip("tflite_micro" if child == MICRO else "ai_edge_litert")
     files = [path for path in converted(tmp_path, shared) if "unknown_custom_op" not in path.name or child == MICRO]
