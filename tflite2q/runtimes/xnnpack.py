@@ -41,6 +41,9 @@ XNNPACK_KERNELS: Mapping[str, str] = {
 }
 
 
+SMALLEST_SUM, SMALLEST_PRODUCT, LARGEST_RATIO = 2.0**-10, 2.0**-16, 2.0**8  # ratios of scales
+
+
 def _pool(layer: Layer) -> str | None:
     w, h = (_number(layer, f"filter_{side}") for side in "wh")
     strides = _number(layer, "stride_w"), _number(layer, "stride_h")
@@ -78,6 +81,18 @@ def _parameters(layer: Layer) -> set[object]:
 
 def _same(layer: Layer) -> str | None:
     return "they differ" if len(_parameters(layer)) > 1 else None
+
+
+def _ratios(layer: Layer) -> str | None:
+    """Of sums each operand's scale to the result's, of products both operands' scales to the result's."""
+    kinds = [value.type for value in (*layer.role("activation"), *layer.outs)]
+    if not all(kind.quantized and kind.parameters.axis is None for kind in kinds) or len(kinds) != 3:
+        return None
+    a, b, y = (kind.scale for kind in kinds)
+    product = layer.operator == "MUL"
+    least = SMALLEST_PRODUCT if product else SMALLEST_SUM
+    odd = [ratio for ratio in ((a * b / y,) if product else (a / y, b / y)) if not least <= ratio < LARGEST_RATIO]
+    return f"one is {odd[0]:.3g}" if odd else None
 
 
 def _bias(layer: Layer) -> str | None:
@@ -120,6 +135,13 @@ _CONVOLUTIONS = on("CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED TRANSPOSE_CONV")
 RULES = (
     known(XNNPACK_KERNELS, DELEGATE, "XNNPACK takes"),
     types(XNNPACK_KERNELS, README),
+    Rule(
+        "scales",
+        "The scale of each operand of a sum is 2^-10 to 2^8 times the result's; the product of both of a MUL 2^-16 to 2^8.",
+        DELEGATE,
+        _ratios,
+        on("ADD MUL SUB"),
+    ),
     Rule("constant", "Weights and biases are constant.", README, _bias, _CONVOLUTIONS),
     Rule(
         "pool",
