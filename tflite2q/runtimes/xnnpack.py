@@ -137,7 +137,7 @@ RULES = (
     types(XNNPACK_KERNELS, README),
     Rule(
         "scales",
-        "The scale of each operand of a sum is 2^-10 to 2^8 times the result's; the product of both of a MUL 2^-16 to 2^8.",
+        "An operand's scale in a sum is 2^-10 to 2^8 times the result's; in a product that of both is 2^-16 to 2^8 times it.",
         DELEGATE,
         _ratios,
         on("ADD MUL SUB"),
