@@ -137,7 +137,7 @@ RULES = (
     types(XNNPACK_KERNELS, README),
     Rule(
         "scales",
-        "Scales of a sum's operands are 2^-10 to 2^8 times the result's; the product of a MUL's is 2^-16 to 2^8 times it.",
+        "Scales of a sum's operands are 2^-10 to 2^8 times the result's, the product of a MUL's 2^-16 to 2^8 times.",
         DELEGATE,
         _ratios,
         on("ADD MUL SUB"),
