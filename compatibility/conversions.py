@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy.typing as npt
 import tflite2q
 from compatibility import engines, exact, likeness
 from compatibility.engines import Answer
+from compatibility.likeness import Likeness
 from compatibility.original import Subject, outputs_of
 from compatibility.records import DOCUMENTED, NOTHING, OK, REFUSED, UNMEASURED, WRONG
 from compatibility.stages import ENGINE, Outcome
@@ -220,28 +223,49 @@ def _answer(stream: reference.Stream, inputs: list[Array]) -> list[Array] | None
 
 
 def _likeness(subject: Subject, conversion: Conversion) -> Outcome:
-    """How like the original's the conversion's outputs are, on as many samples as there is time for."""
-    before, after = list[list[Array]](), list[list[Array]]()
-    slowest = 0.0
-    stream = reference.Stream(conversion.graph)  # samples are its steps: without state, each starts anew
-    for index, inputs in enumerate(subject.data.likely):
-        start = time.monotonic()
-        if start + slowest > subject.log.until:
-            break
-        if index == len(subject.likely):
-            subject.likely.append(_answer(subject.stream, inputs))
-        answer = subject.likely[index]
-        if answer is not None:
-            before.append(answer)
-            after.append(stream.step(*_transferred(subject, conversion.graph, inputs)))
-        slowest = max(slowest, time.monotonic() - start)
+    """How like the original's the conversion's outputs are, on as many samples as it takes and there is time for."""
+    pairs = _pairs(subject, conversion)
+    before, after = _taken(pairs, len(subject.data.likely))
     if len(after) < LEAST_SAMPLES:
         return Outcome(UNMEASURED, "time" if len(subject.likely) < len(subject.data.likely) else "data out of range")
-    found = likeness.judge(subject.graph, conversion.graph, before, after, conversion.scheme)
+
+    def judged() -> list[Likeness]:
+        return likeness.judge(subject.graph, conversion.graph, before, after, conversion.scheme)
+
+    found = judged()
+    while any(not each.good and each.undecided for each in found):
+        more, converted = _taken(pairs, len(after))  # twice as many
+        if not more:
+            break
+        before, after = before + more, after + converted
+        found = judged()
     bad = [each for each in found if not each.good]
     chosen = min(bad or found, key=lambda each: each.figure - each.floor)
     figures = {"kind": chosen.kind, "figure": chosen.figure, "floor": chosen.floor, "samples": chosen.samples}
     return Outcome(WRONG if bad else OK, f"{chosen.words} on {chosen.samples} {subject.data.source}", figures)
+
+
+def _pairs(subject: Subject, conversion: Conversion) -> Iterator[tuple[list[Array], list[Array]]]:
+    """The outputs of the original and of the conversion, sample by sample, until there is no time for another one."""
+    known = subject.data.likely
+    stream = reference.Stream(conversion.graph)  # samples are its steps: without state, each starts anew
+    slowest = 0.0
+    for index in range(len(known) + len(subject.data.further)):
+        start = time.monotonic()
+        if start + slowest > subject.log.until:
+            return
+        inputs = known[index] if index < len(known) else subject.data.further[index - len(known)]()
+        if index == len(subject.likely):
+            subject.likely.append(_answer(subject.stream, inputs))
+        answer = subject.likely[index]
+        if answer is not None:
+            yield answer, stream.step(*_transferred(subject, conversion.graph, inputs))
+        slowest = max(slowest, time.monotonic() - start)
+
+
+def _taken(pairs: Iterator[tuple[list[Array], list[Array]]], count: int) -> tuple[list[list[Array]], list[list[Array]]]:
+    taken = list(islice(pairs, count))
+    return [a for a, _ in taken], [b for _, b in taken]
 
 
 def shipped() -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log10
+from math import log10, sqrt
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,13 @@ class Likeness:
     @property
     def good(self) -> bool:
         return self.figure >= self.floor
+
+    @property
+    def undecided(self) -> bool:
+        """Whether so few samples leave it open on which side of the floor the share lies: two standard errors."""
+        if self.kind == "dB":
+            return False
+        return abs(self.figure - self.floor) < 2 * sqrt(self.figure * (1 - self.figure) / self.samples)
 
     @property
     def words(self) -> str:

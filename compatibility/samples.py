@@ -6,8 +6,9 @@ the only thing by which a conversion is judged there: on noise, a network's outp
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tflite2q.evaluation import calibration, data
 Array = npt.NDArray[Any]
 
 RANDOM_SAMPLES = 2
-PHOTOS = 8
+PHOTOS = 8  # at first; more where so few cannot decide
 STEPS = 100  # of a stream, for models with state
 LOUDNESS = (1, 4, 16)  # what random codes of a stream are divided by, in turns
 PICTURES_JUDGED = 2  # of them are compared tensor by tensor with other engines
@@ -31,13 +32,15 @@ PICTURES_JUDGED = 2  # of them are compared tensor by tensor with other engines
 class Samples:
     """`exact` is what engines are compared on, `likely` what conversions are judged on, `source` what those are.
 
-    `steps` are those of a stream, on which engines are compared too if the model has state; else it is empty.
+    `further` makes more likely ones, for when those do not decide.  `steps` are those of a stream, on which engines are
+    compared too if the model has state; else it is empty.
     """
 
     exact: tuple[list[Array], ...]
     likely: tuple[list[Array], ...]
     source: str
     steps: tuple[list[Array], ...] = ()
+    further: tuple[Callable[[], list[Array]], ...] = ()
 
 
 def is_image(graph: Graph) -> bool:
@@ -62,19 +65,19 @@ def samples(graph: Graph, photos: Path | None) -> Samples:
     if not is_image(graph):
         return Samples(tuple(random), tuple(data.synthetic(values, PHOTOS, seed=1)), "random inputs")
     if photos is None:
-        pictures: Sequence[list[Array]] = calibration.noise_images(graph)[:PHOTOS]
-        source = "noise with the spectrum of photos"
-    else:
-        pictures = _spread(photos, graph)
-        source = "photos"
-    return Samples((*random, *pictures[:PICTURES_JUDGED]), tuple(pictures), source)
-
-
-def _spread(photos: Path, graph: Graph) -> list[list[Array]]:
-    """A few photos from all over the folder, whose neighbours often show the same."""
+        noise = calibration.noise_images(graph)[:PHOTOS]
+        return Samples((*random, *noise[:PICTURES_JUDGED]), tuple(noise), "noise with the spectrum of photos")
     found = data.load(photos, [graph[name] for name in graph.inputs])
-    every = max(1, len(found) // PHOTOS)
-    return [found.make(index) for index in range(0, len(found), every)][:PHOTOS]
+    order = _spread(len(found))
+    pictures = tuple(found.make(index) for index in order[:PHOTOS])
+    further = tuple(partial(found.make, index) for index in order[PHOTOS:])
+    return Samples((*random, *pictures[:PICTURES_JUDGED]), pictures, "photos", further=further)
+
+
+def _spread(count: int) -> list[int]:
+    """The order in which photos are taken: first a few from all over the folder; neighbours are alike."""
+    every = max(1, count // PHOTOS)
+    return [index for start in range(every) for index in range(start, count, every)]
 
 
 def _stream(values: Sequence[Value], seed: int) -> Iterator[list[Array]]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
+import control_cases as control
 import hlo_cases as hlo
 import hybrid_cases as hybrid
 import layer_cases as layers
@@ -312,4 +313,5 @@ FAMILIES: Mapping[str, Family] = {
     **layers.FAMILIES,
     **hlo.FAMILIES,
     **recurrent.FAMILIES,
+    **control.FAMILIES,
 }

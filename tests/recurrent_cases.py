@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
+import numpy as np
 from draw import Case, Draw, Family
 
 from tflite2q.dialect import ops
@@ -18,6 +20,14 @@ def _real(d: Draw, *shape: int) -> str:
     return d.constant(d.data(TensorType(shape, REAL), SPREAD))
 
 
+def _weights(d: Draw, dtype: str, *shape: int) -> str:
+    """Real numbers, or codes of such."""
+    if dtype == REAL:
+        return _real(d, *shape)
+    kind = d.kind(shape, dtype, d.scale(0.002, 0.02), 0)
+    return d.constant(np.maximum(d.data(kind), -127), kind)
+
+
 def _state(d: Draw, *shape: int) -> str:
     return d.state(TensorType(shape, REAL))
 
@@ -27,42 +37,47 @@ def _sequence(d: Draw, time_major: bool, batch: int, steps: int, depth: int) -> 
     return d.input(x, d.data(x, 1.0))
 
 
+def _inputs(d: Draw, dtype: str) -> dict[str, bool]:
+    return {"asymmetric_inputs": dtype != REAL and d.chance(0.5)}
+
+
 def _clips(d: Draw, projected: bool) -> dict[str, float]:
     return {"cell_clip": d.pick((0.0, 0.0, 0.5)), "projection_clip": d.pick((0.0, 0.3)) if projected else 0.0}
 
 
 def _lstm_weights(
-    d: Draw, depth: int, cells: int, units: int, coupled: bool, peepholes: bool, projected: bool
+    d: Draw, depth: int, cells: int, units: int, coupled: bool, peepholes: bool, projected: bool, dtype: str = REAL
 ) -> list[str | None]:
     """The seventeen operands of one direction."""
     gates = [not coupled, True, True, True]
-    weights = [_real(d, cells, size) if wanted else None for size in (depth, units) for wanted in gates]
-    holes = [_real(d, cells) if peepholes and wanted else None for wanted in (not coupled, True, True)]
+    weights = [_weights(d, dtype, cells, size) if wanted else None for size in (depth, units) for wanted in gates]
+    holes = [_weights(d, dtype, cells) if peepholes and wanted else None for wanted in (not coupled, True, True)]
     biases = [_real(d, cells) if wanted else None for wanted in gates]
     bias = _real(d, units) if projected and d.chance(0.5) else None
-    return [*weights, *holes, *biases, _real(d, units, cells) if projected else None, bias]
+    return [*weights, *holes, *biases, _weights(d, dtype, units, cells) if projected else None, bias]
 
 
 def _choices(d: Draw) -> tuple[bool, bool, bool]:
     return d.chance(0.3), d.chance(0.4), d.chance(0.4)
 
 
-def _lstm(d: Draw) -> Case:
+def _lstm(d: Draw, dtype: str = REAL) -> Case:
     time_major, (coupled, peepholes, projected) = d.chance(0.5), _choices(d)
     batch, steps, depth, cells = (d.number(1, 5) for _ in range(4))
     units = d.number(1, 5) if projected else cells
     operands = [_sequence(d, time_major, batch, steps, depth)]
-    operands += _lstm_weights(d, depth, cells, units, coupled, peepholes, projected)
+    operands += _lstm_weights(d, depth, cells, units, coupled, peepholes, projected, dtype)
     operands += [_state(d, batch, units), _state(d, batch, cells)]
     if d.chance(0.4):
         operands += [None if coupled and gate == 0 else _real(d, cells) for gate in range(4)]
     else:
         operands += [None] * 4
     options = {"time_major": time_major, "activation": d.pick(("TANH", "TANH", "RELU", "RELU6"))}
+    options.update(_inputs(d, dtype))
     return d.case(ops.Lstm, operands, TensorType((), REAL), **options, **_clips(d, projected))
 
 
-def _bidirectional_lstm(d: Draw) -> Case:
+def _bidirectional_lstm(d: Draw, dtype: str = REAL) -> Case:
     time_major, merged = d.chance(0.5), d.chance(0.5)
     batch, steps, depth = (d.number(1, 4) for _ in range(3))
     batch = 1 if merged and not time_major else batch  # LiteRT reads beyond its state otherwise
@@ -72,30 +87,30 @@ def _bidirectional_lstm(d: Draw) -> Case:
     cells = d.number(1, 5)
     units = d.number(1, 5) if projected else cells
     for _ in range(2):
-        operands += _lstm_weights(d, depth, cells, units, coupled, peepholes, projected)
+        operands += _lstm_weights(d, depth, cells, units, coupled, peepholes, projected, dtype)
         sizes += [units, cells]
     operands += [_state(d, batch, size) for size in sizes]
     operands += [None] * 9
-    options = {"time_major": time_major, "merged": merged, "activation": "TANH"}
+    options = {"time_major": time_major, "merged": merged, "activation": "TANH", **_inputs(d, dtype)}
     kinds = [TensorType((), REAL)] * (1 if merged else 2)
     return d.case(ops.BidirectionalLstm, operands, *kinds, **options, **_clips(d, projected))
 
 
-def _rnn_weights(d: Draw, batch: int, depth: int) -> Sequence[str]:
+def _rnn_weights(d: Draw, batch: int, depth: int, dtype: str = REAL) -> Sequence[str]:
     units = d.number(1, 5)
-    return _real(d, units, depth), _real(d, units, units), _real(d, units), _state(d, batch, units)
+    return _weights(d, dtype, units, depth), _weights(d, dtype, units, units), _real(d, units), _state(d, batch, units)
 
 
-def _rnn(d: Draw) -> Case:
+def _rnn(d: Draw, dtype: str = REAL) -> Case:
     batch, depth = d.number(1, 4), d.number(1, 5)
-    operands = (d.input(TensorType((batch, depth), REAL)), *_rnn_weights(d, batch, depth))
-    return d.case(ops.Rnn, operands, TensorType((), REAL), activation=d.pick(FUSED))
+    operands = (d.input(TensorType((batch, depth), REAL)), *_rnn_weights(d, batch, depth, dtype))
+    return d.case(ops.Rnn, operands, TensorType((), REAL), activation=d.pick(FUSED), **_inputs(d, dtype))
 
 
-def _sequence_rnn(d: Draw) -> Case:
+def _sequence_rnn(d: Draw, dtype: str = REAL) -> Case:
     time_major, (batch, steps, depth) = d.chance(0.5), d.shape(3, 5)
-    operands = (_sequence(d, time_major, batch, steps, depth), *_rnn_weights(d, batch, depth))
-    options = {"time_major": time_major, "activation": d.pick(FUSED)}
+    operands = (_sequence(d, time_major, batch, steps, depth), *_rnn_weights(d, batch, depth, dtype))
+    options = {"time_major": time_major, "activation": d.pick(FUSED), **_inputs(d, dtype)}
     return d.case(ops.SequenceRnn, operands, TensorType((), REAL), **options)
 
 
@@ -121,25 +136,31 @@ def _basic_lstm(d: Draw) -> Case:
     return d.case(ops.BasicLstm, operands, *kinds, kernel="BASIC", activation="TANH", version=2)
 
 
-def _svdf(d: Draw) -> Case:
+def _svdf(d: Draw, dtype: str = REAL) -> Case:
     batch, depth, units, rank, memory = (d.number(1, 4) for _ in range(5))
     filters = units * rank
     operands = (
         d.input(TensorType((batch, depth), REAL)),
-        _real(d, filters, depth),
-        _real(d, filters, memory),
+        _weights(d, dtype, filters, depth),
+        _weights(d, dtype, filters, memory),
         _real(d, units) if d.chance(0.6) else None,
         _state(d, batch, memory * filters),
     )
-    return d.case(ops.Svdf, operands, TensorType((), REAL), rank=rank, activation=d.pick(("NONE", "RELU")))
+    options = {"rank": rank, "activation": d.pick(("NONE", "RELU"))}
+    options.update(_inputs(d, dtype))
+    return d.case(ops.Svdf, operands, TensorType((), REAL), **options)
 
 
+LAYERS: Mapping[str, Callable[..., Case]] = {
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": _lstm,
+    "BIDIRECTIONAL_SEQUENCE_LSTM": _bidirectional_lstm,
+    "RNN": _rnn,
+    "UNIDIRECTIONAL_SEQUENCE_RNN": _sequence_rnn,
+    "SVDF": _svdf,
+}
 FAMILIES: Mapping[str, Family] = {
-    "UNIDIRECTIONAL_SEQUENCE_LSTM-float32": _lstm,
-    "BIDIRECTIONAL_SEQUENCE_LSTM-float32": _bidirectional_lstm,
-    "RNN-float32": _rnn,
-    "UNIDIRECTIONAL_SEQUENCE_RNN-float32": _sequence_rnn,
+    **{f"{name}-float32": make for name, make in LAYERS.items()},
+    **{f"{name}-float32-int8": partial(make, dtype="int8") for name, make in LAYERS.items()},
     "BIDIRECTIONAL_SEQUENCE_RNN-float32": _bidirectional_rnn,
     "LSTM-float32": _basic_lstm,
-    "SVDF-float32": _svdf,
 }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,3 +51,59 @@ def test_devices_are_written_directly() -> None:
     files.write("/dev/null", b"content")
     with pytest.raises(UsageError, match="/dev/full: cannot be written: No space left on device"):
         files.write("/dev/full", b"content")
+
+
+def test_of_a_link_the_file_that_it_leads_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("x")
+    with pytest.raises(UsageError, match="link: exists already"):
+        files.write(tmp_path / "link", b"new")
+    files.write(tmp_path / "link", b"new", force=True)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "x").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_link_to_nothing_is_refused(tmp_path: Path, force: bool) -> None:
+    (tmp_path / "link").symlink_to("nothing")
+    with pytest.raises(UsageError, match="link: is a link to nothing, which does not exist"):
+        files.write(tmp_path / "link", b"new", force=force)
+
+
+def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for name in (f".x.{ended.pid}.so", f".x.{os.getppid()}.so", f".y.{ended.pid}.so", ".x.notes.so"):
+        (tmp_path / name).touch()
+    files.write(tmp_path / "x.so", b"content")
+    assert sorted(os.listdir(tmp_path)) == sorted(
+        [".x.notes.so", f".x.{os.getppid()}.so", f".y.{ended.pid}.so", "x.so"]
+    )
+
+
+def test_outputs_are_neither_inputs_nor_each_other(tmp_path: Path) -> None:
+    for name in ("model", "data"):
+        (tmp_path / name).touch()
+    (tmp_path / "hard").hardlink_to(tmp_path / "model")
+    (tmp_path / "soft").symlink_to("data")
+    (tmp_path / "folder").mkdir()
+    inputs = [tmp_path / "model", tmp_path / "data", None, "-"]
+
+    def refuse(**outputs: str) -> None:
+        files.refuse_outputs({f"--{k}": tmp_path / v for k, v in outputs.items()}, inputs, force=True)
+
+    refuse(output="a", lib="b")
+    with pytest.raises(UsageError, match=r"--output .*hard: is the input .*model; give another name"):
+        refuse(output="hard")
+    with pytest.raises(UsageError, match=r"--json .*soft: is the input .*data"):
+        refuse(output="a", json="soft")
+    with pytest.raises(UsageError, match=r"--lib .*: --output names the same file"):
+        refuse(output="a", lib="folder/../a")
+    files.refuse_outputs({"--output": "/dev/null", "--lib": "/dev/null", "--json": "-"}, inputs, force=True)
+
+
+def test_of_outputs_that_exist_only_the_named_one_needs_no_force(tmp_path: Path) -> None:
+    (tmp_path / "x").touch()
+    files.refuse_outputs({"--json": tmp_path / "x"}, [], False, "--json")
+    with pytest.raises(UsageError, match="exists already"):
+        files.refuse_outputs({"--output": tmp_path / "x"}, [], False, "--json")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -15,33 +15,101 @@ def refuse_overwrite(path: str | Path, force: bool) -> None:
     where = Path(path)
     if where.is_dir():
         raise UsageError(f"{where}: is a folder; give the name of a file in it")
+    if where.is_symlink() and not where.exists():
+        raise UsageError(f"{where}: is a link to {where.readlink()}, which does not exist; remove it or make that file")
     if where.is_file() and not force:
         raise UsageError(f"{where}: exists already; give --force to overwrite it, or another name")
     if not where.parent.is_dir():
         raise UsageError(f"{where}: there is no folder {where.parent}; make it first")
 
 
+def refuse_outputs(
+    outputs: Mapping[str, str | Path | None], inputs: Iterable[str | Path | None], force: bool, replaced: str = ""
+) -> None:
+    """Raise UsageError if a command may not write `outputs`, by option (None and "-": no file), before it works.
+
+    None may be one of the `inputs`, or another one of the outputs, under whatever name; others are refused as in
+    `refuse_overwrite`, where the option named `replaced` needs no `force`.
+    """
+    read = {_identity(path): str(path) for path in inputs if path is not None and str(path) != "-"}
+    taken: dict[Hashable, str] = {}
+    for option, path in outputs.items():
+        if path is None or str(path) == "-":
+            continue
+        identity = _identity(path)
+        if identity in read:
+            raise UsageError(f"{option} {path}: is the input {read[identity]}; give another name")
+        if identity in taken and not _is_device(path):
+            raise UsageError(f"{option} {path}: {taken[identity]} names the same file; give another name")
+        taken[identity] = option
+        refuse_overwrite(path, force or option == replaced)
+
+
+def _identity(path: str | Path) -> Hashable:
+    """Equal for two names of one file: hard links and links of any kind."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return os.path.realpath(path)
+    return status.st_dev, status.st_ino
+
+
+def _is_device(path: str | Path) -> bool:
+    where = Path(path)
+    return where.exists() and not where.is_file()
+
+
 @contextmanager
 def replacing(path: str | Path, force: bool = False) -> Iterator[Path]:
     """A temporary path beside `path`, renamed to `path` at the end of the block or removed if the block fails.
 
-    What is not a regular file (/dev/null, a pipe) is written directly.  Raises UsageError if `path` exists and `force`
-    is not given, or if it cannot be written.
+    What is not a regular file (/dev/null, a pipe) is written directly; of a link, the file that it leads to is
+    replaced.  What a process that was killed left beside `path` is removed.  Raises UsageError if `path` exists and
+    `force` is not given, or if it cannot be written.
     """
-    where = Path(path)
-    refuse_overwrite(where, force)
-    direct = where.exists() and not where.is_file()
-    temporary = where if direct else where.with_name(f".{where.stem}.{os.getpid()}{where.suffix}")
+    refuse_overwrite(path, force)
+    direct = _is_device(path)
+    where = Path(path) if direct else Path(os.path.realpath(path))
+    temporary = where if direct else where.with_name(f"{_prefix(where)}{os.getpid()}{where.suffix}")
+    if not direct:
+        _sweep(where)
     try:
         yield temporary
         if not direct:
             temporary.replace(where)
     except OSError as error:
-        raise UsageError(f"{where}: cannot be written: {error.strerror or error}; give another place") from error
+        raise UsageError(f"{path}: cannot be written: {error.strerror or error}; give another place") from error
     finally:
         if not direct:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def _prefix(where: Path) -> str:
+    return f".{where.stem}."
+
+
+def _sweep(where: Path) -> None:
+    """Remove temporary files of `where` whose processes are gone."""
+    with suppress(OSError):
+        for entry in os.scandir(where.parent):
+            owner = entry.name.removeprefix(_prefix(where)).removesuffix(where.suffix)
+            made_up = entry.name == f"{_prefix(where)}{owner}{where.suffix}"
+            if made_up and owner.isdigit() and not _alive(int(owner)):
+                os.unlink(entry.path)
+
+
+def _alive(process: int) -> bool:
+    """Whether there is such a process; True where that cannot be told."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def write(path: str | Path, content: bytes, force: bool = False) -> None:

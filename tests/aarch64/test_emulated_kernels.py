@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,44 +112,158 @@ DEPTHWISE: dict[str, Layer] = {
 }
 
 
-def arguments(contract: Contract, built: Built, seed: int) -> list[Array]:
-    x = codes(np.random.default_rng(seed), contract.inputs[0].shape, contract.x_dtype)
-    return [x, *built.constants, np.zeros(built.output.shape, built.output.dtype)]
+# One of each kind of work: the quick test's.
+FEW_CONVOLUTIONS = ("asymmetric_3x3", "odd_depth", "narrow_rest", "large_multipliers", "odd_pixels_whole_tiles")
+FEW_DEPTHWISE = ("overlapping_blocks", "five", "wide_weights")
 
 
-def run(emulator: Emulator, folder: Path, built: dict[str, Built], given: dict[str, list[Array]]) -> dict[str, Array]:
-    """The functions' outputs, from one library run by one process."""
-    target = tvm_target(resolve(LEVELS[emulator.cpu][0]))
-    module = tvm.IRModule({name: each.func.with_attr("global_symbol", name) for name, each in built.items()})
+@dataclass(frozen=True)
+class Asked:
+    """A kernel's function, what it is given, and what it must answer."""
+
+    built: Built
+    inputs: tuple[Array, ...]
+    want: Array
+
+    @property
+    def arguments(self) -> list[Array]:
+        output = self.built.output
+        return [*self.inputs, *self.built.constants, np.zeros(output.shape, output.dtype)]
+
+
+def check(emulator: Emulator, folder: Path, asked: dict[str, Asked]) -> None:
+    """All functions answer what they must, in one library run by one process."""
+    target = target_of(emulator)
+    module = tvm.IRModule({name: each.built.func.with_attr("global_symbol", name) for name, each in asked.items()})
     library, source, results = (str(folder / name) for name in ("kernels.so", "inputs.npz", "outputs.npz"))
     tvm.compile(module, target=target).export_library(
         library, fcompile=lambda output, objects, **_: link(output, objects, str(target.attrs["mtriple"]))
     )
-    np.savez(source, **{f"{name}.{i}": a for name, arrays in given.items() for i, a in enumerate(arrays)})
+    np.savez(source, **{f"{name}.{i}": a for name, each in asked.items() for i, a in enumerate(each.arguments)})
     emulator.run(Path(__file__).with_name("device.py"), "kernels", library, source, results)
     with np.load(results) as found:
-        return {name: found[name] for name in built}
+        wrong = {
+            name: int((found[name] != each.want).sum())
+            for name, each in asked.items()
+            if not np.array_equal(found[name], each.want)
+        }
+        same = [name for name in asked if len(np.unique(found[name])) == 1]
+    assert not wrong, f"different elements: {wrong}"
+    assert not same, f"outputs that never vary prove nothing: {same}"
+
+
+def target_of(emulator: Emulator) -> Any:
+    return tvm_target(resolve(LEVELS[emulator.cpu][0]))
+
+
+def level_of(emulator: Emulator) -> isa.Level:
+    return LEVELS[emulator.cpu][1]
+
+
+def input_of(contract: Contract, seed: int) -> Array:
+    return codes(np.random.default_rng(seed), contract.inputs[0].shape, contract.x_dtype)
+
+
+def convolutions(emulator: Emulator, layers: Mapping[str, Layer]) -> dict[str, Asked]:
+    kernel, target = ArmConv(level_of(emulator)), target_of(emulator)
+    asked = {}
+    for seed, (name, layer) in enumerate(layers.items()):
+        contract = layer.contract(seed)
+        x = input_of(contract, seed)
+        asked[name] = Asked(built_by(kernel, contract, target), (x,), integer.conv(contract, x))
+    return asked
+
+
+def depthwise(emulator: Emulator, names: Iterable[str]) -> dict[str, Asked]:
+    """Each layer by the best kernel that takes it: dot products refuse few channels and wide weights."""
+    level, target = level_of(emulator), target_of(emulator)
+    contracts = {name: DEPTHWISE[name].depthwise(seed) for seed, name in enumerate(names)}
+    chosen = {
+        name: next(k for k in map(ArmDepthwise, (level, isa.NEON)) if refusal(k, c, target) is None)
+        for name, c in contracts.items()
+    }
+    assert chosen["five"].level == level and chosen["wide_weights"].level == isa.NEON
+    asked = {}
+    for seed, (name, contract) in enumerate(contracts.items()):
+        x = input_of(contract, seed)
+        asked[f"depthwise_{name}"] = Asked(built_by(chosen[name], contract, target), (x,), integer.conv(contract, x))
+    return asked
+
+
+def dense(emulator: Emulator) -> dict[str, Asked]:
+    generator = np.random.default_rng(5)
+    rescale = Rescale(tuple(generator.uniform(1e-4, 1e-3, 21)), 3, -128, 127, "int8", "fixed")
+    base = DenseContract(
+        rows=1, depth=75, units=21, x_dtype="int8", x_zero_point=4, weights=codes(generator, (21, 75), "int8"),
+        weight_zero_points=(0,), bias=None, rescale=rescale,
+    )  # fmt: skip
+    contracts = {
+        "one_row": base,
+        "rows": replace(base, rows=7),
+        "float64": replace(base, rescale=replace(rescale, arithmetic="float64")),
+        "asymmetric_rows": replace(
+            base, x_dtype="uint8", weights=codes(generator, (21, 75), "uint8"), weight_zero_points=(99,)
+        ),
+    }
+    kernel, target = ArmConv(level_of(emulator)), target_of(emulator)
+    asked = {}
+    for seed, (name, contract) in enumerate(contracts.items()):
+        x = input_of(contract, seed)
+        asked[f"dense_{name}"] = Asked(built_by(kernel, contract, target), (x,), integer.dense(contract, x))
+    return asked
+
+
+def lookups(emulator: Emulator, x_dtype: str, sizes: Iterable[int]) -> dict[str, Asked]:
+    """Every code, in tensors that fill vectors and threads, and in some that do not."""
+    generator = np.random.default_rng(6)
+    low = np.iinfo(x_dtype).min
+    asked = {}
+    for seed, (size, dtype) in enumerate((size, dtype) for size in sizes for dtype in ("int8", "uint8")):
+        contract = LookupContract((1, size), x_dtype, codes(generator, (256,), dtype))
+        x = np.arange(low, low + 256).astype(x_dtype)[None] if size == 256 else input_of(contract, seed)
+        built = built_by(ArmLookup(), contract, target_of(emulator))
+        asked[f"of_{size}_{x_dtype}_to_{dtype}"] = Asked(built, (x,), contract.table[x.astype(int) - low])
+    return asked
+
+
+def planes(emulator: Emulator, dtype: str) -> dict[str, Asked]:
+    """A weighted sum of every pair of codes, and of tensors that fill no vector; clamped and not."""
+    low, high = code_range(dtype)
+    factors = (2 / 3, -0.5, 0.3)
+
+    def contract(shape: tuple[int, ...], least: int) -> EltwiseContract:
+        def meaning(core: Any, a: Any, b: Any) -> Any:
+            # In float64, halves up; by NumPy's hand, with nothing of the kernels.
+            total = np.floor(a.astype(float) * factors[0] + b.astype(float) * factors[1] + factors[2] + 0.5)
+            return np.clip(total, least, high).astype(dtype)
+
+        tensor = Tensor(shape, dtype)
+        return EltwiseContract("sum", (shape, least), meaning, (tensor, tensor), tensor, factors)
+
+    contracts = {
+        "all_pairs": contract((256, 256), low), "relu": contract((256, 256), low + 100), "odd": contract((3, 11), low)
+    }  # fmt: skip
+    codes_ = np.arange(low, high + 1).astype(dtype)
+    pairs = [np.repeat(codes_, 256).reshape(256, 256), np.resize(codes_, (256, 256))]
+    asked = {}
+    for name, c in contracts.items():
+        spread = np.linspace(0, pairs[0].size - 1, c.output.size).astype(int)
+        inputs = tuple(x.reshape(-1)[spread].reshape(c.output.shape) for x in pairs)
+        built = built_by(ArmFmaAdd(), c, target_of(emulator))
+        asked[f"planes_{name}_{dtype}"] = Asked(built, inputs, c.meaning(None, *inputs))
+    return asked
 
 
 @pytest.mark.aarch64_quick
+def test_some_of_every_kernel(emulator: Emulator, tmp_path: Path) -> None:
+    few = convolutions(emulator, {name: LAYERS[name] for name in FEW_CONVOLUTIONS})
+    few |= depthwise(emulator, FEW_DEPTHWISE) | lookups(emulator, "int8", (17, 256)) | planes(emulator, "uint8")
+    few["dense_float64"] = dense(emulator)["dense_float64"]
+    check(emulator, tmp_path, few)
+
+
 def test_convolutions(emulator: Emulator, tmp_path: Path) -> None:
-    name, level = LEVELS[emulator.cpu]
-    target = tvm_target(resolve(name))
-    kernel = ArmConv(level)
-    contracts = {name: layer.contract(seed) for seed, (name, layer) in enumerate(LAYERS.items())}
-    refused = {name: refusal(kernel, c, target) for name, c in contracts.items()}
-    assert not any(refused.values()), refused
-    built = {name: built_by(kernel, c, target) for name, c in contracts.items()}
-    given = {name: arguments(contracts[name], each, seed) for seed, (name, each) in enumerate(built.items())}
-    found = run(emulator, tmp_path, built, given)
-    wrong = {
-        name: int(np.abs(found[name].astype(int) - integer.conv(contract, given[name][0])).max())
-        for name, contract in contracts.items()
-        if not np.array_equal(found[name], integer.conv(contract, given[name][0]))
-    }
-    assert not wrong, f"largest differences: {wrong}"
-    values = {name: len(np.unique(found[name])) for name in contracts}
-    assert min(values.values()) > 1, f"outputs that never vary prove nothing: {values}"
+    check(emulator, tmp_path, convolutions(emulator, LAYERS))
 
 
 def drawn(seed: int) -> Layer:
@@ -169,107 +284,22 @@ def drawn(seed: int) -> Layer:
 
 
 def test_random_convolutions(emulator: Emulator, tmp_path: Path) -> None:
-    name, level = LEVELS[emulator.cpu]
-    target = tvm_target(resolve(name))
-    contracts = {f"drawn_{seed}": drawn(seed).contract(seed) for seed in range(DRAWN)}
-    built = {name: built_by(ArmConv(level), c, target) for name, c in contracts.items()}
-    given = {name: arguments(contracts[name], each, seed) for seed, (name, each) in enumerate(built.items())}
-    found = run(emulator, tmp_path, built, given)
-    for seed, (name, contract) in enumerate(contracts.items()):
-        np.testing.assert_array_equal(found[name], integer.conv(contract, given[name][0]), err_msg=str(drawn(seed)))
+    check(emulator, tmp_path, convolutions(emulator, {f"drawn_{seed}": drawn(seed) for seed in range(DRAWN)}))
 
 
-@pytest.mark.aarch64_quick
 def test_depthwise(emulator: Emulator, tmp_path: Path) -> None:
-    """Each layer by the best kernel that takes it: dot products refuse few channels and wide weights."""
-    name, level = LEVELS[emulator.cpu]
-    target = tvm_target(resolve(name))
-    contracts = {name: layer.depthwise(seed) for seed, (name, layer) in enumerate(DEPTHWISE.items())}
-    chosen = {
-        name: next(k for k in map(ArmDepthwise, (level, isa.NEON)) if refusal(k, c, target) is None)
-        for name, c in contracts.items()
-    }
-    assert chosen["unsigned"].level == level and chosen["wide_weights"].level == isa.NEON
-    built = {name: built_by(chosen[name], c, target) for name, c in contracts.items()}
-    given = {name: arguments(contracts[name], each, seed) for seed, (name, each) in enumerate(built.items())}
-    found = run(emulator, tmp_path, built, given)
-    for name, contract in contracts.items():
-        np.testing.assert_array_equal(found[name], integer.conv(contract, given[name][0]), err_msg=name)
+    check(emulator, tmp_path, depthwise(emulator, DEPTHWISE))
 
 
 def test_dense(emulator: Emulator, tmp_path: Path) -> None:
-    name, level = LEVELS[emulator.cpu]
-    target = tvm_target(resolve(name))
-    generator = np.random.default_rng(5)
-    rescale = Rescale(tuple(generator.uniform(1e-4, 1e-3, 21)), 3, -128, 127, "int8", "fixed")
-    base = DenseContract(
-        rows=1, depth=75, units=21, x_dtype="int8", x_zero_point=4, weights=codes(generator, (21, 75), "int8"),
-        weight_zero_points=(0,), bias=None, rescale=rescale,
-    )  # fmt: skip
-    contracts = {
-        "one_row": base,
-        "rows": replace(base, rows=7),
-        "float64": replace(base, rescale=replace(rescale, arithmetic="float64")),
-        "asymmetric": replace(
-            base, x_dtype="uint8", weights=codes(generator, (21, 75), "uint8"), weight_zero_points=(99,)
-        ),
-    }
-    built = {name: built_by(ArmConv(level), c, target) for name, c in contracts.items()}
-    given = {name: arguments(contracts[name], each, seed) for seed, (name, each) in enumerate(built.items())}
-    found = run(emulator, tmp_path, built, given)
-    for name, contract in contracts.items():
-        np.testing.assert_array_equal(found[name], integer.dense(contract, given[name][0]), err_msg=name)
+    check(emulator, tmp_path, dense(emulator))
 
 
-@pytest.mark.parametrize("x_dtype", [pytest.param("int8", marks=pytest.mark.aarch64_quick), "uint8"])
+@pytest.mark.parametrize("x_dtype", ["int8", "uint8"])
 def test_lookups(emulator: Emulator, tmp_path: Path, x_dtype: str) -> None:
-    """Every code, in tensors that fill vectors and threads, and in some that do not."""
-    target = tvm_target(resolve(LEVELS[emulator.cpu][0]))
-    generator = np.random.default_rng(6)
-    low = np.iinfo(x_dtype).min
-    contracts = {
-        f"of_{size}_to_{dtype}": LookupContract((1, size), x_dtype, codes(generator, (256,), dtype))
-        for size in (16, 17, 63, 256, 4097, 50000)
-        for dtype in ("int8", "uint8")
-    }
-    built = {name: built_by(ArmLookup(), c, target) for name, c in contracts.items()}
-    given = {name: arguments(contracts[name], each, seed) for seed, (name, each) in enumerate(built.items())}
-    for name, contract in contracts.items():
-        if contract.output.size == 256:
-            given[name][0] = np.arange(low, low + 256).astype(x_dtype)[None]
-    found = run(emulator, tmp_path, built, given)
-    for name, contract in contracts.items():
-        want = contract.table[given[name][0].astype(int) - low]
-        np.testing.assert_array_equal(found[name], want, err_msg=name)
+    check(emulator, tmp_path, lookups(emulator, x_dtype, (16, 17, 63, 256, 4097, 50000)))
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
 def test_planes(emulator: Emulator, tmp_path: Path, dtype: str) -> None:
-    """A weighted sum of every pair of codes, and of tensors that fill no vector; clamped and not."""
-    target = tvm_target(resolve(LEVELS[emulator.cpu][0]))
-    low, high = code_range(dtype)
-    factors = (2 / 3, -0.5, 0.3)
-
-    def contract(shape: tuple[int, ...], least: int) -> EltwiseContract:
-        def meaning(core: Any, a: Any, b: Any) -> Any:
-            # In float64, halves up; by NumPy's hand, with nothing of the kernels.
-            total = np.floor(a.astype(float) * factors[0] + b.astype(float) * factors[1] + factors[2] + 0.5)
-            return np.clip(total, least, high).astype(dtype)
-
-        tensor = Tensor(shape, dtype)
-        return EltwiseContract("sum", (shape, least), meaning, (tensor, tensor), tensor, factors)
-
-    contracts = {
-        "all_pairs": contract((256, 256), low), "relu": contract((256, 256), low + 100), "odd": contract((3, 11), low)
-    }  # fmt: skip
-    built = {name: built_by(ArmFmaAdd(), c, target) for name, c in contracts.items()}
-    codes_ = np.arange(low, high + 1).astype(dtype)
-    pairs = [np.repeat(codes_, 256).reshape(256, 256), np.resize(codes_, (256, 256))]
-    given = {
-        name: [*(x.reshape(-1)[: c.output.size].reshape(c.output.shape) for x in pairs), *built[name].constants,
-               np.zeros(c.output.shape, dtype)]
-        for name, c in contracts.items()
-    }  # fmt: skip
-    found = run(emulator, tmp_path, built, given)
-    for name, c in contracts.items():
-        np.testing.assert_array_equal(found[name], c.meaning(None, *given[name][:2]), err_msg=name)
+    check(emulator, tmp_path, planes(emulator, dtype))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +60,10 @@ def random_samples(graph: Graph, count: int) -> dict[str, Array]:
     return found
 
 
-def variants(path: Path) -> dict[str, Graph]:
-    """The model as it is, and under the schemes that change it."""
+def variants(path: Path, schemes: Iterable[str]) -> dict[str, Graph]:
+    """The model as it is, and under those of the schemes that change it."""
     found = {"original": tflite2q.load(path)}
-    for scheme in SCHEMES:
+    for scheme in schemes:
         try:
             found[scheme] = tflite2q.convert(path, scheme).graph
         except Unchanged:
@@ -70,8 +71,8 @@ def variants(path: Path) -> dict[str, Graph]:
     return found
 
 
-def check(emulator: Emulator, folder: Path, path: Path, count: int) -> None:
-    graphs = variants(path)
+def check(emulator: Emulator, folder: Path, path: Path, count: int, schemes: Iterable[str] = SCHEMES) -> None:
+    graphs = variants(path, schemes)
     jobs: list[Path] = []
     for name, graph in graphs.items():
         files = [folder / f"{name}.so", folder / f"{name}-in.npz", folder / f"{name}-out.npz"]
@@ -89,6 +90,10 @@ def check(emulator: Emulator, folder: Path, path: Path, count: int) -> None:
 
 
 @pytest.mark.aarch64_quick
+def test_digits_original_and_int8(emulator: Emulator, digits: Path, tmp_path: Path) -> None:
+    check(emulator, tmp_path, digits, 2, ["int8"])
+
+
 def test_digits(emulator: Emulator, digits: Path, tmp_path: Path) -> None:
     check(emulator, tmp_path, digits, 4)
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import time
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from networks import Net, everything
+from PIL import Image
 
-from compatibility import exact, likeness
+import tflite2q
+from compatibility import conversions, exact, likeness
 from compatibility.conversions import inconsistent
-from compatibility.likeness import floor_db, precisions, ratio_db
+from compatibility.likeness import Likeness, floor_db, precisions, ratio_db
+from compatibility.original import Subject
+from compatibility.stages import Log
 from tflite2q.rewrites import scheme
 
 
@@ -103,3 +112,32 @@ def test_a_kernel_that_lacks_a_type_is_told_from_a_file_at_odds() -> None:
     assert inconsistent("fully_connected.cc:592 bias->type == params->quantized_bias_type was not true.")
     assert not inconsistent("Didn't find op for builtin opcode 'ADD' version '5'.")
     assert not inconsistent("Type INT16 (7) not supported.")
+
+
+def test_few_samples_leave_a_share_open() -> None:
+    assert Likeness("top-1", 0.625, 0.75, 8).undecided
+    assert not Likeness("top-1", 0.625, 0.75, 200).undecided
+    assert not Likeness("top-1", 0.1, 0.75, 8).undecided
+    assert not Likeness("dB", 5.0, 6.0, 8).undecided
+
+
+def test_more_photos_are_taken_until_a_share_is_decided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Net(seed=3)
+    graph = net.graph(net.conv(net.input("x", (1, 8, 8, 3), (0.02, 120)), "c", 4, (0.3, 128)))
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for index in range(50):
+        pixels = np.random.default_rng(index).integers(0, 256, (8, 8, 3), np.uint8)
+        Image.fromarray(pixels).save(photos / f"{index}.png")
+    subject = Subject(tmp_path / "model.tflite", Log(io.StringIO(), [], time.monotonic() + 600.0), photos)
+    subject._graph = graph
+    counts: list[int] = []
+
+    def judge(*arguments: Any) -> list[Likeness]:
+        counts.append(len(arguments[3]))
+        return [Likeness("top-1", 0.76 if counts[-1] == 50 else 0.7, 0.75, counts[-1])]
+
+    monkeypatch.setattr(likeness, "judge", judge)
+    outcome = conversions._likeness(subject, tflite2q.convert(graph, "int8"))
+    assert counts == [8, 16, 32, 50]
+    assert (outcome.state, outcome.detail) == ("ok", "top-1 76% (floor 75%) on 50 photos")

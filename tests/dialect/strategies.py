@@ -75,6 +75,14 @@ def attribute_values(field: Field[Any]) -> st.SearchStrategy[Any]:
 
 
 @st.composite
+def regions(draw: st.DrawFn) -> Graph:
+    """Graphs without ops: what an op's text holds."""
+    names = draw(st.lists(NAMES, min_size=1, max_size=3, unique=True))
+    some = st.lists(st.sampled_from(names), max_size=2).map(tuple)
+    return Graph(draw(some), draw(some), tuple(draw(values(name)) for name in names), (), name=draw(NAMES))
+
+
+@st.composite
 def ops(draw: st.DrawFn, cls: type[Op], names: list[str]) -> Op:
     name = st.sampled_from(names)
     attributes = {f.name: draw(attribute_values(f)) for f in fields(cls) if f.name not in NOT_ATTRIBUTES}
@@ -83,6 +91,7 @@ def ops(draw: st.DrawFn, cls: type[Op], names: list[str]) -> Op:
         outputs=tuple(draw(st.lists(name, min_size=1, max_size=3))),
         version=draw(st.integers(1, 9)),
         intermediates=tuple(draw(st.lists(NAMES.flatmap(values), max_size=2))),
+        regions=tuple(draw(st.lists(regions(), max_size=2))) if cls.subgraphs else (),
         **attributes,
     )
 

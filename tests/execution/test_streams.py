@@ -198,6 +198,22 @@ def test_recurrent_layers_keep_their_variables(family: str) -> None:
             assert_equal([np.stack(column) for column in zip(*rows, strict=True)], judged)
 
 
+@pytest.mark.parametrize("family", ["UNIDIRECTIONAL_SEQUENCE_LSTM", "SVDF", "RNN", "UNIDIRECTIONAL_SEQUENCE_RNN"])
+def test_recurrent_layers_with_integer_weights_keep_their_variables(family: str) -> None:
+    from cases import cases
+
+    for case in cases(f"{family}-float32-int8", 2):
+        graph = case.graph
+        random = np.random.default_rng(1)
+        columns = [random.normal(size=(20, *graph[n].type.shape)).astype(np.float32) for n in graph.inputs]
+        judged = run_stream(write(graph), columns)
+        for stream in (Stream(graph), runtime.compile(graph).stream()):
+            rows = [stream.step(*(column[time] for column in columns)) for time in range(20)]
+            for found, expected in zip(zip(*rows, strict=True), judged, strict=True):
+                largest = float(np.abs(expected).max())
+                np.testing.assert_allclose(np.stack(found), expected, rtol=1e-5, atol=1e-5 * largest)
+
+
 def test_a_wake_word_model(shared: Path) -> None:
     path = shared / "cases" / "stateful" / "okay_nabu.tflite"
     if not path.exists():

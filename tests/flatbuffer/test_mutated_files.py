@@ -18,6 +18,7 @@ import pytest
 from cases import FAMILIES, cases
 
 from tflite2q import rewrites
+from tflite2q.arithmetic import numpy_core
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.ops.opaque import check_runnable
 from tflite2q.errors import Tflite2qError
@@ -167,6 +168,12 @@ def use(data: bytes, scheme_name: str, allow: bool) -> str:
         assert "\n" not in str(error) and str(error)
         return type(error).__name__
     return "used"
+
+
+@pytest.fixture(autouse=True)
+def few_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random counts keep loops running; they are refused early."""
+    monkeypatch.setattr(numpy_core, "MOST_ITERATIONS", 20)
 
 
 def run(graph: Graph) -> None:

@@ -14,7 +14,7 @@ from tflite2q.dialect.types import Constant, Value
 from tflite2q.evaluation import calibration, data
 from tflite2q.execution import reference
 from tflite2q.rewrites import clamps, scheme
-from tflite2q.rewrites.equalize import LARGEST, equalize
+from tflite2q.rewrites.equalize import HEADROOM, LARGEST, equalize
 from tflite2q.rewrites.plan import Plan
 from tflite2q.rewrites.scheme import Scheme
 from tflite2q.rewrites.statistics import Observation
@@ -77,6 +77,24 @@ def test_a_channel_that_reached_the_bound_of_relu6_stays() -> None:
     held = factors(graph, observed(graph, [bound - 1] * 7 + [bound]))
     assert held[7] == 1.0
     np.testing.assert_array_equal(held[:7], free[:7])
+
+
+@pytest.mark.parametrize(("activation", "top"), [("RELU", 255), ("RELU6", round(6.0 / (TOP / 255)))])
+def test_a_channel_that_uses_little_of_the_range_is_lifted(activation: str, top: int) -> None:
+    """The first channel's readers have the largest weights and its makers the smallest."""
+    graph = pair(activation)
+    low, tight = (factors(graph, observed(graph, [code, *[top - 1] * 7])) for code in (top // 10, top // 2))
+    assert low[0] == pytest.approx(max(HEADROOM * (top // 10) / top, unbounded(graph)[0]))
+    assert tight[0] == pytest.approx(HEADROOM * (top // 2) / top)
+    assert (low[1:4] == 1.0).all()  # no room
+    assert (low[4:] >= 1.0).all()
+
+
+def unbounded(graph: Graph) -> np.ndarray:
+    """The divisors that would serve the weights best."""
+    first, last = (np.abs(graph[name].data.astype(float) - 128) for name in (f"{MIDDLE}/w", "last/w"))
+    ideal = np.sqrt(first.max(axis=(1, 2, 3)) / last.max(axis=(0, 1, 2)))
+    return np.asarray(ideal / np.median(ideal))
 
 
 def test_relu6_of_which_nothing_is_known_stays() -> None:

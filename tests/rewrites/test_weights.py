@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -160,3 +163,44 @@ def test_by_hand() -> None:
     assert new.value.data.reshape(2, 2).tolist() == [[0, 127], [0, 127]]
     assert new.value.type.parameters.scale == (0.5, float(np.float32(0.5 * 128 / 127)))
     assert new.rescaled.tolist() == [False, 127 * np.float64(np.float32(64 / 127)) != 64]
+
+
+UNLIKE = arrays.arrays(np.int8, (4, 2, 2, 3))
+
+
+def unlike(codes: np.ndarray) -> tuple[Value, tuple[np.ndarray, np.ndarray]]:
+    """Weights with a scale for each channel, and gains that take the large channels down to the small ones."""
+    scales = np.array([0.001, 0.01, 0.1, 1.0])
+    old = weights(np.maximum(codes, -127), Quantization.per_channel(scales, 0))
+    return old, (np.ones(1), 0.001 / scales)
+
+
+@given(UNLIKE)
+def test_one_asymmetric_scale_for_channels_that_were_evened_out_is_no_larger_than_it_need_be(codes: np.ndarray) -> None:
+    old, gains = unlike(codes)
+    wanted = real(old, 0) * gains[1].reshape(4, 1, 1, 1)
+    new = convert_weights(old, 0, replace(LEGACY, range="max", rounding="nearest"), gains)
+    step = (max(wanted.max(), 0.0) - min(wanted.min(), 0.0)) / 255
+    assert new.value.type.scale <= step * (1 + 1e-6) or not new.rescaled.any()  # integers that fit are kept
+    # The zero point is rounded, too, which may take half a step off one end.
+    assert np.abs(real(new.value, 0) - wanted).max() <= step * 1.001
+
+
+@given(UNLIKE)
+def test_asymmetric_weights_follow_the_settings_of_range_and_rounding(codes: np.ndarray) -> None:
+    old, gains = unlike(codes)
+    wanted = real(old, 0) * gains[1].reshape(4, 1, 1, 1)
+
+    def errors(**settings: Any) -> np.ndarray:
+        new = convert_weights(old, 0, replace(LEGACY, **settings), gains)
+        return channels(real(new.value, 0) - wanted, 0) / max(new.value.type.scale, 1e-30)
+
+    nearest, squares = (errors(range=name, rounding="nearest") for name in ("max", "least-squares"))
+    steps = [convert_weights(old, 0, replace(LEGACY, range=name), gains).value.type.scale
+             for name in ("max", "least-squares")]  # fmt: skip
+    # The search compares in float32, which cannot tell errors of a thousandth of a step.
+    assert (squares**2).sum() * steps[1] ** 2 <= ((nearest**2).sum() + 1e-6 * nearest.size) * steps[0] ** 2
+    # Entries at the ends of the range cannot be moved beyond them.
+    kept = np.abs(errors(range="max", rounding="sum-preserving").sum(axis=1))
+    assert (kept <= np.maximum(np.abs(nearest.sum(axis=1)), 0.501)).all()
+    assert (kept[np.abs(channels(old.data, 0)).max(axis=1) < 60] < 0.501).all()

@@ -10,12 +10,15 @@ A tensor of the implementation (an ndarray, a Relax variable) is an opaque `T` h
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 T = TypeVar("T")
+
+MOST_ITERATIONS = 1 << 20  # of a loop: one that takes more is refused while it runs
+ENDLESS = f"a loop has not ended after {MOST_ITERATIONS} iterations"
 
 
 class Core(Protocol[T]):
@@ -146,3 +149,12 @@ class Core(Protocol[T]):
 
     def max_pool2d(self, x: T, window: tuple[int, int], strides: tuple[int, int]) -> T:
         """x [N,H,W,C], no padding (pad first)."""
+
+    def branch(self, condition: T, then: Any, otherwise: Any, operands: Sequence[T]) -> tuple[T, ...]:
+        """The results of one of two graphs on `operands`: of `then` where the one element of `condition` is true."""
+
+    def loop(self, condition: Any, body: Any, operands: Sequence[T]) -> tuple[T, ...]:
+        """`operands` after the graph `body` has been run on them for as long as the graph `condition` holds.
+
+        More than MOST_ITERATIONS raise DataError while running.
+        """

@@ -7,12 +7,13 @@ same, only faster.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tflite2q.arithmetic.core import ENDLESS, MOST_ITERATIONS
 from tflite2q.arithmetic.rounding import code_range
 from tflite2q.errors import DataError
 
@@ -20,7 +21,13 @@ Array = npt.NDArray[Any]
 
 
 class NumpyCore:
-    """Implements `tflite2q.arithmetic.core.Core` for ndarrays; see there for what each operation means."""
+    """Implements `tflite2q.arithmetic.core.Core` for ndarrays; see there for what each operation means.
+
+    `run` gives the results of a graph, for the operations that have graphs.
+    """
+
+    def __init__(self, run: Callable[[Any, Sequence[Array]], Sequence[Array]] | None = None) -> None:
+        self._run = run
 
     def const(self, array: npt.NDArray[np.generic]) -> Array:
         return array
@@ -200,6 +207,23 @@ class NumpyCore:
     def max_pool2d(self, x: Array, window: tuple[int, int], strides: tuple[int, int]) -> Array:
         result: Array = _windows(x, window, strides, (1, 1)).max(axis=(3, 4))
         return result
+
+    def branch(self, condition: Array, then: Any, otherwise: Any, operands: Sequence[Array]) -> tuple[Array, ...]:
+        return self._results(then if np.all(condition) else otherwise, operands)
+
+    def loop(self, condition: Any, body: Any, operands: Sequence[Array]) -> tuple[Array, ...]:
+        carried = tuple(operands)
+        for _ in range(MOST_ITERATIONS):
+            if not np.all(self._results(condition, carried)[0]):
+                return carried
+            carried = self._results(body, carried)
+        if np.all(self._results(condition, carried)[0]):
+            raise DataError(ENDLESS)
+        return carried
+
+    def _results(self, graph: Any, operands: Sequence[Array]) -> tuple[Array, ...]:
+        assert self._run is not None, "graphs are run by who made this"
+        return tuple(self._run(graph, operands))
 
 
 NUMPY = NumpyCore()

@@ -31,7 +31,7 @@ def check(model: str, runtime: str, data: str | None, mend: bool, signature: str
     from tflite2q.cli.progress import Progress
     from tflite2q.report import json, rules
 
-    output.check_json(json_path)
+    output.check_json(json_path, model, data)
     with Progress() as progress:
         progress(f"checking for {runtime}")
         found = models.opened(model, {}, True, signature)

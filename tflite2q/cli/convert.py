@@ -128,8 +128,8 @@ def convert(
         return
     name = str(runtime) if chosen is None else chosen.name
     path = Path(output) if output is not None else Path(model).with_name(f"{stem_of(model)}.{name}.tflite")
-    _check_outputs(path, lib, target, force)
-    out.check_json(json_path)
+    files.refuse_outputs({"--output": path, "--lib": lib, "--json": json_path}, [model, data], force, "--json")
+    _check_library(lib, target)
     found = found or models.opened(model, shapes, allow_unsupported, signature)
     with Progress() as progress:
         progress("converting")
@@ -174,15 +174,13 @@ def convert(
     out.emit(document, json_path, show)
 
 
-def _check_outputs(path: Path, lib: str | None, target: str, force: bool) -> None:
-    """Say before the work that a file exists, or that a target does not."""
-    from tflite2q import files
-
-    files.refuse_overwrite(path, force)
+def _check_library(lib: str | None, target: str) -> None:
+    """Say before the work that a library cannot have that name, or that a target does not exist."""
     if lib is not None:
+        from tflite2q.execution import runtime
         from tflite2q.lower.target import resolve
 
-        files.refuse_overwrite(lib, force)
+        runtime.check_ending(lib)
         resolve(target)
 
 

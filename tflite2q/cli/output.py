@@ -21,10 +21,9 @@ if TYPE_CHECKING:
 PLAIN_WIDTH = 200
 
 
-def check_json(json_path: str | None) -> None:
+def check_json(json_path: str | None, *inputs: str | None) -> None:
     """Raise UsageError before any work if the JSON cannot be written there.  Existing reports are replaced."""
-    if json_path is not None and json_path != "-":
-        files.refuse_overwrite(json_path, force=True)
+    files.refuse_outputs({"--json": json_path}, inputs, force=True)
 
 
 def emit(document: Mapping[str, Any], json_path: str | None, text: Callable[[Console], None]) -> None:

@@ -82,8 +82,7 @@ def run_command(
 
     if output is not None:
         prediction.check_suffix(output)
-        files.refuse_overwrite(output, force)
-    out.check_json(json_path)
+    files.refuse_outputs({"--output": output, "--json": json_path}, [model, *inputs], force, "--json")
     device = remote.device(rpc, tracker, key, timeout)
     library = Path(model).suffix == ".so"
     if library and (shapes or signature is not None):

@@ -92,10 +92,8 @@ def search(
 
     where = Path(output)
     drawing = Path(picture) if picture is not None else where.with_suffix(".png") if show.can_draw() else None
-    for planned in (where, drawing):
-        if planned is not None:
-            files.refuse_overwrite(planned, force)
-    out.check_json(json_path)
+    outputs = {"--output": where, "--picture": drawing, "--json": json_path}
+    files.refuse_outputs(outputs, [model, data, labels], force, "--json")
     graph = models.opened(model, shapes).graph
     chosen = [scheme.find(name.strip()) for name in schemes.split(",") if name.strip()]
     samples = dataset(graph, data, labels, limit)

@@ -28,7 +28,7 @@ def known_results(op: Op, ins: Values, outs: Sequence[Value]) -> list[npt.NDArra
     known = isinstance(op, ShapeOf) or (bool(ins) and all(value is None or value.constant is not None for value in ins))
     small = all(y.type.size <= MOST_ELEMENTS.get(y.type.dtype, -1) for y in outs)
     coded = any(value is not None and value.type.quantized for value in (*ins, *outs))
-    if op.updates or not known or not small or (coded and not isinstance(op, ShapeOf)):
+    if op.updates or op.regions or not known or not small or (coded and not isinstance(op, ShapeOf)):
         return None
     nothing: npt.NDArray[Any] = np.empty(0)  # ShapeOf looks at types only
     tensors = [None if v is None else Tensor(v, nothing if v.constant is None else v.data) for v in ins]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -86,9 +86,17 @@ class Graph:
     def with_(self, **changes: Any) -> Graph:
         return replace(self, **changes)
 
+    def every_op(self) -> Iterator[Op]:
+        """The ops, and those of the graphs that they run."""
+        for op in self.ops:
+            yield op
+            for region in op.regions:
+                yield from region.every_op()
+
     def macs(self) -> int:
-        """Multiply-accumulate operations of one run."""
-        return sum(op.macs(self.ins(op), self.outs(op)) for op in self.ops)
+        """Multiply-accumulate operations of one run; of the graphs that ops run, of one run each."""
+        inner = sum(region.macs() for op in self.ops for region in op.regions)
+        return inner + sum(op.macs(self.ins(op), self.outs(op)) for op in self.ops)
 
 
 def verify(graph: Graph) -> Graph:
@@ -235,6 +243,11 @@ def used(graph: Graph) -> Graph:
         if value.carried is not None and value.name in names:
             names.update(value.carried.names)
     return graph.with_(values=tuple(v for v in graph.values if v.name in names))
+
+
+def inner_name(op: Op, region: Graph, name: str) -> str:
+    """What reports call the op `name` of a graph that `op` runs."""
+    return f"{op.name}/{region.name}/{name}"
 
 
 def fresh(names: Iterable[str], wish: str) -> str:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tflite2q.dialect.fold import known_results
-from tflite2q.dialect.graph import Graph, check_carried, check_value, located
+from tflite2q.dialect.graph import Graph, check_carried, check_value, located, used
 from tflite2q.dialect.op import Op, Shape, Values
-from tflite2q.dialect.types import Constant, Value
+from tflite2q.dialect.types import Constant, UnknownUntilRun, Value
 from tflite2q.errors import InvalidGraph, Tflite2qError, UnsupportedError
 
 # What is to become of an op that breaks a rule: the op to have in its place, or the error raised again.
@@ -69,6 +69,7 @@ def inferred(graph: Graph, refused: Refused = refuse) -> Inferred:
     ops = []
     for index, op in enumerate(graph.ops):
         try:
+            op = _entered(op, known)
             results = _results(op, known)
         except (InvalidGraph, UnsupportedError) as error:
             op = refused(index, op, error)
@@ -78,6 +79,24 @@ def inferred(graph: Graph, refused: Refused = refuse) -> Inferred:
             ops.append(op)
     values = tuple(known.values[value.name] for value in graph.values)
     return Inferred(graph.with_(ops=tuple(ops), values=values), tuple(known.stale), known.prescribed)
+
+
+def _entered(op: Op, known: _Pass) -> Op:
+    """The op with the shapes of its operands, and what follows from them, in the graphs that it runs."""
+    regions = []
+    for region, names in zip(op.regions, op.fed, strict=False):
+        outer = {inner: known.values[name] for inner, name in zip(region.inputs, names, strict=False) if name}
+        values = tuple(_as_operand(v, outer[v.name]) if v.name in outer else v for v in region.values)
+        found = inferred(region.with_(values=values))
+        if found.prescribed:
+            raise UnknownUntilRun(next(iter(found.prescribed)))
+        regions.append(used(found.graph))
+    return op.with_(regions=tuple(regions)) if regions else op
+
+
+def _as_operand(value: Value, operand: Value) -> Value:
+    """An input of a region with the shape of the operand that it gets."""
+    return value.with_(type=value.type.with_(shape=operand.type.shape), shape_signature=operand.shape_signature)
 
 
 def _results(op: Op, known: _Pass) -> list[Value]:

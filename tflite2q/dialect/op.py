@@ -10,12 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 
 from tflite2q.arithmetic.core import Core
 from tflite2q.dialect.spans import EVERYTHING, Span
 from tflite2q.dialect.types import Quantization, TensorType, Value
 from tflite2q.errors import InvalidGraph, UnsupportedError
+
+if TYPE_CHECKING:
+    from tflite2q.dialect.graph import Graph
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -156,6 +159,7 @@ class Op:
     version: int = 1  # TFLite operator version of the file
     # Tensors of the file that hold no data, only the parameters of numbers inside the operator (LSTM).
     intermediates: tuple[Value, ...] = ()
+    regions: tuple[Graph, ...] = ()  # graphs that the op runs, with values and names of their own
 
     mnemonic: ClassVar[str]
     builtins: ClassVar[tuple[Builtin, ...]]
@@ -169,6 +173,7 @@ class Op:
     scales_below: ClassVar[float] = math.inf  # what the kernels take as the scale of an operand
     carries: ClassVar[bool] = False  # True: may touch tensors that the dialect cannot represent
     updates: ClassVar[tuple[str, ...]] = ()  # slots of variables that get new data, which `meaning` gives after results
+    subgraphs: ClassVar[tuple[str, ...]] = ()  # TFLite's options that name the op's regions, in their order
     complexes: ClassVar[bool] = False  # True: takes or makes complex numbers
     converts: ClassVar[bool] = False  # True: operand and result may be of different quantized types
     # Integer weights that TFLite's kernel takes with float32 activations, which it quantizes in every run.
@@ -191,6 +196,11 @@ class Op:
     def written(self) -> tuple[str, ...]:
         """Names of the values that get data: the results, then the variables that the op updates."""
         return (*self.outputs, *(self.reads(slot) for slot in self.updates))
+
+    @property
+    def fed(self) -> tuple[tuple[str | None, ...], ...]:
+        """What each region takes as its inputs: names of operands."""
+        return ()
 
     @property
     def slots(self) -> tuple[Operand, ...]:
@@ -307,6 +317,8 @@ class Op:
     def check_operands(self) -> None:
         """Raise InvalidGraph on a wrong number of inputs or outputs, a missing required one, or attributes of no
         operator."""
+        if len(self.regions) != len(self.subgraphs):
+            raise InvalidGraph(f"runs {len(self.subgraphs)} graphs, has {len(self.regions)}")
         if self.builtins and not any(self._is(builtin) for builtin in self.builtins):
             raise InvalidGraph(f"no operator of TFLite is this {self.mnemonic}")
         required = sum(not slot.optional for slot in self.slots)

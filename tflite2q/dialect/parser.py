@@ -23,13 +23,15 @@ from tflite2q.errors import InvalidGraph
 T = TypeVar("T")
 
 # Fields of every op that have a place of their own in the text.
-NOT_ATTRIBUTES = ("inputs", "outputs", "version", "intermediates")
-DEEPEST = 16  # lists within lists
+NOT_ATTRIBUTES = ("inputs", "outputs", "version", "intermediates", "regions")
+DEEPEST = 16  # lists within lists, graphs within graphs
 MOST_ELEMENTS = 2**40  # of a constant; beyond, even the count of bytes is a mistake
 
 
 class Parser(Cursor):
     """Recursive descent over the tokens, one method a rule of the grammar."""
+
+    depth = 0  # of the ops whose graphs are being read
 
     def graph(self) -> Graph:
         """The whole text."""
@@ -250,9 +252,25 @@ class Parser(Cursor):
         attributes = self.attributes(cls) if self.at("{") else {}
         version = self.integer("a version") if self.accept("version") else 1
         intermediates = tuple(self.block(self.value)) if self.accept("intermediates") else ()
+        regions = tuple(self.block(self.region)) if self.accept("regions") else ()
         return cls(
-            inputs=tuple(inputs), outputs=tuple(outputs), version=version, intermediates=intermediates, **attributes
+            inputs=tuple(inputs),
+            outputs=tuple(outputs),
+            version=version,
+            intermediates=intermediates,
+            regions=regions,
+            **attributes,
         )
+
+    def region(self) -> Graph:
+        """A graph that an op runs; its ops may run graphs, too."""
+        token = self.expect("graph")
+        self.depth += 1
+        if self.depth > DEEPEST:
+            self.fail(token, f"graphs are nested more than {DEEPEST} deep")
+        found = self.subgraph(1)
+        self.depth -= 1
+        return found
 
     def results(self) -> list[str]:
         """Names of results; () for an op without."""

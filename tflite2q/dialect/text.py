@@ -80,10 +80,10 @@ class _Printer:
         for kind, entries in (("metadata", graph.metadata), ("file", graph.files)):
             head += [f"  {kind} {quoted(name)} = {self.data(data)}" for name, data in entries]
         values = [f"    {self.value(value)}" for value in graph.values]
-        ops = [f"    {self.op(op)}{_result_types(op, graph)}" for op in graph.ops]
+        ops = [_indented(f"{self.op(op)}{_result_types(op, graph)}", 4) for op in graph.ops]
         body = [*head, "", "  values {", *values, "  }", "", "  ops {", *ops, "  }"]
         for other in graph.others:
-            body += ["", *(f"  {line}" if line else "" for line in self.graph(other).rstrip().split("\n"))]
+            body += ["", _indented(self.graph(other).rstrip(), 2)]
         return "\n".join([*body, "}", ""])
 
     def value(self, value: Value) -> str:
@@ -115,6 +115,8 @@ class _Printer:
             text += f" version {op.version}"
         if op.intermediates:
             text += f" intermediates {{{' '.join(self.value(value) for value in op.intermediates)}}}"
+        if op.regions:
+            text += "\n".join((" regions {", *(_indented(self.graph(r).rstrip(), 2) for r in op.regions), "}"))
         return text
 
     def quantization(self, q: Quantization) -> str:
@@ -138,6 +140,10 @@ class _Printer:
         if self.elided:
             return f'elided "sha256:{hashlib.sha256(data).hexdigest()[:16]}" {len(data)} bytes'
         return f'zlib "{base64.b64encode(zlib.compress(data, 9)).decode("ascii")}"'
+
+
+def _indented(text: str, columns: int) -> str:
+    return "\n".join(f"{' ' * columns}{line}" if line else "" for line in text.split("\n"))
 
 
 def _names(names: Iterable[str | None]) -> str:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from tflite2q import rewrites
 from tflite2q.arithmetic import rounding
 from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.ops.control import While
 from tflite2q.dialect.types import STORAGE, TensorType
 from tflite2q.errors import DataError
 from tflite2q.evaluation.models import why_not_run
@@ -42,9 +43,14 @@ def convert(graph: Graph, scheme: Scheme, samples: Iterable[Sample] | None = Non
         return rewrites.convert(graph, scheme, observe(graph, given, types), calibrate=True)
     if real:
         raise needs_data(scheme)
-    if rewrites.needs_observations(graph, scheme) and why_not_run(graph) is None:
+    if rewrites.needs_observations(graph, scheme) and why_not_run(graph) is None and not has_loops(graph):
         return rewrites.convert(graph, scheme, observe(graph, noise_images(graph)))
     return rewrites.convert(graph, scheme)
+
+
+def has_loops(graph: Graph) -> bool:
+    """Whether noise is no sample for a graph: it may be a count that keeps a loop running for hours."""
+    return any(isinstance(op, While) for op in graph.every_op())
 
 
 def extremes(graph: Graph, samples: Sequence[Sample], names: Collection[str]) -> dict[str, RealRange]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.graph import Graph, inner_name
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import Quantization, Value
 from tflite2q.errors import Tflite2qError, Unchanged
@@ -90,8 +91,7 @@ def inspect(model: FilePath | Loaded) -> Inspection:
 
 def describe(graph: Graph, model: str, size: int, effects: tuple[SchemeEffect, ...] = ()) -> Inspection:
     """Describe `graph`, read from a file called `model` of `size` bytes."""
-    made = {*graph.inputs, *graph.producers}
-    layers = tuple(_layer(graph, index, op) for index, op in enumerate(graph.ops))
+    layers = tuple(_layers(graph))
     return Inspection(
         model=model,
         size=size,
@@ -99,7 +99,7 @@ def describe(graph: Graph, model: str, size: int, effects: tuple[SchemeEffect, .
         inputs=tuple(_tensor(graph[name]) for name in graph.inputs),
         outputs=tuple(_tensor(graph[name]) for name in graph.outputs),
         layers=layers,
-        parameters=sum(v.type.size for v in graph.values if v.constant is not None and v.name not in made),
+        parameters=_parameters(graph),
         macs=sum(layer.macs for layer in layers),
         schemes=effects,
         notes=graph.notes,
@@ -121,6 +121,22 @@ def _effect(forecast: Forecast, scheme: Scheme) -> SchemeEffect:
         sum(layer.channels_rescaled or 0 for layer in layers),
         clamped=sum(layer.clamp is not None for layer in layers),
     )
+
+
+def _layers(graph: Graph) -> Iterator[LayerInfo]:
+    """Each op, and behind it those of the graphs that it runs, which have its index."""
+    for index, op in enumerate(graph.ops):
+        yield _layer(graph, index, op)
+        for region in op.regions:
+            for layer in _layers(region):
+                yield replace(layer, index=index, name=inner_name(op, region, layer.name))
+
+
+def _parameters(graph: Graph) -> int:
+    """Elements of the constants of a graph, and of those that its ops run."""
+    made = {*graph.inputs, *graph.producers}
+    inner = sum(_parameters(region) for op in graph.ops for region in op.regions)
+    return inner + sum(v.type.size for v in graph.values if v.constant is not None and v.name not in made)
 
 
 def _layer(graph: Graph, index: int, op: Op) -> LayerInfo:

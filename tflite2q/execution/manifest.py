@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import mmap
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +17,20 @@ from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import STORAGE, Constant, Quantization, TensorType, Value
 from tflite2q.errors import DataError, InvalidGraph
 
+T = TypeVar("T")
+
 SCHEMA_VERSION = 1
 STATES_VERSION = 2  # of libraries with states, which take more arguments than readers of version 1 would give
 
 # In a library's file: this, the length of the JSON text in eight decimal digits, and the text in UTF-8.
 MARK = b"\0tflite2q-manifest\0"
 MOST_BYTES = 100_000_000  # more than eight digits of length can announce
+
+# The end of a library's file: this and the SHA-256 of all bytes before it.  Loaders of ELF files do not read what
+# follows the last section; those of other systems may check the whole file, so only ELF files get it.
+SEAL = b"\0tflite2q-sha256\0"
+ELF = b"\x7fELF"
+BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -66,25 +75,64 @@ def decode(data: bytes) -> Manifest:
     try:
         start = len(MARK) + 8
         content = json.loads(data[start : start + int(data[len(MARK) : start])])
-        if content["schema_version"] not in (SCHEMA_VERSION, STATES_VERSION):
-            raise ValueError(f"version {content['schema_version']}, not {SCHEMA_VERSION} or {STATES_VERSION}")
+        if not isinstance(content, dict):
+            raise ValueError("it is not an object")
+        version = content.get("schema_version")
+        if version not in (SCHEMA_VERSION, STATES_VERSION):
+            raise ValueError(f"version {version}, not {SCHEMA_VERSION} or {STATES_VERSION}")
+        pairs = [_list_of(str, pair, "kernels") for pair in _list_of(list, content.get("kernels"), "kernels")]
         return Manifest(
-            content["tflite2q"],
-            content["model"],
-            content["target"],
-            content["spec"],
-            tuple(content["features"]),
-            tuple(_value(tensor) for tensor in content["inputs"]),
-            tuple(_value(tensor) for tensor in content["outputs"]),
-            tuple((op, kernel) for op, kernel in content["kernels"]),
-            tuple(_value(tensor) for tensor in content.get("states", ())),
+            _a(str, content.get("tflite2q"), "tflite2q"),
+            _a(str, content.get("model"), "model"),
+            _a(str, content.get("target"), "target"),
+            _a(dict, content.get("spec"), "spec"),
+            tuple(_list_of(str, content.get("features"), "features")),
+            _values(content.get("inputs"), "inputs"),
+            _values(content.get("outputs"), "outputs"),
+            tuple((op, kernel) for op, kernel in pairs),
+            _values(content.get("states", []), "states"),
         )
-    except (KeyError, ValueError, TypeError, InvalidGraph) as error:
+    except (ValueError, OverflowError, RecursionError, InvalidGraph) as error:
         raise DataError(f"its manifest cannot be read ({error}); compile it again") from error
 
 
+def seal(path: str | os.PathLike[str]) -> None:
+    """Append to the library at `path` what tells later whether it is whole; other files than ELF stay as they are."""
+    with open(path, "r+b") as file:
+        if file.read(len(ELF)) == ELF:
+            digest = _digest(file, os.fstat(file.fileno()).st_size)
+            file.seek(0, os.SEEK_END)
+            file.write(SEAL + digest)
+
+
+def check_whole(path: str | os.PathLike[str]) -> None:
+    """Raise DataError if the library at `path` is cut short or was changed: loading such a one can end the process."""
+    with open(path, "rb") as file:
+        elf = file.read(len(ELF)) == ELF
+        end = os.fstat(file.fileno()).st_size - len(SEAL) - hashlib.sha256().digest_size
+        file.seek(max(end, 0))
+        mark, digest = file.read(len(SEAL)), file.read()
+        if mark != SEAL and elf:
+            raise DataError("is cut short, or of an earlier version; copy it again whole, or compile it again")
+        if mark == SEAL and _digest(file, end) != digest:
+            raise DataError("was changed after it was compiled; copy it again, or compile it again")
+
+
+def _digest(file: BinaryIO, size: int) -> bytes:
+    """SHA-256 of the first `size` bytes."""
+    found = hashlib.sha256()
+    file.seek(0)
+    while size > 0 and (block := file.read(min(size, BLOCK))):
+        found.update(block)
+        size -= len(block)
+    return found.digest()
+
+
 def read(path: str | os.PathLike[str]) -> Manifest:
-    """The manifest inside the library at `path`, whatever processor it is for.  Raises DataError if there is none."""
+    """The manifest inside the library at `path`, whatever processor it is for.
+
+    Raises DataError if there is none, or if the file is not what was written.
+    """
     where = os.fspath(path)
     try:
         with open(where, "rb") as file:
@@ -94,7 +142,9 @@ def read(path: str | os.PathLike[str]) -> Manifest:
                 found = content.find(MARK)
                 if found < 0:
                     raise DataError("is not a library that tflite2q compiled; make one with `convert --lib`")
-                return decode(content[found : found + MOST_BYTES])
+                description = decode(content[found : found + MOST_BYTES])
+        check_whole(where)
+        return description
     except OSError as error:
         raise DataError(f"{where}: cannot be read: {error.strerror}") from error
     except DataError as error:
@@ -114,13 +164,38 @@ def _tensor(value: Value) -> dict[str, Any]:
     return found
 
 
+def _values(tensors: Any, what: str) -> tuple[Value, ...]:
+    return tuple(_value(tensor) for tensor in _list_of(dict, tensors, what))
+
+
 def _value(tensor: Mapping[str, Any]) -> Value:
-    q = tensor.get("quantization")
-    parameters = None if q is None else Quantization(tuple(q["scale"]), tuple(q["zero_point"]), q["axis"])
-    kind = TensorType(tuple(tensor["shape"]), tensor["dtype"], parameters)
+    name = _a(str, tensor.get("name"), "name")
+    shape = tuple(_list_of(int, tensor.get("shape"), f"shape of {name}"))
+    dtype = _a(str, tensor.get("dtype"), f"dtype of {name}")
+    if dtype not in STORAGE or any(not 0 <= dimension < 2**31 for dimension in shape):
+        raise ValueError(f"{name} is {dtype[:20]}{list(shape)[:8]}")
+    q, parameters = tensor.get("quantization"), None
+    if q is not None:
+        where = f"quantization of {name}"
+        scale = [float(each) for each in _list_of(float, _a(dict, q, where).get("scale"), where)]
+        zero_point, axis = _list_of(int, q.get("zero_point"), where), q.get("axis")
+        parameters = Quantization(tuple(scale), tuple(zero_point), None if axis is None else _a(int, axis, where))
+    kind = TensorType(shape, dtype, parameters)
     prescribed = tensor.get("data")
-    constant = None if prescribed is None else Constant(_filled(prescribed, kind))
-    return Value(tensor["name"], kind, constant)
+    constant = None if prescribed is None else Constant(_filled(_list_of(float, prescribed, f"data of {name}"), kind))
+    return Value(name, kind, constant)
+
+
+def _a(kind: type[T], found: Any, what: str) -> T:
+    """`found`, if it is of that kind; numbers without a point are real numbers, too.  Raises ValueError."""
+    kinds = (float, int) if kind is float else kind
+    if not isinstance(found, kinds) or (isinstance(found, bool) and kind is not bool and "data" not in what):
+        raise ValueError(f"{what} is {type(found).__name__}, not {kind.__name__}")
+    return cast(T, found)
+
+
+def _list_of(kind: type[T], found: Any, what: str) -> list[T]:
+    return [_a(kind, each, what) for each in _a(list, found, what)]
 
 
 def _filled(elements: Sequence[Any], kind: TensorType) -> npt.NDArray[Any]:

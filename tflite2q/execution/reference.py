@@ -72,27 +72,50 @@ def steps(
     `states` is what variables hold before the run; those not given have their initial data.
     """
     check_runnable(graph)
-    graph = folded(graph)
-    core = NumpyCore()
-    values: dict[str, Array] = {}
-    for value in graph.values:
-        if value.constant is not None:
-            values[value.name] = value.constant.array
-        elif value.variable:
-            values[value.name] = value.initial
-    values.update(states or {})
-    values.update(zip(graph.inputs, check_inputs(graph, inputs), strict=True))
-    yield from values.items()
-    for op in graph.ops:
-        operands = Operands(op, [None if n is None else Tensor(graph[n], values[n]) for n in op.inputs])
-        try:
-            with np.errstate(all="ignore"):  # infinities and NaN are results like others
-                results = op.compute(core, operands, graph.outs(op))
-        except IndexError as error:
-            raise DataError(f"{op.mnemonic} {op.name!r}: the data hold an index out of range: {error}") from error
-        for name, result in zip(op.written, results, strict=True):
-            values[name] = result
-            yield name, result
+    yield from _Run().steps(folded(graph), check_inputs(graph, inputs), states or {})
+
+
+def core() -> NumpyCore:
+    """The core vocabulary in NumPy, which also runs the graphs of ops."""
+    return _Run().core
+
+
+class _Run:
+    """One run of a graph, and the runs of the graphs in it."""
+
+    def __init__(self) -> None:
+        self.core = NumpyCore(self.results)
+        self.folded: dict[int, Graph] = {}  # regions by identity: their graph is alive as long as the run
+
+    def results(self, region: Graph, inputs: Sequence[Array]) -> list[Array]:
+        """The outputs of a region of an op."""
+        if id(region) not in self.folded:
+            self.folded[id(region)] = folded(region)
+        values = dict(self.steps(self.folded[id(region)], inputs, {}))
+        return [values[name] for name in region.outputs]
+
+    def steps(self, graph: Graph, inputs: Sequence[Array], states: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+        """As the function `steps`, of a folded graph and inputs that fit."""
+        values: dict[str, Array] = {}
+        for value in graph.values:
+            if value.constant is not None:
+                values[value.name] = value.constant.array
+            elif value.variable:
+                values[value.name] = value.initial
+        values.update(states)
+        values.update(zip(graph.inputs, inputs, strict=True))
+        yield from values.items()
+        for op in graph.ops:
+            operands = Operands(op, [None if n is None else Tensor(graph[n], values[n]) for n in op.inputs])
+            try:
+                with np.errstate(all="ignore"):  # infinities and NaN are results like others
+                    results = op.compute(self.core, operands, graph.outs(op))
+            except IndexError as error:
+                place = f"{op.mnemonic} {op.name!r}"
+                raise DataError(f"{place}: the data hold an index out of range: {error}") from error
+            for name, result in zip(op.written, results, strict=True):
+                values[name] = result
+                yield name, result
 
 
 def check_prescribed(value: Value, array: Array) -> None:

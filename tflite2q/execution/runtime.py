@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +26,12 @@ from tflite2q.version import __version__
 if TYPE_CHECKING:
     from tflite2q.lower.build import Built
     from tflite2q.lower.graph import Choice, Lowered
+    from tflite2q.lower.machine import Worker
 
 Array = npt.NDArray[Any]
+
+# Shared libraries of the systems that code is compiled for, WebAssembly's object, and an archive of object files.
+ENDINGS = (".so", ".dylib", ".dll", ".wasm", ".o", ".tar")
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,12 @@ def compile(
     return Executable(description, threads, source=_Source(lowered, built, made))
 
 
+def check_ending(path: str | os.PathLike[str]) -> None:
+    """Raise UsageError if the name of a library has an ending that says nothing of what is written."""
+    if Path(path).suffix not in ENDINGS:
+        raise UsageError(f"{os.fspath(path)}: a library's name ends in {', '.join(ENDINGS)}; name it so")
+
+
 def load_library(path: str | os.PathLike[str], threads: int = 1) -> Executable:
     """Load what `Executable.save` wrote.
 
@@ -157,7 +166,12 @@ class Stream:
 
 
 class Executable:
-    """A compiled model.  `inputs` and `outputs` are values with names, types and quantization parameters."""
+    """A compiled model.  `inputs` and `outputs` are values with names, types and quantization parameters.
+
+    Any number of threads may use it at once: each call has a virtual machine and argument tensors of its own while it
+    lasts, so that calls run side by side.  They are kept for later calls; there are as many as calls were ever made at
+    once.
+    """
 
     def __init__(
         self, description: Manifest, threads: int, source: _Source | None = None, library: str | None = None
@@ -166,8 +180,11 @@ class Executable:
         self.threads = threads
         self._source = source
         self._library = library
-        self._main: Any = None
-        self._arguments: list[Any] = []
+        self._kinds = [(value.type.shape, np.dtype(STORAGE[value.type.dtype])) for value in description.inputs]
+        self._code: Any = None
+        self._making = threading.Lock()
+        # Those that no thread is using; the last one used is the next to be used, and the one that is timed.
+        self._idle: list[Worker] = []
 
     @property
     def inputs(self) -> tuple[Value, ...]:
@@ -215,22 +232,23 @@ class Executable:
 
     def _call(self, checked: Sequence[Array]) -> list[Array]:
         """All results of the code, as copies."""
-        main = self._ready()
-        for argument, array in zip(self._arguments, checked, strict=True):
-            argument.copyfrom(array)
-        with _refusals():
-            return [np.array(output.numpy()) for output in main(*self._arguments)]
+        worker = self._take()
+        try:
+            return worker.run(checked)
+        except RuntimeError as error:
+            _raise(error)
+        finally:
+            self._idle.append(worker)
 
     def times(self, runs: int) -> list[float]:
         """Milliseconds of each of `runs` runs on the inputs of the last run (initially random codes)."""
-        main = self._ready()
-        found = []
-        with _refusals():
-            for _ in range(runs):
-                start = time.perf_counter()
-                main(*self._arguments)
-                found.append((time.perf_counter() - start) * 1e3)
-        return found
+        worker = self._take()
+        try:
+            return worker.times(runs)
+        except RuntimeError as error:
+            _raise(error)
+        finally:
+            self._idle.append(worker)
 
     def benchmark(self, repeat: int = 50, warmup: int = 5) -> Stats:
         """Time `repeat` runs after `warmup` ones that do not count."""
@@ -249,13 +267,17 @@ class Executable:
         from tflite2q.lower.profile import profile
 
         checked = self._check_inputs(arrays) if arrays else self._random_inputs()
+        from tflite2q.lower.machine import use_threads
+
         self.require_runnable()
-        self._use_threads()
+        use_threads(self.threads)
         source = self._source
-        with _refusals():
+        try:
             found = profile(source.lowered.module, source.target, [*checked, *self.initial_states], repeat)
+        except RuntimeError as error:
+            _raise(error)
         total = sum(found.values()) or 1.0
-        choices = source.lowered.choices
+        choices = [choice for choice in source.lowered.choices if not choice.inner]
         return [
             OpTime(c.op, c.mnemonic, c.kernel, ms, c.macs / ms / 1e6 if c.macs and ms else None, ms / total)
             for index, c in enumerate(choices)
@@ -266,53 +288,55 @@ class Executable:
         """Write a shared library that `load_library` and TVM's own runtime load; it holds the manifest.
 
         A path ending in .tar gets the object files instead, for another linker.
-        Raises UsageError if `path` exists and `force` is not given, TargetError if there is no linker for the target.
+        Raises UsageError if `path` exists and `force` is not given, or has an ending that is not in ENDINGS;
+        TargetError if there is no linker for the target.
         """
         if self._source is None:
             raise UsageError("a loaded library cannot be saved again; copy the file instead")
         from tflite2q.lower.export import export
 
+        check_ending(path)
         with files.replacing(Path(path), force) as temporary:
             export(self._source.built.executable, str(temporary), self.manifest.spec.get("mtriple"))
-        if self._main is None and Path(path).suffix != ".tar" and _obstacle(self.manifest) is None:
+            manifest.seal(temporary)
+        if self._code is None and Path(path).suffix != ".tar" and _obstacle(self.manifest) is None:
             # Machine code exists now: running that saves generating it once more in memory.
             self._library = os.path.abspath(path)
-            self._ready()
+            self._idle.append(self._new_worker())
 
-    def _ready(self) -> Any:
-        """The function to call, with its threads set and its argument tensors allocated."""
-        if self._main is None:
-            self.require_runnable()
-            from tflite2q.lower.machine import load, machine, tensor
+    def _take(self) -> Worker:
+        """A worker for one call of the calling thread, which puts it back."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._new_worker()
 
-            if self._library is not None:
-                code = load(self._library)
-            else:
-                assert self._source is not None
-                code = self._source.built.executable
-            self._main = machine(code)["main"]
-            self._arguments = [tensor(array) for array in (*self._random_inputs(), *self.initial_states)]
-        self._use_threads()
-        return self._main
+    def _new_worker(self) -> Worker:
+        from tflite2q.lower.machine import Worker, load
 
-    def _use_threads(self) -> None:
-        from tflite2q.lower.machine import use_threads
-
-        use_threads(self.threads)
+        with self._making:
+            if self._code is None:
+                self.require_runnable()
+                if self._library is not None:
+                    self._code = load(self._library)
+                else:
+                    assert self._source is not None
+                    self._code = self._source.built.executable
+            return Worker(self._code, [*self._random_inputs(), *self.initial_states], self.threads)
 
     def _check_inputs(self, arrays: Sequence[npt.ArrayLike]) -> list[Array]:
         if len(arrays) != len(self.inputs):
             raise DataError(f"the model takes {len(self.inputs)} inputs, got {len(arrays)}")
         checked = []
-        for value, given in zip(self.inputs, arrays, strict=True):
-            array, kind = np.asarray(given), value.type
-            if array.shape != kind.shape or array.dtype.name != STORAGE[kind.dtype]:
+        for value, given, (shape, dtype) in zip(self.inputs, arrays, self._kinds, strict=True):
+            array = np.asarray(given)
+            if array.shape != shape or array.dtype != dtype:
                 raise DataError(
-                    f"input {value.name!r} must be {kind.dtype}{list(kind.shape)}, "
+                    f"input {value.name!r} must be {value.type.dtype}{list(shape)}, "
                     f"got {array.dtype.name}{list(array.shape)}; convert it first"
                 )
             check_prescribed(value, array)
-            checked.append(np.ascontiguousarray(array).reshape(array.shape))
+            checked.append(array)
         return checked
 
     def _random_inputs(self) -> list[Array]:
@@ -330,16 +354,12 @@ class Executable:
         return arrays
 
 
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """Raises DataError if compiled code refuses the data."""
-    try:
-        yield
-    except RuntimeError as error:
-        message = refusal(error)
-        if message is None:
-            raise
-        raise DataError(message) from error
+def _raise(error: RuntimeError) -> NoReturn:
+    """Raise DataError if compiled code refuses the data, else the error itself."""
+    message = refusal(error)
+    if message is None:
+        raise error
+    raise DataError(message) from error
 
 
 def _check_threads(threads: int) -> None:

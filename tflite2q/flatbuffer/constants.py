@@ -8,17 +8,21 @@ import numpy as np
 import numpy.typing as npt
 
 from tflite2q.dialect.types import STORAGE, Constant, TensorType
-from tflite2q.errors import InvalidGraph, ModelError
+from tflite2q.errors import InvalidGraph, ModelError, UnsupportedError
 from tflite2q.flatbuffer.records import ModelRecord
+
+MOST_OPERATORS = 1 << 14  # of all regions of a model: each may run others many times
 
 
 class Constants:
-    """The model's buffers; copies of them are charged to a budget, for tensors may share them."""
+    """The model's buffers; copies of them are charged to a budget, for tensors may share them, and so are operators of
+    regions."""
 
     def __init__(self, model: ModelRecord) -> None:
         self.model = model
         self.made: dict[tuple[int, str, tuple[int, ...]], Constant] = {}
         self.room = 2 * sum(len(data) for data in model.buffers)
+        self.operators = MOST_OPERATORS
 
     def buffer(self, index: int) -> bytes | memoryview:
         if index == 0 and not self.model.buffers:
@@ -43,6 +47,12 @@ class Constants:
                 self.take(len(self.buffer(buffer)))
                 data[buffer] = bytes(self.buffer(buffer))
         return tuple((name, data[buffer]) for name, buffer in self.model.metadata)
+
+    def run(self, operators: int) -> None:
+        """Charge one more region of so many operators.  Raises UnsupportedError where it is too much."""
+        self.operators -= operators + 1
+        if self.operators < 0:
+            raise UnsupportedError(f"branches and loops of more than {MOST_OPERATORS} operators are not supported")
 
     def take(self, size: int) -> None:
         self.room -= size

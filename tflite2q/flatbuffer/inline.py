@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from tflite2q.dialect.ops import BY_BUILTIN
 from tflite2q.errors import ModelError, UnsupportedError
 from tflite2q.flatbuffer.records import ModelRecord, OperatorRecord, SubgraphRecord, TensorRecord
 from tflite2q.flatbuffer.variables import called, renumbered
@@ -22,31 +23,83 @@ MOST_PARTS = 1 << 16  # operators, and tensors, that calls may unfold to
 def inlined(model: ModelRecord, index: int) -> tuple[ModelRecord, int]:
     """The model with what subgraph `index` runs in place of the operators that run it, and the new index of that.
 
-    Subgraphs that nothing else needs are dropped.  Raises ModelError for references that lead nowhere, UnsupportedError
-    for calls too deep or too many.
+    So it is in the regions of its operators.  Subgraphs that nothing else needs are dropped.  Raises ModelError for
+    references that lead nowhere, UnsupportedError for calls too deep or too many.
     """
-    graph, bodies = model.subgraphs[index], set[int]()
+    subgraphs, bodies, todo = list(model.subgraphs), set[int](), [index]
+    done: set[int] = set()
+    while todo:
+        place = todo.pop()
+        if place in done:
+            continue
+        done.add(place)
+        subgraphs[place] = _unfolded(model, place, bodies)
+        todo += regions(replace(model, subgraphs=tuple(subgraphs)), place)
+    return _without(replace(model, subgraphs=tuple(subgraphs)), bodies - done, index)
+
+
+def _unfolded(model: ModelRecord, place: int, bodies: set[int]) -> SubgraphRecord:
+    """Subgraph `place` without operators that only run others; these are added to `bodies`."""
+    graph = model.subgraphs[place]
     for _ in range(DEEPEST):
         runs = [int(op.options[option]) for op in graph.operators if (option := _runs(model, op))]  # type: ignore[arg-type]
         if not runs:
-            subgraphs = (*model.subgraphs[:index], graph, *model.subgraphs[index + 1 :])
-            return _without(replace(model, subgraphs=subgraphs), bodies - {index}, index)
+            return graph
         bodies.update(runs)
         graph = _once(model, graph)
     raise UnsupportedError(f"subgraphs that run each other more than {DEEPEST} deep are not supported")
 
 
-def _without(model: ModelRecord, bodies: set[int], index: int) -> tuple[ModelRecord, int]:
-    """The model without those of `bodies` that no signature and no other subgraph refers to, and the new `index`."""
+def regions(model: ModelRecord, place: int) -> list[int]:
+    """The subgraphs that operators of subgraph `place` have as regions.  Raises ModelError if one does not exist."""
+    found = []
+    for index, op in enumerate(model.subgraphs[place].operators):
+        for option in region_options(model, op):
+            region = op.options.get(option, 0)
+            if not isinstance(region, int) or not 0 <= region < len(model.subgraphs):
+                raise ModelError(
+                    f"operator {index} calls subgraph {region!r}, which does not exist; the file is damaged"
+                )
+            found.append(region)
+    return found
+
+
+def region_options(model: ModelRecord, op: OperatorRecord) -> tuple[str, ...]:
+    """The options of an operator that name subgraphs which become regions of an op."""
+    code = model.codes[op.code] if 0 <= op.code < len(model.codes) else None
+    if code is None or code.custom or code.name not in BY_BUILTIN:
+        return ()
+    return BY_BUILTIN[code.name][0].subgraphs
+
+
+def region_bodies(model: ModelRecord, index: int) -> frozenset[int]:
+    """The subgraphs that become regions of subgraph `index` or of regions of it, and that nothing else needs."""
+    bodies: set[int] = set()
+    todo = [index]
+    while todo:
+        new = set(regions(model, todo.pop())) - bodies
+        bodies |= new
+        todo += new
+    return frozenset(_idle(model, bodies - {index}, index))
+
+
+def _idle(model: ModelRecord, bodies: set[int], index: int | None = None) -> set[int]:
+    """Those of `bodies` that no signature and no subgraph but `index` and each other refers to."""
     idle = bodies - {signature.subgraph for signature in model.signatures}
     while needed := idle & {
         place
         for number, graph in enumerate(model.subgraphs)
-        if number not in idle
+        if number not in idle and number != index
         for op in graph.operators
         for place in called(op)
     }:
         idle -= needed
+    return idle
+
+
+def _without(model: ModelRecord, bodies: set[int], index: int) -> tuple[ModelRecord, int]:
+    """The model without those of `bodies` that no signature and no other subgraph refers to, and the new `index`."""
+    idle = _idle(model, bodies)
     kept = [number for number in range(len(model.subgraphs)) if number not in idle]
     places = {old: new for new, old in enumerate(kept)}
 

@@ -21,7 +21,7 @@ from tflite2q.dialect.ops.others import REFUSED
 from tflite2q.errors import ModelError, Tflite2qError, UnsupportedError, UsageError
 from tflite2q.flatbuffer import schema
 from tflite2q.flatbuffer.constants import Constants
-from tflite2q.flatbuffer.inline import inlined
+from tflite2q.flatbuffer.inline import inlined, region_bodies, regions
 from tflite2q.flatbuffer.records import ModelRecord
 from tflite2q.flatbuffer.sparse import densified
 from tflite2q.flatbuffer.subgraph import SubgraphReader, UnknownOperator
@@ -105,10 +105,24 @@ def _read(model: ModelRecord, index: int, files: tuple[tuple[str, bytes], ...], 
     except UnsupportedError:
         if not allow:
             raise
+    for carried in (False, True):
+        graph = _as_graph(model, index, files, allow, shapes, carried)
+        if graph is not None:
+            break
+    assert graph is not None
+    return graph
+
+
+def _as_graph(
+    model: ModelRecord, index: int, files: tuple[tuple[str, bytes], ...], allow: bool, shapes: Shapes, carried: bool
+) -> Graph | None:
+    """The graph of subgraph `index`; None where operators with regions are to be `carried`, with their subgraphs,
+    because others are."""
     constants = Constants(model)
-    main = SubgraphReader(model, index, constants)
+    main = SubgraphReader(model, index, constants, inside=None if carried else ())
+    bodies = frozenset[int]() if carried else region_bodies(model, index)
     initial = main.find_variables()
-    kept = [place for place in range(len(model.subgraphs)) if place not in initial]
+    kept = [place for place in range(len(model.subgraphs)) if place not in initial | bodies]
     main.places = places = {old: new for new, old in enumerate(kept)}
     others = [SubgraphReader(model, place, constants, places) for place in kept if place != index]
     for reader in (main, *others):
@@ -120,7 +134,6 @@ def _read(model: ModelRecord, index: int, files: tuple[tuple[str, bytes], ...], 
     graph = with_input_shapes(graph, _checked_shapes(graph, shapes))
     found = inferred(graph, main.carry)
     graph = used(found.graph)
-    carried = tuple(reader.carried() for reader in others)
     refused = list(main.refused)
     refused += [] if refused else _tensors(graph)
     try:
@@ -129,8 +142,11 @@ def _read(model: ModelRecord, index: int, files: tuple[tuple[str, bytes], ...], 
         raise _summary(refused, False) if refused and not allow else error from error
     if refused and not allow:
         raise _summary(refused, True)
-    notes = (*_shape_notes(found, shapes), *_subgraph_notes(carried), *_carried_notes(refused))
-    return graph.with_(others=carried, place=places[index], notes=notes)
+    if refused and not carried and regions(model, index):
+        return None
+    further = tuple(reader.carried() for reader in others)
+    notes = (*_shape_notes(found, shapes), *_subgraph_notes(further), *_carried_notes(refused))
+    return graph.with_(others=further, place=places[index], notes=notes)
 
 
 def _checked_shapes(graph: Graph, shapes: Shapes) -> dict[str, Shape]:

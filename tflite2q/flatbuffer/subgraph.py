@@ -18,6 +18,8 @@ from tflite2q.flatbuffer.constants import Constants
 from tflite2q.flatbuffer.records import ModelRecord, OperatorCode, OperatorRecord, TensorRecord
 from tflite2q.flatbuffer.variables import Variable, Variables
 
+DEEPEST = 16  # regions within regions
+
 
 class UnknownOperator(UnsupportedError):
     """An operator that the dialect lacks; the message is its index and name."""
@@ -27,13 +29,20 @@ class SubgraphReader:
     """Reads one subgraph.  Afterwards `refused` holds the reasons why ops are carried, and `damaged` the contradictions
     in carried tensors, by name.
 
-    `places` are the new places of subgraphs, where some are left out.
+    `places` are the new places of subgraphs, where some are left out.  `inside` are the subgraphs that this one is a
+    region of, outermost first; None: operators with regions are carried.
     """
 
     def __init__(
-        self, model: ModelRecord, index: int, constants: Constants, places: Mapping[int, int] | None = None
+        self,
+        model: ModelRecord,
+        index: int,
+        constants: Constants,
+        places: Mapping[int, int] | None = None,
+        inside: tuple[int, ...] | None = None,
     ) -> None:
         self.model, self.index, self.constants, self.places = model, index, constants, places or {}
+        self.inside = inside
         self.subgraph = model.subgraphs[index]
         self.names = _unique_names(self.subgraph.tensors)
         self.refused: list[Tflite2qError] = []
@@ -183,10 +192,34 @@ class SubgraphReader:
             raise ModelError(f"operator {index} {code.name} has no outputs; the file is damaged")
         try:
             attributes = _attributes(cls, builtin, record)
-        except (UnsupportedError, ModelError) as error:
+            attributes["regions"] = tuple(self.region(record, option) for option in cls.subgraphs)
+        except (UnsupportedError, ModelError, InvalidGraph) as error:
             self.refused.append(error.at(f"operator {index} {code.name}"))
             return self.opaque(index)
         return self.made(cls, index, attributes)
+
+    def region(self, record: OperatorRecord, option: str) -> Graph:
+        """The subgraph that an option names, as a region of the operator; its shapes are not yet inferred.
+
+        Raises UnsupportedError with the first reason against it.
+        """
+        if self.inside is None:
+            raise UnsupportedError("is carried with its subgraphs, because other operators are carried")
+        inside, place = (*self.inside, self.index), int(record.options.get(option, 0))  # type: ignore[arg-type]
+        if place in inside:
+            raise ModelError(f"runs subgraph {place}, which it is a part of; the file is damaged")
+        if len(inside) > DEEPEST:
+            raise UnsupportedError(f"subgraphs within subgraphs more than {DEEPEST} deep are not supported")
+        reader = SubgraphReader(self.model, place, self.constants, self.places, inside)
+        self.constants.run(len(reader.subgraph.operators))
+        for op in reader.subgraph.operators:
+            if reader.code(op).name in variables.OPERATORS:
+                uses = f"in subgraph {place}: {reader.code(op).name} uses a variable"
+                raise UnsupportedError(f"{uses}, which is not supported in a branch or loop")
+        graph = reader.graph()
+        for error in (*reader.refused, *reader.damaged.values()):
+            raise error.at(f"in subgraph {place}")
+        return graph
 
     def opaque(self, index: int) -> Op:
         """An operator as the file has it.  Raises UnsupportedError for options that could not be written again."""
@@ -291,6 +324,6 @@ def _attributes(cls: type[Op], builtin: Builtin, record: OperatorRecord) -> dict
         return found
     defaults = names.option_defaults(record.options_type) if record.options_type else {}
     for option, value in options.items():
-        if value != defaults[option]:
+        if option not in cls.subgraphs and value != defaults[option]:
             raise UnsupportedError(f"option {option} = {value!r} is not supported")
     return found

@@ -58,11 +58,16 @@ def write(graph: Graph) -> bytes:
 
 
 class _Shared:
-    """The parts that all subgraphs of a model share: buffers and operator codes, each once."""
+    """The parts that all subgraphs of a model share: buffers, operator codes and regions, each once.
 
-    def __init__(self) -> None:
+    Regions become subgraphs from number `first` on.
+    """
+
+    def __init__(self, first: int) -> None:
         self.buffers: dict[bytes, int] = {b"": 0}
         self.codes: dict[OperatorCode, int] = {}
+        self.first = first
+        self.regions: list[Graph] = []
 
     def buffer(self, data: bytes) -> int:
         """Index of a buffer with these bytes; equal constants share one."""
@@ -71,18 +76,26 @@ class _Shared:
     def code(self, code: OperatorCode) -> int:
         return self.codes.setdefault(code, len(self.codes))
 
+    def region(self, graph: Graph) -> int:
+        """Number of the subgraph that a region becomes."""
+        if graph not in self.regions:
+            self.regions.append(graph)
+        return self.first + self.regions.index(graph)
+
 
 def _model(graph: Graph) -> ModelRecord:
-    shared = _Shared()
-    metadata = tuple((name, shared.buffer(data)) for name, data in graph.metadata)
     ordered = (*graph.others[: graph.place], graph, *graph.others[graph.place :])
-    writers = [_Writer(each, index, shared) for index, each in enumerate(ordered)]
     initialized = [v for v in graph.values if v.resource is not None and v.resource.initial is not None]
+    shared = _Shared(len(ordered) + bool(initialized))
+    metadata = tuple((name, shared.buffer(data)) for name, data in graph.metadata)
+    writers = [_Writer(each, index, shared) for index, each in enumerate(ordered)]
     if initialized:
         writers[graph.place].once = len(writers)
     subgraphs = [writer.subgraph() for writer in writers]
     if initialized:
         subgraphs.append(_initialization(initialized, shared))
+    for region in shared.regions:  # which grows by the regions of regions
+        subgraphs.append(_Writer(region, len(subgraphs), shared).subgraph())
     return ModelRecord(
         description=graph.description,
         codes=tuple(shared.codes),
@@ -186,6 +199,7 @@ class _Writer:
         builtin = op.builtin
         code = OperatorCode(builtin.name, op.version, builtin.custom)
         options_type, options, custom_options = _all_options(op)
+        options.update(zip(op.subgraphs, map(self.shared.region, op.regions), strict=True))
         return OperatorRecord(
             code=self.shared.code(code),
             inputs=self.indices(op.inputs),

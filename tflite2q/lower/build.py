@@ -10,6 +10,7 @@ import numpy as np
 import tvm
 from tvm import relax
 from tvm.relax import transform
+from tvm.tirx import PrimFunc
 
 from tflite2q.lower.codegen import link
 
@@ -26,10 +27,12 @@ class Call:
 
 @dataclass(frozen=True)
 class Built:
-    """A relax executable and the calls it makes, in order."""
+    """A relax executable, the calls its function `main` makes itself, in order, and the names of all compiled
+    functions: graphs that ops run call those."""
 
     executable: Any
     calls: tuple[Call, ...]
+    functions: frozenset[str]
 
 
 def build(module: Any, target: Any, exec_mode: str = EXEC_MODES[0], manifest: bytes = b"") -> Built:
@@ -46,7 +49,8 @@ def build(module: Any, target: Any, exec_mode: str = EXEC_MODES[0], manifest: by
     executable = link(planned, target, exec_mode)
     functions = (call.args[0].name_hint for _, call in _kernel_calls(fused))
     calls = tuple(Call(*pair) for pair in zip(functions, _op_indices(grouped), strict=True))
-    return Built(executable, calls)
+    names = frozenset(name.name_hint for name, function in fused.functions.items() if isinstance(function, PrimFunc))
+    return Built(executable, calls, names)
 
 
 def _with_manifest(module: Any, manifest: bytes) -> Any:
@@ -97,9 +101,15 @@ def _op_indices(grouped: Any) -> list[int]:
     for variable, call in _kernel_calls(grouped):
         bindings = grouped[call.op].body.blocks[-1].bindings if isinstance(call.op, tvm.ir.GlobalVar) else ()
         names = (variable.name, *(binding.var.name for binding in bindings))
-        found = [int(match.group(1)) for name in names if (match := re.match(r"op(\d+)_", name))]
+        found = [index for name in names if (index := op_index(name)) >= 0]
         indices.append(found[-1] if found else -1)
     return indices
+
+
+def op_index(name: str) -> int:
+    """The index of the op that a variable or function of a module was made for, -1 if for none."""
+    match = re.match(r"op(\d+)_", name)
+    return int(match.group(1)) if match else -1
 
 
 def _kernel_calls(module: Any) -> list[tuple[Any, Any]]:
@@ -107,4 +117,9 @@ def _kernel_calls(module: Any) -> list[tuple[Any, Any]]:
     bindings = [binding for block in module["main"].body.blocks for binding in block.bindings]
     calls = [(b.var, b.value) for b in bindings if isinstance(b.value, relax.Call)]
     call_tir = tvm.ir.Op.get("relax.call_tir")
-    return [(var, call) for var, call in calls if call.op == call_tir or isinstance(call.op, tvm.ir.GlobalVar)]
+    return [(var, call) for var, call in calls if call.op == call_tir or _is_group(module, call.op)]
+
+
+def _is_group(module: Any, function: Any) -> bool:
+    """Whether a call is of fused core operations, and not of a branch or a loop."""
+    return isinstance(function, tvm.ir.GlobalVar) and "Primitive" in (module[function].attrs or {})

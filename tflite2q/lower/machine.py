@@ -6,13 +6,19 @@ import ctypes
 import os
 import platform
 import threading
+import time
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import tvm
 from tvm import relax
 
 from tflite2q.errors import DataError
 from tflite2q.kernels.x86 import amx
+
+Array = npt.NDArray[Any]
 
 FASTEST_CORES = 1  # TVM's affinity mode: threads on the fastest cores first
 
@@ -42,13 +48,41 @@ def tensor(array: Any) -> Any:
     return tvm.runtime.tensor(array)
 
 
+class Worker:
+    """A virtual machine with argument tensors of its own, for one call at a time."""
+
+    def __init__(self, code: Any, arguments: Sequence[Array], threads: int) -> None:
+        self._main = machine(code)["main"]
+        self._arguments = [tensor(array) for array in arguments]
+        self._places = [np.from_dlpack(argument) for argument in self._arguments]
+        self._threads = threads
+
+    def run(self, arrays: Sequence[Array]) -> list[Array]:
+        """Copies of all results for `arrays`, one for each argument, of its shape and dtype."""
+        use_threads(self._threads)
+        for place, array in zip(self._places, arrays, strict=True):
+            place[...] = array
+        # Results may be arguments or constants of the code, and the memory of others is the next call's.
+        return [np.array(np.from_dlpack(result)) for result in self._main(*self._arguments)]
+
+    def times(self, runs: int) -> list[float]:
+        """Milliseconds of each of `runs` runs on the arguments of the last one."""
+        use_threads(self._threads)
+        found = []
+        for _ in range(runs):
+            start = time.perf_counter()
+            self._main(*self._arguments)
+            found.append((time.perf_counter() - start) * 1e3)
+        return found
+
+
 def use_threads(count: int) -> None:
     """Run parallel regions started by the calling thread on `count` threads, at most one a processor.
 
     The environment's TVM_NUM_THREADS, if set, is the limit instead of the number of processors.
     """
-    os.environ.setdefault(MOST_THREADS, str(processors()))
     if getattr(_configured, "count", None) != count:
+        os.environ.setdefault(MOST_THREADS, str(processors()))
         tvm.get_global_func("runtime.config_threadpool")(FASTEST_CORES, count)
         _configured.count = count
 

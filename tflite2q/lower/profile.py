@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import tvm
+from tvm import relax
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from tflite2q.lower.build import build
+from tflite2q.lower.build import build, op_index
 from tflite2q.lower.machine import machine, tensor
 
 
@@ -49,17 +50,24 @@ def profile(module: Any, target: Any, inputs: Sequence[Any], repeat: int) -> dic
 def _record(module: Any, target: Any, inputs: Sequence[Any]) -> list[_Recorded]:
     built = build(module, target, "bytecode")  # only the interpreter can be watched
     vm = machine(built.executable)
-    functions = {call.function for call in built.calls}
-    seen: list[tuple[Any, tuple[Any, ...]]] = []
+    parts = {name.name_hint for name, function in module.functions.items() if isinstance(function, relax.Function)}
+    expected = iter(built.calls)
+    seen: list[_Recorded] = []
+    running: list[str] = []  # functions of graphs that ops run, outermost first
 
     def watch(function: Any, symbol: str, before: bool, _result: Any, *arguments: Any) -> int:
-        if before and symbol in functions:
-            seen.append((function, arguments))
+        if symbol in parts and before:
+            running.append(symbol)
+        elif symbol in parts:
+            running.pop()
+        elif before and symbol in built.functions:
+            op = op_index(running[0]) if running else next(expected).op
+            seen.append(_Recorded(op, function, arguments))
         return 0
 
     vm.set_instrument(watch)
     vm["main"](*(tensor(array) for array in inputs))
-    return [_Recorded(call.op, *each) for call, each in zip(built.calls, seen, strict=True)]
+    return seen
 
 
 def _timed(function: Callable[..., Any], arguments: Sequence[Any]) -> float:

@@ -14,8 +14,10 @@ import numpy.typing as npt
 from tvm import relax, te, tirx, topi
 from tvm.relax import op as R
 
+from tflite2q.arithmetic.core import ENDLESS
 from tflite2q.arithmetic.numpy_core import NumpyCore
 from tflite2q.kernels.contracts import Tensor
+from tflite2q.lower import control
 from tflite2q.lower.codegen import KERNEL, OPAQUE
 from tflite2q.lower.demand import demanding
 from tflite2q.lower.scatter import scattering
@@ -33,9 +35,13 @@ class RelaxCore:
     Sums, matrix products and convolutions must not overflow their dtype, and int64 sums and products neither.
     """
 
-    def __init__(self, builder: relax.BlockBuilder, name_hint: str = "") -> None:
-        """Emits into `builder`'s current block; `name_hint` begins the names of all variables made."""
+    def __init__(
+        self, builder: relax.BlockBuilder, name_hint: str = "", function: Callable[[Any], Any] | None = None
+    ) -> None:
+        """Emits into `builder`'s current block; `name_hint` begins the names of all variables made, and `function`
+        gives the function of a graph, for the operations that have graphs."""
         self._builder = builder
+        self._function = function
         self._name_hint = name_hint
         self._known = NumpyCore()
 
@@ -290,6 +296,20 @@ class RelaxCore:
             return R.nn.max_pool2d(e, pool_size=list(window), strides=list(strides), layout="NHWC")
 
         return self._apply("max_pool2d", (x,), build, window, strides)
+
+    def branch(self, condition: Value, then: Any, otherwise: Any, operands: Sequence[Value]) -> tuple[Value, ...]:
+        assert self._function is not None, "graphs become functions by who made this"
+        functions = [self._function(graph) for graph in (then, otherwise)]
+        go = self.expr(self.reshape(condition, ()))
+        return tuple(control.branch(self.emit, go, functions, [self.expr(x) for x in operands]))
+
+    def loop(self, condition: Any, body: Any, operands: Sequence[Value]) -> tuple[Value, ...]:
+        assert self._function is not None, "graphs become functions by who made this"
+        holds, step = self._function(condition), self._function(body)
+        start = [self.emit(self.expr(x)) for x in operands]
+        endless, carried = control.loop(self._builder, self._name_hint, holds, step, start)
+        ended = self.equal(self.astype(endless, "int8"), np.array(0, np.int8))  # TVM cannot compare booleans
+        return tuple(self.demand(x, self.broadcast_to(ended, shape_of(x)), ENDLESS) for x in carried)
 
 
 def _rounded(x: Any) -> Any:

@@ -11,7 +11,7 @@ from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.eltwise import Requantize
 from tflite2q.dialect.types import TensorType
 from tflite2q.flatbuffer import writer
-from tflite2q.rewrites import clamps
+from tflite2q.rewrites import clamps, regions
 from tflite2q.rewrites.apply import Applier
 from tflite2q.rewrites.boundaries import drop_identities, split_casts
 from tflite2q.rewrites.clamps import Clamp
@@ -28,14 +28,15 @@ from tflite2q.rewrites.weights import NewWeights
 
 @dataclass(frozen=True)
 class Conversion:
-    """A converted graph, the loss of each layer, the number of inserted requantizations, and the clamps that the
-    original left to the range of its codes."""
+    """A converted graph, the loss of each layer, the number of inserted requantizations, the clamps that the
+    original left to the range of its codes, and the ops whose branches or loops stay in real numbers."""
 
     graph: Graph
     scheme: Scheme
     layers: tuple[LayerChange, ...]
     requantizations: int
     clamps: tuple[Clamp, ...] = ()
+    unobserved: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -46,7 +47,10 @@ class Conversion:
             notes.append(note)
         if self.requantizations > 0:
             notes.append(f"{self.requantizations} requantizations inserted where neighbouring types differ")
-        kinds = sorted({getattr(op, "rescale", "tflite") for op in self.graph.ops} - {"tflite"})
+        if self.unobserved:
+            names = ", ".join(map(repr, self.unobserved))
+            notes.append(f"samples are not observed in branches and loops: those of {names} stay in real numbers")
+        kinds = sorted({getattr(op, "rescale", "tflite") for op in self.graph.every_op()} - {"tflite"})
         if kinds:
             notes.append(
                 f"a .tflite holds this scheme's parameters but not its {' and '.join(kinds)} rescaling: "
@@ -71,6 +75,9 @@ def convert(
     Raises SchemeError where the scheme is impossible for a layer, Unchanged if there is nothing to do, UnsupportedError
     if nothing can be done.
     """
+    original = graph
+    inner = regions.converted(graph, scheme, convert)
+    graph = inner.graph
     source, stored = lifted(graph)
     names: Mapping[str, str] = {op.name: op.name for op in source.ops}
     plan = Plan.of(scheme, source)
@@ -88,7 +95,7 @@ def convert(
     new = restored(new, stored, graph, _in_real_numbers(new, decided.plan, stored))
     new = split_casts(drop_identities(clamps.keep(new, decided.kept), source))
     widened = new == source and scheme.layer.weights.dtype != "float32"  # halves are no reason to write a file
-    if new == graph or widened:
+    if (new == graph or widened) and graph == original:
         raise unchanged(graph, decided.own)
     new = complete(new)
     layers = tuple(
@@ -96,8 +103,9 @@ def convert(
         for op in source.ops
         if op.name in names
     )
-    inserted = _requantizations(new) - _requantizations(graph)
-    return Conversion(verify(new), scheme, layers, inserted, tuple(decided.kept.values()))
+    inserted = _requantizations(new) - _requantizations(graph) + inner.requantizations
+    kept = tuple(decided.kept.values())
+    return Conversion(verify(new), scheme, (*layers, *inner.layers), inserted, kept, inner.unobserved)
 
 
 def _in_real_numbers(graph: Graph, plan: Plan, stored: Stored) -> list[str]:

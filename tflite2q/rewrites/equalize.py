@@ -4,6 +4,9 @@ Where y = f(W1 x + b1) feeds W2 alone and f(v) / s = f(v / s), dividing channel 
 W2's input channel c by it changes nothing in real numbers, but lets one scale serve all channels better.  That holds
 for no activation and for RELU.  Any other bound would have to differ by channel, be it RELU6's or the end of y's codes
 where those cut something off: there only channels are divided that were never seen to reach it.
+
+A divisor below 1 lifts a channel that uses little of y's range, so that the weights that read it need not be large: the
+depthwise layers of MobileNets have such channels.  How much room there is, observations say.
 Source: Nagel et al., "Data-Free Quantization through Weight Equalization and Bias Correction", 2019, section 4.1.
 """
 
@@ -23,36 +26,53 @@ from tflite2q.dialect.types import Value
 from tflite2q.rewrites.clamps import Cut
 from tflite2q.rewrites.plan import Plan, is_activation
 from tflite2q.rewrites.statistics import Observation
+from tflite2q.rewrites.weights import convert_weights
 
 HOMOGENEOUS = ("NONE", "RELU")
 BOUNDED = "RELU6"
 # A channel may give up at most two bits of its activation for the sake of the weights.
 LARGEST = 4.0
+# A channel that is lifted keeps this much room above the largest result that was seen, since not all were.
+HEADROOM = 1.5
 
 
 def equalize(
     graph: Graph, plan: Plan, seen: Mapping[str, Observation], cuts: Mapping[str, Cut]
 ) -> dict[str, rounding.Floats]:
-    """The factors s[c] >= 1 by which the channels of a value are divided, for the values that gain from it.
+    """The factors s[c] by which the channels of a value are divided, for the values that gain from it.
 
-    `seen` are observations by name; bounded values without observations are left unchanged.  `cuts` are where the
-    range of codes bounds values.
+    `seen` are observations by name: without them bounded values are left unchanged, and none is lifted.  `cuts` are
+    where the range of codes bounds values.
     """
     found: dict[str, rounding.Floats] = {}
     for value in graph.values:
         pair = _pair(value, graph)
         if pair is None or not all(plan.layer(op).recover.equalize and plan.wanted(op, graph) for op in pair):
             continue
-        made, read = _ranges(pair, graph, plan, found)
-        if not (made > 0).all() or not (read > 0).all():
+        if not any(_rounds(op, graph, plan) for op in pair):
             continue
-        factors = np.sqrt(made / read)
+        made, read = _ranges(pair, graph, plan, found)
+        live = (made > 0) & (read > 0)
+        if not live.any():
+            continue
+        # A channel that no weight makes is constant, and what reads it may have any size; one that none reads is left.
+        factors = np.where(read > 0, np.sqrt(made / np.where(read > 0, read, 1.0)), 0.0)
         # Only ratios matter.  A channel that is divided uses fewer codes, so the middle one is left as it is.
-        factors = np.clip(factors / np.median(factors), 1.0, LARGEST)
+        factors = np.where(read > 0, factors / np.median(factors[live]), 1.0)
+        factors = np.clip(factors, _least(value, pair[0], seen.get(value.name)), LARGEST)
         factors[_reaching_bound(value, pair[0], seen.get(value.name), cuts.get(value.name))] = 1.0
-        if (factors > 1.0).any():
+        if (factors != 1.0).any():
             found[value.name] = factors
     return found
+
+
+def _rounds(op: Op, graph: Graph, plan: Plan) -> bool:
+    """Whether the op's weights do not all stay the integers that they are, so that there is something to gain."""
+    assert op.inputs[1] is not None
+    settings = plan.layer(op).weights
+    if settings.dtype == "float32":
+        return True
+    return bool(convert_weights(graph[op.inputs[1]], op.channel_axis, settings).rescaled.any())
 
 
 def _ranges(
@@ -71,9 +91,28 @@ def _ranges(
     return made, read
 
 
+def _least(value: Value, maker: Op, seen: Observation | None) -> rounding.Floats:
+    """The least divisor of each channel for which what was seen of it, and HEADROOM, stays within the value's range."""
+    channels = value.type.shape[-1]
+    if seen is None:
+        return np.ones(channels)
+    low, high = _range(value, maker) - value.type.zero_point
+    highest = seen.highest.reshape(-1, channels).max(axis=0) - value.type.zero_point
+    lowest = seen.lowest.reshape(-1, channels).min(axis=0) - value.type.zero_point
+    used = np.maximum(highest / max(high, 1), lowest / min(low, -1))
+    return np.asarray(np.clip(HEADROOM * used, 1 / (high - low + 1), 1.0))
+
+
+def _range(value: Value, maker: Op) -> npt.NDArray[np.int64]:
+    """The lowest and the highest code that the result of `maker` can have."""
+    kind = value.type
+    activation = getattr(maker, "activation", "NONE")
+    return np.array(rounding.activation_range(activation, kind.scale, kind.zero_point, kind.dtype))
+
+
 def _reaching_bound(value: Value, maker: Op, seen: Observation | None, cut: Cut | None) -> npt.NDArray[np.bool_]:
     """The channels of `value` that its activation or its codes may have cut off at a limit other than 0."""
-    channels, kind = value.type.shape[-1], value.type
+    channels = value.type.shape[-1]
     activation = getattr(maker, "activation", "NONE")
     above = activation == BOUNDED or (cut is not None and math.isfinite(cut.high))
     below = cut is not None and math.isfinite(cut.low) and cut.low != 0.0
@@ -81,7 +120,7 @@ def _reaching_bound(value: Value, maker: Op, seen: Observation | None, cut: Cut 
         return np.zeros(channels, bool)
     if seen is None:
         return np.ones(channels, bool)
-    first, last = rounding.activation_range(activation, kind.scale, kind.zero_point, kind.dtype)
+    first, last = _range(value, maker)
     reaching = above & (seen.highest.reshape(-1, channels).max(axis=0) >= last)
     return np.asarray(reaching | (below & (seen.lowest.reshape(-1, channels).min(axis=0) <= first)))
 

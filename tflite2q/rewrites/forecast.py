@@ -13,6 +13,7 @@ from tflite2q.arithmetic import rounding
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import Value
+from tflite2q.rewrites import regions
 from tflite2q.rewrites.decide import decide
 from tflite2q.rewrites.losses import LayerChange, change
 from tflite2q.rewrites.parameters import arithmetic
@@ -64,14 +65,24 @@ class Forecast:
         plan = decided.own
         weights = {op.name: plan.real(op, self.graph) or plan.reweighted(op, self.graph) for op in self.graph.ops}
         retyped = any(kind != decided.guarded[name].type for name, kind in decided.types.items())
-        if not (retyped or any(self._changes(op, plan, weights.get(op.name)) for op in self.graph.ops)):
+        inner = self._inner(scheme)
+        changes = (self._changes(op, plan, weights.get(op.name)) for op in self.graph.ops)
+        if not (retyped or inner or any(changes)):
             raise unchanged(self.graph, plan)
         layers = []
         for op in self.graph.ops:
             value = weights.get(op.name)
             channels = None if value is None else self._channels(op, value, plan.layer(op).weights)
             layers.append(change(op, self.graph, decided, channels))
-        return tuple(layers)
+        return (*layers, *inner)
+
+    def _inner(self, scheme: Scheme) -> tuple[LayerChange, ...]:
+        """The layers of regions that change."""
+        found: list[LayerChange] = []
+        for op, region in regions.each(self.graph):
+            layers = regions.attempted(region, scheme, lambda graph, inner: Forecast(graph).layers(inner))
+            found += regions.called(op, region, layers or ())
+        return tuple(found)
 
     def _changes(self, op: Op, plan: Plan, weights: Value | None) -> bool:
         """Whether the op itself is rewritten where its activations keep their types."""

@@ -96,6 +96,8 @@ class Plan:
     def _refusal(self, op: Op, graph: Graph, settings: Activations, touched: list[Value]) -> str | None:
         if op.carries:
             return f"{op.builtin.name} is {CARRIED}"
+        if op.regions:
+            return f"what crosses the border of {op.builtin.name} keeps its type"
         if op.converts and not casts(op, graph):
             return f"{op.builtin.name} makes int32 of few types"
         if not op.convertible:

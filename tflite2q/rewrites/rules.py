@@ -36,6 +36,11 @@ class Match:
     from_output: Range | None = None
     channels: Range | None = None
 
+    @property
+    def counts(self) -> bool:
+        """Whether it selects ops by their place among the others."""
+        return not (self.index is None and self.from_input is None and self.from_output is None)
+
     def among(self, where: Sequence[Place]) -> list[Place]:
         """The places in a graph that the rule matches.
 

@@ -127,7 +127,7 @@ def _fit(units: rounding.Floats, base: rounding.Floats, settings: Weights, real:
         units, base = units * (base / common)[:, None], np.full_like(base, common)
     if settings.symmetric:
         return _fit_symmetric(units, base, settings)
-    return _fit_asymmetric(units, base, settings.dtype, real)
+    return _fit_asymmetric(units, base, settings, real)
 
 
 def _fit_symmetric(units: rounding.Floats, base: rounding.Floats, settings: Weights) -> Rows:
@@ -151,7 +151,7 @@ def _fit_symmetric(units: rounding.Floats, base: rounding.Floats, settings: Weig
     if settings.rounding == "nearest":
         codes[rows] = np.clip(rounding.round_half_away(exact), -limit, limit)
     else:
-        codes[rows] = round_preserving_sums(exact, limit)
+        codes[rows] = round_preserving_sums(exact, (-limit, limit))
     return Rows(codes, scales)
 
 
@@ -190,11 +190,12 @@ def _covering(units: rounding.Floats, limit: int, settings: Weights) -> rounding
         return np.where(tail > 0, tail / limit, whole)
     if settings.range == "max":
         return np.asarray(whole)
-    return _least_squares(units, np.where(whole > 0, whole, 1.0), limit)
+    return _least_squares(units, np.where(whole > 0, whole, 1.0), (-limit, limit))
 
 
-def _least_squares(units: rounding.Floats, whole: rounding.Floats, limit: int) -> rounding.Floats:
-    """Step of least squared error for each row, searched on a coarse grid of parts of `whole`, then a fine one."""
+def _least_squares(units: rounding.Floats, whole: rounding.Floats, ends: tuple[int, int]) -> rounding.Floats:
+    """Step of least squared error for each row, whose integers lie between `ends`, searched on a coarse grid of parts
+    of `whole`, then a fine one."""
     narrow = units.astype(np.float32)  # enough to compare errors with, and half the memory traffic
     best, least = whole.copy(), np.full(len(units), np.inf)
     for centre, offsets in ((0.0, COARSE), (1.0, FINE)):
@@ -203,7 +204,7 @@ def _least_squares(units: rounding.Floats, whole: rounding.Floats, limit: int) -
             step = ((around + offset) * whole).astype(np.float32)[:, None]
             rounded = narrow / step
             np.rint(rounded, out=rounded)
-            np.clip(rounded, -limit, limit, out=rounded)
+            np.clip(rounded, *ends, out=rounded)
             rounded *= step
             rounded -= narrow
             error = np.einsum("ij,ij->i", rounded, rounded)
@@ -212,19 +213,21 @@ def _least_squares(units: rounding.Floats, whole: rounding.Floats, limit: int) -
     return np.asarray(best)
 
 
-def round_preserving_sums(exact: rounding.Floats, limit: int) -> rounding.Floats:
-    """Rows rounded to integers in [-limit, limit] whose sum is as close as possible to the row's sum (eq. S3).
+def round_preserving_sums(exact: rounding.Floats, ends: tuple[int, int]) -> rounding.Floats:
+    """Rows rounded to integers between `ends` whose sum is as close as possible to the row's sum (eq. S3).
 
     Neighbouring inputs of a convolution are similar and mostly positive, so an error in a filter's sum matters more
     than errors of single weights.  Where rounding to nearest shifts the sum, the entries nearest a tie are rounded the
     other way.
     """
-    nearest = np.clip(rounding.round_half_away(exact), -limit, limit)
+    lowest, highest = ends
+    nearest = np.clip(rounding.round_half_away(exact), lowest, highest)
     rest = exact - nearest
     for row in np.flatnonzero(np.abs(np.rint(rest.sum(axis=1))) > 0):
         missing = int(np.rint(rest[row].sum()))
         direction = 1 if missing > 0 else -1
-        movable = np.flatnonzero((rest[row] * direction > 0) & (np.abs(nearest[row] + direction) <= limit))
+        moved = nearest[row] + direction
+        movable = np.flatnonzero((rest[row] * direction > 0) & (lowest <= moved) & (moved <= highest))
         chosen = movable[np.argsort(-rest[row, movable] * direction, kind="stable")[: abs(missing)]]
         nearest[row, chosen] += direction
     return np.asarray(nearest)
@@ -237,16 +240,35 @@ def fits_around_middle(bottom: float, top: float, dtype: str) -> bool:
     return low - middle <= bottom and top <= high - middle
 
 
-def _fit_asymmetric(units: rounding.Floats, base: rounding.Floats, dtype: str, real: bool) -> Rows:
+def _fit_asymmetric(units: rounding.Floats, base: rounding.Floats, settings: Weights, real: bool) -> Rows:
     """One scale and one zero point for the tensor: the middle of the dtype if that fits, because it is the cheapest."""
-    low, high = rounding.code_range(dtype)
-    middle = (low + high + 1) // 2
-    bottom, top = min(float(units.min(initial=0.0)), 0.0), max(float(units.max(initial=0.0)), 0.0)
-    if not real and fits_around_middle(bottom, top, dtype):
-        scale, zero_point = float(base[0]), middle
+    low, high = rounding.code_range(settings.dtype)
+    integers = not real and bool((units == np.rint(units)).all())  # which are kept if they fit
+    bottom, top = _ends(units, settings, integers)
+    if integers and fits_around_middle(bottom, top, settings.dtype):
+        scale, zero_point = float(base[0]), (low + high + 1) // 2
     else:
-        stretch = (top - bottom) / (high - low)
-        scale = float(np.float32(base[0] * (stretch or 1.0 if real else max(1.0, stretch))))
-        zero_point = low - int(rounding.round_half_away(bottom * base[0] / scale))
-    codes = np.clip(rounding.round_half_away(units * (base[0] / scale)), low - zero_point, high - zero_point)
+        stretch = (top - bottom) / (high - low) or 1.0
+        stretch = max(1.0, stretch) if integers else stretch
+        # The same for any part of the range, so that the step can still be chosen.
+        zero_point = low - int(rounding.round_half_away(bottom / stretch))
+        if settings.range == "least-squares" and stretch != 1.0:
+            ends = (low - zero_point, high - zero_point)
+            stretch = float(_least_squares(units.reshape(1, -1), np.array([stretch]), ends)[0])
+        scale = float(np.float32(base[0] * stretch))
+    exact: rounding.Floats = units * (base[0] / scale)
+    ends = (low - zero_point, high - zero_point)
+    if settings.rounding == "nearest":
+        codes = np.clip(rounding.round_half_away(exact), *ends)
+    else:
+        codes = round_preserving_sums(exact, ends)
     return Rows(codes, np.full(len(base), scale, np.float32), zero_point)
+
+
+def _ends(units: rounding.Floats, settings: Weights, integers: bool) -> tuple[float, float]:
+    """The range that codes have to cover, 0 in it; of integers all of it, so that they can be kept."""
+    share = settings.percentile if settings.range == "percentile" and not integers else 100.0
+    if not units.size:
+        return 0.0, 0.0
+    bottom, top = np.percentile(units, [100.0 - share, share])
+    return min(float(bottom), 0.0), max(float(top), 0.0)

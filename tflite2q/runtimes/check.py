@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tflite2q.dialect.graph import Graph
 from tflite2q.errors import Tflite2qError
-from tflite2q.runtimes.rules import Breach, Layer, Runtime, breaches
+from tflite2q.runtimes.rules import Breach, Layer, Runtime, breaches, layers
 
 INTERFACES = ("keep", "scheme")
 
@@ -56,7 +56,7 @@ class Check:
 
 def broken(found: Sequence[Breach]) -> int:
     """How many layers the breaches are of."""
-    return len({breach.index for breach in found})
+    return len({(breach.index, breach.layer) for breach in found})
 
 
 def check(graph: Graph, runtime: Runtime, model: str = "model", file: Graph | None = None) -> Check:
@@ -66,8 +66,8 @@ def check(graph: Graph, runtime: Runtime, model: str = "model", file: Graph | No
     known, handles of variables) are asked only whether the runtime knows them and their types.
     """
     found = [*breaches(graph, runtime), *_dropped(graph, runtime, file)]
-    layers = len(graph.ops) if file is None else max(len(graph.ops), len(file.ops))
-    return Check(model, runtime, layers, tuple(found))
+    count = layers(graph) if file is None else max(layers(graph), len(file.ops))
+    return Check(model, runtime, count, tuple(found))
 
 
 def _dropped(graph: Graph, runtime: Runtime, file: Graph | None) -> list[Breach]:

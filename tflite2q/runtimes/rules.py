@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.graph import Graph, inner_name
 from tflite2q.dialect.op import Op, Values
 from tflite2q.dialect.types import TensorType, Value
 
@@ -131,20 +131,33 @@ class Breach:
 
 
 def breaches(graph: Graph, runtime: Runtime) -> tuple[Breach, ...]:
-    """Every rule of `runtime` that a layer of `graph` breaks, in the order of layers."""
+    """Every rule of `runtime` that a layer of `graph` breaks, in the order of layers.
+
+    Layers of graphs that an op runs have its index.
+    """
     found = []
     for index, op in enumerate(graph.ops):
-        layer = Layer(graph, op)
-        for rule in runtime.rules:
-            if rule.on and layer.operator not in rule.on:
-                continue
-            what = rule.broken(layer)
-            if what is None:
-                continue
-            found.append(Breach(index, op.name, layer.operator, rule, what))
-            if rule.final:
-                break
+        found += [Breach(index, op.name, op.builtin.name, *broken) for broken in _broken(Layer(graph, op), runtime)]
+        for region in op.regions:
+            inner = breaches(region, runtime)
+            found += [replace(b, index=index, layer=inner_name(op, region, b.layer)) for b in inner]
     return tuple(found)
+
+
+def _broken(layer: Layer, runtime: Runtime) -> Iterator[tuple[Rule, str]]:
+    for rule in runtime.rules:
+        if rule.on and layer.operator not in rule.on:
+            continue
+        what = rule.broken(layer)
+        if what is not None:
+            yield rule, what
+            if rule.final:
+                return
+
+
+def layers(graph: Graph) -> int:
+    """How many layers a graph has, with those of graphs that its ops run."""
+    return len(graph.ops) + sum(layers(region) for op in graph.ops for region in op.regions)
 
 
 def on(operators: str) -> frozenset[str]:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tflite2q.arithmetic.numpy_core import NumpyCore
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op, Operands, Tensor
 from tflite2q.execution import reference
@@ -31,7 +30,7 @@ class Replay:
 
     def value(self, variant: Graph, wanted: str) -> Array:
         """Value `wanted` of `variant` for the sample."""
-        core = NumpyCore()
+        core = reference.core()
         values = {v.name: v.initial for v in variant.values if v.variable}
         values.update({v.name: v.constant.array for v in variant.values if v.constant is not None})
         values.update(zip(variant.inputs, self.sample, strict=True))

@@ -138,7 +138,8 @@ class _Search:
         few = [samples.make(int(index)) for index in sorted(chosen)]
         progress("observing the original", 0, 0)
         # As a conversion without data does, so that converting to the scheme found gives the very file measured here.
-        self.seen = calibration.observe(original, calibration.noise_images(original))
+        noise = [] if calibration.has_loops(original) else calibration.noise_images(original)
+        self.seen = calibration.observe(original, noise) if noise else {}
         self.base = convert(original, schemes[0], self.seen)
         self.sensitivity = Sensitivity(original, self.base, few)
         self.complete = True

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from tflite2q.dialect.op import CONTRACTS, ROLES, Builtin, Op
 from tflite2q.dialect.ops.binary import Compare, Div, Extremum, FloorDiv, Logical, Prelu, Select, SquaredDifference
+from tflite2q.dialect.ops.control import If, While
 from tflite2q.dialect.ops.conv import Conv2D, DepthwiseConv2D
 from tflite2q.dialect.ops.dense import BatchMatmul, Dense
 from tflite2q.dialect.ops.detection import DetectionPostprocess
@@ -178,6 +179,8 @@ OPS: tuple[type[Op], ...] = (
     HloGather,
     HloDot,
     HloConvolution,
+    If,
+    While,
     Opaque,
 )
 

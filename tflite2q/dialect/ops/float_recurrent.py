@@ -7,18 +7,21 @@ bidirectional layer).  A sequence is [steps, batch, depth] here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from tflite2q.arithmetic.core import Core
-from tflite2q.dialect.op import Operand, Operands, Values, require, supported
-from tflite2q.dialect.ops.common import activated, float32, number
+from tflite2q.dialect.op import Op, Operand, Operands, Tensor, Values, require, supported
+from tflite2q.dialect.ops.common import activated, centred, float32, number
 from tflite2q.dialect.ops.formulas import FORMULAS
+from tflite2q.dialect.ops.hybrid import Quantized, products, quantized
 
 T = TypeVar("T")
 
 GATES = ("input", "forget", "cell", "output")
 NORMALIZATION_FLOOR = 1e-8  # added to the variance of a layer's normalization
+# Of float32 activations with int8 weights: the last digit of a hyperbolic tangent may decide about a code.
+DYNAMIC = "with int8 weights, a number on the border of two codes may get either one"
 MOST_STEPS = 1024  # of a sequence, each of which is written out
 
 
@@ -38,11 +41,31 @@ def lstm_weights(prefix: str, role: str = "fixed") -> tuple[Operand, ...]:
     )
 
 
+def matrices(prefix: str) -> tuple[str, ...]:
+    """The operands of one direction of an LSTM that may be int8 where activations are float32."""
+    return tuple(slot.name for slot in lstm_weights(prefix) if "bias" not in slot.name)
+
+
 def check_real(ins: Values) -> None:
     """Every operand is float32."""
     for value in ins:
         real = value is None or value.type.dtype == "float32"
         supported(real, f"{'' if value is None else value.name!r} is no float32; float layers take nothing else")
+
+
+def check_dynamic(op: Op, ins: Values, integer: Sequence[str]) -> None:
+    """Operands in the slots `integer` are int8 with one scale, all others float32; source: TFLite's `EvalHybrid`."""
+    for slot in op.slots:
+        value = ins.get(slot.name)
+        if value is None or (slot.name not in integer and value.type.dtype == "float32"):
+            continue
+        what = f"{value.name!r} is {value.type.dtype}"
+        wanted = slot.name in integer and value.type.dtype == "int8"
+        supported(wanted, f"{what}; {op.builtin.name} of float32 with int8 weights takes int8 weights and float32")
+        q = value.type.quantization
+        require(q is not None and len(q.scale) == 1, f"{value.name!r} needs one scale")
+        symmetric = q is not None and (q.symmetric or slot.name == "times")
+        require(symmetric, f"{value.name!r} has a zero point; {op.builtin.name} takes none but 0 here")
 
 
 def squashed(core: Core[T], x: T, activation: str) -> T:
@@ -67,13 +90,32 @@ def sequence_of(core: Core[T], steps: Sequence[T], shape: Sequence[int], time_ma
 
 
 @dataclass(frozen=True)
-class LstmCell(Generic[T]):
-    """An LSTM cell over operands with a prefix; peepholes, projection, normalization and input gate are optional."""
+class _Cell(Generic[T]):
+    """Products with the weights in operands with a prefix; `asymmetric` are the codes that integer weights meet."""
 
     core: Core[T]
     ins: Operands[T]
     prefix: str
     activation: str
+    asymmetric: bool = field(default=False, kw_only=True)
+
+    def factor(self, x: T, weights: str) -> T | Quantized[T]:
+        """Rows as they are multiplied with weights: as codes, if those are."""
+        kind = self.ins[self.prefix + weights].type
+        return x if kind.dtype == "float32" else quantized(self.core, x, self.asymmetric)
+
+    def product(self, x: T | Quantized[T], name: str) -> T:
+        weights = self.ins[self.prefix + name]
+        columns = self.core.permute_dims(weights.data, (1, 0))
+        if isinstance(x, Quantized):
+            return products(self.core, x, columns, weights.type, None)  # type: ignore[no-any-return]
+        return self.core.matmul(x, columns, "float32")
+
+
+@dataclass(frozen=True)
+class LstmCell(_Cell[T]):
+    """An LSTM cell over operands with a prefix; peepholes, projection, normalization and input gate are optional."""
+
     cell_clip: float
     projection_clip: float
     normalized: bool = False
@@ -99,44 +141,48 @@ class LstmCell(Generic[T]):
 
     def step(self, x: T, h: T, c: T) -> tuple[T, T]:
         core, one = self.core, self.core.const(float32(1))
-        forget = self.logistic(self.gate("forget", x, h, c))
-        admit = core.subtract(one, forget) if self.coupled else self.logistic(self.gate("input", x, h, c))
-        candidate = squashed(core, self.gate("cell", x, h, None), self.activation)
+        seen, past = self.factor(x, "input_to_forget"), self.factor(h, "recurrent_to_forget")
+        forget = self.logistic(self.gate("forget", seen, past, c))
+        admit = core.subtract(one, forget) if self.coupled else self.logistic(self.gate("input", seen, past, c))
+        candidate = squashed(core, self.gate("cell", seen, past, None), self.activation)
         c = core.add(core.multiply(forget, c), core.multiply(admit, candidate))
         if self.cell_clip > 0:
             c = core.clip(c, -self.cell_clip, self.cell_clip)
-        opened = self.logistic(self.gate("output", x, h, c))
+        opened = self.logistic(self.gate("output", seen, past, c))
         h = core.multiply(opened, squashed(core, c, self.activation))
-        projection = self.data("projection")
-        if projection is not None:
-            h = self.product(h, projection)
+        if self.data("projection") is not None:
+            h = self.product(self.factor(h, "projection"), "projection")
             bias = self.data("projection_bias")
             h = h if bias is None else core.add(h, bias)
             if self.projection_clip > 0:
                 h = core.clip(h, -self.projection_clip, self.projection_clip)
         return h, c
 
-    def gate(self, name: str, x: T, h: T, c: T | None) -> T:
-        """The sum of a gate before its activation; c is what its peephole sees."""
-        core = self.core
-        total = core.add(
-            self.product(x, self.needed(f"input_to_{name}")), self.product(h, self.needed(f"recurrent_to_{name}"))
-        )
-        peephole = None if c is None else self.data(f"peephole_{name}")
+    def gate(self, name: str, x: T | Quantized[T], h: T | Quantized[T], c: T | None) -> T:
+        """The sum of a gate before its activation, in the order of the kernels; c is what its peephole sees."""
+        core, bias = self.core, self.needed(f"bias_{name}")
+        products = (self.product(x, f"input_to_{name}"), self.product(h, f"recurrent_to_{name}"))
+        total = products[0] if self.normalized else core.add(bias, products[0])
+        total = core.add(total, products[1])
+        peephole = None if c is None else self.ins.get(f"{self.prefix}peephole_{name}")
         if c is not None and peephole is not None:
-            total = core.add(total, core.multiply(c, peephole))
-        if self.normalized:
-            total = core.multiply(
-                normalized(core, total, self.ins[f"{self.prefix}bias_{name}"].type.size),
-                self.needed(f"normalization_{name}"),
-            )
-        return core.add(total, self.needed(f"bias_{name}"))
-
-    def product(self, x: T, weights: T) -> T:
-        return self.core.matmul(x, self.core.permute_dims(weights, (1, 0)), "float32")
+            total = core.add(total, core.multiply(c, real_numbers(core, peephole)))
+        if not self.normalized:
+            return total
+        units = self.ins[f"{self.prefix}bias_{name}"].type.size
+        scaled = core.multiply(normalized(core, total, units), self.needed(f"normalization_{name}"))
+        return core.add(scaled, bias)
 
     def logistic(self, x: T) -> T:
         return FORMULAS["LOGISTIC"](self.core, x, "float32", 0.0)  # type: ignore[no-any-return]
+
+
+def real_numbers(core: Core[T], x: Tensor[T]) -> T:
+    """A tensor's real numbers: as they are, or of codes with one scale."""
+    if x.type.dtype == "float32":
+        return x.data
+    steps = core.astype(centred(core, x.data, x.type.zero_point), "float32")
+    return core.multiply(steps, core.const(float32(x.type.scale)))
 
 
 def normalized(core: Core[T], x: T, units: int) -> T:
@@ -181,22 +227,17 @@ def check_lstm(ins: Values, prefix: str, batch: int, depth: int, states: tuple[s
 
 
 @dataclass(frozen=True)
-class RnnCell(Generic[T]):
+class RnnCell(_Cell[T]):
     """activation(W x + R h + b), by the names of its operands behind a prefix."""
-
-    core: Core[T]
-    ins: Operands[T]
-    prefix: str
-    activation: str
 
     def run(self, steps: Sequence[T], h: T, backwards: bool = False) -> tuple[list[T], T]:
         """The results of each step [batch, units], and the last state."""
         core, results = self.core, []
-        weights, recurrent, bias = (self.ins[self.prefix + n].data for n in ("weights", "recurrent", "bias"))
+        bias = self.ins[f"{self.prefix}bias"].data
         for x in reversed(steps) if backwards else steps:
-            total = core.matmul(x, core.permute_dims(weights, (1, 0)), "float32")
-            total = core.add(total, core.matmul(h, core.permute_dims(recurrent, (1, 0)), "float32"))
-            h = squashed(core, core.add(total, bias), self.activation)
+            total = core.add(bias, self.product(self.factor(x, "weights"), "weights"))
+            total = core.add(total, self.product(self.factor(h, "recurrent"), "recurrent"))
+            h = squashed(core, total, self.activation)
             results.append(h)
         return results[::-1] if backwards else results, h
 

@@ -59,6 +59,8 @@ def check_runnable(graph: Graph) -> None:
         raise UnsupportedError(
             f"{', '.join(kinds)} cannot be run, only carried through; the model can only be converted"
         )
+    for region in (region for op in graph.ops for region in op.regions):
+        check_runnable(region)
     for name in (*graph.inputs, *graph.outputs):
         carried = graph[name].carried
         if carried is not None:

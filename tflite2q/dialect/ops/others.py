@@ -34,7 +34,6 @@ REFUSED: Mapping[str, str] = {
     "HASHTABLE_IMPORT": TABLES,
     "HASHTABLE_LOOKUP": "it finds rows by keys, which may be strings, in a table of any order",
     "HASHTABLE_SIZE": TABLES,
-    "IF": SUBGRAPHS,
     "LSH_PROJECTION": "it hashes the bytes of its input, which no quantization may change",
     "MULTINOMIAL": RANDOM,
     "PLACEHOLDER_FOR_GREATER_OP_CODES": "it is no operator, but a mark for codes from 127 on",
@@ -49,5 +48,4 @@ REFUSED: Mapping[str, str] = {
     "STABLEHLO_SCATTER": REGION,
     "STABLEHLO_SORT": REGION,
     "STABLEHLO_WHILE": SUBGRAPHS,
-    "WHILE": SUBGRAPHS,
 }

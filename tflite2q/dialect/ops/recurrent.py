@@ -19,15 +19,20 @@ from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, Values, a
 from tflite2q.dialect.ops.common import centred, check_codes
 from tflite2q.dialect.ops.eltwise import exact_log2
 from tflite2q.dialect.ops.float_recurrent import (
+    DYNAMIC,
     GATES,
     LstmCell,
+    check_dynamic,
     check_lstm,
     check_real,
     lstm_weights,
+    matrices,
+    real_numbers,
     sequence_of,
     squashed,
     steps_of,
 )
+from tflite2q.dialect.ops.hybrid import products, quantized
 from tflite2q.dialect.types import TensorType, Value
 from tflite2q.errors import InvalidGraph, UnsupportedError
 
@@ -74,6 +79,7 @@ class Lstm(Op):
     dtypes: ClassVar[tuple[str, ...]] = ("int8",)
     updates: ClassVar[tuple[str, ...]] = ("hidden", "cell")
     deviation: ClassVar[str] = "float32 within 1e-5; int8 without peepholes, projection and layer normalization"
+    hybrid_deviation: ClassVar[str] = DYNAMIC
 
     def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         x, hidden, cell = ins["x"], ins["hidden"], ins["cell"]
@@ -94,8 +100,11 @@ class Lstm(Op):
         self.check_shapes(ins)
 
     def verify_real(self, ins: Values) -> None:
-        """Of an LSTM of real numbers, which may have every option."""
-        check_real(ins)
+        """Of an LSTM of real numbers, perhaps with integer weights, which may have every option."""
+        if ins["input_to_forget"].type.dtype == "float32":
+            check_real(ins)
+        else:
+            check_dynamic(self, ins, matrices(""))
         shape, units = ins["x"].type.shape, ins["input_to_forget"].type.shape[0]
         require(len(shape) == 3, f"input must have 3 axes, has {len(shape)}")
         check_lstm(ins, "", shape[1 if self.time_major else 0], shape[2], ("hidden", "cell"))
@@ -138,7 +147,8 @@ class Lstm(Op):
         x, hidden, cell = ins["x"], ins["hidden"], ins["cell"]
         if x.type.dtype == "float32":
             normalized = ins.get("normalization_output") is not None
-            layer = LstmCell(core, ins, "", self.activation, self.cell_clip, self.projection_clip, normalized)
+            clips = (self.cell_clip, self.projection_clip)
+            layer = LstmCell(core, ins, "", self.activation, *clips, normalized, asymmetric=self.asymmetric_inputs)
             steps_in = steps_of(core, x.data, x.type.shape, self.time_major)
             found, *states = layer.run(steps_in, hidden.data, cell.data)
             return (sequence_of(core, found, outs[0].type.shape, self.time_major), *states)
@@ -242,7 +252,9 @@ class Svdf(Op):
     def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         x, features, times, state = (ins[name] for name in ("x", "features", "times", "state"))
         real = x.type.dtype == "float32"
-        if real:
+        if real and features.type.dtype != "float32":
+            check_dynamic(self, ins, ("features", "times"))
+        elif real:
             check_real(ins)
         elif x.type.dtype != "int8" or state.type.dtype != "int16":
             raise UnsupportedError(f"{self.name!r}: only float32 SVDF and int8 SVDF with int16 state are supported")
@@ -288,15 +300,20 @@ class Svdf(Op):
         return result, core.reshape(line, (batch, filters * memory))
 
     def real(self, core: Core[T], ins: Operands[T]) -> tuple[T, ...]:
-        """The layer on real numbers."""
+        """The layer on real numbers, perhaps with integer weights."""
         batch, (filters, memory) = ins["x"].type.shape[0], ins["times"].type.shape
-        newest = core.matmul(ins["x"].data, core.permute_dims(ins["features"].data, (1, 0)), "float32")
+        features, columns = ins["features"].type, core.permute_dims(ins["features"].data, (1, 0))
+        if features.dtype == "float32":
+            newest = core.matmul(ins["x"].data, columns, "float32")
+        else:
+            codes = quantized(core, ins["x"].data, self.asymmetric_inputs)
+            newest = products(core, codes, columns, features, None)
         old = core.reshape(ins["state"].data, (batch, filters, memory))
         kept = core.strided_slice(old, (2,), (1,), (memory,), (1,))
         line = core.concat([kept, core.reshape(newest, (batch, filters, 1))], 2)
-        products = core.multiply(line, ins["times"].data)
+        weighted = core.multiply(line, real_numbers(core, ins["times"]))
         units = filters // self.rank
-        total = core.sum(core.reshape(products, (batch, units, self.rank * memory)), (2,))
+        total = core.sum(core.reshape(weighted, (batch, units, self.rank * memory)), (2,))
         bias = ins.get("bias")
         total = total if bias is None else core.add(total, bias.data)
         state = core.reshape(line, (batch, filters * memory))

@@ -12,13 +12,16 @@ from typing import ClassVar, TypeVar
 from tflite2q.arithmetic.core import Core
 from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, Values, attribute, require, supported
 from tflite2q.dialect.ops.float_recurrent import (
+    DYNAMIC,
     LstmCell,
     RnnCell,
+    check_dynamic,
     check_lstm,
     check_real,
     check_rnn,
     lstm_units,
     lstm_weights,
+    matrices,
     sequence_of,
     steps_of,
 )
@@ -36,16 +39,22 @@ def _rnn_weights(prefix: str) -> tuple[Operand, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Recurrent(Op):
-    """Base of recurrent operators on float32."""
+    """Base of recurrent operators on float32; `integer` are slots that may be int8, together."""
 
     activation: str = attribute("FusedActivationFunction", "NONE", enum="ActivationFunctionType")
     asymmetric_inputs: bool = attribute("AsymmetricQuantizeInputs", False)
 
     dtypes: ClassVar[tuple[str, ...]] = ()
     deviation: ClassVar[str] = STARTS
+    hybrid_deviation: ClassVar[str] = DYNAMIC
+    integer: ClassVar[tuple[str, ...]] = ()
 
     def check(self, ins: Values, axes: int) -> None:
-        check_real(ins)
+        weights = [value for name in self.integer if (value := ins.get(name)) is not None]
+        if any(value.type.dtype != "float32" for value in weights):
+            check_dynamic(self, ins, self.integer)
+        else:
+            check_real(ins)
         shape = ins["x"].type.shape
         require(len(shape) == axes, f"input must have {axes} axes, has {len(shape)}")
         usual = ("NONE", "RELU", "RELU6", "RELU_N1_TO_1", "TANH")
@@ -57,6 +66,7 @@ class Rnn(Recurrent):
     """One step of a plain recurrent layer, x [batch, depth]."""
 
     mnemonic: ClassVar[str] = "q.rnn"
+    integer: ClassVar[tuple[str, ...]] = ("weights", "recurrent")
     updates: ClassVar[tuple[str, ...]] = ("hidden",)
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("RNN", "RNNOptions"),)
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x", "fixed"), *_rnn_weights(""))
@@ -69,7 +79,8 @@ class Rnn(Recurrent):
         return ((ins["x"].type.shape[0], ins["bias"].type.size),)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        (y,), state = RnnCell(core, ins, "", self.activation).run([ins["x"].data], ins["hidden"].data)
+        cell = RnnCell(core, ins, "", self.activation, asymmetric=self.asymmetric_inputs)
+        (y,), state = cell.run([ins["x"].data], ins["hidden"].data)
         return y, state
 
 
@@ -80,6 +91,7 @@ class SequenceRnn(Recurrent):
     time_major: bool = attribute("TimeMajor", False)
 
     mnemonic: ClassVar[str] = "q.sequence_rnn"
+    integer: ClassVar[tuple[str, ...]] = ("weights", "recurrent")
     updates: ClassVar[tuple[str, ...]] = ("hidden",)
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("UNIDIRECTIONAL_SEQUENCE_RNN", "SequenceRNNOptions"),)
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x", "fixed"), *_rnn_weights(""))
@@ -94,7 +106,8 @@ class SequenceRnn(Recurrent):
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         steps = steps_of(core, ins["x"].data, ins["x"].type.shape, self.time_major)
-        results, state = RnnCell(core, ins, "", self.activation).run(steps, ins["hidden"].data)
+        cell = RnnCell(core, ins, "", self.activation, asymmetric=self.asymmetric_inputs)
+        results, state = cell.run(steps, ins["hidden"].data)
         return sequence_of(core, results, outs[0].type.shape, self.time_major), state
 
 
@@ -128,6 +141,7 @@ class BidirectionalRnn(Bidirectional):
     """Two plain recurrent layers, one from the start and one from the end."""
 
     mnemonic: ClassVar[str] = "q.bidirectional_rnn"
+    hybrid_deviation: ClassVar[str] = ""
     updates: ClassVar[tuple[str, ...]] = ("fw_hidden", "bw_hidden")
     builtins: ClassVar[tuple[Builtin, ...]] = (
         Builtin("BIDIRECTIONAL_SEQUENCE_RNN", "BidirectionalSequenceRNNOptions"),
@@ -171,6 +185,7 @@ class BidirectionalLstm(Bidirectional):
     time_major: bool = attribute("TimeMajor", True)
 
     mnemonic: ClassVar[str] = "q.bidirectional_lstm"
+    integer: ClassVar[tuple[str, ...]] = (*matrices("fw_"), *matrices("bw_"))
     updates: ClassVar[tuple[str, ...]] = ("fw_hidden", "fw_memory", "bw_hidden", "bw_memory")
     builtins: ClassVar[tuple[Builtin, ...]] = (
         Builtin(
@@ -206,7 +221,8 @@ class BidirectionalLstm(Bidirectional):
         steps = steps_of(core, ins["x"].data, ins["x"].type.shape, self.time_major)
         results, states = [], []
         for prefix in ("fw_", "bw_"):
-            cell = LstmCell(core, ins, prefix, self.activation, self.cell_clip, self.projection_clip)
+            clips = (self.cell_clip, self.projection_clip)
+            cell = LstmCell(core, ins, prefix, self.activation, *clips, asymmetric=self.asymmetric_inputs)
             h, c = ins[f"{prefix}hidden"].data, ins[f"{prefix}memory"].data
             found, h, c = cell.run(steps, h, c, prefix == "bw_")
             results.append(found)
@@ -231,6 +247,7 @@ class BasicLstm(Recurrent):
     builtins: ClassVar[tuple[Builtin, ...]] = (
         Builtin("LSTM", "LSTMOptions", deviation=f"{STARTS}; kernel type BASIC alone"),
     )
+    hybrid_deviation: ClassVar[str] = ""
     operands: ClassVar[tuple[Operand, ...]] = tuple(
         Operand(name, "fixed") for name in ("x", "hidden", "weights", "bias", "memory")
     )

@@ -1,0 +1,129 @@
+"""One executable used by several threads at once, and by a process made by fork."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from networks import everything
+from streaming import streaming
+
+from tflite2q.evaluation import data
+from tflite2q.execution import reference, runtime
+from tflite2q.execution.runtime import Executable
+
+Array = npt.NDArray[Any]
+
+THREADS = 6
+RUNS = 300
+PATIENCE = 60  # seconds for a forked process
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def executable(request: pytest.FixtureRequest) -> Executable:
+    return runtime.compile(everything(3), threads=request.param)
+
+
+def samples(executable: Executable, count: int) -> list[list[Array]]:
+    made = data.synthetic(executable.inputs, count)
+    return [made.make(index) for index in range(count)]
+
+
+def in_threads(work: Callable[[int], None], count: int = THREADS) -> None:
+    """Run `work` in so many threads, which begin together; their errors are raised here."""
+    begin, errors = threading.Barrier(count), list[BaseException]()
+
+    def body(number: int) -> None:
+        begin.wait()
+        try:
+            work(number)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=body, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def equal(found: Sequence[Array], wanted: Sequence[Array]) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+def test_threads_get_the_results_of_their_own_inputs(executable: Executable) -> None:
+    given = samples(executable, THREADS)
+    wanted = [reference.run(everything(3), *arrays) for arrays in given]
+    wrong = [0] * THREADS
+
+    def work(number: int) -> None:
+        for _ in range(RUNS):
+            wrong[number] += not equal(executable.run(*given[number]), wanted[number])
+
+    in_threads(work)
+    assert wrong == [0] * THREADS
+
+
+def test_the_first_runs_may_come_at_once() -> None:
+    fresh = runtime.compile(everything(3))
+    given = samples(fresh, THREADS)
+    found = [list[Array]()] * THREADS
+
+    def work(number: int) -> None:
+        found[number] = fresh.run(*given[number])
+
+    in_threads(work)
+    assert all(equal(a, reference.run(everything(3), *b)) for a, b in zip(found, given, strict=True))
+
+
+def test_streams_of_one_executable_in_threads_keep_their_own_state() -> None:
+    graph = streaming()
+    executable = runtime.compile(graph)
+    steps = [samples(executable, 40)[number:] for number in range(3)]
+    wrong = [0] * len(steps)
+
+    def work(number: int) -> None:
+        ours, theirs = executable.stream(), reference.Stream(graph)
+        for arrays in steps[number]:
+            wrong[number] += not equal(ours.step(*arrays), theirs.step(*arrays))
+
+    in_threads(work, len(steps))
+    assert wrong == [0] * len(steps)
+
+
+def test_the_reference_in_threads() -> None:
+    graph = everything(3)
+    given = [data.synthetic([graph[n] for n in graph.inputs], THREADS).make(k) for k in range(THREADS)]
+    wanted = [reference.run(graph, *arrays) for arrays in given]
+    wrong = [0] * THREADS
+
+    def work(number: int) -> None:
+        for _ in range(5):
+            wrong[number] += not equal(reference.run(graph, *given[number]), wanted[number])
+
+    in_threads(work)
+    assert wrong == [0] * THREADS
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_runs_on(executable: Executable) -> None:
+    (given,) = samples(executable, 1)
+    wanted = executable.run(*given)
+    process = os.fork()
+    if process == 0:
+        status = 1
+        try:
+            signal.alarm(PATIENCE)
+            status = 0 if equal(executable.run(*given), wanted) else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+    assert equal(executable.run(*given), wanted)
