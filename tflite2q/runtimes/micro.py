@@ -65,7 +65,7 @@ MICRO: Mapping[str, str] = {
     "SOFTMAX": "float32 int8>int8 int8>int16 int16",
     "SQUARED_DIFFERENCE": "float32 int8 int32",
     "STRIDED_SLICE": "float32 int8 int16 int32 bool",
-    "SVDF": "float32 int8",
+    "SVDF": "float32*float32 int8*int8",
     "TRANSPOSE_CONV": "float32*float32 int8*int8 int16*int8",
     "UNIDIRECTIONAL_SEQUENCE_LSTM": "float32 int8 int16",
     "ZEROS_LIKE": "float32 int8 int32 int64",
@@ -137,7 +137,7 @@ CMSIS: Mapping[str, str] = {
     **dict.fromkeys(on("MAXIMUM MINIMUM PAD TRANSPOSE"), "int8"),
     "BATCH_MATMUL": "int8*int8 int16*int16",
     "SOFTMAX": "int8>int8 int8>int16 int16>int16",
-    "SVDF": "int8",
+    "SVDF": "int8*int8",
     "TRANSPOSE_CONV": "int8*int8",
     "UNIDIRECTIONAL_SEQUENCE_LSTM": "int8 int16",
 }

@@ -203,10 +203,10 @@ def _parts(entry: str) -> tuple[str, str, str]:
 
 
 def _second(layer: Layer) -> str:
-    """The type of the weights, or of the second activation."""
+    """The type of the weights, or of the second activation or operand of a fixed type."""
     if layer.weights is not None:
         return layer.weights.type.dtype
-    activations = layer.role("activation")
+    activations = layer.role("activation") + layer.role("fixed")
     return activations[1].type.dtype if len(activations) > 1 else ""
 
 
