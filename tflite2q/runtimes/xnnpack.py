@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tflite2q.dialect.types import TensorType
+from tflite2q.dialect.types import TensorType, Value
 from tflite2q.runtimes.rules import Layer, Rule, Runtime, constant, known, on, types
 
 README = "https://github.com/tensorflow/tensorflow/blob/master/tensorflow/lite/delegates/xnnpack/README.md"
@@ -35,7 +35,7 @@ XNNPACK_KERNELS: Mapping[str, str] = {
     "DEPTHWISE_CONV_2D": "float32*float32 int8*int8 uint8*uint8",
     "DEQUANTIZE": "float16 int8 uint8",
     "ELU": "float32 int8",
-    "FULLY_CONNECTED": "float32*float32 float32*int8 float32*int4 int8*int8 uint8*uint8",
+    "FULLY_CONNECTED": "float32*float32 float32*int8 float32*int4 int8*int8 int8*int4 uint8*uint8",
     "QUANTIZE": "float32>int8 float32>uint8 int8>int8 uint8>uint8",
     "TRANSPOSE_CONV": "float32*float32 float32*int8 int8*int8 uint8*uint8",
 }
@@ -96,10 +96,18 @@ def _ratios(layer: Layer) -> str | None:
 
 
 def _bias(layer: Layer) -> str | None:
-    bias, weights = layer.bias, layer.weights
-    if weights is not None and weights.constant is None:
-        return "its weights are computed when the model runs"
-    return "its bias is computed when the model runs" if bias is not None and bias.constant is None else None
+    for name, value in (("weights", layer.weights), ("bias", layer.bias)):
+        if value is not None and not _static(layer, value):
+            return f"its {name} {'are' if name == 'weights' else 'is'} computed when the model runs"
+    return None
+
+
+def _static(layer: Layer, value: Value) -> bool:
+    """Whether a value is constant, or the real numbers of one, which XNNPACK unpacks when it is set up."""
+    maker = layer.graph.producers.get(value.name)
+    if value.constant is not None or maker is None or maker.builtin.name != "DEQUANTIZE":
+        return value.constant is not None
+    return all(operand is not None and operand.constant is not None for operand in layer.graph.ins(maker))
 
 
 def _blocks(layer: Layer) -> str | None:
