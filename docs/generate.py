@@ -145,6 +145,31 @@ def kernels() -> str:
     return "\n".join(parts)
 
 
+def runtimes() -> str:
+    """The rules of every runtime with their sources; runtimes with the same rules share a table."""
+    from tflite2q.runtimes.table import RUNTIMES
+
+    shared: dict[tuple[str, ...], list[str]] = {}
+    for name, runtime in RUNTIMES.items():
+        shared.setdefault(tuple(rule.id + rule.says for rule in runtime.rules), []).append(name)
+    parts = []
+    for names in shared.values():
+        runtime = RUNTIMES[names[0]]
+        titles = "; ".join(f"`{name}`: {RUNTIMES[name].title}" for name in names)
+        rows = [
+            (rule.id, rule.says, ", ".join(f"`{name}`" for name in sorted(rule.on)) or "all", rule.source)
+            for rule in runtime.rules
+        ]
+        rows = [(*row[:2], row[2] if row[2].count(",") < MOST_OPERATORS else "most", row[3]) for row in rows]
+        parts.append(f"### {', '.join(names)}\n\n{titles}. Version: {runtime.version}. Schemes that are tried: ")
+        parts[-1] += f"{', '.join(f'`{scheme}`' for scheme in runtime.schemes)}.\n\n"
+        parts[-1] += _table(("rule", "what it says", "operators", "source"), rows)
+    return "\n" + "\n".join(parts)
+
+
+MOST_OPERATORS = 20  # that a rule's row lists
+
+
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -176,6 +201,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "scheme-keys": scheme_keys,
     "targets": targets,
     "kernels": kernels,
+    "runtimes": runtimes,
     "speed": partial(measured, "speed", "speed"),
     "speed-summary": partial(measured, "speed", "speed_summary"),
     "accuracy": partial(measured, "accuracy", "accuracy"),

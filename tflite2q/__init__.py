@@ -19,9 +19,19 @@ from tflite2q import errors as errors
 from tflite2q.version import __version__
 
 if TYPE_CHECKING:
-    from tflite2q.pipeline import compare, compile, convert, load, load_library, reference, reference_stream
+    from tflite2q.pipeline import check, compare, compile, convert, load, load_library, reference, reference_stream
 
-__all__ = ["__version__", "compare", "compile", "convert", "load", "load_library", "reference", "reference_stream"]
+__all__ = [
+    "__version__",
+    "check",
+    "compare",
+    "compile",
+    "convert",
+    "load",
+    "load_library",
+    "reference",
+    "reference_stream",
+]
 
 
 def __getattr__(name: str) -> Any:

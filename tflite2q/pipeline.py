@@ -7,24 +7,40 @@ in the packages below.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
+from tflite2q.dialect.graph import Graph
 from tflite2q.errors import Tflite2qError
 from tflite2q.evaluation import calibration
 from tflite2q.evaluation.compare import compare, dataset
 from tflite2q.evaluation.inspection import inspect
-from tflite2q.evaluation.models import FilePath, Loaded, Model, graph_of, load, opened
+from tflite2q.evaluation.models import FilePath, Loaded, Model, content_of, graph_of, is_text, load, name_of, opened
 from tflite2q.execution import reference as interpreter
+from tflite2q.flatbuffer import reader
 from tflite2q.rewrites import Conversion
 from tflite2q.rewrites import scheme as schemes
 from tflite2q.rewrites.scheme import Scheme
+from tflite2q.runtimes import check as rules
+from tflite2q.runtimes import table
+from tflite2q.runtimes.check import Check
 
 if TYPE_CHECKING:
     from tflite2q.execution.runtime import Executable
 
-__all__ = ["compare", "compile", "convert", "inspect", "load", "load_library", "reference", "reference_stream"]
+__all__ = [
+    "check",
+    "compare",
+    "compile",
+    "convert",
+    "inspect",
+    "load",
+    "load_library",
+    "reference",
+    "reference_stream",
+]
 
 Array = npt.NDArray[Any]
 
@@ -55,6 +71,40 @@ def convert(
         return calibration.convert(graph, chosen, None if data is None else dataset(graph, data, limit=limit))
     except Tflite2qError as error:
         raise error.at(model.path) if isinstance(model, Loaded) else error from error
+
+
+def check(
+    model: Model,
+    runtime: str,
+    mend: bool = True,
+    data: FilePath | None = None,
+    signature: str | None = None,
+    interface: str | None = None,
+) -> Check:
+    """Which rules of a runtime (a name of `tflite2q.runtimes.table`) each layer of a model breaks.
+
+    With `mend`, the runtime's schemes are tried on a model that breaks some, in memory: the model is converted,
+    written, read again and checked; `data` as for `convert`, `interface` tries that one alone.  Operators that tflite2q
+    does not implement are checked too.
+    Raises UsageError for an unknown runtime, and what `load` raises.
+    """
+    found = table.find(runtime)
+    if isinstance(model, str | os.PathLike):
+        model = opened(model, allow_unsupported=True, signature=signature)
+    graph = graph_of(model)
+    file = None
+    if isinstance(model, Loaded) and not is_text(model.path):
+        file = reader.operators(model.path, signature)
+    result = rules.check(graph, found, name_of(model), file)
+    if not (mend and result.breaches):
+        return result
+
+    def converted(scheme: str, interface: str) -> Graph:
+        content = content_of(convert(graph, scheme, interface, data=data))
+        return reader.read(content, allow_unsupported=True)
+
+    interfaces = rules.INTERFACES if interface is None else (interface,)
+    return replace(result, trials=rules.tried(graph, found, converted, interfaces))
 
 
 def compile(model: Model, target: str = "native", threads: int = 1) -> Executable:

@@ -15,6 +15,7 @@ from tflite2q.cli.options import (
     force_option,
     interface_option,
     json_option,
+    runtime_option,
     scheme_option,
     shape_option,
     signature_option,
@@ -38,6 +39,7 @@ UNCHANGED = ("skip", "copy", "fail")
 @command(short_help="Rewrite a model to another quantization scheme.")
 @click.argument("model", type=MODEL)
 @scheme_option
+@runtime_option(help="Without --scheme: choose the scheme and interface that suit it.  Always: check the result.")
 @click.option(
     "-o", "--output", type=ANY_PATH, help="The .tflite to write.  [default: MODEL-stem.SCHEME.tflite beside MODEL]"
 )
@@ -81,6 +83,7 @@ UNCHANGED = ("skip", "copy", "fail")
 def convert(
     model: str,
     scheme: str | None,
+    runtime: str | None,
     output: str | None,
     lib: str | None,
     target: str,
@@ -102,57 +105,61 @@ def convert(
     Quantized models need no data.  Float models need --data for integer activations, and none for the schemes
     dynamic-range and weight-only.  Layers that keep every integer are `exact`; the loss of others is listed.
     A model that already follows the scheme is left unchanged, and the output says so; see --unchanged.
+    --for RUNTIME tries which scheme and interface suit a runtime, and ends with what its rules say of the file.
     """
-    if scheme is None:
-        raise click.UsageError("give --scheme NAME|FILE (`tflite2q schemes` lists the names)")
-    from tflite2q import files
+    if scheme is None and runtime is None:
+        raise click.UsageError("give --scheme NAME|FILE (`tflite2q schemes` lists the names) or --for RUNTIME")
+    from tflite2q import files, pipeline
     from tflite2q.cli import models
     from tflite2q.cli import output as out
     from tflite2q.cli.progress import Progress
     from tflite2q.evaluation import compare
     from tflite2q.evaluation.models import content_of, size_of, stem_of
     from tflite2q.evaluation.results import Comparison, Size
-    from tflite2q.execution import runtime
-    from tflite2q.report import json, text
-    from tflite2q.rewrites import scheme as schemes
+    from tflite2q.execution import runtime as execution
+    from tflite2q.report import json, rules, text
 
-    if until is not None:
+    early = scheme is None or until is not None
+    found = models.opened(model, shapes, allow_unsupported, signature) if early else None
+    chosen, suits = _chosen(found, scheme, runtime, interface, data, unchanged)
+    if found is not None and until is not None:
         with Progress() as progress:
-            found = models.opened(model, shapes, allow_unsupported, signature)
-            click.echo(_dump(found, scheme, interface, data, target, until, constants, progress))
+            click.echo(_dump(found, chosen, data, target, until, constants, progress))
         return
-    chosen = schemes.find(scheme, interface)
-    path = Path(output) if output is not None else Path(model).with_name(f"{stem_of(model)}.{chosen.name}.tflite")
+    name = str(runtime) if chosen is None else chosen.name
+    path = Path(output) if output is not None else Path(model).with_name(f"{stem_of(model)}.{name}.tflite")
     files.refuse_outputs({"--output": path, "--lib": lib, "--json": json_path}, [model, data], force, "--json")
-    if lib is not None:
-        from tflite2q.lower.target import resolve
-
-        runtime.check_ending(lib)
-        resolve(target)  # a name that does not exist is said before the work, not after
-    found = models.opened(model, shapes, allow_unsupported, signature)
+    _check_library(lib, target)
+    found = found or models.opened(model, shapes, allow_unsupported, signature)
     with Progress() as progress:
         progress("converting")
-        conversion, same = _converted(found, chosen, data, unchanged)
+        conversion, same = (None, suits) if chosen is None else _converted(found, chosen, data, unchanged)
         graph = found.graph if conversion is None else conversion.graph
         content = found.content() if conversion is None else content_of(conversion)
         written = [str(path)] if conversion is not None or unchanged == "copy" else []
         if lib is not None:
             progress(f"compiling for {target}")
-            runtime.compile(graph, target, threads).save(lib, force)
-        choices = runtime.choices(graph, target) if explain else ()
+            execution.compile(graph, target, threads).save(lib, force)
+        choices = execution.choices(graph, target) if explain else ()
         if written:
             files.write(path, content, force)
     result = Comparison(
         model=Path(model).name,
-        other=chosen.name,
-        scheme=chosen.name,
+        other=name,
+        scheme=name,
         target=target if lib is not None else None,
         layers=() if conversion is None else compare.layers_of(conversion),
         size=Size(size_of(found), len(content)),
         notes=(same,) if conversion is None else conversion.notes,
     )
+    verdict = None if runtime is None else pipeline.check(str(path) if written else model, runtime, mend=False)
     written += [] if lib is None else [lib]
-    document = {**json.comparison(result), "written": written}
+    document = {
+        **json.comparison(result),
+        "written": written,
+        **({"kernels": json.kernels(choices)} if explain else {}),
+        **({} if verdict is None else {"check": json.check(verdict)}),
+    }
 
     def show(console: Console) -> None:
         if conversion is None:
@@ -161,8 +168,65 @@ def convert(
             text.conversion(console, models.unsaid(result, found), written)
         if explain:
             text.kernels(console, target, choices)
+        if verdict is not None:
+            rules.fitted(console, verdict, suits if conversion is not None else "")
 
-    out.emit({**document, "kernels": json.kernels(choices)} if explain else document, json_path, show)
+    out.emit(document, json_path, show)
+
+
+def _check_library(lib: str | None, target: str) -> None:
+    """Say before the work that a library cannot have that name, or that a target does not exist."""
+    if lib is not None:
+        from tflite2q.execution import runtime
+        from tflite2q.lower.target import resolve
+
+        runtime.check_ending(lib)
+        resolve(target)
+
+
+def _chosen(
+    model: Loaded | None,
+    scheme: str | None,
+    runtime: str | None,
+    interface: str | None,
+    data: str | None,
+    unchanged: str,
+) -> tuple[Scheme | None, str]:
+    """The scheme that is named, or the one that suits the runtime; as `_suiting`."""
+    from tflite2q.cli.progress import Progress
+    from tflite2q.rewrites import scheme as schemes
+
+    if scheme is not None or model is None or runtime is None:
+        return schemes.find(str(scheme), interface), ""
+    with Progress() as progress:
+        progress(f"trying schemes for {runtime}")
+        return _suiting(model, runtime, interface, data, unchanged)
+
+
+def _suiting(
+    model: Loaded, runtime: str, interface: str | None, data: str | None, unchanged: str
+) -> tuple[Scheme | None, str]:
+    """The scheme, with its interface, that suits a runtime best, and a sentence about it; None if no layer breaks a
+    rule.
+
+    Raises UnsupportedError where none of the runtime's schemes is possible or helps.
+    """
+    from tflite2q import pipeline
+    from tflite2q.errors import Unchanged, UnsupportedError
+    from tflite2q.report import rules
+    from tflite2q.rewrites import scheme as schemes
+
+    found = pipeline.check(model, runtime, data=data, interface=interface)
+    if not found.breaches:
+        if unchanged == "fail":
+            raise Unchanged(rules.verdict(found))
+        return None, rules.verdict(found)
+    if found.wanted is None:
+        tried = "; ".join(rules.tried(trial) for trial in found.trials)
+        raise UnsupportedError(f"{rules.verdict(found)}, and no scheme that suits it leaves fewer: {tried}")
+    wanted = found.wanted
+    sentence = f"{runtime} takes scheme {wanted.scheme}, {rules.kept(wanted)}"
+    return schemes.find(wanted.scheme, wanted.interface), sentence
 
 
 def _converted(model: Loaded, scheme: Scheme, data: str | None, unchanged: str) -> tuple[Conversion | None, str]:
@@ -180,8 +244,7 @@ def _converted(model: Loaded, scheme: Scheme, data: str | None, unchanged: str) 
 
 def _dump(
     model: Loaded,
-    scheme: str,
-    interface: str | None,
+    scheme: Scheme | None,
     data: str | None,
     target: str,
     until: str,
@@ -195,8 +258,8 @@ def _dump(
 
     if until == "load":
         return print_graph(model.graph, constants)
-    conversion = pipeline.convert(model, scheme, interface, data=data)
+    graph = model.graph if scheme is None else pipeline.convert(model, scheme, data=data).graph
     if until == "convert":
-        return print_graph(conversion.graph, constants)
+        return print_graph(graph, constants)
     progress(f"lowering for {target}")
-    return runtime.lowered_text(conversion.graph, target)
+    return runtime.lowered_text(graph, target)

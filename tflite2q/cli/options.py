@@ -109,6 +109,26 @@ force_option = click.option("--force", is_flag=True, help="Overwrite output file
 scheme_option = click.option(
     "--scheme", metavar="NAME|FILE", help="Scheme to convert to: a name that `tflite2q schemes` lists, or a .toml file."
 )
+RUNTIMES = (
+    "tflite-micro",
+    "cmsis-nn",
+    "ethos-u55",
+    "ethos-u65",
+    "ethos-u85",
+    "edgetpu",
+    "xnnpack",
+    "nnapi",
+    "shift-only",
+)  # spelled out, so that --help imports nothing; a test compares them with the table
+
+
+def runtime_option(
+    required: bool = False, help: str = "The runtime or accelerator whose rules are asked."
+) -> Callable[[F], F]:
+    """`--for RUNTIME`."""
+    return click.option("--for", "runtime", type=click.Choice(RUNTIMES), required=required, help=help)
+
+
 interface_option = click.option(
     "--interface",
     type=click.Choice(["keep", "scheme"]),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -59,5 +60,8 @@ def _rendered(text: Callable[[Console], None]) -> str:
 
     terminal = sys.stdout.isatty()
     stream = io.StringIO()
-    text(Console(file=stream, force_terminal=terminal, width=None if terminal else PLAIN_WIDTH, highlight=False))
+    width = None if terminal else PLAIN_WIDTH
+    # NO_COLOR means no escape at all, bold headings included (https://no-color.org names colours only).
+    colours: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
+    text(Console(file=stream, force_terminal=terminal, width=width, highlight=False, color_system=colours))
     return stream.getvalue()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from glob import escape
 
 LONGEST_NAME = 64
 ELISION = "…"
@@ -21,8 +22,13 @@ def short(name: str) -> str:
 def meant(pattern: str, names: Sequence[str]) -> list[str]:
     """Which of `names` a person means: the one of just that name, those shortened to it, or those it is a pattern for.
 
-    A name may hold any character, so that only what is no name is read as a pattern with `*`, `?` and `[...]`.
+    A name may hold any character, so that only what is no name is read as a pattern with `*`, `?` and `[...]`, or with
+    the ellipsis of a table in the place of what it left out.
     """
     if pattern in names:
         return [pattern]
-    return [name for name in names if short(name) == pattern] or [n for n in names if fnmatchcase(n, pattern)]
+    if shortened := [name for name in names if short(name) == pattern]:
+        return shortened
+    if ELISION in pattern:
+        pattern = "*".join(escape(part) for part in pattern.split(ELISION))
+    return [name for name in names if fnmatchcase(name, pattern)]

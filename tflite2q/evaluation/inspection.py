@@ -15,6 +15,9 @@ from tflite2q.evaluation.models import FilePath, Loaded, name_of, opened
 from tflite2q.rewrites import Forecast
 from tflite2q.rewrites import scheme as schemes
 from tflite2q.rewrites.scheme import Scheme
+from tflite2q.runtimes.check import broken
+from tflite2q.runtimes.rules import breaches
+from tflite2q.runtimes.table import RUNTIMES
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class SchemeEffect:
 @dataclass(frozen=True)
 class Inspection:
     """A whole model; `parameters` counts the elements of its constants, `macs` the multiply-accumulates of one run;
-    `notes` hold remarks of the reader."""
+    `runtimes` has the number of layers that break a rule of each runtime, and `notes` hold remarks of the reader."""
 
     model: str
     size: int
@@ -73,6 +76,7 @@ class Inspection:
     parameters: int
     macs: int
     schemes: tuple[SchemeEffect, ...] = ()
+    runtimes: tuple[tuple[str, int], ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -81,7 +85,8 @@ def inspect(model: FilePath | Loaded) -> Inspection:
     found = model if isinstance(model, Loaded) else opened(model)
     forecast = Forecast(found.graph)
     effects = tuple(_effect(forecast, schemes.find(name)) for name in schemes.shipped())
-    return describe(found.graph, name_of(found), os.path.getsize(found.path), effects)
+    runtimes = tuple((name, broken(breaches(found.graph, runtime))) for name, runtime in RUNTIMES.items())
+    return replace(describe(found.graph, name_of(found), os.path.getsize(found.path), effects), runtimes=runtimes)
 
 
 def describe(graph: Graph, model: str, size: int, effects: tuple[SchemeEffect, ...] = ()) -> Inspection:

@@ -76,6 +76,22 @@ def read(
         raise ModelError(f"the file is damaged: {error}") from error
 
 
+def operators(path: str | os.PathLike[str], signature: str | None = None) -> Graph:
+    """The subgraph that `load` reads, with every operator as the file has it: as `q.opaque`.  Errors as for `load`."""
+    try:
+        model = densified(schema.decode(_content(path)))
+        if not model.subgraphs:
+            raise ModelError("the model has no subgraph; the file is damaged")
+        places = {place: place for place in range(len(model.subgraphs))}
+        return SubgraphReader(model, _place(model, signature), Constants(model), places).carried()
+    except OSError as error:
+        raise ModelError(f"{os.fspath(path)}: cannot be read: {error.strerror}") from error
+    except Tflite2qError as error:
+        raise error.at(os.fspath(path)) from error
+    except (IndexError, ValueError, TypeError, KeyError, ArithmeticError, AssertionError) as error:
+        raise ModelError(f"{os.fspath(path)}: the file is damaged: {error}") from error
+
+
 def _place(model: ModelRecord, key: str | None) -> int:
     """The subgraph that the signature `key` is for, the first for None.  Raises UsageError if there is none."""
     for signature in model.signatures:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tflite2q.evaluation.inspection import Inspection
 from tflite2q.evaluation.prediction import Prediction
 from tflite2q.evaluation.results import Comparison, Layer
+from tflite2q.runtimes.check import Check
 
 if TYPE_CHECKING:
     from tflite2q.execution.runtime import OpTime
@@ -57,12 +58,41 @@ def _finite(value: Any) -> Any:
 
 
 def inspection(result: Inspection) -> Document:
-    """Keys: model, size, description, inputs, outputs, layers, parameters, macs, schemes, notes."""
-    return {"schema_version": SCHEMA_VERSION, **asdict(result)}
+    """Keys: model, size, description, inputs, outputs, layers, parameters, macs, schemes, runtimes, notes; of
+    runtimes, how many layers break a rule of each, by name."""
+    return {"schema_version": SCHEMA_VERSION, **asdict(result), "runtimes": dict(result.runtimes)}
 
 
 def layers(lines: Sequence[Layer]) -> list[Document]:
     return [{**asdict(line), "sqnr_db": None if line.sqnr_db is None else round(line.sqnr_db, 3)} for line in lines]
+
+
+def check(result: Check) -> Document:
+    """Keys: model, runtime, version, layers, broken, breaches: {index, name, operator, rule, says, source, what},
+    trials: {scheme, interface, layers, refused}, best: {scheme, interface, layers, refused}."""
+    breaches = [
+        {
+            "index": breach.index,
+            "name": breach.layer,
+            "operator": breach.operator,
+            "rule": breach.rule.id,
+            "says": breach.rule.says,
+            "source": breach.rule.source,
+            "what": breach.what,
+        }
+        for breach in result.breaches
+    ]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "model": result.model,
+        "runtime": result.runtime.name,
+        "version": result.runtime.version,
+        "layers": result.layers,
+        "broken": result.broken,
+        "breaches": breaches,
+        "trials": [asdict(trial) for trial in result.trials],
+        "best": None if result.best is None else asdict(result.best),
+    }
 
 
 def names(key: str, rows: Sequence[tuple[str, str]]) -> Document:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from tflite2q.dialect.names import short
@@ -16,6 +15,7 @@ from tflite2q.evaluation.prediction import Prediction
 from tflite2q.evaluation.results import Comparison, Layer, Size
 from tflite2q.kernels.refusals import Because
 from tflite2q.report import markdown, tables, words
+from tflite2q.report.fitted import FittedTable
 from tflite2q.report.tables import Rows
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _sized(console: Console, result: Comparison) -> None:
 
 def drawn(console: Console, rows: Rows) -> None:
     """One table."""
-    table = _table(console, *rows.columns)
+    table = FittedTable(*rows.columns)
     for row in rows.rows:
         table.add_row(*map(Text, row))
     console.print(table)
@@ -123,7 +123,7 @@ def staying(lines: Sequence[Layer]) -> dict[str, list[str]]:
 
 def prediction(console: Console, results: Sequence[Prediction]) -> None:
     """One row per sample: the answer, and the outputs that are no part of it."""
-    table = _table(console, ("sample", False), ("output", False), ("result", False))
+    table = FittedTable(("sample", False), ("output", False), ("result", False))
     for result in results:
         for output in result.outputs:
             table.add_row(Text(result.sample), Text(short(output.name)), Text(output.says))
@@ -133,7 +133,7 @@ def prediction(console: Console, results: Sequence[Prediction]) -> None:
 def profile(console: Console, ops: Sequence[OpTime]) -> None:
     """The time of each op of a run, in execution order."""
     _line(console, f"profile ({sum(op.ms for op in ops):.3f} ms in ops):")
-    table = _table(console, ("op", False), ("kernel", False), ("time", True), ("share", True), ("G MAC/s", True))
+    table = FittedTable(("op", False), ("kernel", False), ("time", True), ("share", True), ("G MAC/s", True))
     for op in ops:
         rate = "" if op.gmacs is None else f"{op.gmacs:.1f}"
         row = (f"{op.mnemonic} {short(op.op)}", op.kernel, f"{op.ms * 1e3:.1f} us", words.percent(op.share), rate)
@@ -171,7 +171,7 @@ def layers(console: Console, lines: Sequence[Layer]) -> None:
         ("largest error, steps", True),
     )
     kept = [k for k in range(len(columns)) if k < 2 or any(row[k] for row in rows)]
-    table = _table(console, *(columns[k] for k in kept))
+    table = FittedTable(*(columns[k] for k in kept))
     for row in rows:
         table.add_row(*(Text(row[k]) for k in kept))
     console.print(table)
@@ -215,8 +215,8 @@ def inspection(console: Console, result: Inspection) -> None:
     for kind, tensors in (("input", result.inputs), ("output", result.outputs)):
         for tensor in tensors:
             _line(console, f"{kind} {tensor.name}: {_type(tensor)}")
-    table = _table(
-        console, ("#", True), ("layer", False), ("op", False), ("weights", False), ("result", False), ("MACs", True)
+    table = FittedTable(
+        ("#", True), ("layer", False), ("op", False), ("weights", False), ("result", False), ("MACs", True)
     )
     for layer in result.layers:
         weights = "" if layer.weights is None else _type(layer.weights)
@@ -232,13 +232,24 @@ def inspection(console: Console, result: Inspection) -> None:
     console.print(table)
     if result.schemes:
         effects(console, result.schemes)
+    if result.runtimes:
+        _line(console, runtimes(result.runtimes, len(result.layers)))
     for note in result.notes:
         _line(console, f"note: {note}")
 
 
+def runtimes(counts: Sequence[tuple[str, int]], layers: int) -> str:
+    """Which runtimes take every layer of a model, and how many layers break a rule of the others."""
+    taken = [name for name, count in counts if not count]
+    broken = [f"{name} ({count} of {layers} layers)" for name, count in counts if count]
+    parts = [f"{', '.join(taken)} take every layer"] if taken else []
+    parts += [f"rules broken of {', '.join(broken)}: `tflite2q check` says which"] if broken else []
+    return f"runtimes: {'; '.join(parts)}"
+
+
 def effects(console: Console, schemes: Sequence[SchemeEffect]) -> None:
     """What each scheme would do to a model, one row per scheme."""
-    table = _table(console, ("scheme", False), ("effect", False))
+    table = FittedTable(("scheme", False), ("effect", False))
     for effect in schemes:
         counts = ", ".join(f"{count} {name}" for name, count in effect.losses)
         rescaled = (
@@ -251,7 +262,7 @@ def effects(console: Console, schemes: Sequence[SchemeEffect]) -> None:
 
 def names(console: Console, rows: Sequence[tuple[str, str]]) -> None:
     """Names, each with a sentence."""
-    table = _table(console, ("name", False), ("", False))
+    table = FittedTable(("name", False), ("", False))
     for name, sentence in rows:
         table.add_row(Text(name), Text(sentence))
     console.print(table)
@@ -260,7 +271,7 @@ def names(console: Console, rows: Sequence[tuple[str, str]]) -> None:
 def kernels(console: Console, target: str, choices: Sequence[Choice]) -> None:
     """Which kernel computes each layer on a target, and why better ones refused."""
     _line(console, f"kernels on {target}:")
-    table = _table(console, ("layer", False), ("op", False), ("kernel", False), ("reason", False))
+    table = FittedTable(("layer", False), ("op", False), ("kernel", False), ("reason", False))
     for choice in choices:
         table.add_row(Text(short(choice.op)), Text(choice.mnemonic), Text(choice.kernel), Text(because(choice)))
     console.print(table)
@@ -277,21 +288,11 @@ def because(choice: Choice) -> str:
 
 def targets(console: Console, found: Sequence[Capability]) -> None:
     """Each target's sentence, features and kernels."""
-    table = _table(console, ("name", False), ("", False), ("features", False), ("kernels", False))
+    table = FittedTable(("name", False), ("", False), ("features", False), ("kernels", False))
     for each in found:
         kernels = dict.fromkeys(kernel for _, kernel in each.kernels)
         table.add_row(Text(each.name), Text(each.sentence), Text(" ".join(each.features)), Text(", ".join(kernels)))
     console.print(table)
-
-
-def _table(console: Console, *columns: tuple[str, bool]) -> Table:
-    """A table with (heading, right-aligned) columns; without rules unless the console is a terminal."""
-    from rich import box
-
-    table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading, right in columns:
-        table.add_column(heading, justify="right" if right else "left", overflow="fold")
-    return table
 
 
 def _line(console: Console, text: str) -> None:

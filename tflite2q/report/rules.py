@@ -1,0 +1,85 @@
+"""The verdict of a runtime's rules as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from tflite2q.dialect.names import short
+from tflite2q.runtimes.check import Check, Trial
+from tflite2q.runtimes.rules import Breach
+
+SHOWN = 5  # layers of a rule that are named
+
+
+def check(console: Console, result: Check) -> None:
+    """The rules that are broken with their layers, the verdict, and what would mend it."""
+    for breaches in grouped(result.breaches):
+        rule = breaches[0].rule
+        _line(console, f"{rule.id}: {rule.says}")
+        _line(console, f"  source: {rule.source}")
+        for breach in breaches[:SHOWN]:
+            _line(console, f"  {breach.index} {breach.operator} {short(breach.layer)}: {breach.what}")
+        if len(breaches) > SHOWN:
+            _line(console, f"  and {len(breaches) - SHOWN} more layers (all: --json FILE)")
+    _line(console, verdict(result))
+    for sentence in mending(result):
+        _line(console, sentence)
+
+
+def fitted(console: Console, result: Check, suits: str) -> None:
+    """What was chosen for a runtime, and what its rules say of the file that was written."""
+    if suits:
+        _line(console, suits)
+    check(console, result)
+
+
+def grouped(breaches: Sequence[Breach]) -> list[list[Breach]]:
+    """The breaches of each rule, the rule that most layers break first."""
+    found: dict[str, list[Breach]] = {}
+    for breach in breaches:
+        found.setdefault(breach.rule.id, []).append(breach)
+    return sorted(found.values(), key=lambda group: -len(group))
+
+
+def verdict(result: Check) -> str:
+    """One sentence: how many layers break rules."""
+    runtime = f"{result.runtime.name} ({result.runtime.version})"
+    if not result.breaches:
+        return f"{result.model}: none of {result.layers} layers breaks a rule of {runtime}"
+    rules = len({breach.rule.id for breach in result.breaches})
+    plural = "" if rules == 1 else "s"
+    return f"{result.model}: {result.broken} of {result.layers} layers break {rules} rule{plural} of {runtime}"
+
+
+def mending(result: Check) -> list[str]:
+    """What the schemes that were tried would leave, and the command that converts by the best of them."""
+    if not result.trials:
+        return []
+    lines = [f"tried {tried(trial)}" for trial in result.trials]
+    best = result.best
+    if best is None:
+        return [*lines, "none of these schemes mends it; what is left needs another model or runs on the processor"]
+    mended = "would mend it" if best.layers == 0 else f"would leave {best.layers}"
+    return [
+        *lines,
+        f"{best.scheme} {mended}: tflite2q convert {result.model} --scheme {best.scheme} --interface {best.interface}",
+    ]
+
+
+def tried(trial: Trial) -> str:
+    """What a conversion that was tried leaves, or why it is impossible."""
+    if trial.layers is None:
+        return f"{trial.scheme}: {trial.refused}"
+    return f"{trial.scheme}, {kept(trial)}: {trial.layers or 'no'} layers break a rule"
+
+
+def kept(trial: Trial) -> str:
+    """What becomes of the model's own inputs and outputs."""
+    return f"inputs and outputs {'as they are' if trial.interface == 'keep' else 'of the scheme'}"
+
+
+def _line(console: Console, text: str) -> None:
+    console.print(Text(text))
