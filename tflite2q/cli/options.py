@@ -69,6 +69,7 @@ class Finite(click.FloatRange):
 
 
 FINITE = Finite()
+NOT_NEGATIVE = Finite(min=0)
 POSITIVE = Finite(min=0, min_open=True)
 
 

@@ -10,7 +10,7 @@ from tflite2q.cli.options import (
     ANY_PATH,
     FINITE,
     MODEL,
-    POSITIVE,
+    NOT_NEGATIVE,
     command,
     force_option,
     json_option,
@@ -52,7 +52,7 @@ from tflite2q.cli.options import (
     metavar="A,B,...",
     help="Schemes to choose from, names or .toml files; every layer starts with the first.",
 )
-@click.option("--budget", type=POSITIVE, metavar="MIN", help="Stop measuring single layers after this many minutes.")
+@click.option("--budget", type=NOT_NEGATIVE, metavar="MIN", help="Stop measuring single layers after this many minutes.")
 @click.option(
     "--seed",
     type=int,
