@@ -167,7 +167,7 @@ class Setup:
 def _written(folder: str, stem: str, graph: Graph) -> tuple[str | None, str]:
     """The graph as a file for LiteRT, or why there is none."""
     if graph.place:
-        return None, "LiteRT runs the file's first subgraph"
+        return None, "it runs the file's first subgraph"
     path = os.path.join(folder, f"{stem}.tflite")
     try:
         writer.save(graph, path)
