@@ -52,7 +52,9 @@ from tflite2q.cli.options import (
     metavar="A,B,...",
     help="Schemes to choose from, names or .toml files; every layer starts with the first.",
 )
-@click.option("--budget", type=NOT_NEGATIVE, metavar="MIN", help="Stop measuring single layers after this many minutes.")
+@click.option(
+    "--budget", type=NOT_NEGATIVE, metavar="MIN", help="Stop measuring single layers after this many minutes."
+)
 @click.option(
     "--seed",
     type=int,
