@@ -240,7 +240,7 @@ def _cast(d: Draw, source: str, target: str) -> Case:
     if source == "float32":
         array = np.clip(array, *((0, 255) if target == "uint8" else (-100, 100))).astype(np.float32)
     name = {"bool": "BOOL"}
-    kinds = {"source": name.get(source, source.upper()), "target": name.get(target, target.upper())}
+    kinds = {"in_type": name.get(source, source.upper()), "out_type": name.get(target, target.upper())}
     return d.case(ops.Cast, (d.input(x, array),), TensorType((), target), **kinds)
 
 

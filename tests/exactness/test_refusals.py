@@ -43,7 +43,7 @@ def binary(cls: type[Op], dtype: str, a: list[float], b: list[float], **attribut
 def cast(dtype: str) -> Case:
     d = _draw()
     name = d.input(TensorType(REALS.shape, "float32"), REALS)
-    return d.case(ops.Cast, (name,), TensorType((), dtype), source="FLOAT32", target=dtype.upper())
+    return d.case(ops.Cast, (name,), TensorType((), dtype), in_type="FLOAT32", out_type=dtype.upper())
 
 
 def gather(indices: Any, cls: type[Op] = ops.Gather, **attributes: Any) -> Case:

@@ -23,8 +23,8 @@ class Cast(Op):
     Real numbers beyond what an integer holds become its least or largest, NaN the largest.
     """
 
-    source: str = attribute("InDataType", "FLOAT32", enum="TensorType")
-    target: str = attribute("OutDataType", "FLOAT32", enum="TensorType")
+    in_type: str = attribute("InDataType", "FLOAT32", enum="TensorType")
+    out_type: str = attribute("OutDataType", "FLOAT32", enum="TensorType")
 
     mnemonic: ClassVar[str] = "q.cast"
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("CAST", "CastOptions"),)
