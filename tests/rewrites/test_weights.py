@@ -204,3 +204,13 @@ def test_asymmetric_weights_follow_the_settings_of_range_and_rounding(codes: np.
     kept = np.abs(errors(range="max", rounding="sum-preserving").sum(axis=1))
     assert (kept <= np.maximum(np.abs(nearest.sum(axis=1)), 0.501)).all()
     assert (kept[np.abs(channels(old.data, 0)).max(axis=1) < 60] < 0.501).all()
+
+
+@pytest.mark.parametrize("name", ["max", "least-squares", "percentile"])
+def test_channels_of_zeros_have_no_say_in_a_common_scale(name: str) -> None:
+    """Their own scale may be any: that of a channel that is lifted far is large."""
+    codes = np.random.default_rng(0).integers(-127, 128, (4, 1, 1, 9)).astype(np.int8)
+    codes[0] = 0
+    old = weights(codes, Quantization.per_channel(np.array([1.0, 0.01, 0.02, 0.03]), 0))
+    new = convert_weights(old, 0, replace(PER_TENSOR, range=name))
+    assert new.value.type.scale <= np.abs(real(old, 0)).max() / 127 * 1.05  # least squares may choose a little more

@@ -190,7 +190,7 @@ def _covering(units: rounding.Floats, limit: int, settings: Weights) -> rounding
         return np.where(tail > 0, tail / limit, whole)
     if settings.range == "max":
         return np.asarray(whole)
-    return _least_squares(units, np.where(whole > 0, whole, 1.0), (-limit, limit))
+    return np.where(whole > 0, _least_squares(units, np.where(whole > 0, whole, 1.0), (-limit, limit)), 0.0)
 
 
 def _least_squares(units: rounding.Floats, whole: rounding.Floats, ends: tuple[int, int]) -> rounding.Floats:
