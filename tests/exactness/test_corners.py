@@ -10,6 +10,7 @@ from agreement import assert_agrees
 from cases import FAMILIES
 from corner_cases import CORNERS
 from draw import Array, Case, Draw, Family
+from hlo_statements import WITHOUT_KERNEL
 from judge import judge
 from wild import Wild
 
@@ -37,7 +38,9 @@ def drawn(kind: str, family: str, count: int, seed: int) -> Iterator[Case]:
 
 def check(made: list[tuple[str, Case]]) -> None:
     verdicts: list[list[Array] | str] = judge([(write(case.graph), case.inputs) for _, case in made])
-    refused = [verdict for verdict in verdicts if isinstance(verdict, str)]
+    # What LiteRT has no kernel for, test_single_ops judges by its specification.
+    judged = [v for (_, case), v in zip(made, verdicts, strict=True) if case.builtin not in WITHOUT_KERNEL]
+    refused = [verdict for verdict in judged if isinstance(verdict, str)]
     assert len(refused) < 0.4 * len(made) + 2, refused[:3]
     for (family, case), verdict in zip(made, verdicts, strict=True):
         if isinstance(verdict, str):
