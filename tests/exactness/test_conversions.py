@@ -32,10 +32,7 @@ SCHEMES = (
     "int16x8",
     "float32",
 )
-# Without those whose second input holds indices: schemes that look at data draw random ones, which need not exist.
-INDICES = ("GATHER", "GATHER_ND", "ONE_HOT", "SCATTER_ND", "SPARSE_TO_DENSE", "REVERSE_SEQUENCE")
-LEFT_OUT = (*INDICES, *WITHOUT_REFERENCE)
-EIGHT_BITS = [f for f in FAMILIES if {"uint8", "int8"} & set(f.split("-")) and f.split("-")[0] not in LEFT_OUT]
+EIGHT_BITS = [f for f in FAMILIES if {"uint8", "int8"} & set(f.split("-")) and f.split("-")[0] not in WITHOUT_REFERENCE]
 
 
 def converted(count: int, schemes: Sequence[str]) -> list[tuple[str, Case, Graph]]:
@@ -64,7 +61,7 @@ def converted_corners(count: int, schemes: Sequence[str], seed: int) -> list[tup
     """The same of cases at the corners; the originals are those that LiteRT takes."""
     drawn = []
     for family in CORNERS:
-        if family.split("-")[0] in (*INDICES, "FULLY_CONNECTED"):
+        if family.split("-")[0] == "FULLY_CONNECTED":
             continue  # biases at the ends of 32 bits in steps that a scheme made finer: undefined in LiteRT's float64
         for index in range(count):
             style = Wild if index % 3 == 0 else Draw

@@ -212,6 +212,10 @@ class Op:
         """Whether a scheme may change the types around the op."""
         return all(slot.role != "fixed" for slot in self.slots)
 
+    def takes_codes(self, ins: Values) -> bool:
+        """Whether codes may take the place of its real operands `ins`: not where rounding ruins results."""
+        return True
+
     @classmethod
     def attributes(cls) -> tuple[Any, ...]:
         """The dataclass fields that are attributes, in declaration order."""

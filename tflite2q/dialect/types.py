@@ -21,6 +21,7 @@ STORAGE = {name: name for name in ("uint8", "int8", "int16", "int32", "int64", "
     "complex64": "float32",
 }
 
+WIDE_INTEGERS = ("int32", "int64")  # of indices, lengths and counts, if they are not sums of products
 PAIRS = ("complex64",)  # dtypes whose elements are held as two numbers each, on a first axis of their own
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from tflite2q import rewrites
 from tflite2q.arithmetic import rounding
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.ops.control import While
-from tflite2q.dialect.types import STORAGE, TensorType
+from tflite2q.dialect.types import STORAGE, WIDE_INTEGERS, TensorType
 from tflite2q.errors import DataError
 from tflite2q.evaluation.models import why_not_run
 from tflite2q.execution import reference
@@ -43,9 +44,15 @@ def convert(graph: Graph, scheme: Scheme, samples: Iterable[Sample] | None = Non
         return rewrites.convert(graph, scheme, observe(graph, given, types), calibrate=True)
     if real:
         raise needs_data(scheme)
-    if rewrites.needs_observations(graph, scheme) and why_not_run(graph) is None and not has_loops(graph):
-        return rewrites.convert(graph, scheme, observe(graph, noise_images(graph)))
-    return rewrites.convert(graph, scheme)
+    if not rewrites.needs_observations(graph, scheme) or why_not_run(graph) is not None:
+        return rewrites.convert(graph, scheme)
+    if has_loops(graph):
+        return replace(rewrites.convert(graph, scheme), unsampled="noise may keep its loop running for hours")
+    try:
+        seen = observe(graph, noise_images(graph))
+    except DataError as error:  # such as an index that does not exist
+        return replace(rewrites.convert(graph, scheme), unsampled=f"it does not run on noise ({error})")
+    return rewrites.convert(graph, scheme, seen)
 
 
 def has_loops(graph: Graph) -> bool:
@@ -93,7 +100,8 @@ def observe(
 
 def noise_images(graph: Graph, seed: int = 0) -> list[list[npt.NDArray[Any]]]:
     """Samples for a model without data: noise with the spectrum of natural images (power falling with
-    the square of the frequency; Field, 1987) for image inputs, uniform noise over the range for others."""
+    the square of the frequency; Field, 1987) for image inputs, uniform noise over the range for others, 0 and 1 for
+    wide integers, which are indices, lengths or counts."""
     random = np.random.default_rng(seed)
     values = [graph[name] for name in graph.inputs]
     return [
@@ -108,6 +116,8 @@ def _noise(kind: TensorType, random: np.random.Generator) -> npt.NDArray[Any]:
         unit = np.moveaxis(fraction.reshape(kind.shape[0], kind.shape[3], *kind.shape[1:3]), 1, 3)
     else:
         unit = random.random(kind.shape)
+    if kind.dtype in WIDE_INTEGERS:
+        return np.rint(unit).astype(STORAGE[kind.dtype])
     if kind.dtype not in rounding.RANGES:
         return (unit * 2 - 1).astype(STORAGE[kind.dtype])
     low, high = kind.range

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tflite2q.arithmetic import rounding
-from tflite2q.dialect.types import STORAGE, Value
+from tflite2q.dialect.types import STORAGE, WIDE_INTEGERS, Value
 from tflite2q.errors import DataError
 from tflite2q.evaluation import images
 from tflite2q.evaluation.geometry import Fit, Frame, whole
@@ -379,8 +379,9 @@ def _random(generator: np.random.Generator, value: Value) -> Array:
         return generator.uniform(-1, 1, shape).astype(STORAGE[dtype])
     if dtype == "bool":
         return generator.integers(0, 2, shape).astype(bool)
-    # Wide integers are indices or counts: small ones are the likeliest to be valid.
-    low, high = rounding.code_range(dtype) if value.type.quantized else (0, 1)
+    # Wide integers are indices or counts: small ones are the likeliest to be valid, and end a loop soon.
+    whole = value.type.quantized and dtype not in WIDE_INTEGERS
+    low, high = rounding.code_range(dtype) if whole else (0, 1)
     return generator.integers(low, high + 1, shape, dtype=np.int64).astype(STORAGE[dtype])
 
 

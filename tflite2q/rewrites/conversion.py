@@ -29,7 +29,8 @@ from tflite2q.rewrites.weights import NewWeights
 @dataclass(frozen=True)
 class Conversion:
     """A converted graph, the loss of each layer, the number of inserted requantizations, the clamps that the
-    original left to the range of its codes, and the ops whose branches or loops stay in real numbers."""
+    original left to the range of its codes, the ops whose branches or loops stay in real numbers, and why no
+    activations were observed where the scheme asks for it ("" if they were)."""
 
     graph: Graph
     scheme: Scheme
@@ -37,6 +38,7 @@ class Conversion:
     requantizations: int
     clamps: tuple[Clamp, ...] = ()
     unobserved: tuple[str, ...] = ()
+    unsampled: str = ""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -50,6 +52,8 @@ class Conversion:
         if self.unobserved:
             names = ", ".join(map(repr, self.unobserved))
             notes.append(f"samples are not observed in branches and loops: those of {names} stay in real numbers")
+        if self.unsampled:
+            notes.append(f"biases and channels stay without correction, which needs --data: {self.unsampled}")
         kinds = sorted({getattr(op, "rescale", "tflite") for op in self.graph.every_op()} - {"tflite"})
         if kinds:
             notes.append(

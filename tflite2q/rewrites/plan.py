@@ -82,6 +82,9 @@ class Plan:
         """Why `op` cannot follow the scheme; None if it does, has no codes, or is of the wanted type anyway."""
         settings = self.layer(op).activations
         touched = _touched(op, graph)
+        factor = _integer_factor(op, graph)
+        if factor and (settings.dtype != "float32" or self.scheme.layer.weights.dtype == "float32"):
+            return f"{op.builtin.name} of float32 and {factor.type.dtype} is defined only for the types that it has"
         if not any(map(is_activation, touched)) or all(v.type.dtype == settings.dtype for v in touched):
             return None
         return self._refusal(op, graph, settings, touched)
@@ -127,8 +130,17 @@ def casts(op: Op, graph: Graph) -> bool:
 
 
 def _touched(op: Op, graph: Graph) -> list[Value]:
-    """Codes that `op` reads as activations or makes."""
+    """Codes that `op` reads as activations or makes; none where a constant meets real numbers, as weights do."""
+    if _integer_factor(op, graph):
+        return []
     return [v for v in (*_in_role(op, graph), *graph.outs(op)) if v.type.dtype in ACTIVATION_DTYPES]
+
+
+def _integer_factor(op: Op, graph: Graph) -> Value | None:
+    """The constant that an op of real numbers multiplies by as weights, but has in an activation's role."""
+    if not op.hybrid_weights or graph[op.name].type.dtype != "float32":
+        return None
+    return next((value for value in _in_role(op, graph) if value.type.dtype in op.hybrid_weights), None)
 
 
 def activation_operands(op: Op, graph: Graph) -> list[Value]:
@@ -165,10 +177,11 @@ def unchanged(graph: Graph, plan: Plan) -> Tflite2qError:
     """The error for a graph that a plan leaves unchanged: it follows the scheme already, or nothing could be done."""
     name = plan.scheme.name
     real = plan.scheme.layer.activations.dtype == "float32"
-    if not real and not any(is_activation(value) and value.constant is None for value in graph.values):
-        return UnsupportedError(f"scheme {name} changes nothing: no activation of the model is quantized")
-    follows = any(plan.followed(op, graph) for op in graph.ops)
     reasons = "; ".join(dict.fromkeys(reason for op in graph.ops if (reason := plan.stays(op, graph))))
+    if not real and not any(is_activation(value) and value.constant is None for value in graph.values):
+        reasons = reasons or "no activation of the model is quantized, or can be"
+        return UnsupportedError(f"scheme {name} changes nothing: {reasons}")
+    follows = any(plan.followed(op, graph) for op in graph.ops)
     if not (follows or reasons):
         reasons = "; ".join(dict.fromkeys(f"{op.builtin.name} is {CARRIED}" for op in graph.ops if op.carries))
     if reasons and not follows:

@@ -55,6 +55,8 @@ def coded(op: Op, graph: Graph, plan: Plan) -> str | None:
     dtype = None if wanted == REAL or op.carries or op.converts or not op.convertible else op.computes_in(wanted)
     if dtype is None or not all(value.type.dtype == REAL for value in graph.outs(op)):
         return None
+    if not op.takes_codes(graph.ins(op)):
+        return None
     operands = 0
     for index, name in enumerate(op.inputs):
         role = op.operand(index).role

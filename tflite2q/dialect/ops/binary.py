@@ -43,6 +43,7 @@ T = TypeVar("T")
 
 SQUARE_HEADROOM = 7  # bits by which the operands of a squared difference are raised
 COMPARE_HEADROOM = 8  # and those of a comparison
+MOST_RATIO = 50  # of the divisors of a quotient: 8-bit codes of each are not 0, also with steps of a power of two
 
 
 def raised_to_common_scale(core: Core[T], x: Tensor[T], headroom: int, real: float) -> T:
@@ -62,6 +63,14 @@ class Div(Eltwise):
     mnemonic: ClassVar[str] = "q.div"
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("DIV", "DivOptions"),)
     contract: ClassVar[str | None] = None
+
+    def takes_codes(self, ins: Values) -> bool:
+        """Only where the divisors are known, and none is so small that its code may be 0."""
+        divisor = ins["b"]
+        if divisor.constant is None:
+            return False
+        size = np.abs(divisor.data.astype(np.float64))
+        return bool(size.min(initial=np.inf) * MOST_RATIO >= size.max(initial=0.0) > 0)
 
     def codes(self, core: Core[T], a: Tensor[T], b: Tensor[T], y: TensorType) -> T:
         real = np.float32(a.type.scale) / np.float32(np.float32(b.type.scale) * np.float32(y.scale))

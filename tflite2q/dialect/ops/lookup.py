@@ -115,6 +115,10 @@ class Lookup(Op):
         """NEG negates codes as they are."""
         return ((self.reads("x"), self.outputs[0]),) if self.function == "NEG" else ()
 
+    def computes_in(self, dtype: str) -> str | None:
+        """NEG stays: it takes zero points for 0, and the least code, where all below it ends, for its own negative."""
+        return None if self.function == "NEG" else super().computes_in(dtype)
+
     def fixed_result(self, dtype: str) -> Quantization | None:
         step = FIXED_STEPS.get(self.function, {}).get(dtype)
         if step is None:

@@ -193,6 +193,10 @@ class Product(Reduce):
     dtypes: ClassVar[tuple[str, ...]] = ("int8", "int16")
     deviation: ClassVar[str] = "float32 within 1e-5: products are taken in another order"
 
+    def takes_codes(self, ins: Values) -> bool:
+        """The product of many codes underflows, or saturates."""
+        return False
+
     def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         super().verify(ins, outs)
         if outs[0].type.dtype in CODES:
