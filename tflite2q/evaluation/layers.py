@@ -68,9 +68,7 @@ class LayerTally:
             _add_codes(found, (before[op.name], after[op.name]), (value, other), a)
             if alone is not None:
                 found.first_signal, found.first_noise = signal, noise
-                result = alone.result(op.name) if noise > 0 else None
-                if result is not None:
-                    found.own_noise = float(np.sum(np.square(a - data.real(result, other))))
+                found.own_noise = alone.noise(op.name) if noise > 0 else None
         if first:
             self.first = dict(before), dict(after)
 
@@ -153,41 +151,60 @@ class LayerTally:
 
 
 class _Alone:
-    """Runs single layers of the converted graph on the values that the original computed."""
+    """Runs single layers on the values that the original computed, rounded to the types that they have in the converted
+    graph: that rounding is the noise of the layers that made them."""
 
     def __init__(self, original: Graph, converted: Graph, before: Mapping[str, Array]) -> None:
         self.original, self.converted, self.before = original, converted, before
         self.core = reference.core()
 
-    def result(self, name: str) -> Array | None:
-        """The converted layer's result; None for one that keeps state or runs graphs of its own."""
+    def noise(self, name: str) -> float | None:
+        """Power of the difference between both models' layer of that name; None for one that keeps state, or runs
+        graphs of its own."""
         try:
-            return self._computed(name)
+            a = data.real(self._expected(self.original.producers[name], name), self.original[name])
+            b = data.real(self._computed(name), self.converted[name])
         except (Tflite2qError, IndexError, _NotAlone):
             return None
+        return float(np.sum(np.square(a.astype(np.float64) - b)))
+
+    def _expected(self, op: Op, name: str) -> Array:
+        """What the original's layer makes of the rounded values; that is its result where rounding changed none."""
+        given = {n: self._rounded(n) for n in op.inputs if n is not None}
+        if all(np.array_equal(array, self.before[n]) for n, array in given.items()):
+            return self.before[name]
+        return self._run(op, self.original, given)[name]
+
+    def _rounded(self, name: str) -> Array:
+        value, other = self.original[name], self.converted.by_name.get(name)
+        if value.constant is not None or other is None or other.type.shape != value.type.shape:
+            return self.before[name]
+        (there,) = data.transfer([self.before[name]], [value], [other])
+        return data.transfer([there], [other], [value])[0]
 
     def _computed(self, name: str) -> Array:
+        """A value of the converted graph, from values that the original has, too."""
         op = self.converted.producers.get(name)
-        if op is None or op.updates or op.regions:
+        if op is None:
             raise _NotAlone
-        results = self._run(op)
-        return results[op.outputs.index(name)]
-
-    def _run(self, op: Op) -> tuple[Array, ...]:
-        tensors = [None if n is None else Tensor(self.converted[n], self._value(n)) for n in op.inputs]
-        with np.errstate(all="ignore"):
-            return op.compute(self.core, Operands(op, tensors), self.converted.outs(op))
+        return self._run(op, self.converted, {n: self._value(n) for n in op.inputs if n is not None})[name]
 
     def _value(self, name: str) -> Array:
         """An operand: the original's value of that name in the new type, else computed from such ones."""
         value, old = self.converted[name], self.original.by_name.get(name)
-        if value.variable:
-            raise _NotAlone
         if value.constant is not None:
             return value.constant.array
         if old is not None and name in self.before and old.type.shape == value.type.shape:
             return data.transfer([self.before[name]], [old], [value])[0]
         return self._computed(name)
+
+    def _run(self, op: Op, graph: Graph, given: Mapping[str, Array]) -> dict[str, Array]:
+        if op.updates or op.regions or any(graph[n].variable for n in given):
+            raise _NotAlone
+        tensors = [None if n is None else Tensor(graph[n], given[n]) for n in op.inputs]
+        with np.errstate(all="ignore"):
+            results = op.compute(self.core, Operands(op, tensors), graph.outs(op))
+        return dict(zip(op.outputs, results, strict=True))
 
 
 class _NotAlone(Exception):

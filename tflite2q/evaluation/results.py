@@ -252,8 +252,8 @@ class Histogram:
 class Diagnosis:
     """Where the error of a layer's result comes from; what is None could not be measured.
 
-    `own_sqnr_db` is the layer's signal to noise if it alone is converted and gets the original's values, over one
-    sample (None: it makes no noise); `own_share` is the part of the noise that it makes itself then, at most 1.
+    `own_sqnr_db` is the layer's signal to noise if it gets the original's values, rounded to the types that they have
+    now, over one sample (None: it makes no noise); `own_share` is that noise over all noise of its result, at most 1.
     `origin` is the earlier layer that makes most of the noise, if that is not this one.  `clipped` is the share of the
     original's results that the new type cannot hold.  `unused_bits` are those of the range of codes that no result
     uses.  `step_ratio` is the new step (scale) over the original's.  `histogram` is made for the worst layers only.
