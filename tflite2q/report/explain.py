@@ -49,7 +49,8 @@ def _source(layer: Layer, found: Diagnosis) -> list[str]:
         return []
     share = words.percent(found.own_share)
     if found.origin is not None:
-        return [f"Accumulated from layer {found.origin}: only {share} of the noise is made here."]
+        part = f"only {share}" if found.own_share > 0 else "none"
+        return [f"Accumulated from layer {found.origin}: {part} of the noise is made here."]
     if layer.loss == "exact" and found.own_share > 0:
         return [f"{share} of the noise is made here, by kernels that round otherwise for the new type."]
     return [f"{share} of the noise is made here."]

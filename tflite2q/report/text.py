@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -87,7 +88,7 @@ def conversion(console: Console, result: Comparison, written: Sequence[str]) -> 
     """The effect of a conversion on layers and size, and the files it wrote."""
     _line(console, f"{result.model} -> {result.other}")
     changed = [line for line in result.layers if line.loss not in (None, "exact")]
-    shown = sorted(changed, key=lambda line: -(line.bound or 0.0))[:SHOWN_LAYERS]
+    shown = sorted(changed, key=lambda line: -math.inf if line.bound is None else -line.bound)[:SHOWN_LAYERS]
     if shown:
         _line(console, f"{len(shown)} of {len(changed)} changed layers, largest error bound first (all: --json FILE):")
         layers(console, shown)

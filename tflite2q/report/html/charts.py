@@ -14,7 +14,7 @@ QUIET_DB = 60.0  # signal to noise of which a bar has no height left
 WIDTH, HEIGHT = 480.0, 150.0
 MARGIN_LEFT, MARGIN_BOTTOM, MARGIN_TOP, MARGIN_RIGHT = 64.0, 44.0, 14.0, 28.0
 SCATTER = 300.0  # height of a scatter plot
-TICKS = 4
+TICKS = 6
 
 
 def layers(lines: Sequence[Layer], worst: Sequence[str]) -> Node:
@@ -134,7 +134,8 @@ def scatter(points: Sequence[Spot], more: bool, x_label: str, y_label: str) -> N
         share = (value - y_ends[0]) / (y_ends[1] - y_ends[0])
         return SCATTER - MARGIN_BOTTOM - (SCATTER - MARGIN_BOTTOM - MARGIN_TOP) * share
 
-    drawn = node("svg", viewBox=f"0 0 {WIDTH:g} {SCATTER:g}", role="img", aria_label=says, focusable="false")
+    drawn = node("svg", viewBox=f"0 0 {WIDTH:g} {SCATTER:g}", role="img", aria_label=says, focusable="false",
+                 class_="scatter")  # fmt: skip
     left, right, foot = MARGIN_LEFT, WIDTH - MARGIN_RIGHT, SCATTER - MARGIN_BOTTOM
     for tick in y_ticks:
         drawn.append(node("line", x1=left, x2=right, y1=down(tick), y2=down(tick), class_="rule"))

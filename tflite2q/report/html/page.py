@@ -81,10 +81,10 @@ def _overview(results: Sequence[Comparison]) -> Node:
     rows = tables.summary(results)
     numbered = tables.Rows(
         f"{len(results)} models compared with {results[0].model}",
-        (("no.", True), *rows.columns),
-        tuple((str(k), *row) for k, row in enumerate(rows.rows, start=1)),
+        rows.columns,
+        tuple((f"{k}. {row[0]}", *row[1:]) for k, row in enumerate(rows.rows, start=1)),
     )
-    verdict = sections.verdict([gate for result in results for gate in result.gates])
+    verdict = sections.verdict(results)
     return node("section", node("h2", "All models", id="overview"), verdict, drawn(numbered), _pareto(results),
                 aria_labelledby="overview")  # fmt: skip
 

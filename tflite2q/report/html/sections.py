@@ -64,7 +64,7 @@ def of(result: Comparison, place: Place) -> list[tuple[str, str, Node]]:
 
 
 def _summary(result: Comparison) -> list[Child]:
-    parts: list[Child] = [verdict(result.gates)]
+    parts: list[Child] = [verdict([result])]
     if result.accuracy is not None:
         about = "; ".join(filter(None, (words.samples(result.accuracy), words.task(result.accuracy))))
         parts.append(node("p", f"{about}."))
@@ -82,16 +82,21 @@ def _summary(result: Comparison) -> list[Child]:
     return [part for part in parts if part is not None]
 
 
-def verdict(gates: Sequence[Gate]) -> Node | None:
-    """Whether the gates passed."""
+def verdict(results: Sequence[Comparison]) -> Node | None:
+    """Whether the gates passed, and which failed; of several models, with their names."""
+    gates = [(result, gate) for result in results for gate in result.gates]
     if not gates:
         return None
-    failed = [gate for gate in gates if not gate.passed]
+    failed = [(result, gate) for result, gate in gates if not gate.passed]
     if not failed:
-        return node("p", f"All {len(gates)} gates passed." if len(gates) > 1 else "The gate passed.",
-                    class_="verdict good")  # fmt: skip
-    lines = "; ".join(words.gate(gate) for gate in failed)
-    return node("p", f"{len(failed)} of {len(gates)} gates failed: {lines}", class_="verdict bad")
+        text = f"All {len(gates)} gates passed." if len(gates) > 1 else "The gate passed."
+        return node("div", node("p", text), class_="verdict good")
+    lines = [
+        node("li", *(() if len(results) == 1 else (named(result.other), ", ")), words.gate_figures(gate))
+        for result, gate in failed
+    ]
+    said = f"{len(failed)} of {len(gates)} gates failed:" if len(gates) > 1 else "The gate failed:"
+    return node("div", node("p", said), node("ul", *lines), class_="verdict bad")
 
 
 def _gates(gates: Sequence[Gate]) -> Rows:
@@ -157,11 +162,12 @@ def _answers(accuracy: Accuracy | None) -> list[Child]:
 def _changed(accuracy: Accuracy | None) -> list[Child]:
     if accuracy is None or not accuracy.changed:
         return []
-    shown = f"{len(accuracy.changed)} of {accuracy.changed_count}" if accuracy.changed_count > len(
-        accuracy.changed) else f"{accuracy.changed_count}"  # fmt: skip
-    one = accuracy.changed_count == 1
-    said = f"{shown} of {accuracy.samples} samples " + ("has another answer" if one else "have another answer")
-    return [node("p", f"{said} in the converted model."), node("ul", *map(_change, accuracy.changed), class_="samples")]
+    count, shown = accuracy.changed_count, len(accuracy.changed)
+    said = (
+        f"{count} of {accuracy.samples} samples {'has' if count == 1 else 'have'} another answer in the converted model"
+    )
+    said += f"; the first {shown} are shown." if shown < count else "."
+    return [node("p", said), node("ul", *map(_change, accuracy.changed), class_="samples")]
 
 
 def _change(change: Change) -> Node:

@@ -41,7 +41,8 @@ pre {
 .skip:focus { position: static; }
 nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1rem; padding: 0; list-style: none; max-width: none; }
 .faint { color: var(--faint); }
-.verdict { border-radius: 6px; padding: .6rem .9rem; border: 2px solid; max-width: none; font-weight: 600; }
+.verdict { border-radius: 6px; padding: .3rem .9rem; border: 2px solid; font-weight: 600; margin: .75rem 0; }
+.verdict ul { padding-left: 1.1rem; font-weight: 400; }
 .verdict.good { color: var(--good); background: var(--good-fill); }
 .verdict.bad { color: var(--bad); background: var(--bad-fill); }
 .failed { color: var(--bad); font-weight: 600; }
@@ -52,7 +53,7 @@ nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1rem; padding: 0; list-styl
 .facts dd + dd { font-size: .9rem; font-weight: 400; color: var(--faint); }
 .table { overflow-x: auto; margin: .75rem 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .95rem; }
-caption { text-align: left; font-weight: 600; padding: .25rem 0; }
+caption { position: sticky; left: 0; text-align: left; font-weight: 600; padding: .25rem 0; }
 th, td { text-align: left; padding: .35rem .75rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 thead th { color: var(--faint); font-weight: 500; }
 tbody th { font-weight: 500; min-width: 8rem; overflow-wrap: anywhere; }
@@ -61,7 +62,8 @@ td.hash { min-width: 12rem; max-width: 20rem; }
 figure { margin: 1rem 0; }
 figcaption { color: var(--faint); font-size: .9rem; max-width: 46rem; }
 svg { display: block; max-width: 100%; }
-svg text { fill: var(--faint); font: 12px system-ui, sans-serif; }
+.scatter { margin-bottom: .5rem; }
+svg text { fill: var(--faint); font: 15px system-ui, sans-serif; }
 .bars { width: 100%; height: 11rem; border-bottom: 1px solid var(--faint); }
 .ends { display: flex; justify-content: space-between; gap: 1rem; color: var(--faint); font-size: .85rem; }
 .ends span { overflow-wrap: anywhere; }
@@ -97,6 +99,8 @@ summary { cursor: pointer; font-weight: 600; padding: .3rem 0; }
 @media (max-width: 40rem) {
   h1 { font-size: 1.35rem; }
   table { font-size: .9rem; }
+  td.number { white-space: normal; min-width: 4.5rem; }
+  tbody th { min-width: 6.5rem; }
   .facts { grid-template-columns: repeat(2, 1fr); }
   .facts dd { font-size: 1.1rem; }
 }

@@ -25,7 +25,7 @@ def of_cells(caption: str, columns: Sequence[tuple[str, bool]], rows: Sequence[S
 
 def _head(text: str, right: bool) -> Node:
     kind = "number" if right else None
-    return node("th", text, scope="col", class_=kind) if text else node("td", class_=kind)
+    return node("th", text or node("span", "value", class_="hidden"), scope="col", class_=kind)
 
 
 def _cell(cell: Cell, place: int, right: bool) -> Node:
