@@ -86,5 +86,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _fail(message: str, code: int) -> int:
+    # Errors name what a caller in Python gives; here the same has the form of an option.
+    message = message.replace("force=True", "--force")
     click.echo(f"tflite2q: {' '.join(message.split())}", err=True)
     return code
