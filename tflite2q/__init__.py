@@ -19,7 +19,17 @@ from tflite2q import errors as errors
 from tflite2q.version import __version__
 
 if TYPE_CHECKING:
-    from tflite2q.pipeline import check, compare, compile, convert, load, load_library, reference, reference_stream
+    from tflite2q.pipeline import (
+        check,
+        compare,
+        compile,
+        convert,
+        load,
+        load_library,
+        reference,
+        reference_stream,
+        search,
+    )
 
 __all__ = [
     "__version__",
@@ -31,6 +41,7 @@ __all__ = [
     "load_library",
     "reference",
     "reference_stream",
+    "search",
 ]
 
 

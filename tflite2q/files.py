@@ -22,7 +22,7 @@ def refuse_overwrite(path: str | Path, force: bool) -> None:
     if where.is_symlink() and not where.exists():
         raise UsageError(f"{where}: is a link to {where.readlink()}, which does not exist; remove it or make that file")
     if where.is_file() and not force:
-        raise UsageError(f"{where}: exists already; give --force to overwrite it, or another name")
+        raise UsageError(f"{where}: exists already; force=True overwrites it, or give another name")
     if not where.parent.is_dir():
         raise UsageError(f"{where}: there is no folder {where.parent}; make it first")
 

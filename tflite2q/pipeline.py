@@ -1,4 +1,4 @@
-"""The Python interface: load, convert, compile, reference, compare, inspect.
+"""The Python interface: load, convert, compile, reference, compare, search, inspect.
 
 Wherever a *model* is asked for, a graph, a conversion or the path of a file will do.  The work is done
 in the packages below.
@@ -6,29 +6,37 @@ in the packages below.
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy.typing as npt
 
 from tflite2q.dialect.graph import Graph
 from tflite2q.errors import Tflite2qError
 from tflite2q.evaluation import calibration
-from tflite2q.evaluation.compare import compare, dataset
+from tflite2q.evaluation import compare as comparing
+from tflite2q.evaluation.compare import dataset
+from tflite2q.evaluation.data import Source
 from tflite2q.evaluation.inspection import inspect
 from tflite2q.evaluation.models import FilePath, Loaded, Model, content_of, graph_of, is_text, load, name_of, opened
+from tflite2q.evaluation.results import Comparison, Progress, quiet
 from tflite2q.execution import reference as interpreter
 from tflite2q.flatbuffer import reader
+from tflite2q.report.report import Report
 from tflite2q.rewrites import Conversion
-from tflite2q.rewrites import scheme as schemes
+from tflite2q.rewrites import scheme as schemes_of
 from tflite2q.rewrites.scheme import Scheme
 from tflite2q.runtimes import check as rules
 from tflite2q.runtimes import table
 from tflite2q.runtimes.check import Check
 
 if TYPE_CHECKING:
-    from tflite2q.execution.runtime import Executable
+    from tflite2q.evaluation.serving import Served
+    from tflite2q.mixing import Found
 
 __all__ = [
     "check",
@@ -40,9 +48,14 @@ __all__ = [
     "load_library",
     "reference",
     "reference_stream",
+    "search",
 ]
 
 Array = npt.NDArray[Any]
+
+P = ParamSpec("P")
+
+MIXED = ("int8", "int8-w4")  # schemes that a search chooses from
 
 # Calibration runs the reference; ranges and means of a layer have settled by then.
 CALIBRATION_SAMPLES = 50
@@ -63,7 +76,7 @@ def convert(
     calibrates new ranges and bias correction on the original model's activations; only a float model that gets integer
     activations needs it.  Raises SchemeError, or Unchanged if the model already follows the scheme.
     """
-    chosen = schemes.find(scheme, interface)
+    chosen = schemes_of.find(scheme, interface)
     if isinstance(model, str | os.PathLike):
         model = opened(model, allow_unsupported)
     graph = graph_of(model)
@@ -107,18 +120,66 @@ def check(
     return replace(result, trials=rules.tried(graph, found, converted, interfaces))
 
 
-def compile(model: Model, target: str = "native", threads: int = 1) -> Executable:
+def compile(model: Model, target: str = "native", threads: int = 1) -> Served:
     """Compile a model with TVM for a target (a name of `tflite2q targets` or TVM's JSON).  Raises TargetError."""
+    from tflite2q.evaluation.serving import Served
     from tflite2q.execution import runtime
 
-    return runtime.compile(graph_of(model), target=target, threads=threads)
+    found = runtime.compile(graph_of(model), target=target, threads=threads, made_as=Served)
+    assert isinstance(found, Served)
+    return found
 
 
-def load_library(path: FilePath, threads: int = 1) -> Executable:
+def load_library(path: FilePath, threads: int = 1) -> Served:
     """Load what `Executable.save` wrote."""
+    from tflite2q.evaluation.serving import Served
     from tflite2q.execution import runtime
 
-    return runtime.load_library(path, threads=threads)
+    found = runtime.load_library(path, threads=threads, made_as=Served)
+    assert isinstance(found, Served)
+    return found
+
+
+def _reported(function: Callable[P, Comparison]) -> Callable[P, Report]:
+    @functools.wraps(function)
+    def run(*args: P.args, **options: P.kwargs) -> Report:
+        return Report.of(function(*args, **options))
+
+    return run
+
+
+compare = _reported(comparing.compare)
+
+
+def search(
+    model: Model,
+    data: Source,
+    labels: FilePath | npt.ArrayLike | None = None,
+    schemes: Sequence[Scheme | FilePath] = MIXED,
+    goal: str = "size",
+    max_drop: float = 0.5,
+    limit: int | None = None,
+    target: str = "native",
+    threads: int = 1,
+    seed: int = 0,
+    budget: float | None = None,
+    state: FilePath | None = None,
+    progress: Progress = quiet,
+) -> Found:
+    """Find the mix of `schemes` (the first is the base), layer by layer, that saves most "size" or "speed" within a
+    loss of `max_drop` points of top-1 on `data` (without `labels`: of agreement with the original).
+
+    The result's `scheme` is for `convert`, its `text` for a file.  `state` is a file that keeps measurements, so that
+    a search that was interrupted goes on; `budget` and the rest are as in `tflite2q.mixing.Settings`.  Raises what
+    `tflite2q.mixing.search` raises, SchemeError, and DataError for data that do not fit.
+    """
+    from tflite2q import mixing
+
+    graph = graph_of(model)
+    chosen = [schemes_of.find(scheme) for scheme in schemes]
+    settings = mixing.Settings(goal, max_drop, target, threads, seed, budget)
+    samples = dataset(graph, data, labels, limit)
+    return mixing.search(graph, chosen, samples, settings, None if state is None else Path(state), progress)
 
 
 def reference(model: Model, *inputs: npt.ArrayLike, every: bool = False) -> list[Array] | dict[str, Array]:

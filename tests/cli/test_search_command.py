@@ -15,7 +15,7 @@ from surroundings import Outcome
 import tflite2q
 from tflite2q.execution import reference
 from tflite2q.flatbuffer import writer
-from tflite2q.search import measure
+from tflite2q.mixing import measure
 
 Cli = Callable[..., Outcome]
 

@@ -300,5 +300,6 @@ def test_json_of_a_comparison() -> None:
         "max_step_error": 1.0,
         "clamp": None,
         "stays": None,
+        "diagnosis": None,
     }
     assert document["notes"] == ["something was not measured"]

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tflite2q
+from tflite2q.mixing.mix import Option, choices, front, scheme_of
 from tflite2q.rewrites import scheme
-from tflite2q.search.mix import Option, choices, front, scheme_of
 
 STEPS = st.integers(1, 30).map(float)
 OPTIONS = st.lists(

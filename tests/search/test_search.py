@@ -18,9 +18,9 @@ from tflite2q.evaluation.compare import dataset
 from tflite2q.evaluation.data import Dataset
 from tflite2q.execution import reference
 from tflite2q.flatbuffer import writer
+from tflite2q.mixing import Settings, measure, run, search
+from tflite2q.mixing.replay import Replay
 from tflite2q.rewrites import scheme
-from tflite2q.search import Settings, measure, run, search
-from tflite2q.search.replay import Replay
 
 SCHEMES = ["int8", "int8-w4"]
 

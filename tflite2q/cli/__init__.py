@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -55,7 +56,8 @@ def run(arguments: Sequence[str]) -> int:
         if getattr(sys, name) is None:  # closed by whoever started the process
             setattr(sys, name, io.StringIO())
     try:
-        result = tflite2q.main(args=list(arguments), prog_name="tflite2q", standalone_mode=False)
+        line = shlex.join(["tflite2q", *arguments])  # for reports
+        result = tflite2q.main(args=list(arguments), prog_name="tflite2q", standalone_mode=False, obj=line)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
@@ -84,5 +86,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _fail(message: str, code: int) -> int:
+    # Errors name what a caller in Python gives; here the same has the form of an option.
+    message = message.replace("force=True", "--force")
     click.echo(f"tflite2q: {' '.join(message.split())}", err=True)
     return code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -72,6 +73,10 @@ report_options = together(
             f"--{kind}", f"{kind}_path", type=click.Path(dir_okay=False, allow_dash=True), metavar="FILE", help=text
         )
         for kind, text in (
+            (
+                "html",
+                "Also write the report as one HTML file, without network; '-' prints it instead of the text.",
+            ),
             ("markdown", "Also write the report as Markdown, for a pull request; '-' prints it instead of the text."),
             ("junit", "Also write the gates as JUnit XML, one test case each; '-' prints it instead of the text."),
         )
@@ -129,7 +134,8 @@ report_options = together(
 @json_option
 def compare(
     original: str, others: tuple[str, ...], schemes: tuple[str, ...], interface: str | None, json_path: str | None,
-    markdown_path: str | None, junit_path: str | None, gates_path: str | None, signature: str | None,
+    html_path: str | None, markdown_path: str | None, junit_path: str | None, gates_path: str | None,
+    signature: str | None,
     shapes: dict[str, tuple[int, ...]], allow_unsupported: bool, every_layer: bool, rpc: str | None,
     tracker: str | None, key: str | None, timeout: float, fit: str, **options: Any,
 ) -> int:  # fmt: skip
@@ -152,7 +158,7 @@ def compare(
         raise click.UsageError("--interface needs --scheme")
     if options["labels"] is not None and options["data"] is None:
         raise click.UsageError("--labels needs --data")
-    paths = {"json": json_path, "markdown": markdown_path, "junit": junit_path}
+    paths = {"json": json_path, "html": html_path, "markdown": markdown_path, "junit": junit_path}
     if sum(path == "-" for path in paths.values()) > 1:
         raise click.UsageError("only one report can go to stdout; give the others a file")
     from tflite2q import files
@@ -160,7 +166,7 @@ def compare(
     from tflite2q.cli.progress import Progress
     from tflite2q.evaluation import gates
     from tflite2q.execution import remote
-    from tflite2q.report import json, junit, markdown, text
+    from tflite2q.report import html, json, junit, markdown, text
 
     outputs = {f"--{kind}": path for kind, path in paths.items()}
     files.refuse_outputs(outputs, [original, *others, options["data"], options["labels"], gates_path], force=True)
@@ -172,10 +178,12 @@ def compare(
     read = [models.opened(path, shapes, allow_unsupported, signature) for path in (original, *others)]
     with Progress() as progress:
         results = _compared(read[0], read[1:], schemes, interface, progress, options)
+    results = [_with_command(result) for result in results]
     shown = [models.unsaid(result, *read) for result in results]
+    output.write(paths["html"], html.comparison(results))
     output.write(paths["markdown"], markdown.comparison(results))
     output.write(paths["junit"], junit.comparison(results))
-    silent = "-" in (paths["markdown"], paths["junit"])
+    silent = "-" in (paths["html"], paths["markdown"], paths["junit"])
     output.emit(
         json.comparisons(results), json_path, lambda console: text.comparisons(console, shown, every_layer), silent
     )
@@ -202,6 +210,14 @@ def _converted(model: Loaded, scheme: str, interface: str | None) -> Conversion 
     except Unchanged as same:
         click.echo(f"tflite2q: {same}; it is compared with itself", err=True)
         return model
+
+
+def _with_command(result: Comparison) -> Comparison:
+    """The result with the command line that made it."""
+    command = click.get_current_context().find_root().obj
+    if result.provenance is None or command is None:
+        return result
+    return replace(result, provenance=replace(result.provenance, command=command))
 
 
 def _verdict(results: Sequence[Comparison]) -> int:

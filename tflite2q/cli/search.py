@@ -91,8 +91,8 @@ def search(
     from tflite2q.cli import output as out
     from tflite2q.cli.progress import Progress
     from tflite2q.evaluation.compare import dataset
+    from tflite2q.mixing import Settings, search, show
     from tflite2q.rewrites import scheme
-    from tflite2q.search import Settings, search, show
 
     where = Path(output)
     drawing = Path(picture) if picture is not None else where.with_suffix(".png") if show.can_draw() else None

@@ -73,6 +73,14 @@ class Graph:
         updated = {name for op in self.ops if op.updates for name in op.written[len(op.outputs) :]}
         return tuple(v for v in self.values if v.name in updated and v.name not in self.inputs)
 
+    def __repr__(self) -> str:
+        ends = (
+            ", ".join(f"{self[n].type.dtype}{list(self[n].type.shape)}" if n in self.by_name else n for n in side)
+            for side in (self.inputs, self.outputs)
+        )
+        named = f"{self.name!r} " if self.name else ""
+        return f"<Graph {named}of {len(self.ops)} ops: {' -> '.join(ends)}>"
+
     def __getitem__(self, name: str) -> Value:
         return self.by_name[name]
 

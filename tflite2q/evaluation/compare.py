@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tflite2q.dialect.graph import Graph
 from tflite2q.errors import refuse_unknown
-from tflite2q.evaluation import comparison, engines, tasks
+from tflite2q.evaluation import comparison, engines, tasks, thumbnails
 from tflite2q.evaluation import data as samples_of
 from tflite2q.evaluation import gates as gates_of
 from tflite2q.evaluation.contenders import Setup
@@ -20,7 +20,9 @@ from tflite2q.evaluation.engines import COMPILED, CONVERTED, LITERT, ORIGINAL
 from tflite2q.evaluation.environment import environment
 from tflite2q.evaluation.geometry import Fit
 from tflite2q.evaluation.judging import Judging
+from tflite2q.evaluation.layers import LayerTally
 from tflite2q.evaluation.models import FilePath, Model, graph_of, name_of, read_once, size_of, why_not_run
+from tflite2q.evaluation.provenance import provenance
 from tflite2q.evaluation.results import (
     Accuracy,
     Comparison,
@@ -91,10 +93,12 @@ def compare(
     original, converted = read_once(original), read_once(converted)
     before, after = graph_of(original), graph_of(converted)
     comparison.check_comparable(before, after)
+    read = {"data": data, "labels": labels, "label names": label_names, "gates": gates}
     result = _before_running(original, converted, target)
     obstacle = why_not_run(before) or why_not_run(after)
     if obstacle is not None:
         result = replace(result, notes=(*result.notes, f"neither outputs nor speed were compared: {obstacle}"))
+        result = replace(result, provenance=provenance(original, converted, None, read))
         return replace(result, gates=gates_of.evaluate(result, bounds))
     request = _Request(before, data, labels, limit, Normalization.of(mean, std), fit, stream)
     chosen, info = request.task(task, label_names)
@@ -106,6 +110,7 @@ def compare(
     truth = chosen.truth(samples, labels, label_offset)
     gates_of.foresee(bounds, chosen.name, truth is not None, speed)
     result = _with(result, _measured(setup, chosen, info, samples, truth, speed), setup)
+    result = replace(result, provenance=provenance(original, converted, samples, read))
     return replace(result, gates=gates_of.evaluate(result, bounds))
 
 
@@ -185,7 +190,7 @@ class _Measured:
 def _measured(setup: Setup, task: Task[Any], info: TaskInfo, samples: Dataset, truth: Any, timed: bool) -> _Measured:
     """Run all engines on all samples, then time them."""
     before, after = setup.graphs
-    layers = comparison.LayerTally(before, after)
+    layers = LayerTally(before, after)
     with setup.contenders() as contenders:
         judging = Judging(contenders, task, info, samples, truth)
 
@@ -197,7 +202,10 @@ def _measured(setup: Setup, task: Task[Any], info: TaskInfo, samples: Dataset, t
         engines.run_all(contenders, samples, comparison.inputs_of(before), seen, setup.progress)
         if timed:
             engines.time_all(contenders, setup.progress)
-        return _Measured(judging.accuracy(), judging.headline(), judging.rows(), layers.result())
+        accuracy = judging.accuracy()
+        changed = thumbnails.pictured(accuracy.changed, samples, comparison.inputs_of(before))
+        accuracy = replace(accuracy, changed=changed)
+        return _Measured(accuracy, judging.headline(), judging.rows(), layers.result())
 
 
 def _with(result: Comparison, found: _Measured, setup: Setup) -> Comparison:

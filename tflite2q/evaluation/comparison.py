@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from tflite2q.dialect.graph import Graph
@@ -14,7 +13,8 @@ from tflite2q.dialect.types import Value
 from tflite2q.errors import DataError
 from tflite2q.evaluation import data, tasks
 from tflite2q.evaluation.data import Dataset
-from tflite2q.evaluation.likeness import Numbers, Whole, sqnr, steps
+from tflite2q.evaluation.layers import LayerTally
+from tflite2q.evaluation.likeness import Numbers, Whole
 from tflite2q.evaluation.results import Accuracy as Accuracy
 from tflite2q.evaluation.results import Comparison as Comparison
 from tflite2q.evaluation.results import Layer, LayerError, Progress, quiet
@@ -65,38 +65,6 @@ def measure_accuracy(
     return whole.result()
 
 
-class LayerTally:
-    """Errors of each layer's first result that both graphs compute under the same name, summed over samples."""
-
-    def __init__(self, original: Graph, converted: Graph) -> None:
-        self.original, self.converted = original, converted
-        self.noise: dict[str, list[float]] = {}
-
-    def add(self, before: Mapping[str, Array], after: Mapping[str, Array]) -> None:
-        """One sample: every value of both graphs by name."""
-        for op in self.original.ops:
-            value, other = self.original[op.name], self.converted.by_name.get(op.name)
-            if other is None or op.name not in after or other.type.shape != value.type.shape:
-                continue
-            a, b = data.real(before[op.name], value), data.real(after[op.name], other)
-            signal, power, worst = self.noise.setdefault(op.name, [0.0, 0.0, 0.0])
-            difference = np.abs(a.astype(np.float64) - b)
-            self.noise[op.name] = [
-                signal + float(np.sum(np.square(a, dtype=np.float64))),
-                power + float(np.sum(np.square(difference))),
-                max(worst, float(difference.max(initial=0.0))),
-            ]
-
-    def result(self) -> tuple[LayerError, ...]:
-        """In the original's order."""
-        return tuple(
-            LayerError(op.name, op.mnemonic, sqnr(*found[:2]), steps(found[2], self.original[op.name]))
-            for op in self.original.ops
-            for found in [self.noise.get(op.name)]
-            if found is not None
-        )
-
-
 def measure_layers(
     original: Graph,
     converted: Graph,
@@ -123,6 +91,7 @@ def merge_layers(done: Sequence[Layer], measured: Sequence[LayerError]) -> tuple
             known.get(error.name, Layer(error.name, error.op)),
             sqnr_db=error.sqnr_db,
             max_step_error=error.max_step_error,
+            diagnosis=error.diagnosis,
         )
         for error in measured
     )

@@ -6,11 +6,17 @@ in steps count codes of the original.  Reports draw these values and compute not
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 # Called with what is being done, how much of it is done, and how much there is.
 Progress = Callable[[str, int, int], None]
+
+# What reports draw and documents leave out.
+NOT_IN_JSON = {"json": False}
+
+WORST_LAYERS = 5
 
 
 @dataclass(frozen=True)
@@ -87,13 +93,17 @@ class ClassLine:
 
 @dataclass(frozen=True)
 class Change:
-    """A sample whose answer changed: both answers in words, and the truth where it is known."""
+    """A sample whose answer changed: both answers in words, and the truth where it is known.
+
+    `picture` is a small PNG of what the models saw, if that is a picture; it is no part of the JSON.
+    """
 
     index: int
     sample: str
     original: str
     converted: str
     truth: str | None = None
+    picture: bytes | None = field(default=None, repr=False, metadata=NOT_IN_JSON)
 
 
 @dataclass(frozen=True)
@@ -224,6 +234,41 @@ class Size:
 
 
 @dataclass(frozen=True)
+class Histogram:
+    """How often the results of a layer lie in each of the equal parts of [low, high], in both models, over one sample.
+
+    `original_range` and `converted_range` are the least and the greatest number that each model's type can hold.
+    """
+
+    low: float
+    high: float
+    original: tuple[int, ...]
+    converted: tuple[int, ...]
+    original_range: tuple[float, ...]
+    converted_range: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Where the error of a layer's result comes from; what is None could not be measured.
+
+    `own_sqnr_db` is the layer's signal to noise if it gets the original's values, rounded to the types that they have
+    now, over one sample (None: it makes no noise); `own_share` is that noise over all noise of its result, at most 1.
+    `origin` is the earlier layer that makes most of the noise, if that is not this one.  `clipped` is the share of the
+    original's results that the new type cannot hold.  `unused_bits` are those of the range of codes that no result
+    uses.  `step_ratio` is the new step (scale) over the original's.  `histogram` is made for the worst layers only.
+    """
+
+    own_sqnr_db: float | None = None
+    own_share: float | None = None
+    origin: str | None = None
+    clipped: float | None = None
+    unused_bits: Pair | None = None
+    step_ratio: float | None = None
+    histogram: Histogram | None = None
+
+
+@dataclass(frozen=True)
 class LayerError:
     """Error of one layer's result inside the whole model: the layers before it have their errors too.
 
@@ -234,6 +279,7 @@ class LayerError:
     op: str
     sqnr_db: float | None
     max_step_error: float | None
+    diagnosis: Diagnosis | None = None
 
 
 @dataclass(frozen=True)
@@ -241,7 +287,8 @@ class Layer:
     """One line of a report: the effect of the conversion on a layer (None: unknown) and its measurements (None: not
     made).
 
-    `bound` is how far the result can be from the original's for equal real inputs, in steps of the new result; `clamp`
+    `bound` is how far the result can be from the original's for equal real inputs, in steps of the new result (None
+    with a loss: there is no bound within the range of its codes); `clamp`
     is the clamp added because only the range of the original's codes limited the result; `stays` is why the layer could
     not follow the scheme.
     """
@@ -256,6 +303,16 @@ class Layer:
     max_step_error: float | None = None
     clamp: str | None = None
     stays: str | None = None
+    diagnosis: Diagnosis | None = None
+
+
+L = TypeVar("L", Layer, LayerError)
+
+
+def worst_layers(lines: Sequence[L]) -> list[L]:
+    """The layers with the lowest signal-to-noise ratio, worst first, without those that have no noise."""
+    noisy = [line for line in lines if line.sqnr_db is not None]
+    return sorted(noisy, key=lambda line: line.sqnr_db or 0.0)[:WORST_LAYERS]
 
 
 @dataclass(frozen=True)
@@ -287,6 +344,31 @@ class Environment:
 
 
 @dataclass(frozen=True)
+class Source:
+    """Something that the comparison read: what it was used as, its name, its size in bytes and their SHA-256.
+
+    For a folder or list of pictures the SHA-256 is that of the lines "sha256  name" of those used, as `sha256sum`
+    prints them.
+    """
+
+    role: str
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What is needed to measure again: when (UTC), the command line (None: called from Python), the scheme's text, and
+    what was read."""
+
+    date: str
+    command: str | None
+    scheme: str | None
+    sources: tuple[Source, ...]
+
+
+@dataclass(frozen=True)
 class Comparison:
     """The whole comparison; parts that were not requested or could not be measured are None, and `notes` says why.
 
@@ -306,6 +388,7 @@ class Comparison:
     engines: tuple[EngineRun, ...] = ()
     gates: tuple[Gate, ...] = ()
     environment: Environment | None = None
+    provenance: Provenance | None = None
 
     @property
     def failed_gates(self) -> tuple[Gate, ...]:

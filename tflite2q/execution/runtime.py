@@ -78,12 +78,18 @@ class _Source:
 
 
 def compile(
-    graph: Graph, target: str = "native", threads: int = 1, use_kernels: bool = True, exec_mode: str = "compiled"
+    graph: Graph,
+    target: str = "native",
+    threads: int = 1,
+    use_kernels: bool = True,
+    exec_mode: str = "compiled",
+    made_as: type[Executable] | None = None,
 ) -> Executable:
     """Compile `graph` for `target` (a name of `targets.TARGETS` or TVM's JSON).
 
     Without kernels every op is computed by core operations alone, slowly: the definition that kernels are compared
-    with.  Raises TargetError for unknown targets, UsageError for thread counts below 1.
+    with.  `made_as` is the class of the result.  Raises TargetError for unknown targets, UsageError for thread counts
+    below 1.
     """
     from tflite2q.lower.build import build
     from tflite2q.lower.graph import lower
@@ -106,7 +112,7 @@ def compile(
         manifest.initial_states(graph),
     )
     built = build(lowered.module, made, exec_mode, description.encode())
-    return Executable(description, threads, source=_Source(lowered, built, made))
+    return (made_as or Executable)(description, threads, source=_Source(lowered, built, made))
 
 
 def check_ending(path: str | os.PathLike[str]) -> None:
@@ -115,7 +121,7 @@ def check_ending(path: str | os.PathLike[str]) -> None:
         raise UsageError(f"{os.fspath(path)}: a library's name ends in {', '.join(ENDINGS)}; name it so")
 
 
-def load_library(path: str | os.PathLike[str], threads: int = 1) -> Executable:
+def load_library(path: str | os.PathLike[str], threads: int = 1, made_as: type[Executable] | None = None) -> Executable:
     """Load what `Executable.save` wrote.
 
     Raises DataError if the file is not such a library, TargetError if it is for another kind of machine.
@@ -123,7 +129,7 @@ def load_library(path: str | os.PathLike[str], threads: int = 1) -> Executable:
     _check_threads(threads)
     description = manifest.read(path)
     _check_runnable(description)
-    return Executable(description, threads, library=os.path.abspath(path))
+    return (made_as or Executable)(description, threads, library=os.path.abspath(path))
 
 
 def choices(graph: Graph, target: str = "native") -> tuple[Choice, ...]:
@@ -185,6 +191,11 @@ class Executable:
         self._making = threading.Lock()
         # Those that no thread is using; the last one used is the next to be used, and the one that is timed.
         self._idle: list[Worker] = []
+
+    def __repr__(self) -> str:
+        ends = (", ".join(f"{v.type.dtype}{list(v.type.shape)}" for v in side) for side in (self.inputs, self.outputs))
+        named = f"{self.manifest.model!r} " if self.manifest.model else ""
+        return f"<Executable {named}{' -> '.join(ends)}, for {self.manifest.target}, threads {self.threads}>"
 
     @property
     def inputs(self) -> tuple[Value, ...]:

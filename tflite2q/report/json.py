@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from tflite2q.evaluation.inspection import Inspection
@@ -28,17 +28,17 @@ Document = dict[str, Any]
 
 
 def comparison(result: Comparison) -> Document:
-    """Keys: model, other, scheme, target, layers, accuracy, speed, size, notes, headline, engines, gates, environment.
+    """Keys: model, other, scheme, target, layers, accuracy, speed, size, notes, headline, engines, gates, environment,
+    provenance.
 
     Of a gate also `passed`; versions are an object.
     """
-    document = asdict(result)
+    document: Document = _plain(result)
     document["layers"] = layers(result.layers)
-    document["gates"] = [{**asdict(gate), "passed": gate.passed} for gate in result.gates]
+    document["gates"] = [{**_plain(gate), "passed": gate.passed} for gate in result.gates]
     if result.environment is not None:
         document["environment"]["versions"] = dict(result.environment.versions)
-    found: Document = _finite({"schema_version": SCHEMA_VERSION, **document})
-    return found
+    return {"schema_version": SCHEMA_VERSION, **document}
 
 
 def comparisons(results: Sequence[Comparison]) -> Document:
@@ -48,13 +48,14 @@ def comparisons(results: Sequence[Comparison]) -> Document:
     return {"schema_version": SCHEMA_VERSION, "comparisons": [comparison(result) for result in results]}
 
 
-def _finite(value: Any) -> Any:
-    """The same with null for infinite numbers, which JSON lacks."""
+def _plain(value: Any) -> Any:
+    """Records as dicts, without what is not for JSON; infinite numbers, which JSON lacks, as null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(held) for key, held in value.items()}
-    return [_finite(held) for held in value] if isinstance(value, list | tuple) else value
+    if is_dataclass(value):
+        kept = (field.name for field in fields(value) if field.metadata.get("json", True))
+        return {name: _plain(getattr(value, name)) for name in kept}
+    return [_plain(held) for held in value] if isinstance(value, list | tuple) else value
 
 
 def inspection(result: Inspection) -> Document:
@@ -64,7 +65,7 @@ def inspection(result: Inspection) -> Document:
 
 
 def layers(lines: Sequence[Layer]) -> list[Document]:
-    return [{**asdict(line), "sqnr_db": None if line.sqnr_db is None else round(line.sqnr_db, 3)} for line in lines]
+    return [{**_plain(line), "sqnr_db": None if line.sqnr_db is None else round(line.sqnr_db, 3)} for line in lines]
 
 
 def check(result: Check) -> Document:

@@ -39,7 +39,7 @@ def comparison() -> Schema:
 def _of(kind: Any) -> Schema:
     """The schema of a record."""
     hints = typing.get_type_hints(kind)
-    found = {field.name: _type(hints[field.name]) for field in fields(kind)}
+    found = {field.name: _type(hints[field.name]) for field in fields(kind) if field.metadata.get("json", True)}
     if kind is Figure:
         found["value"] = {"type": ["number", "null"]}  # null: infinite, as of outputs without noise
     if kind is Gate:

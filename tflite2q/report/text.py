@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from rich.text import Text
 from tflite2q.dialect.names import short
 from tflite2q.evaluation.inspection import Inspection, SchemeEffect, TensorInfo
 from tflite2q.evaluation.prediction import Prediction
-from tflite2q.evaluation.results import Comparison, Layer, Size
+from tflite2q.evaluation.results import Comparison, Layer, Size, worst_layers
 from tflite2q.kernels.refusals import Because
 from tflite2q.report import markdown, tables, words
 from tflite2q.report.fitted import FittedTable
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from tflite2q.lower.capabilities import Capability
     from tflite2q.lower.graph import Choice
 
-WORST_LAYERS = 5
+SHOWN_LAYERS = 5
 
 
 def comparisons(console: Console, results: Sequence[Comparison], every_layer: bool = False) -> None:
@@ -59,7 +60,7 @@ def comparison(console: Console, result: Comparison, every_layer: bool = False) 
             console,
             f"\n{exact} of {len(measured)} layers give equal results in both; errors inside the whole model:",
         )
-        shown = measured if every_layer else worst(measured)
+        shown = measured if every_layer else worst_layers(measured)
         if shown:
             layers(console, shown)
     for note in result.notes:
@@ -87,7 +88,7 @@ def conversion(console: Console, result: Comparison, written: Sequence[str]) -> 
     """The effect of a conversion on layers and size, and the files it wrote."""
     _line(console, f"{result.model} -> {result.other}")
     changed = [line for line in result.layers if line.loss not in (None, "exact")]
-    shown = sorted(changed, key=lambda line: -(line.bound or 0.0))[:WORST_LAYERS]
+    shown = sorted(changed, key=lambda line: -math.inf if line.bound is None else -line.bound)[:SHOWN_LAYERS]
     if shown:
         _line(console, f"{len(shown)} of {len(changed)} changed layers, largest error bound first (all: --json FILE):")
         layers(console, shown)
@@ -139,12 +140,6 @@ def profile(console: Console, ops: Sequence[OpTime]) -> None:
         row = (f"{op.mnemonic} {short(op.op)}", op.kernel, f"{op.ms * 1e3:.1f} us", words.percent(op.share), rate)
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)
-
-
-def worst(lines: Sequence[Layer]) -> list[Layer]:
-    """The layers with the lowest signal-to-noise ratio, worst first, without those that have no noise."""
-    noisy = [line for line in lines if line.sqnr_db is not None]
-    return sorted(noisy, key=lambda line: line.sqnr_db or 0.0)[:WORST_LAYERS]
 
 
 def layers(console: Console, lines: Sequence[Layer]) -> None:

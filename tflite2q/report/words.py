@@ -106,10 +106,14 @@ def task(accuracy: Accuracy) -> str:
 
 
 def gate(found: Gate) -> str:
+    """A gate with its verdict, its figure and its bound."""
+    return f"{'passed' if found.passed else 'FAILED'} {gate_figures(found)}"
+
+
+def gate_figures(found: Gate) -> str:
     """A gate with its figure and its bound."""
     bound = f"{'at least' if found.at_least else 'at most'} {amount(found.bound, found.unit)}"
-    verdict = "passed" if found.passed else "FAILED"
-    return f"{verdict} {found.name}: {found.label} is {amount(found.figure, found.unit)}, the bound is {bound}"
+    return f"{found.name}: {found.label} is {amount(found.figure, found.unit)}, the bound is {bound}"
 
 
 def gain(stage: Stage) -> str:

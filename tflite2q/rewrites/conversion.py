@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -61,6 +62,11 @@ class Conversion:
                 "interpreters use their own fixed point; compile with --lib to get this rescaling"
             )
         return tuple(notes)
+
+    def __repr__(self) -> str:
+        counts = Counter(layer.loss for layer in self.layers if layer.loss is not None)
+        losses = ", ".join(f"{count} {loss}" for loss, count in counts.most_common())
+        return f"<Conversion to {self.scheme.name}: {losses or 'no layer changed'}; {self.graph!r}>"
 
     def save(self, path: str | os.PathLike[str], force: bool = False) -> None:
         """Write as .tflite.  Raises UsageError if the file exists and `force` is not given, or cannot be written."""

@@ -20,10 +20,10 @@ class LayerChange:
 
     `loss`: "exact" (same integers, same grid), "rescaled" (`channels_rescaled` of `channels` weight channels lost
     precision), "requantized" (the result has another grid), "quantized" (the result, or the weights of a float32 layer,
-    were real numbers), "dequantized" (the result, or such weights, are real numbers now), None (unchanged:
-    nothing of it is quantized, or it cannot follow the scheme).  `bound` is how far a result can be from the
-    original's for equal real inputs, in steps of the new result.  `clamp` is the clamp added because only the range of
-    the original's codes limited the result; `stays` why the op could not follow the scheme.
+    were real numbers), "dequantized" (the result, or such weights, are real numbers now), None (unchanged: nothing of
+    it is quantized, or it cannot follow the scheme).  `bound` is how far a result can be from the original's for equal
+    real inputs, in steps of the new result (None: there is no bound within its range).  `clamp` is the clamp added
+    because only the range of the original's codes limited the result; `stays` why the op could not follow the scheme.
     """
 
     name: str
@@ -77,7 +77,10 @@ def real_loss(weights: TensorType, dtype: str, rescaled: bool) -> str | None:
 
 def bound(op: Op, old: Graph, decided: Decisions, weights: NewWeights | None) -> float | None:
     """Steps of the new result by which it can differ, given equal real inputs: the weights' error on the largest
-    input, half a step of each grid, and nothing where neither dtype nor grid nor weights changed."""
+    input, half a step of each grid, and nothing where neither dtype nor grid nor weights changed.
+
+    None for real numbers, and for a bound that says nothing because any two codes of the type are nearer.
+    """
     result, now = old[op.name].type, decided.result(op, old)
     if not (result.quantized and now.quantized):
         return None
@@ -91,4 +94,5 @@ def bound(op: Op, old: Graph, decided: Decisions, weights: NewWeights | None) ->
         reach = max(abs(code - x.zero_point) for code in x.range) * x.scale
         axes = tuple(i for i in range(weights.error.ndim) if i != op.channel_axis)
         steps += float(np.abs(weights.error).sum(axis=axes).max()) * reach / now.scale + 1.0
-    return steps
+    low, high = now.range
+    return steps if steps < high - low else None

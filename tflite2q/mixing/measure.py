@@ -20,9 +20,9 @@ from tflite2q.evaluation.data import Dataset
 from tflite2q.evaluation.results import Accuracy, Progress
 from tflite2q.execution import reference, runtime
 from tflite2q.flatbuffer import writer
+from tflite2q.mixing.replay import Replay
 from tflite2q.rewrites.scheme import Scheme
 from tflite2q.rewrites.statistics import Observation
-from tflite2q.search.replay import Replay
 
 Array = npt.NDArray[Any]
 

@@ -20,11 +20,11 @@ from tflite2q.errors import DataError, UnsupportedError, UsageError
 from tflite2q.evaluation import calibration
 from tflite2q.evaluation.data import Dataset
 from tflite2q.evaluation.results import Accuracy, Progress, quiet
+from tflite2q.mixing import measure
+from tflite2q.mixing.measure import Judge, Sensitivity, convert, file_size, loss, op_times, weight_bytes, whole_times
+from tflite2q.mixing.mix import Mix, Option, choices, front, scheme_of
+from tflite2q.mixing.state import State, fingerprint
 from tflite2q.rewrites.scheme import Scheme, dump
-from tflite2q.search import measure
-from tflite2q.search.measure import Judge, Sensitivity, convert, file_size, loss, op_times, weight_bytes, whole_times
-from tflite2q.search.mix import Mix, Option, choices, front, scheme_of
-from tflite2q.search.state import State, fingerprint
 
 GOALS = ("size", "speed")
 FURTHER_STEPS = 8  # steps beyond the chosen mix that are each tried on their own

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from tflite2q import files
 from tflite2q.errors import UsageError
+from tflite2q.mixing.run import Found, Point
 from tflite2q.report.json import SCHEMA_VERSION
-from tflite2q.search.run import Found, Point
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -1,5 +1,5 @@
 """Finding the mix of schemes, layer by layer, that costs least for a given loss."""
 
-from tflite2q.search.run import Found, Settings, search
+from tflite2q.mixing.run import Found, Settings, search
 
 __all__ = ["Found", "Settings", "search"]
