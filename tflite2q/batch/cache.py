@@ -101,12 +101,11 @@ def version(running: bool) -> str:
 
 def key(content: str, name: str, settings: Settings) -> str:
     """The key of a result: the hash of the model's content, the name that reports give it, and all settings."""
-    running = settings.compare is not None or bool(settings.targets)
     asked = asdict(settings)
     for what, path in settings.paths.items():
         (asked if what == "calibrate" else asked["compare"])[what] = [Path(path).name, digest_of_data(path)]
-    facts = {"content": content, "name": name, "settings": asked, "version": version(running)}
-    if running:
+    facts = {"content": content, "name": name, "settings": asked, "version": version(settings.running)}
+    if settings.running:
         facts["machine"] = _machine()
     return digest(json.dumps(facts, sort_keys=True).encode())
 

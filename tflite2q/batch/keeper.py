@@ -2,7 +2,7 @@
 
 The keeper imports the program once and forks for every job, so that a job costs no start.  It has no threads, which
 makes forking safe.  It watches the job's whole process group, ends it at its limits, and ends it too when whoever asked
-is gone.  A request is a line of JSON (`folder`, `seconds`, `memory`), so is the answer (`how`, `reason`).
+is gone.  A request is a line of JSON (`folder`, `seconds`, `memory`, `running`), so is the answer (`how`, `reason`).
 
 Memory is the resident memory of the group.  A limit on address space (RLIMIT_AS) would refuse what TVM and LLVM only
 reserve; what brings a machine down is memory that is touched.
@@ -48,6 +48,8 @@ def main() -> None:
 
     while line := sys.stdin.readline():
         request = json.loads(line)
+        if request["running"]:  # TVM takes seconds to load
+            from tflite2q.execution import runtime  # noqa: F401
         try:
             how, reason = run(Path(request["folder"]), request["seconds"], request["memory"])
         except Alone:

@@ -53,9 +53,10 @@ class Keeper:
         self._closed = False
         self._lock = threading.Lock()
 
-    def run(self, folder: Path, limits: Limits) -> Outcome:
-        """Do the job that was laid out in `folder`.  Its files are in `folder`/out."""
-        request = {"folder": str(folder), "seconds": limits.seconds, "memory": limits.memory}
+    def run(self, folder: Path, limits: Limits, running: bool) -> Outcome:
+        """Do the job that was laid out in `folder`; `running` tells whether it runs models.  Its files are in
+        `folder`/out."""
+        request = {"folder": str(folder), "seconds": limits.seconds, "memory": limits.memory, "running": running}
         process = self._started()
         if process is None:
             return Outcome(DIED, "interrupted")
@@ -99,6 +100,7 @@ class Keeper:
         with contextlib.suppress(OSError):
             process.stdin.close()  # it ends its job when requests end
         process.wait()
+        process.stdout.close()
 
     def close(self) -> None:
         """End it, with the job that it may be at, for good."""
@@ -122,12 +124,12 @@ class Local:
     def submit(self, folder: Path, name: str, content: bytes, settings: Settings) -> Future[Outcome]:
         """Start a job; its files are in `folder`/out when it is done."""
         work.prepare(folder, name, content, settings)
-        return self._threads.submit(self._run, folder)
+        return self._threads.submit(self._run, folder, settings.running)
 
-    def _run(self, folder: Path) -> Outcome:
+    def _run(self, folder: Path, running: bool) -> Outcome:
         mine = self._idle.get()
         try:
-            return mine.run(folder, self._limits)
+            return mine.run(folder, self._limits, running)
         finally:
             self._idle.put(mine)
 

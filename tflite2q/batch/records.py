@@ -32,6 +32,11 @@ class Settings:
     compare: Mapping[str, Any] | None = None
 
     @property
+    def running(self) -> bool:
+        """Whether models are compiled or run, and not only converted."""
+        return self.compare is not None or bool(self.targets)
+
+    @property
     def paths(self) -> dict[str, str]:
         """The files and folders beside the model that the result depends on, by what they are."""
         given = {"calibrate": self.calibrate}

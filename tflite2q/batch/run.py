@@ -92,10 +92,13 @@ class Batch:
                 return Record(job, found, time.monotonic() - started, True)
         except Tflite2qError as error:
             return self._refused(job, error, started)
-        stack = ExitStack()
-        folder = stack.enter_context(self._cache.staging(index))
-        future = engine.submit(folder, name, content, job.settings)
-        return future, _Working(index, key, folder, started, stack)
+        with ExitStack() as stack:
+            folder = stack.enter_context(self._cache.staging(index))
+            try:
+                future = engine.submit(folder, name, content, job.settings)
+            except OSError as error:
+                return self._refused(job, _unwritable(folder, error), started)
+            return future, _Working(index, key, folder, started, stack.pop_all())
 
     def _collect(self, running: dict[Future[Outcome], _Working], told: Told) -> None:
         """Wait for a job to end, keep its result and put it in its place."""
@@ -113,6 +116,8 @@ class Batch:
                 record = Record(job, outcome, time.monotonic() - working.started, False)
             except UsageError as error:
                 record = self._refused(job, error, working.started)
+            except OSError as error:
+                record = self._refused(job, _unwritable(working.folder, error), working.started)
             running.pop(future).stack.close()
             self._tell(working.index, record, told)
 
@@ -135,9 +140,7 @@ class Batch:
         try:
             return all(self._put_one(job, ending, outcome.outputs.get(ending)) for ending in job.endings())
         except OSError as error:
-            raise UsageError(
-                f"{self._out / job.stem}: cannot be written: {error.strerror or error}; check the path and free space"
-            ) from error
+            raise _unwritable(self._out / job.stem, error) from error
 
     def _put_one(self, job: Job, ending: str, hashed: str | None) -> bool:
         path = self._out / f"{job.stem}{ending}"
@@ -165,6 +168,10 @@ class Batch:
                         f"{path}: exists, and no batch with this cache wrote it; give --force to replace what is in "
                         "the way, or another -o"
                     )
+
+
+def _unwritable(path: Path, error: OSError) -> UsageError:
+    return UsageError(f"{path}: cannot be written: {error.strerror or error}; check the path and free space")
 
 
 def _read(path: str) -> bytes:
