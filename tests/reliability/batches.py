@@ -92,6 +92,8 @@ class Campaign:
         generator, findings = random.Random(seed), Findings()
         started = time.monotonic()
         expected = self.whole("whole")
+        if not {"a_good.int8.tflite", "a_good.int8.json"} <= expected.keys():
+            findings.wrong.append("a good model has no outputs")
         seconds = time.monotonic() - started
         for _ in range(kills):
             process = self.start("killed")

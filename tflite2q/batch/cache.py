@@ -36,7 +36,7 @@ RUNNING = ("apache-tvm", "ai-edge-litert", "pillow", "pycocotools")
 def place(out: Path) -> Path:
     """The folder of the cache: $TFLITE2Q_CACHE, or one inside the output folder."""
     given = os.environ.get(VARIABLE)
-    return Path(given) if given else out / FOLDER
+    return (Path(given) if given else out / FOLDER).absolute()  # jobs run in folders of their own
 
 
 def digest(content: bytes) -> str:

@@ -184,6 +184,14 @@ def _check(found: Sequence[Job], out: Path, manifest: str | None) -> None:
             taken[identity] = job
 
 
+def refuse_reports(paths: Mapping[str, str | None], found: Sequence[Job], out: Path) -> None:
+    """Raise UsageError for a report, by the name of its option, that is an output of a job."""
+    outputs = {_identity(out / f"{job.stem}{ending}"): job for job in found for ending in job.endings()}
+    for option, path in paths.items():
+        if path not in (None, "-") and (job := outputs.get(_identity(str(path)))) is not None:
+            raise UsageError(f"--{option} {path}: is what {job.source} becomes; give another name")
+
+
 def _identity(path: str | Path) -> str:
     """Equal for two names of one file: hard links and links of any kind."""
     where = os.path.realpath(path)

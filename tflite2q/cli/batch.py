@@ -60,7 +60,7 @@ comparison_options = together(
 )
 
 
-@command(short_help="Convert many models, each in a process of its own; what is done is not done again.")
+@command(short_help="Convert many models, each in a process of its own.")
 @click.argument("sources", metavar="[SOURCE]...", type=ANY_PATH, nargs=-1)
 @click.option(
     "--manifest", type=MODEL, metavar="FILE.toml",
@@ -129,7 +129,9 @@ def batch(
     asked["fit"] = None if asked["fit"] == "auto" else asked["fit"]
     out = Path(output)
     found = plan.jobs(sources, manifest, plan.Asked(schemes=names, **asked), out)
+    out.mkdir(parents=True, exist_ok=True)
     inputs = {path for job in found for path in (job.source, *job.settings.paths.values())}
+    plan.refuse_reports(paths, found, out)
     files.refuse_outputs({f"--{kind}": path for kind, path in paths.items()}, [*inputs, manifest], force=True)
     if jobs > 1 and any((job.settings.compare or {}).get("speed") for job in found):
         raise UsageError("--speed needs --jobs 1: models that run at the same time disturb each other's times")
