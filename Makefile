@@ -8,7 +8,7 @@ SCHEME ?= int8
 TARGET ?= native
 OUT    ?= converted
 THREADS ?= 1
-MODELS ?= models/digits_uint8.tflite
+MODELS ?= $(if $(MANIFEST),,models/digits_uint8.tflite)
 TESTS  ?= tests
 JOBS   ?= 2
 TIME   ?= 600
@@ -53,35 +53,24 @@ demo: $(VENV)/.user ## convert and compare a real uint8 model, and show the resu
 	$(CLI) convert $(DEMO_MODEL) --scheme $(SCHEME) --force -o $(OUT)/digits.$(SCHEME).tflite
 	$(CLI) compare $(DEMO_MODEL) $(OUT)/digits.$(SCHEME).tflite --data $(DEMO_DATA) --labels $(DEMO_LABELS) --threads $(THREADS)
 
-# One output for each model, named by its stem and scheme. A stem that occurs twice in MODELS is an error here, because
-# the second file would silently replace the first.
-converted = $(OUT)/$(notdir $(basename $(1))).$(notdir $(basename $(SCHEME))).tflite
-outputs   := $(foreach model,$(MODELS),$(call converted,$(model)))
-scheme_file := $(firstword $(wildcard $(SCHEME) schemes/$(SCHEME).toml))
-ifneq ($(filter convert,$(MAKECMDGOALS)),)
-ifneq ($(words $(MODELS)),$(words $(sort $(MODELS))))
-$(error MODELS names a file twice)
-endif
-ifneq ($(words $(outputs)),$(words $(sort $(outputs))))
-$(error two files in MODELS have the same name and would both become one file in $(OUT); convert them into different OUT folders)
-endif
-endif
+# The shell takes paths from its environment, where they may hold spaces.  MODELS are words of the shell: several are
+# separated by spaces, and one that holds spaces is quoted, MODELS="'my model.tflite' 'my folder'".
+export MODELS SCHEME OUT DATA LABELS GATES MANIFEST
+batch = @eval "set -- $$MODELS"; $(CLI) batch "$$@" $(if $(SCHEME),--scheme "$$SCHEME") -o "$$OUT" \
+  $(if $(DATA),--data "$$DATA") $(if $(LABELS),--labels "$$LABELS") $(if $(GATES),--gates "$$GATES")
 
 .PHONY: convert
-convert: $(outputs) ## convert MODELS='a.tflite b.tflite' to SCHEME in folder OUT; only what is out of date; -j2 for two at once
-
-define conversion
-$(call converted,$(1)): $(1) $(scheme_file) | $(VENV)/.user
-	@mkdir -p $$(@D)
-	$$(CLI) convert $$< --scheme $$(SCHEME) --unchanged copy --force -o $$@
-endef
-$(foreach model,$(sort $(MODELS)),$(eval $(call conversion,$(model))))
+convert: $(VENV)/.user ## convert MODELS='a.tflite folder' to SCHEME in folder OUT; only what has changed [JOBS=2]
+	$(batch) --jobs $(JOBS)
 
 .PHONY: compare
-compare: $(VENV)/.user ## compare each of MODELS with its conversion to SCHEME [DATA=... LABELS=...]
-	@set -e; for model in $(MODELS); do \
-	  $(CLI) compare $$model --scheme $(SCHEME) --threads $(THREADS) --target $(TARGET) \
-	    $(if $(DATA),--data $(DATA)) $(if $(LABELS),--labels $(LABELS)); done
+compare: $(VENV)/.user ## convert MODELS and compare each with its conversion, speed too [DATA=... LABELS=... GATES=...]
+	$(batch) --compare --speed --jobs 1 --threads $(THREADS)
+
+.PHONY: batch
+batch: $(VENV)/.user ## convert MODELS, or what MANIFEST=FILE.toml lists, with summaries in OUT [DATA LABELS GATES JOBS]
+	$(batch) --jobs $(JOBS) $(if $(MANIFEST),--manifest "$$MANIFEST") \
+	  --markdown "$$OUT/batch.md" --junit "$$OUT/batch.xml" --json "$$OUT/batch.json" --html "$$OUT/index.html"
 
 .PHONY: models
 models: $(VENV)/.dev ## train and quantize the models in models/ again

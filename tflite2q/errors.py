@@ -40,6 +40,10 @@ class UnsupportedError(Tflite2qError):
     carriable = False
 
 
+# What a command that has the option says after an error that is carriable.
+CARRY_HINT = "--allow-unsupported carries that through and converts the rest; docs/ops.md lists what is supported"
+
+
 class InvalidGraph(Tflite2qError):
     """A graph breaks a rule of the dialect (shapes, dtypes, quantization parameters, order)."""
 

@@ -93,13 +93,22 @@ def _prefix(where: Path) -> str:
     return f".{where.stem}."
 
 
+def sweep(folder: Path) -> None:
+    """Remove all temporary files in a folder whose processes are gone, of whatever files they were to become."""
+    with suppress(OSError):
+        for entry in os.scandir(folder):
+            stem, _, owner = Path(entry.name).stem.rpartition(".")
+            if stem.startswith(".") and owner.isdigit() and entry.is_file() and not alive(int(owner)):
+                os.unlink(entry.path)
+
+
 def _sweep(where: Path) -> None:
     """Remove temporary files of `where` whose processes are gone."""
     with suppress(OSError):
         for entry in os.scandir(where.parent):
             owner = entry.name.removeprefix(_prefix(where)).removesuffix(where.suffix)
             made_up = entry.name == f"{_prefix(where)}{owner}{where.suffix}"
-            if made_up and owner.isdigit() and not _alive(int(owner)):
+            if made_up and owner.isdigit() and not alive(int(owner)):
                 os.unlink(entry.path)
 
 
@@ -113,13 +122,13 @@ def temporary_folder() -> Iterator[Path]:
     with suppress(OSError):
         for entry in os.scandir(place):
             owner = entry.name.removeprefix(FOLDER).partition("-")[0]
-            if entry.name.startswith(FOLDER) and owner.isdigit() and not _alive(int(owner)):
+            if entry.name.startswith(FOLDER) and owner.isdigit() and not alive(int(owner)):
                 shutil.rmtree(entry.path, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=f"{FOLDER}{os.getpid()}-") as folder:
         yield Path(folder)
 
 
-def _alive(process: int) -> bool:
+def alive(process: int) -> bool:
     """Whether there is such a process; True where that cannot be told."""
     if os.name != "posix":
         return True

@@ -1,4 +1,4 @@
-"""`make convert`: many models, only what is out of date, and a failure is a failure."""
+"""`make convert` and its kin: many models, only what has changed, and a failure is a failure."""
 
 from __future__ import annotations
 
@@ -54,27 +54,31 @@ def arguments(models: list[Path], out: Path) -> list[str]:
     return ["convert", f"MODELS={' '.join(map(str, models))}", "SCHEME=int8", f"OUT={out}", "-j2"]
 
 
-def test_converts_what_is_out_of_date(make: Make, models: list[Path], tmp_path: Path) -> None:
+def written(out: Path) -> list[str]:
+    return sorted(path.name for path in out.iterdir() if path.suffix == ".tflite")
+
+
+def test_converts_what_has_changed(make: Make, models: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = make(*arguments(models, out))
     assert first.returncode == 0, first.stderr
-    assert sorted(path.name for path in out.iterdir()) == ["one.int8.tflite", "two.int8.tflite"]
-    stamps = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
-    second = make(*arguments(models, out))
-    assert "tflite2q convert" not in second.stdout
+    assert written(out) == ["one.int8.tflite", "two.int8.tflite"]
+    stamps = {name: (out / name).stat().st_mtime_ns for name in written(out)}
     os.utime(models[1], (time.time() + 5, time.time() + 5))
+    second = make(*arguments(models, out))
+    assert "2 taken from the cache" in second.stdout
+    assert {name: (out / name).stat().st_mtime_ns for name in written(out)} == stamps
+    models[1].write_bytes(models[1].read_bytes() + b"\0")
     third = make(*arguments(models, out))
-    assert third.returncode == 0, third.stderr
-    assert (out / "one.int8.tflite").stat().st_mtime_ns == stamps["one.int8.tflite"]
-    assert (out / "two.int8.tflite").stat().st_mtime_ns > stamps["two.int8.tflite"]
+    assert third.returncode == 0 and "1 taken from the cache" in third.stdout, third.stderr
 
 
 def test_one_failure_fails_the_batch_and_leaves_no_file(make: Make, models: list[Path], tmp_path: Path) -> None:
     models[0].write_bytes(b"damaged")
-    done = make(*arguments(models, tmp_path / "out"), "-k")
+    done = make(*arguments(models, tmp_path / "out"))
     assert done.returncode != 0
     assert "one.tflite" in done.stderr
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["two.int8.tflite"]
+    assert written(tmp_path / "out") == ["two.int8.tflite"]
 
 
 def test_equal_names_from_two_folders_are_refused(make: Make, models: list[Path], tmp_path: Path) -> None:
@@ -83,8 +87,43 @@ def test_equal_names_from_two_folders_are_refused(make: Make, models: list[Path]
     shutil.copy(models[0], twin)
     done = make(*arguments([*models, twin], tmp_path / "out"))
     assert done.returncode != 0
-    assert "same name" in done.stderr
+    assert "both would become one.int8.tflite" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_paths_may_hold_spaces_and_quotes(make: Make, models: list[Path], tmp_path: Path) -> None:
+    folder, out = tmp_path / "my models", tmp_path / "my out"
+    folder.mkdir()
+    models[0].rename(folder / "a model.tflite")
+    models[1].rename(tmp_path / "it's one.tflite")
+    quoted = f"MODELS='{folder}' \"{tmp_path}/it's one.tflite\""
+    done = make("batch", quoted, "SCHEME=int8", f"OUT={out}")
+    assert done.returncode == 0, done.stderr
+    assert written(out) == ["a model.int8.tflite", "it's one.int8.tflite"]
+    assert {"batch.md", "batch.xml", "batch.json", "index.html"} <= {path.name for path in out.iterdir()}
+
+
+def test_a_manifest_needs_no_models(make: Make, models: list[Path], tmp_path: Path) -> None:
+    manifest = tmp_path / "my batch.toml"
+    manifest.write_text('[[models]]\npath = "one.tflite"\n', encoding="utf-8")
+    done = make("batch", f"MANIFEST={manifest}", "SCHEME=int8", f"OUT={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    assert written(tmp_path / "out") == ["one.int8.tflite"]
+
+
+@pytest.mark.slow
+def test_compares(make: Make, models: list[Path], digits_data: tuple[Path, Path], tmp_path: Path) -> None:
+    data, labels = (tmp_path / f"my {path.name}" for path in digits_data)
+    for ours, path in zip((data, labels), digits_data, strict=True):
+        shutil.copy(path, ours)
+    gates = tmp_path / "my gates.toml"
+    gates.write_text("max_size_ratio = 0.1\n", encoding="utf-8")
+    given = [f"MODELS={models[0]}", "SCHEME=int8", f"OUT={tmp_path / 'my out'}", f"DATA={data}", f"LABELS={labels}"]
+    done = make("compare", *given)
+    assert done.returncode == 0, done.stderr
+    assert "top-1" in done.stdout
+    done = make("compare", *given, f"GATES={gates}")
+    assert done.returncode != 0 and "max_size_ratio" in done.stdout
 
 
 def test_public_files_may_lie_in_folders_with_spaces(make: Make, tmp_path: Path) -> None:
@@ -101,5 +140,5 @@ def test_public_files_may_lie_in_folders_with_spaces(make: Make, tmp_path: Path)
 def test_help_is_what_make_alone_says(make: Make) -> None:
     done = make()
     assert done.returncode == 0
-    for target in ("demo", "test", "lint", "docs", "bench", "models", "convert", "compare", "clean"):
+    for target in ("demo", "test", "lint", "docs", "bench", "models", "convert", "compare", "batch", "clean"):
         assert f"\n  {target} " in done.stdout

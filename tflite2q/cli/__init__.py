@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import click
 
+from tflite2q.cli.batch import batch
 from tflite2q.cli.check import check
 from tflite2q.cli.compare import compare
 from tflite2q.cli.convert import convert
@@ -22,7 +23,7 @@ from tflite2q.cli.targets import targets
 from tflite2q.errors import Tflite2qError
 from tflite2q.version import __version__
 
-COMMANDS: tuple[click.Command, ...] = (inspect, convert, run_command, compare, check, search, schemes, targets)
+COMMANDS: tuple[click.Command, ...] = (inspect, convert, run_command, compare, check, search, batch, schemes, targets)
 
 WRONG_USAGE = 2
 INTERRUPTED = 130
@@ -41,8 +42,8 @@ class _InOrder(click.Group):
 def tflite2q() -> None:
     """Convert quantized TensorFlow Lite models to other quantization schemes, compile them, and measure the difference.
 
-    Exit codes: 0 success; 1 a gate failed or `check` found a broken rule; 2 wrong usage; 3 the input cannot be used
-    (malformed or unsupported).
+    Exit codes: 0 success; 1 a gate failed or `check` found a broken rule; 2 wrong usage; 3 the input (of `batch`:
+    some input) cannot be used.
     """
 
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", "Comparison", "Inspection")
 
-HINT = "--allow-unsupported carries that through and converts the rest; docs/ops.md lists what is supported"
-
 
 def opened(
     path: str,
@@ -24,14 +22,14 @@ def opened(
     signature: str | None = None,
 ) -> Loaded:
     """The model at `path`; `allow_unsupported` is None where a command does not have that option."""
-    from tflite2q.errors import UnsupportedError
+    from tflite2q.errors import CARRY_HINT, UnsupportedError
     from tflite2q.evaluation import models
 
     try:
         found = models.opened(path, bool(allow_unsupported), shapes, signature)
     except UnsupportedError as error:
         if error.carriable and allow_unsupported is False:
-            raise UnsupportedError(f"{error}; {HINT}") from error
+            raise UnsupportedError(f"{error}; {CARRY_HINT}") from error
         raise
     for note in found.graph.notes:
         click.echo(f"tflite2q: {path}: {note}", err=True)

@@ -40,6 +40,13 @@ class Progress:
         self._stream.flush()
         self._width = len(text)
 
+    def wipe(self) -> None:
+        """Clear the line, so that something else can be printed; it comes back."""
+        if self._width:
+            self._write("")
+            self._stream.write("\r")
+            self._stream.flush()
+
     def __enter__(self) -> Progress:
         if self._thread is not None:
             self._thread.start()
@@ -51,7 +58,4 @@ class Progress:
         self._over.set()
         if self._thread is not None:
             self._thread.join()
-        if self._width:
-            self._write("")
-            self._stream.write("\r")
-            self._stream.flush()
+        self.wipe()

@@ -1,0 +1,249 @@
+"""`tflite2q batch`: one bad model harms no other, and what is done is not done again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from batch.faults import site
+
+import tflite2q
+from tflite2q.batch import cache
+
+Cli = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(cache.VARIABLE, raising=False)
+
+
+def outputs(out: Path) -> list[str]:
+    """The files of an output folder, without the cache."""
+    found = (path.relative_to(out) for path in out.rglob("*") if path.is_file())
+    return sorted(str(path) for path in found if path.parts[0] != cache.FOLDER)
+
+
+def jobs(outcome: Any) -> dict[str, dict[str, Any]]:
+    """The jobs in printed JSON by model and scheme."""
+    return {f"{job['model']} {job['scheme']}": job for job in json.loads(outcome.out)["jobs"]}
+
+
+def test_one_bad_model_harms_no_other(cli: Cli, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models, out = tmp_path / "some models", tmp_path / "out"
+    (models / "deep").mkdir(parents=True)
+    for name in ("good", "hangs", "greedy", "dies", "bug", "deep/leaves"):
+        shutil.copy(digits, models / f"{name}.tflite")
+    (models / "broken.tflite").write_bytes(digits.read_bytes()[:1000])
+    (models / "empty.tflite").touch()
+    (models / "gone.tflite").symlink_to("nowhere")
+    os.mkfifo(models / "pipe.tflite")
+    (models / "notes.txt").touch()
+    tflite2q.convert(digits, "int8").save(models / "already.tflite")
+    monkeypatch.setenv("PYTHONPATH", site(tmp_path / "site"))
+
+    limits = ("--time", "8", "--memory", "0.6", "--jobs", "3")
+    done = cli("batch", models, "--scheme", "int8", "-o", out, *limits, "--json", "-")
+    assert done.code == 3
+    found = {name.removesuffix(" int8"): (job["state"], job["reason"]) for name, job in jobs(done).items()}
+    expected = {
+        "good.tflite": ("converted", ""),
+        "already.tflite": ("unchanged", "already follows"),
+        "deep/leaves.tflite": ("converted", ""),
+        "hangs.tflite": ("time limit", "more than 8 s"),
+        "greedy.tflite": ("memory limit", "more than 0.6 GB"),
+        "dies.tflite": ("died", "SIGSEGV"),
+        "bug.tflite": ("internal error", "ZeroDivisionError: by nothing"),
+        "broken.tflite": ("refused", "broken.tflite: "),
+        "empty.tflite": ("refused", "empty.tflite: "),
+        "gone.tflite": ("refused", "No such file"),
+        "pipe.tflite": ("refused", "is no file"),
+    }
+    assert set(found) == set(expected)
+    for name, (state, reason) in expected.items():
+        assert found[name][0] == state and reason in found[name][1], (name, found[name])
+    stems = ("already", "deep/leaves", "good")
+    assert outputs(out) == [f"{stem}.int8.{ending}" for stem in stems for ending in ("json", "tflite")]
+    assert (out / "good.int8.tflite").read_bytes() == (models / "already.tflite").read_bytes()
+    assert (out / "already.int8.tflite").read_bytes() == (models / "already.tflite").read_bytes()
+    assert not list((out / cache.FOLDER / "staging").iterdir())
+    left = subprocess.run(["pgrep", "-f", "left [b]ehind"], capture_output=True, check=False) if _pgrep() else None
+    assert left is None or left.returncode == 1
+    assert "11/11" in done.err
+
+    monkeypatch.delenv("PYTHONPATH")
+    again = cli("batch", models, "--scheme", "int8", "-o", out, "--json", "-")
+    states = {name: (job["state"], job["cached"]) for name, job in jobs(again).items()}
+    assert states["hangs.tflite int8"] == ("converted", False), "what broke a limit is tried again"
+    assert states["good.tflite int8"] == ("converted", True)
+    assert states["broken.tflite int8"] == ("refused", True)
+
+
+def _pgrep() -> bool:
+    return shutil.which("pgrep") is not None
+
+
+def test_only_what_changed_is_done_again(cli: Cli, digits: Path, tmp_path: Path) -> None:
+    models, out = tmp_path / "models", tmp_path / "out"
+    models.mkdir()
+    for name in ("a", "b"):
+        shutil.copy(digits, models / f"{name}.tflite")
+    arguments = ("batch", models, "--scheme", "int8", "-o", out, "--json", "-")
+    assert cli(*arguments).code == 0
+    first = {name: (out / name).read_bytes() for name in outputs(out)}
+
+    def cached(*more: object) -> list[bool]:
+        done = cli(*arguments, *more)
+        return [job["cached"] for job in jobs(done).values()]
+
+    stamp = (out / "a.int8.tflite").stat().st_mtime_ns
+    assert cached() == [True, True]
+    assert (out / "a.int8.tflite").stat().st_mtime_ns == stamp, "what is right is left alone"
+    (out / "a.int8.tflite").unlink()
+    assert cached() == [True, True] and (out / "a.int8.tflite").read_bytes() == first["a.int8.tflite"]
+    (models / "b.tflite").unlink()
+    tflite2q.convert(digits, "symmetric-int8").save(models / "b.tflite")
+    assert cached() == [True, False]
+    assert cached("--interface", "scheme") == [False, False]
+    assert cached() == [True, True]
+    # A model that breaks takes its old outputs with it: they would pass for its own.
+    (models / "b.tflite").write_bytes(b"damaged")
+    assert cached() == [True, False]
+    assert outputs(out) == ["a.int8.json", "a.int8.tflite"]
+
+
+def test_a_damaged_cache_costs_time_and_no_result(cli: Cli, digits: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ("batch", digits, "--scheme", "int8", "-o", out, "--json", "-")
+    assert cli(*arguments).code == 0
+    right = (out / "digits_uint8.int8.tflite").read_bytes()
+    for path in (out / cache.FOLDER / "content").iterdir():
+        path.write_bytes(b"damaged")
+    (out / "digits_uint8.int8.tflite").unlink()
+    (out / "digits_uint8.int8.json").unlink()
+    done = cli(*arguments)
+    assert done.code == 0 and not jobs(done)["digits_uint8.tflite int8"]["cached"]
+    assert (out / "digits_uint8.int8.tflite").read_bytes() == right
+    for path in (out / cache.FOLDER / "entries").iterdir():
+        path.write_bytes(b"{}")
+    assert not jobs(cli(*arguments))["digits_uint8.tflite int8"]["cached"]
+
+
+def test_a_cache_may_be_shared(cli: Cli, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "kept"))
+    for name, cached in (("one", False), ("two", True)):
+        done = cli("batch", digits, "--scheme", "int8", "-o", tmp_path / name, "--json", "-")
+        assert jobs(done)["digits_uint8.tflite int8"]["cached"] is cached
+        assert outputs(tmp_path / name) == ["digits_uint8.int8.json", "digits_uint8.int8.tflite"]
+        assert not (tmp_path / name / cache.FOLDER).exists()
+
+
+@pytest.mark.parametrize(("how", "code", "written"), [("copy", 0, 2), ("skip", 0, 1), ("fail", 3, 0)])
+def test_unchanged_models(cli: Cli, digits: Path, tmp_path: Path, how: str, code: int, written: int) -> None:
+    out = tmp_path / "out"
+    done = cli("batch", digits, "--scheme", "asymmetric-uint8", "-o", out, "--unchanged", how, "--json", "-")
+    assert done.code == code
+    assert len(outputs(out)) == written
+    (job,) = jobs(done).values()
+    assert job["state"] == ("refused" if how == "fail" else "unchanged") and "already follows" in job["reason"]
+
+
+def test_gates_reports_and_exit_codes(cli: Cli, digits: Path, digits_data: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "gates.toml").write_text("min_agreement = 0.9\nmax_size_ratio = 1.2\n", encoding="utf-8")
+    data, labels = digits_data
+    reports = [f"--{kind}={tmp_path / name}" for kind, name in
+               (("markdown", "r.md"), ("junit", "r.xml"), ("html", "r & r.html"), ("json", "r.json"))]  # fmt: skip
+    done = cli(
+        "batch", digits, "--scheme", "int8", "-o", tmp_path / "out", "--data", data, "--labels", labels,
+        "--gates", tmp_path / "gates.toml", "--limit", "20", *reports,
+    )  # fmt: skip
+    assert done.code == 1, done.err
+    assert "max_size_ratio" in done.out and "1 conversion: " in done.out and "gates failed" in done.out
+    document = json.loads((tmp_path / "r.json").read_text())
+    failed = {job["scheme"]: [g["name"] for g in job["gates"] if not g["passed"]] for job in document["jobs"]}
+    assert failed["int8"] == ["max_size_ratio"]
+    assert all(len(job["outputs"]) == 3 and all(map(os.path.exists, job["outputs"])) for job in document["jobs"])
+    tree = ElementTree.parse(tmp_path / "r.xml")
+    suite = tree.getroot()[0]
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == (
+        "3", "1", "0",
+    )  # fmt: skip
+    assert "top-1" in (tmp_path / "r.md").read_text()
+    page = (tmp_path / "r & r.html").read_text()
+    links = re.findall(r'href="([^"]+)"', page)
+    assert len(links) == 3 and all((tmp_path / link).exists() for link in links)
+    assert "digits_uint8.tflite" in (tmp_path / "out" / "digits_uint8.int8.md").read_text().replace("\\", "")
+
+
+@pytest.mark.slow
+def test_libraries_for_targets(cli: Cli, digits: Path, tmp_path: Path) -> None:
+    contents = []
+    for name in ("one", "two"):
+        done = cli("batch", digits, "--scheme", "int8", "-o", tmp_path / name, "--target", "native")
+        assert done.code == 0, done.err
+        contents.append((tmp_path / name / "digits_uint8.int8.native.so").read_bytes())
+    assert contents[0] == contents[1], "equal inputs give equal bytes"
+    assert cli("run", tmp_path / "one" / "digits_uint8.int8.native.so").code in (0, 2)
+
+
+def test_a_report_is_no_output(cli: Cli, digits: Path, tmp_path: Path) -> None:
+    done = cli("batch", digits, "--scheme", "int8", "-o", tmp_path, "--json", tmp_path / "digits_uint8.int8.json")
+    assert done.code == 2 and "is what" in done.err
+    done = cli("batch", digits, "--scheme", "int8", "-o", tmp_path / "out", "--json", digits)
+    assert done.code == 2 and "is the input" in done.err
+
+
+def test_foreign_files_are_not_replaced(cli: Cli, digits: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "digits_uint8.int8.tflite").write_bytes(b"precious")
+    done = cli("batch", digits, "--scheme", "int8", "-o", out)
+    assert done.code == 2 and "--force" in done.err
+    assert (out / "digits_uint8.int8.tflite").read_bytes() == b"precious"
+    assert cli("batch", digits, "--scheme", "int8", "-o", out, "--force").code == 0
+    assert (out / "digits_uint8.int8.tflite").read_bytes() != b"precious"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at /proc")
+def test_an_interruption_ends_jobs_and_keeps_what_is_done(digits: Path, tmp_path: Path) -> None:
+    models, out = tmp_path / "models", tmp_path / "out"
+    models.mkdir()
+    for name in ("a", "z_hangs"):
+        shutil.copy(digits, models / f"{name}.tflite")
+    command = [
+        sys.executable,
+        "-m",
+        "tflite2q",
+        "batch",
+        str(models),
+        "--scheme",
+        "int8",
+        "-o",
+        str(out),
+        "--jobs",
+        "2",
+    ]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([site(tmp_path / "site"), *sys.path])}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        for _ in range(600):
+            if (out / "a.int8.tflite").exists():
+                break
+            time.sleep(0.1)
+        process.send_signal(2)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "1 of 2 are done and kept" in errors and errors.endswith("tflite2q: interrupted\n")
+    assert not list((out / cache.FOLDER / "staging").iterdir())

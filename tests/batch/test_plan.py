@@ -1,0 +1,156 @@
+"""Which models a batch converts, under which names, and what is refused before any work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tflite2q.batch import plan
+from tflite2q.batch.plan import Asked
+from tflite2q.errors import SchemeError, UsageError
+
+INT8 = Asked(schemes=("int8",))
+
+
+def files(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+    return folder
+
+
+def stems(found: list[plan.Job]) -> list[str]:
+    return [job.stem for job in found]
+
+
+def test_folders_are_searched(tmp_path: Path) -> None:
+    out = tmp_path / "in" / "out"
+    files(
+        tmp_path / "in", "b.tflite", "a.tflite", "sub/a.tflite", ".hidden/x.tflite", ".y.tflite", "out/z.tflite", "n.md"
+    )
+    found = plan.jobs([str(tmp_path / "in")], None, Asked(schemes=("int8", "int16x8")), out)
+    assert stems(found) == [f"{n}.{s}" for n in ("a", "b", "sub/a") for s in ("int8", "int16x8")]
+
+
+def test_the_same_file_twice_is_one_job(tmp_path: Path) -> None:
+    files(tmp_path, "in/a.tflite")
+    sources = [str(tmp_path / "in"), str(tmp_path / "in" / "a.tflite")]
+    assert stems(plan.jobs(sources, None, INT8, tmp_path / "out")) == ["a.int8"]
+
+
+@pytest.mark.parametrize(
+    ("sources", "out", "message"),
+    [
+        (["x/a.tflite", "y/a.tflite"], "out", "both would become a.int8.tflite"),
+        (["x", "y"], "out", "both would become a.int8.tflite"),
+        (["x/a.tflite", "x/a.b"], "out", None),
+        (["x"], "x", "is the output folder too"),
+        (["link"], "x", "is the output folder too"),
+        (["z/a.tflite"], "z", "is the input .*z/a.int8.tflite; give another"),
+        (["missing"], "out", "missing: does not exist"),
+        (["empty"], "out", "there is no .tflite file"),
+        ([], "out", "give models"),
+        (["q/a.tflite", "q/a.q.txt"], "out", "both would become a.int8"),
+    ],
+)
+def test_names(tmp_path: Path, sources: list[str], out: str, message: str | None) -> None:
+    files(tmp_path, "x/a.tflite", "y/a.tflite", "x/a.b", "z/a.tflite", "z/a.int8.tflite", "q/a.tflite", "q/a.q.txt")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("x")
+    asked = [str(tmp_path / source) for source in sources]
+    if sources == ["z/a.tflite"]:
+        asked.append(str(tmp_path / "z" / "a.int8.tflite"))
+    if message is None:
+        with pytest.raises(UsageError, match="both would become"):  # a.tflite and a.b have one stem
+            plan.jobs(asked, None, INT8, tmp_path / out)
+        return
+    with pytest.raises(UsageError, match=message):
+        plan.jobs(asked, None, INT8, tmp_path / out)
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link], ids=["soft", "hard"])
+def test_an_output_that_leads_to_a_source_is_refused(tmp_path: Path, link: Callable[..., Any]) -> None:
+    files(tmp_path, "in/a.tflite", "out/other")
+    link(tmp_path / "in" / "a.tflite", tmp_path / "out" / "a.int8.tflite")
+    with pytest.raises(UsageError, match="is the input"):
+        plan.jobs([str(tmp_path / "in")], None, INT8, tmp_path / "out")
+
+
+def test_outputs_of_different_kinds_do_not_collide(tmp_path: Path) -> None:
+    files(tmp_path, "in/a.tflite", "in/a.int8.tflite")
+    (tmp_path / "in" / "native.toml").write_text('[activations]\ndtype = "int8"\n[weights]\ndtype = "int8"\n')
+    asked = Asked(schemes=("int8", str(tmp_path / "in" / "native.toml")), targets=("a/b", "a_b"))
+    with pytest.raises(UsageError, match="both would write"):
+        plan.jobs([str(tmp_path / "in")], None, asked, tmp_path / "out")
+
+
+def test_a_manifest_says_what_is_asked_for_each_model(tmp_path: Path) -> None:
+    files(tmp_path, "in/a.tflite", "in/b.tflite", "d.npy", "l.csv")
+    manifest = tmp_path / "batch.toml"
+    manifest.write_text(
+        """
+[defaults]
+scheme = "int8"
+unchanged = "skip"
+
+[[models]]
+path = "in/a.tflite"
+schemes = ["int16x8", "int8"]
+targets = ["native"]
+
+[[models]]
+path = "in/b.tflite"
+folder = "deep"
+data = "d.npy"
+labels = "l.csv"
+gates = { min_agreement = 0.5 }
+""",
+        encoding="utf-8",
+    )
+    found = plan.jobs([], str(manifest), Asked(schemes=("float32",), limit=7), tmp_path / "out")
+    assert stems(found) == ["a.int16x8", "a.int8", "deep/b.int8"]
+    assert found[0].settings.targets == ("native",) and found[0].settings.compare is None
+    assert found[2].settings.unchanged == "skip"
+    compare = found[2].settings.compare
+    assert compare is not None
+    assert compare["data"] == str(tmp_path / "d.npy") and compare["limit"] == 7
+    assert compare["gates"] == {"min_agreement": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("models", "is not TOML"),
+        ("", "lists no models"),
+        ("[[model]]", "model is unknown; did you mean 'models'"),
+        ("[[models]]\nscheme = 'int8'", r"models\[0\]: needs path"),
+        ("[[models]]\npath = 'a.tflite'\nschema = 'int8'", "schema is unknown; did you mean 'scheme"),
+        ("[[models]]\npath = 'a.tflite'\nscheme = 3", "not a name or a list of names"),
+        ("[[models]]\npath = 'a.tflite'\nscheme = 'int8'\nschemes = ['int8']", "either scheme or schemes"),
+        ("[[models]]\npath = 'a.tflite'\nlimit = true", "limit: is True, not int"),
+        ("[[models]]\npath = 'a.tflite'\nfolder = '../x'", "must lie inside the output folder"),
+        ("[[models]]\npath = 'a.tflite'\nunchanged = 'x'", "unchanged is 'x'"),
+        ("[[models]]\npath = 'a.tflite'\nlabels = 'x'", "labels need data"),
+        ("[[models]]\npath = 'a.tflite'\ndata = 'x'", "x: does not exist"),
+        ("[[models]]\npath = 'a.tflite'\ngates = { min_speedup = 2 }", "not measured without --speed"),
+        ("[[models]]\npath = 'a.tflite'\ngates = { min_speed = 2 }", "there is no gate 'min_speed'"),
+        ("[[models]]\npath = 'b.tflite'", "b.tflite: does not exist"),
+    ],
+)
+def test_manifests_that_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    files(tmp_path, "a.tflite")
+    (tmp_path / "m.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError, match=message):
+        plan.jobs([], str(tmp_path / "m.toml"), INT8, tmp_path / "out")
+
+
+def test_schemes_are_checked_before_any_work(tmp_path: Path) -> None:
+    files(tmp_path, "a.tflite")
+    with pytest.raises(SchemeError, match="int9"):
+        plan.jobs([str(tmp_path / "a.tflite")], None, Asked(schemes=("int9",)), tmp_path / "out")
+    with pytest.raises(UsageError, match="give a scheme"):
+        plan.jobs([str(tmp_path / "a.tflite")], None, Asked(), tmp_path / "out")

@@ -1,0 +1,188 @@
+"""Results kept by what they were made from.
+
+A key is the hash of everything that a result depends on; an entry names its files by the hashes of their contents.
+Files are written before the entry that names them, and both by renaming, so that whatever is interrupted leaves an
+entry that is whole or none.  What is read is checked against its hash: a damaged cache costs time, never a result.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import hashlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tflite2q import files
+from tflite2q.batch.records import Outcome, Settings
+from tflite2q.errors import DataError, UsageError
+from tflite2q.version import __version__
+
+FOLDER = ".tflite2q-cache"
+VARIABLE = "TFLITE2Q_CACHE"
+# Packages whose version can change a result.
+CONVERTING = ("numpy", "flatbuffers", "tflite")
+RUNNING = ("apache-tvm", "ai-edge-litert", "pillow", "pycocotools")
+
+
+def place(out: Path) -> Path:
+    """The folder of the cache: $TFLITE2Q_CACHE, or one inside the output folder."""
+    given = os.environ.get(VARIABLE)
+    return (Path(given) if given else out / FOLDER).absolute()  # jobs run in folders of their own
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def digest_of_file(path: str | Path) -> str:
+    with open(path, "rb") as file:
+        return (
+            hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else digest(file.read())
+        )
+
+
+@functools.cache
+def digest_of_data(path: str) -> str:
+    """The hash of a file, of a CSV with the files that it lists, or of all files in a folder with their names.
+
+    Raises DataError if one cannot be read.
+    """
+    where = Path(path)
+    if where.is_dir():
+        found = sorted(each for each in where.rglob("*") if each.is_file())
+    elif where.suffix.lower() == ".csv" and where.is_file():
+        found = [where, *_listed(where)]
+    else:
+        found = [where]
+    whole = hashlib.sha256()
+    try:
+        for each in found:
+            if not each.is_file():
+                raise DataError(f"{path}: is no regular file; give a file or a folder of files")
+            whole.update(
+                f"{os.path.relpath(each, where.parent)}\0{digest_of_file(each)}\0".encode(errors="surrogateescape")
+            )
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}; check the path") from error
+    return whole.hexdigest()
+
+
+def _listed(table: Path) -> Iterator[Path]:
+    """The files that the first column of a CSV names, as far as they exist; other first columns are plain labels."""
+    with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        for row in csv.reader(file):
+            if row and (table.parent / row[0].strip()).is_file():
+                yield table.parent / row[0].strip()
+
+
+@functools.cache
+def version(running: bool) -> str:
+    """The version of the program, with a hash of its sources, and those of the packages that it computes with."""
+    root = Path(__file__).parent.parent
+    sources = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        sources.update(f"{path.relative_to(root)}\0".encode())
+        sources.update(path.read_bytes())
+    found = [f"tflite2q {__version__} {sources.hexdigest()}"]
+    for name in (*CONVERTING, *(RUNNING if running else ())):
+        with suppress(metadata.PackageNotFoundError):
+            found.append(f"{name} {metadata.version(name)}")
+    return "; ".join(found)
+
+
+def key(content: str, name: str, settings: Settings) -> str:
+    """The key of a result: the hash of the model's content, the name that reports give it, and all settings."""
+    asked = asdict(settings)
+    for what, path in settings.paths.items():
+        (asked if what == "calibrate" else asked["compare"])[what] = [Path(path).name, digest_of_data(path)]
+    facts = {"content": content, "name": name, "settings": asked, "version": version(settings.running)}
+    if settings.running:
+        facts["machine"] = _machine()
+    return digest(json.dumps(facts, sort_keys=True).encode())
+
+
+@functools.cache
+def _machine() -> list[str]:
+    """What the target `native` and measurements depend on."""
+    from tflite2q.lower import targets
+
+    return [*os.uname()[::4], *sorted(targets.reported_features())]
+
+
+class Cache:
+    """A folder of results: `entries` by key, `content` by hash, and `staging` for work that is not finished."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = threading.Lock()
+        try:
+            for name in ("entries", "content", "staging"):
+                (folder / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{folder}: cannot be made: {error.strerror}; give another -o or ${VARIABLE}") from error
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what killed runs left."""
+        for entry in os.scandir(self.folder / "staging"):
+            owner = entry.name.partition("-")[0]
+            if owner.isdigit() and not files.alive(int(owner)):
+                shutil.rmtree(entry.path, ignore_errors=True)
+        files.sweep(self.folder / "entries")
+
+    @contextmanager
+    def staging(self, number: int) -> Iterator[Path]:
+        """A folder for one job, which is gone at the end."""
+        where = self.folder / "staging" / f"{os.getpid()}-{number}"
+        shutil.rmtree(where, ignore_errors=True)
+        where.mkdir()
+        try:
+            yield where
+        finally:
+            shutil.rmtree(where, ignore_errors=True)
+
+    def find(self, key: str) -> Outcome | None:
+        """The outcome that is kept for a key, if all its files are there too."""
+        try:
+            found: dict[str, Any] = json.loads((self.folder / "entries" / f"{key}.json").read_bytes())
+            outcome = Outcome(**{**found, "gates": [(a, b, bool(c)) for a, b, c in found["gates"]]})
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+        return outcome if all(self.has(each) for each in outcome.outputs.values()) else None
+
+    def has(self, hashed: str) -> bool:
+        """Whether content with that hash is here."""
+        return (self.folder / "content" / hashed).is_file()
+
+    def content(self, hashed: str) -> bytes | None:
+        """Content by its hash; None, and it is forgotten, if it was damaged."""
+        path = self.folder / "content" / hashed
+        try:
+            found = path.read_bytes()
+        except OSError:
+            return None
+        if digest(found) == hashed:
+            return found
+        path.unlink(missing_ok=True)
+        return None
+
+    def adopt(self, path: Path) -> str:
+        """Move a file of `staging` here; its hash."""
+        hashed = digest_of_file(path)
+        os.replace(path, self.folder / "content" / hashed)
+        return hashed
+
+    def keep(self, key: str, outcome: Outcome) -> None:
+        """Keep the outcome of a key, whose files were adopted."""
+        encoded = json.dumps(asdict(outcome), sort_keys=True).encode()
+        with self._lock:
+            files.write(self.folder / "entries" / f"{key}.json", encoded, force=True)

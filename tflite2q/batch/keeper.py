@@ -1,0 +1,175 @@
+"""`python -m tflite2q.batch.keeper`: runs jobs one after another, each in a process of its own.
+
+The keeper imports the program once and forks for every job, so that a job costs no start.  It has no threads, which
+makes forking safe.  It watches the job's whole process group, ends it at its limits, and ends it too when whoever asked
+is gone.  A request is a line of JSON (`folder`, `seconds`, `memory`, `running`), so is the answer (`how`, `reason`).
+
+Memory is the resident memory of the group.  A limit on address space (RLIMIT_AS) would refuse what TVM and LLVM only
+reserve; what brings a machine down is memory that is touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tflite2q.batch import work
+from tflite2q.batch.records import BUG, DIED, MEMORY, TIME
+
+DONE = "done"
+POLL_SECONDS = 0.1
+PR_SET_PDEATHSIG = 1  # prctl(2)
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class Alone(Exception):
+    """Whoever asked for the job is gone."""
+
+
+def main() -> None:
+    """Serve requests until their stream ends."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print is no answer
+    # The program is loaded before it is asked for, once for all jobs.
+    from tflite2q import pipeline  # noqa: F401
+    from tflite2q.report import json as documents  # noqa: F401
+    from tflite2q.report import markdown  # noqa: F401
+
+    while line := sys.stdin.readline():
+        request = json.loads(line)
+        if request["running"]:  # TVM takes seconds to load
+            from tflite2q.execution import runtime  # noqa: F401
+        try:
+            how, reason = run(Path(request["folder"]), request["seconds"], request["memory"])
+        except Alone:
+            return
+        answers.write(json.dumps({"how": how, "reason": reason}) + "\n")
+        answers.flush()
+
+
+def run(folder: Path, seconds: float, memory: int) -> tuple[str, str]:
+    """Do the job that was laid out in `folder`; how it ended, and why.  Nothing of its group is left."""
+    keeper = os.getpid()
+    child = os.fork()
+    if child == 0:
+        _child(folder, keeper)
+    with contextlib.suppress(OSError):  # the child does it too; whoever is first
+        os.setpgid(child, child)
+    started = time.monotonic()
+    try:
+        how = _watch(child, started + seconds, memory)
+    finally:
+        # The leader is not reaped yet, so its number cannot have gone to another group.
+        os.killpg(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+    if how == TIME:
+        return TIME, f"it took more than {seconds:g} s and was ended; give a longer --time"
+    if how == MEMORY:
+        return MEMORY, f"it took more than {memory / 1e9:g} GB of memory and was ended; give a larger --memory"
+    return _ended(status, folder)
+
+
+def _ended(status: int, folder: Path) -> tuple[str, str]:
+    """How a job that ended by itself did."""
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        name = signal.Signals(-code).name
+        more = ", which is what a machine short of memory sends" if name == "SIGKILL" else ""
+        return DIED, f"its process was ended by {name}{more}; convert it alone to see more"
+    if code or not (folder / work.RESULT).exists():
+        lines = (folder / "stderr").read_text("utf-8", "replace").strip().splitlines()
+        return BUG, f"{lines[-1] if lines else f'exit code {code}'}; this is a bug, convert it alone to see where"
+    return DONE, ""
+
+
+def _child(folder: Path, keeper: int) -> None:
+    """The forked process: does the job and ends."""
+    code = 1
+    try:
+        os.setpgid(0, 0)
+        _end_with(keeper)
+        with open(os.devnull, "rb") as nothing, (folder / "stderr").open("wb") as log:
+            os.dup2(nothing.fileno(), 0)
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        (folder / "tmp").mkdir()
+        os.environ["TMPDIR"] = str(folder / "tmp")
+        tempfile.tempdir = None
+        work.perform(folder)
+        code = 0
+    except BaseException:
+        os.write(2, traceback.format_exc().encode(errors="replace"))
+    finally:
+        os._exit(code)
+
+
+def _end_with(keeper: int) -> None:
+    """Let the system end this process with its keeper, and choose it, not its keeper, when memory is short."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        with contextlib.suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("900", encoding="ascii")
+    if os.getppid() != keeper:  # it has died before
+        os._exit(1)
+
+
+def _watch(child: int, deadline: float, memory: int) -> str:
+    """Wait for a child to end, which stays to be reaped; DONE, or the limit that it broke.
+
+    Raises Alone when the stream of requests ends, on which nothing else comes during a job.
+    """
+    ended = os.pidfd_open(child)
+    try:
+        while True:
+            ready, _, _ = select.select([ended, sys.stdin.fileno()], [], [], POLL_SECONDS)
+            if ended in ready:
+                return DONE
+            if ready:
+                raise Alone
+            if time.monotonic() > deadline:
+                return TIME
+            if resident(child) > memory:
+                return MEMORY
+    finally:
+        os.close(ended)
+
+
+def resident(group: int) -> int:
+    """Resident bytes of all processes of a group, by /proc."""
+    found = 0
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            with open(f"/proc/{entry}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+        except OSError:  # it has ended
+            continue
+        # Numbered as proc(5) does, less the two fields up to the name and less one for counting from 0.
+        if int(fields[5 - 3]) == group:
+            found += int(fields[24 - 3]) * _PAGE
+    return found
+
+
+def environment() -> Mapping[str, str]:
+    """What a keeper is started with: this very program, and one thread for NumPy, as there are several jobs at once and
+    threads must not change sums."""
+    root = str(Path(__file__).parents[2])
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
+    one: dict[str, Any] = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    return {**os.environ, **one, "PYTHONPATH": path}
+
+
+if __name__ == "__main__":
+    main()

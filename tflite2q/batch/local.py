@@ -1,0 +1,140 @@
+"""Jobs on this machine: one keeper for each that may run at once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import subprocess
+import sys
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tflite2q.batch import keeper, work
+from tflite2q.batch.records import DIED, Outcome, Settings
+
+SHARE = 0.9  # of the memory that is free
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one job: seconds, and bytes of memory."""
+
+    seconds: float
+    memory: int
+
+
+def fair_memory(jobs: int) -> int:
+    """Bytes for each of so many jobs at once: what the machine, or the control group, has free."""
+    free = 0
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            free = int(line.split()[1]) * 1024
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            most, now = ((Path("/sys/fs/cgroup") / name).read_text(encoding="ascii").strip() for name in (limit, used))
+        except OSError:
+            continue
+        if most.isdigit():
+            free = min(free, int(most) - int(now))
+    return max(int(SHARE * free / jobs), 1 << 28)
+
+
+class Keeper:
+    """A keeper process; it is started again if it should die."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def run(self, folder: Path, limits: Limits, running: bool) -> Outcome:
+        """Do the job that was laid out in `folder`; `running` tells whether it runs models.  Its files are in
+        `folder`/out."""
+        request = {"folder": str(folder), "seconds": limits.seconds, "memory": limits.memory, "running": running}
+        process = self._started()
+        if process is None:
+            return Outcome(DIED, "interrupted")
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            self._end()
+            return Outcome(DIED, "the process that watches it was ended; run the same command again")
+        answer = json.loads(line)
+        if answer["how"] != keeper.DONE:
+            return Outcome(answer["how"], answer["reason"].replace(f"{folder}/in/", ""))
+        found = json.loads((folder / work.RESULT).read_text(encoding="utf-8"))
+        return Outcome(**{**found, "gates": [tuple(gate) for gate in found["gates"]]})
+
+    def _started(self) -> subprocess.Popen[str] | None:
+        with self._lock:
+            if self._process is None and not self._closed:
+                # A session of its own: Ctrl-C at the terminal is for the program that asks.
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", keeper.__name__],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    env=dict(keeper.environment()),
+                    encoding="utf-8",
+                    start_new_session=True,
+                )
+            return self._process
+
+    def _end(self) -> None:
+        with self._lock:
+            process, self._process = self._process, None
+        if process is None:
+            return
+        assert process.stdin is not None and process.stdout is not None
+        with contextlib.suppress(OSError):
+            process.stdin.close()  # it ends its job when requests end
+        process.wait()
+        process.stdout.close()
+
+    def close(self) -> None:
+        """End it, with the job that it may be at, for good."""
+        with self._lock:
+            self._closed = True
+        self._end()
+
+
+class Local:
+    """Runs jobs in folders of this machine, `jobs` at once."""
+
+    def __init__(self, jobs: int, limits: Limits) -> None:
+        self.window = jobs
+        self._limits = limits
+        self._idle: queue.SimpleQueue[Keeper] = queue.SimpleQueue()
+        self._keepers = [Keeper() for _ in range(jobs)]
+        for each in self._keepers:
+            self._idle.put(each)
+        self._threads = ThreadPoolExecutor(jobs)
+
+    def submit(self, folder: Path, name: str, content: bytes, settings: Settings) -> Future[Outcome]:
+        """Start a job; its files are in `folder`/out when it is done."""
+        work.prepare(folder, name, content, settings)
+        return self._threads.submit(self._run, folder, settings.running)
+
+    def _run(self, folder: Path, running: bool) -> Outcome:
+        mine = self._idle.get()
+        try:
+            return mine.run(folder, self._limits, running)
+        finally:
+            self._idle.put(mine)
+
+    def close(self) -> None:
+        """End everything that still runs."""
+        for each in self._keepers:
+            each.close()
+        self._threads.shutdown()

@@ -1,0 +1,274 @@
+"""From files, folders and a manifest to jobs, whose outputs have names of their own."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from tflite2q.batch.cache import FOLDER
+from tflite2q.batch.records import Job, Settings
+from tflite2q.errors import UsageError
+from tflite2q.evaluation import gates
+from tflite2q.rewrites import scheme as schemes
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+SUFFIX, TEXT_SUFFIX = ".tflite", ".q.txt"
+UNCHANGED = ("copy", "skip", "fail")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked for some models, by the keys of a manifest; paths are as they are to be opened.
+
+    `gates` is a file or a table of bounds; gates, like labels, ask for a comparison.
+    """
+
+    schemes: tuple[str, ...] = ()
+    interface: str | None = None
+    allow_unsupported: bool = False
+    unchanged: str = UNCHANGED[0]
+    targets: tuple[str, ...] = ()
+    threads: int = 1
+    calibrate: str | None = None
+    compare: bool = False
+    data: str | None = None
+    labels: str | None = None
+    label_names: str | None = None
+    task: str | None = None
+    fit: str | None = None
+    mean: float | None = None
+    std: float | None = None
+    limit: int | None = None
+    speed: bool = False
+    gates: str | Mapping[str, Any] | None = None
+    folder: str = ""
+
+    def settings(self) -> list[Settings]:
+        """The settings for each scheme.  Raises SchemeError, and UsageError for what contradicts itself."""
+        if not self.schemes:
+            raise UsageError("give a scheme: --scheme NAME|FILE, or scheme = ... in the manifest")
+        if self.labels is not None and self.data is None:
+            raise UsageError("labels need data")
+        if self.unchanged not in UNCHANGED:
+            raise UsageError(f"unchanged is {self.unchanged!r}, not one of {', '.join(UNCHANGED)}")
+        for path in (self.data, self.labels, self.label_names, self.calibrate):
+            if path is not None and not os.path.exists(path):
+                raise UsageError(f"{path}: does not exist; check the path")
+        found = []
+        for name in self.schemes:
+            scheme = schemes.find(name, self.interface)
+            found.append(
+                Settings(
+                    scheme.name, schemes.dump(scheme), self.allow_unsupported, self.unchanged, self.targets,
+                    self.threads, _whole(self.calibrate), self._comparison(),
+                )
+            )  # fmt: skip
+        return found
+
+    def _comparison(self) -> dict[str, Any] | None:
+        """Keywords of `pipeline.compare`; None without a comparison."""
+        bounds = gates.read(self.gates) if isinstance(self.gates, str) else gates.checked(self.gates or {})
+        if not (self.compare or bounds or self.data is not None):
+            return None
+        for name in bounds:
+            if "speedup" in name and not self.speed:
+                raise UsageError(f"{gates.KINDS[name].option}: times are not measured without --speed")
+        found = {
+            "data": _whole(self.data), "labels": _whole(self.labels), "label_names": _whole(self.label_names),
+            "task": self.task, "fit": self.fit, "mean": self.mean, "std": self.std, "limit": self.limit,
+            "threads": self.threads, "speed": self.speed, "gates": bounds,
+        }  # fmt: skip
+        return {key: value for key, value in found.items() if value is not None}
+
+
+PATHS = ("calibrate", "data", "labels", "label_names")
+TYPES: Mapping[str, tuple[type, ...]] = {
+    "interface": (str,), "allow_unsupported": (bool,), "unchanged": (str,), "threads": (int,), "compare": (bool,),
+    "task": (str,), "fit": (str,), "mean": (int, float), "std": (int, float), "limit": (int,), "speed": (bool,),
+    "gates": (str, dict), "folder": (str,), **dict.fromkeys(PATHS, (str,)),
+}  # fmt: skip
+LISTS = {"scheme": "schemes", "schemes": "schemes", "target": "targets", "targets": "targets"}
+
+
+def jobs(sources: Sequence[str], manifest: str | None, asked: Asked, out: Path) -> list[Job]:
+    """The jobs for all sources and all models of the manifest, in order; what a manifest says comes before `asked`.
+
+    Raises UsageError for sources that do not exist, for two jobs with the same outputs, and for outputs that would
+    replace an input.
+    """
+    wanted = [(source, asked) for source in sources]
+    if manifest is not None:
+        wanted += list(_manifest(Path(manifest), asked))
+    if not wanted:
+        raise UsageError("give models, folders of models, or --manifest FILE.toml")
+    found: dict[str, Job] = {}
+    for source, each in wanted:
+        settings = each.settings()
+        for path, relative in models(source, out):
+            stem = relative.removesuffix(TEXT_SUFFIX if relative.endswith(TEXT_SUFFIX) else Path(relative).suffix)
+            for setting in settings:
+                job = Job(path, _readable(relative), os.path.join(each.folder, f"{stem}.{setting.scheme}"), setting)
+                _add(found, job)
+    _check(list(found.values()), out, manifest)
+    return list(found.values())
+
+
+def _add(found: dict[str, Job], job: Job) -> None:
+    """Add a job; the same one twice is one."""
+    other = found.setdefault(job.stem, job)
+    if other.settings != job.settings or os.path.realpath(other.source) != os.path.realpath(job.source):
+        raise UsageError(
+            f"{job.source} and {other.source}: both would become {job.stem}{SUFFIX}; give them in two runs with "
+            "different -o, or folder = ... in a manifest"
+        )
+
+
+def models(source: str, out: Path) -> Iterator[tuple[str, str]]:
+    """The models of a source with their paths relative to it: a file itself, or all .tflite files below a folder.
+
+    Hidden folders, and the output folder, are left out.  Raises UsageError.
+    """
+    if not os.path.isdir(source):
+        if not os.path.lexists(source):
+            raise UsageError(f"{source}: does not exist; give models, or folders of models")
+        yield source, os.path.basename(source)
+        return
+    if os.path.realpath(source) == os.path.realpath(out):
+        raise UsageError(f"{source}: is the output folder too, where results would become sources; give another -o")
+    found = False
+    for folder, folders, names in os.walk(source, onerror=_unreadable):
+        folders[:] = sorted(
+            name for name in folders
+            if not name.startswith(".") and os.path.realpath(os.path.join(folder, name)) != os.path.realpath(out)
+        )  # fmt: skip
+        for name in sorted(names):
+            if name.endswith(SUFFIX) and not name.startswith("."):
+                found = True
+                path = os.path.join(folder, name)
+                yield path, os.path.relpath(path, source)
+    if not found:
+        raise UsageError(f"{source}: there is no {SUFFIX} file in this folder; give another")
+
+
+def _unreadable(error: OSError) -> None:
+    raise UsageError(f"{error.filename}: cannot be read: {error.strerror}; check its permissions") from error
+
+
+def _check(found: Sequence[Job], out: Path, manifest: str | None) -> None:
+    """Raise UsageError for an output that two jobs share, that is an input, or that cannot be a file."""
+    inputs = {_identity(job.source): job.source for job in found}
+    inputs |= {_identity(path): path for job in found for path in job.settings.paths.values()}
+    if manifest is not None:
+        inputs[_identity(manifest)] = manifest
+    taken: dict[str, Job] = {}
+    cache = os.path.realpath(out / FOLDER)
+    for job in found:
+        for ending in job.endings():
+            path = out / f"{job.stem}{ending}"
+            identity = _identity(path)
+            if identity in inputs:
+                raise UsageError(f"{path}: is the input {inputs[identity]}; give another -o")
+            if identity in taken:
+                raise UsageError(f"{job.source} and {taken[identity].source}: both would write {path}; rename one")
+            if path.is_dir() or str(identity).startswith(cache + os.sep):
+                raise UsageError(f"{path}: is a folder or the cache; give another -o")
+            taken[identity] = job
+
+
+def refuse_reports(paths: Mapping[str, str | None], found: Sequence[Job], out: Path) -> None:
+    """Raise UsageError for a report, by the name of its option, that is an output of a job."""
+    outputs = {_identity(out / f"{job.stem}{ending}"): job for job in found for ending in job.endings()}
+    for option, path in paths.items():
+        if path not in (None, "-") and (job := outputs.get(_identity(str(path)))) is not None:
+            raise UsageError(f"--{option} {path}: is what {job.source} becomes; give another name")
+
+
+def _identity(path: str | Path) -> str:
+    """Equal for two names of one file: hard links and links of any kind."""
+    where = os.path.realpath(path)
+    try:
+        status = os.stat(where)
+    except OSError:
+        return where
+    return f"{status.st_dev}:{status.st_ino}" if status.st_nlink > 1 else where
+
+
+def _manifest(path: Path, asked: Asked) -> Iterator[tuple[str, Asked]]:
+    """Each model of a manifest with what is asked for it.  Raises UsageError."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read; a manifest is a TOML file of [[models]]") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise UsageError(f"{path}: is not TOML: {error}") from error
+    _known(document, ("defaults", "models"), f"{path}: ")
+    defaults = _merged(asked, document.get("defaults", {}), path, f"{path}: defaults")
+    listed = document.get("models", [])
+    if not isinstance(listed, list) or not listed:
+        raise UsageError(f"{path}: lists no models; write [[models]] and path = ... for each")
+    for number, table in enumerate(listed):
+        where = f"{path}: models[{number}]"
+        if not isinstance(table, dict) or not isinstance(table.get("path"), str):
+            raise UsageError(f"{where}: needs path = ..., a model or a folder of models")
+        rest = {key: value for key, value in table.items() if key != "path"}
+        yield str(path.parent / table["path"]), _merged(defaults, rest, path, where)
+
+
+def _merged(asked: Asked, table: Any, path: Path, where: str) -> Asked:
+    """`asked` with what a table of a manifest says."""
+    if not isinstance(table, dict):
+        raise UsageError(f"{where}: must be a table")
+    _known(table, (*LISTS, *TYPES), f"{where}.")
+    if len({LISTS[key] for key in table if key in LISTS}) < sum(key in LISTS for key in table):
+        raise UsageError(f"{where}: give either scheme or schemes, either target or targets")
+    changes: dict[str, Any] = {}
+    for key, value in table.items():
+        if key in LISTS:
+            changes[LISTS[key]] = _names(value, path, f"{where}.{key}", key.startswith("scheme"))
+            continue
+        if not isinstance(value, TYPES[key]) or (isinstance(value, bool) and bool not in TYPES[key]):
+            raise UsageError(f"{where}.{key}: is {value!r}, not {' or '.join(kind.__name__ for kind in TYPES[key])}")
+        is_path = key in PATHS or (key == "gates" and isinstance(value, str))
+        changes[key] = str(path.parent / str(value)) if is_path else value
+    folder = changes.get("folder", "")
+    if os.path.isabs(folder) or ".." in Path(folder).parts:
+        raise UsageError(f"{where}.folder: {folder!r} must lie inside the output folder")
+    return replace(asked, **changes)
+
+
+def _names(value: Any, path: Path, where: str, schemes: bool) -> tuple[str, ...]:
+    """One name or several; the .toml files of schemes lie beside the manifest."""
+    listed = [value] if isinstance(value, str) else value
+    if not isinstance(listed, list) or not listed or not all(isinstance(name, str) for name in listed):
+        raise UsageError(f"{where}: is {value!r}, not a name or a list of names")
+    return tuple(str(path.parent / name) if schemes and name.endswith(".toml") else name for name in listed)
+
+
+def _known(table: Mapping[str, Any], known: Iterable[str], where: str) -> None:
+    names = list(known)
+    for key in table:
+        if key not in names:
+            near = difflib.get_close_matches(key, names, 1, 0.4)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UsageError(f"{where}{key} is unknown{hint}; known keys: {', '.join(names)}")
+
+
+def _whole(path: str | None) -> str | None:
+    return None if path is None else os.path.abspath(path)
+
+
+def _readable(name: str) -> str:
+    """A file's name as text that can be printed, whatever its bytes are."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+assert {field.name for field in fields(Asked)} == {*LISTS.values(), *TYPES}

@@ -1,0 +1,184 @@
+"""Runs jobs: what is kept is taken, the rest is done, and every result is kept before it is put in its place."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from tflite2q import files
+from tflite2q.batch import cache as caches
+from tflite2q.batch import work
+from tflite2q.batch.cache import Cache
+from tflite2q.batch.records import REFUSED, USABLE, Job, Outcome, Record, Settings, Summary
+from tflite2q.errors import Tflite2qError, UsageError
+
+# Called with the record of each job as it ends.
+Told = Callable[[Record], None]
+
+
+class Engine(Protocol):
+    """Where jobs are done: at most `window` are asked for at once."""
+
+    @property
+    def window(self) -> int: ...
+
+    def submit(self, folder: Path, name: str, content: bytes, settings: Settings) -> Future[Outcome]:
+        """Start a job; its files are in `folder`/out when the outcome is there."""
+        ...
+
+    def close(self) -> None:
+        """End what still runs."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Working:
+    """A job that is being done, with its key and the folder that it works in."""
+
+    index: int
+    key: str
+    folder: Path
+    started: float
+    stack: ExitStack
+
+
+class Batch:
+    """The jobs of one run, whose results go to the folder `out`.  Raises UsageError where `out` cannot be used."""
+
+    def __init__(self, jobs: Sequence[Job], out: Path, force: bool = False) -> None:
+        self._jobs, self._out = jobs, out
+        self._cache = Cache(caches.place(out))
+        self._records: dict[int, Record] = {}
+        if not force:
+            self._refuse_foreign()
+
+    def run(self, engine: Engine, told: Told) -> Summary:
+        """Do all jobs; whatever is raised, what is done is kept."""
+        started = time.monotonic()
+        running: dict[Future[Outcome], _Working] = {}
+        try:
+            for index in range(len(self._jobs)):
+                began = self._begin(index, engine)
+                if isinstance(began, Record):
+                    self._tell(index, began, told)
+                    continue
+                running[began[0]] = began[1]
+                while len(running) >= engine.window:
+                    self._collect(running, told)
+            while running:
+                self._collect(running, told)
+        finally:
+            engine.close()
+            for working in running.values():
+                working.stack.close()
+        return Summary(tuple(self._records[i] for i in range(len(self._jobs))), time.monotonic() - started)
+
+    def _begin(self, index: int, engine: Engine) -> Record | tuple[Future[Outcome], _Working]:
+        """The record of a job whose result is kept or that cannot be begun; else the job, begun."""
+        job, started = self._jobs[index], time.monotonic()
+        try:
+            content = _read(job.source)
+            name = os.path.basename(job.name)
+            key = caches.key(caches.digest(content), name, job.settings)
+            found = self._cache.find(key)
+            if found is not None and self._put(job, found):
+                return Record(job, found, time.monotonic() - started, True)
+        except Tflite2qError as error:
+            return self._refused(job, error, started)
+        with ExitStack() as stack:
+            folder = stack.enter_context(self._cache.staging(index))
+            try:
+                future = engine.submit(folder, name, content, job.settings)
+            except OSError as error:
+                return self._refused(job, _unwritable(folder, error), started)
+            return future, _Working(index, key, folder, started, stack.pop_all())
+
+    def _collect(self, running: dict[Future[Outcome], _Working], told: Told) -> None:
+        """Wait for a job to end, keep its result and put it in its place."""
+        done, _ = wait(running, return_when=FIRST_COMPLETED)
+        for future in done:
+            outcome, working = future.result(), running[future]
+            job = self._jobs[working.index]
+            try:
+                if outcome.state in USABLE:
+                    made = sorted((working.folder / work.OUT).iterdir())
+                    outcome = replace(outcome, outputs={path.name: self._cache.adopt(path) for path in made})
+                if outcome.keeps:
+                    self._cache.keep(working.key, outcome)
+                self._put(job, outcome)
+                record = Record(job, outcome, time.monotonic() - working.started, False)
+            except UsageError as error:
+                record = self._refused(job, error, working.started)
+            except OSError as error:
+                record = self._refused(job, _unwritable(working.folder, error), working.started)
+            running.pop(future).stack.close()
+            self._tell(working.index, record, told)
+
+    def _refused(self, job: Job, error: Tflite2qError, started: float) -> Record:
+        """The record of a job that cannot be done; outputs of an earlier run would pass for its own."""
+        outcome = Outcome(REFUSED, str(error))
+        with suppress(UsageError):
+            self._put(job, outcome)
+        return Record(job, outcome, time.monotonic() - started, False)
+
+    def _tell(self, index: int, record: Record, told: Told) -> None:
+        self._records[index] = record
+        told(record)
+
+    def _put(self, job: Job, outcome: Outcome) -> bool:
+        """Make the outputs of a job those of `outcome`: others, of another content or scheme, are removed.
+
+        False if the cache lacks one.
+        """
+        try:
+            return all(self._put_one(job, ending, outcome.outputs.get(ending)) for ending in job.endings())
+        except OSError as error:
+            raise _unwritable(self._out / job.stem, error) from error
+
+    def _put_one(self, job: Job, ending: str, hashed: str | None) -> bool:
+        path = self._out / f"{job.stem}{ending}"
+        present = caches.digest_of_file(path) if path.is_file() else None
+        if hashed is None:
+            if present is not None and self._cache.has(present):  # what others wrote stays
+                path.unlink()
+            return True
+        if present == hashed:
+            return True
+        content = self._cache.content(hashed)
+        if content is None:
+            return False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write(path, content, force=True)
+        return True
+
+    def _refuse_foreign(self) -> None:
+        """Raise UsageError if a file is in the way that no batch has written."""
+        for job in self._jobs:
+            for ending in job.endings():
+                path = self._out / f"{job.stem}{ending}"
+                if path.is_file() and not self._cache.has(caches.digest_of_file(path)):
+                    raise UsageError(
+                        f"{path}: exists, and no batch with this cache wrote it; give --force to replace what is in "
+                        "the way, or another -o"
+                    )
+
+
+def _unwritable(path: Path, error: OSError) -> UsageError:
+    return UsageError(f"{path}: cannot be written: {error.strerror or error}; check the path and free space")
+
+
+def _read(path: str) -> bytes:
+    """The content of a model's file.  Raises UsageError for what is no readable file."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise UsageError(f"{path}: is no file; give a model")
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror or error}; check the path") from error

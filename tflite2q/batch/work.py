@@ -1,0 +1,127 @@
+"""The work on one model, in a process that does nothing else.
+
+It runs in a folder that holds the model under its own name, so that messages and reports are the same wherever the
+model came from.  What it makes are the files `out/ENDING`; `result.json` comes last, and whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tflite2q.batch.records import CONVERTED, GATES, REFUSED, UNCHANGED, Outcome, Settings, library
+from tflite2q.errors import CARRY_HINT, Tflite2qError, Unchanged, UnsupportedError
+
+if TYPE_CHECKING:
+    from tflite2q.evaluation.models import Loaded
+    from tflite2q.evaluation.results import Comparison
+    from tflite2q.rewrites import Conversion
+
+RESULT = "result.json"
+OUT = "out"
+
+
+def prepare(folder: Path, name: str, content: bytes, settings: Settings) -> None:
+    """Lay out the folder in which `perform` runs."""
+    (folder / "in").mkdir()
+    (folder / OUT).mkdir()
+    (folder / "in" / name).write_bytes(content)
+    (folder / "job.json").write_text(json.dumps({"name": name, "settings": asdict(settings)}), encoding="utf-8")
+
+
+def perform(folder: Path) -> None:
+    """Do the job that was laid out in `folder`."""
+    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    given = job["settings"]
+    settings = Settings(**{**given, "targets": tuple(given["targets"])})
+    os.chdir(folder / "in")
+    try:
+        outcome = converted(job["name"], settings, folder / OUT)
+    except Tflite2qError as error:
+        carriable = isinstance(error, UnsupportedError) and error.carriable and not settings.allow_unsupported
+        outcome = Outcome(REFUSED, f"{error}; {CARRY_HINT}" if carriable else str(error))
+    except MemoryError:
+        outcome = Outcome(REFUSED, f"{job['name']}: not enough memory for this model")
+    temporary = folder / f"{RESULT}.part"
+    temporary.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
+    temporary.replace(folder / RESULT)
+
+
+def converted(name: str, settings: Settings, out: Path) -> Outcome:
+    """Convert the model `name` and write what is asked for into `out`; the outcome lacks its outputs.
+
+    Raises what the stages raise.
+    """
+    from tflite2q import pipeline
+    from tflite2q.evaluation.models import content_of, opened
+    from tflite2q.rewrites import scheme as schemes
+
+    model = opened(name, settings.allow_unsupported)
+    scheme = schemes.parse(settings.scheme_text, settings.scheme)
+    same = ""
+    try:
+        new: Conversion | Loaded = pipeline.convert(model, scheme, data=settings.calibrate)
+    except Unchanged as error:
+        if settings.unchanged == "fail":
+            raise
+        new, same = model, str(error)
+    content = model.content() if same else content_of(new)
+    if not same or settings.unchanged == "copy":
+        (out / ".tflite").write_bytes(content)
+    for target in settings.targets:
+        pipeline.compile(new, target, settings.threads).save(out / library(target))
+    return _reported(model, new, settings, same, len(content), out)
+
+
+def _reported(
+    model: Loaded, new: Conversion | Loaded, settings: Settings, same: str, size: int, out: Path
+) -> Outcome:  # fmt: skip
+    """Write the reports of a conversion, or of the comparison that is asked for."""
+    from tflite2q import pipeline
+    from tflite2q.evaluation import compare
+    from tflite2q.evaluation.models import Loaded, size_of
+    from tflite2q.evaluation.results import Comparison, Size
+    from tflite2q.report import json as documents
+    from tflite2q.report import markdown, words
+
+    if settings.compare is not None:
+        result = pipeline.compare(model, new, **settings.compare)
+        result = replace(result, notes=(same, *result.notes)) if same else result
+        (out / ".md").write_text(markdown.comparison([result]), encoding="utf-8")
+    else:
+        result = Comparison(
+            model=Path(model.path).name,
+            other=settings.scheme,
+            scheme=settings.scheme,
+            target=None,
+            layers=() if isinstance(new, Loaded) else compare.layers_of(new),
+            size=Size(size_of(model), size),
+            notes=(same,) if isinstance(new, Loaded) else new.notes,
+        )
+    document = documents.comparison(result)
+    (out / ".json").write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    gates = tuple((gate.name, words.gate(gate), gate.passed) for gate in result.gates)
+    state = GATES if result.failed_gates else UNCHANGED if same else CONVERTED
+    reason = "; ".join(words.gate(gate) for gate in result.failed_gates) or same
+    return Outcome(state, reason, {}, _figures(result), gates, result.notes)
+
+
+def _figures(result: Comparison) -> dict[str, str]:
+    """The figures of a summary's table."""
+    from tflite2q.report import words
+
+    found = {}
+    if result.size is not None and result.size.original and result.size.converted:
+        found["size"] = words.size_in_bytes(result.size.converted)
+        found["change"] = words.relative(result.size.original, result.size.converted)
+    changed = [line for line in result.layers if line.loss not in (None, "exact")]
+    found["changed layers"] = f"{len(changed)} of {len(result.layers)}"
+    if result.accuracy is not None:
+        for score in result.accuracy.scores:
+            found[score.label] = f"{words.percent(score.original)} -> {words.percent(score.converted)}"
+        if result.accuracy.agreement is not None:
+            found["equal answers"] = words.percent(result.accuracy.agreement)
+    return found

@@ -1,0 +1,175 @@
+"""`tflite2q batch`"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tflite2q.cli.options import (
+    ANY_PATH,
+    MODEL,
+    POSITIVE,
+    allow_unsupported_option,
+    command,
+    interface_option,
+    json_option,
+    pixel_options,
+    task_options,
+    threads_option,
+    together,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tflite2q.batch.records import Job, Record, Summary
+    from tflite2q.batch.run import Batch, Engine
+    from tflite2q.cli.progress import Progress
+
+REPORTS = (
+    ("markdown", "Also write the summary as Markdown, for a pull request; '-' prints it instead of the text."),
+    ("junit", "Also write it as JUnit XML, a test case for each model and gate; '-' prints it instead of the text."),
+    ("html", "Also write an HTML index that links each model's files and reports."),
+)
+report_options = together(
+    [
+        click.option(
+            f"--{kind}", f"{kind}_path", type=click.Path(dir_okay=False, allow_dash=True), metavar="FILE", help=text
+        )
+        for kind, text in REPORTS
+    ]
+)
+comparison_options = together(
+    [
+        click.option(
+            "--compare", is_flag=True, help="Compare each conversion with its model; implied by what follows."
+        ),
+        click.option("--data", type=ANY_PATH, help="Samples to compare on, as for compare.  [default: random]"),
+        click.option("--labels", type=ANY_PATH, help="Ground truth, as for compare."),
+        click.option("--gates", type=MODEL, metavar="FILE.toml", help="Gates for each comparison, as for compare."),
+        click.option("--limit", type=click.IntRange(min=1), help="Use only the first N samples."),
+        click.option(
+            "--speed", is_flag=True, help="Also measure times; needs --jobs 1, as jobs would disturb each other."
+        ),
+    ]
+)
+
+
+@command(short_help="Convert many models, each in a process of its own.")
+@click.argument("sources", metavar="[SOURCE]...", type=ANY_PATH, nargs=-1)
+@click.option(
+    "--manifest", type=MODEL, metavar="FILE.toml",
+    help="Models with what is asked for each: [[models]] with path, scheme, data, labels, gates, targets, ...",
+)  # fmt: skip
+@click.option(
+    "--scheme", "schemes", metavar="NAME|FILE", multiple=True,
+    help="Scheme to convert to: a name that `tflite2q schemes` lists, or a .toml file; repeatable.",
+)  # fmt: skip
+@click.option("--schemes", "listed", metavar="A,B,...", help="Several schemes at once.")
+@click.option(
+    "-o", "--output", type=click.Path(file_okay=False), required=True, metavar="FOLDER",
+    help="The folder for MODEL-stem.SCHEME.tflite and its report, with the folders that the sources have.",
+)  # fmt: skip
+@interface_option
+@click.option(
+    "--unchanged", type=click.Choice(("copy", "skip", "fail")), default="copy", show_default=True,
+    help="If a model already follows the scheme: copy it, write nothing, or count it as refused.",
+)  # fmt: skip
+@click.option("--calibrate", type=ANY_PATH, metavar="DATA", help="Samples to calibrate float models on.")
+@allow_unsupported_option
+@click.option(
+    "--target", "targets", multiple=True, metavar="NAME",
+    help="Also compile each conversion with TVM for this target, to a shared library; repeatable.",
+)  # fmt: skip
+@comparison_options
+@task_options
+@pixel_options
+@threads_option
+@click.option("--jobs", type=click.IntRange(min=1), help="Models at once.  [default: one for each processor]")
+@click.option(
+    "--time", "seconds", type=POSITIVE, default=600.0, show_default=True, metavar="SECONDS",
+    help="Time limit of each model.",
+)  # fmt: skip
+@click.option(
+    "--memory", type=POSITIVE, metavar="GB", help="Memory limit of each model.  [default: a fair share of what is free]"
+)
+@click.option("--force", is_flag=True, help="Replace files in FOLDER that no batch has written.")
+@report_options
+@json_option
+def batch(
+    sources: tuple[str, ...], manifest: str | None, schemes: tuple[str, ...], listed: str | None, output: str,
+    jobs: int | None, seconds: float, memory: float | None, force: bool, markdown_path: str | None,
+    junit_path: str | None, html_path: str | None, json_path: str | None, **asked: Any,
+) -> int:  # fmt: skip
+    """Convert each SOURCE, a model or a folder of models, and whatever --manifest lists.
+
+    Every model is converted in a process of its own, with a limit of time and memory, so that one that fails, hangs or
+    dies stops no other; the summary says why.  Results are kept by content in FOLDER/.tflite2q-cache (or
+    $TFLITE2Q_CACHE): the same command again does only what has changed, or what an interruption left.
+
+    Exits with 3 if some input could not be used, else with 1 if some gate failed.  docs/batch.md describes manifests.
+    """
+    paths = {"json": json_path, "markdown": markdown_path, "junit": junit_path, "html": html_path}
+    if sum(path == "-" for path in paths.values()) > 1:
+        raise click.UsageError("only one report can go to stdout; give the others a file")
+    jobs = jobs or len(os.sched_getaffinity(0))
+    from tflite2q import files
+    from tflite2q.batch import local, pages, plan, show
+    from tflite2q.batch.run import Batch
+    from tflite2q.cli import output as printed
+    from tflite2q.cli.progress import Progress
+    from tflite2q.errors import UsageError
+
+    names = (*schemes, *(name.strip() for name in (listed or "").split(",") if name.strip()))
+    asked["fit"] = None if asked["fit"] == "auto" else asked["fit"]
+    out = Path(output)
+    found = plan.jobs(sources, manifest, plan.Asked(schemes=names, **asked), out)
+    out.mkdir(parents=True, exist_ok=True)
+    inputs = {path for job in found for path in (job.source, *job.settings.paths.values())}
+    plan.refuse_reports(paths, found, out)
+    files.refuse_outputs({f"--{kind}": path for kind, path in paths.items()}, [*inputs, manifest], force=True)
+    if jobs > 1 and any((job.settings.compare or {}).get("speed") for job in found):
+        raise UsageError("--speed needs --jobs 1: models that run at the same time disturb each other's times")
+    limits = local.Limits(seconds, int(memory * 1e9) if memory is not None else local.fair_memory(jobs))
+    work = Batch(found, out, force)
+    with Progress() as progress:
+        summary = _run(work, local.Local(jobs, limits), found, progress)
+    printed.write(paths["markdown"], pages.markdown(summary))
+    printed.write(paths["junit"], pages.junit(summary))
+    if html_path is not None:
+        printed.write(
+            html_path, pages.index(summary, Path("." if html_path == "-" else html_path).absolute(), out.absolute())
+        )
+    silent = "-" in (markdown_path, junit_path, html_path)
+    printed.emit(show.document(summary, out), json_path, lambda console: show.text(console, summary), silent)
+    return summary.exit_code
+
+
+def _run(work: Batch, engine: Engine, found: Sequence[Job], progress: Progress) -> Summary:
+    """Run with a line on stderr for each job that was done; where a person watches, of those that did not end well."""
+    from tflite2q.batch import show
+    from tflite2q.batch.records import FINE
+
+    started, done, worked = time.monotonic(), 0, 0
+    watched = sys.stderr.isatty()
+
+    def told(record: Record) -> None:
+        nonlocal done, worked
+        done, worked = done + 1, worked + (not record.cached)
+        if record.outcome.state not in FINE or not (watched or record.cached):
+            progress.wipe()
+            click.echo(f"tflite2q: {show.line(record, done, len(found))}", err=True)
+        left = (time.monotonic() - started) / max(worked, 1) * (len(found) - done)
+        progress(f"{done} of {len(found)} done, about {left:.0f} s left" if worked else "reading the cache")
+
+    progress(f"0 of {len(found)} done")
+    try:
+        return work.run(engine, told)
+    except KeyboardInterrupt:
+        click.echo(f"tflite2q: {done} of {len(found)} are done and kept; the same command continues", err=True)
+        raise
