@@ -88,7 +88,7 @@ def _reported(
     from tflite2q.report import markdown, words
 
     if settings.compare is not None:
-        result = pipeline.compare(model, new, **settings.compare)
+        result: Comparison = pipeline.compare(model, new, **settings.compare)
         result = replace(result, notes=(same, *result.notes)) if same else result
         (out / ".md").write_text(markdown.comparison([result]), encoding="utf-8")
     else:
