@@ -272,6 +272,7 @@ def test_matching_by_hand() -> None:
     assert task.agreement(before, after) == (3, 5)
 
 
+@pytest.mark.slow
 def test_a_detector_equals_itself_and_its_counts_are_no_scores() -> None:
     graph = ssd()
     pictures = np.random.default_rng(2).integers(0, 256, (4, SIZE, SIZE, 3), dtype=np.uint8)
@@ -380,6 +381,7 @@ def test_movenet_by_hand(shared: Path) -> None:
     assert found.agreement == pytest.approx(np.mean(pixels[shown] <= 9.6))
 
 
+@pytest.mark.slow
 def test_post_processing_of_a_real_ssd(shared: Path) -> None:
     path = shared / "cases" / "shapes" / "detection_postprocess_static.tflite"
     if not path.exists():

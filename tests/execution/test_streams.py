@@ -199,7 +199,15 @@ def test_recurrent_layers_keep_their_variables(family: str) -> None:
             assert_equal([np.stack(column) for column in zip(*rows, strict=True)], judged)
 
 
-@pytest.mark.parametrize("family", ["UNIDIRECTIONAL_SEQUENCE_LSTM", "SVDF", "RNN", "UNIDIRECTIONAL_SEQUENCE_RNN"])
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param("UNIDIRECTIONAL_SEQUENCE_LSTM", marks=pytest.mark.slow),
+        "SVDF",
+        "RNN",
+        pytest.param("UNIDIRECTIONAL_SEQUENCE_RNN", marks=pytest.mark.slow),
+    ],
+)
 def test_recurrent_layers_with_integer_weights_keep_their_variables(family: str) -> None:
     from cases import cases
 
