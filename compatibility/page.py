@@ -48,8 +48,9 @@ Each file is examined by a process of its own, which may take {seconds} seconds 
   limit and listed below. Code compiled for this processor equals the conversion's own reference.
 - **Likeness.** Outputs of the conversion are compared with the original's, by the reference, on eight pictures
   ({pictures}) or random inputs: signal to noise in dB, and where that is less than 10 dB below its floor, top-1 of
-  classifiers with ten classes or more; detections by class and IOU of at least one half; integers without a scale by
-  equality.
+  classifiers with ten classes or more; detections by class and IOU of at least one half; keypoints that the original
+  finds by their place; integers without a scale by equality. Where so few samples leave it open on which side of its
+  floor a share lies, twice as many are taken, up to all, and what stays open is *not measured*.
 
 A stage that runs out of its share of the time is *not measured* and counted as such. A file is *ok* if everything was
 measured and right, *incomplete* if what was measured was right, *wrong* if a result differs from its judge's.
