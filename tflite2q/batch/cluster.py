@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +71,7 @@ def _unpacked(folder: Path, settings: Settings, packs: dict[str, Pack]) -> Setti
             where.parent.mkdir(parents=True, exist_ok=True)
             where.write_bytes(content)
         changed[what] = str(folder / what / "in" / Path(path).name)
-    calibrate = changed.pop("calibrate", None)
-    compare = None if settings.compare is None else {**settings.compare, **changed}
-    return replace(settings, calibrate=calibrate, compare=compare)
+    return settings.moved(changed)
 
 
 def _pack(path: str) -> Pack:
@@ -104,8 +102,9 @@ class Cluster:
         except ImportError as error:
             raise UsageError("--dask needs Dask; pip install 'tflite2q[cluster]'") from error
         self._address, self._seconds, self._memory = address, seconds, memory
-        for name in ("distributed", "tornado"):  # what goes wrong is said in a line, not by their tracebacks
-            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+        for name in ("distributed", "tornado", "asyncio"):  # what goes wrong is said in a line, not by their tracebacks
+            log = logging.getLogger(name)
+            log.handlers, log.propagate = [logging.NullHandler()], False
         try:
             self._client = Client(address, timeout=PATIENCE, set_as_default=False)
         except (OSError, ValueError) as error:
