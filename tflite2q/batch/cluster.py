@@ -90,6 +90,14 @@ def _unlike(worker: str, theirs: str, ours: str) -> str:
     return f"Dask worker {worker} would give other results ({'; '.join(differing)}); install the same versions there"
 
 
+def _quiet() -> None:
+    """Dask's loggers have handlers of their own; what goes wrong is said in a line, not by their tracebacks."""
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] in ("distributed", "tornado", "asyncio"):
+            log = logging.getLogger(name)
+            log.handlers, log.propagate = [logging.NullHandler()], False
+
+
 class Cluster:
     """The cluster at `address`; `memory` None: a fair share of each worker's machine.
 
@@ -102,9 +110,7 @@ class Cluster:
         except ImportError as error:
             raise UsageError("--dask needs Dask; pip install 'tflite2q[cluster]'") from error
         self._address, self._seconds, self._memory = address, seconds, memory
-        for name in ("distributed", "tornado", "asyncio"):  # what goes wrong is said in a line, not by their tracebacks
-            log = logging.getLogger(name)
-            log.handlers, log.propagate = [logging.NullHandler()], False
+        _quiet()
         try:
             self._client = Client(address, timeout=PATIENCE, set_as_default=False)
         except (OSError, ValueError) as error:
