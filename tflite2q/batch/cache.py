@@ -56,6 +56,20 @@ def digest_of_data(path: str) -> str:
 
     Raises DataError if one cannot be read.
     """
+    whole = hashlib.sha256()
+    for name, each in files_of(path):
+        try:
+            whole.update(f"{name}\0{digest_of_file(each)}\0".encode(errors="surrogateescape"))
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror or error}; check the path") from error
+    return whole.hexdigest()
+
+
+def files_of(path: str) -> list[tuple[str, Path]]:
+    """A file, a CSV with the files that it lists, or all files in a folder, with their names relative to where it lies.
+
+    Raises DataError for what is no regular file.
+    """
     where = Path(path)
     if where.is_dir():
         found = sorted(each for each in where.rglob("*") if each.is_file())
@@ -63,17 +77,10 @@ def digest_of_data(path: str) -> str:
         found = [where, *_listed(where)]
     else:
         found = [where]
-    whole = hashlib.sha256()
-    try:
-        for each in found:
-            if not each.is_file():
-                raise DataError(f"{path}: is no regular file; give a file or a folder of files")
-            whole.update(
-                f"{os.path.relpath(each, where.parent)}\0{digest_of_file(each)}\0".encode(errors="surrogateescape")
-            )
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}; check the path") from error
-    return whole.hexdigest()
+    for each in found:
+        if not each.is_file():
+            raise DataError(f"{path}: is no regular file; give a file or a folder of files")
+    return [(os.path.relpath(each, where.parent), each) for each in found]
 
 
 def _listed(table: Path) -> Iterator[Path]:
@@ -106,12 +113,12 @@ def key(content: str, name: str, settings: Settings) -> str:
         (asked if what == "calibrate" else asked["compare"])[what] = [Path(path).name, digest_of_data(path)]
     facts = {"content": content, "name": name, "settings": asked, "version": version(settings.running)}
     if settings.running:
-        facts["machine"] = _machine()
+        facts["machine"] = machine()
     return digest(json.dumps(facts, sort_keys=True).encode())
 
 
 @functools.cache
-def _machine() -> list[str]:
+def machine() -> list[str]:
     """What the target `native` and measurements depend on."""
     from tflite2q.lower import targets
 

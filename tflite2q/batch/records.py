@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 CONVERTED, UNCHANGED, GATES, REFUSED = "converted", "unchanged", "gates failed", "refused"
@@ -43,6 +43,12 @@ class Settings:
         if self.compare is not None:
             given |= {key: self.compare.get(key) for key in ("data", "labels", "label_names")}
         return {key: path for key, path in given.items() if path is not None}
+
+    def moved(self, paths: Mapping[str, str]) -> Settings:
+        """The same with `paths` of its files and folders, by what they are."""
+        inner = {what: path for what, path in paths.items() if what != "calibrate"}
+        compare = None if self.compare is None else {**self.compare, **inner}
+        return replace(self, calibrate=paths.get("calibrate"), compare=compare)
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,15 @@ OUT = "out"
 
 
 def prepare(folder: Path, name: str, content: bytes, settings: Settings) -> None:
-    """Lay out the folder in which `perform` runs."""
+    """Lay out the folder in which `perform` runs: the model, and links to where its data lie."""
     (folder / "in").mkdir()
-    (folder / OUT).mkdir()
+    (folder / OUT).mkdir(exist_ok=True)
     (folder / "in" / name).write_bytes(content)
+    linked = {}
+    for what, path in settings.paths.items():
+        (folder / "in" / what).symlink_to(Path(path).parent)
+        linked[what] = os.path.join(what, Path(path).name)
+    settings = settings.moved(linked)
     (folder / "job.json").write_text(json.dumps({"name": name, "settings": asdict(settings)}), encoding="utf-8")
 
 

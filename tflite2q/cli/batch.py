@@ -98,11 +98,16 @@ comparison_options = together(
 @click.option(
     "--memory", type=POSITIVE, metavar="GB", help="Memory limit of each model.  [default: a fair share of what is free]"
 )
+@click.option(
+    "--dask", metavar="ADDRESS",
+    help="Work on the Dask cluster whose scheduler has this address, instead of this machine; needs tflite2q[cluster].",
+)  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace files in FOLDER that no batch has written.")
 @report_options
 @json_option
 def batch(
     sources: tuple[str, ...], manifest: str | None, schemes: tuple[str, ...], listed: str | None, output: str,
+    dask: str | None,
     jobs: int | None, seconds: float, memory: float | None, force: bool, markdown_path: str | None,
     junit_path: str | None, html_path: str | None, json_path: str | None, **asked: Any,
 ) -> int:  # fmt: skip
@@ -119,7 +124,7 @@ def batch(
         raise click.UsageError("only one report can go to stdout; give the others a file")
     jobs = jobs or len(os.sched_getaffinity(0))
     from tflite2q import files
-    from tflite2q.batch import local, pages, plan, show
+    from tflite2q.batch import cluster, local, pages, plan, show
     from tflite2q.batch.run import Batch
     from tflite2q.cli import output as printed
     from tflite2q.cli.progress import Progress
@@ -133,12 +138,17 @@ def batch(
     inputs = {path for job in found for path in (job.source, *job.settings.paths.values())}
     plan.refuse_reports(paths, found, out)
     files.refuse_outputs({f"--{kind}": path for kind, path in paths.items()}, [*inputs, manifest], force=True)
-    if jobs > 1 and any((job.settings.compare or {}).get("speed") for job in found):
+    if (jobs > 1 or dask is not None) and any((job.settings.compare or {}).get("speed") for job in found):
         raise UsageError("--speed needs --jobs 1: models that run at the same time disturb each other's times")
-    limits = local.Limits(seconds, int(memory * 1e9) if memory is not None else local.fair_memory(jobs))
+    held = None if memory is None else int(memory * 1e9)
     work = Batch(found, out, force)
     with Progress() as progress:
-        summary = _run(work, local.Local(jobs, limits), found, progress)
+        engine: Engine
+        if dask is None:
+            engine = local.Local(jobs, local.Limits(seconds, held or local.fair_memory(jobs)))
+        else:
+            engine = cluster.Cluster(dask, seconds, held, [job.settings for job in found])
+        summary = _run(work, engine, found, progress)
     printed.write(paths["markdown"], pages.markdown(summary))
     printed.write(paths["junit"], pages.junit(summary))
     if html_path is not None:
