@@ -17,6 +17,8 @@ MEMORY ?= 6
 DEMO_MODEL  := models/digits_uint8.tflite
 DEMO_DATA   := models/digits_test.npz
 DEMO_LABELS := models/digits_labels.csv
+DEMO_REPORT  = $(OUT)/digits.$(SCHEME).html
+DEMO_TEXT    = $(OUT)/digits.$(SCHEME).txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -47,11 +49,14 @@ $(VENV)/.dev: $(VENV)/.user
 # --- using it ---
 
 .PHONY: demo
-demo: $(VENV)/.user ## convert and compare a real uint8 model, and show the result
+demo: $(VENV)/.user ## convert and compare a real uint8 model, and say where the report is
 	@mkdir -p $(OUT)
-	$(CLI) inspect $(DEMO_MODEL)
-	$(CLI) convert $(DEMO_MODEL) --scheme $(SCHEME) --force -o $(OUT)/digits.$(SCHEME).tflite
-	$(CLI) compare $(DEMO_MODEL) $(OUT)/digits.$(SCHEME).tflite --data $(DEMO_DATA) --labels $(DEMO_LABELS) --threads $(THREADS)
+	$(CLI) inspect $(DEMO_MODEL) >$(DEMO_TEXT)
+	$(CLI) convert $(DEMO_MODEL) --scheme $(SCHEME) --force -o $(OUT)/digits.$(SCHEME).tflite >>$(DEMO_TEXT)
+	$(CLI) compare $(DEMO_MODEL) --scheme $(SCHEME) --data $(DEMO_DATA) --labels $(DEMO_LABELS) --threads $(THREADS) \
+	  --html $(DEMO_REPORT) >>$(DEMO_TEXT)
+	@echo; echo "your report is at $(abspath $(DEMO_REPORT))"; echo
+	@cat $(DEMO_TEXT)
 
 # One output for each model, named by its stem and scheme. A stem that occurs twice in MODELS is an error here, because
 # the second file would silently replace the first.
@@ -78,10 +83,12 @@ endef
 $(foreach model,$(sort $(MODELS)),$(eval $(call conversion,$(model))))
 
 .PHONY: compare
-compare: $(VENV)/.user ## compare each of MODELS with its conversion to SCHEME [DATA=... LABELS=...]
+compare: $(VENV)/.user ## compare each of MODELS with its conversion to SCHEME [DATA=... LABELS=... HTML=1: reports in OUT]
+	@$(if $(HTML),mkdir -p $(OUT))
 	@set -e; for model in $(MODELS); do \
 	  $(CLI) compare $$model --scheme $(SCHEME) --threads $(THREADS) --target $(TARGET) \
-	    $(if $(DATA),--data $(DATA)) $(if $(LABELS),--labels $(LABELS)); done
+	    $(if $(DATA),--data $(DATA)) $(if $(LABELS),--labels $(LABELS)) \
+    $(if $(HTML),--html $(OUT)/$$(basename $$model .tflite).$(notdir $(basename $(SCHEME))).html); done
 
 .PHONY: models
 models: $(VENV)/.dev ## train and quantize the models in models/ again
