@@ -17,6 +17,8 @@ MEMORY ?= 6
 DEMO_MODEL  := models/digits_uint8.tflite
 DEMO_DATA   := models/digits_test.npz
 DEMO_LABELS := models/digits_labels.csv
+DEMO_REPORT  = $(OUT)/digits.$(SCHEME).html
+DEMO_TEXT    = $(OUT)/digits.$(SCHEME).txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -47,11 +49,14 @@ $(VENV)/.dev: $(VENV)/.user
 # --- using it ---
 
 .PHONY: demo
-demo: $(VENV)/.user ## convert and compare a real uint8 model, and show the result
+demo: $(VENV)/.user ## convert and compare a real uint8 model, and say where the report is
 	@mkdir -p $(OUT)
-	$(CLI) inspect $(DEMO_MODEL)
-	$(CLI) convert $(DEMO_MODEL) --scheme $(SCHEME) --force -o $(OUT)/digits.$(SCHEME).tflite
-	$(CLI) compare $(DEMO_MODEL) $(OUT)/digits.$(SCHEME).tflite --data $(DEMO_DATA) --labels $(DEMO_LABELS) --threads $(THREADS)
+	$(CLI) inspect $(DEMO_MODEL) >$(DEMO_TEXT)
+	$(CLI) convert $(DEMO_MODEL) --scheme $(SCHEME) --force -o $(OUT)/digits.$(SCHEME).tflite >>$(DEMO_TEXT)
+	$(CLI) compare $(DEMO_MODEL) --scheme $(SCHEME) --data $(DEMO_DATA) --labels $(DEMO_LABELS) --threads $(THREADS) \
+	  --html $(DEMO_REPORT) >>$(DEMO_TEXT)
+	@echo; echo "your report is at $(abspath $(DEMO_REPORT))"; echo
+	@cat $(DEMO_TEXT)
 
 # The shell takes paths from its environment, where they may hold spaces.  MODELS are words of the shell: several are
 # separated by spaces, and one that holds spaces is quoted, MODELS="'my model.tflite' 'my folder'".

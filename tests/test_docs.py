@@ -262,5 +262,8 @@ def test_the_commands_of_compare_md_do_what_it_says(
         outcome = cli(*arguments)
         assert outcome.code == int(expected or 0), (line, outcome.err)
         assert outcome.out
-    assert (tmp_path / "gates.xml").exists() and (tmp_path / "report.md").exists()
-    exec(compile(example("compare.md", "python compare"), "compare.md", "exec"), {})
+    assert (
+        (tmp_path / "gates.xml").exists() and (tmp_path / "report.md").exists() and (tmp_path / "report.html").exists()
+    )
+    for language in ("python compare", "python serve"):
+        exec(compile(example("compare.md", language), "compare.md", "exec"), {})

@@ -142,3 +142,14 @@ def test_help_is_what_make_alone_says(make: Make) -> None:
     assert done.returncode == 0
     for target in ("demo", "test", "lint", "docs", "bench", "models", "convert", "compare", "batch", "clean"):
         assert f"\n  {target} " in done.stdout
+
+
+def test_the_demo_begins_with_its_report(make: Make, tmp_path: Path) -> None:
+    done = make("demo", f"OUT={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    report = tmp_path / "out" / "digits.int8.html"
+    said = [
+        line for line in done.stdout.splitlines() if line and not line.startswith(("/", "  --")) and "-m " not in line
+    ]
+    assert said[0] == f"your report is at {report}"
+    assert report.read_text(encoding="utf-8").startswith("<!doctype html>")
