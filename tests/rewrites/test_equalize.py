@@ -29,7 +29,7 @@ def pair(activation: str, seed: int = 0) -> Graph:
     x = net.input("x", (1, 4, 4, 3), (1 / 255, 0))
     y = net.conv(x, MIDDLE, 8, (TOP / 255, 0), activation=activation)
     net.conv(y, "last", 4, (0.5, 128))
-    sizes = np.rint(np.linspace(12, 120, 8))
+    sizes = np.rint(np.linspace(12, 128, 8))
     net.values[f"{MIDDLE}/w"] = sized(net.values[f"{MIDDLE}/w"], sizes.reshape(8, 1, 1, 1))
     net.values["last/w"] = sized(net.values["last/w"], sizes[::-1].reshape(1, 1, 1, 8))
     return net.graph("last")
@@ -37,8 +37,8 @@ def pair(activation: str, seed: int = 0) -> Graph:
 
 def sized(weights: Value, sizes: np.ndarray) -> Value:
     """`weights` whose largest entries are as many steps from the zero point as `sizes` says."""
-    signs = np.where(weights.data.astype(int) >= 128, 1, -1)
-    return weights.with_(constant=Constant((128 + signs * sizes).astype(np.uint8)))
+    # Negative ones: -128 is beyond what symmetric codes hold, so that something has to be rounded.
+    return weights.with_(constant=Constant(np.broadcast_to(128 - sizes, weights.type.shape).astype(np.uint8)))
 
 
 def per_tensor(granularity: str = "per-tensor") -> Scheme:
@@ -126,3 +126,10 @@ def test_real_numbers_stay_what_they_are(activation: str) -> None:
         for name in inside:
             if first[name].dtype == np.float32:
                 np.testing.assert_allclose(second[name], first[name], rtol=1e-5, atol=1e-5)
+
+
+def test_weights_that_stay_the_integers_that_they_are_are_left_alone() -> None:
+    graph = pair("RELU")
+    kept = {f"{MIDDLE}/w", "last/w"}
+    values = tuple(v.with_(constant=Constant(np.maximum(v.data, 1))) if v.name in kept else v for v in graph.values)
+    assert (factors(graph.with_(values=values), {}) == 1.0).all()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -69,7 +70,7 @@ def equalize(
 def _rounds(op: Op, graph: Graph, plan: Plan) -> bool:
     """Whether the op's weights do not all stay the integers that they are, so that there is something to gain."""
     assert op.inputs[1] is not None
-    settings = plan.layer(op).weights
+    settings = replace(plan.layer(op).weights, range="max", rounding="nearest")  # the quickest says it, too
     if settings.dtype == "float32":
         return True
     return bool(convert_weights(graph[op.inputs[1]], op.channel_axis, settings).rescaled.any())

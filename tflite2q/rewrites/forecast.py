@@ -13,8 +13,9 @@ from tflite2q.arithmetic import rounding
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import Value
-from tflite2q.rewrites import regions
+from tflite2q.rewrites import clamps, regions
 from tflite2q.rewrites.decide import decide
+from tflite2q.rewrites.equalize import equalize
 from tflite2q.rewrites.losses import LayerChange, change
 from tflite2q.rewrites.parameters import arithmetic
 from tflite2q.rewrites.plan import Plan, unchanged, weights_of
@@ -69,10 +70,13 @@ class Forecast:
         changes = (self._changes(op, plan, weights.get(op.name)) for op in self.graph.ops)
         if not (retyped or inner or any(changes)):
             raise unchanged(self.graph, plan)
+        # Without samples only what no bound cuts off is evened out.
+        even = equalize(self.graph, plan, {}, clamps.cuts(self.graph))
         layers = []
         for op in self.graph.ops:
             value = weights.get(op.name)
-            channels = None if value is None else self._channels(op, value, plan.layer(op).weights)
+            evened = op.name in even or op.source in even
+            channels = None if value is None else self._channels(op, value, plan.layer(op).weights, evened)
             layers.append(change(op, self.graph, decided, channels))
         return (*layers, *inner)
 
@@ -107,14 +111,14 @@ class Forecast:
             return True
         return dynamic and getattr(op, "asymmetric_inputs", None) is layer.activations.symmetric
 
-    def _channels(self, op: Op, weights: Value, settings: Weights) -> tuple[int, int]:
+    def _channels(self, op: Op, weights: Value, settings: Weights, evened: bool) -> tuple[int, int]:
         """The number of output channels, and of those that would lose precision, except that some may fit the new grid
-        by chance."""
+        by chance.  `evened` weights are multiplied by factors first, which makes them real numbers."""
         extent = self.extents[op.name]
-        if settings.dtype == "float32" or conforms(weights, settings):
+        if settings.dtype == "float32" or (conforms(weights, settings) and not evened):
             return len(extent.scale), 0
         low, high, scale = extent.low, extent.high, extent.scale
-        if extent.real:
+        if extent.real or evened:
             return len(scale), int(((low != 0) | (high != 0)).sum())
         unlike = np.zeros(len(scale), bool)
         if settings.granularity == "per-tensor":
