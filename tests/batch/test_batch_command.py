@@ -6,10 +6,12 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -234,7 +236,9 @@ def test_an_interruption_ends_jobs_and_keeps_what_is_done(digits: Path, tmp_path
         "2",
     ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([site(tmp_path / "site"), *sys.path])}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    # Whoever runs the tests may ignore the signal, which children inherit.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=heed)
     try:
         for _ in range(600):
             if (out / "a.int8.tflite").exists():

@@ -73,15 +73,16 @@ def uneven() -> Graph:
     x = net.input("x", (1, 4, 4, 3), (0.02, 3))
     # The range in between is wider than what the first layer computes: nothing is cut off there.
     net.conv(net.conv(x, "first", 8, (0.5, 0), activation="RELU"), "last", 4, (0.5, 128))
-    sizes = np.rint(np.linspace(12, 120, 8))
+    sizes = np.rint(np.linspace(12, 128, 8))  # symmetric codes do not hold 128: something has to be rounded
     for name, shape in (("first/w", (8, 1, 1, 1)), ("last/w", (1, 1, 1, 8))):
         net.values[name] = resized(net.values[name], (sizes if name == "first/w" else sizes[::-1]).reshape(shape))
     return net.graph("last")
 
 
 def resized(weights: Value, sizes: Array) -> Value:
-    """`weights` all as many steps from the zero point as `sizes` says, on the side where they were."""
-    signs = np.where(weights.data.astype(int) >= 128, 1, -1)
+    """`weights` all as many steps from the zero point as `sizes` says, on the side where they were if
+    it has so many."""
+    signs = np.where((weights.data.astype(int) >= 128) & (sizes < 128), 1, -1)
     return weights.with_(constant=Constant((128 + signs * sizes).astype(np.uint8)))
 
 

@@ -131,7 +131,9 @@ class Forecast:
             )
         largest = np.maximum(np.abs(low), np.abs(high))
         if not settings.symmetric:
-            rows = unlike | (not fits_around_middle(low.min(initial=0.0), high.max(initial=0.0), settings.dtype))
+            # Unlike scales are put on one new step, which none keeps.
+            fits = fits_around_middle(low.min(initial=0.0), high.max(initial=0.0), settings.dtype)
+            rows = np.full_like(unlike, unlike.any() or not fits)
         elif unlike.any():  # one step for all is made to cover the largest weight
             rows = unlike | (largest.max() != rounding.code_range(settings.dtype)[1])
         else:
