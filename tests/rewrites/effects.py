@@ -304,16 +304,20 @@ def biases(corrected: bool) -> Right:
 def equalized(original: Graph, new: Graph) -> None:
     """Channels are divided by s, what reads them multiplied: s makes ranges alike, by ratios to the middle channel."""
     first, last = weighted(original, "first"), weighted(original, "last")
-    s = np.sqrt(np.abs(first.real).max(axis=1) / np.abs(last.real).max(axis=0))
-    s = np.clip(s / np.median(s), 1.0, 4.0)
-    assert s.max() > 2
-    for name, want in (("first", first.real / s[:, None]), ("last", last.real * s)):
-        assert np.abs(weighted(new, name).real - want).max() < weighted(new, name).scales[0]
+    ideal = np.sqrt(np.abs(first.real).max(axis=1) / np.abs(last.real).max(axis=0))
+    ideal = np.minimum(ideal / np.median(ideal), 4.0)
+    s = np.abs(first.real).max(axis=1) / np.abs(weighted(new, "first").real).max(axis=1)
+    assert ideal.max() > 2
+    np.testing.assert_allclose(s[ideal >= 1], ideal[ideal >= 1], rtol=0.1)
+    # How far the others are lifted depends on what was seen of them.
+    assert (s[ideal < 1] < 1.1).all() and (s[ideal < 1] > 0.9 * ideal[ideal < 1]).all()
+    assert np.abs(weighted(new, "last").real - last.real * s).max() < 3 * weighted(new, "last").scales[0]
 
 
 def not_equalized(original: Graph, new: Graph) -> None:
     for name in ("first", "last"):
-        np.testing.assert_allclose(weighted(new, name).real, weighted(original, name).real, rtol=1e-12)
+        step = weighted(new, name).scales[0]
+        assert np.abs(weighted(new, name).real - weighted(original, name).real).max() < step
 
 
 # ---------------------------------------------------------------------------------------------------------- interface
