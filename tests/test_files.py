@@ -73,12 +73,14 @@ def test_a_link_to_nothing_is_refused(tmp_path: Path, force: bool) -> None:
 def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    for name in (f".x.{ended.pid}.so", f".x.{os.getppid()}.so", f".y.{ended.pid}.so", ".x.notes.so"):
+    left = f".x.tflite2q-{ended.pid}.so"
+    kept = [f".x.tflite2q-{os.getppid()}.so", f".y.tflite2q-{ended.pid}.so", ".x.notes.so", f".x.{ended.pid}.so"]
+    for name in (left, *kept):
         (tmp_path / name).touch()
     files.write(tmp_path / "x.so", b"content")
-    assert sorted(os.listdir(tmp_path)) == sorted(
-        [".x.notes.so", f".x.{os.getppid()}.so", f".y.{ended.pid}.so", "x.so"]
-    )
+    assert sorted(os.listdir(tmp_path)) == sorted([*kept, "x.so"])
+    files.sweep(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted([kept[0], *kept[2:], "x.so"])
 
 
 def test_outputs_are_neither_inputs_nor_each_other(tmp_path: Path) -> None:

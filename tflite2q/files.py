@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tflite2q.errors import UsageError
 
-FOLDER = "tflite2q-"  # of names of temporary folders; the process that owns one follows
+OWNER = "tflite2q-"  # in the names of temporary files and folders; the number of the process that owns one follows
 
 
 def refuse_overwrite(path: str | Path, force: bool) -> None:
@@ -74,9 +74,9 @@ def replacing(path: str | Path, force: bool = False) -> Iterator[Path]:
     refuse_overwrite(path, force)
     direct = _is_device(path)
     where = Path(path) if direct else Path(os.path.realpath(path))
-    temporary = where if direct else where.with_name(f"{_prefix(where)}{os.getpid()}{where.suffix}")
+    temporary = where if direct else where.with_name(f".{where.stem}.{OWNER}{os.getpid()}{where.suffix}")
     if not direct:
-        _sweep(where)
+        sweep(where.parent, where)
     try:
         yield temporary
         if not direct:
@@ -89,26 +89,15 @@ def replacing(path: str | Path, force: bool = False) -> Iterator[Path]:
                 temporary.unlink(missing_ok=True)
 
 
-def _prefix(where: Path) -> str:
-    return f".{where.stem}."
-
-
-def sweep(folder: Path) -> None:
-    """Remove all temporary files in a folder whose processes are gone, of whatever files they were to become."""
+def sweep(folder: Path, of: Path | None = None) -> None:
+    """Remove the temporary files in a folder whose processes are gone: those that were to become `of`, or all."""
     with suppress(OSError):
         for entry in os.scandir(folder):
-            stem, _, owner = Path(entry.name).stem.rpartition(".")
-            if stem.startswith(".") and owner.isdigit() and entry.is_file() and not alive(int(owner)):
-                os.unlink(entry.path)
-
-
-def _sweep(where: Path) -> None:
-    """Remove temporary files of `where` whose processes are gone."""
-    with suppress(OSError):
-        for entry in os.scandir(where.parent):
-            owner = entry.name.removeprefix(_prefix(where)).removesuffix(where.suffix)
-            made_up = entry.name == f"{_prefix(where)}{owner}{where.suffix}"
-            if made_up and owner.isdigit() and not alive(int(owner)):
+            path = Path(entry.name)
+            stem, mark, owner = path.stem.rpartition(f".{OWNER}")
+            if not (mark and stem.startswith(".") and owner.isdigit() and entry.is_file()):
+                continue
+            if (of is None or (stem, path.suffix) == (f".{of.stem}", of.suffix)) and not alive(int(owner)):
                 os.unlink(entry.path)
 
 
@@ -121,10 +110,10 @@ def temporary_folder() -> Iterator[Path]:
     place = Path(tempfile.gettempdir())
     with suppress(OSError):
         for entry in os.scandir(place):
-            owner = entry.name.removeprefix(FOLDER).partition("-")[0]
-            if entry.name.startswith(FOLDER) and owner.isdigit() and not alive(int(owner)):
+            owner = entry.name.removeprefix(OWNER).partition("-")[0]
+            if entry.name.startswith(OWNER) and owner.isdigit() and not alive(int(owner)):
                 shutil.rmtree(entry.path, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f"{FOLDER}{os.getpid()}-") as folder:
+    with tempfile.TemporaryDirectory(prefix=f"{OWNER}{os.getpid()}-") as folder:
         yield Path(folder)
 
 

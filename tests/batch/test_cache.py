@@ -97,7 +97,7 @@ def test_what_killed_runs_left_is_removed(tmp_path: Path) -> None:
     gone = 2**22 + 1  # above Linux's largest process number
     (tmp_path / "c" / "staging" / f"{gone}-3").mkdir()
     (tmp_path / "c" / "staging" / f"{os.getppid()}-3").mkdir()
-    (tmp_path / "c" / "entries" / f".k.{gone}.json").touch()
+    (tmp_path / "c" / "entries" / f".k.tflite2q-{gone}.json").touch()
     (tmp_path / "c" / "entries" / "k.json").touch()
     cache.Cache(kept.folder)
     assert [path.name for path in (tmp_path / "c" / "staging").iterdir()] == [f"{os.getppid()}-3"]

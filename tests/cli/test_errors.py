@@ -311,3 +311,14 @@ def test_outputs_that_would_destroy_something(
     assert says in err
     assert (tmp_path / "model.tflite").read_bytes() == digits.read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["model.tflite"]
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["check", "--for", "xnnpack"], ["compare", "--scheme", "int8"]])
+def test_a_report_does_not_replace_the_model(cli: Cli, digits: Path, tmp_path: Path, command: list[str]) -> None:
+    model = tmp_path / "model.tflite"
+    model.write_bytes(digits.read_bytes())
+    code, _, err = cli(command[0], model, *command[1:], "--json", model)
+    assert code == 2
+    check_line(err)
+    assert "is the input" in err
+    assert model.read_bytes() == digits.read_bytes()

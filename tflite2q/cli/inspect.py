@@ -36,7 +36,7 @@ def inspect(
     from tflite2q.execution import runtime
     from tflite2q.report import json, text
 
-    output.check_json(json_path)
+    output.check_json(json_path, model)
     found = models.opened(model, shapes, allow_unsupported, signature)
     result = inspection.inspect(found)
     document, result = json.inspection(result), models.unsaid(result, found)
