@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tflite2q.batch.group import usage
+
 POLL_SECONDS = 0.2
 # A group that gets less than this share of one processor over that many seconds waits for something that never comes.
 IDLE_SECONDS = 20.0
 IDLE_SHARE = 0.005
 
 EXITED, DIED, TIME, IDLE, MEMORY = "exited", "died", "time", "idle", "memory"
-_TICKS = os.sysconf("SC_CLK_TCK")
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,6 @@ class Ended:
         if self.how == EXITED:
             return f"exit {self.code}: {self.errors.strip().splitlines()[-1] if self.errors.strip() else 'no message'}"
         return {TIME: "time", IDLE: "hangs without using the processor", MEMORY: "memory"}[self.how]
-
-
-@dataclass(frozen=True)
-class Usage:
-    """Processor seconds and resident bytes of a process group."""
-
-    seconds: float
-    resident: int
 
 
 def run(
@@ -103,21 +95,3 @@ def _ended(pid: int) -> bool:
     """Whether a child has ended; it stays to be reaped."""
     found: Any = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     return found is not None
-
-
-def usage(group: int) -> Usage:
-    """What all processes of a group use together, by /proc."""
-    seconds, resident = 0.0, 0
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit():
-            continue
-        try:
-            with open(f"/proc/{entry}/stat", "rb") as file:
-                fields = file.read().rpartition(b")")[2].split()
-        except OSError:  # it has ended
-            continue
-        # Numbered as proc(5) does, less the two fields up to the name and less one for counting from 0.
-        if int(fields[5 - 3]) == group:
-            seconds += (int(fields[14 - 3]) + int(fields[15 - 3])) / _TICKS
-            resident += int(fields[24 - 3]) * _PAGE
-    return Usage(seconds, resident)

@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from tflite2q.batch import work
+from tflite2q.batch.group import usage
 from tflite2q.batch.records import BUG, DIED, MEMORY, TIME
 
 DONE = "done"
 POLL_SECONDS = 0.1
 PR_SET_PDEATHSIG = 1  # prctl(2)
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Alone(Exception):
@@ -139,27 +139,10 @@ def _watch(child: int, deadline: float, memory: int) -> str:
                 raise Alone
             if time.monotonic() > deadline:
                 return TIME
-            if resident(child) > memory:
+            if usage(child).resident > memory:
                 return MEMORY
     finally:
         os.close(ended)
-
-
-def resident(group: int) -> int:
-    """Resident bytes of all processes of a group, by /proc."""
-    found = 0
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit():
-            continue
-        try:
-            with open(f"/proc/{entry}/stat", "rb") as file:
-                fields = file.read().rpartition(b")")[2].split()
-        except OSError:  # it has ended
-            continue
-        # Numbered as proc(5) does, less the two fields up to the name and less one for counting from 0.
-        if int(fields[5 - 3]) == group:
-            found += int(fields[24 - 3]) * _PAGE
-    return found
 
 
 def environment() -> Mapping[str, str]:
