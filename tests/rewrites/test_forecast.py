@@ -8,30 +8,18 @@ from pathlib import Path
 import detectors
 import networks
 import pytest
+from forecasts import agreeing
 from networks import Net
 
 from tflite2q import rewrites
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.ops.dense import Dense
-from tflite2q.errors import Tflite2qError
 from tflite2q.flatbuffer import reader
-from tflite2q.rewrites import LayerChange, scheme
-
-
-def told(layers: tuple[LayerChange, ...]) -> list[tuple[str, str | None, int | None]]:
-    return [(layer.name, layer.loss, layer.channels) for layer in layers]
+from tflite2q.rewrites import scheme
 
 
 def check(graph: Graph, name: str) -> None:
-    chosen = scheme.find(name)
-    try:
-        truth = rewrites.convert(graph, chosen).layers
-    except Tflite2qError as error:
-        with pytest.raises(type(error)):
-            rewrites.Forecast(graph).layers(chosen)
-        return
-    forecast = rewrites.Forecast(graph).layers(chosen)
-    assert told(forecast) == told(truth)
+    forecast, truth = agreeing(graph, name)
     for expected, layer in zip(forecast, truth, strict=True):
         # A channel may fit another grid by luck, or miss the same by the last bit of a scale; there are few of them.
         count = layer.channels_rescaled or 0
