@@ -10,6 +10,7 @@ import click
 
 from tflite2q.cli.options import (
     ANY_PATH,
+    FILE,
     MODEL,
     allow_unsupported_option,
     command,
@@ -25,6 +26,7 @@ from tflite2q.cli.options import (
     threads_option,
     together,
 )
+from tflite2q.cli.verbosity import remark
 
 if TYPE_CHECKING:
     from tflite2q.evaluation.models import Loaded
@@ -62,7 +64,7 @@ gate_options = together(
         _gate("min-miou", "SHARE", "Gate: mean IoU with the masks of --labels, else with the original's."),
         _gate("max-map-drop", "POINTS", "Gate: mAP may fall by at most so many percentage points."),
         click.option(
-            "--gates", "gates_path", type=MODEL, metavar="FILE.toml",
+            "--gates", "gates_path", type=FILE, metavar="FILE.toml",
             help="Gates from a file, such as max_top1_drop = 0.5; options override them.",
         ),
     ]
@@ -208,7 +210,7 @@ def _converted(model: Loaded, scheme: str, interface: str | None) -> Conversion 
     try:
         return pipeline.convert(model, scheme, interface)
     except Unchanged as same:
-        click.echo(f"tflite2q: {same}; it is compared with itself", err=True)
+        remark(f"{same}; it is compared with itself")
         return model
 
 

@@ -10,6 +10,7 @@ import click
 from tflite2q.cli.options import (
     ANY_PATH,
     MODEL,
+    Piped,
     allow_unsupported_option,
     command,
     force_option,
@@ -41,7 +42,11 @@ UNCHANGED = ("skip", "copy", "fail")
 @scheme_option
 @runtime_option(help="Without --scheme: choose the scheme and interface that suit it.  Always: check the result.")
 @click.option(
-    "-o", "--output", type=ANY_PATH, help="The .tflite to write.  [default: MODEL-stem.SCHEME.tflite beside MODEL]"
+    "-o",
+    "--output",
+    type=click.Path(allow_dash=True),
+    help="The .tflite to write; '-' writes it to stdout, and the report to stderr.  "
+    "[default: MODEL-stem.SCHEME.tflite beside MODEL]",
 )
 @click.option(
     "--lib",
@@ -109,12 +114,12 @@ def convert(
     """
     if scheme is None and runtime is None:
         raise click.UsageError("give --scheme NAME|FILE (`tflite2q schemes` lists the names) or --for RUNTIME")
-    from tflite2q import files, pipeline
+    from tflite2q import pipeline
     from tflite2q.cli import models
     from tflite2q.cli import output as out
     from tflite2q.cli.progress import Progress
     from tflite2q.evaluation import compare
-    from tflite2q.evaluation.models import content_of, size_of, stem_of
+    from tflite2q.evaluation.models import content_of, size_of
     from tflite2q.evaluation.results import Comparison, Size
     from tflite2q.execution import runtime as execution
     from tflite2q.report import json, rules, text
@@ -127,22 +132,22 @@ def convert(
             click.echo(_dump(found, chosen, data, target, until, constants, progress))
         return
     name = str(runtime) if chosen is None else chosen.name
-    path = Path(output) if output is not None else Path(model).with_name(f"{stem_of(model)}.{name}.tflite")
-    files.refuse_outputs({"--output": path, "--lib": lib, "--json": json_path}, [model, data], force, "--json")
-    _check_library(lib, target)
+    path = _output(model, output, name)
+    _refuse({"--output": path, "--lib": lib, "--json": json_path}, [model, data], force, target)
     found = found or models.opened(model, shapes, allow_unsupported, signature)
     with Progress() as progress:
         progress("converting")
         conversion, same = (None, suits) if chosen is None else _converted(found, chosen, data, unchanged)
         graph = found.graph if conversion is None else conversion.graph
         content = found.content() if conversion is None else content_of(conversion)
-        written = [str(path)] if conversion is not None or unchanged == "copy" else []
+        piped = output == "-"  # whoever reads stdout expects a model, changed or not
+        written = [str(path)] if not piped and (conversion is not None or unchanged == "copy") else []
         if lib is not None:
             progress(f"compiling for {target}")
             execution.compile(graph, target, threads).save(lib, force)
         choices = execution.choices(graph, target) if explain else ()
-        if written:
-            files.write(path, content, force)
+        if piped or written:
+            out.write_bytes(path, content, force)
     result = Comparison(
         model=Path(model).name,
         other=name,
@@ -152,7 +157,8 @@ def convert(
         size=Size(size_of(found), len(content)),
         notes=(same,) if conversion is None else conversion.notes,
     )
-    verdict = None if runtime is None else pipeline.check(str(path) if written else model, runtime, mend=False)
+    checked = str(path) if written else conversion or found
+    verdict = None if runtime is None else pipeline.check(checked, runtime, mend=False)
     written += [] if lib is None else [lib]
     document = {
         **json.comparison(result),
@@ -171,17 +177,37 @@ def convert(
         if verdict is not None:
             rules.fitted(console, verdict, suits if conversion is not None else "")
 
-    out.emit(document, json_path, show)
+    out.emit(document, json_path, show, err=piped)
 
 
-def _check_library(lib: str | None, target: str) -> None:
-    """Say before the work that a library cannot have that name, or that a target does not exist."""
+def _refuse(outputs: dict[str, str | Path | None], inputs: list[str | None], force: bool, target: str) -> None:
+    """Raise UsageError, before the work, for outputs that may not be written; --json needs no --force.
+
+    A library needs an ending that says its kind, and a target that exists.
+    """
+    from tflite2q import files
+
+    if [str(path) for path in outputs.values()].count("-") > 1:
+        raise click.UsageError("only one file can go to stdout; give --output or --json a file")
+    files.refuse_outputs(outputs, inputs, force, "--json")
+    lib = outputs["--lib"]
     if lib is not None:
         from tflite2q.execution import runtime
         from tflite2q.lower.target import resolve
 
         runtime.check_ending(lib)
         resolve(target)
+
+
+def _output(model: str, output: str | None, name: str) -> Path:
+    """Where the model is written.  Raises UsageError where that cannot be told."""
+    from tflite2q.evaluation.models import stem_of
+
+    if output is not None:
+        return Path(output)
+    if isinstance(model, Piped):
+        raise click.UsageError("a model from stdin has no name; give --output FILE, or '-' for stdout")
+    return Path(model).with_name(f"{stem_of(model)}.{name}.tflite")
 
 
 def _chosen(

@@ -18,6 +18,7 @@ from tflite2q.cli.options import (
     target_option,
     threads_option,
 )
+from tflite2q.cli.verbosity import Verbosity, current, remark
 
 
 @command(short_help="Find the mix of schemes that costs least for a given loss.")
@@ -108,12 +109,12 @@ def search(
             found = search(graph, chosen, samples, settings, measured, progress)
         except KeyboardInterrupt:
             if measured.exists():
-                click.echo(f"measurements so far are kept in {measured}; run the same command to continue", err=True)
+                remark(f"measurements so far are kept in {measured}; run the same command to continue")
             raise
     files.write(where, found.text.encode(), force)
     name = Path(model).name
     if drawing is not None:
         show.picture(found, goal, name, drawing, force)
     out.emit(show.values(found, goal, name), json_path, lambda console: show.text(console, found, goal))
-    if json_path != "-":
+    if json_path != "-" and current() is not Verbosity.QUIET:
         click.echo(f"wrote {where}" + (f" and {drawing}" if drawing is not None else ""))
