@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -15,9 +18,10 @@ import numpy.typing as npt
 
 from tflite2q import files
 from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.text import digest
 from tflite2q.dialect.types import STORAGE, Value
 from tflite2q.errors import DataError, TargetError, UsageError, refusal
-from tflite2q.execution import manifest
+from tflite2q.execution import libraries, manifest
 from tflite2q.execution.manifest import Manifest
 from tflite2q.execution.reference import check_prescribed
 from tflite2q.lower import targets
@@ -70,11 +74,61 @@ class OpTime:
 
 @dataclass(frozen=True)
 class _Source:
-    """The source of an executable, kept for profiles and explanations."""
+    """What an executable is compiled from; each stage is made when it is asked for."""
 
-    lowered: Lowered
-    built: Built
-    target: Any
+    graph: Graph
+    named: targets.Target
+    target: Any  # the same as a tvm.target.Target
+    use_kernels: bool
+    exec_mode: str
+
+    @cached_property
+    def key(self) -> str:
+        """The name of the library in the cache."""
+        from tflite2q.lower.target import features
+
+        facts = {
+            "graph": digest(self.graph),
+            "target": [self.named.name, self.named.spec, str(self.target), sorted(features(self.target))],
+            "options": [self.use_kernels, self.exec_mode],
+            "tvm": metadata.version("apache-tvm"),
+        }
+        return libraries.key(facts)
+
+    @cached_property
+    def lowered(self) -> Lowered:
+        from tflite2q.lower.graph import lower
+
+        return lower(self.graph, self.target, self.use_kernels)
+
+    @cached_property
+    def description(self) -> Manifest:
+        from tflite2q.lower.target import features
+
+        return Manifest(
+            __version__,
+            self.graph.name,
+            self.named.name,
+            self.named.spec,
+            tuple(sorted(features(self.target) & targets.instruction_features())),
+            manifest.bare([self.graph[name] for name in self.graph.inputs]),
+            manifest.bare([self.graph[name] for name in self.graph.outputs]),
+            tuple((choice.op, choice.kernel) for choice in self.lowered.choices),
+            manifest.initial_states(self.graph),
+        )
+
+    @cached_property
+    def built(self) -> Built:
+        from tflite2q.lower.build import build
+
+        return build(self.lowered.module, self.target, self.exec_mode, self.description.encode())
+
+    def export(self, path: Path) -> None:
+        """Write the library, in the form that the ending of `path` says, sealed."""
+        from tflite2q.lower.export import export
+
+        export(self.built.executable, str(path), self.named.spec.get("mtriple"))
+        manifest.seal(path)
 
 
 def compile(
@@ -88,31 +142,20 @@ def compile(
     """Compile `graph` for `target` (a name of `targets.TARGETS` or TVM's JSON).
 
     Without kernels every op is computed by core operations alone, slowly: the definition that kernels are compared
-    with.  `made_as` is the class of the result.  Raises TargetError for unknown targets, UsageError for thread counts
-    below 1.
+    with.  `made_as` is the class of the result.  What was compiled before, of the same graph, for the same target, by
+    the same version, is taken from the user's cache (see `libraries`).  Raises TargetError for unknown targets,
+    UsageError for thread counts below 1.
     """
-    from tflite2q.lower.build import build
-    from tflite2q.lower.graph import lower
-    from tflite2q.lower.target import features, resolve, tvm_target
+    from tflite2q.lower.target import resolve, tvm_target
 
     _check_threads(threads)
     chosen = resolve(target)
-    made = tvm_target(chosen)
-    lowered = lower(graph, made, use_kernels)
-    needed = tuple(sorted(features(made) & targets.instruction_features()))
-    description = Manifest(
-        __version__,
-        graph.name,
-        chosen.name,
-        chosen.spec,
-        needed,
-        manifest.bare([graph[name] for name in graph.inputs]),
-        manifest.bare([graph[name] for name in graph.outputs]),
-        tuple((choice.op, choice.kernel) for choice in lowered.choices),
-        manifest.initial_states(graph),
-    )
-    built = build(lowered.module, made, exec_mode, description.encode())
-    return (made_as or Executable)(description, threads, source=_Source(lowered, built, made))
+    source = _Source(graph, chosen, tvm_target(chosen), use_kernels, exec_mode)
+    found = libraries.find(source.key)
+    if found is None:
+        source.built  # noqa: B018 - errors belong to this call, and so does the time
+    description = source.description if found is None else manifest.read(found)
+    return (made_as or Executable)(description, threads, source, found)
 
 
 def check_ending(path: str | os.PathLike[str]) -> None:
@@ -207,7 +250,7 @@ class Executable:
 
     @property
     def choices(self) -> tuple[Choice, ...]:
-        """The kernel of each op and why faster kernels refused; empty for a loaded library."""
+        """The kernel of each op and why faster kernels refused; empty for a library that was loaded by its name."""
         return self._source.lowered.choices if self._source else ()
 
     def close(self) -> None:
@@ -304,16 +347,15 @@ class Executable:
         """
         if self._source is None:
             raise UsageError("a loaded library cannot be saved again; copy the file instead")
-        from tflite2q.lower.export import export
-
         check_ending(path)
+        kept = self._library if Path(path).suffix == libraries.SUFFIX else None
         with files.replacing(Path(path), force) as temporary:
-            export(self._source.built.executable, str(temporary), self.manifest.spec.get("mtriple"))
-            manifest.seal(temporary)
-        if self._code is None and Path(path).suffix != ".tar" and _obstacle(self.manifest) is None:
-            # Machine code exists now: running that saves generating it once more in memory.
-            self._library = os.path.abspath(path)
-            self._idle.append(self._new_worker())
+            if kept is None or libraries.find(self._source.key) != kept:
+                self._source.export(temporary)
+            else:
+                shutil.copyfile(kept, temporary)
+        if kept is None and Path(path).suffix == libraries.SUFFIX:
+            libraries.adopt(self._source.key, path)
 
     def _take(self) -> Worker:
         """A worker for one call of the calling thread, which puts it back."""
@@ -328,6 +370,10 @@ class Executable:
         with self._making:
             if self._code is None:
                 self.require_runnable()
+                if self._library is None and self._source is not None:
+                    self._library = libraries.find(self._source.key) or libraries.keep(
+                        self._source.key, self._source.export
+                    )
                 if self._library is not None:
                     self._code = load(self._library)
                 else:
