@@ -6,33 +6,28 @@ import os
 import platform
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tflite2q import files
 from tflite2q.dialect.graph import Graph
-from tflite2q.dialect.text import digest
 from tflite2q.dialect.types import STORAGE, Value
-from tflite2q.errors import DataError, TargetError, UsageError, refusal
+from tflite2q.errors import DataError, TargetError, UsageError
 from tflite2q.execution import libraries, manifest
+from tflite2q.execution.calls import Array, Bound, Sample, Stream, mapped, raise_refusal
 from tflite2q.execution.manifest import Manifest
 from tflite2q.execution.reference import check_prescribed
+from tflite2q.execution.source import Source
 from tflite2q.lower import targets
-from tflite2q.version import __version__
 
 if TYPE_CHECKING:
-    from tflite2q.lower.build import Built
-    from tflite2q.lower.graph import Choice, Lowered
+    from tflite2q.lower.graph import Choice
     from tflite2q.lower.machine import Worker
-
-Array = npt.NDArray[Any]
 
 # Shared libraries of the systems that code is compiled for, WebAssembly's object, and an archive of object files.
 ENDINGS = (".so", ".dylib", ".dll", ".wasm", ".o", ".tar")
@@ -72,65 +67,6 @@ class OpTime:
     share: float
 
 
-@dataclass(frozen=True)
-class _Source:
-    """What an executable is compiled from; each stage is made when it is asked for."""
-
-    graph: Graph
-    named: targets.Target
-    target: Any  # the same as a tvm.target.Target
-    use_kernels: bool
-    exec_mode: str
-
-    @cached_property
-    def key(self) -> str:
-        """The name of the library in the cache."""
-        from tflite2q.lower.target import features
-
-        facts = {
-            "graph": digest(self.graph),
-            "target": [self.named.name, self.named.spec, str(self.target), sorted(features(self.target))],
-            "options": [self.use_kernels, self.exec_mode],
-            "tvm": metadata.version("apache-tvm"),
-        }
-        return libraries.key(facts)
-
-    @cached_property
-    def lowered(self) -> Lowered:
-        from tflite2q.lower.graph import lower
-
-        return lower(self.graph, self.target, self.use_kernels)
-
-    @cached_property
-    def description(self) -> Manifest:
-        from tflite2q.lower.target import features
-
-        return Manifest(
-            __version__,
-            self.graph.name,
-            self.named.name,
-            self.named.spec,
-            tuple(sorted(features(self.target) & targets.instruction_features())),
-            manifest.bare([self.graph[name] for name in self.graph.inputs]),
-            manifest.bare([self.graph[name] for name in self.graph.outputs]),
-            tuple((choice.op, choice.kernel) for choice in self.lowered.choices),
-            manifest.initial_states(self.graph),
-        )
-
-    @cached_property
-    def built(self) -> Built:
-        from tflite2q.lower.build import build
-
-        return build(self.lowered.module, self.target, self.exec_mode, self.description.encode())
-
-    def export(self, path: Path) -> None:
-        """Write the library, in the form that the ending of `path` says, sealed."""
-        from tflite2q.lower.export import export
-
-        export(self.built.executable, str(path), self.named.spec.get("mtriple"))
-        manifest.seal(path)
-
-
 def compile(
     graph: Graph,
     target: str = "native",
@@ -150,7 +86,7 @@ def compile(
 
     _check_threads(threads)
     chosen = resolve(target)
-    source = _Source(graph, chosen, tvm_target(chosen), use_kernels, exec_mode)
+    source = Source(graph, chosen, tvm_target(chosen), use_kernels, exec_mode)
     found = libraries.find(source.key)
     if found is None:
         source.built  # noqa: B018 - errors belong to this call, and so does the time
@@ -192,28 +128,6 @@ def lowered_text(graph: Graph, target: str = "native", use_kernels: bool = True)
     return text
 
 
-class Stream:
-    """A compiled model that is run step by step: each step starts from the state that the last one left.
-
-    An executable may have any number of streams; they share nothing but its code.
-    """
-
-    def __init__(self, executable: Executable) -> None:
-        self.executable = executable
-        self._states: list[Array] = []
-        self.reset()
-
-    def step(self, *arrays: npt.ArrayLike) -> list[Array]:
-        """The outputs of the next step, for `arrays` as `Executable.run` takes them; it raises what that raises, and
-        the state is then what it was."""
-        outputs, self._states = self.executable.advance(arrays, self._states)
-        return outputs
-
-    def reset(self) -> None:
-        """Back to the state before the first step."""
-        self._states = self.executable.initial_states
-
-
 class Executable:
     """A compiled model.  `inputs` and `outputs` are values with names, types and quantization parameters.
 
@@ -223,7 +137,7 @@ class Executable:
     """
 
     def __init__(
-        self, description: Manifest, threads: int, source: _Source | None = None, library: str | None = None
+        self, description: Manifest, threads: int, source: Source | None = None, library: str | None = None
     ) -> None:
         self.manifest = description
         self.threads = threads
@@ -260,15 +174,37 @@ class Executable:
         """Raise TargetError if this machine cannot run the code."""
         _check_runnable(self.manifest)
 
-    def run(self, *arrays: npt.ArrayLike) -> list[Array]:
+    def run(self, *arrays: npt.ArrayLike, out: Sequence[Array] | None = None) -> list[Array]:
         """The model's outputs for `arrays`, one for each input, of its shape, dtype and, where it decides shapes, data.
 
+        They are written to `out`, if it is given: one array for each output, of its shape and dtype.
         A model with state starts from its initial one; `stream` keeps it from run to run.
 
         Raises DataError if they do not fit or have no defined result, such as an index out of range;
         TargetError if the code is for another machine.
         """
-        return self.advance(arrays, self.initial_states)[0]
+        if out is None:
+            return self.advance(arrays, self.initial_states)[0]
+        places = self._check_outputs(out)
+        return self._call([*self._check_inputs(arrays), *self.initial_states], places)[: len(places)]
+
+    def bind(self) -> Bound:
+        """Inputs and outputs that stay in place from run to run, for calls that copy nothing.  Raises TargetError."""
+        return Bound(self, self._new_worker())
+
+    def map(self, samples: Iterable[Sample], workers: int | None = None) -> Iterator[list[Array]]:
+        """The outputs for each sample, in order: an array, or a tuple of one array for each input.
+
+        Samples are spread over `workers` threads; by default as many as there are processors for the `threads` of
+        each.  Samples are taken a little ahead of the outputs that are asked for, so they may be endless.
+        Raises as `run`, at the sample that does not fit.
+        """
+        from tflite2q.lower.machine import processors
+
+        count = max(1, processors() // self.threads) if workers is None else workers
+        if count < 1:
+            raise UsageError(f"workers must be at least 1, got {workers}")
+        return mapped(self.run, samples, count)
 
     def stream(self) -> Stream:
         """A new stream, in the initial state.  Models without state have streams, too: their steps are runs."""
@@ -284,13 +220,13 @@ class Executable:
         results = self._call([*self._check_inputs(arrays), *states])
         return results[: len(self.outputs)], results[len(self.outputs) :]
 
-    def _call(self, checked: Sequence[Array]) -> list[Array]:
-        """All results of the code, as copies."""
+    def _call(self, checked: Sequence[Array], out: Sequence[Array] = ()) -> list[Array]:
+        """All results of the code: the first ones in `out`, the others as copies."""
         worker = self._take()
         try:
-            return worker.run(checked)
+            return worker.run(checked, out)
         except RuntimeError as error:
-            _raise(error)
+            raise_refusal(error)
         finally:
             self._idle.append(worker)
 
@@ -300,7 +236,7 @@ class Executable:
         try:
             return worker.times(runs)
         except RuntimeError as error:
-            _raise(error)
+            raise_refusal(error)
         finally:
             self._idle.append(worker)
 
@@ -329,7 +265,7 @@ class Executable:
         try:
             found = profile(source.lowered.module, source.target, [*checked, *self.initial_states], repeat)
         except RuntimeError as error:
-            _raise(error)
+            raise_refusal(error)
         total = sum(found.values()) or 1.0
         choices = [choice for choice in source.lowered.choices if not choice.inner]
         return [
@@ -396,6 +332,17 @@ class Executable:
             checked.append(array)
         return checked
 
+    def _check_outputs(self, arrays: Sequence[Array]) -> list[Array]:
+        if len(arrays) != len(self.outputs):
+            raise DataError(f"the model has {len(self.outputs)} outputs, got {len(arrays)} arrays for them")
+        for value, array in zip(self.outputs, arrays, strict=True):
+            shape, dtype = value.type.shape, np.dtype(STORAGE[value.type.dtype])
+            if not (isinstance(array, np.ndarray) and (array.shape, array.dtype) == (shape, dtype)):
+                raise DataError(f"the array for output {value.name!r} must be {value.type.dtype}{list(shape)}")
+            if not array.flags.writeable:
+                raise DataError(f"the array for output {value.name!r} is read-only")
+        return list(arrays)
+
     def _random_inputs(self) -> list[Array]:
         generator = np.random.default_rng(0)
         arrays = []
@@ -409,14 +356,6 @@ class Executable:
             else:
                 arrays.append(np.asarray(generator.random(value.type.shape)).astype(dtype))
         return arrays
-
-
-def _raise(error: RuntimeError) -> NoReturn:
-    """Raise DataError if compiled code refuses the data, else the error itself."""
-    message = refusal(error)
-    if message is None:
-        raise error
-    raise DataError(message) from error
 
 
 def _check_threads(threads: int) -> None:
