@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -120,3 +121,14 @@ def test_a_sample_that_does_not_fit_is_an_error(executable: Executable, images: 
         list(executable.map([*images[:40], images[0][0]]))
     with pytest.raises(UsageError, match="at least 1"):
         executable.map(images, 0)
+
+
+def test_the_example_of_the_document(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (root / "docs" / "deploy.md").read_text("utf-8")
+    block = next(block for block in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.M) if "exe.bind" in block)
+    monkeypatch.chdir(root)
+    names: dict[str, Any] = {}
+    exec(compile(block, "deploy.md", "exec"), names)
+    wanted = reference.run(load("models/digits_uint8.tflite"), names["photo"])
+    for name in ("scores", "view"):
+        np.testing.assert_array_equal(names[name], wanted[0])
