@@ -21,7 +21,8 @@ settings.load_profile("repeatable")
 
 KEPT = "TFLITE2Q_TESTS_KEPT"
 _MADE = pytest.StashKey[str]()
-COMPILE_THE_SAME = {"batch", "cli", "e2e", "evaluation", "report", "runtimes", "search", "test_python.py"}
+LONG = ("test_docs.py", "test_packaging.py", "test_python.py")
+COMPILE_THE_SAME = {"batch", "cli", "e2e", "evaluation", "report", "runtimes", "search", *LONG}
 
 HEADROOM = 1 << 30  # bytes that a small damaged model may take
 
@@ -43,6 +44,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if _MADE in config.stash:
         shutil.rmtree(config.stash[_MADE], ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests come first, so that no worker is left with one at the end."""
+    items.sort(key=lambda item: item.path.name not in LONG)
 
 
 @pytest.fixture(autouse=True)
