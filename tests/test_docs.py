@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shlex
@@ -285,3 +286,28 @@ def test_the_commands_of_compare_md_do_what_it_says(
     )
     for language in ("python compare", "python serve"):
         exec(compile(example("compare.md", language), "compare.md", "exec"), {})
+
+
+def test_the_notebook_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its cells in order; the last expression of each is what Jupyter would show."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").symlink_to(ROOT / "models")
+    notebook = json.loads((ROOT / "docs" / "notebook.ipynb").read_text(encoding="utf-8"))
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    names: dict[str, Any] = {}
+    shown = []
+    for cell in notebook["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        assert cell["outputs"] == []
+        body = ast.parse("".join(cell["source"])).body
+        last = body.pop() if isinstance(body[-1], ast.Expr) else None
+        exec(compile(ast.Module(body, []), "notebook.ipynb", "exec"), names)
+        if isinstance(last, ast.Expr):
+            shown.append(eval(compile(ast.Expression(last.value), "notebook.ipynb", "eval"), names))
+    graph, _, converted, report, answers, _ = shown
+    assert all(len(repr(each)) < 1000 for each in (graph, converted, report))
+    assert report._repr_html_().startswith("<")
+    labels = np.loadtxt(ROOT / "models" / "digits_labels.csv", np.int64, delimiter=",", skiprows=1)[:20, 1]
+    assert np.mean(np.array(answers) == labels) > 0.9
+    assert (tmp_path / "digits.int8.tflite").exists()
