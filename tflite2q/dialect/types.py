@@ -48,7 +48,8 @@ class Quantization:
 
     @staticmethod
     def per_tensor(scale: float, zero_point: int) -> Quantization:
-        return Quantization((float(np.float32(scale)),), (int(zero_point),))
+        with np.errstate(over="ignore"):  # an infinite scale is refused
+            return Quantization((float(np.float32(scale)),), (int(zero_point),))
 
     @staticmethod
     def per_channel(scales: npt.ArrayLike, axis: int) -> Quantization:
