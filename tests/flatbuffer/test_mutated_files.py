@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 from cases import FAMILIES, cases
-from reliability.mutators import mutated
+from reliability.mutators import written
 
 from tflite2q import rewrites
 from tflite2q.arithmetic import numpy_core
@@ -82,7 +82,7 @@ def mutate_all(count: int, seed: str) -> None:
         numbers = random.Random(zlib.crc32(f"{seed} {family}".encode()))
         model = schema.decode(write(next(cases(family, 1, numbers.randrange(1000))).graph))
         for index in range(count):
-            data = schema.encode(mutated(model, numbers))
+            data = written(model, numbers)
             with soon():
                 try:
                     outcome = use(data, numbers.choice(SCHEMES), index % 2 == 1)

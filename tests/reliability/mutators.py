@@ -83,7 +83,7 @@ def _noted(found: set[int]) -> Any:
         yield
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=8192)
 def tables(data: bytes) -> tuple[int, ...]:
     """Where the tables of a good file lie."""
     found: set[int] = set()
@@ -143,21 +143,31 @@ Change = Callable[[ModelRecord, SubgraphRecord, random.Random], tuple[ModelRecor
 
 
 def mutated(model: ModelRecord, numbers: random.Random) -> ModelRecord:
-    """The model with one to three things changed; each change can be written as a file."""
+    """The model with one to three things changed; `schema.encode` may find that a field cannot hold its number."""
     for _ in range(numbers.choice([1, 1, 2, 3])):
         place = numbers.randrange(len(model.subgraphs))
         changed, graph = numbers.choice(CHANGES)(model, model.subgraphs[place], numbers)
         graphs = (*changed.subgraphs[:place], graph, *changed.subgraphs[place + 1 :])
-        model = _writable(replace(changed, subgraphs=graphs), model)
+        model = replace(changed, subgraphs=graphs)
     return model
 
 
-def _writable(model: ModelRecord, before: ModelRecord) -> ModelRecord:
-    """The model as it is read again; `before` if a field cannot hold its number."""
+def written(model: ModelRecord, numbers: random.Random) -> bytes:
+    """The bytes of a model with one to three things changed that a file can hold."""
+    while True:
+        try:
+            return schema.encode(mutated(model, numbers))
+        except UNWRITABLE:
+            continue
+
+
+@lru_cache(maxsize=8192)
+def records(data: bytes) -> ModelRecord | None:
+    """The records of a file, None of one that is no model."""
     try:
-        return schema.decode(schema.encode(model))
-    except (*UNWRITABLE, Tflite2qError):
-        return before
+        return schema.decode(data)
+    except Tflite2qError:
+        return None
 
 
 def _put(items: Sequence[T], index: int, item: T) -> tuple[T, ...]:
@@ -334,12 +344,7 @@ def _with_tensor(graph: SubgraphRecord, index: int, **changes: Any) -> SubgraphR
 
 def any_damage(data: bytes, numbers: random.Random) -> bytes:
     """Bytes, tables or fields of a file changed; of one that is no model its bytes."""
-    kind = numbers.random()
-    if kind < 0.1:
+    kind, model = numbers.random(), records(data)
+    if kind < 0.1 or model is None or not model.subgraphs:
         return damaged(data, numbers)
-    try:
-        if kind < 0.4:
-            return table_damaged(data, numbers)
-        return schema.encode(mutated(schema.decode(data), numbers))
-    except (*UNWRITABLE, Tflite2qError):
-        return damaged(data, numbers)
+    return table_damaged(data, numbers) if kind < 0.4 else written(model, numbers)

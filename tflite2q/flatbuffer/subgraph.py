@@ -328,6 +328,9 @@ def _quantization(tensor: TensorRecord) -> Quantization | None:
 def _attributes(cls: type[Op], builtin: Builtin, record: OperatorRecord) -> dict[str, Any]:
     """Attribute values of an op from its options; an option the op does not know must have its default value."""
     found: dict[str, Any] = dict(builtin.fixed)
+    table = record.options_type
+    if table not in (None, builtin.options) and not builtin.custom and (builtin.options or names.option_fields(table)):
+        raise UnsupportedError(f"has {table} instead of {builtin.options or 'no options'}")
     options = flexbuffer.decode(record.custom_options) if builtin.custom else dict(record.options)
     for field in cls.attributes():
         option, enum = field.metadata["option"], field.metadata["enum"]
