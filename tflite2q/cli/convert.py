@@ -15,10 +15,13 @@ from tflite2q.cli.options import (
     force_option,
     interface_option,
     json_option,
+    max_pixels_option,
+    memory_option,
     runtime_option,
     scheme_option,
     shape_option,
     signature_option,
+    skip_bad_option,
     target_option,
     threads_option,
 )
@@ -78,6 +81,9 @@ UNCHANGED = ("skip", "copy", "fail")
     type=ANY_PATH,
     help="Samples (as for compare) to calibrate new ranges and bias correction on; only float models need them.",
 )
+@skip_bad_option
+@max_pixels_option
+@memory_option
 @force_option
 @json_option
 def convert(
@@ -97,6 +103,7 @@ def convert(
     allow_unsupported: bool,
     unchanged: str,
     data: str | None,
+    skip_bad: bool,
     force: bool,
     json_path: str | None,
 ) -> None:
@@ -124,7 +131,7 @@ def convert(
     chosen, suits = _chosen(found, scheme, runtime, interface, data, unchanged)
     if found is not None and until is not None:
         with Progress() as progress:
-            click.echo(_dump(found, chosen, data, target, until, constants, progress))
+            click.echo(_dump(found, chosen, data, skip_bad, target, until, constants, progress))
         return
     name = str(runtime) if chosen is None else chosen.name
     path = Path(output) if output is not None else Path(model).with_name(f"{stem_of(model)}.{name}.tflite")
@@ -133,7 +140,7 @@ def convert(
     found = found or models.opened(model, shapes, allow_unsupported, signature)
     with Progress() as progress:
         progress("converting")
-        conversion, same = (None, suits) if chosen is None else _converted(found, chosen, data, unchanged)
+        conversion, same = (None, suits) if chosen is None else _converted(found, chosen, data, skip_bad, unchanged)
         graph = found.graph if conversion is None else conversion.graph
         content = found.content() if conversion is None else content_of(conversion)
         written = [str(path)] if conversion is not None or unchanged == "copy" else []
@@ -229,13 +236,15 @@ def _suiting(
     return schemes.find(wanted.scheme, wanted.interface), sentence
 
 
-def _converted(model: Loaded, scheme: Scheme, data: str | None, unchanged: str) -> tuple[Conversion | None, str]:
+def _converted(
+    model: Loaded, scheme: Scheme, data: str | None, skip_bad: bool, unchanged: str
+) -> tuple[Conversion | None, str]:
     """The conversion, or None with the reason if the model already follows the scheme."""
     from tflite2q import pipeline
     from tflite2q.errors import Unchanged
 
     try:
-        return pipeline.convert(model, scheme, data=data), ""
+        return pipeline.convert(model, scheme, data=data, skip_bad=skip_bad), ""
     except Unchanged as error:
         if unchanged == "fail":
             raise
@@ -246,6 +255,7 @@ def _dump(
     model: Loaded,
     scheme: Scheme | None,
     data: str | None,
+    skip_bad: bool,
     target: str,
     until: str,
     constants: Constants,
@@ -258,7 +268,7 @@ def _dump(
 
     if until == "load":
         return print_graph(model.graph, constants)
-    graph = model.graph if scheme is None else pipeline.convert(model, scheme, data=data).graph
+    graph = model.graph if scheme is None else pipeline.convert(model, scheme, data=data, skip_bad=skip_bad).graph
     if until == "convert":
         return print_graph(graph, constants)
     progress(f"lowering for {target}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -171,8 +172,51 @@ task_options = together(
         ),
     ]
 )
+
+
+def _environment(variable: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    """Sets a variable for the time of the command, for this process and those that it starts."""
+
+    def set_variable(context: click.Context, parameter: click.Parameter, given: Any) -> None:
+        if given is None:
+            return
+        before = os.environ.get(variable)
+        os.environ[variable] = str(given)
+
+        def restore() -> None:
+            os.environ.pop(variable, None)
+            if before is not None:
+                os.environ[variable] = before
+
+        context.call_on_close(restore)
+
+    return set_variable
+
+
+memory_option = click.option(
+    "--max-memory",
+    type=POSITIVE,
+    metavar="GB",
+    expose_value=False,
+    callback=_environment("TFLITE2Q_MAX_MEMORY"),
+    help="Refuse what needs more memory than this, before it is spent.  [default: the machine's]",
+)
+skip_bad_option = click.option(
+    "--skip-bad",
+    is_flag=True,
+    help="Leave out samples whose file is missing or cannot be read, or that have no usable label, and say so.",
+)
+max_pixels_option = click.option(
+    "--max-pixels",
+    type=click.IntRange(min=1),
+    metavar="N",
+    expose_value=False,
+    callback=_environment("TFLITE2Q_MAX_PIXELS"),
+    help="Refuse pictures of more pixels before they are decoded.  [default: 100,000,000]",
+)
 pixel_options = together(
     [
+        max_pixels_option,
         click.option(
             "--mean", type=FINITE, help="With --std: the model gets (pixel - mean) / std instead of pixel codes."
         ),

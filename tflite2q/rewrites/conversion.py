@@ -31,7 +31,7 @@ from tflite2q.rewrites.weights import NewWeights
 class Conversion:
     """A converted graph, the loss of each layer, the number of inserted requantizations, the clamps that the
     original left to the range of its codes, the ops whose branches or loops stay in real numbers, and why no
-    activations were observed where the scheme asks for it ("" if they were)."""
+    activations were observed where the scheme asks for it ("" if they were), and what was left out of the samples."""
 
     graph: Graph
     scheme: Scheme
@@ -40,6 +40,7 @@ class Conversion:
     clamps: tuple[Clamp, ...] = ()
     unobserved: tuple[str, ...] = ()
     unsampled: str = ""
+    left_out: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -61,7 +62,7 @@ class Conversion:
                 f"a .tflite holds this scheme's parameters but not its {' and '.join(kinds)} rescaling: "
                 "interpreters use their own fixed point; compile with --lib to get this rescaling"
             )
-        return tuple(notes)
+        return (*notes, *self.left_out)
 
     def __repr__(self) -> str:
         counts = Counter(layer.loss for layer in self.layers if layer.loss is not None)
