@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 
 def main() -> None:
     """Run the command line; the process ends with its exit code."""
+    if not sys.warnoptions:  # warnings are for programmers: what a user must know is an error or a note
+        warnings.simplefilter("ignore")
     try:
         from tflite2q.cli import run
     except KeyboardInterrupt:

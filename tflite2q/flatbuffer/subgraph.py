@@ -69,6 +69,10 @@ class SubgraphReader:
 
     def graph(self) -> Graph:
         """The graph with all its ops, not yet verified."""
+        given = set(self.subgraph.inputs)
+        for index, op in enumerate(self.subgraph.operators):
+            for place in given.intersection(op.outputs):
+                raise ModelError(f"operator {index} computes {self.name(place)!r}, an input; the file is damaged")
         return self.composed([self.op(index, self.subgraph.operators[index]) for index in self.kept])
 
     def carried(self) -> Graph:
