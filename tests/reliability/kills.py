@@ -25,7 +25,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
 
 @dataclass(frozen=True)
 class Command:
-    """A command line, in a folder that holds `model.tflite` and `data`, the files that it writes, and JSON that it keeps
+    """A command line, in a folder that holds a model and data, the files that it writes, and JSON that it keeps
     for later runs."""
 
     arguments: tuple[str, ...]

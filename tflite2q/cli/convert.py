@@ -121,7 +121,8 @@ def convert(
     from tflite2q.cli import output as out
     from tflite2q.cli.progress import Progress
     from tflite2q.evaluation import compare
-    from tflite2q.evaluation.models import content_of, size_of, stem_of
+    from tflite2q.evaluation.models import size_of, stem_of
+    from tflite2q.evaluation.models import written as written_in_memory
     from tflite2q.evaluation.results import Comparison, Size
     from tflite2q.execution import runtime as execution
     from tflite2q.report import json, rules, text
@@ -142,7 +143,7 @@ def convert(
         progress("converting")
         conversion, same = (None, suits) if chosen is None else _converted(found, chosen, data, skip_bad, unchanged)
         graph = found.graph if conversion is None else conversion.graph
-        content = found.content() if conversion is None else content_of(conversion)
+        content = found.content() if conversion is None else written_in_memory(conversion)
         written = [str(path)] if conversion is not None or unchanged == "copy" else []
         if lib is not None:
             progress(f"compiling for {target}")

@@ -123,6 +123,11 @@ def content_of(model: Model) -> bytes:
     return writer.write(graph_of(model))
 
 
+def written(model: Model) -> memoryview:
+    """As `content_of`, without a copy."""
+    return writer.written(graph_of(model))
+
+
 def size_of(model: Model) -> int | None:
     """Bytes of the model's .tflite file; None where its graph cannot be expressed as one."""
     path = model.path if isinstance(model, Loaded) else model

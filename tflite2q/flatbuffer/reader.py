@@ -60,7 +60,12 @@ def _content(path: str | os.PathLike[str]) -> bytes:
     """The bytes of a file; of one that is no model only the first, since it may be huge or never end."""
     with open(path, "rb") as file:
         head = file.read(HEAD)
-        return head if head[4:8] != schema.IDENTIFIER else head + file.read()
+        if head[4:8] != schema.IDENTIFIER:
+            return head
+        if file.seekable():  # in one piece: joining two would take the memory of both
+            file.seek(0)
+            return file.read()
+        return head + file.read()
 
 
 def read(
