@@ -21,6 +21,7 @@ from tflite2q.cli.schemes import schemes
 from tflite2q.cli.search import search
 from tflite2q.cli.targets import targets
 from tflite2q.errors import Tflite2qError
+from tflite2q.guard import Terminated
 from tflite2q.version import __version__
 
 COMMANDS: tuple[click.Command, ...] = (inspect, convert, run_command, compare, check, search, batch, schemes, targets)
@@ -69,7 +70,10 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(f"{error.format_message().rstrip('.')}; see `{path} --help`", WRONG_USAGE)
     except click.ClickException as error:
         return _fail(error.format_message(), WRONG_USAGE)
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as ended:
+        cause = ended.__cause__ if isinstance(ended, click.Abort) else ended
+        if isinstance(cause, Terminated):
+            return _fail("terminated", cause.exit_code)
         return _fail("interrupted", INTERRUPTED)
     except Tflite2qError as error:
         return _fail(str(error), error.exit_code)
