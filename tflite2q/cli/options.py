@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 import click
+
+PROGRAM = 1 << 30  # bytes that the program takes itself, with TVM and its threads
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -193,12 +196,25 @@ def _environment(variable: str) -> Callable[[click.Context, click.Parameter, Any
     return set_variable
 
 
+def _confined(context: click.Context, parameter: click.Parameter, given: float | None) -> None:
+    """Sets the limit that stages ask before they begin, and one at which the system refuses memory."""
+    _environment("TFLITE2Q_MAX_MEMORY")(context, parameter, given)
+    if given is not None and sys.platform.startswith("linux"):
+        import resource
+
+        before = resource.getrlimit(resource.RLIMIT_DATA)
+        most = int(given * (1 << 30)) + PROGRAM
+        if before[0] in (-1, resource.RLIM_INFINITY) or most < before[0]:
+            resource.setrlimit(resource.RLIMIT_DATA, (most, before[1]))
+            context.call_on_close(lambda: resource.setrlimit(resource.RLIMIT_DATA, before))
+
+
 memory_option = click.option(
     "--max-memory",
     type=POSITIVE,
     metavar="GB",
     expose_value=False,
-    callback=_environment("TFLITE2Q_MAX_MEMORY"),
+    callback=_confined,
     help="Refuse what needs more memory than this, before it is spent.  [default: the machine's]",
 )
 skip_bad_option = click.option(

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tflite2q import files
+from tflite2q.dialect import needs
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import STORAGE, Value
 from tflite2q.errors import DataError, TargetError, UsageError, refusal
@@ -96,6 +97,7 @@ def compile(
     from tflite2q.lower.target import features, resolve, tvm_target
 
     _check_threads(threads)
+    needs.require_compile(graph)
     chosen = resolve(target)
     made = tvm_target(chosen)
     lowered = lower(graph, made, use_kernels)

@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 
+from tflite2q import limits
 from tflite2q.dialect.graph import Graph, used, verify
 from tflite2q.dialect.infer import Inferred, inferred, with_input_shapes
 from tflite2q.dialect.op import Shape
@@ -62,6 +63,7 @@ def _content(path: str | os.PathLike[str]) -> bytes:
         head = file.read(HEAD)
         if head[4:8] != schema.IDENTIFIER:
             return head
+        limits.require_memory(2 * os.fstat(file.fileno()).st_size, "reading the model", UnsupportedError)
         if file.seekable():  # in one piece: joining two would take the memory of both
             file.seek(0)
             return file.read()

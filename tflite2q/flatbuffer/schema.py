@@ -45,6 +45,7 @@ EXTERNAL_BUFFERS = 22  # place in the vtable of Model; newer than the package
 TENSOR_TABLES = {"Quantization": "QuantizationParameters", "Sparsity": "SparsityParameters"}
 PLACEHOLDER = 127  # deprecated_builtin_code is one byte; larger codes are only in builtin_code
 ALIGNMENT = 16  # of buffer data, `force_align` in the schema
+LARGEST = (1 << 31) - (1 << 26)  # bytes of constants: offsets have 31 bits, and tables come on top
 ROOM = 256  # bytes that a tensor or a buffer takes beside its data, so that the memory seldom grows
 TABLE_COST = 16  # bytes charged for a table: its place in a vector, its own vtable offset and two fields
 
@@ -256,6 +257,8 @@ def encode(model: ModelRecord) -> bytes:
 
 def encoded(model: ModelRecord) -> memoryview:
     """As `encode`, in the memory in which they were made."""
+    if sum(len(b) for b in model.buffers) > LARGEST:
+        raise UnsupportedError("the constants are more than the 2 GB that one flatbuffer holds")
     size = sum(len(b) + ROOM for b in model.buffers) + ROOM * sum(len(g.tensors) for g in model.subgraphs) + 4096
     encoder = _Encoder(flatbuffers.Builder(size))
     builder = encoder.builder

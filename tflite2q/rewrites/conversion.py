@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from tflite2q.dialect import needs
 from tflite2q.dialect.graph import Graph, verify
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.eltwise import Requantize
@@ -86,6 +87,7 @@ def convert(
     Raises SchemeError where the scheme is impossible for a layer, Unchanged if there is nothing to do, UnsupportedError
     if nothing can be done.
     """
+    needs.require_convert(graph)
     original = graph
     inner = regions.converted(graph, scheme, convert)
     graph = inner.graph
