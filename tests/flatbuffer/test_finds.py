@@ -12,6 +12,7 @@ from cases import cases
 
 from tflite2q import rewrites
 from tflite2q.dialect.graph import Graph, verify
+from tflite2q.dialect.ops.detection import DetectionPostprocess
 from tflite2q.dialect.ops.hlo import HloSelect
 from tflite2q.dialect.ops.hlo_movement import HloIota
 from tflite2q.dialect.ops.lookup import Lookup
@@ -81,6 +82,26 @@ def test_an_operator_that_computes_an_input() -> None:
 
 def _indices() -> TensorRecord:
     return TensorRecord("indices", (4,), "int32", 0)
+
+
+@pytest.mark.parametrize("shape", [(1, 25, 1, 2), (1, 25)])
+def test_scores_of_another_rank(shape: tuple[int, ...]) -> None:
+    kinds = {
+        "boxes": (1, 25, 4),
+        "scores": shape,
+        "anchors": (25, 4),
+        "a": (1, 3, 4),
+        "b": (1, 3),
+        "c": (1, 3),
+        "n": (1,),
+    }
+    values = tuple(Value(name, TensorType(kind, "float32")) for name, kind in kinds.items())
+    names = tuple(kinds)
+    op = DetectionPostprocess(
+        inputs=names[:3], outputs=names[3:], max_detections=3, max_classes_per_detection=1, num_classes=1
+    )
+    with pytest.raises(InvalidGraph, match=r"scores .* for 25 boxes and 1 classes"):
+        verify(Graph(names[:3], names[3:], values, (op,)))
 
 
 @pytest.mark.parametrize("name", ["int8", "int16x8", "float32", "power-of-two", "asymmetric-uint8"])
