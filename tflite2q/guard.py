@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 PR_SET_PDEATHSIG = 1
 GRACE = 0.8  # seconds that an interrupted command has to end by itself
+PARTING = 5.0  # seconds for what Python and native code do after the command, which may hang for lack of memory
 ENDINGS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 DIED = 3
 ENDLESS = 1e6  # seconds; then the wait begins again
@@ -59,6 +60,7 @@ def main(command: Callable[[], int]) -> int:
         raise
     finally:
         os.write(writing, bytes([code % 256]))
+        os.kill(parent, signal.SIGCHLD)  # it looks at the pipe
     return code
 
 
@@ -73,7 +75,8 @@ def _raise(number: int, frame: object) -> None:
 
 def _watch(child: int, reading: int, watched: set[signal.Signals]) -> int:
     """The exit code of the child, when it has ended."""
-    number, deadline = 0, None
+    os.set_blocking(reading, False)
+    number, deadline, told = 0, None, b""
     while True:
         left = ENDLESS if deadline is None else max(deadline - time.monotonic(), 0.0)
         found = signal.sigtimedwait(watched, left)
@@ -83,12 +86,23 @@ def _watch(child: int, reading: int, watched: set[signal.Signals]) -> int:
             deadline = None
         elif found.si_signo == signal.SIGCHLD:
             ended, status = os.waitpid(child, os.WNOHANG)
+            told = told or _told(reading)
             if ended:
-                return _code(status, os.read(reading, 1), number)
+                return _code(status, told, number)
+            if told and deadline is None:
+                deadline = time.monotonic() + PARTING
         elif not number:
             number, deadline = found.si_signo, time.monotonic() + GRACE
             if found.si_code <= 0:  # sent to this process, and not by a terminal to both
                 os.kill(child, number)
+
+
+def _told(reading: int) -> bytes:
+    """The exit code as a byte, if the command has ended."""
+    try:
+        return os.read(reading, 1)
+    except BlockingIOError:
+        return b""
 
 
 def _code(status: int, told: bytes, number: int) -> int:

@@ -59,6 +59,15 @@ def test_exit_codes_pass_through(code: int) -> None:
     assert process.returncode == code
 
 
+def test_a_command_that_cannot_part_is_ended() -> None:
+    # After the command has told its code, native code may hang while the process ends.
+    process = started("import atexit; atexit.register(time.sleep, 60); return 2")
+    began = time.monotonic()
+    assert process.communicate(timeout=60)[1] == ""
+    assert process.returncode == 2
+    assert time.monotonic() - began < 20
+
+
 def test_a_defect_keeps_its_traceback() -> None:
     process = started("1 / 0")
     said = process.communicate(timeout=60)[1]

@@ -30,6 +30,9 @@ WRONG_USAGE = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 
+NO_MEMORY = "not enough memory for this model; choose smaller inputs with --shape if the file leaves their size open"
+NO_MEMORY_IN_TVM = "bad_alloc"
+
 
 class _InOrder(click.Group):
     """Lists the commands in the order in which they are used."""
@@ -78,9 +81,11 @@ def run(arguments: Sequence[str]) -> int:
     except Tflite2qError as error:
         return _fail(str(error), error.exit_code)
     except MemoryError:
-        return _fail(
-            "not enough memory for this model; choose smaller inputs with --shape if the file leaves their size open", 3
-        )
+        return _fail(NO_MEMORY, 3)
+    except RuntimeError as error:
+        if NO_MEMORY_IN_TVM not in str(error):
+            raise
+        return _fail(NO_MEMORY, 3)
     except BrokenPipeError:
         # The reader closed the pipe; what is still buffered must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
