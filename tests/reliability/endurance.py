@@ -25,6 +25,7 @@ from tflite2q.flatbuffer.reader import read
 from tflite2q.flatbuffer.writer import write
 from tflite2q.rewrites import scheme
 
+SAMPLES = 2000  # of one comparison
 GROWTH = 32 << 20  # bytes that count as flat: allocators keep what was freed
 
 
@@ -61,7 +62,9 @@ def repeated(what: str, rounds: int, once: Callable[[int], object]) -> Flat:
         once(index)
         if index == max(rounds // 10, 1) - 1:
             early = resident()
-    return Flat(what, rounds, early, resident(), time.monotonic() - started)
+    found = Flat(what, rounds, early, resident(), time.monotonic() - started)
+    print(found, flush=True)
+    return found
 
 
 def network(seed: int = 0) -> Graph:
@@ -85,19 +88,18 @@ def measured(share: float = 1.0) -> list[Flat]:
         write(rewrites.convert(read(write(network(index))), int8).graph)
 
     def compared(index: int) -> None:
-        samples = np.random.default_rng(index).integers(0, 256, (200, 6, 6, 4), dtype=np.uint8)
+        samples = np.random.default_rng(index).integers(0, 256, (SAMPLES, 6, 6, 4), dtype=np.uint8)
         new = rewrites.convert(read(data), int8)
         compare(graph, new, data=samples, speed=False, layer_samples=0)
 
     return [
         repeated("runs", count(100_000), lambda _: executable.run(x)),
         repeated("conversions", count(500), convert),
-        repeated("comparisons of 200 samples", count(100), compared),
+        repeated(f"comparisons of {SAMPLES} samples", count(10), compared),
         repeated("compiles", count(500), lambda index: runtime.compile(network(index)).run(x)),
     ]
 
 
 if __name__ == "__main__":
     found = measured(*map(float, sys.argv[1:]))
-    print("\n".join(map(str, found)))
     sys.exit(not all(each.flat for each in found))

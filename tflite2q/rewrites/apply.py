@@ -140,7 +140,7 @@ class Applier:
         weights = self.weights[op.name]
         if x not in self.seen or weights.largest == 0.0:
             return None
-        error = weights.error()
+        error = weights.error
         mean = self.seen[x].mean / self.factors.get(x, 1.0)
         if error.ndim == 2:  # [units, k]
             return [-float(v) for v in error @ mean.reshape(-1, error.shape[1]).mean(axis=0)]

@@ -40,8 +40,9 @@ class NewWeights:
     axis: int
     gains: Gains | None = None
 
+    @property
     def error(self) -> npt.NDArray[np.float64]:
-        """New minus old in real numbers, in the shape of the weights."""
+        """New minus old in real numbers, in the shape of the weights; computed when asked for."""
         found = np.zeros(self.value.type.shape)
         if self.largest:
             for part in blocks_of_rows(self.old, self.axis):
