@@ -275,6 +275,10 @@ def test_one_bad_label_does_not_drop_the_others(bad: bytes, tmp_path: Path) -> N
     assert read(content, tmp_path, skip_bad=True) == [1, labels.UNKNOWN, 3]
 
 
+def test_a_quote_that_is_not_closed_harms_its_own_line_alone(tmp_path: Path) -> None:
+    assert read(b'a.png,1\n"b.png,2\nc.png,3\n', tmp_path, skip_bad=True) == [1, labels.UNKNOWN, 3]
+
+
 def test_a_list_of_files_keeps_its_good_labels(tmp_path: Path) -> None:
     for name in NAMES:
         Image.fromarray(colours()).save(tmp_path / name)

@@ -38,7 +38,8 @@ def rows(where: Path) -> list[list[str]]:
     try:
         text = limits.text(where)
         delimiter = next((mark for mark in DELIMITERS if mark in text.partition("\n")[0]), ",")
-        lines = csv.reader(io.StringIO(text, newline=None), delimiter=delimiter)
+        # Each line by itself: a quote that is not closed must not swallow those behind it.
+        lines = [row for line in io.StringIO(text, newline=None) for row in csv.reader([line], delimiter=delimiter)]
         found = [[cell.strip().strip("'\"").strip() for cell in row] for row in lines]
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{where}: cannot be read as lines of file,label") from error
