@@ -121,14 +121,13 @@ def convert(
     from tflite2q.cli import output as out
     from tflite2q.cli.progress import Progress
     from tflite2q.evaluation import compare
-    from tflite2q.evaluation.models import size_of, stem_of
-    from tflite2q.evaluation.models import written as written_in_memory
+    from tflite2q.evaluation.models import buffer_of, size_of, stem_of
     from tflite2q.evaluation.results import Comparison, Size
     from tflite2q.execution import runtime as execution
     from tflite2q.report import json, rules, text
 
     early = scheme is None or until is not None
-    found = models.opened(model, shapes, allow_unsupported, signature) if early else None
+    found = models.watched(model, shapes, allow_unsupported, signature) if early else None
     chosen, suits = _chosen(found, scheme, runtime, interface, data, unchanged)
     if found is not None and until is not None:
         with Progress() as progress:
@@ -138,18 +137,19 @@ def convert(
     path = Path(output) if output is not None else Path(model).with_name(f"{stem_of(model)}.{name}.tflite")
     files.refuse_outputs({"--output": path, "--lib": lib, "--json": json_path}, [model, data], force, "--json")
     _check_library(lib, target)
-    found = found or models.opened(model, shapes, allow_unsupported, signature)
+    found = found or models.watched(model, shapes, allow_unsupported, signature)
     with Progress() as progress:
         progress("converting")
         conversion, same = (None, suits) if chosen is None else _converted(found, chosen, data, skip_bad, unchanged)
         graph = found.graph if conversion is None else conversion.graph
-        content = found.content() if conversion is None else written_in_memory(conversion)
+        content = found.content() if conversion is None else buffer_of(conversion)
         written = [str(path)] if conversion is not None or unchanged == "copy" else []
         if lib is not None:
             progress(f"compiling for {target}")
             execution.compile(graph, target, threads).save(lib, force)
         choices = execution.choices(graph, target) if explain else ()
         if written:
+            progress("writing")
             files.write(path, content, force)
     result = Comparison(
         model=Path(model).name,

@@ -127,7 +127,7 @@ def content_of(model: Model) -> bytes:
     return writer.write(graph_of(model))
 
 
-def written(model: Model) -> memoryview:
+def buffer_of(model: Model) -> memoryview:
     """As `content_of`, without a copy."""
     return writer.written(graph_of(model))
 
