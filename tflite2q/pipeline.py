@@ -68,11 +68,12 @@ def convert(
     allow_unsupported: bool = False,
     data: FilePath | None = None,
     limit: int | None = CALIBRATION_SAMPLES,
+    skip_bad: bool = False,
 ) -> Conversion:
     """Rewrite a model to a scheme (a Scheme, the name of a shipped one, or the path of a .toml).
 
     `interface` "keep" or "scheme" overrides what the scheme says about the model's own inputs and outputs;
-    `allow_unsupported` as for `load`.  `data` (as for `compare`, at most `limit` samples of it)
+    `allow_unsupported` as for `load`.  `data` (as for `compare`, with `skip_bad`, at most `limit` samples of it)
     calibrates new ranges and bias correction on the original model's activations; only a float model that gets integer
     activations needs it.  Raises SchemeError, or Unchanged if the model already follows the scheme.
     """
@@ -81,7 +82,9 @@ def convert(
         model = opened(model, allow_unsupported)
     graph = graph_of(model)
     try:
-        return calibration.convert(graph, chosen, None if data is None else dataset(graph, data, limit=limit))
+        samples = None if data is None else dataset(graph, data, limit=limit, skip_bad=skip_bad)
+        found = calibration.convert(graph, chosen, samples)
+        return found if samples is None else replace(found, left_out=samples.notes)
     except Tflite2qError as error:
         raise error.at(model.path) if isinstance(model, Loaded) else error from error
 
@@ -164,6 +167,7 @@ def search(
     seed: int = 0,
     budget: float | None = None,
     state: FilePath | None = None,
+    skip_bad: bool = False,
     progress: Progress = quiet,
 ) -> Found:
     """Find the mix of `schemes` (the first is the base), layer by layer, that saves most "size" or "speed" within a
@@ -178,7 +182,7 @@ def search(
     graph = graph_of(model)
     chosen = [schemes_of.find(scheme) for scheme in schemes]
     settings = mixing.Settings(goal, max_drop, target, threads, seed, budget)
-    samples = dataset(graph, data, labels, limit)
+    samples = dataset(graph, data, labels, limit, skip_bad=skip_bad)
     return mixing.search(graph, chosen, samples, settings, None if state is None else Path(state), progress)
 
 

@@ -16,10 +16,12 @@ from tflite2q.cli.options import (
     command,
     interface_option,
     json_option,
+    memory_option,
     pixel_options,
     remote_options,
     shape_option,
     signature_option,
+    skip_bad_option,
     stream_option,
     target_option,
     task_options,
@@ -122,6 +124,7 @@ report_options = together(
     "off COCO's category numbers.",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Use only the first N samples.")
+@skip_bad_option
 @task_options
 @pixel_options
 @target_option
@@ -141,6 +144,7 @@ report_options = together(
 @gate_options
 @click.option("--every-layer", is_flag=True, help="Show every layer, not only the worst ones.")
 @report_options
+@memory_option
 @json_option
 def compare(
     original: str, others: tuple[str, ...], schemes: tuple[str, ...], interface: str | None, json_path: str | None,

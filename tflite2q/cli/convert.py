@@ -16,10 +16,13 @@ from tflite2q.cli.options import (
     force_option,
     interface_option,
     json_option,
+    max_pixels_option,
+    memory_option,
     runtime_option,
     scheme_option,
     shape_option,
     signature_option,
+    skip_bad_option,
     target_option,
     threads_option,
 )
@@ -29,9 +32,10 @@ if TYPE_CHECKING:
 
     from tflite2q.cli.progress import Progress
     from tflite2q.dialect.text import Constants
-    from tflite2q.evaluation.models import Loaded
+    from tflite2q.evaluation.models import Loaded, Model
     from tflite2q.rewrites import Conversion
     from tflite2q.rewrites.scheme import Scheme
+    from tflite2q.runtimes.check import Check
 
 STAGES = ("load", "convert", "lower")
 UNCHANGED = ("skip", "copy", "fail")
@@ -83,6 +87,9 @@ UNCHANGED = ("skip", "copy", "fail")
     type=ANY_PATH,
     help="Samples (as for compare) to calibrate new ranges and bias correction on; only float models need them.",
 )
+@skip_bad_option
+@max_pixels_option
+@memory_option
 @force_option
 @json_option
 def convert(
@@ -102,6 +109,7 @@ def convert(
     allow_unsupported: bool,
     unchanged: str,
     data: str | None,
+    skip_bad: bool,
     force: bool,
     json_path: str | None,
 ) -> None:
@@ -114,32 +122,31 @@ def convert(
     """
     if scheme is None and runtime is None:
         raise click.UsageError("give --scheme NAME|FILE (`tflite2q schemes` lists the names) or --for RUNTIME")
-    from tflite2q import pipeline
     from tflite2q.cli import models
     from tflite2q.cli import output as out
     from tflite2q.cli.progress import Progress
     from tflite2q.evaluation import compare
-    from tflite2q.evaluation.models import content_of, size_of
+    from tflite2q.evaluation.models import buffer_of, size_of
     from tflite2q.evaluation.results import Comparison, Size
     from tflite2q.execution import runtime as execution
     from tflite2q.report import json, rules, text
 
     early = scheme is None or until is not None
-    found = models.opened(model, shapes, allow_unsupported, signature) if early else None
+    found = models.watched(model, shapes, allow_unsupported, signature) if early else None
     chosen, suits = _chosen(found, scheme, runtime, interface, data, unchanged)
     if found is not None and until is not None:
         with Progress() as progress:
-            click.echo(_dump(found, chosen, data, target, until, constants, progress))
+            click.echo(_dump(found, chosen, data, skip_bad, target, until, constants, progress))
         return
     name = str(runtime) if chosen is None else chosen.name
     path = _output(model, output, name)
     _refuse({"--output": path, "--lib": lib, "--json": json_path}, [model, data], force, target)
-    found = found or models.opened(model, shapes, allow_unsupported, signature)
+    found = found or models.watched(model, shapes, allow_unsupported, signature)
     with Progress() as progress:
         progress("converting")
-        conversion, same = (None, suits) if chosen is None else _converted(found, chosen, data, unchanged)
+        conversion, same = (None, suits) if chosen is None else _converted(found, chosen, data, skip_bad, unchanged)
         graph = found.graph if conversion is None else conversion.graph
-        content = found.content() if conversion is None else content_of(conversion)
+        content = found.content() if conversion is None else buffer_of(conversion)
         piped = output == "-"  # whoever reads stdout expects a model, changed or not
         written = [str(path)] if not piped and (conversion is not None or unchanged == "copy") else []
         if lib is not None:
@@ -147,6 +154,7 @@ def convert(
             execution.compile(graph, target, threads).save(lib, force)
         choices = execution.choices(graph, target) if explain else ()
         if piped or written:
+            progress("writing")
             out.write_bytes(path, content, force)
     result = Comparison(
         model=Path(model).name,
@@ -157,8 +165,7 @@ def convert(
         size=Size(size_of(found), len(content)),
         notes=(same,) if conversion is None else conversion.notes,
     )
-    checked = str(path) if written else conversion or found
-    verdict = None if runtime is None else pipeline.check(checked, runtime, mend=False)
+    verdict = _verdict(str(path) if written else conversion or found, runtime)
     written += [] if lib is None else [lib]
     document = {
         **json.comparison(result),
@@ -178,6 +185,13 @@ def convert(
             rules.fitted(console, verdict, suits if conversion is not None else "")
 
     out.emit(document, json_path, show, err=piped)
+
+
+def _verdict(model: Model, runtime: str | None) -> Check | None:
+    """What the rules of a runtime say of a model, if one is named."""
+    from tflite2q import pipeline
+
+    return None if runtime is None else pipeline.check(model, runtime, mend=False)
 
 
 def _refuse(outputs: dict[str, str | Path | None], inputs: list[str | None], force: bool, target: str) -> None:
@@ -255,13 +269,15 @@ def _suiting(
     return schemes.find(wanted.scheme, wanted.interface), sentence
 
 
-def _converted(model: Loaded, scheme: Scheme, data: str | None, unchanged: str) -> tuple[Conversion | None, str]:
+def _converted(
+    model: Loaded, scheme: Scheme, data: str | None, skip_bad: bool, unchanged: str
+) -> tuple[Conversion | None, str]:
     """The conversion, or None with the reason if the model already follows the scheme."""
     from tflite2q import pipeline
     from tflite2q.errors import Unchanged
 
     try:
-        return pipeline.convert(model, scheme, data=data), ""
+        return pipeline.convert(model, scheme, data=data, skip_bad=skip_bad), ""
     except Unchanged as error:
         if unchanged == "fail":
             raise
@@ -272,6 +288,7 @@ def _dump(
     model: Loaded,
     scheme: Scheme | None,
     data: str | None,
+    skip_bad: bool,
     target: str,
     until: str,
     constants: Constants,
@@ -284,7 +301,7 @@ def _dump(
 
     if until == "load":
         return print_graph(model.graph, constants)
-    graph = model.graph if scheme is None else pipeline.convert(model, scheme, data=data).graph
+    graph = model.graph if scheme is None else pipeline.convert(model, scheme, data=data, skip_bad=skip_bad).graph
     if until == "convert":
         return print_graph(graph, constants)
     progress(f"lowering for {target}")

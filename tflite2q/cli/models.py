@@ -36,6 +36,15 @@ def opened(
     return found
 
 
+def watched(path: str, shapes: Mapping[str, tuple[int, ...]], allow_unsupported: bool, signature: str | None) -> Loaded:
+    """As `opened`, with progress, for commands that read large models."""
+    from tflite2q.cli.progress import Progress
+
+    with Progress() as progress:
+        progress("reading")
+        return opened(path, shapes, allow_unsupported, signature)
+
+
 def unsaid(result: R, *models: Loaded) -> R:
     """The result without the notes that `opened` has printed."""
     from dataclasses import replace

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,6 +13,8 @@ from typing import Any, TypeVar
 import click
 
 from tflite2q.cli.verbosity import Verbosity, choose
+
+PROGRAM = 1 << 30  # bytes that the program takes itself, with TVM and its threads
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -219,8 +222,64 @@ task_options = together(
         ),
     ]
 )
+
+
+def _environment(variable: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    """Sets a variable for the time of the command, for this process and those that it starts."""
+
+    def set_variable(context: click.Context, parameter: click.Parameter, given: Any) -> None:
+        if given is None:
+            return
+        before = os.environ.get(variable)
+        os.environ[variable] = str(given)
+
+        def restore() -> None:
+            os.environ.pop(variable, None)
+            if before is not None:
+                os.environ[variable] = before
+
+        context.call_on_close(restore)
+
+    return set_variable
+
+
+def _confined(context: click.Context, parameter: click.Parameter, given: float | None) -> None:
+    """Sets the limit that stages ask before they begin, and one at which the system refuses memory."""
+    _environment("TFLITE2Q_MAX_MEMORY")(context, parameter, given)
+    if given is not None and sys.platform.startswith("linux"):
+        import resource
+
+        before = resource.getrlimit(resource.RLIMIT_DATA)
+        most = int(given * (1 << 30)) + PROGRAM
+        if before[0] in (-1, resource.RLIM_INFINITY) or most < before[0]:
+            resource.setrlimit(resource.RLIMIT_DATA, (most, before[1]))
+            context.call_on_close(lambda: resource.setrlimit(resource.RLIMIT_DATA, before))
+
+
+memory_option = click.option(
+    "--max-memory",
+    type=POSITIVE,
+    metavar="GB",
+    expose_value=False,
+    callback=_confined,
+    help="Refuse what needs more memory than this, before it is spent.  [default: the machine's]",
+)
+skip_bad_option = click.option(
+    "--skip-bad",
+    is_flag=True,
+    help="Leave out samples whose file is missing or cannot be read, or that have no usable label, and say so.",
+)
+max_pixels_option = click.option(
+    "--max-pixels",
+    type=click.IntRange(min=1),
+    metavar="N",
+    expose_value=False,
+    callback=_environment("TFLITE2Q_MAX_PIXELS"),
+    help="Refuse pictures of more pixels before they are decoded.  [default: 100,000,000]",
+)
 pixel_options = together(
     [
+        max_pixels_option,
         click.option(
             "--mean", type=FINITE, help="With --std: the model gets (pixel - mean) / std instead of pixel codes."
         ),

@@ -35,7 +35,7 @@ def write(path: str | None, content: str) -> None:
         files.write(Path(path), content.encode(), force=True)
 
 
-def write_bytes(path: Path, content: bytes, force: bool) -> None:
+def write_bytes(path: Path, content: bytes | memoryview, force: bool) -> None:
     """Write a file of any kind; '-' is stdout.  Errors as `files.write`."""
     if str(path) == "-":
         sys.stdout.buffer.write(content)

@@ -14,7 +14,10 @@ from tflite2q.cli.options import (
     command,
     force_option,
     json_option,
+    max_pixels_option,
+    memory_option,
     shape_option,
+    skip_bad_option,
     target_option,
     threads_option,
 )
@@ -30,6 +33,8 @@ from tflite2q.cli.verbosity import Verbosity, current, remark
     help="Ground-truth labels, as for compare; without them, agreement with the original is measured.",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Use only the first N samples.")
+@skip_bad_option
+@max_pixels_option
 @click.option(
     "--goal",
     type=click.Choice(["size", "speed"]),
@@ -73,12 +78,13 @@ from tflite2q.cli.verbosity import Verbosity, current, remark
 @shape_option
 @target_option
 @threads_option
+@memory_option
 @force_option
 @json_option
 def search(
     model: str, data: str, labels: str | None, limit: int | None, goal: str, max_drop: float, schemes: str,
     budget: float | None, seed: int, output: str, picture: str | None, shapes: dict[str, tuple[int, ...]],
-    target: str, threads: int, force: bool, json_path: str | None,
+    target: str, threads: int, force: bool, json_path: str | None, skip_bad: bool,
 ) -> None:  # fmt: skip
     """Find the mix of schemes, layer by layer, that saves most within a loss of top-1, and write it as a scheme file.
 
@@ -101,7 +107,9 @@ def search(
     files.refuse_outputs(outputs, [model, data, labels], force, "--json")
     graph = models.opened(model, shapes).graph
     chosen = [scheme.find(name.strip()) for name in schemes.split(",") if name.strip()]
-    samples = dataset(graph, data, labels, limit)
+    samples = dataset(graph, data, labels, limit, skip_bad=skip_bad)
+    for note in samples.notes:
+        click.echo(f"tflite2q: {note}", err=True)
     settings = Settings(goal, max_drop, target, threads, seed, budget)
     measured = where.with_suffix(".search.json")
     with Progress() as progress:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tflite2q import files
+from tflite2q.dialect import needs
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import STORAGE, Value
 from tflite2q.errors import DataError, TargetError, UsageError
@@ -85,6 +86,7 @@ def compile(
     from tflite2q.lower.target import resolve, tvm_target
 
     _check_threads(threads)
+    needs.require_compile(graph)
     chosen = resolve(target)
     source = Source(graph, chosen, tvm_target(chosen), use_kernels, exec_mode)
     found = libraries.find(source.key)
