@@ -78,6 +78,9 @@ UNCHANGED = ("skip", "copy", "fail")
     type=ANY_PATH,
     help="Samples (as for compare) to calibrate new ranges and bias correction on; only float models need them.",
 )
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Use only the first N samples of --data."
+)
 @force_option
 @json_option
 def convert(
@@ -97,6 +100,7 @@ def convert(
     allow_unsupported: bool,
     unchanged: str,
     data: str | None,
+    limit: int,
     force: bool,
     json_path: str | None,
 ) -> None:
@@ -133,7 +137,7 @@ def convert(
     found = found or models.opened(model, shapes, allow_unsupported, signature)
     with Progress() as progress:
         progress("converting")
-        conversion, same = (None, suits) if chosen is None else _converted(found, chosen, data, unchanged)
+        conversion, same = (None, suits) if chosen is None else _converted(found, chosen, data, limit, unchanged)
         graph = found.graph if conversion is None else conversion.graph
         content = found.content() if conversion is None else content_of(conversion)
         written = [str(path)] if conversion is not None or unchanged == "copy" else []
@@ -229,13 +233,15 @@ def _suiting(
     return schemes.find(wanted.scheme, wanted.interface), sentence
 
 
-def _converted(model: Loaded, scheme: Scheme, data: str | None, unchanged: str) -> tuple[Conversion | None, str]:
+def _converted(
+    model: Loaded, scheme: Scheme, data: str | None, limit: int, unchanged: str
+) -> tuple[Conversion | None, str]:
     """The conversion, or None with the reason if the model already follows the scheme."""
     from tflite2q import pipeline
     from tflite2q.errors import Unchanged
 
     try:
-        return pipeline.convert(model, scheme, data=data), ""
+        return pipeline.convert(model, scheme, data=data, limit=limit), ""
     except Unchanged as error:
         if unchanged == "fail":
             raise
