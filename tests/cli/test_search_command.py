@@ -42,7 +42,7 @@ def test_search(cli: Cli, digits: Path, digits_data: tuple[Path, Path], tmp_path
     confirmed = found["chosen"]["confirmed"]
     assert confirmed["samples"] == 20 and confirmed["verdict"] == "undecided"
     assert "they cannot decide whether the limit of 3 points is kept" in done.out
-    assert f"about {confirmed['samples_needed']:,} would" in done.out
+    assert f"about {confirmed['samples_needed']:,} samples would" in done.out
     assert done.out.splitlines()[-2] == f"wrote {mixed} and {mixed.with_suffix('.png')}"
     with Image.open(mixed.with_suffix(".png")) as picture:
         assert picture.format == "PNG" and len(picture.convert("RGB").getcolors(1 << 24)) > 20

@@ -17,11 +17,13 @@ from tflite2q.errors import LimitError, UsageError
 from tflite2q.evaluation import calibration
 from tflite2q.evaluation.compare import dataset
 from tflite2q.evaluation.data import Dataset
-from tflite2q.execution import reference
+from tflite2q.execution import reference, remote
 from tflite2q.flatbuffer import writer
-from tflite2q.mixing import Found, Settings, costs, measure, search
+from tflite2q.mixing import Found, Settings, costs, judge, measure, search
 from tflite2q.mixing.choosing import choose
+from tflite2q.mixing.context import Context, with_conversions
 from tflite2q.mixing.crew import Budget, Inline
+from tflite2q.mixing.mix import choices
 from tflite2q.mixing.replay import Replay
 from tflite2q.rewrites import scheme
 
@@ -188,6 +190,39 @@ def test_the_clock_runs(digits: Path) -> None:
     assert set(clock.ops(graph)) == {op.name for op in graph.ops}
     assert clock.start(graph) > 0
     assert 0.2 < clock.time(graph) / clock.base_ms < 5
+
+
+@pytest.mark.slow
+def test_compiled_code_gives_what_the_reference_gives(digits: Path, samples: Dataset) -> None:
+    graph = tflite2q.load(digits)
+    chosen = tuple(scheme.find(name) for name in SCHEMES)
+    some = [samples.make(index) for index in range(6)]
+    bare = Context(graph, chosen, tuple(some), measure.observe(graph, some))
+    whole = with_conversions(bare, [measure.converted(bare, k) for k in range(2)], choices(graph, chosen))
+    mix = {"block1/project": 1, "logits": 1}
+    for what in (None, mix, whole.whole[1]):
+        slow, fast = (measure.results(whole, what, some, compiled) for compiled in (None, ("native", 1)))
+        for (outputs, judged), (others, again) in zip(slow, fast, strict=True):
+            np.testing.assert_array_equal(outputs[0], others[0])
+            np.testing.assert_array_equal(judged, again)
+    # Many samples of large models are worth compiling; the loss is the same.
+    one = find(graph, samples, max_drop=2.5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judge, "WORTH_COMPILING", 0.0)
+        assert find(graph, samples, max_drop=2.5).judged == one.judged
+
+
+@pytest.mark.slow
+def test_speed_is_that_of_a_device(digits: Path, samples: Dataset) -> None:
+    from execution.test_remote import LOOPBACK, rpc_server
+
+    with rpc_server() as (port, _):
+        there = remote.device(f"{LOOPBACK}:{port}")
+        found = find(
+            tflite2q.load(digits), samples, schemes=("int16x8", "int8"), goal="speed", max_drop=50.0, device=there
+        )
+    assert found.base.measured_cost is not None and found.base.measured_cost > 0
+    assert all(point.measured_cost is not None for point in found.judged)
 
 
 class Stopping(Inline):

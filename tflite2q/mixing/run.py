@@ -6,9 +6,10 @@ and on all of them the candidates around the limit are judged.  The other half s
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from tflite2q.dialect.graph import Graph
 from tflite2q.errors import LimitError, UnsupportedError, UsageError
 from tflite2q.evaluation.data import Dataset
 from tflite2q.evaluation.results import Progress, quiet
-from tflite2q.execution.remote import Device
 from tflite2q.mixing import measure
 from tflite2q.mixing.choosing import choose, undominated
 from tflite2q.mixing.context import Context, reconstructs, with_conversions
@@ -28,99 +28,21 @@ from tflite2q.mixing.evidence import Loss
 from tflite2q.mixing.fronts import Candidate, Fronts
 from tflite2q.mixing.judge import CHOOSING, CONFIRMING, Halves, Judge
 from tflite2q.mixing.mix import Mix, Option, choices, key
+from tflite2q.mixing.records import DEFAULTS, Found, Judged, Point, Settings
 from tflite2q.mixing.state import State, fingerprint
 from tflite2q.rewrites.scheme import Scheme, dump
+from tflite2q.version import __version__
 
 FURTHER_STEPS = 8  # steps beyond the chosen mix that are each tried on their own
 CONFIRMATIONS = 4  # mixes at most that the confirming half may refute
 MEMORY = 512e6  # bytes for the runs of the first scheme that are kept
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Settings of a search.
-
-    `goal` is a name of `costs.GOALS` (speed: on `target` with `threads`, on this machine or on `device`); `max_drop` in
-    points of top-1 (without labels: of agreement with the original); `budget` in minutes for the whole search;
-    `sensitivity_samples` of the choosing half compare layers and candidates; `jobs` processes measure (None: one for
-    each processor).
-    """
-
-    goal: str = "size"
-    max_drop: float = 0.5
-    target: str = "native"
-    threads: int = 1
-    seed: int = 0
-    budget: float | None = None
-    sensitivity_samples: int = 16
-    label_offset: int | None = None
-    jobs: int | None = None
-    device: Device | None = None
-
-
-@dataclass(frozen=True)
-class Point:
-    """One mix: how many layers do not use the first scheme; its cost (bytes or ms) and the loss of output energy, both
-    estimated to first order; and, where they were measured, that loss, the cost, and the points lost on the half of the
-    samples that chooses and on the one that confirms."""
-
-    layers: int
-    cost: float
-    estimated_error: float
-    measured_error: float | None = None
-    measured_cost: float | None = None
-    loss: Loss | None = None
-    confirmed: Loss | None = None
-
-    @property
-    def points_lost(self) -> float | None:
-        """The best estimate of the choosing half."""
-        return None if self.loss is None else self.loss.points
-
-
-@dataclass(frozen=True)
-class Found:
-    """The chosen mix as a scheme, all measured mixes that no other one beats, the largest-first mix of no greater cost,
-    and the first scheme's point.
-
-    `judged` are all mixes whose loss was measured: none beats the chosen one in both cost and loss.  `calibration` is
-    how many of the first samples converting needs to give the same model; `judges` says what is lost.
-    """
-
-    scheme: Scheme
-    text: str
-    mix: Mix
-    chosen: Point
-    base: Point
-    largest_first: Point | None
-    points: tuple[Point, ...]
-    judged: tuple[Point, ...]
-    limit: float
-    judges: str
-    calibration: int
-    refuted: int
-    complete: bool
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A candidate with its loss on the choosing half and its measured cost."""
-
-    candidate: Candidate
-    loss: Loss
-    cost: float
-
-    @property
-    def figures(self) -> tuple[float, float]:
-        return self.cost, self.loss.points
-
-
 def search(
     original: Graph,
     schemes: Sequence[Scheme],
     samples: Dataset,
-    settings: Settings = Settings(),
+    settings: Settings = DEFAULTS,
     state_path: Path | None = None,
     progress: Progress = quiet,
     crew: Crew | None = None,
@@ -155,12 +77,24 @@ def search(
 
 
 def _identity(original: Graph, schemes: Sequence[Scheme], samples: Dataset, settings: Settings) -> dict[str, object]:
+    calibrating = Halves.of(len(samples), settings.seed).calibrating
     return {
         "model": fingerprint(original),
         "schemes": [dump(scheme) for scheme in schemes],
-        "data": [samples.source, len(samples), samples.labels is not None],
+        "version": __version__,
+        "data": [samples.source, len(samples), _digest(samples, calibrating)],
         "settings": [settings.seed, settings.sensitivity_samples, settings.label_offset],
     }
+
+
+def _digest(samples: Dataset, some: Sequence[int]) -> str:
+    """sha256 of the labels, the samples' names, and what some of them hold."""
+    found = hashlib.sha256("\n".join(samples.names).encode())
+    found.update(b"" if samples.labels is None else samples.labels.tobytes())
+    for index in some:
+        for array in samples.make(index):
+            found.update(array.tobytes())
+    return found.hexdigest()
 
 
 class _Search:
@@ -443,4 +377,5 @@ class _Search:
             measured_error=candidate.error,
             measured_cost=candidate.cost if judged is None else judged.cost,
             loss=None if judged is None else judged.loss,
+            mix=dict(candidate.mix),
         )

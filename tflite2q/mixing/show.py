@@ -12,7 +12,7 @@ from tflite2q import files
 from tflite2q.errors import UsageError
 from tflite2q.mixing.costs import GOALS
 from tflite2q.mixing.evidence import Loss
-from tflite2q.mixing.run import Found, Point
+from tflite2q.mixing.records import Found, Point
 from tflite2q.report.json import SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ def values(found: Found, goal: str, model: str) -> dict[str, Any]:
     """Keys: schema_version, model, goal, unit, limit, judges, complete, seconds, calibration, refuted, mix, base,
     chosen, largest_first, front[], judged[].
 
-    Each point has layers, cost, estimated_error, measured_error, measured_cost, points_lost, loss and confirmed (the
-    last five null where not measured).  A loss has samples, points, low, high, method, counted, counted_low,
+    Each point has layers, mix, cost, estimated_error, measured_error, measured_cost, points_lost, loss and confirmed
+    (the last five null where not measured).  A loss has samples, points, low, high, method, counted, counted_low,
     counted_high, lost, gained, verdict and samples_needed.
     """
 
@@ -68,7 +68,7 @@ def _loss(loss: Loss | None, limit: float) -> dict[str, Any] | None:
 def points(value: float) -> str:
     """Points lost or gained, in words."""
     rounded = round(value, 1)
-    return "none" if rounded == 0 else f"{rounded:.1f} lost" if rounded > 0 else f"{-rounded:.1f} gained"
+    return "none lost" if rounded == 0 else f"{rounded:.1f} lost" if rounded > 0 else f"{-rounded:.1f} gained"
 
 
 def picture(found: Found, goal: str, model: str, path: str | os.PathLike[str], force: bool = False) -> None:
@@ -152,19 +152,24 @@ def _evidence(found: Found) -> str:
     seen = found.chosen.confirmed
     if seen is None:
         return "nothing is confirmed: there are too few samples to keep some that do not choose; give more --data"
-    counts = "" if seen.lost is None else f", {seen.lost} answers lost and {seen.gained} gained"
-    figures = f"{seen.samples} samples that did not choose: {points(seen.counted)}{counts}"
+    counts = "" if seen.lost is None else f" (answers: {seen.lost} lost, {seen.gained} gained)"
+    figures = f"{seen.samples} samples that did not choose: points {points(seen.counted)}{counts}"
     verdict = seen.verdict(found.limit)
     if verdict == "within":
         return f"{figures}; they show that the limit of {found.limit:g} points is kept (95 %)"
     if verdict == "over":
         return f"{figures}; they show that the limit of {found.limit:g} points is broken (95 %)"
     needed = seen.samples_needed(found.limit)
-    more = "" if needed is None else f"; about {needed:,} would, if the loss is {points(seen.points)}"
+    more = "" if needed is None else f"; about {needed:,} samples would, if it is {points(seen.points)}"
     return (
-        f"{figures}; they cannot decide whether the limit of {found.limit:g} points is kept: the loss lies between "
-        f"{seen.counted_low:+.1f} and {seen.counted_high:+.1f} points (95 %){more}"
+        f"{figures}; they cannot decide whether the limit of {found.limit:g} points is kept: with 95 % the truth lies "
+        f"between {_interval(seen.counted_low, seen.counted_high, ' and ')}{more}"
     )
+
+
+def _interval(low: float, high: float, between: str = " to ") -> str:
+    """Ends of an interval of points lost, each in words."""
+    return f"{points(low)}{between}{points(high)}"
 
 
 def _true(point: Point) -> float:
@@ -183,5 +188,5 @@ def _row(point: Point, base: Point, unit: str) -> tuple[str, ...]:
     saved = f"{100 * (1 - _true(point) / _true(base)):.1f} %"
     losses = []
     for loss in (point.loss, point.confirmed):
-        losses += ["", ""] if loss is None else [points(loss.points), f"{loss.low:+.1f} to {loss.high:+.1f}"]
+        losses += ["", ""] if loss is None else [points(loss.points), _interval(loss.low, loss.high)]
     return str(point.layers), *costs, saved, f"{_error(point):.4f}", *losses
