@@ -19,11 +19,11 @@ from tflite2q.evaluation.compare import dataset
 from tflite2q.evaluation.data import Dataset
 from tflite2q.execution import reference, remote
 from tflite2q.flatbuffer import writer
-from tflite2q.mixing import Found, Settings, costs, judge, measure, search
+from tflite2q.mixing import Found, Loss, Settings, costs, judge, measure, run, search
 from tflite2q.mixing.choosing import choose
 from tflite2q.mixing.context import Context, with_conversions
 from tflite2q.mixing.crew import Budget, Inline
-from tflite2q.mixing.mix import choices
+from tflite2q.mixing.mix import choices, key
 from tflite2q.mixing.replay import Replay
 from tflite2q.rewrites import scheme
 
@@ -138,6 +138,42 @@ def test_a_first_scheme_over_the_limit_is_an_error(digits: Path, samples: Datase
     with pytest.raises(LimitError, match=r"int8-w4, with which every layer starts, already loses .* points") as error:
         find(tflite2q.load(digits), samples, schemes=("int8-w4", "int8"), max_drop=-3.0)
     assert error.value.exit_code == 1 and "\n" not in str(error.value)
+
+
+def losing(choosing: Callable[[str], float], confirming: Callable[[str], float]) -> Callable[..., Loss]:
+    """A judge whose figures are made up."""
+
+    def loss(self: judge.Judge, mix: dict[str, int], graph: Graph, half: str, *_: Any) -> Loss:
+        points = (choosing if half == judge.CHOOSING else confirming)(key(mix))
+        return Loss(24, points, points - 0.2, points + 0.2, "counted", points, points - 0.2, points + 0.2)
+
+    return loss
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_is_measured_the_chosen_mix_is_not_beaten(
+    digits: Path, samples: Dataset, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    def random(name: str) -> float:
+        return np.random.default_rng([seed, *name.encode()]).uniform(-2, 3) if name else 0.5
+
+    monkeypatch.setattr(judge.Judge, "loss", losing(random, lambda _: 0.0))
+    found = find(tflite2q.load(digits), samples, max_drop=1.0)
+    chosen = found.chosen.measured_cost or 0.0, found.chosen.points_lost or 0.0
+    assert chosen[1] <= 1.0 and len(found.judged) > 5
+    for point in found.judged:
+        other = point.measured_cost or 0.0, point.points_lost or 0.0
+        assert not (other[0] <= chosen[0] and other[1] <= chosen[1] and other != chosen)
+
+
+def test_what_the_other_half_refutes_is_not_chosen(
+    digits: Path, samples: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judge.Judge, "loss", losing(lambda _: 0.0, lambda name: 5.0 if "logits" in name else 0.0))
+    found = find(tflite2q.load(digits), samples, max_drop=1.0)
+    assert "logits" not in found.mix
+    assert 1 <= found.refuted < run.CONFIRMATIONS or not found.mix
+    assert found.chosen.confirmed is not None and found.chosen.confirmed.points == 0.0
 
 
 @pytest.mark.parametrize("goal", ["compressed", "flash", "ram"])
