@@ -59,7 +59,7 @@ class Fronts:
         self.crew, self.budget, self.state, self.progress = crew, budget, state, progress
         self.complete = True
         self.borders: list[borders.Border] = []
-        self._costs: dict[str, float] = {}
+        self.base_cost = 0.0  # of the first scheme
 
     # --------------------------------------------------------------------------------------------------- single layers
 
@@ -76,8 +76,7 @@ class Fronts:
         graph = self.context.whole[k]
         if self.goal.layer is not None:
             return {op: self.goal.layer(graph, op) for op in options}
-        if clock is None:  # memory: what a layer's result takes, of which only the peak will count
-            return {op: float(liveness.held(graph, op)) for op in options}
+        assert clock is not None
         times = self._times(f"{self.context.schemes[k].name} {k}", graph, clock)
         return {op: layer_time(times, graph, op) for op in options}
 
@@ -117,12 +116,10 @@ class Fronts:
         return self._completed(options, known)
 
     def _completed(self, options: Sequence[Option], known: Mapping[tuple[str, int], float]) -> list[Option]:
-        noise = (
-            {(o.op, o.scheme): measure.weight_noise(self.context, o.op, o.scheme) for o in options}
-            if (len(known) < len(options))
-            else {}
-        )
-        ratios = [error / noise[pair] for pair, error in known.items() if noise.get(pair, 0.0) > 0]
+        if len(known) == len(options):
+            return [replace(o, error=known[o.op, o.scheme]) for o in options]
+        noise = {(o.op, o.scheme): measure.weight_noise(self.context, o.op, o.scheme) for o in options}
+        ratios = [error / noise[pair] for pair, error in known.items() if noise[pair] > 0]
         found = []
         for option in options:
             pair = option.op, option.scheme
@@ -178,7 +175,7 @@ class Fronts:
 
     def orders(self, options: Sequence[Option]) -> list[list[dict[str, int]]]:
         """Series of mixes from nothing changed to everything: the best to first order, and the largest layers first."""
-        if self.goal.layer is None and not self.borders and self.goal.cost is not None:
+        if not self.goal.adds:
             return [self._peaks(options, by_size=False), self._peaks(options, by_size=True)]
         if self.borders:
             return [borders.front(options, self.borders), largest_first(options)]
@@ -221,12 +218,10 @@ class Fronts:
         chosen = [known[op, k] for op, k in mix.items()]
         between = sum(b.cost for b in self.borders if mix.get(b.first, 0) != mix.get(b.second, 0))
         estimate = self.base_cost - sum(option.saving for option in chosen) + between
-        if self.goal.name == "ram":  # not a sum
-            estimate = cost if cost is not None else float(liveness.peak(self.context.graph(mix)).bytes)
+        if not self.goal.adds and self.goal.cost is not None:
+            estimate = self.goal.cost(self.context.graph(mix)) if cost is None else cost
         floor = self.state.get("error ") or 0.0
         return Candidate(mix, estimate, floor + sum(option.error for option in chosen), cost, error, simple)
-
-    base_cost = 0.0  # of the first scheme
 
     def _peaks(self, options: Sequence[Option], by_size: bool) -> list[dict[str, int]]:
         """Mixes that lower the peak of memory step by step: of the layers around what is held then, the one that saves

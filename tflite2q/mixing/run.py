@@ -137,6 +137,7 @@ class _Search:
         added = fronts.errors(options, self.budget.part(0.3, self._kept()))
         back = fronts.put_back(added, self.budget.part(0.3, self._kept())) if added else []
         candidates = fronts.candidates(added, back, self.budget.part(0.5, self._kept()))
+        candidates = [c for c in candidates if c.error is not None] or candidates
         front = undominated([start.candidate, *candidates], lambda c: c.figures)
         self._halve(front)
         self._further(fronts, added)
