@@ -6,12 +6,16 @@ import statistics
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from tflite2q.dialect.graph import Graph
 from tflite2q.execution import remote, runtime
 from tflite2q.flatbuffer import writer
 from tflite2q.mixing import liveness
 from tflite2q.mixing.context import maker
+from tflite2q.mixing.crew import Budget
+
+T = TypeVar("T")
 
 ROUNDS, RUNS = 9, 6  # of timing whole models
 LEVEL = 9  # of zlib, whose format zip and gzip have
@@ -101,6 +105,15 @@ class Clock:
         self._first: runtime.Executable | None = None
         self.base_ms = 0.0
         self.seconds = 0.0  # that timing the last model took
+
+    def within(self, budget: Budget, timing: Callable[[Clock], T]) -> T:
+        """What `timing` gives.  Raises UsageError if the budget would end before it does, as the last one tells."""
+        if budget.left < self.seconds:
+            raise budget.ended("the models were timed")
+        began = budget.now()
+        found = timing(self)
+        self.seconds = budget.now() - began
+        return found
 
     def ready(self, graph: Graph) -> runtime.Executable:
         exe = runtime.compile(graph, self.target, self.threads)

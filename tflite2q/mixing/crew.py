@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Protocol, TypeVar
 
-from tflite2q.errors import DataError, Tflite2qError
+from tflite2q.errors import DataError, Tflite2qError, UsageError
 
 CHILD = "tflite2q.mixing.child"
 
@@ -161,6 +161,13 @@ class Budget:
     @property
     def left(self) -> float:
         return self.seconds - self.spent
+
+    def ended(self, before: str) -> UsageError:
+        """The error for a budget that ended before what a search cannot do without."""
+        return UsageError(
+            f"the budget of {self.seconds / 60:g} minutes ended before {before}; allow more with --budget, or measure "
+            "fewer samples with --limit"
+        )
 
     def part(self, share: float, kept: float = 0.0) -> Callable[[], float]:
         """How much is left of a `share` of the time there is now, of which `kept` seconds are for later."""

@@ -84,7 +84,7 @@ class Fronts:
         known = self.state.get(f"times {clock.name} {name}")
         if known is None:
             self.progress(f"timing the layers of {name.partition(' ')[0]}", 0, 0)
-            known = clock.ops(graph)
+            known = clock.within(self.budget, lambda ready: ready.ops(graph))
             self.state.put(f"times {clock.name} {name}", known)
         return dict(known)
 

@@ -162,14 +162,8 @@ class _Search:
         """The results of all calls.  Raises UsageError if the budget ends."""
         found = dict(done(self.crew, calls, self.budget, lambda: self.budget.left))
         if len(found) < len(calls):
-            raise self._ended()
+            raise self.budget.ended("the first scheme was measured")
         return [found[number] for number, _, _ in calls]
-
-    def _ended(self) -> UsageError:
-        return UsageError(
-            f"the budget of {self.budget.seconds / 60:g} minutes ended before the first scheme was measured; allow "
-            "more with --budget, or measure fewer samples with --limit"
-        )
 
     def _base(self) -> Loss:
         """The loss of the first scheme.  Raises LimitError if it is over the limit."""
@@ -177,7 +171,7 @@ class _Search:
         graph, left = self.context.whole[0], lambda: self.budget.left
         found = self.judge.loss({}, graph, CHOOSING, False, left)
         if found is None:
-            raise self._ended()
+            raise self.budget.ended("the first scheme was measured")
         limit = self.settings.max_drop
         if found.points > limit:
             raise LimitError(
@@ -186,7 +180,7 @@ class _Search:
                 "with --max-top1-drop, or put a finer scheme first"
             )
         if self.halves.confirming and self.judge.loss({}, graph, CONFIRMING, False, left) is None:
-            raise self._ended()
+            raise self.budget.ended("the first scheme was measured")
         return found
 
     def _fronts(self) -> Fronts:
@@ -209,17 +203,18 @@ class _Search:
         return found
 
     def _timed(self, mix: Mix, graph: Graph) -> float:
+        """Milliseconds of a mix; the first scheme comes first, and all others are multiples of its time."""
         assert self.clock is not None
         name = f"time {self.clock.name} {key(mix)}"
         known = self.state.get(name)
         if known is not None and mix:
             return float(known)
-        began = self.budget.now()
         self.progress("timing a mix", 0, 0)
-        cost = self.clock.time(graph) if mix else self.clock.start(graph)
-        self.clock.seconds = self.budget.now() - began
-        self.state.put("seconds to time a mix", self.clock.seconds)
+        cost = self.clock.within(self.budget, lambda clock: clock.time(graph) if mix else clock.start(graph))
+        if known is not None:
+            cost = self.clock.base_ms = float(known)
         self.state.put(name, cost)
+        self.state.put("seconds to time a mix", self.clock.seconds)
         return cost
 
     def _kept(self) -> float:
