@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -90,6 +90,9 @@ UNCHANGED = ("skip", "copy", "fail")
 @skip_bad_option
 @max_pixels_option
 @memory_option
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Use only the first N samples of --data."
+)
 @force_option
 @json_option
 def convert(
@@ -110,6 +113,7 @@ def convert(
     unchanged: str,
     data: str | None,
     skip_bad: bool,
+    limit: int,
     force: bool,
     json_path: str | None,
 ) -> None:
@@ -131,12 +135,13 @@ def convert(
     from tflite2q.execution import runtime as execution
     from tflite2q.report import json, rules, text
 
+    samples = {"data": data, "limit": limit, "skip_bad": skip_bad}
     early = scheme is None or until is not None
     found = models.watched(model, shapes, allow_unsupported, signature) if early else None
     chosen, suits = _chosen(found, scheme, runtime, interface, data, unchanged)
     if found is not None and until is not None:
         with Progress() as progress:
-            click.echo(_dump(found, chosen, data, skip_bad, target, until, constants, progress))
+            click.echo(_dump(found, chosen, samples, target, until, constants, progress))
         return
     name = str(runtime) if chosen is None else chosen.name
     path = _output(model, output, name)
@@ -144,7 +149,7 @@ def convert(
     found = found or models.watched(model, shapes, allow_unsupported, signature)
     with Progress() as progress:
         progress("converting")
-        conversion, same = (None, suits) if chosen is None else _converted(found, chosen, data, skip_bad, unchanged)
+        conversion, same = (None, suits) if chosen is None else _converted(found, chosen, samples, unchanged)
         graph = found.graph if conversion is None else conversion.graph
         content = found.content() if conversion is None else buffer_of(conversion)
         piped = output == "-"  # whoever reads stdout expects a model, changed or not
@@ -269,15 +274,13 @@ def _suiting(
     return schemes.find(wanted.scheme, wanted.interface), sentence
 
 
-def _converted(
-    model: Loaded, scheme: Scheme, data: str | None, skip_bad: bool, unchanged: str
-) -> tuple[Conversion | None, str]:
+def _converted(model: Loaded, scheme: Scheme, samples: dict[str, Any], unchanged: str) -> tuple[Conversion | None, str]:
     """The conversion, or None with the reason if the model already follows the scheme."""
     from tflite2q import pipeline
     from tflite2q.errors import Unchanged
 
     try:
-        return pipeline.convert(model, scheme, data=data, skip_bad=skip_bad), ""
+        return pipeline.convert(model, scheme, **samples), ""
     except Unchanged as error:
         if unchanged == "fail":
             raise
@@ -287,8 +290,7 @@ def _converted(
 def _dump(
     model: Loaded,
     scheme: Scheme | None,
-    data: str | None,
-    skip_bad: bool,
+    samples: dict[str, Any],
     target: str,
     until: str,
     constants: Constants,
@@ -301,7 +303,7 @@ def _dump(
 
     if until == "load":
         return print_graph(model.graph, constants)
-    graph = model.graph if scheme is None else pipeline.convert(model, scheme, data=data, skip_bad=skip_bad).graph
+    graph = model.graph if scheme is None else pipeline.convert(model, scheme, **samples).graph
     if until == "convert":
         return print_graph(graph, constants)
     progress(f"lowering for {target}")
