@@ -57,8 +57,8 @@ P = ParamSpec("P")
 
 MIXED = ("int8", "int8-w4")  # schemes that a search chooses from
 
-# Calibration runs the reference; ranges and means of a layer have settled by then.
-CALIBRATION_SAMPLES = 50
+# Samples that calibration looks at; ranges need fewer.
+CALIBRATION_SAMPLES = 200
 
 
 def convert(
@@ -68,6 +68,7 @@ def convert(
     allow_unsupported: bool = False,
     data: FilePath | None = None,
     limit: int | None = CALIBRATION_SAMPLES,
+    progress: Progress = quiet,
 ) -> Conversion:
     """Rewrite a model to a scheme (a Scheme, the name of a shipped one, or the path of a .toml).
 
@@ -81,7 +82,7 @@ def convert(
         model = opened(model, allow_unsupported)
     graph = graph_of(model)
     try:
-        return calibration.convert(graph, chosen, None if data is None else dataset(graph, data, limit=limit))
+        return calibration.convert(graph, chosen, None if data is None else dataset(graph, data, limit=limit), progress)
     except Tflite2qError as error:
         raise error.at(model.path) if isinstance(model, Loaded) else error from error
 

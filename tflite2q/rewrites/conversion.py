@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from tflite2q.dialect.graph import Graph, verify
 from tflite2q.dialect.op import Op
@@ -24,6 +24,7 @@ from tflite2q.rewrites.provisional import kinds, needs_data, provisional, wantin
 from tflite2q.rewrites.scheme import Scheme
 from tflite2q.rewrites.statistics import Observation, RealRange
 from tflite2q.rewrites.stored import Stored, lifted, restored
+from tflite2q.rewrites.traces import Trace, traced
 from tflite2q.rewrites.weights import NewWeights
 
 
@@ -31,7 +32,9 @@ from tflite2q.rewrites.weights import NewWeights
 class Conversion:
     """A converted graph, the loss of each layer, the number of inserted requantizations, the clamps that the
     original left to the range of its codes, the ops whose branches or loops stay in real numbers, and why no
-    activations were observed where the scheme asks for it ("" if they were)."""
+    activations were observed where the scheme asks for it ("" if they were).
+
+    `traces` are the layers with weights, `remarks` what later steps have to say."""
 
     graph: Graph
     scheme: Scheme
@@ -40,6 +43,8 @@ class Conversion:
     clamps: tuple[Clamp, ...] = ()
     unobserved: tuple[str, ...] = ()
     unsampled: str = ""
+    traces: tuple[Trace, ...] = field(default=(), repr=False, compare=False)
+    remarks: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -53,6 +58,7 @@ class Conversion:
         if self.unobserved:
             names = ", ".join(map(repr, self.unobserved))
             notes.append(f"samples are not observed in branches and loops: those of {names} stay in real numbers")
+        notes += self.remarks
         if self.unsampled:
             notes.append(f"biases and channels stay without correction, which needs --data: {self.unsampled}")
         kinds = sorted({getattr(op, "rescale", "tflite") for op in self.graph.every_op()} - {"tflite"})
@@ -115,7 +121,10 @@ def convert(
     )
     inserted = _requantizations(new) - _requantizations(graph) + inner.requantizations
     kept = tuple(decided.kept.values())
-    return Conversion(verify(new), scheme, (*layers, *inner.layers), inserted, kept, inner.unobserved)
+    origins = {decided.inner(op): names[op.name] for op in source.ops if op.name in names}
+    traces = traced(decided.guarded, new, applier.exact, origins)
+    layers = (*layers, *inner.layers)
+    return Conversion(verify(new), scheme, layers, inserted, kept, inner.unobserved, traces=traces)
 
 
 def _in_real_numbers(graph: Graph, plan: Plan, stored: Stored) -> list[str]:

@@ -81,10 +81,13 @@ class Rescaling:
 
 @dataclass(frozen=True)
 class Recovery:
-    """What is done against the loss; needs no data."""
+    """What is done against the loss; needs no data, but is better with it."""
 
     bias_correction: bool = _setting(False, True, False, help="correct biases for the mean error of rounded weights")
     equalize: bool = _setting(False, True, False, help="equalize channel ranges across neighbouring layers first")
+    reconstruct: str = _setting(
+        "none", "none", "hessian", "adaptive", help="round weights so that each layer's results change least"
+    )
 
 
 @dataclass(frozen=True)

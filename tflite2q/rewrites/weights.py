@@ -85,6 +85,12 @@ def convert_weights(value: Value, axis: int, settings: Weights, gains: Gains | N
     )
 
 
+def ends(settings: Weights) -> tuple[int, int]:
+    """The lowest and the highest code of weights; symmetric ones leave out the lowest of the dtype."""
+    low, high = rounding.code_range(settings.dtype)
+    return (-high, high) if settings.symmetric else (low, high)
+
+
 def conforms(value: Value, settings: Weights) -> bool:
     """Whether weights already conform: dtype, symmetry, kind of scale, and no finer granularity than allowed."""
     q = value.type.quantization
