@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from tflite2q.reconstruction.grid import Floats, Grid, Reals
 
@@ -38,8 +39,9 @@ def rounded(weights: Floats, hessian: Floats, grid: Grid, start: Rounded) -> Rou
     It is nowhere larger than that of `start`: for any channel, or for all together where they share a scale.
     """
     best = with_error(start, weights, hessian)
+    path = Path.of(hessian)
     for scales in grid.candidates(weights, start.scales):
-        best = better(best, with_error(spread(weights, hessian, scales, grid), weights, hessian), grid)
+        best = better(best, with_error(spread(weights, path, scales, grid), weights, hessian), grid)
     found = best
     for _ in range(ROUNDS):
         found = with_error(descended(found, weights, hessian, grid), weights, hessian)
@@ -67,15 +69,26 @@ def better(first: Rounded, second: Rounded, grid: Grid) -> Rounded:
     )
 
 
-def spread(weights: Floats, hessian: Floats, scales: Reals, grid: Grid) -> Rounded:
-    """Codes found one input after the other, those of the largest Hessian first (eq. R4).
+@dataclass(frozen=True)
+class Path:
+    """The order in which inputs are rounded, [groups, inputs], and how the error of each is spread over those that
+    follow: the upper Cholesky factor of the inverse Hessian, in that order."""
 
-    The error of each is spread over the inputs that follow, as the Cholesky factor of the inverse Hessian says.
-    """
-    order = np.argsort(-np.diagonal(hessian, axis1=1, axis2=2), axis=1, kind="stable")
-    ordered = np.take_along_axis(np.take_along_axis(hessian, order[:, :, None], 1), order[:, None, :], 2)
-    inverse = np.linalg.inv(ordered)
-    factor = np.linalg.cholesky((inverse + inverse.swapaxes(1, 2)) / 2).swapaxes(1, 2).astype(np.float32)
+    order: npt.NDArray[np.intp]
+    factor: Reals
+
+    @staticmethod
+    def of(hessian: Floats) -> Path:
+        order = np.argsort(-np.diagonal(hessian, axis1=1, axis2=2), axis=1, kind="stable")
+        ordered = np.take_along_axis(np.take_along_axis(hessian, order[:, :, None], 1), order[:, None, :], 2)
+        inverse = np.linalg.inv(ordered)
+        factor = np.linalg.cholesky((inverse + inverse.swapaxes(1, 2)) / 2)
+        return Path(order, factor.swapaxes(1, 2).astype(np.float32))
+
+
+def spread(weights: Floats, path: Path, scales: Reals, grid: Grid) -> Rounded:
+    """Codes found one input after the other, those of the largest Hessian first (eq. R4)."""
+    order, factor = path.order, path.factor
     rest = np.take_along_axis(weights, order[:, :, None], 1).astype(np.float32)
     codes = np.zeros_like(rest)
     inputs = rest.shape[1]
