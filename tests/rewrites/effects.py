@@ -8,7 +8,7 @@ from math import floor
 from typing import Any
 
 import numpy as np
-from settings import Array, samples, weighted
+from settings import INT4, Array, of, samples, weighted
 
 import tflite2q
 from tflite2q.dialect.graph import Graph
@@ -163,11 +163,11 @@ def steps_of(original: Graph, name: str, limit: int, percent: float = 100) -> Ar
     return np.where(np.abs(before.rows).max(axis=1) > limit, sizes, 1.0) * before.scales
 
 
-def weights_of(dtype: str, percent: float = 100) -> Right:
+def weights_of(dtype: str, percent: float = 100, highest: int | None = None) -> Right:
     """Channels that fit keep their integers and their scale; others reach the highest code."""
 
     def right(original: Graph, new: Graph) -> None:
-        limit = HIGHEST[dtype]
+        limit = highest or HIGHEST[dtype]
         for name in ("first", "logits"):
             after, before = weighted(new, name), weighted(original, name)
             assert new[str(new.producers[name].inputs[1])].type.dtype == dtype
@@ -299,6 +299,30 @@ def biases(corrected: bool) -> Right:
         assert np.abs(found.bias - exact).max() <= 0.5 + 1e-6
 
     return right
+
+
+def reconstructed(how: str) -> Right:
+    """The results over the samples are nearer to the original's than where weights are rounded one by one."""
+
+    def right(original: Graph, new: Graph) -> None:
+        plain = tflite2q.convert(original, of({**INT4, "interface": "scheme"})).graph
+        errors = [sum(squared_error(original, graph, name) for name in ("point", "logits")) for graph in (plain, new)]
+        assert errors[0] > 0
+        assert errors[1] == errors[0] if how == "none" else errors[1] < errors[0] / 2
+
+    return right
+
+
+def squared_error(original: Graph, new: Graph, name: str) -> float:
+    """The mean squared difference of a value over the samples, in parts of its variance."""
+    wanted = seen(original, name)
+    scale, zero = parameters(new, name)
+    found = []
+    for x in samples(original):
+        codes = (x[None].astype(int) - 128).astype(np.int8)
+        found.append(np.asarray(dict(tflite2q.reference(new, codes, every=True))[name]))
+    real = (np.stack(found).astype(np.float64) - zero) * scale
+    return float(((real - wanted) ** 2).mean() / wanted.var())
 
 
 def equalized(original: Graph, new: Graph) -> None:

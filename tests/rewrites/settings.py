@@ -23,6 +23,7 @@ Settings = Mapping[str, Any]
 SAMPLES = 24
 # The least that a scheme must say; tests add the rest.
 INT8: Settings = {"activations.dtype": "int8", "weights.dtype": "int8"}
+INT4: Settings = {"activations.dtype": "int8", "weights.dtype": "int4", "weights.rounding": "nearest"}
 SYMMETRIC: Settings = {**INT8, "activations.symmetric": True}
 UINT8: Settings = {
     "activations.dtype": "uint8", "weights.dtype": "uint8", "weights.symmetric": False,

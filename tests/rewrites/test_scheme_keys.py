@@ -14,7 +14,7 @@ import effects
 import numpy as np
 import pytest
 import settings
-from settings import DYNAMIC, FLOAT32, INT8, INT16, SHIFT, SYMMETRIC, UINT8, Settings
+from settings import DYNAMIC, FLOAT32, INT4, INT8, INT16, SHIFT, SYMMETRIC, UINT8, Settings
 from surroundings import Outcome
 
 import tflite2q
@@ -105,6 +105,8 @@ ENTRIES: dict[tuple[str, Any], Entry] = {
     ("weights.scale", "power-of-two"): Entry(
         {**INT8, "weights.scale": "power-of-two"}, INT8, effects.weights_by_powers_of_two
     ),
+    ("weights.levels", 15): Entry({**INT8, "weights.levels": 15}, INT8, effects.weights_of("int8", highest=7)),
+    ("weights.levels", 31): Entry({**INT8, "weights.levels": 31}, INT8, effects.weights_of("int8", highest=15)),
     ("weights.compute", "integer"): Entry(DYNAMIC, {**DYNAMIC, "weights.compute": "float"}, effects.dynamic_range),
     ("weights.compute", "float"): Entry({**DYNAMIC, "weights.compute": "float"}, DYNAMIC, effects.weight_only),
     (RESCALE, "tflite"): Entry(SHIFT, {**SHIFT, RESCALE: "shift"}, effects.rescaled(effects.fixed_point)),
@@ -120,6 +122,15 @@ ENTRIES: dict[tuple[str, Any], Entry] = {
     ),
     ("recover.equalize", True): Entry({**EQUAL, "recover.equalize": True}, EQUAL, effects.equalized, "uneven"),
     ("recover.equalize", False): Entry(EQUAL, {**EQUAL, "recover.equalize": True}, effects.not_equalized, "uneven"),
+    ("recover.reconstruct", "none"): Entry(
+        INT4, {**INT4, "recover.reconstruct": "hessian"}, effects.reconstructed("none"), data=True
+    ),
+    ("recover.reconstruct", "hessian"): Entry(
+        {**INT4, "recover.reconstruct": "hessian"}, INT4, effects.reconstructed("hessian"), data=True
+    ),
+    ("recover.reconstruct", "adaptive"): Entry(
+        {**INT4, "recover.reconstruct": "adaptive"}, INT4, effects.reconstructed("adaptive"), data=True
+    ),
     ("interface", "keep"): Entry(
         {**INT8, "interface": "keep"}, {**INT8, "interface": "scheme"}, effects.interface_is("uint8")
     ),
@@ -216,7 +227,7 @@ def test_convert_with_data(case: tuple[str, Any], cli: Callable[..., Outcome], t
         assert (outcome.code, outcome.err) == (0, "")
     content = (tmp_path / "with.tflite").read_bytes()
     assert content == writer.write(tflite2q.convert(model, wanted, data=data).graph)
-    needs_data = case != ("recover.bias_correction", False)
+    needs_data = case not in (("recover.bias_correction", False), ("recover.reconstruct", "none"))
     assert (content != (tmp_path / "without.tflite").read_bytes()) == needs_data
     entry.right(original, reader.read(content))
 

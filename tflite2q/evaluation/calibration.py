@@ -46,7 +46,7 @@ def convert(
     """
     given = None if samples is None else list(samples)
     conversion = _converted(graph, scheme, given)
-    if not reconstruction.wanted(graph, scheme):
+    if not reconstruction.wanted(conversion):
         return conversion
     why = _why_not_reconstructed(graph, conversion)
     if why:

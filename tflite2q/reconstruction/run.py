@@ -22,7 +22,6 @@ from tflite2q.reconstruction.rows import Rows
 from tflite2q.reconstruction.streams import Stream, most_bytes
 from tflite2q.rewrites import Conversion
 from tflite2q.rewrites.edit import Editor
-from tflite2q.rewrites.scheme import Scheme
 from tflite2q.rewrites.traces import Trace, slot_of, stored_weights
 
 Array = npt.NDArray[Any]
@@ -39,9 +38,9 @@ class Change:
     bias: Value | None
 
 
-def wanted(graph: Graph, scheme: Scheme) -> bool:
-    """Whether `scheme` asks for the reconstruction of any layer of `graph`."""
-    return any(layer.recover.reconstruct != "none" for layer in scheme.layers(graph).values())
+def wanted(conversion: Conversion) -> bool:
+    """Whether the scheme asks for the reconstruction of any layer."""
+    return any(trace.exact.settings.recover.reconstruct != "none" for trace in conversion.traces)
 
 
 def reconstruct(

@@ -50,7 +50,8 @@ class Activations:
 
 @dataclass(frozen=True)
 class Weights:
-    """How weights are represented.  Symmetric ones use [-n, n], n being the dtype's highest code."""
+    """How weights are represented.  Symmetric ones use [-n, n], n being the dtype's highest code, or as many `levels`:
+    16 are [-8, 7]."""
 
     dtype: str = _setting("int8", "uint8", "int8", "int4", "float32", help="storage type")
     symmetric: bool = _setting(True, True, False, help="use zero point 0")
@@ -63,6 +64,7 @@ class Weights:
         "sum-preserving", "sum-preserving", "nearest", help="how weights that must be rescaled are rounded"
     )
     scale: str = _setting("any", "any", "power-of-two", help="which scales are allowed")
+    levels: int = _setting(0, help="how many different codes are used, in a type that may hold more; 0: all of them")
     compute: str = _setting(
         "integer",
         "integer",
@@ -343,6 +345,10 @@ def _check_layer(layer: Layer, where: str) -> None:
         raise SchemeError(f"{where}int16 activations need symmetric = true")
     if layer.rescale.arithmetic == "shift" and {activations.scale, weights.scale} != {"power-of-two"}:
         raise SchemeError(f"{where}arithmetic = 'shift' needs scale = 'power-of-two' for activations and weights")
+    highest = {"int8": 255, "int4": 16}.get(weights.dtype, 0)
+    if weights.levels and not (type(weights.levels) is int and 3 <= weights.levels <= highest):
+        kinds = f"are for int8 weights (3 to 255) and int4 weights (3 to 16), not {weights.levels} of {weights.dtype}"
+        raise SchemeError(f"{where}weights.levels {kinds}")
     for role, percentile in (("weights", weights.percentile), ("activations", activations.percentile)):
         if not 0 < percentile <= 100:
             raise SchemeError(f"{where}{role}.percentile = {percentile} is not in (0, 100]")
