@@ -65,6 +65,11 @@ class Weights:
     )
     scale: str = _setting("any", "any", "power-of-two", help="which scales are allowed")
     levels: int = _setting(0, help="how many different codes are used, in a type that may hold more; 0: all of them")
+    block: int = _setting(
+        0,
+        help="with float32 activations and int4 weights: dense layers get a scale for each so many weights of a row "
+        "(32, 64, 128 or 256); 0: one for each row",
+    )
     compute: str = _setting(
         "integer",
         "integer",
@@ -328,6 +333,8 @@ PAIRS = (
     ("float32", "int4"),
 )
 
+BLOCKS = (32, 64, 128, 256)  # weights of a row that share a scale, as LiteRT's converters write them
+
 
 def _check_layer(layer: Layer, where: str) -> None:
     """Raise SchemeError for settings that contradict each other."""
@@ -345,6 +352,11 @@ def _check_layer(layer: Layer, where: str) -> None:
         raise SchemeError(f"{where}int16 activations need symmetric = true")
     if layer.rescale.arithmetic == "shift" and {activations.scale, weights.scale} != {"power-of-two"}:
         raise SchemeError(f"{where}arithmetic = 'shift' needs scale = 'power-of-two' for activations and weights")
+    if weights.block:
+        if weights.block not in BLOCKS:
+            raise SchemeError(f"{where}weights.block = {weights.block} is none of 0, {', '.join(map(str, BLOCKS))}")
+        if (activations.dtype, weights.dtype, weights.compute) != ("float32", "int4", "integer"):
+            raise SchemeError(f"{where}weights.block needs float32 activations, int4 weights and compute = 'integer'")
     highest = {"int8": 255, "int4": 16}.get(weights.dtype, 0)
     if weights.levels and not (type(weights.levels) is int and 3 <= weights.levels <= highest):
         kinds = f"are for int8 weights (3 to 255) and int4 weights (3 to 16), not {weights.levels} of {weights.dtype}"

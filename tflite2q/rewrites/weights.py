@@ -24,6 +24,8 @@ COARSE = np.linspace(1.0, 0.4, 13)
 FINE = np.linspace(-0.04, 0.04, 9)
 
 
+SMALLEST_HALF = 2.0**-14  # the smallest float16 with all its digits: scales below it would be coarse
+
 Gains = tuple[rounding.Floats, rounding.Floats]
 
 
@@ -69,6 +71,8 @@ def convert_weights(value: Value, axis: int, settings: Weights, gains: Gains | N
             np.zeros(channels, bool),
             array - _from_rows(real, value.type.shape, axis),
         )
+    if in_blocks(value, settings):
+        return _blockwise(value, real, settings)
     rows = _fit(units, base, settings, _is_real(value))
     error = rows.codes * rows.scales.astype(np.float64)[:, None] - real
     storage = "int8" if settings.dtype == "int4" else settings.dtype
@@ -85,6 +89,28 @@ def convert_weights(value: Value, axis: int, settings: Weights, gains: Gains | N
     )
 
 
+def in_blocks(value: Value, settings: Weights) -> bool:
+    """Whether weights get a scale for each block of a row: those that can be divided."""
+    return settings.block > 0 and len(value.type.shape) == 2 and value.type.shape[1] % settings.block == 0
+
+
+def _blockwise(value: Value, real: rounding.Floats, settings: Weights) -> NewWeights:
+    """Weights [units, k] with a float16 scale for each block of a row, as files hold them."""
+    low, high = ends(settings)
+    blocks = real.reshape(-1, settings.block)
+    fitted = _fit_symmetric(blocks, np.ones(len(blocks)), settings, real=True)
+    narrow = np.clip(fitted.scales, SMALLEST_HALF, np.finfo(np.float16).max).astype(np.float16).astype(np.float64)
+    exact: rounding.Floats = blocks / narrow[:, None]
+    nearest = settings.rounding == "nearest"
+    codes = rounding.round_half_away(exact) if nearest else round_preserving_sums(exact, (low, high))
+    codes = np.clip(codes, low, high)
+    error = (codes * narrow[:, None] - blocks).reshape(value.type.shape)
+    q = Quantization(tuple(narrow.tolist()), (0,) * len(narrow), 0, settings.block)
+    kind = value.type.with_(dtype=settings.dtype, quantization=q)
+    constant = Constant(codes.reshape(value.type.shape).astype(np.int8))
+    return NewWeights(value.with_(type=kind, constant=constant), (error != 0).any(axis=1), error)
+
+
 def ends(settings: Weights) -> tuple[int, int]:
     """The lowest and the highest code of weights: so many levels around 0, or all of the dtype; symmetric ones leave
     out its lowest."""
@@ -97,8 +123,10 @@ def ends(settings: Weights) -> tuple[int, int]:
 def conforms(value: Value, settings: Weights) -> bool:
     """Whether weights already conform: dtype, symmetry, kind of scale, and no finer granularity than allowed."""
     q = value.type.quantization
-    if q is None or q.block:  # real numbers, or a granularity that no scheme asks for
+    if q is None:
         return value.type.dtype == settings.dtype == "float32"
+    if q.block or in_blocks(value, settings):
+        return value.type.dtype == settings.dtype and q.block == settings.block and q.symmetric
     fine_enough = q.axis is None or settings.granularity == "per-channel"
     symmetric_enough = q.symmetric or not settings.symmetric
     scales_allowed = settings.scale == "any" or all(power_of_two_at_least(s) == s for s in q.scale)
@@ -142,13 +170,14 @@ def _fit(units: rounding.Floats, base: rounding.Floats, settings: Weights, real:
     return _fit_asymmetric(units, base, settings, real)
 
 
-def _fit_symmetric(units: rounding.Floats, base: rounding.Floats, settings: Weights) -> Rows:
-    """Zero point 0.  A channel that fits keeps its integers and its scale (eq. S2), others are rescaled (eq. S3)."""
+def _fit_symmetric(units: rounding.Floats, base: rounding.Floats, settings: Weights, real: bool = False) -> Rows:
+    """Zero point 0.  A channel that fits keeps its integers and its scale (eq. S2), others are rescaled (eq. S3), as
+    are `real` numbers, of which no step is kept."""
     low, limit = ends(settings)
     codes, scales = units.copy(), base.astype(np.float32)
     largest = np.abs(units).max(axis=1, initial=0.0)
     rows = outgrown(largest, base, settings)
-    if (units != np.rint(units)).any():  # channels of unlike scales share one now
+    if real or (units != np.rint(units)).any():  # channels of unlike scales share one now
         rows[:] = True
     if not rows.any():
         return Rows(codes, scales)
