@@ -18,6 +18,7 @@ RENDER = {
     "schemes": tables.schemes,
     "recovery": tables.recovery,
     "floats": tables.floats,
+    "reconstruction": tables.reconstruction,
 }
 
 
@@ -70,7 +71,7 @@ def _measure_speed(options: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def _measure_labelled(what: str, options: argparse.Namespace) -> dict[str, Any] | None:
-    from benchmarks import accuracy, floats, recovery, schemes
+    from benchmarks import accuracy, floats, reconstruction, recovery, schemes
     from tflite2q.rewrites import scheme
 
     models = [m for m in labelled(options.shared) if _wanted(m.name, options)]
@@ -84,6 +85,8 @@ def _measure_labelled(what: str, options: argparse.Namespace) -> dict[str, Any] 
     if what == "recovery":
         models = [m for m in models if m.data.is_dir()]  # photos; the digits lose too little to recover
         return recovery.measure(models, options.scheme or recovery.SCHEMES, options.limit, _report)
+    if what == "reconstruction":
+        return reconstruction.measure(models, options.scheme or reconstruction.SCHEMES, options.limit, _report)
     return accuracy.measure(models, options.scheme or scheme.shipped(), options.limit, _report)
 
 

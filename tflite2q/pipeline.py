@@ -74,8 +74,9 @@ def convert(
 
     `interface` "keep" or "scheme" overrides what the scheme says about the model's own inputs and outputs;
     `allow_unsupported` as for `load`.  `data` (as for `compare`, at most `limit` samples of it)
-    calibrates new ranges and bias correction on the original model's activations; only a float model that gets integer
-    activations needs it.  Raises SchemeError, or Unchanged if the model already follows the scheme.
+    calibrates new ranges and bias correction on the original model's activations, and is what weights are reconstructed
+    on; only a float model that gets integer activations needs it.  `progress` is told what is being done.
+    Raises SchemeError, or Unchanged if the model already follows the scheme.
     """
     chosen = schemes_of.find(scheme, interface)
     if isinstance(model, str | os.PathLike):

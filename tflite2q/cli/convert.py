@@ -76,7 +76,8 @@ UNCHANGED = ("skip", "copy", "fail")
 @click.option(
     "--data",
     type=ANY_PATH,
-    help="Samples (as for compare) to calibrate new ranges and bias correction on; only float models need them.",
+    help="Samples (as for compare) to calibrate ranges, correct biases and reconstruct weights on, at most 200.  Only "
+    "float models need them.",
 )
 @force_option
 @json_option
@@ -133,7 +134,7 @@ def convert(
     found = found or models.opened(model, shapes, allow_unsupported, signature)
     with Progress() as progress:
         progress("converting")
-        conversion, same = (None, suits) if chosen is None else _converted(found, chosen, data, unchanged)
+        conversion, same = (None, suits) if chosen is None else _converted(found, chosen, data, unchanged, progress)
         graph = found.graph if conversion is None else conversion.graph
         content = found.content() if conversion is None else content_of(conversion)
         written = [str(path)] if conversion is not None or unchanged == "copy" else []
@@ -229,13 +230,15 @@ def _suiting(
     return schemes.find(wanted.scheme, wanted.interface), sentence
 
 
-def _converted(model: Loaded, scheme: Scheme, data: str | None, unchanged: str) -> tuple[Conversion | None, str]:
+def _converted(
+    model: Loaded, scheme: Scheme, data: str | None, unchanged: str, progress: Progress
+) -> tuple[Conversion | None, str]:
     """The conversion, or None with the reason if the model already follows the scheme."""
     from tflite2q import pipeline
     from tflite2q.errors import Unchanged
 
     try:
-        return pipeline.convert(model, scheme, data=data), ""
+        return pipeline.convert(model, scheme, data=data, progress=progress), ""
     except Unchanged as error:
         if unchanged == "fail":
             raise

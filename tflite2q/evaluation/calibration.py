@@ -30,7 +30,7 @@ from tflite2q.rewrites.scheme import Scheme
 from tflite2q.rewrites.statistics import Observation, RealRange
 
 NOISE_SAMPLES = 8
-SYNTHETIC_SAMPLES = 32  # to reconstruct layers on
+SYNTHETIC_SAMPLES = 16  # to reconstruct layers on
 # Ranges and means of a layer have settled by then; reconstruction gains from more.
 OBSERVED_SAMPLES = 50
 Sample = Sequence[npt.NDArray[Any]]
