@@ -33,6 +33,8 @@ NOISE_SAMPLES = 8
 SYNTHETIC_SAMPLES = 16  # to reconstruct layers on
 # Ranges and means of a layer have settled by then; reconstruction gains from more.
 OBSERVED_SAMPLES = 50
+NOT_RECONSTRUCTED = "weights are rounded without a look at what layers do; --data makes the scheme lose much less"
+
 Sample = Sequence[npt.NDArray[Any]]
 
 
@@ -46,8 +48,9 @@ def convert(
     """
     given = None if samples is None else list(samples)
     conversion = _converted(graph, scheme, given)
-    if not reconstruction.wanted(conversion):
-        return conversion
+    if not reconstruction.wanted(conversion, given is not None):
+        skipped = reconstruction.wanted(conversion, data=True)
+        return replace(conversion, remarks=(NOT_RECONSTRUCTED,)) if skipped else conversion
     why = _why_not_reconstructed(graph, conversion)
     if why:
         return replace(conversion, remarks=(f"no layer is reconstructed: {why}",))

@@ -38,9 +38,10 @@ class Change:
     bias: Value | None
 
 
-def wanted(conversion: Conversion) -> bool:
-    """Whether the scheme asks for the reconstruction of any layer."""
-    return any(trace.exact.settings.recover.reconstruct != "none" for trace in conversion.traces)
+def wanted(conversion: Conversion, data: bool) -> bool:
+    """Whether the scheme asks for the reconstruction of any layer, with `data` or without."""
+    settings = [trace.exact.settings.recover for trace in conversion.traces]
+    return any(each.reconstruct != "none" and (data or each.without_data == "noise") for each in settings)
 
 
 def reconstruct(

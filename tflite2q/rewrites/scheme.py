@@ -95,6 +95,9 @@ class Recovery:
     reconstruct: str = _setting(
         "none", "none", "hessian", "adaptive", help="round weights so that each layer's results change least"
     )
+    without_data: str = _setting(
+        "noise", "noise", "skip", help="reconstruct on made-up inputs if there is no --data, or not at all"
+    )
 
 
 @dataclass(frozen=True)
