@@ -85,13 +85,18 @@ UNCHANGED = ("skip", "copy", "fail")
 @click.option(
     "--data",
     type=ANY_PATH,
-    help="Samples (as for compare) to calibrate new ranges and bias correction on; only float models need them.",
+    help="Samples (as for compare) to calibrate ranges, correct biases and reconstruct weights on.  Only "
+    "float models need them.",
 )
 @skip_bad_option
 @max_pixels_option
 @memory_option
 @click.option(
-    "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Use only the first N samples of --data."
+    "--limit",
+    type=click.IntRange(min=1),
+    default=200,
+    show_default=True,
+    help="Use only the first N samples of --data.",
 )
 @force_option
 @json_option
@@ -149,7 +154,7 @@ def convert(
     found = found or models.watched(model, shapes, allow_unsupported, signature)
     with Progress() as progress:
         progress("converting")
-        conversion, same = (None, suits) if chosen is None else _converted(found, chosen, samples, unchanged)
+        conversion, same = (None, suits) if chosen is None else _converted(found, chosen, samples, unchanged, progress)
         graph = found.graph if conversion is None else conversion.graph
         content = found.content() if conversion is None else buffer_of(conversion)
         piped = output == "-"  # whoever reads stdout expects a model, changed or not
@@ -274,13 +279,15 @@ def _suiting(
     return schemes.find(wanted.scheme, wanted.interface), sentence
 
 
-def _converted(model: Loaded, scheme: Scheme, samples: dict[str, Any], unchanged: str) -> tuple[Conversion | None, str]:
+def _converted(
+    model: Loaded, scheme: Scheme, samples: dict[str, Any], unchanged: str, progress: Progress
+) -> tuple[Conversion | None, str]:
     """The conversion, or None with the reason if the model already follows the scheme."""
     from tflite2q import pipeline
     from tflite2q.errors import Unchanged
 
     try:
-        return pipeline.convert(model, scheme, **samples), ""
+        return pipeline.convert(model, scheme, **samples, progress=progress), ""
     except Unchanged as error:
         if unchanged == "fail":
             raise
