@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tflite2q.cli.progress import Progress
+    from tflite2q.dialect.graph import Graph
     from tflite2q.dialect.text import Constants
     from tflite2q.evaluation.models import Loaded
     from tflite2q.rewrites import Conversion
@@ -47,7 +48,20 @@ UNCHANGED = ("skip", "copy", "fail")
     "--lib",
     type=ANY_PATH,
     metavar="OUT.so",
-    help="Also compile it with TVM to this shared library (.tar: its object files).",
+    help="Also compile it with TVM to this shared library (.tar: its object files); for a microcontroller, write an "
+    "archive OUT.a or C OUT.c, and OUT.h.",
+)
+@click.option(
+    "--max-arena",
+    type=click.IntRange(min=0),
+    metavar="BYTES",
+    help="Of a microcontroller: fail with exit code 1 if the model needs more RAM for its tensors.",
+)
+@click.option(
+    "--max-flash",
+    type=click.IntRange(min=0),
+    metavar="BYTES",
+    help="Of a microcontroller: fail with exit code 1 if the model's constants need more flash.",
 )
 @target_option
 @threads_option
@@ -86,6 +100,8 @@ def convert(
     runtime: str | None,
     output: str | None,
     lib: str | None,
+    max_arena: int | None,
+    max_flash: int | None,
     target: str,
     threads: int,
     interface: str | None,
@@ -128,8 +144,9 @@ def convert(
         return
     name = str(runtime) if chosen is None else chosen.name
     path = Path(output) if output is not None else Path(model).with_name(f"{stem_of(model)}.{name}.tflite")
-    files.refuse_outputs({"--output": path, "--lib": lib, "--json": json_path}, [model, data], force, "--json")
-    _check_library(lib, target)
+    header = _check_library(lib, target, limits := (max_arena, max_flash))
+    outputs = {"--output": path, "--lib": lib, "the header of --lib": header, "--json": json_path}
+    files.refuse_outputs(outputs, [model, data], force, "--json")
     found = found or models.opened(model, shapes, allow_unsupported, signature)
     with Progress() as progress:
         progress("converting")
@@ -137,9 +154,8 @@ def convert(
         graph = found.graph if conversion is None else conversion.graph
         content = found.content() if conversion is None else content_of(conversion)
         written = [str(path)] if conversion is not None or unchanged == "copy" else []
-        if lib is not None:
-            progress(f"compiling for {target}")
-            execution.compile(graph, target, threads).save(lib, force)
+        progress(f"compiling for {target}" if lib is not None else "converting")
+        libraries = _compiled(graph, lib, target, threads, limits, force)
         choices = execution.choices(graph, target) if explain else ()
         if written:
             files.write(path, content, force)
@@ -153,7 +169,7 @@ def convert(
         notes=(same,) if conversion is None else conversion.notes,
     )
     verdict = None if runtime is None else pipeline.check(str(path) if written else model, runtime, mend=False)
-    written += [] if lib is None else [lib]
+    written += libraries
     document = {
         **json.comparison(result),
         "written": written,
@@ -174,14 +190,51 @@ def convert(
     out.emit(document, json_path, show)
 
 
-def _check_library(lib: str | None, target: str) -> None:
-    """Say before the work that a library cannot have that name, or that a target does not exist."""
-    if lib is not None:
-        from tflite2q.execution import runtime
-        from tflite2q.lower.target import resolve
+Limits = tuple[int | None, int | None]  # bytes of the arena, bytes of constants
 
-        runtime.check_ending(lib)
-        resolve(target)
+
+def _check_library(lib: str | None, target: str, limits: Limits) -> str | None:
+    """Say before the work that a library cannot have that name, or that a target does not exist.
+
+    The header that is written with a library for a microcontroller, None where there is none.
+    """
+    from tflite2q.errors import UsageError
+    from tflite2q.lower.targets import micro
+
+    small = micro(target)
+    if limits != (None, None) and (small is None or lib is None):
+        raise UsageError("--max-arena and --max-flash are for --lib with a microcontroller as --target")
+    if lib is None:
+        return None
+    if small is not None:
+        from tflite2q.micro import library
+
+        library.check_path(lib)
+        return library.header_of(lib)
+    from tflite2q.execution import runtime
+    from tflite2q.lower.target import resolve
+
+    runtime.check_ending(lib)
+    resolve(target)
+    return None
+
+
+def _compiled(graph: Graph, lib: str | None, target: str, threads: int, limits: Limits, force: bool) -> list[str]:
+    """The files written for `--lib`."""
+    from tflite2q.execution import runtime
+    from tflite2q.lower.targets import micro
+
+    if lib is None:
+        return []
+    small = micro(target)
+    if small is None:
+        runtime.compile(graph, target, threads).save(lib, force)
+        return [lib]
+    from tflite2q.micro import library
+
+    made = library.make(graph, Path(lib).stem, small)
+    library.check_fits(made, *limits)
+    return library.save(made, lib, force)
 
 
 def _chosen(

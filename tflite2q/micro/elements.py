@@ -41,7 +41,8 @@ def eltwise(name: str, contract: EltwiseContract) -> Function:
     body = "\n".join(f"    {line}" for line in (*core.lines, f"*y++ = ({CTYPES[output.dtype]}){result.text};"))
     heads = "\n  ".join(lines)
     parameters = [f"const {CTYPES[t.dtype]} *x{k}" for k, t in enumerate(operands)]
-    text = f"Q_KERNEL void {name}({', '.join([*parameters, f'{CTYPES[output.dtype]} *y'])}) {{\n  {heads} {{\n{body}\n  }}\n}}\n"
+    takes = ", ".join([*parameters, f"{CTYPES[output.dtype]} *y"])
+    text = f"Q_KERNEL void {name}({takes}) {{\n  {heads} {{\n{body}\n  }}\n}}\n"
     width = np.dtype(output.dtype).itemsize
     gaps = tuple(
         max(0, t.size * (width - np.dtype(t.dtype).itemsize)) if t.size == output.size else None for t in operands
@@ -79,12 +80,11 @@ def reduction(name: str, op: Sum, axes: tuple[int, ...], x: Value, y: Value) -> 
     body = "\n".join(f"    {line}" for line in core.lines)
     types = [CTYPES[STORAGE[v.type.dtype]] for v in (x, y)]
     text = (
-        f"Q_KERNEL void {name}(const {types[0]} *x, {types[1]} *y) {{\n  {outer} {{\n    int32_t sum = 0;\n    {inner}\n"
-        f"      sum += x[{place}];\n{body}\n    *y++ = ({types[1]}){result.text};\n  }}\n}}\n"
+        f"Q_KERNEL void {name}(const {types[0]} *x, {types[1]} *y) {{\n  {outer} {{\n    int32_t sum = 0;\n"
+        f"    {inner}\n      sum += x[{place}];\n{body}\n    *y++ = ({types[1]}){result.text};\n  }}\n}}\n"
     )
     return Function(text, tuple(core.tables), (None,))
 
 
 def _for(axis: int, shape: Sequence[int]) -> str:
     return f"for (int32_t i{axis} = 0; i{axis} < {shape[axis]}; i{axis}++)"
-

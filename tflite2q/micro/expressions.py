@@ -92,7 +92,7 @@ class CCore:
 
     def clip(self, x: Expr, low: float, high: float) -> Expr:
         """A NaN becomes `low`: no comparison with it holds."""
-        first, last = (literal(np.array(b).astype(x.dtype)[()]) for b in (low, high))
+        first, last = (literal(np.array([b]).astype(x.dtype)[0]) for b in (low, high))
         raised = self.bind(f"{x.text} > {first} ? {x.text} : {first}", x.dtype)
         return self.bind(f"{raised.text} < {last} ? {raised.text} : {last}", x.dtype)
 
@@ -126,7 +126,9 @@ def literal(value: np.generic) -> str:
     """A C constant of exactly that value and type."""
     kind = value.dtype.kind
     if kind == "f":
-        return f"{float(value).hex()}f" if np.isfinite(value) else ("-" if value < 0 else "") + "__builtin_inff()"
+        return (
+            f"{float(value).hex()}f" if np.isfinite(value) else ("-" if float(value) < 0 else "") + "__builtin_inff()"
+        )
     if value.dtype == np.int64:
         number = int(value)
         return "INT64_MIN" if number == -(2**63) else f"INT64_C({number})"

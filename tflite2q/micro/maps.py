@@ -64,9 +64,7 @@ def softmax16(name: str, rows: int, classes: int, m: int, shift: int) -> Call:
 
     exponential, reciprocal = int16_tables()
     tables = (Table("q_exp16", exponential.astype(np.int16)), Table("q_reciprocal16", reciprocal.astype(np.int16)))
-    return Call(
-        f"q_softmax16({{x0}}, {{y0}}, {rows}, {classes}, {m}, {shift});", ("softmax16",), "\0", tables, 0, None
-    )
+    return Call(f"q_softmax16({{x0}}, {{y0}}, {rows}, {classes}, {m}, {shift});", ("softmax16",), "\0", tables, 0, None)
 
 
 def resize(name: str, contract: ResizeBilinearContract) -> Call:

@@ -6,7 +6,7 @@ element comes from, or which constant it is.  Equal steps along an axis become a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,56 +49,57 @@ def identity(found: Positions) -> bool:
     return bool((found.reshape(-1) == np.arange(found.size) + FIRST).all())
 
 
+Steps = Mapping[int, int]  # by operand, how many elements further on
+
+
 @dataclass
 class _Writer:
     dtype: str
     lines: list[str] = field(default_factory=list)
 
-    def nest(self, found: Positions, indent: int, place: str) -> None:
-        """Code that writes the elements `found` one after the other; `place` is what loops add to their places."""
+    def nest(self, found: Positions, depth: int, places: Mapping[int, str]) -> None:
+        """Code that writes the elements `found` one after the other; `places` are what loops add to those of each
+        operand."""
         if len(self.lines) > MOST_LINES:
             raise UnsupportedError("moves elements without order")
         while found.ndim and found.shape[0] == 1:
             found = found[0]
-        pad = "  " * indent
-        if found.ndim == 0 or self._row(found, pad, place):
-            if found.ndim == 0:
-                self._element(int(found), pad, place)
+        pad = "  " * depth
+        if self._row(found.reshape(-1), pad, places):
             return
         groups = _groups(found)
         if len(groups) > 2:
             for part in (2, 3, 4, 8):  # a pattern that repeats, as when an image is enlarged
-                folded = found.reshape(-1, part, *found.shape[1:]) if found.shape[0] % part == 0 else None
+                fits = found.shape[0] > part and found.shape[0] % part == 0
+                folded = found.reshape(-1, part, *found.shape[1:]) if fits else None
                 if folded is not None and len(_groups(folded)) == 1:
-                    return self.nest(folded, indent, place)
-        for first, count, step in groups:
+                    self.nest(folded, depth, places)
+                    return
+        for first, count, steps in groups:
             if count == 1:
-                self.nest(found[first], indent, place)
+                self.nest(found[first], depth, places)
                 continue
-            name = f"i{indent}"
-            more = "" if step is None else f" + {name} * {step}"
+            name = f"i{depth}"
+            more = {k: places.get(k, "") + f" + {name} * {step}" for k, step in steps.items() if step}
             self.lines.append(f"{pad}for (int32_t {name} = 0; {name} < {count}; {name}++) {{")
-            self.nest(found[first], indent + 1, place + more)
+            self.nest(found[first], depth + 1, {**places, **more})
             self.lines.append(f"{pad}}}")
 
-    def _row(self, found: Positions, pad: str, place: str) -> bool:
-        """A copy or fill, if all of `found` is one."""
-        flat = found.reshape(-1)
-        if (flat == flat[0]).all() and flat[0] < FIRST >> 1:
+    def _row(self, flat: Positions, pad: str, places: Mapping[int, str]) -> bool:
+        """A copy or fill, if all of `flat` is one."""
+        if (flat == flat[0]).all() and _constant(flat[0]):
             self._fill(int(flat[0]), flat.size, pad)
             return True
-        if flat[0] >= FIRST >> 1 and (np.diff(flat) == 1).all():
-            source = _source(int(flat[0]))
-            size = flat.size * np.dtype(self.dtype).itemsize
-            self.lines.append(f"{pad}q_copy(y, {source}{place}, {size}); y += {flat.size};")
-            return True
-        return False
-
-    def _element(self, at: int, pad: str, place: str) -> None:
-        if at < FIRST >> 1:
-            self._fill(at, 1, pad)
+        if _constant(flat[0]) or not (np.diff(flat) == 1).all():
+            return False
+        operand, at = _source(flat[0])
+        place = f"x{operand} + {at}{places.get(operand, '')}"
+        if flat.size == 1:
+            self.lines.append(f"{pad}*y++ = *({place});")
         else:
-            self.lines.append(f"{pad}*y++ = *({_source(at)}{place});")
+            size = flat.size * np.dtype(self.dtype).itemsize
+            self.lines.append(f"{pad}q_copy(y, {place}, {size}); y += {flat.size};")
+        return True
 
     def _fill(self, value: int, count: int, pad: str) -> None:
         if np.dtype(self.dtype).itemsize == 1 and count > 1:
@@ -107,33 +108,36 @@ class _Writer:
             self.lines.append(f"{pad}for (int32_t k = 0; k < {count}; k++) *y++ = {value};")
 
 
-def _source(at: int) -> str:
-    operand, place = divmod(at - int(FIRST), int(BASE))
-    return f"x{operand} + {place}"
+def _constant(at: np.int64) -> bool:
+    return bool(at < FIRST >> 1)
 
 
-def _groups(found: Positions) -> list[tuple[int, int, int | None]]:
-    """(first, count, step) along the first axis: slices that move as the first does, each `step` further on."""
+def _source(at: np.int64) -> tuple[int, int]:
+    """Operand and place in it."""
+    return divmod(int(at) - int(FIRST), int(BASE))
+
+
+def _groups(found: Positions) -> list[tuple[int, int, Steps]]:
+    """(first, count, steps) along the first axis: slices that move as the first does, each some steps further on."""
     rows = found.reshape(found.shape[0], -1)
-    constant = rows < FIRST >> 1
-    groups: list[tuple[int, int, int | None]] = []
+    operands = np.where(rows < FIRST >> 1, -1, (rows - FIRST) // BASE)
+    kinds = [int(k) for k in np.unique(operands)]
+    groups: list[tuple[int, int, Steps]] = []
     first = 0
     while first < len(rows):
-        count, step = 1, None
+        count, steps = 1, dict[int, int]()
         while first + count < len(rows):
-            now, before = rows[first + count], rows[first + count - 1]
-            if (constant[first + count] != constant[first]).any():
+            if (operands[first + count] != operands[first]).any():
                 break
-            moves = np.unique((now - before)[~constant[first]])
-            fixed = bool((now == rows[first])[constant[first]].all())
-            if not fixed or moves.size > 1 or (moves.size and abs(int(moves[0])) >= int(FIRST)):
+            difference = rows[first + count] - rows[first + count - 1]
+            found_steps = {k: difference[operands[first] == k] for k in kinds}
+            if any(d.size and (d != d[0]).any() for d in found_steps.values()):
                 break
-            this = int(moves[0]) if moves.size else 0
-            if step is not None and this != step:
+            now = {k: int(d[0]) for k, d in found_steps.items() if d.size}
+            if now.pop(-1, 0) or (count > 1 and now != steps):
                 break
-            step = this
-            count += 1
-        groups.append((first, count, step))
+            steps, count = now, count + 1
+        groups.append((first, count, steps))
         first += count
     return groups
 
@@ -141,7 +145,7 @@ def _groups(found: Positions) -> list[tuple[int, int, int | None]]:
 def function(name: str, found: Positions, operands: int, dtype: str) -> str:
     """The C function `NAME(x0, ..., y)`.  Raises UnsupportedError where the order is too irregular."""
     writer = _Writer(dtype)
-    writer.nest(found, 1, "")
+    writer.nest(found, 1, {})
     parameters = [f"const {CTYPES[dtype]} *x{k}" for k in range(operands)]
     unused = "".join(f"  (void)x{k};\n" for k in range(operands))
     body = "\n".join(writer.lines)

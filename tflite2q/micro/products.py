@@ -137,7 +137,11 @@ def _conv(name: str, conv: Conv2DContract, weights: Array, narrow: bool, form: F
         f"{wrapper}(&{name}, {{x0}}, {{y0}}, {{scratch}});",
         ("conv", f"conv_{family}"),
         _wrapper(wrapper, "q_convolve", "q_conv", kind, ("int8_t", "int8_t"), True) + "\0" + struct,
-        (Table(f"{name}_w", data, True), Table(f"{name}_b", layout.folded_bias(conv, conv.x_zero_point), True), *tables),
+        (
+            Table(f"{name}_w", data, True),
+            Table(f"{name}_b", layout.folded_bias(conv, conv.x_zero_point), True),
+            *tables,
+        ),
         -(-(per_pixel + unpacked) // 4) * 4,
         _gap(conv, 1, direct),
     )
@@ -147,10 +151,15 @@ def family_scratch(
     family: str, depth: int, stride: int, narrow: bool, direct: bool, conv: Conv2DContract
 ) -> tuple[int, int]:
     """Bytes of scratch: for rows of the image, for rows of weights that are unpacked."""
-    unpacked = 2 * stride if narrow else 0
+    rows = 4 if family == "mve" else 2
+    unpacked = rows * stride if narrow else 0
+    if family == "mve":
+        return 0 if direct else depth, unpacked
     if family == "plain":
         return 0 if direct else 2 * depth, unpacked
-    raise UnsupportedError(f"kernels {family} do not exist")
+    if direct and depth == stride:
+        return (0 if conv.out_h * conv.out_w == 1 else 4 * stride), unpacked
+    return 5 * stride, unpacked
 
 
 def _pointwise(conv: ConvolutionContract) -> bool:
@@ -224,7 +233,9 @@ def _wide(name: str, conv: ConvolutionContract, weights: Array, narrow: bool) ->
         f".depthwise = {int(depthwise)}}};\n"
     )
     wrapper = f"q_wide_{kind[2:].lower()}{'_narrow' if narrow else ''}{'_64' if wide else ''}"
-    body = _wrapper(wrapper, "q_wide_all", "q_wide", f"{kind}, {int(narrow)}, {int(wide)}", ("int16_t", "int16_t"), False)
+    body = _wrapper(
+        wrapper, "q_wide_all", "q_wide", f"{kind}, {int(narrow)}, {int(wide)}", ("int16_t", "int16_t"), False
+    )
     return Call(
         f"{wrapper}(&{name}, {{x0}}, {{y0}});",
         ("wide",),
@@ -237,4 +248,3 @@ def _wide(name: str, conv: ConvolutionContract, weights: Array, narrow: bool) ->
         0,
         _gap(conv, 2, False),
     )
-

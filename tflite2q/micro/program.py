@@ -84,7 +84,8 @@ class Port:
 class Program:
     """All steps of a run in their order."""
 
-    name: str
+    name: str  # of the C function, before _invoke
+    stem: str  # of the files
     family: str
     steps: tuple[Step, ...]
     buffers: tuple[Buffer, ...]

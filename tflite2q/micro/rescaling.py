@@ -8,11 +8,11 @@ With M and n of a channel and the accumulator a, |a| <= bound:
     exact   eq. 8 as it is written, in 64 bits
 
 `>>` rounds toward minus infinity.  The first is eq. 8 for right shifts n + 1: a floor of a floor is a floor, and
-subtracting the sign before the shift is what rounds ties away from zero.  `a` is below 2^30, so that 2 a fits 32 bits and
-h is one instruction (SMMULR, VQRDMULH).  Shifts and 15-bit multipliers (eq. 12, 20) are linear as they are.  Products in
-floating point are linear for a suitable M, or double, whose M has all 53 bits: a code is a step function of a with at
-most 255 (or 65,535) steps in its range, so agreement next to every step, of two functions that never fall, is agreement
-everywhere.
+subtracting the sign before the shift is what rounds ties away from zero.  `a` is below 2^30, so that 2 a fits 32 bits
+and h is one instruction (SMMULR, VQRDMULH).  Shifts and 15-bit multipliers (eq. 12, 20) are linear as they are.
+Products in floating point are linear for a suitable M, or double, whose M has all 53 bits: a code is a step function of
+a with at most 255 (or 65,535) steps in its range, so agreement next to every step, of two functions that never fall, is
+agreement everywhere.
 """
 
 from __future__ import annotations

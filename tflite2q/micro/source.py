@@ -17,11 +17,11 @@ PER_LINE = 24
 
 
 def source(program: Program, plan: Plan) -> str:
-    """The C file, complete: it includes the C99 headers stdint.h and stddef.h, and NAME.h."""
+    """The C file, complete: it includes stdint.h and stddef.h, and the header."""
     shared, own = _texts(program)
     parts = [
         f"/* {program.name}: made by tflite2q {__version__}. */",
-        f'#include "{program.name}.h"\n#include <stddef.h>\n#include <stdint.h>\n',
+        f'#include "{program.stem}.h"\n#include <stddef.h>\n#include <stdint.h>\n',
         _kernel("common"),
     ]
     wanted = [name for step in program.steps for name in step.kernels]
@@ -156,4 +156,6 @@ def _port(prefix: str, port: Port) -> list[str]:
 
 def _comment(text: str) -> str:
     """A tensor's name, harmless inside a comment."""
-    return "".join(c if c.isprintable() and c.isascii() else "?" for c in text).replace("*/", "* /").replace("/*", "/ *")
+    return (
+        "".join(c if c.isprintable() and c.isascii() else "?" for c in text).replace("*/", "* /").replace("/*", "/ *")
+    )

@@ -24,15 +24,15 @@ from tflite2q.lower import clamps, pads
 from tflite2q.lower.contracts import activations, contract_of
 from tflite2q.micro import elements, maps, movement, products
 from tflite2q.micro.elements import Function
-from tflite2q.micro.program import ALIGNMENT, Buffer, Port, Program, Step, Table
 from tflite2q.micro.products import Call
+from tflite2q.micro.program import ALIGNMENT, Buffer, Port, Program, Step, Table
 
 WIDE = ("int64", "float64")
 HINT = "`tflite2q convert` without a microcontroller as its target writes it for larger processors"
 
 
-def program(graph: Graph, name: str, family: str = "plain") -> Program:
-    """The program of a graph whose C functions begin with `name`.
+def program(graph: Graph, stem: str, family: str = "plain") -> Program:
+    """The program of a graph whose files are called `stem`, and whose C functions begin with it as an identifier.
 
     Raises UnsupportedError that names the layer, its op and why, for the first op that no kernel computes.
     """
@@ -41,7 +41,7 @@ def program(graph: Graph, name: str, family: str = "plain") -> Program:
         raise UnsupportedError(
             f"variable {graph.states[0].name!r}: models that keep state have no code for microcontrollers; {HINT}"
         )
-    maker = _Maker(graph, name, family)
+    maker = _Maker(graph, identifier(stem), stem, family)
     found = {i: contract for i, op in enumerate(graph.ops) if (contract := _contract(graph, op)) is not None}
     found = clamps.merged(graph, pads.merged(graph, found))
     for index, op in enumerate(graph.ops):
@@ -65,6 +65,7 @@ def _contract(graph: Graph, op: Op) -> Contract | None:
 class _Maker:
     graph: Graph
     name: str
+    stem: str
     family: str
     steps: list[Step] = field(default_factory=list)
     buffers: list[Buffer] = field(default_factory=list)
@@ -93,7 +94,7 @@ class _Maker:
             made = elements.reduction(symbol, op, op.axes(ins), x, outs[0])
             self._function(symbol, op, [x.name], made)
         else:
-            self._elementwise(symbol, op, ins, outs)
+            self._elementwise(symbol, op, contract, ins, outs)
 
     def _by_contract(self, symbol: str, op: Op, contract: Contract, ins: Values) -> Call | None:
         if isinstance(contract, kinds.ConvolutionContract | kinds.DenseContract):
@@ -143,15 +144,17 @@ class _Maker:
             if movement.identity(place) and ins[moved[0]].type.size == place.size:  # type: ignore[union-attr]
                 self.same[result.name] = self.root(names[0])
                 continue
-            if dtype not in ("int8", "uint8", "int16", "int32", "int64", "bool") and (place < movement.FIRST >> 1).any():
+            if (
+                dtype not in ("int8", "uint8", "int16", "int32", "int64", "bool")
+                and (place < movement.FIRST >> 1).any()
+            ):
                 raise UnsupportedError(f"fills with {dtype}")
             label = symbol if len(outs) == 1 else f"{symbol}_{outs.index(result)}"
             text = movement.function(label, place, len(names), dtype)
             call = f"{label}({', '.join(f'{{x{k}}}' for k in range(len(names)))}, {{y0}});"
             self._step(op, call, names, (None,) * len(names), 0, (), "\0" + text, (), [result])
 
-    def _elementwise(self, symbol: str, op: Op, ins: Values, outs: Sequence[Value]) -> None:
-        contract = _contract(self.graph, op)
+    def _elementwise(self, symbol: str, op: Op, contract: Contract | None, ins: Values, outs: Sequence[Value]) -> None:
         operands = [value for value in ins if value is not None]
         if not isinstance(contract, kinds.EltwiseContract):
             if not isinstance(op, Extremum | Prelu | Compare | SquaredDifference | Eltwise | Requantize):
@@ -176,7 +179,19 @@ class _Maker:
         macs = op.macs(self.graph.ins(op), self.graph.outs(op))
         written = tuple(value.name for value in results)
         self.steps.append(
-            Step(op.name, op.mnemonic, call, reads, written, scratch, tuple(gaps), tuple(texts), text, tuple(tables), macs)
+            Step(
+                op.name,
+                op.mnemonic,
+                call,
+                reads,
+                written,
+                scratch,
+                tuple(gaps),
+                tuple(texts),
+                text,
+                tuple(tables),
+                macs,
+            )
         )
 
     def root(self, name: str) -> str:
@@ -191,13 +206,12 @@ class _Maker:
 
     def program(self) -> Program:
         """What has been added, with the model's inputs and outputs."""
-        ports = []
-        for names in (self.graph.inputs, self.graph.outputs):
-            ports.append(tuple(self._port(self.graph[name]) for name in names))
-        tables = {name: table for name, table in self.constants.items()}
+        inputs, outputs = (
+            tuple(self._port(self.graph[name]) for name in names) for names in (self.graph.inputs, self.graph.outputs)
+        )
         return Program(
-            self.name, self.family, tuple(self.steps), tuple(self.buffers), *ports, tuple(tables.values()),
-            {name: table.name for name, table in tables.items()},
+            self.name, self.stem, self.family, tuple(self.steps), tuple(self.buffers), inputs, outputs,
+            tuple(self.constants.values()), {name: table.name for name, table in self.constants.items()},
         )  # fmt: skip
 
     def _port(self, value: Value) -> Port:
@@ -232,4 +246,3 @@ def identifier(stem: str) -> str:
     """A file's stem as a C identifier."""
     made = re.sub(r"[^0-9A-Za-z_]", "_", stem)
     return f"m{made}" if not made or made[0].isdigit() else made
-
