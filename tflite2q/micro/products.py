@@ -48,7 +48,7 @@ def product(name: str, contract: ConvolutionContract | DenseContract, dtype: str
         raise UnsupportedError("sums may leave 32 bits")
     form = form_of(conv.rescale, conv.out_c, bound)
     if isinstance(conv, DepthwiseConv2DContract):
-        return _depthwise(name, conv, weights, narrow, form)
+        return _depthwise(name, conv, weights, narrow, form, family)
     assert isinstance(conv, Conv2DContract)
     return _conv(name, conv, weights, narrow, form, family)
 
@@ -193,23 +193,60 @@ def rows_gap(conv: ConvolutionContract, ahead: int) -> int:
     return gap
 
 
-def _depthwise(name: str, conv: DepthwiseConv2DContract, weights: Array, narrow: bool, form: Form) -> Call:
-    flat = weights.reshape(1, -1)
-    data = packed_nibbles(flat) if narrow else flat.astype(np.int8)
+@dataclass(frozen=True)
+class _Way:
+    """How a family computes a depthwise layer: kernel, texts, weights as they lie in flash, whether the input's zero
+    point is in the biases, channels that tables have room for, scratch, rows read before the first is written."""
+
+    kernel: str
+    texts: tuple[str, ...]
+    weights: Array
+    folded: bool
+    room: int
+    scratch: int
+    ahead: int
+
+
+def _way(conv: DepthwiseConv2DContract, weights: Array, narrow: bool, family: str) -> _Way:
+    plain = not narrow and conv.depth_multiplier == 1 and conv.batch == 1
+    window = conv.kernel == (3, 3) and conv.dilation == (1, 1) and conv.strides in ((1, 1), (2, 2))
+    if family == "dsp" and plain and window and conv.in_c % 4 == 0 and conv.padding[1] <= 1 and _within(conv):
+        step = (conv.in_w + conv.padding[1] + 3) // 2
+        packed = np.pad(weights.reshape(9, -1).T.reshape(-1), (0, 3))
+        texts = ("depthwise", "depthwise_dsp")
+        return _Way("q_depthwise_3x3", texts, packed, True, conv.out_c, 12 * conv.in_c * step, 3)
+    if family == "mve" and plain and weights.min() >= -127:
+        room = -(-conv.out_c // 16) * 16
+        scratch = 8 * conv.kernel[0] * conv.kernel[1] + conv.in_c
+        return _Way("q_depthwise_lanes", ("depthwise", "depthwise_mve"), weights.reshape(-1), True, room, scratch, 0)
+    return _Way("q_depthwise_plain", ("depthwise",), weights.reshape(-1), False, conv.out_c, 0, 0)
+
+
+def _within(conv: ConvolutionContract) -> bool:
+    """Whether windows reach at most two columns beyond the image on the right, for which the ring has room."""
+    return (conv.out_w - 1) * conv.strides[1] + 3 <= conv.in_w + conv.padding[1] + 2
+
+
+def _depthwise(name: str, conv: DepthwiseConv2DContract, weights: Array, narrow: bool, form: Form, family: str) -> Call:
+    way = _way(conv, weights, narrow, family)
+    data = packed_nibbles(way.weights.reshape(1, -1)) if narrow else way.weights.astype(np.int8)
     rescale, tables = rescale_text(name, form)
     kind = kind_of(form)
+    bias = layout.folded_bias(conv, conv.x_zero_point if way.folded else 0)
+    more = way.room - conv.out_c
+    tables = tuple(replace(table, data=np.pad(table.data, (0, more))) for table in tables)
     struct = (
         f"static const q_depthwise {name} = {{.w = {name}_w, .bias = {name}_b, .r = {rescale}, {_geometry(conv)}, "
         f".multiplier = {conv.depth_multiplier}, .zero = {conv.x_zero_point}, .narrow = {int(narrow)}}};\n"
     )
-    wrapper = f"q_depthwise_{kind[2:].lower()}"
+    wrapper = f"{way.kernel}_{kind[2:].lower()}"
     return Call(
-        f"{wrapper}(&{name}, {{x0}}, {{y0}});",
-        ("depthwise",),
-        _wrapper(wrapper, "q_depthwise_plain", "q_depthwise", kind, ("int8_t", "int8_t"), False) + "\0" + struct,
-        (Table(f"{name}_w", data, True), Table(f"{name}_b", layout.folded_bias(conv, 0), True), *tables),
-        0,
-        rows_gap(conv, 0) if conv.batch == 1 else None,
+        f"{wrapper}(&{name}, {{x0}}, {{y0}}{', {scratch}' if way.scratch else ''});",
+        way.texts,
+        _wrapper(wrapper, way.kernel, "q_depthwise", kind, ("int8_t", "int8_t"), way.scratch > 0) + "\0" + struct,
+        (Table(f"{name}_w", data, True), Table(f"{name}_b", np.pad(bias, (0, more)), True), *tables),
+        -(-way.scratch // 4) * 4,
+        rows_gap(conv, way.ahead) if conv.batch == 1 else None,
     )
 
 

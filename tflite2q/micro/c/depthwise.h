@@ -1,7 +1,7 @@
 /* Depthwise convolutions on any processor; output channel c reads input channel c / multiplier. */
 
 typedef struct {
-  const void *w;       /* [kh][kw][out_c] */
+  const void *w;       /* [kh][kw][out_c], unless the kernel says otherwise */
   const int32_t *bias; /* without the input's zero point */
   q_rescale r;
   uint16_t in_h, in_w, in_c, out_h, out_w, out_c;
