@@ -54,7 +54,7 @@ def product(name: str, contract: ConvolutionContract | DenseContract, dtype: str
 
 
 def settled(conv: ConvolutionContract) -> ConvolutionContract:
-    """The same codes with small biases and factors for channels that give their lowest or highest code for any input.
+    """The same codes with small biases and factors of its own for channels that give one code whatever the input.
 
     Converters leave such channels with weights near 0 and huge biases, which would need wider arithmetic for all.
     """
@@ -63,16 +63,18 @@ def settled(conv: ConvolutionContract) -> ConvolutionContract:
     bias = conv.bias.astype(np.int64)
     reach = (layout.accumulator_bound(conv) - np.abs(bias)).astype(np.int64)
     ends = np.stack([bias - reach, bias + reach])
-    inside = (np.abs(ends) < 2**31).all(axis=0) & (reach < 2**28)
+    inside = (np.abs(ends) < 2**31).all(axis=0)
     codes = conv.rescale.meaning(NUMPY, ends.clip(-(2**31), 2**31 - 1).astype(np.int32)).astype(np.int64)
     _, shift = conv.rescale.fixed_point()
-    same = inside & (codes[0] == codes[1]) & (np.broadcast_to(shift, bias.shape) <= 0)
-    below, above = same & (codes[0] == conv.rescale.low), same & (codes[0] == conv.rescale.high)
-    if not (below | above).any() or conv.rescale.low == conv.rescale.high:
-        return conv
+    one = inside & (codes[0] == codes[1]) & (np.broadcast_to(shift, bias.shape) <= 0)
+    small = one & (reach < 2**18)  # a quarter of a step where 2^20 are one
+    below, above = (
+        one & ~small & (reach < 2**28) & (codes[0] == code) for code in (conv.rescale.low, conv.rescale.high)
+    )
     real = np.broadcast_to(np.asarray(conv.rescale.real), bias.shape)
-    factors = np.where(below | above, 0.25, real)
-    new = np.where(below, -(2**29), np.where(above, 2**29, bias))
+    choices = [small, below, above]
+    new = np.select(choices, [(codes[0] - conv.rescale.zero_point) << 20, -(2**29), 2**29], bias)
+    factors = np.select(choices, [2.0**-20, 0.25, 0.25], real)
     return replace(conv, bias=new, rescale=replace(conv.rescale, real=tuple(factors.tolist())))
 
 
@@ -122,7 +124,9 @@ def _conv(name: str, conv: Conv2DContract, weights: Array, narrow: bool, form: F
     rows = weights.reshape(conv.out_c, -1)
     depth = rows.shape[1]
     stride = -(-depth // 4) * 4
-    data = packed_nibbles(rows) if narrow else np.pad(rows, ((0, 0), (0, stride - depth))).astype(np.int8)
+    direct = _pointwise(conv)
+    group = row_group(family, direct and depth == stride and conv.out_h * conv.out_w == 1, conv, narrow)
+    data = packed_nibbles(rows) if narrow else interleaved(np.pad(rows, ((0, 0), (0, stride - depth))), group)
     rescale, tables = rescale_text(name, form)
     kind = kind_of(form)
     struct = (
@@ -130,13 +134,14 @@ def _conv(name: str, conv: Conv2DContract, weights: Array, narrow: bool, form: F
         f".stride = {stride}, {_geometry(conv)}, .groups = {conv.groups}, .zero = {conv.x_zero_point}, "
         f".narrow = {int(narrow)}}};\n"
     )
-    direct = _pointwise(conv)
     per_pixel, unpacked = family_scratch(family, depth, stride, narrow, direct, conv)
-    wrapper = f"q_conv_{kind[2:].lower()}"
+    side_by_side = group > 1
+    kernel = "q_convolve" if family != "dsp" else "q_single" if group == 4 else "q_pairs" if side_by_side else "q_rows"
+    wrapper = f"{kernel}_{kind[2:].lower()}"
     return Call(
         f"{wrapper}(&{name}, {{x0}}, {{y0}}, {{scratch}});",
         ("conv", f"conv_{family}"),
-        _wrapper(wrapper, "q_convolve", "q_conv", kind, ("int8_t", "int8_t"), True) + "\0" + struct,
+        _wrapper(wrapper, kernel, "q_conv", kind, ("int8_t", "int8_t"), True) + "\0" + struct,
         (
             Table(f"{name}_w", data, True),
             Table(f"{name}_b", layout.folded_bias(conv, conv.x_zero_point), True),
@@ -145,6 +150,17 @@ def _conv(name: str, conv: Conv2DContract, weights: Array, narrow: bool, form: F
         -(-(per_pixel + unpacked) // 4) * 4,
         _gap(conv, 1, direct),
     )
+
+
+def row_group(family: str, alone: bool, conv: Conv2DContract, narrow: bool) -> int:
+    """How many rows of weights lie side by side, four taps of each in turn."""
+    return 1 if family != "dsp" or narrow or conv.groups > 1 else 4 if alone else 2
+
+
+def interleaved(rows: Array, group: int) -> Array:
+    """int8 rows of a multiple of four taps, groups of them side by side; missing rows of the last group are zeros."""
+    padded = np.pad(rows, ((0, -len(rows) % group), (0, 0))).astype(np.int8)
+    return padded.reshape(-1, group, rows.shape[1] // 4, 4).transpose(0, 2, 1, 3).reshape(-1, rows.shape[1] * group)
 
 
 def family_scratch(
@@ -158,7 +174,7 @@ def family_scratch(
     if family == "plain":
         return 0 if direct else 2 * depth, unpacked
     if direct and depth == stride:
-        return (0 if conv.out_h * conv.out_w == 1 else 4 * stride), unpacked
+        return (2 if conv.out_h * conv.out_w == 1 else 4) * stride, unpacked
     return 5 * stride, unpacked
 
 

@@ -67,7 +67,8 @@ def _table(table: Table) -> str:
         words = ["INT64_MIN" if word == str(-(2**63)) else f"INT64_C({word})" for word in words]
     lines = [",".join(words[i : i + PER_LINE]) for i in range(0, len(words), PER_LINE)]
     body = ",\n".join(lines)
-    return f"static const {kind} {table.name}[{flat.size}] = {{\n{body}}};\n"
+    align = "Q_ALIGNED " if flat.dtype.itemsize == 1 else ""
+    return f"static const {align}{kind} {table.name}[{flat.size}] = {{\n{body}}};\n"
 
 
 def _number(value: np.generic) -> str:

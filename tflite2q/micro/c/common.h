@@ -3,6 +3,7 @@
 #if defined(__GNUC__)
 #define Q_INLINE static inline __attribute__((always_inline, unused))
 #define Q_KERNEL static __attribute__((noinline, unused))
+#define Q_ALIGNED __attribute__((aligned(4)))
 #define q_copy(to, from, n) __builtin_memcpy((to), (from), (n))
 #define q_fill(to, value, n) __builtin_memset((to), (value), (n))
 #define Q_ROUNDED(x) __asm__("" : "+m"(x)) /* a product that must not become part of a multiply-add */
@@ -10,6 +11,7 @@
 #include <string.h>
 #define Q_INLINE static inline
 #define Q_KERNEL static
+#define Q_ALIGNED _Alignas(4)
 #define q_copy(to, from, n) memcpy((to), (from), (n))
 #define q_fill(to, value, n) memset((to), (value), (n))
 #define Q_ROUNDED(x) ((void)(x))
@@ -55,16 +57,6 @@ Q_INLINE int32_t q_exact(int32_t a, int32_t m, int32_t shift) {
   return (int32_t)((h + ((int64_t)1 << (-shift - 1)) - (h < 0)) >> -shift);
 }
 
-Q_INLINE int32_t q_saturated8(int32_t v) {
-#if defined(Q_DSP)
-  int32_t r;
-  __asm__("ssat %0, #8, %1" : "=r"(r) : "r"(v));
-  return r;
-#else
-  return q_clamp(v, -128, 127);
-#endif
-}
-
 Q_INLINE int32_t q_between(int64_t v, const q_rescale *r) {
   return v < r->low ? r->low : v > r->high ? r->high : (int32_t)v;
 }
@@ -80,13 +72,27 @@ Q_INLINE int32_t q_code64(int64_t a, const q_rescale *r, int32_t c, int kind) {
   return q_between(((a * r->m[c] + more) >> r->n[c]) + r->zero, r);
 }
 
+/* The end of the fixed-point form: (h + zero) >> 1, saturated to int8. */
+Q_INLINE int32_t q_halved8(int32_t h) {
+#if defined(Q_DSP)
+  int32_t r;
+  __asm__("ssat %0, #8, %1, asr #1" : "=r"(r) : "r"(h));
+  return r;
+#else
+  return q_clamp(h >> 1, -128, 127);
+#endif
+}
+
+/* Fixed point with a channel's multiplier and shift. */
+Q_INLINE int32_t q_fixed(int32_t a, int32_t m, int32_t n, const q_rescale *r, int kind) {
+  int32_t h = q_high(a, m);
+  h += h >> 31;
+  h = (h >> n) + r->zero;
+  return kind == Q_FULL ? q_halved8(h) : q_clamp(h >> 1, r->low, r->high);
+}
+
 Q_INLINE int32_t q_code(int32_t a, const q_rescale *r, int32_t c, int kind) {
-  if (kind == Q_FULL || kind == Q_FIXED) {
-    int32_t h = q_high(a, r->m[c]);
-    h += h >> 31;
-    h = ((h >> r->n[c]) + r->zero) >> 1;
-    return kind == Q_FULL ? q_saturated8(h) : q_clamp(h, r->low, r->high);
-  }
+  if (kind == Q_FULL || kind == Q_FIXED) return q_fixed(a, r->m[c], r->n[c], r, kind);
   if (kind == Q_EXACT) return q_between((int64_t)q_exact(a, r->m[c], r->n[c]) + r->zero, r);
   return q_code64(a, r, c, kind);
 }

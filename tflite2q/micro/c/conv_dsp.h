@@ -1,103 +1,141 @@
-/* Convolutions and dense layers by two products of halves at once: two pixels by two channels.
+/* Convolutions and dense layers by two products of halves at once.
 
    Pixels are widened to halves once for all channels, in the order in which sxtb16 takes bytes apart: of every four taps
-   first those of one pixel, then of the other, each as (0, 2) and (1, 3).  Weights are taken apart on the way. */
+   (0, 2) and (1, 3).  Two pixels lie side by side, and so do the weights of two channels (of four for a single pixel),
+   four taps of each in turn: one pointer each. */
 
-Q_INLINE void q_widen(const int8_t *row, uint32_t *to, int32_t n) {
-  for (int32_t k = 0; k < n; k += 4, to += 4) {
-    const uint32_t w = q_word(row + k);
+Q_INLINE void q_widen(const int8_t *row, uint32_t *to, int32_t n, int32_t step) {
+  for (const int8_t *const end = row + n; row != end; row += 4, to += step) {
+    const uint32_t w = q_word(row);
     to[0] = q_even(w);
     to[1] = q_odd(w);
   }
 }
 
-Q_INLINE void q_block(const q_conv *l, const uint32_t *x, int8_t *y0, int8_t *y1, int32_t first, int32_t last,
-                      int8_t *unpacked, int kind) {
-  const uint32_t *const end = x + l->stride;
-  for (int32_t c = first; c < last; c += 2) {
-    const int32_t other = c + 1 < last ? c + 1 : c; /* the last of an odd number is computed twice */
-    const int8_t *w0 = q_row(l, c, unpacked), *w1 = q_row(l, other, unpacked + l->stride);
-    int32_t a = l->bias[c], b = l->bias[other], d = a, e = b;
-    const uint32_t *p = x;
+/* Eight products of two channels and two pixels, twice. */
+#define Q_TAPS(W, P)                                                                            \
+  do {                                                                                          \
+    const uint32_t u = (W)[0], v = (W)[1], ue = q_even(u), uo = q_odd(u), ve = q_even(v), vo = q_odd(v); \
+    a = q_dual(ue, (P)[0], a);                                                                  \
+    b = q_dual(ve, (P)[0], b);                                                                  \
+    a = q_dual(uo, (P)[1], a);                                                                  \
+    b = q_dual(vo, (P)[1], b);                                                                  \
+    d = q_dual(ue, (P)[2], d);                                                                  \
+    e = q_dual(ve, (P)[2], e);                                                                  \
+    d = q_dual(uo, (P)[3], d);                                                                  \
+    e = q_dual(vo, (P)[3], e);                                                                  \
+  } while (0)
+
+/* Two codes of two channels c and d = c + 1, or c itself. */
+#define Q_STORE(Y, A, B)                                                                        \
+  do {                                                                                          \
+    (Y)[c] = (int8_t)(fixed ? q_fixed(A, m0, n0, &r, kind) : q_code(A, &r, c, kind));           \
+    if (c + 1 < last) (Y)[c + 1] = (int8_t)(fixed ? q_fixed(B, m1, n1, &r, kind) : q_code(B, &r, c + 1, kind)); \
+  } while (0)
+
+Q_INLINE void q_block(const q_conv *l, const uint32_t *w, const uint32_t *x, int8_t *y0, int8_t *y1, int kind) {
+  const int fixed = kind == Q_FULL || kind == Q_FIXED;
+  const q_rescale r = l->r;
+  const int32_t *const bias = l->bias, last = l->out_c, words = l->stride;
+  for (int32_t c = 0; c < last; c += 2) {
+    const int32_t other = c + 1 < last ? c + 1 : c;
+    int32_t a = bias[c], b = bias[other], d = a, e = b;
+    const uint32_t *p = x, *const end = x + words;
     do {
-      const uint32_t u = q_word(w0), v = q_word(w1);
-      const uint32_t ue = q_even(u), uo = q_odd(u), ve = q_even(v), vo = q_odd(v);
-      w0 += 4;
-      w1 += 4;
-      a = q_dual(ue, p[0], a);
-      b = q_dual(ve, p[0], b);
-      a = q_dual(uo, p[1], a);
-      b = q_dual(vo, p[1], b);
-      d = q_dual(ue, p[2], d);
-      e = q_dual(ve, p[2], e);
-      d = q_dual(uo, p[3], d);
-      e = q_dual(vo, p[3], e);
+      Q_TAPS(w, p);
+      w += 2;
       p += 4;
     } while (p != end);
-    y0[c] = (int8_t)q_code(a, &l->r, c, kind);
-    y0[other] = (int8_t)q_code(b, &l->r, other, kind);
-    if (y1 != y0) {
-      y1[c] = (int8_t)q_code(d, &l->r, c, kind);
-      y1[other] = (int8_t)q_code(e, &l->r, other, kind);
-    }
+    const int32_t m0 = r.m[c], m1 = r.m[other], n0 = r.n[c], n1 = r.n[other];
+    Q_STORE(y0, a, b);
+    if (y1) Q_STORE(y1, d, e);
   }
 }
 
-/* One row, as it lies in memory, by four channels. */
-Q_INLINE void q_single(const q_conv *l, const int8_t *x, int8_t *y, int8_t *unpacked, int kind) {
-  for (int32_t c = 0; c < l->out_c; c += 2) {
-    const int32_t other = c + 1 < l->out_c ? c + 1 : c;
-    const int8_t *w0 = q_row(l, c, unpacked), *w1 = q_row(l, other, unpacked + l->stride);
-    int32_t a = l->bias[c], b = l->bias[other];
-    const int8_t *p = x, *const end = x + l->stride;
-    do {
-      const uint32_t t = q_word(p), u = q_word(w0), v = q_word(w1), te = q_even(t), to = q_odd(t);
-      p += 4;
-      w0 += 4;
-      w1 += 4;
-      a = q_dual(q_even(u), te, a);
-      a = q_dual(q_odd(u), to, a);
-      b = q_dual(q_even(v), te, b);
-      b = q_dual(q_odd(v), to, b);
-    } while (p != end);
-    y[c] = (int8_t)q_code(a, &l->r, c, kind);
-    y[other] = (int8_t)q_code(b, &l->r, other, kind);
-  }
-}
-
-/* scratch: two rows of halves, one of bytes, then two rows of weights, if they are unpacked. */
-Q_INLINE void q_convolve(const q_conv *l, const int8_t *x, int8_t *y, int8_t *scratch, int kind) {
-  const int32_t pixels = l->out_h * l->out_w, per = l->out_c / l->groups;
-  const int direct = q_pointwise(l) && l->depth == l->stride;
+/* Pixels by pairs; `step` gives what a pair needs widened.  scratch: two rows of halves, one of bytes. */
+Q_INLINE void q_pairs(const q_conv *l, const int8_t *x, int8_t *y, int8_t *scratch, int kind) {
+  const int32_t pixels = l->out_h * l->out_w, stride = l->stride;
+  const int direct = q_pointwise(l) && l->depth == stride;
   uint32_t *const halves = (uint32_t *)(void *)scratch;
-  for (int32_t n = 0; n < l->batch; n++, x += l->in_h * l->in_w * l->in_c, y += pixels * l->out_c) {
-    if (direct && pixels == 1) {
-      q_single(l, x, y, scratch, kind);
-      continue;
-    }
-    int8_t *const bytes = scratch + 4 * l->stride, *const unpacked = bytes + (direct ? 0 : l->stride);
-    for (int32_t p = 0, oy = 0, ox = 0; p < pixels; p += 2) {
-      const int alone = p + 1 == pixels;
-      int32_t qy = oy, qx = ox + 1;
-      if (qx == l->out_w) qx = 0, qy++;
-      for (int32_t g = 0; g < l->groups; g++) {
-        if (direct) {
-          q_widen(x + p * l->in_c, halves, l->stride);
-          if (!alone) q_widen(x + (p + 1) * l->in_c, halves + 2, l->stride);
-        } else {
-          q_patch(l, x, oy, ox, g, bytes);
-          q_widen(bytes, halves, l->stride);
-          if (!alone) {
-            q_patch(l, x, qy, qx, g, bytes);
-            q_widen(bytes, halves + 2, l->stride);
-          }
-        }
-        int8_t *const y0 = y + p * l->out_c;
-        q_block(l, halves, y0, alone ? y0 : y0 + l->out_c, g * per, (g + 1) * per, unpacked, kind);
+  int8_t *const bytes = scratch + 4 * stride;
+  for (int32_t n = 0; n < l->batch; n++, x += l->in_h * l->in_w * l->in_c) {
+    const int8_t *at = x;
+    int32_t oy = 0, ox = 0;
+    for (int32_t p = 0; p < pixels; p += 2, y += 2 * l->out_c) {
+      const int pair = p + 1 < pixels;
+      for (int32_t k = 0; k <= pair; k++) {
+        if (!direct) q_patch(l, x, oy, ox, 0, bytes);
+        q_widen(direct ? at : bytes, halves + 2 * k, stride, 4);
+        at += stride;
+        if (++ox == l->out_w) ox = 0, oy++;
       }
-      oy = qy;
-      ox = qx + 1;
-      if (ox == l->out_w) ox = 0, oy++;
+      q_block(l, (const uint32_t *)l->w, halves, y, pair ? y + l->out_c : 0, kind);
     }
+    if (pixels & 1) y -= l->out_c;
   }
+}
+
+/* One pixel, by four channels; scratch: a row of halves. */
+Q_INLINE void q_single(const q_conv *l, const int8_t *x, int8_t *y, int8_t *scratch, int kind) {
+  const q_rescale r = l->r;
+  const int32_t last = l->out_c, words = l->stride / 2;
+  uint32_t *const halves = (uint32_t *)(void *)scratch;
+  for (int32_t row = 0; row < l->batch; row++, x += l->stride) {
+    const uint32_t *w = (const uint32_t *)l->w;
+    q_widen(x, halves, l->stride, 2);
+    for (int32_t c = 0; c < last; c += 4, y += 4) {
+      int32_t sums[4];
+      for (int32_t i = 0; i < 4; i++) sums[i] = c + i < last ? l->bias[c + i] : 0;
+      int32_t a = sums[0], b = sums[1], d = sums[2], e = sums[3];
+      const uint32_t *p = halves, *const end = halves + words;
+      do {
+        const uint32_t even = p[0], odd = p[1];
+        p += 2;
+        a = q_dual(q_even(w[0]), even, a);
+        a = q_dual(q_odd(w[0]), odd, a);
+        b = q_dual(q_even(w[1]), even, b);
+        b = q_dual(q_odd(w[1]), odd, b);
+        d = q_dual(q_even(w[2]), even, d);
+        d = q_dual(q_odd(w[2]), odd, d);
+        e = q_dual(q_even(w[3]), even, e);
+        e = q_dual(q_odd(w[3]), odd, e);
+        w += 4;
+      } while (p != end);
+      sums[0] = a, sums[1] = b, sums[2] = d, sums[3] = e;
+      for (int32_t i = 0; i < 4 && c + i < last; i++) y[i] = (int8_t)q_code(sums[i], &r, c + i, kind);
+    }
+    if (last & 3) y -= 4 - (last & 3);
+  }
+}
+
+/* Weights of 4 bits, and groups: rows as they are.  scratch: two rows of halves, one of bytes, two of weights. */
+Q_INLINE void q_rows(const q_conv *l, const int8_t *x, int8_t *y, int8_t *scratch, int kind) {
+  const int32_t pixels = l->out_h * l->out_w, per = l->out_c / l->groups, stride = l->stride;
+  const int fixed = kind == Q_FULL || kind == Q_FIXED;
+  const q_rescale r = l->r;
+  uint32_t *const halves = (uint32_t *)(void *)scratch;
+  int8_t *const bytes = scratch + 4 * stride, *const unpacked = bytes + stride;
+  for (int32_t n = 0; n < l->batch; n++, x += l->in_h * l->in_w * l->in_c, y += pixels * l->out_c)
+    for (int32_t p = 0; p < pixels; p += 2)
+      for (int32_t g = 0; g < l->groups; g++) {
+        const int pair = p + 1 < pixels;
+        for (int32_t k = 0; k <= pair; k++) {
+          q_patch(l, x, (p + k) / l->out_w, (p + k) % l->out_w, g, bytes);
+          q_widen(bytes, halves + 2 * k, stride, 4);
+        }
+        const int32_t last = (g + 1) * per;
+        for (int32_t c = g * per; c < last; c += 2) {
+          const int32_t other = c + 1 < last ? c + 1 : c;
+          const int8_t *w0 = q_row(l, c, unpacked), *w1 = q_row(l, other, unpacked + stride);
+          int32_t a = l->bias[c], b = l->bias[other], d = a, e = b;
+          for (int32_t i = 0; i < stride; i += 4) {
+            const uint32_t w[2] = {q_word(w0 + i), q_word(w1 + i)};
+            Q_TAPS(w, halves + i);
+          }
+          const int32_t m0 = r.m[c], m1 = r.m[other], n0 = r.n[c], n1 = r.n[other];
+          int8_t *const y0 = y + p * l->out_c;
+          Q_STORE(y0, a, b);
+          if (pair) Q_STORE(y0 + l->out_c, d, e);
+        }
+      }
 }
