@@ -1,7 +1,7 @@
 """Models on emulated microcontrollers: QEMU's boards, with a program that runs samples and watches memory.
 
-Needs Debian's gcc-arm-none-eabi and qemu-system-arm.  QEMU counts an instruction as a nanosecond, and the boards' timers
-tick every 40 of them (25 MHz; 32 MHz on the M55's), so a run's instructions are known within one tick.
+Needs Debian's gcc-arm-none-eabi and qemu-system-arm.  QEMU counts an instruction as a nanosecond, and the boards'
+timers tick every 40 of them (25 MHz; 32 MHz on the M55's), so a run's instructions are known within one tick.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def missing() -> str | None:
 def run(graph: Graph, target: str, samples: Sequence[Sequence[Array]], by: str = "a") -> Ran:
     """`graph` on the board of `target` for each sample (an array for each input).
 
-    `by` is "a" for the archive that `convert` writes, "c" for its C compiled by GCC.  Raises TargetError where the tools
-    are missing, or the program fails, writes outside its memory or does not end.
+    `by` is "a" for the archive that `convert` writes, "c" for its C compiled by GCC.  Raises TargetError where the
+    tools are missing, or the program fails, writes outside its memory or does not end.
     """
     found, board = targets.micro(target), BOARDS.get(target)
     if found is None or board is None:
@@ -132,8 +132,9 @@ def _image(made: Library, target: Micro, board: Board, folder: Path, by: str) ->
     constants = "ADDR(.init)+SIZEOF(.init)" if board.constants is None else hex(board.constants)
     script = (folder / "link.ld").read_text().replace("CONST_ORIGIN", "" if board.constants is None else constants)
     (folder / "link.ld").write_text(script)
-    _do([*gcc, "-nostartfiles", "--specs=nano.specs", "--specs=nosys.specs", *symbols, "-Wl,-T,link.ld",
-         "-Wl,--gc-sections", "-Wl,--no-warn-rwx-segments", "startup.c", "main.c", model, "-o", "image.elf"], folder)  # fmt: skip
+    linked = ["-nostartfiles", "--specs=nano.specs", "--specs=nosys.specs", "-Wl,-T,link.ld", "-Wl,--gc-sections",
+              "-Wl,--no-warn-rwx-segments", "startup.c", "main.c", model, "-o", "image.elf"]  # fmt: skip
+    _do([*gcc, *symbols, *linked], folder)
     sizes = _do(["arm-none-eabi-size", "-A", model], folder).splitlines()
     code = sum(int(line.split()[1]) for line in sizes if line.startswith(".text"))
     data = sum(int(line.split()[1]) for line in sizes if line.startswith(".rodata"))

@@ -127,10 +127,11 @@ def _conv(name: str, conv: Conv2DContract, weights: Array, narrow: bool, form: F
     direct = _pointwise(conv)
     group = row_group(family, direct and depth == stride and conv.out_h * conv.out_w == 1, conv, narrow)
     data = packed_nibbles(rows) if narrow else interleaved(np.pad(rows, ((0, 0), (0, stride - depth))), group)
-    rescale, tables = rescale_text(name, form)
+    bias = layout.folded_bias(conv, conv.x_zero_point)
     kind = kind_of(form)
+    constants, tables = _channels(name, form, bias, group == 2)
     struct = (
-        f"static const q_conv {name} = {{.w = {name}_w, .bias = {name}_b, .r = {rescale}, .depth = {depth}, "
+        f"static const q_conv {name} = {{.w = {name}_w, {constants}, .depth = {depth}, "
         f".stride = {stride}, {_geometry(conv)}, .groups = {conv.groups}, .zero = {conv.x_zero_point}, "
         f".narrow = {int(narrow)}}};\n"
     )
@@ -142,14 +143,25 @@ def _conv(name: str, conv: Conv2DContract, weights: Array, narrow: bool, form: F
         f"{wrapper}(&{name}, {{x0}}, {{y0}}, {{scratch}});",
         ("conv", f"conv_{family}"),
         _wrapper(wrapper, kernel, "q_conv", kind, ("int8_t", "int8_t"), True) + "\0" + struct,
-        (
-            Table(f"{name}_w", data, True),
-            Table(f"{name}_b", layout.folded_bias(conv, conv.x_zero_point), True),
-            *tables,
-        ),
+        (Table(f"{name}_w", data, True), *tables),
         -(-(per_pixel + unpacked) // 4) * 4,
         _gap(conv, 1, direct),
     )
+
+
+def _channels(name: str, form: Form, bias: Array, paired: bool) -> tuple[str, tuple[Table, ...]]:
+    """The initializers of biases and rescaling, and their tables: one for each, or one of channels by pairs."""
+    rescale, tables = rescale_text(name, form)
+    if not paired:
+        return f".bias = {name}_b, .r = {rescale}", (Table(f"{name}_b", bias, True), *tables)
+    odd = (0, len(bias) % 2)
+    biases, m, n = (np.pad(part.astype(np.int64), odd).reshape(-1, 2) for part in (bias, form.m, form.n))
+    if form.kind != "fixed":
+        m, n = m * 0, n * 0  # which the general form reads from tables of their own
+    else:
+        rescale, tables = rescale.replace(f"{name}_m, {name}_n", "0, 0"), ()
+    pairs: Array = np.concatenate([biases, m, n[:, :1] | n[:, 1:] << 16], axis=1).astype(np.int32)
+    return f".pairs = {name}_p, .r = {rescale}", (Table(f"{name}_p", pairs), *tables)
 
 
 def row_group(family: str, alone: bool, conv: Conv2DContract, narrow: bool) -> int:
@@ -159,7 +171,7 @@ def row_group(family: str, alone: bool, conv: Conv2DContract, narrow: bool) -> i
 
 def interleaved(rows: Array, group: int) -> Array:
     """int8 rows of a multiple of four taps, groups of them side by side; missing rows of the last group are zeros."""
-    padded = np.pad(rows, ((0, -len(rows) % group), (0, 0))).astype(np.int8)
+    padded: Array = np.pad(rows, ((0, -len(rows) % group), (0, 0))).astype(np.int8)
     return padded.reshape(-1, group, rows.shape[1] // 4, 4).transpose(0, 2, 1, 3).reshape(-1, rows.shape[1] * group)
 
 

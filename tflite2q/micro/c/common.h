@@ -7,6 +7,7 @@
 #define q_copy(to, from, n) __builtin_memcpy((to), (from), (n))
 #define q_fill(to, value, n) __builtin_memset((to), (value), (n))
 #define Q_ROUNDED(x) __asm__("" : "+m"(x)) /* a product that must not become part of a multiply-add */
+#define Q_ORDER __asm__ volatile("" ::: "memory") /* loads stay on their side: registers are few */
 #else
 #include <string.h>
 #define Q_INLINE static inline
@@ -15,6 +16,7 @@
 #define q_copy(to, from, n) memcpy((to), (from), (n))
 #define q_fill(to, value, n) memset((to), (value), (n))
 #define Q_ROUNDED(x) ((void)(x))
+#define Q_ORDER ((void)0)
 #endif
 #if defined(__ARM_FEATURE_DSP) && defined(__GNUC__) && !defined(__aarch64__)
 #define Q_DSP 1

@@ -34,25 +34,47 @@ Q_INLINE void q_widen(const int8_t *row, uint32_t *to, int32_t n, int32_t step) 
   } while (0)
 
 Q_INLINE void q_block(const q_conv *l, const uint32_t *w, const uint32_t *x, int8_t *y0, int8_t *y1, int kind) {
-  const int fixed = kind == Q_FULL || kind == Q_FIXED;
   const q_rescale r = l->r;
-  const int32_t *const bias = l->bias, last = l->out_c, words = l->stride;
-  for (int32_t c = 0; c < last; c += 2) {
-    const int32_t other = c + 1 < last ? c + 1 : c;
-    int32_t a = bias[c], b = bias[other], d = a, e = b;
-    const uint32_t *p = x, *const end = x + words;
-    do {
-      Q_TAPS(w, p);
-      w += 2;
-      p += 4;
-    } while (p != end);
-    const int32_t m0 = r.m[c], m1 = r.m[other], n0 = r.n[c], n1 = r.n[other];
-    Q_STORE(y0, a, b);
-    if (y1) Q_STORE(y1, d, e);
+  const int32_t *t = l->pairs;
+  const uint32_t *const end = x + l->stride;
+  const int twice = (l->stride & 7) == 0;
+  for (int32_t left = l->out_c; left > 0; left -= 2, t += 5, y0 += 2, y1 += 2) {
+    int32_t a = t[0], b = t[1], d = a, e = b;
+    const uint32_t *p = x;
+    if (twice) {
+      do {
+        Q_TAPS(w, p);
+        Q_ORDER;
+        Q_TAPS(w + 2, p + 4);
+        w += 4;
+        p += 8;
+      } while (p != end);
+    } else {
+      do {
+        Q_TAPS(w, p);
+        w += 2;
+        p += 4;
+      } while (p != end);
+    }
+    if (kind == Q_FULL || kind == Q_FIXED) {
+      const int32_t n = t[4], n0 = n & 31, n1 = n >> 16;
+      y1[0] = (int8_t)q_fixed(d, t[2], n0, &r, kind); /* a single pixel is stored twice, the right one last */
+      y0[0] = (int8_t)q_fixed(a, t[2], n0, &r, kind);
+      if (left == 1) break;
+      y1[1] = (int8_t)q_fixed(e, t[3], n1, &r, kind);
+      y0[1] = (int8_t)q_fixed(b, t[3], n1, &r, kind);
+    } else {
+      const int32_t c = l->out_c - left;
+      y1[0] = (int8_t)q_code(d, &r, c, kind);
+      y0[0] = (int8_t)q_code(a, &r, c, kind);
+      if (left == 1) break;
+      y1[1] = (int8_t)q_code(e, &r, c + 1, kind);
+      y0[1] = (int8_t)q_code(b, &r, c + 1, kind);
+    }
   }
 }
 
-/* Pixels by pairs; `step` gives what a pair needs widened.  scratch: two rows of halves, one of bytes. */
+/* Pixels by pairs.  scratch: two rows of halves, one of bytes. */
 Q_INLINE void q_pairs(const q_conv *l, const int8_t *x, int8_t *y, int8_t *scratch, int kind) {
   const int32_t pixels = l->out_h * l->out_w, stride = l->stride;
   const int direct = q_pointwise(l) && l->depth == stride;
@@ -69,7 +91,7 @@ Q_INLINE void q_pairs(const q_conv *l, const int8_t *x, int8_t *y, int8_t *scrat
         at += stride;
         if (++ox == l->out_w) ox = 0, oy++;
       }
-      q_block(l, (const uint32_t *)l->w, halves, y, pair ? y + l->out_c : 0, kind);
+      q_block(l, (const uint32_t *)l->w, halves, y, pair ? y + l->out_c : y, kind);
     }
     if (pixels & 1) y -= l->out_c;
   }

@@ -57,6 +57,7 @@ Q_INLINE void q_ring_row(const q_depthwise *l, const int8_t *x, int32_t y, uint3
 Q_INLINE void q_depthwise_3x3(const q_depthwise *l, const int8_t *x, int8_t *y, int8_t *scratch, int kind) {
   const int32_t step = (l->in_w + l->left + 3) / 2, slot = l->in_c * step, columns = l->out_c;
   uint32_t *const ring = (uint32_t *)(void *)scratch;
+  const q_rescale r = l->r;
   int32_t next = -l->top;
   for (int32_t oy = 0; oy < l->out_h; oy++) {
     const int32_t first = oy * l->sh - l->top;
@@ -75,40 +76,42 @@ Q_INLINE void q_depthwise_3x3(const q_depthwise *l, const int8_t *x, int8_t *y, 
       const int32_t bias = l->bias[c];
       int32_t left = l->out_w;
       int8_t *to = y;
-      for (; l->sw == 1 && left >= 2; left -= 2) {
-        int32_t a = bias, b = bias;
-        a = q_dual(r0[0], a0, a);
-        b = q_low_high(a0, r0[0], b);
-        a = q_low_high(r0[1], b0, a);
-        b = q_dual(r0[1], b0, b);
-        a = q_dual(r1[0], a1, a);
-        b = q_low_high(a1, r1[0], b);
-        a = q_low_high(r1[1], b1, a);
-        b = q_dual(r1[1], b1, b);
-        a = q_dual(r2[0], a2, a);
-        b = q_low_high(a2, r2[0], b);
-        a = q_low_high(r2[1], b2, a);
-        b = q_dual(r2[1], b2, b);
-        r0++;
-        r1++;
-        r2++;
-        *to = (int8_t)q_code(a, &l->r, c, kind);
-        to += columns;
-        *to = (int8_t)q_code(b, &l->r, c, kind);
-        to += columns;
+#define Q_TWO(R, A, B)            \
+  Q_ORDER;                        \
+  {                               \
+    const uint32_t u = (R)[0], v = (R)[1]; \
+    a = q_dual(u, A, a);          \
+    b = q_low_high(A, u, b);      \
+    a = q_low_high(v, B, a);      \
+    b = q_dual(v, B, b);          \
+    (R)++;                        \
+  }
+#define Q_ONE(R, A, B)            \
+  Q_ORDER;                        \
+  a = q_low_high((R)[1], B, q_dual((R)[0], A, a)); \
+  (R)++;
+      const int fixed = kind == Q_FULL || kind == Q_FIXED;
+      const int32_t m = r.m[c], n = r.n[c];
+      if (l->sw == 1) {
+        for (; left >= 2; left -= 2) {
+          int32_t a = bias, b = bias;
+          Q_TWO(r0, a0, b0)
+          Q_TWO(r1, a1, b1)
+          Q_TWO(r2, a2, b2)
+          Q_ORDER;
+          *to = (int8_t)(fixed ? q_fixed(a, m, n, &r, kind) : q_code(a, &r, c, kind));
+          to += columns;
+          *to = (int8_t)(fixed ? q_fixed(b, m, n, &r, kind) : q_code(b, &r, c, kind));
+          to += columns;
+        }
       }
       for (; left > 0; left--) {
         int32_t a = bias;
-        a = q_dual(r0[0], a0, a);
-        a = q_low_high(r0[1], b0, a);
-        a = q_dual(r1[0], a1, a);
-        a = q_low_high(r1[1], b1, a);
-        a = q_dual(r2[0], a2, a);
-        a = q_low_high(r2[1], b2, a);
-        r0++;
-        r1++;
-        r2++;
-        *to = (int8_t)q_code(a, &l->r, c, kind);
+        Q_ONE(r0, a0, b0)
+        Q_ONE(r1, a1, b1)
+        Q_ONE(r2, a2, b2)
+        Q_ORDER;
+        *to = (int8_t)(fixed ? q_fixed(a, m, n, &r, kind) : q_code(a, &r, c, kind));
         to += columns;
       }
     }
