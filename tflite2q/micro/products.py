@@ -120,74 +120,94 @@ def _wrapper(name: str, kernel: str, layer: str, kind: str, types: tuple[str, st
     )
 
 
+@dataclass(frozen=True)
+class _Layout:
+    """How a family computes a convolution: kernel, its text in `c/`, rows of weights side by side and taps of each in
+    turn (0: rows as they are), bytes of scratch."""
+
+    kernel: str
+    text: str
+    rows: int
+    taps: int
+    scratch: int
+
+
+def _layout(conv: Conv2DContract, narrow: bool, family: str) -> _Layout:
+    depth = conv.weights.size // conv.out_c
+    stride = -(-depth // 4) * 4
+    direct = _pointwise(conv)
+    if family == "mve" and conv.groups == 1:
+        image = 0 if direct else depth
+        if narrow:
+            return _Layout("q_fours_narrow", "conv_mve", 4, 0, image + 4 * (stride + 16))
+        return _Layout("q_fours", "conv_mve", 4, 16, image)
+    if family == "dsp" and not narrow and conv.groups == 1:
+        aligned = direct and depth == stride
+        if aligned and conv.out_h * conv.out_w == 1:
+            return _Layout("q_single", "conv_dsp", 4, 4, 2 * stride)
+        return _Layout("q_pairs", "conv_dsp", 2, 4, (4 if aligned else 5) * stride)
+    if family == "dsp":
+        return _Layout("q_rows", "conv_dsp", 1, 0, 7 * stride)
+    unpacked = 2 * stride if narrow else 0
+    return _Layout("q_convolve", "conv_plain", 1, 0, unpacked + (0 if direct else 2 * depth))
+
+
 def _conv(name: str, conv: Conv2DContract, weights: Array, narrow: bool, form: Form, family: str) -> Call:
+    way = _layout(conv, narrow, family)
     rows = weights.reshape(conv.out_c, -1)
     depth = rows.shape[1]
     stride = -(-depth // 4) * 4
-    direct = _pointwise(conv)
-    group = row_group(family, direct and depth == stride and conv.out_h * conv.out_w == 1, conv, narrow)
-    data = packed_nibbles(rows) if narrow else interleaved(np.pad(rows, ((0, 0), (0, stride - depth))), group)
-    bias = layout.folded_bias(conv, conv.x_zero_point)
+    padded = np.pad(rows, ((0, 0), (0, stride - depth)))
+    data = packed_nibbles(rows) if narrow else interleaved(padded, way.rows, way.taps)
     kind = kind_of(form)
-    constants, tables = _channels(name, form, bias, group == 2)
+    constants, tables = _channels(name, form, layout.folded_bias(conv, conv.x_zero_point), way.kernel)
     struct = (
         f"static const q_conv {name} = {{.w = {name}_w, {constants}, .depth = {depth}, "
         f".stride = {stride}, {_geometry(conv)}, .groups = {conv.groups}, .zero = {conv.x_zero_point}, "
         f".narrow = {int(narrow)}}};\n"
     )
-    per_pixel, unpacked = family_scratch(family, depth, stride, narrow, direct, conv)
-    side_by_side = group > 1
-    kernel = "q_convolve" if family != "dsp" else "q_single" if group == 4 else "q_pairs" if side_by_side else "q_rows"
-    wrapper = f"{kernel}_{kind[2:].lower()}"
+    wrapper = f"{way.kernel}_{kind[2:].lower()}"
     return Call(
         f"{wrapper}(&{name}, {{x0}}, {{y0}}, {{scratch}});",
-        ("conv", f"conv_{family}"),
-        _wrapper(wrapper, kernel, "q_conv", kind, ("int8_t", "int8_t"), True) + "\0" + struct,
+        ("conv", way.text),
+        _wrapper(wrapper, way.kernel, "q_conv", kind, ("int8_t", "int8_t"), True) + "\0" + struct,
         (Table(f"{name}_w", data, True), *tables),
-        -(-(per_pixel + unpacked) // 4) * 4,
-        _gap(conv, 1, direct),
+        -(-way.scratch // 4) * 4,
+        _gap(conv, 1, _pointwise(conv)),
     )
 
 
-def _channels(name: str, form: Form, bias: Array, paired: bool) -> tuple[str, tuple[Table, ...]]:
-    """The initializers of biases and rescaling, and their tables: one for each, or one of channels by pairs."""
+def _channels(name: str, form: Form, bias: Array, kernel: str) -> tuple[str, tuple[Table, ...]]:
+    """The initializers of biases and rescaling, and their tables: one for each, or one of channels by twos or fours."""
     rescale, tables = rescale_text(name, form)
-    if not paired:
+    size = {"q_pairs": 2, "q_fours": 4, "q_fours_narrow": 4}.get(kernel)
+    if size is None:
         return f".bias = {name}_b, .r = {rescale}", (Table(f"{name}_b", bias, True), *tables)
-    odd = (0, len(bias) % 2)
-    biases, m, n = (np.pad(part.astype(np.int64), odd).reshape(-1, 2) for part in (bias, form.m, form.n))
+    missing = (0, -len(bias) % size)
+    biases, m, n = (np.pad(part.astype(np.int64), missing).reshape(-1, size) for part in (bias, form.m, form.n))
     if form.kind != "fixed":
         m, n = m * 0, n * 0  # which the general form reads from tables of their own
     else:
         rescale, tables = rescale.replace(f"{name}_m, {name}_n", "0, 0"), ()
-    pairs: Array = np.concatenate([biases, m, n[:, :1] | n[:, 1:] << 16], axis=1).astype(np.int32)
-    return f".pairs = {name}_p, .r = {rescale}", (Table(f"{name}_p", pairs), *tables)
+    if size == 2:
+        shifts = n[:, :1] | n[:, 1:] << 16
+    else:
+        shifts = np.ascontiguousarray(-n, np.int8).view("<i4")  # negative: to the right, as vector shifts have it
+    grouped: Array = np.concatenate([biases, m, shifts], axis=1).astype(np.int32)
+    return f".pairs = {name}_p, .r = {rescale}", (Table(f"{name}_p", grouped), *tables)
 
 
-def row_group(family: str, alone: bool, conv: Conv2DContract, narrow: bool) -> int:
-    """How many rows of weights lie side by side, four taps of each in turn."""
-    return 1 if family != "dsp" or narrow or conv.groups > 1 else 4 if alone else 2
-
-
-def interleaved(rows: Array, group: int) -> Array:
-    """int8 rows of a multiple of four taps, groups of them side by side; missing rows of the last group are zeros."""
+def interleaved(rows: Array, group: int, taps: int) -> Array:
+    """int8 rows, groups of them side by side, so many taps of each in turn and then what is left of each; missing rows
+    of the last group are zeros."""
     padded: Array = np.pad(rows, ((0, -len(rows) % group), (0, 0))).astype(np.int8)
-    return padded.reshape(-1, group, rows.shape[1] // 4, 4).transpose(0, 2, 1, 3).reshape(-1, rows.shape[1] * group)
-
-
-def family_scratch(
-    family: str, depth: int, stride: int, narrow: bool, direct: bool, conv: Conv2DContract
-) -> tuple[int, int]:
-    """Bytes of scratch: for rows of the image, for rows of weights that are unpacked."""
-    rows = 4 if family == "mve" else 2
-    unpacked = rows * stride if narrow else 0
-    if family == "mve":
-        return 0 if direct else depth, unpacked
-    if family == "plain":
-        return 0 if direct else 2 * depth, unpacked
-    if direct and depth == stride:
-        return (2 if conv.out_h * conv.out_w == 1 else 4) * stride, unpacked
-    return 5 * stride, unpacked
+    if not taps:
+        return padded
+    grouped = padded.reshape(-1, group, rows.shape[1])
+    whole = rows.shape[1] // taps * taps
+    blocks = grouped[:, :, :whole].reshape(len(grouped), group, -1, taps).transpose(0, 2, 1, 3)
+    rest = grouped[:, :, whole:]
+    return np.concatenate([part.reshape(len(grouped), -1) for part in (blocks, rest)], axis=1)
 
 
 def _pointwise(conv: ConvolutionContract) -> bool:
