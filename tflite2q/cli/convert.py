@@ -56,7 +56,20 @@ UNCHANGED = ("skip", "copy", "fail")
     "--lib",
     type=ANY_PATH,
     metavar="OUT.so",
-    help="Also compile it with TVM to this shared library (.tar: its object files).",
+    help="Also compile it with TVM to this shared library (.tar: its object files); for a microcontroller, write an "
+    "archive OUT.a or C OUT.c, and OUT.h.",
+)
+@click.option(
+    "--max-arena",
+    type=click.IntRange(min=0),
+    metavar="BYTES",
+    help="Of a microcontroller: fail with exit code 1 if the model needs more RAM for its tensors.",
+)
+@click.option(
+    "--max-flash",
+    type=click.IntRange(min=0),
+    metavar="BYTES",
+    help="Of a microcontroller: fail with exit code 1 if the model's constants need more flash.",
 )
 @target_option
 @threads_option
@@ -106,6 +119,8 @@ def convert(
     runtime: str | None,
     output: str | None,
     lib: str | None,
+    max_arena: int | None,
+    max_flash: int | None,
     target: str,
     threads: int,
     interface: str | None,
@@ -131,7 +146,7 @@ def convert(
     """
     if scheme is None and runtime is None:
         raise click.UsageError("give --scheme NAME|FILE (`tflite2q schemes` lists the names) or --for RUNTIME")
-    from tflite2q.cli import models
+    from tflite2q.cli import libraries, models
     from tflite2q.cli import output as out
     from tflite2q.cli.progress import Progress
     from tflite2q.evaluation import compare
@@ -150,7 +165,8 @@ def convert(
         return
     name = str(runtime) if chosen is None else chosen.name
     path = _output(model, output, name)
-    _refuse({"--output": path, "--lib": lib, "--json": json_path}, [model, data], force, target)
+    header = libraries.check(lib, target, limits := (max_arena, max_flash))
+    _refuse({"--output": path, "--lib": lib, "the header of --lib": header, "--json": json_path}, [model, data], force)
     found = found or models.watched(model, shapes, allow_unsupported, signature)
     with Progress() as progress:
         progress("converting")
@@ -159,9 +175,8 @@ def convert(
         content = found.content() if conversion is None else buffer_of(conversion)
         piped = output == "-"  # whoever reads stdout expects a model, changed or not
         written = [str(path)] if not piped and (conversion is not None or unchanged == "copy") else []
-        if lib is not None:
-            progress(f"compiling for {target}")
-            execution.compile(graph, target, threads).save(lib, force)
+        progress(f"compiling for {target}" if lib is not None else "converting")
+        made = libraries.compiled(graph, lib, target, threads, limits, force)
         choices = execution.choices(graph, target) if explain else ()
         if piped or written:
             progress("writing")
@@ -176,7 +191,7 @@ def convert(
         notes=(same,) if conversion is None else conversion.notes,
     )
     verdict = _verdict(str(path) if written else conversion or found, runtime)
-    written += [] if lib is None else [lib]
+    written += made
     document = {
         **json.comparison(result),
         "written": written,
@@ -204,23 +219,13 @@ def _verdict(model: Model, runtime: str | None) -> Check | None:
     return None if runtime is None else pipeline.check(model, runtime, mend=False)
 
 
-def _refuse(outputs: dict[str, str | Path | None], inputs: list[str | None], force: bool, target: str) -> None:
-    """Raise UsageError, before the work, for outputs that may not be written; --json needs no --force.
-
-    A library needs an ending that says its kind, and a target that exists.
-    """
+def _refuse(outputs: dict[str, str | Path | None], inputs: list[str | None], force: bool) -> None:
+    """Raise UsageError, before the work, for outputs that may not be written; --json needs no --force."""
     from tflite2q import files
 
     if [str(path) for path in outputs.values()].count("-") > 1:
         raise click.UsageError("only one file can go to stdout; give --output or --json a file")
     files.refuse_outputs(outputs, inputs, force, "--json")
-    lib = outputs["--lib"]
-    if lib is not None:
-        from tflite2q.execution import runtime
-        from tflite2q.lower.target import resolve
-
-        runtime.check_ending(lib)
-        resolve(target)
 
 
 def _output(model: str, output: str | None, name: str) -> Path:
