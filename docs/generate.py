@@ -209,6 +209,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "schemes-measured": partial(measured, "schemes", "schemes"),
     "recovery": partial(measured, "recovery", "recovery"),
     "float-models": partial(measured, "floats", "floats"),
+    "calls": partial(measured, "calls", "calls"),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeVar
 
-import click
+from tflite2q.cli.verbosity import remark
 
 if TYPE_CHECKING:
     from tflite2q.evaluation.inspection import Inspection
@@ -32,7 +32,7 @@ def opened(
             raise UnsupportedError(f"{error}; {CARRY_HINT}") from error
         raise
     for note in found.graph.notes:
-        click.echo(f"tflite2q: {path}: {note}", err=True)
+        remark(f"{path}: {note}")
     return found
 
 

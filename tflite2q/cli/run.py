@@ -11,6 +11,7 @@ import click
 
 from tflite2q.cli.options import (
     ANY_PATH,
+    FILE,
     MODEL,
     command,
     force_option,
@@ -51,13 +52,13 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--output",
-    type=MODEL,
+    type=FILE,
     metavar="FILE",
     help="Write the outputs: .npz (arrays by name), .npy (one output), or .png (the mask of a segmentation of one "
     "picture, pixels are class numbers).",
 )
 @click.option(
-    "--draw", type=MODEL, metavar="OUT.png", help="Draw the answer (boxes, keypoints, mask, class) on the one picture."
+    "--draw", type=FILE, metavar="OUT.png", help="Draw the answer (boxes, keypoints, mask, class) on the one picture."
 )
 @task_options
 @click.option("--limit", type=click.IntRange(min=1), help="Use only the first N samples.")
