@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable
 
 PR_SET_PDEATHSIG = 1
-GRACE = 0.8  # seconds that an interrupted command has to end by itself
-PARTING = 5.0  # seconds for what Python and native code do after the command, which may hang for lack of memory
+GRACE = 0.8  # seconds after an interrupt in which a command must show that it ends; native code does not
+REACTING = b"\xff"
+PARTING = 5.0  # seconds for cleaning up, and for what native code does as the process ends, which may hang
 ENDINGS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 DIED = 3
 ENDLESS = 1e6  # seconds; then the wait begins again
@@ -46,9 +47,20 @@ def main(command: Callable[[], int]) -> int:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(DIED)
+
+    def stop(number: int, frame: object) -> None:
+        """Interrupts the command, once: what comes after that must not interrupt its cleaning up."""
+        for each in ENDINGS:
+            signal.signal(each, signal.SIG_IGN)
+        os.write(writing, REACTING)
+        os.kill(parent, signal.SIGCHLD)  # it looks at the pipe
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise Terminated(number)
+
     for number in ENDINGS:
         if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, _raise)
+            signal.signal(number, stop)
     code = DIED
     try:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -59,18 +71,9 @@ def main(command: Callable[[], int]) -> int:
         code = 1
         raise
     finally:
-        os.write(writing, bytes([code % 256]))
-        os.kill(parent, signal.SIGCHLD)  # it looks at the pipe
+        os.write(writing, bytes([min(code, 254)]))
+        os.kill(parent, signal.SIGCHLD)
     return code
-
-
-def _raise(number: int, frame: object) -> None:
-    """Interrupts the command, once: what comes after that must not interrupt its cleaning up."""
-    for each in ENDINGS:
-        signal.signal(each, signal.SIG_IGN)
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    raise Terminated(number)
 
 
 def _watch(child: int, reading: int, watched: set[signal.Signals]) -> int:
@@ -86,10 +89,11 @@ def _watch(child: int, reading: int, watched: set[signal.Signals]) -> int:
             deadline = None
         elif found.si_signo == signal.SIGCHLD:
             ended, status = os.waitpid(child, os.WNOHANG)
-            told = told or _told(reading)
+            news = _news(reading)
+            told = told or news.replace(REACTING, b"")
             if ended:
                 return _code(status, told, number)
-            if told and deadline is None:
+            if news:
                 deadline = time.monotonic() + PARTING
         elif not number:
             number, deadline = found.si_signo, time.monotonic() + GRACE
@@ -97,10 +101,10 @@ def _watch(child: int, reading: int, watched: set[signal.Signals]) -> int:
                 os.kill(child, number)
 
 
-def _told(reading: int) -> bytes:
-    """The exit code as a byte, if the command has ended."""
+def _news(reading: int) -> bytes:
+    """What the child wrote since: REACTING if it is interrupted, its exit code as a byte if it has ended."""
     try:
-        return os.read(reading, 1)
+        return os.read(reading, 16)
     except BlockingIOError:
         return b""
 

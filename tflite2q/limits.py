@@ -60,17 +60,21 @@ def readable(size: int) -> str:
     return f"{size / GIGABYTE:,.1f} GB" if size >= GIGABYTE // 10 else f"{size / (1 << 20):,.1f} MB"
 
 
-def text(path: str | os.PathLike[str], most: int | None = None) -> str:
-    """The text of a file: UTF-8, or UTF-16 with a byte order mark.
-
-    Raises OSError, UnicodeDecodeError, and ValueError for a file that is longer than any text (`most` bytes) or never
-    ends.
-    """
-    most = TEXT if most is None else most
+def head(path: str | os.PathLike[str], most: int) -> bytes:
+    """The bytes of a file.  Raises OSError, and ValueError for one of more than `most` bytes, or that never ends."""
     with open(path, "rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
         raise ValueError(f"is longer than {most:,} bytes")
+    return content
+
+
+def text(path: str | os.PathLike[str]) -> str:
+    """The text of a file: UTF-8, or UTF-16 with a byte order mark.
+
+    Raises OSError, UnicodeDecodeError, and ValueError for a file that is longer than any text or never ends.
+    """
+    content = head(path, TEXT)
     wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
     return content.decode("utf-16" if wide else "utf-8-sig")
 

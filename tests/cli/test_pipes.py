@@ -71,4 +71,5 @@ def test_verbose_says_each_step(digits: Path, tmp_path: Path, capfd: pytest.Capt
     arguments = ["convert", str(digits), "--scheme", "int8", "-o", str(tmp_path / "o.tflite"), "--lib", str(library)]
     assert run([*arguments, "--verbose"]) == 0
     said = [line.rpartition(":")[0] for line in capfd.readouterr().err.splitlines()]
-    assert said == [f"tflite2q: {step}" for step in ("reading", "converting", "compiling for native", "writing")]
+    steps = ("reading", "converting", "compiling for native", "writing")
+    assert said == [f"tflite2q: {step}" for step in steps]

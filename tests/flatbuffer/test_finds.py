@@ -12,11 +12,14 @@ from cases import cases
 
 from tflite2q import rewrites
 from tflite2q.dialect.graph import Graph, verify
+from tflite2q.dialect.ops import Dequantize
 from tflite2q.dialect.ops.detection import DetectionPostprocess
 from tflite2q.dialect.ops.hlo import HloSelect
 from tflite2q.dialect.ops.hlo_movement import HloIota
 from tflite2q.dialect.ops.lookup import Lookup
-from tflite2q.dialect.types import Quantization, TensorType, Value
+from tflite2q.dialect.ops.movement import StridedSlice
+from tflite2q.dialect.ops.pool import AveragePool2D
+from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
 from tflite2q.errors import InvalidGraph, ModelError, Tflite2qError, UnsupportedError
 from tflite2q.execution import reference
 from tflite2q.flatbuffer import schema
@@ -82,6 +85,35 @@ def test_an_operator_that_computes_an_input() -> None:
 
 def _indices() -> TensorRecord:
     return TensorRecord("indices", (4,), "int32", 0)
+
+
+def test_a_stride_backwards_on_an_axis_that_is_dropped() -> None:
+    values = (Value("x", TensorType((3, 2), "int8")), Value("y", TensorType((2,), "int8")))
+    ranges = [Value(n, TensorType((2,), "int32"), Constant(np.array(a, np.int32))) for n, a in RANGES]
+    op = StridedSlice(inputs=("x", "begin", "end", "strides"), outputs=("y",), shrink_axis_mask=1)
+    with pytest.raises(InvalidGraph, match="stride -1 on an axis that is dropped"):
+        verify(Graph(("x",), ("y",), (*values, *ranges), (op,)))
+
+
+RANGES = (("begin", [1, 0]), ("end", [2, 2]), ("strides", [-1, 1]))
+
+
+def test_a_window_far_larger_than_its_input() -> None:
+    kind = TensorType((1, 7, 4, 3), "float32")
+    op = AveragePool2D(
+        inputs=("x",), outputs=("y",), padding="SAME", stride_h=1, stride_w=1, filter_h=32768, filter_w=3
+    )
+    with pytest.raises(UnsupportedError, match="a window of 32768 x 3 over"):
+        verify(Graph(("x",), ("y",), (Value("x", kind), Value("y", kind)), (op,)))
+
+
+def test_constants_beyond_the_range_of_real_numbers_make_no_warnings() -> None:
+    x = Value("x", TensorType((2,), "int8", Quantization.per_tensor(3e38, 0)), Constant(np.array([7, 1], np.int8)))
+    op = Dequantize(inputs=("x",), outputs=("y",))
+    graph = verify(Graph((), ("y",), (x, Value("y", TensorType((2,), "float32"))), (op,)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert reference.run(graph)[0].tolist() == [float("inf"), float(np.float32(3e38))]
 
 
 @pytest.mark.parametrize("shape", [(1, 25, 1, 2), (1, 25)])

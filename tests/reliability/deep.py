@@ -17,7 +17,7 @@ from tflite2q.flatbuffer.reader import read
 
 def deep(models: Sequence[bytes], answers: Any, mark: Callable[[bytes], None]) -> None:
     """Compile and run each model, then judge all of them; outcomes and finds are lines of `answers`."""
-    os.environ["TVM_NUM_THREADS"] = "1"
+    os.environ |= {"TVM_NUM_THREADS": "1", "TFLITE2Q_CACHE": "off"}
     asked, expected = [], []
     for data in models:
         mark(data)

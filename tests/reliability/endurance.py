@@ -8,6 +8,7 @@ Each line gives the resident memory after the first tenth of the rounds, when ca
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -101,5 +102,6 @@ def measured(share: float = 1.0) -> list[Flat]:
 
 
 if __name__ == "__main__":
+    os.environ["TFLITE2Q_CACHE"] = "off"  # each compile is one
     found = measured(*map(float, sys.argv[1:]))
     sys.exit(not all(each.flat for each in found))

@@ -49,6 +49,7 @@ class Asked:
     mean: float | None = None
     std: float | None = None
     limit: int | None = None
+    skip_bad: bool = False
     speed: bool = False
     gates: str | Mapping[str, Any] | None = None
     folder: str = ""
@@ -87,6 +88,7 @@ class Asked:
             "data": _whole(self.data), "labels": _whole(self.labels), "label_names": _whole(self.label_names),
             "task": self.task, "fit": self.fit, "mean": self.mean, "std": self.std, "limit": self.limit,
             "threads": self.threads, "speed": self.speed, "gates": bounds,
+            "skip_bad": self.skip_bad or None,
         }  # fmt: skip
         return {key: value for key, value in found.items() if value is not None}
 
@@ -95,6 +97,7 @@ PATHS = ("calibrate", "data", "labels", "label_names")
 TYPES: Mapping[str, tuple[type, ...]] = {
     "interface": (str,), "allow_unsupported": (bool,), "unchanged": (str,), "threads": (int,), "compare": (bool,),
     "task": (str,), "fit": (str,), "mean": (int, float), "std": (int, float), "limit": (int,), "speed": (bool,),
+    "skip_bad": (bool,),
     "gates": (str, dict), "folder": (str,), **dict.fromkeys(PATHS, (str,)),
 }  # fmt: skip
 LISTS = {"scheme": "schemes", "schemes": "schemes", "target": "targets", "targets": "targets"}

@@ -19,6 +19,7 @@ from tflite2q.cli.options import (
     interface_option,
     json_option,
     pixel_options,
+    skip_bad_option,
     task_options,
     threads_option,
     together,
@@ -54,6 +55,7 @@ comparison_options = together(
         click.option("--labels", type=ANY_PATH, help="Ground truth, as for compare."),
         click.option("--gates", type=FILE, metavar="FILE.toml", help="Gates for each comparison, as for compare."),
         click.option("--limit", type=click.IntRange(min=1), help="Use only the first N samples."),
+        skip_bad_option,
         click.option(
             "--speed", is_flag=True, help="Also measure times; needs --jobs 1, as jobs would disturb each other."
         ),

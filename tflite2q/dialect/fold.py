@@ -57,6 +57,7 @@ def dequantized(graph: Graph) -> Graph:
     for op in graph.ops:
         if isinstance(op, Dequantize) and op.inputs[0] is not None and graph[op.inputs[0]].constant is not None:
             x, y = graph[op.inputs[0]], graph[op.name]
-            (real,) = op.compute(NumpyCore(), Operands(op, [Tensor(x, x.data)]), [y])
+            with np.errstate(all="ignore"):  # infinities are results like others
+                (real,) = op.compute(NumpyCore(), Operands(op, [Tensor(x, x.data)]), [y])
             known[op.name] = y.with_(constant=Constant(np.asarray(real)))
     return graph.with_(values=tuple(known.get(v.name, v) for v in graph.values)) if known else graph

@@ -14,6 +14,9 @@ T = TypeVar("T")
 # Padding is written out, so it is limited: to so many times the input, beside what costs nothing anyway.
 MOST_GROWTH = 64
 SMALL = 1 << 24
+# Each element of a window is a step of its own, so that a window is limited, too: to so many times the input's area.
+MOST_OVERLAP = 64
+FEW = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ def window(
         after.append(total - total // 2)
         out.append(count)
     height, width = (n + b + a for n, b, a in zip(shape[1:3], before, after, strict=True))
+    if math.prod(size) > MOST_OVERLAP * shape[1] * shape[2] + FEW:
+        raise UnsupportedError(f"a window of {size[0]} x {size[1]} over {list(shape)} is not supported")
     padded = shape[0] * height * width * shape[3]
     if padded > MOST_GROWTH * math.prod(shape) + SMALL:
         raise UnsupportedError(f"a window that needs {list(shape)} padded to {height} x {width} is not supported")

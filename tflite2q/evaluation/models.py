@@ -67,7 +67,7 @@ def _from_text(path: FilePath, shapes: Mapping[str, Sequence[int]] | None) -> Gr
     if shapes:
         raise UsageError(f"{os.fspath(path)}: shapes can be chosen only for .tflite files; this text states its own")
     try:
-        text = limits.text(path, LONGEST_TEXT)
+        text = limits.head(path, LONGEST_TEXT).decode()
     except ValueError as error:
         raise ModelError(f"{os.fspath(path)}: is not UTF-8 text; a .tflite file needs another name") from error
     try:

@@ -123,6 +123,8 @@ class StridedSlice(Movement):
         if self.offset:
             last += first
         if self.shrink_axis_mask >> i & 1:
+            # TensorFlow refuses it, and LiteRT's kernels then write nothing.
+            require(stride > 0, f"stride {stride} on an axis that is dropped")
             index = first + extent if first < 0 else first
             require(0 <= index < extent, f"index {first} on an axis of {extent}")
             return range(index, index + 1)

@@ -1,0 +1,20 @@
+"""Large models are converted in a few times their size; see reliability/large.py."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from reliability.large import chain, conversion
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["int8", "symmetric-int8"])
+def test_memory_of_a_conversion(scheme: str, tmp_path: Path) -> None:
+    path = tmp_path / "large.tflite"
+    path.write_bytes(chain(150))
+    cost = conversion(path, scheme)
+    assert cost.memory <= 4 * cost.size
