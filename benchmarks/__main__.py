@@ -18,13 +18,15 @@ RENDER = {
     "schemes": tables.schemes,
     "recovery": tables.recovery,
     "floats": tables.floats,
+    "calls": tables.calls,
+    "reconstruction": tables.reconstruction,
 }
 
 
 def main(arguments: list[str]) -> int:
     options = _options(arguments)
     for what in options.what or list(RENDER):
-        result = _measure_speed(options) if what == "speed" else _measure_labelled(what, options)
+        result = _measure_speed(what, options) if what in ("speed", "calls") else _measure_labelled(what, options)
         if result is None:
             continue
         if options.only or options.scheme:
@@ -58,19 +60,21 @@ def _wanted(name: str, options: argparse.Namespace) -> bool:
     return not options.only or any(part in name for part in options.only)
 
 
-def _measure_speed(options: argparse.Namespace) -> dict[str, Any] | None:
-    from benchmarks import speed
+def _measure_speed(what: str, options: argparse.Namespace) -> dict[str, Any] | None:
+    from benchmarks import calls, speed
 
     folder = options.shared / "models"
     models = [m for m in SPEED if _wanted(m.name, options) and m.path(folder).exists()]
     if not models:
-        _report(f"speed is not measured: {folder} holds none of the models")
+        _report(f"{what} is not measured: {folder} holds none of the models")
         return None
+    if what == "calls":
+        return calls.measure(models, folder, options.quick, _report)
     return speed.measure(models, folder, options.quick, not options.no_frontend, _report)
 
 
 def _measure_labelled(what: str, options: argparse.Namespace) -> dict[str, Any] | None:
-    from benchmarks import accuracy, floats, recovery, schemes
+    from benchmarks import accuracy, floats, reconstruction, recovery, schemes
     from tflite2q.rewrites import scheme
 
     models = [m for m in labelled(options.shared) if _wanted(m.name, options)]
@@ -84,6 +88,8 @@ def _measure_labelled(what: str, options: argparse.Namespace) -> dict[str, Any] 
     if what == "recovery":
         models = [m for m in models if m.data.is_dir()]  # photos; the digits lose too little to recover
         return recovery.measure(models, options.scheme or recovery.SCHEMES, options.limit, _report)
+    if what == "reconstruction":
+        return reconstruction.measure(models, options.scheme or reconstruction.SCHEMES, options.limit, _report)
     return accuracy.measure(models, options.scheme or scheme.shipped(), options.limit, _report)
 
 

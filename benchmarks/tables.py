@@ -123,6 +123,37 @@ def recovery(result: Result) -> str:
     return "\n".join(parts)
 
 
+def reconstruction(result: Result) -> str:
+    """Accuracy of schemes with and without reconstruction, on samples that no conversion saw."""
+    parts = [measured_on(result)]
+    for model in dict.fromkeys(row["model"] for row in result["rows"]):
+        rows = [row for row in result["rows"] if row["model"] == model and not row["problem"]]
+        if not rows:
+            continue
+        cells = [
+            (
+                f"`{row['scheme']}`",
+                row["option"],
+                _percent(row["top1"][1]),
+                f"{_points(row['low'])} to {_points(row['high'])}",
+                _percent(row["agreement"]),
+                str(row["size"]),
+                str(row["zipped"]),
+            )
+            for row in rows
+        ]
+        base = _percent(rows[0]["top1"][0])
+        parts.append(
+            f"`{model}`, {rows[0]['samples']} samples, each held out once; `int8` has {base}:\n\n"
+            f"{_markdown(RECONSTRUCTION_HEAD, cells)}"
+        )
+    return "\n".join(parts)
+
+
+def _points(share: float) -> str:
+    return f"{share * 100:+.1f}"
+
+
 def floats(result: Result) -> str:
     """Float models quantized here and by another tool, from the same file and samples."""
     parts = [measured_on(result)]
@@ -138,6 +169,21 @@ def floats(result: Result) -> str:
         ]
         parts.append(f"`{model}`, {rows[0]['samples']} samples:\n\n{_markdown(FLOATS_HEAD, cells)}")
     return "\n".join(parts)
+
+
+def calls(result: Result) -> str:
+    """What a call costs beside its code, and samples a second with one worker and two."""
+    cells = [
+        (
+            f"`{row['model']}`",
+            str(row["bytes"]),
+            *(f"{row[key]:.1f}" for key in ("code_us", "run_us", "out_us", "bound_us", "litert_us")),
+            _ratio(row["litert_us"], row["run_us"]),
+            _ratio(row["two_workers"], row["one_worker"]),
+        )
+        for row in result["rows"]
+    ]
+    return f"{measured_on(result)}\n{_markdown(CALLS_HEAD, cells)}"
 
 
 def _float_cells(row: Row) -> list[str]:
@@ -192,8 +238,28 @@ SPEED_HEAD = (
 )
 ORIGINAL = "as imported"
 SCHEMES_HEAD = ("scheme", "top-1", "same answer", "bytes", "tflite2q, ms", "LiteRT, ms")
+CALLS_HEAD = (
+    "model, int8",
+    "bytes in and out",
+    "code, us",
+    "`run`",
+    "`run(out=)`",
+    "bound",
+    "LiteRT",
+    "LiteRT over `run`",
+    "two workers over one",
+)
 FLOATS_HEAD = ("scheme", "made by", "top-1", "same answer", "signal to noise", "bytes")
 RECOVERY_HEAD = ("scheme", "recovery", "top-1", "same answer", "output error")
+RECONSTRUCTION_HEAD = (
+    "scheme",
+    "reconstruct",
+    "top-1",
+    "95 %: points from int8",
+    "same answer as int8",
+    "bytes",
+    "zipped",
+)
 ACCURACY_HEAD = ("scheme", "top-1", "top-5", "same answer", "channels rescaled", "bytes")
 
 

@@ -17,11 +17,15 @@ from tflite2q.cli.options import (
     command,
     force_option,
     json_option,
+    max_pixels_option,
+    memory_option,
     remote_options,
     shape_option,
+    skip_bad_option,
     target_option,
     threads_option,
 )
+from tflite2q.cli.verbosity import Verbosity, current, remark
 
 if TYPE_CHECKING:
     from tflite2q.mixing.crew import Crew
@@ -38,6 +42,8 @@ GOALS = ("size", "compressed", "flash", "ram", "speed")
     help="Ground-truth labels, as for compare; without them, agreement with the original is measured.",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Use only the first N samples.")
+@skip_bad_option
+@max_pixels_option
 @click.option(
     "--goal",
     type=click.Choice(GOALS),
@@ -85,6 +91,7 @@ GOALS = ("size", "compressed", "flash", "ram", "speed")
 @shape_option
 @target_option
 @threads_option
+@memory_option
 @remote_options
 @force_option
 @json_option
@@ -92,7 +99,7 @@ def search(
     model: str, data: str, labels: str | None, limit: int | None, goal: str, max_drop: float, schemes: str,
     budget: float | None, jobs: int | None, dask: str | None, seed: int, output: str, picture: str | None,
     shapes: dict[str, tuple[int, ...]], target: str, threads: int, rpc: str | None, tracker: str | None,
-    key: str | None, timeout: float, force: bool, json_path: str | None,
+    key: str | None, timeout: float, force: bool, json_path: str | None, skip_bad: bool,
 ) -> None:  # fmt: skip
     """Find the mix of schemes, layer by layer, that saves most within a loss of top-1, and write it as a scheme file.
 
@@ -120,7 +127,9 @@ def search(
     files.refuse_outputs(outputs, [model, data, labels], force, "--json")
     graph = models.opened(model, shapes).graph
     chosen = [scheme.find(name.strip()) for name in schemes.split(",") if name.strip()]
-    samples = dataset(graph, data, labels, limit)
+    samples = dataset(graph, data, labels, limit, skip_bad=skip_bad)
+    for note in samples.notes:
+        remark(note)
     device = remote.device(rpc, tracker, key, timeout)
     settings = Settings(goal, max_drop, target, threads, seed, budget, jobs=jobs, device=device)
     measured = where.with_suffix(".search.json")
@@ -129,14 +138,14 @@ def search(
             found = search(graph, chosen, samples, settings, measured, progress, crew, time)
         except KeyboardInterrupt:
             if measured.exists():
-                click.echo(f"measurements so far are kept in {measured}; run the same command to continue", err=True)
+                remark(f"measurements so far are kept in {measured}; run the same command to continue")
             raise
     files.write(where, found.text.encode(), force)
     name = Path(model).name
     if drawing is not None:
         show.picture(found, goal, name, drawing, force)
     out.emit(show.values(found, goal, name), json_path, lambda console: show.text(console, found, goal))
-    if json_path != "-":
+    if json_path != "-" and current() is not Verbosity.QUIET:
         click.echo(f"wrote {where}" + (f" and {drawing}" if drawing is not None else ""))
         click.echo(f"to convert: tflite2q convert {model} --scheme {where} --data {data} --limit {found.calibration}")
 

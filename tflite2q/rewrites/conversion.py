@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from tflite2q.dialect import needs
 from tflite2q.dialect.graph import Graph, verify
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.eltwise import Requantize
@@ -24,6 +25,7 @@ from tflite2q.rewrites.provisional import kinds, needs_data, provisional, wantin
 from tflite2q.rewrites.scheme import Scheme
 from tflite2q.rewrites.statistics import Observation, RealRange
 from tflite2q.rewrites.stored import Stored, lifted, restored
+from tflite2q.rewrites.traces import Trace, traced
 from tflite2q.rewrites.weights import NewWeights
 
 
@@ -31,7 +33,9 @@ from tflite2q.rewrites.weights import NewWeights
 class Conversion:
     """A converted graph, the loss of each layer, the number of inserted requantizations, the clamps that the
     original left to the range of its codes, the ops whose branches or loops stay in real numbers, and why no
-    activations were observed where the scheme asks for it ("" if they were)."""
+    activations were observed where the scheme asks for it ("" if they were), and what was left out of the samples.
+
+    `traces` are the layers with weights, `remarks` what later steps have to say."""
 
     graph: Graph
     scheme: Scheme
@@ -40,6 +44,9 @@ class Conversion:
     clamps: tuple[Clamp, ...] = ()
     unobserved: tuple[str, ...] = ()
     unsampled: str = ""
+    left_out: tuple[str, ...] = ()
+    traces: tuple[Trace, ...] = field(default=(), repr=False, compare=False)
+    remarks: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -53,6 +60,7 @@ class Conversion:
         if self.unobserved:
             names = ", ".join(map(repr, self.unobserved))
             notes.append(f"samples are not observed in branches and loops: those of {names} stay in real numbers")
+        notes += self.remarks
         if self.unsampled:
             notes.append(f"biases and channels stay without correction, which needs --data: {self.unsampled}")
         kinds = sorted({getattr(op, "rescale", "tflite") for op in self.graph.every_op()} - {"tflite"})
@@ -61,7 +69,7 @@ class Conversion:
                 f"a .tflite holds this scheme's parameters but not its {' and '.join(kinds)} rescaling: "
                 "interpreters use their own fixed point; compile with --lib to get this rescaling"
             )
-        return tuple(notes)
+        return (*notes, *self.left_out)
 
     def __repr__(self) -> str:
         counts = Counter(layer.loss for layer in self.layers if layer.loss is not None)
@@ -85,6 +93,7 @@ def convert(
     Raises SchemeError where the scheme is impossible for a layer, Unchanged if there is nothing to do, UnsupportedError
     if nothing can be done.
     """
+    needs.require_convert(graph)
     original = graph
     inner = regions.converted(graph, scheme, convert)
     graph = inner.graph
@@ -115,7 +124,10 @@ def convert(
     )
     inserted = _requantizations(new) - _requantizations(graph) + inner.requantizations
     kept = tuple(decided.kept.values())
-    return Conversion(verify(new), scheme, (*layers, *inner.layers), inserted, kept, inner.unobserved)
+    origins = {decided.inner(op): names[op.name] for op in source.ops if op.name in names}
+    traces = traced(decided.guarded, new, applier.exact, origins)
+    layers = (*layers, *inner.layers)
+    return Conversion(verify(new), scheme, layers, inserted, kept, inner.unobserved, traces=traces)
 
 
 def _in_real_numbers(graph: Graph, plan: Plan, stored: Stored) -> list[str]:
