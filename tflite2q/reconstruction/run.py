@@ -20,7 +20,7 @@ from tflite2q.dialect.types import Constant, Value
 from tflite2q.reconstruction.layer import Outcome, Skip, reconstructed
 from tflite2q.reconstruction.rows import Rows
 from tflite2q.reconstruction.streams import Stream, most_bytes
-from tflite2q.rewrites import Conversion
+from tflite2q.rewrites import Conversion, LayerChange
 from tflite2q.rewrites.edit import Editor
 from tflite2q.rewrites.traces import Trace, slot_of, stored_weights
 
@@ -76,8 +76,16 @@ def reconstruct(
         _install(changes[-1], op, new)
     if not outcomes:
         return conversion
-    remark = _remark(conversion, outcomes, count, len(samples), source)
-    return replace(conversion, graph=verify(_changed(graph, changes)), remarks=(*conversion.remarks, remark))
+    remark = _remark(outcomes, count, len(samples), source)
+    touched = {trace.origin for trace, outcome in zip(traces, outcomes, strict=True) if outcome.changed}
+    layers = tuple(_touched(layer) if layer.name in touched else layer for layer in conversion.layers)
+    made = verify(_changed(graph, changes))
+    return replace(conversion, graph=made, layers=layers, remarks=(*conversion.remarks, remark))
+
+
+def _touched(layer: LayerChange) -> LayerChange:
+    """The change of a layer that was reconstructed: it no longer follows its inputs alone."""
+    return replace(layer, loss="corrected" if layer.loss == "exact" else layer.loss, bound=None)
 
 
 def _possible(trace: Trace, old: Stream, new: Stream, graph: Graph) -> bool:
@@ -149,7 +157,7 @@ def _changed(graph: Graph, changes: Sequence[Change]) -> Graph:
     return editor.graph()
 
 
-def _remark(conversion: Conversion, outcomes: Sequence[Outcome], used: int, given: int, source: str) -> str:
+def _remark(outcomes: Sequence[Outcome], used: int, given: int, source: str) -> str:
     changed = [o for o in outcomes if o.weights is not None and o.before > 0]
     text = f"{len(changed)} layers reconstructed on {used} of {given} {source}" if used < given else ""
     text = text or f"{len(changed)} layers reconstructed on {used} {source}"
