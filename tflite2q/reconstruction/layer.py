@@ -63,6 +63,8 @@ def reconstructed(trace: Trace, old: Stream, new: Stream, weights: Value, skip: 
     learning = rescaled and trace.exact.settings.recover.reconstruct == "adaptive"
     halves, tasks = observed(trace, old, new, skip, seed, learning)
     biased = trace.exact.bias is not None
+    if not all(np.isfinite(half.xx).all() and np.isfinite(half.tt).all() for half in halves):
+        return Outcome(None, None, 0.0, 0.0)  # real numbers beyond all bounds say nothing
     rows = Rows(op, new.known[str(op.source)], weights)
     both = Moments.of(halves[0] + halves[1], biased)
     start = _start(weights, rows, op)
