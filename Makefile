@@ -13,6 +13,7 @@ TESTS  ?= tests
 JOBS   ?= 2
 TIME   ?= 600
 MEMORY ?= 6
+SECONDS ?= 60
 
 DEMO_MODEL  := models/digits_uint8.tflite
 DEMO_DATA   := models/digits_test.npz
@@ -135,6 +136,10 @@ coverage: $(VENV)/.dev ## the share of the package's lines that tests run [JOBS=
 .PHONY: test-public
 test-public: $(VENV)/.dev ## run every .tflite of FILES='dir ...' through everything [JOBS=2 TIME=600 MEMORY=6 PAGE=...]
 	@$(PY) -m compatibility --files "$$FILES" --jobs $(JOBS) --time $(TIME) --memory $(MEMORY) $(if $(PAGE),--page '$(PAGE)')
+
+.PHONY: fuzz
+fuzz: $(VENV)/.dev ## damage models in every way for a while; finds go to build/fuzz [SECONDS=60]
+	@PYTHONPATH=tests:. $(PY) -m reliability.fuzz $(SECONDS) build/fuzz
 
 .PHONY: docs
 docs: $(VENV)/.dev ## write the generated documents again (commands, ops, schemes, kernels)

@@ -18,6 +18,7 @@ RENDER = {
     "schemes": tables.schemes,
     "recovery": tables.recovery,
     "floats": tables.floats,
+    "calls": tables.calls,
     "reconstruction": tables.reconstruction,
 }
 
@@ -25,7 +26,7 @@ RENDER = {
 def main(arguments: list[str]) -> int:
     options = _options(arguments)
     for what in options.what or list(RENDER):
-        result = _measure_speed(options) if what == "speed" else _measure_labelled(what, options)
+        result = _measure_speed(what, options) if what in ("speed", "calls") else _measure_labelled(what, options)
         if result is None:
             continue
         if options.only or options.scheme:
@@ -59,14 +60,16 @@ def _wanted(name: str, options: argparse.Namespace) -> bool:
     return not options.only or any(part in name for part in options.only)
 
 
-def _measure_speed(options: argparse.Namespace) -> dict[str, Any] | None:
-    from benchmarks import speed
+def _measure_speed(what: str, options: argparse.Namespace) -> dict[str, Any] | None:
+    from benchmarks import calls, speed
 
     folder = options.shared / "models"
     models = [m for m in SPEED if _wanted(m.name, options) and m.path(folder).exists()]
     if not models:
-        _report(f"speed is not measured: {folder} holds none of the models")
+        _report(f"{what} is not measured: {folder} holds none of the models")
         return None
+    if what == "calls":
+        return calls.measure(models, folder, options.quick, _report)
     return speed.measure(models, folder, options.quick, not options.no_frontend, _report)
 
 

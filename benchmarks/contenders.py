@@ -34,7 +34,7 @@ def litert(path: Path, threads: int) -> Times:
     for detail in interpreter.get_input_details():
         codes = generator.integers(0, 256, detail["shape"], dtype=np.uint8)
         interpreter.set_tensor(detail["index"], codes.view(detail["dtype"]) if codes.size else codes)
-    return lambda runs: _timed(interpreter.invoke, runs)
+    return lambda runs: timed(interpreter.invoke, runs)
 
 
 def ours(library: Path, threads: int) -> Times:
@@ -61,12 +61,12 @@ def frontend(library: Path, model: Path, threads: int) -> Times:
 
     def times(runs: int) -> list[float]:
         use_threads(threads)
-        return _timed(lambda: main(*arguments), runs)
+        return timed(lambda: main(*arguments), runs)
 
     return times
 
 
-def _timed(run: Callable[[], Any], runs: int) -> list[float]:
+def timed(run: Callable[[], Any], runs: int) -> list[float]:
     found = []
     for _ in range(runs):
         start = time.perf_counter()

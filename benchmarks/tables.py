@@ -171,6 +171,21 @@ def floats(result: Result) -> str:
     return "\n".join(parts)
 
 
+def calls(result: Result) -> str:
+    """What a call costs beside its code, and samples a second with one worker and two."""
+    cells = [
+        (
+            f"`{row['model']}`",
+            str(row["bytes"]),
+            *(f"{row[key]:.1f}" for key in ("code_us", "run_us", "out_us", "bound_us", "litert_us")),
+            _ratio(row["litert_us"], row["run_us"]),
+            _ratio(row["two_workers"], row["one_worker"]),
+        )
+        for row in result["rows"]
+    ]
+    return f"{measured_on(result)}\n{_markdown(CALLS_HEAD, cells)}"
+
+
 def _float_cells(row: Row) -> list[str]:
     return [
         MISSING if row["top1"] is None else _percent(row["top1"]),
@@ -223,6 +238,17 @@ SPEED_HEAD = (
 )
 ORIGINAL = "as imported"
 SCHEMES_HEAD = ("scheme", "top-1", "same answer", "bytes", "tflite2q, ms", "LiteRT, ms")
+CALLS_HEAD = (
+    "model, int8",
+    "bytes in and out",
+    "code, us",
+    "`run`",
+    "`run(out=)`",
+    "bound",
+    "LiteRT",
+    "LiteRT over `run`",
+    "two workers over one",
+)
 FLOATS_HEAD = ("scheme", "made by", "top-1", "same answer", "signal to noise", "bytes")
 RECOVERY_HEAD = ("scheme", "recovery", "top-1", "same answer", "output error")
 RECONSTRUCTION_HEAD = (

@@ -210,6 +210,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "recovery": partial(measured, "recovery", "recovery"),
     "reconstruction": partial(measured, "reconstruction", "reconstruction"),
     "float-models": partial(measured, "floats", "floats"),
+    "calls": partial(measured, "calls", "calls"),
 }
 
 

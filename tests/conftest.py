@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +18,11 @@ pytest_plugins = ["levels"]
 # The same examples in every run; `--hypothesis-profile=default` draws new ones.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+KEPT = "TFLITE2Q_TESTS_KEPT"
+_MADE = pytest.StashKey[str]()
+LONG = ("test_docs.py", "test_packaging.py", "test_python.py")
+COMPILE_THE_SAME = {"batch", "cli", "e2e", "evaluation", "report", "runtimes", "search", *LONG}
 
 HEADROOM = 1 << 30  # bytes that a small damaged model may take
 
@@ -30,6 +37,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--emulate"):
         os.environ[EMULATE] = "1"  # read by workers, too
+    if KEPT not in os.environ:  # workers share the folder
+        os.environ[KEPT] = config.stash[_MADE] = tempfile.mkdtemp(prefix="tflite2q-tests-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _MADE in config.stash:
+        shutil.rmtree(config.stash[_MADE], ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests come first, so that no worker is left with one at the end."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
+@pytest.fixture(autouse=True)
+def compiled_libraries(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests of commands share what they compile, in a cache of their own; the others compile what they test."""
+    if request.path.relative_to(ROOT / "tests").parts[0] in COMPILE_THE_SAME:
+        fonts = Path(os.environ.get("MPLCONFIGDIR") or Path.home() / ".cache" / "matplotlib")
+        monkeypatch.delenv("TFLITE2Q_CACHE", raising=False)
+        monkeypatch.setenv("XDG_CACHE_HOME", os.environ[KEPT])
+        monkeypatch.setenv("MPLCONFIGDIR", str(fonts))  # Matplotlib takes seconds to find fonts anew
+    else:
+        monkeypatch.setenv("TFLITE2Q_CACHE", "off")
 
 
 @pytest.fixture

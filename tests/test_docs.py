@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+import shlex
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -254,25 +256,67 @@ def test_the_stream_of_streams_md_runs(
     assert done.code == 0 and "2 samples of frames.npy, one stream" in done.out
 
 
-def test_the_commands_of_compare_md_do_what_it_says(
+@pytest.fixture
+def commands_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Callable[..., Any]
-) -> None:
+) -> Callable[[str], Sequence[str]]:
+    """Runs every command of a document in a folder that has `models`; each ends as its comment `# exit N` says."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").symlink_to(ROOT / "models")
-    text = (ROOT / "docs" / "compare.md").read_text(encoding="utf-8")
+
+    def run(document: str) -> Sequence[str]:
+        text = (ROOT / "docs" / document).read_text(encoding="utf-8")
+        lines = "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)).splitlines()
+        for line in lines:
+            command, _, expected = line.partition("  # exit ")
+            program, *arguments = shlex.split(command)
+            assert program == "tflite2q"
+            outcome = cli(*arguments)
+            assert outcome.code == int(expected or 0), (line, outcome.err)
+            assert outcome.out
+        return lines
+
+    return run
+
+
+def test_the_commands_of_guide_md_do_what_it_says(commands_of: Callable[[str], Sequence[str]], tmp_path: Path) -> None:
+    assert len(commands_of("guide.md")) >= 10
+    written = ("digits.micro.tflite", "digits.so", "gates.xml", "report.md", "schemes.html")
+    assert all((tmp_path / name).exists() for name in written)
+
+
+def test_the_commands_of_compare_md_do_what_it_says(
+    commands_of: Callable[[str], Sequence[str]], tmp_path: Path
+) -> None:
     (tmp_path / "gates.toml").write_text(example("compare.md", "toml"), encoding="utf-8")
-    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) >= 5
-    for line in "".join(blocks).splitlines():
-        command, _, expected = line.partition("  # exit ")
-        program, *arguments = command.split()
-        assert program == "tflite2q"
-        arguments = [argument.strip("'\"") for argument in arguments]
-        outcome = cli(*arguments)
-        assert outcome.code == int(expected or 0), (line, outcome.err)
-        assert outcome.out
+    assert len(commands_of("compare.md")) >= 5
     assert (
         (tmp_path / "gates.xml").exists() and (tmp_path / "report.md").exists() and (tmp_path / "report.html").exists()
     )
     for language in ("python compare", "python serve"):
         exec(compile(example("compare.md", language), "compare.md", "exec"), {})
+
+
+def test_the_notebook_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its cells in order; the last expression of each is what Jupyter would show."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").symlink_to(ROOT / "models")
+    notebook = json.loads((ROOT / "docs" / "notebook.ipynb").read_text(encoding="utf-8"))
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    names: dict[str, Any] = {}
+    shown = []
+    for cell in notebook["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        assert cell["outputs"] == []
+        body = ast.parse("".join(cell["source"])).body
+        last = body.pop() if isinstance(body[-1], ast.Expr) else None
+        exec(compile(ast.Module(body, []), "notebook.ipynb", "exec"), names)
+        if isinstance(last, ast.Expr):
+            shown.append(eval(compile(ast.Expression(last.value), "notebook.ipynb", "eval"), names))
+    graph, _, converted, report, answers, _ = shown
+    assert all(len(repr(each)) < 1000 for each in (graph, converted, report))
+    assert report._repr_html_().startswith("<")
+    labels = np.loadtxt(ROOT / "models" / "digits_labels.csv", np.int64, delimiter=",", skiprows=1)[:20, 1]
+    assert np.mean(np.array(answers) == labels) > 0.9
+    assert (tmp_path / "digits.int8.tflite").exists()

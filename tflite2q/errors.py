@@ -74,6 +74,12 @@ class UsageError(Tflite2qError):
     exit_code = 2
 
 
+class LimitError(Tflite2qError):
+    """A bound that was asked for, on accuracy or memory, cannot be kept."""
+
+    exit_code = 1
+
+
 def refuse_unknown(name: str, unknown: Iterable[str], function: Callable[..., Any]) -> None:
     """Raise UsageError for keywords that `function` lacks, naming the nearest one that it has."""
     known = [p.name for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]

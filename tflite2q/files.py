@@ -130,7 +130,7 @@ def alive(process: int) -> bool:
     return True
 
 
-def write(path: str | Path, content: bytes, force: bool = False) -> None:
+def write(path: str | Path, content: bytes | memoryview, force: bool = False) -> None:
     """Write `content` to `path`, all or nothing; errors as `replacing`."""
     with replacing(path, force) as temporary:
         temporary.write_bytes(content)

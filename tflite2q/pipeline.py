@@ -36,7 +36,9 @@ from tflite2q.runtimes.check import Check
 
 if TYPE_CHECKING:
     from tflite2q.evaluation.serving import Served
+    from tflite2q.execution.remote import Device
     from tflite2q.mixing import Found
+    from tflite2q.mixing.crew import Crew
 
 __all__ = [
     "check",
@@ -68,12 +70,13 @@ def convert(
     allow_unsupported: bool = False,
     data: FilePath | None = None,
     limit: int | None = CALIBRATION_SAMPLES,
+    skip_bad: bool = False,
     progress: Progress = quiet,
 ) -> Conversion:
     """Rewrite a model to a scheme (a Scheme, the name of a shipped one, or the path of a .toml).
 
     `interface` "keep" or "scheme" overrides what the scheme says about the model's own inputs and outputs;
-    `allow_unsupported` as for `load`.  `data` (as for `compare`, at most `limit` samples of it)
+    `allow_unsupported` as for `load`.  `data` (as for `compare`, with `skip_bad`, at most `limit` samples of it)
     calibrates new ranges and bias correction on the original model's activations, and is what weights are reconstructed
     on; only a float model that gets integer activations needs it.  `progress` is told what is being done.
     Raises SchemeError, or Unchanged if the model already follows the scheme.
@@ -83,7 +86,9 @@ def convert(
         model = opened(model, allow_unsupported)
     graph = graph_of(model)
     try:
-        return calibration.convert(graph, chosen, None if data is None else dataset(graph, data, limit=limit), progress)
+        samples = None if data is None else dataset(graph, data, limit=limit, skip_bad=skip_bad)
+        found = calibration.convert(graph, chosen, samples, progress)
+        return found if samples is None else replace(found, left_out=samples.notes)
     except Tflite2qError as error:
         raise error.at(model.path) if isinstance(model, Loaded) else error from error
 
@@ -166,22 +171,33 @@ def search(
     seed: int = 0,
     budget: float | None = None,
     state: FilePath | None = None,
+    skip_bad: bool = False,
     progress: Progress = quiet,
+    label_offset: int | None = None,
+    jobs: int | None = None,
+    device: Device | None = None,
+    crew: Crew | None = None,
 ) -> Found:
-    """Find the mix of `schemes` (the first is the base), layer by layer, that saves most "size" or "speed" within a
-    loss of `max_drop` points of top-1 on `data` (without `labels`: of agreement with the original).
+    """Find the mix of `schemes` (the first is the base), layer by layer, that saves most "size", "compressed" size,
+    "flash", "ram" or "speed" within a loss of `max_drop` points of top-1 on `data` (without `labels`: of agreement with
+    the original).  Half of the samples choose, the other half confirms.
 
-    The result's `scheme` is for `convert`, its `text` for a file.  `state` is a file that keeps measurements, so that
-    a search that was interrupted goes on; `budget` and the rest are as in `tflite2q.mixing.Settings`.  Raises what
-    `tflite2q.mixing.search` raises, SchemeError, and DataError for data that do not fit.
+    The result's `scheme` is for `convert` (with the same `data`, and the result's `calibration` as its `limit`), its
+    `text` for a file, `chosen.confirmed` says what the samples that did not choose show.  `state` is a file that keeps
+    measurements, so that a search that was interrupted goes on; `budget` minutes are for all of it.  `jobs` processes
+    measure (None: one for each processor), or a `crew` such as `tflite2q.batch.crew.ClusterCrew(address)`; `device`
+    (`tflite2q.execution.remote.device`) is what "speed" is measured on.  Raises what `tflite2q.mixing.search` raises,
+    SchemeError, and DataError for data that do not fit.
     """
     from tflite2q import mixing
 
     graph = graph_of(model)
     chosen = [schemes_of.find(scheme) for scheme in schemes]
-    settings = mixing.Settings(goal, max_drop, target, threads, seed, budget)
-    samples = dataset(graph, data, labels, limit)
-    return mixing.search(graph, chosen, samples, settings, None if state is None else Path(state), progress)
+    settings = mixing.Settings(
+        goal, max_drop, target, threads, seed, budget, label_offset=label_offset, jobs=jobs, device=device
+    )
+    samples = dataset(graph, data, labels, limit, skip_bad=skip_bad)
+    return mixing.search(graph, chosen, samples, settings, None if state is None else Path(state), progress, crew)
 
 
 def reference(model: Model, *inputs: npt.ArrayLike, every: bool = False) -> list[Array] | dict[str, Array]:

@@ -14,6 +14,9 @@ import pytest
 
 Make = Callable[..., "subprocess.CompletedProcess[str]"]
 
+# The Makefile exports these, so tests that `make test` runs would find those of the outer make.
+EXPORTED = ("MODELS", "SCHEME", "OUT", "DATA", "LABELS", "GATES", "MANIFEST", "FILES")
+
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="there is no make here")
 
 
@@ -35,7 +38,7 @@ def make(root: Path, tmp_path: Path) -> Make:
             capture_output=True,
             text=True,
             check=False,
-            env={key: value for key, value in os.environ.items() if not key.startswith("MAKE")},
+            env={key: value for key, value in os.environ.items() if not (key.startswith("MAKE") or key in EXPORTED)},
         )
 
     return call

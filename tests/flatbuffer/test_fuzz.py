@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-import struct
 import zipfile
 from pathlib import Path
 
 import pytest
 from handmade import model, with_external_buffers
+from reliability.mutators import damaged
 
 from tflite2q.errors import Tflite2qError
 from tflite2q.flatbuffer import flexbuffer
@@ -18,37 +18,6 @@ from tflite2q.flatbuffer.schema import encode
 SHARED = Path(__file__).parents[3] / "shared" / "models"
 SMALL = ("kws_ref_model", "vww_96_int8", "pretrainedResnet_quant", "split_concat", "unknown_custom_op", "ad01_int8")
 LARGE = ("mobilenet_v1_0.25_128_quant", "keras_lstm_mnist_ptq", "movenet_single_pose_lightning_ptq")
-# Numbers at which offsets, lengths, indices and dimensions go wrong.
-NUMBERS = [struct.pack("<i", n) for n in (0, 1, -1, 4, 127, 255, 2**16, 2**24, 2**31 - 1, -(2**31), 2**30)]
-
-
-def damaged(data: bytes, numbers: random.Random) -> bytes:
-    """The file cut short, or with a few bits, bytes or numbers changed, taken out or copied elsewhere.
-
-    Tables lie at the ends of a file and constants between them, so most damage is done near the ends.
-    """
-    size = len(data)
-    if numbers.random() < 0.1:
-        return data[: numbers.randrange(size)]
-    found = bytearray(data)
-    kind = numbers.randrange(5)
-    for _ in range(numbers.choice([1, 1, 1, 2, 4, 16])):
-        place = numbers.choice(
-            [numbers.randrange(size), numbers.randrange(min(size, 4096)), -numbers.randrange(1, 20_000)]
-        )
-        place = max(place % size, 8) if place >= 0 else max(size + place, 8)
-        if kind == 0:
-            found[place % len(found)] ^= 1 << numbers.randrange(8)
-        elif kind == 1:
-            found[place % len(found)] = numbers.choice([0, 1, 127, 128, 255])
-        elif kind == 2:
-            found[place // 4 * 4 : place // 4 * 4 + 4] = numbers.choice([*NUMBERS, struct.pack("<i", size - place)])
-        elif kind == 3:
-            del found[place : place + numbers.randrange(1, 9)]
-        else:
-            source = numbers.randrange(size)
-            found[place : place + 8] = data[source : source + 8]
-    return bytes(found)
 
 
 def fuzz(data: bytes, seed: str, count: int) -> None:

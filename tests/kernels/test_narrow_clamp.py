@@ -26,7 +26,7 @@ assert np.array_equal(tflite2q.compile(graph).run(codes)[0], reference.run(graph
 
 
 @pytest.mark.parametrize("activation", ["NONE", "RELU", "RELU6"])
-@pytest.mark.parametrize("filters", [8, 28, pytest.param(24, marks=SLOW), pytest.param(56, marks=SLOW)])
+@pytest.mark.parametrize("filters", [8, *(pytest.param(filters, marks=SLOW) for filters in (24, 28, 56))])
 def test_narrow_blocks_with_a_clamp(filters: int, activation: str) -> None:
     script = CHILD.format(filters=filters, activation=activation)
     subprocess.run([sys.executable, "-c", script], check=True, timeout=300, cwd=Path(__file__).parents[1])

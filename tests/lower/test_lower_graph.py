@@ -37,7 +37,7 @@ SLOW = (
     "mobilenet_edgetpu_0.75_224_post_training_quant",
     "deeplabv3_mnv2_dm05_pascal_quant",
 )
-SLOW_BY_CORE = ("pretrainedResnet_quant", "mobilenet_v1_0.25_128_quant", "mobilenet_v2_1.0_224_quant")
+SLOW_BY_CORE = ("kws_ref_model", "pretrainedResnet_quant", "mobilenet_v1_0.25_128_quant", "mobilenet_v2_1.0_224_quant")
 MODELS = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 
 
@@ -79,7 +79,7 @@ def test_shared_model_by_kernels(shared: Path, name: str) -> None:
     assert_exact(reader.load(shared / "models" / f"{name}.tflite"), True)
 
 
-@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_BY_CORE)])
+@pytest.mark.parametrize("name", ["ad01_int8", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_BY_CORE)])
 def test_shared_model_by_core_operations(shared: Path, name: str) -> None:
     assert_exact(reader.load(shared / "models" / f"{name}.tflite"), False)
 

@@ -13,6 +13,7 @@ from tflite2q.lower.contracts import contract_of
 # Beside integers: results of sums of float32 products depend on the order of summation, which nobody prescribes.
 TOLERANCE = 1e-5
 FIRST = list({family.split("-")[0]: family for family in reversed(list(FAMILIES))}.values())  # one of each operator
+COMMON = "int8"  # the type that most compiled models have
 # LLVM takes long for these; another type of each operator is quick.
 LONG = (
     "DIV-uint8",
@@ -39,7 +40,11 @@ def has_kernel(case: Case) -> bool:
     return any(contract is not None for contract in contracts)
 
 
-@pytest.mark.parametrize("family", [pytest.param(f, marks=pytest.mark.slow) if f in LONG else f for f in FAMILIES])
+def _is_quick(family: str) -> bool:
+    return (family in FIRST or family.split("-")[-1] == COMMON) and family not in LONG
+
+
+@pytest.mark.parametrize("family", [f if _is_quick(f) else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES])
 def test_as_users_compile_it(family: str) -> None:
     for case in cases(family, 1):
         assert_same(case, use_kernels=True)

@@ -5,6 +5,7 @@ python -m reliability.kills COUNT [SEED]      in tests/; prints what was found
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -24,10 +25,12 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
 
 @dataclass(frozen=True)
 class Command:
-    """A command line, in a folder that holds `model.tflite`, and the files that it writes."""
+    """A command line, in a folder that holds a model and data, the files that it writes, and JSON that it keeps
+    for later runs."""
 
     arguments: tuple[str, ...]
     writes: tuple[str, ...]
+    keeps: tuple[str, ...] = ()
 
 
 COMMANDS = {
@@ -39,6 +42,14 @@ COMMANDS = {
     "convert --json": Command(
         ("convert", "model.tflite", "--scheme", "int16x8", "-o", "out.tflite", "--json", "out.json", "--force"),
         ("out.tflite", "out.json"),
+    ),
+    "search": Command(
+        (
+            *("search", "model.tflite", "--data", "data.npz", "--limit", "8", "--schemes", "int8,int8-w4"),
+            *("--budget", "0", "-o", "mixed.toml", "--picture", "mixed.png", "--force"),
+        ),
+        ("mixed.toml", "mixed.png"),
+        ("mixed.search.json",),
     ),
 }
 
@@ -60,6 +71,7 @@ class Campaign:
         self.place.mkdir(parents=True)
         self.temporary.mkdir()
         shutil.copy(MODEL, self.place / "model.tflite")
+        shutil.copy(MODEL.with_name("digits_test.npz"), self.place / "data.npz")
         started = time.monotonic()
         self.whole()
         self.seconds = time.monotonic() - started
@@ -99,11 +111,19 @@ class Campaign:
             findings.ended[f"{self.name}: {name} {state}"] += 1
             if state == "torn" or (state == "absent") != (content is None) or (before and state == "absent"):
                 findings.wrong.append(f"{self.name}: {name} is {state} after {number.name} at {moment:.3f} s")
+        for name in self.command.keeps:
+            if (self.place / name).exists():
+                try:
+                    json.loads((self.place / name).read_bytes())
+                except ValueError:
+                    findings.wrong.append(f"{self.name}: {name} is torn after {number.name} at {moment:.3f} s")
+                if not before:
+                    (self.place / name).unlink()
 
     def left(self, findings: Findings) -> None:
         """After one more run nothing is there but what it is to write."""
         self.whole()
-        expected = sorted(["model.tflite", *self.command.writes])
+        expected = sorted(["model.tflite", "data.npz", *self.command.writes, *self.command.keeps])
         found = sorted(os.listdir(self.place))
         if found != expected:
             findings.wrong.append(f"{self.name}: {found} instead of {expected}")

@@ -1,46 +1,52 @@
-"""The search as a whole, on the digits model, with the reference in place of compiled code."""
+"""The search as a whole, on the digits model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 import tflite2q
 from tflite2q.dialect.graph import Graph
-from tflite2q.errors import UsageError
+from tflite2q.errors import LimitError, UsageError
 from tflite2q.evaluation import calibration
 from tflite2q.evaluation.compare import dataset
 from tflite2q.evaluation.data import Dataset
-from tflite2q.execution import reference
+from tflite2q.execution import reference, remote
 from tflite2q.flatbuffer import writer
-from tflite2q.mixing import Settings, measure, run, search
+from tflite2q.mixing import Found, Loss, Settings, costs, judge, measure, run, search
+from tflite2q.mixing.choosing import choose
+from tflite2q.mixing.context import Context, with_conversions
+from tflite2q.mixing.crew import Budget, Inline
+from tflite2q.mixing.mix import choices, key
 from tflite2q.mixing.replay import Replay
 from tflite2q.rewrites import scheme
 
-SCHEMES = ["int8", "int8-w4"]
+SCHEMES = ("int8", "int8-w4")
 
 
-@pytest.fixture
-def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole mixes judged by the reference: the same bits, without compiling a dozen models."""
-    monkeypatch.setattr(
-        measure.runtime, "compile", lambda graph, *_: SimpleNamespace(run=partial(reference.run, graph))
-    )
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def samples(digits: Path, digits_data: tuple[Path, Path]) -> Dataset:
     data, labels = digits_data
-    return dataset(tflite2q.load(digits), data, labels, 80)
+    return dataset(tflite2q.load(digits), data, labels, 32)
 
 
-def find(graph: Graph, samples: Dataset, state: Path | None = None, **settings: float) -> measure.Any:
-    return search(graph, [scheme.find(name) for name in SCHEMES], samples, Settings(**settings), state)  # type: ignore[arg-type]
+def find(
+    graph: Graph, samples: Dataset, state: Path | None = None, schemes: tuple[str, ...] = SCHEMES, **settings: Any
+) -> Found:
+    chosen = [scheme.find(name) for name in schemes]
+    few = {"sensitivity_samples": 2, "jobs": 1, **settings}
+    return search(graph, chosen, samples, Settings(**few), state)
+
+
+@pytest.fixture(scope="module")
+def whole(digits: Path, samples: Dataset) -> Found:
+    return find(tflite2q.load(digits), samples, max_drop=2.5)
 
 
 def test_a_replayed_variant_is_the_variant(digits: Path) -> None:
@@ -77,91 +83,274 @@ def test_the_error_judged_is_that_of_the_logits(digits: Path) -> None:
     assert measure.judged_value(tflite2q.load(digits)) == "logits"
 
 
-@pytest.mark.usefixtures("uncompiled")
 def test_search_keeps_its_promise_and_its_file_gives_the_model_it_measured(
-    digits: Path, samples: Dataset, tmp_path: Path
+    digits: Path, digits_data: tuple[Path, Path], samples: Dataset, whole: Found, tmp_path: Path
 ) -> None:
-    graph = tflite2q.load(digits)
-    found = find(graph, samples, max_drop=2.5)
-    assert found.complete
-    assert found.mix
-    assert found.chosen.points_lost is not None
-    assert found.chosen.points_lost <= 2.5
+    assert whole.complete and whole.mix and whole.calibration == 16
+    assert whole.chosen.points_lost is not None and whole.chosen.points_lost <= 2.5
     path = tmp_path / "mixed.toml"
-    path.write_text(found.text)
-    converted = tflite2q.convert(graph, path)
-    judge = measure.Judge(graph, samples, None, "native", 1)
-    assert measure.loss(judge.accuracy(converted.graph, measure.comparison.quiet)) == found.chosen.points_lost
-    base = tflite2q.convert(graph, "int8")
-    assert len(writer.write(converted.graph)) < len(writer.write(base.graph))
-    assert len(writer.write(converted.graph)) == found.chosen.measured_cost
-    assert found.chosen.measured_cost == pytest.approx(found.chosen.cost, rel=0.02)
-    assert found.base.measured_cost == len(writer.write(base.graph))
+    path.write_text(whole.text)
+    converted = tflite2q.convert(digits, path, data=digits_data[0], limit=whole.calibration)
+    base = tflite2q.convert(digits, "int8", data=digits_data[0], limit=whole.calibration)
+    assert len(writer.write(converted.graph)) == whole.chosen.measured_cost
+    assert len(writer.write(base.graph)) == whole.base.measured_cost
+    assert whole.chosen.measured_cost < whole.base.measured_cost
+    assert whole.chosen.measured_cost == pytest.approx(whole.chosen.cost, rel=0.02)
+    # What was lost on the samples that chose and on those that confirmed is what that model loses on all.
+    compared = tflite2q.compare(digits, converted, data=digits_data[0], labels=digits_data[1], limit=32, speed=False,
+                                layer_samples=0)  # fmt: skip
+    assert compared.accuracy is not None and compared.accuracy.top1 is not None
+    halves = whole.chosen.loss, whole.chosen.confirmed
+    lost = [half.counted * half.samples / 32 for half in halves if half is not None]
+    top1 = compared.accuracy.top1
+    assert sum(lost) == pytest.approx(100 * (top1.original - top1.converted))
 
 
-@pytest.mark.usefixtures("uncompiled")
-def test_speed_is_measured_of_whole_mixes(digits: Path, samples: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a clock on which a multiply-accumulate takes as long as the codes it leads to have bytes."""
+def test_no_judged_mix_beats_the_chosen_one(whole: Found) -> None:
+    figures = [(p.measured_cost or 0.0, p.points_lost or 0.0) for p in whole.judged]
+    assert len(figures) > 3
+    chosen = whole.chosen.measured_cost, whole.chosen.points_lost
+    assert chosen == choose(figures, lambda one: one, whole.limit)
 
-    def op_times(graph: Graph, target: str, threads: int) -> dict[str, float]:
+
+def test_the_front_is_measured_and_nothing_on_it_is_beaten(whole: Found) -> None:
+    costs_, errors = [p.measured_cost for p in whole.points], [p.measured_error for p in whole.points]
+    assert None not in costs_ and None not in errors
+    assert costs_ == sorted(costs_, reverse=True) and errors == sorted(errors)  # type: ignore[type-var]
+    assert whole.points[0].layers == 0
+
+
+def test_the_samples_that_confirm_are_others(whole: Found, samples: Dataset) -> None:
+    from tflite2q.mixing.judge import Halves
+
+    for count in (1, 2, 3, 80, 200, 1001):
+        halves = Halves.of(count, 5)
+        assert sorted((*halves.choosing, *halves.confirming)) == list(range(count))
+        assert set(halves.calibrating) <= set(halves.choosing)
+        assert len(halves.choosing) == (count + 1) // 2
+        assert halves.calibrating == tuple(range(min(50, max(count // 2, 1))))
+        assert Halves.of(count, 5) == halves
+    assert whole.chosen.loss is not None and whole.chosen.confirmed is not None
+    assert whole.chosen.loss.samples + whole.chosen.confirmed.samples == len(samples)
+
+
+def test_a_first_scheme_over_the_limit_is_an_error(digits: Path, samples: Dataset) -> None:
+    with pytest.raises(LimitError, match=r"int8-w4, with which every layer starts, already loses .* points") as error:
+        find(tflite2q.load(digits), samples, schemes=("int8-w4", "int8"), max_drop=-3.0)
+    assert error.value.exit_code == 1 and "\n" not in str(error.value)
+
+
+def losing(choosing: Callable[[str], float], confirming: Callable[[str], float]) -> Callable[..., Loss]:
+    """A judge whose figures are made up."""
+
+    def loss(self: judge.Judge, mix: dict[str, int], graph: Graph, half: str, *_: Any) -> Loss:
+        points = (choosing if half == judge.CHOOSING else confirming)(key(mix))
+        return Loss(16, points, points - 0.2, points + 0.2, "counted", points, points - 0.2, points + 0.2)
+
+    return loss
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_is_measured_the_chosen_mix_is_not_beaten(
+    digits: Path, samples: Dataset, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    def random(name: str) -> float:
+        return np.random.default_rng([seed, *name.encode()]).uniform(-2, 3) if name else 0.5
+
+    monkeypatch.setattr(judge.Judge, "loss", losing(random, lambda _: 0.0))
+    found = find(tflite2q.load(digits), samples, max_drop=1.0)
+    chosen = found.chosen.measured_cost or 0.0, found.chosen.points_lost or 0.0
+    assert chosen[1] <= 1.0 and len(found.judged) > 5
+    for point in found.judged:
+        other = point.measured_cost or 0.0, point.points_lost or 0.0
+        assert not (other[0] <= chosen[0] and other[1] <= chosen[1] and other != chosen)
+
+
+def test_what_the_other_half_refutes_is_not_chosen(
+    digits: Path, samples: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judge.Judge, "loss", losing(lambda _: 0.0, lambda name: 5.0 if "logits" in name else 0.0))
+    found = find(tflite2q.load(digits), samples, max_drop=1.0)
+    assert "logits" not in found.mix
+    assert 1 <= found.refuted < run.CONFIRMATIONS or not found.mix
+    assert found.chosen.confirmed is not None and found.chosen.confirmed.points == 0.0
+
+
+@pytest.mark.parametrize("goal", ["compressed", "flash", "ram"])
+def test_goals_are_figures_of_the_converted_model(digits: Path, samples: Dataset, goal: str) -> None:
+    schemes = ("int16x8", "int8") if goal == "ram" else SCHEMES
+    found = find(tflite2q.load(digits), samples, schemes=schemes, goal=goal, max_drop=20.0)
+    cost = costs.GOALS[goal].cost
+    assert cost is not None and found.mix
+    data = [samples.make(index) for index in range(found.calibration)]
+    graph = calibration.convert(tflite2q.load(digits), found.scheme, data).graph
+    assert cost(graph) == found.chosen.measured_cost < (found.base.measured_cost or 0.0)
+
+
+def test_schemes_that_reconstruct_are_put_together_and_the_choice_is_converted(
+    digits: Path, samples: Dataset, whole: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pretended of a scheme that does not, so that the same must come out; the conversion is the one for samples."""
+    for module in ("context", "run"):
+        monkeypatch.setattr(f"tflite2q.mixing.{module}.reconstructs", lambda _, each: each.name != "int8")
+    converted: list[str] = []
+    convert = calibration.convert
+    monkeypatch.setattr(calibration, "convert", lambda g, s, d: converted.append(s.name) or convert(g, s, d))
+    found = find(tflite2q.load(digits), samples, max_drop=2.5)
+    assert found.text == whole.text and found.judged == whole.judged
+    assert converted == ["int8-w4", "mixed"]
+
+
+class Timed(costs.Clock):
+    """A clock on which a multiply-accumulate takes as long as the codes it leads to have bytes, and casts take time."""
+
+    def __init__(self, *_: Any) -> None:
+        super().__init__("pretended", 1)
+
+    def ops(self, graph: Graph) -> dict[str, float]:
         widths = {op.name: np.dtype(graph[op.name].type.dtype).itemsize for op in graph.ops}
-        return {op.name: widths[op.name] * (1 + op.macs(graph.ins(op), graph.outs(op))) for op in graph.ops}
+        return {op.name: widths[op.name] * (10.0 + op.macs(graph.ins(op), graph.outs(op))) for op in graph.ops}
 
-    def whole_times(graphs: Sequence[Graph], target: str, threads: int) -> list[float]:
-        return [sum(op_times(graph, target, threads).values()) for graph in graphs]
+    def time(self, graph: Graph) -> float:
+        return sum(self.ops(graph).values())
 
-    monkeypatch.setattr(run, "op_times", op_times)
-    monkeypatch.setattr(run, "whole_times", whole_times)
-    chosen = [scheme.find(name) for name in ("int16x8", "int8")]
+    start = time
+
+    def close(self) -> None:
+        pass
+
+
+def test_speed_is_measured_of_whole_mixes(digits: Path, samples: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tflite2q.mixing.run.Clock", Timed)
     graph = tflite2q.load(digits)
-    found = search(graph, chosen, samples, Settings("speed", 100.0, sensitivity_samples=2))
+    found = find(graph, samples, schemes=("int16x8", "int8"), goal="speed", max_drop=100.0, sensitivity_samples=2)
     assert set(found.mix.values()) == {1}  # places in the list of schemes
-    for point, name in ((found.base, "int16x8"), (found.chosen, None)):
-        new = tflite2q.convert(graph, name or scheme.parse(found.text, "found")).graph
-        assert [point.measured_cost] == whole_times([new], "native", 1)
+    data = [samples.make(index) for index in range(found.calibration)]
+    for point, chosen in ((found.base, scheme.find("int16x8")), (found.chosen, found.scheme)):
+        assert point.measured_cost == Timed().time(calibration.convert(graph, chosen, data).graph)
     assert found.chosen.measured_cost is not None and found.base.measured_cost is not None
     assert found.chosen.measured_cost < 0.6 * found.base.measured_cost
 
 
 def test_the_clock_runs(digits: Path) -> None:
     graph = tflite2q.load(digits)
-    assert set(measure.op_times(graph, "native", 1)) == {op.name for op in graph.ops}
-    assert min(measure.whole_times([graph], "native", 1)) > 0
+    clock = costs.Clock("native", 1)
+    assert set(clock.ops(graph)) == {op.name for op in graph.ops}
+    assert clock.start(graph) > 0
+    assert 0.2 < clock.time(graph) / clock.base_ms < 5
 
 
-@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.slow
+def test_compiled_code_gives_what_the_reference_gives(digits: Path, samples: Dataset) -> None:
+    graph = tflite2q.load(digits)
+    chosen = tuple(scheme.find(name) for name in SCHEMES)
+    some = [samples.make(index) for index in range(6)]
+    bare = Context(graph, chosen, tuple(some), measure.observe(graph, some))
+    whole = with_conversions(bare, [measure.converted(bare, k) for k in range(2)], choices(graph, chosen))
+    mix = {"block1/project": 1, "logits": 1}
+    for what in (None, mix, whole.whole[1]):
+        slow, fast = (measure.results(whole, what, some, compiled) for compiled in (None, ("native", 1)))
+        for (outputs, judged), (others, again) in zip(slow, fast, strict=True):
+            np.testing.assert_array_equal(outputs[0], others[0])
+            np.testing.assert_array_equal(judged, again)
+    # Many samples of large models are worth compiling; the loss is the same.
+    one = find(graph, samples, max_drop=2.5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judge, "WORTH_COMPILING", 0.0)
+        assert find(graph, samples, max_drop=2.5).judged == one.judged
+
+
+@pytest.mark.slow
+def test_speed_is_that_of_a_device(digits: Path, samples: Dataset) -> None:
+    from execution.test_remote import LOOPBACK, rpc_server
+
+    with rpc_server() as (port, _):
+        there = remote.device(f"{LOOPBACK}:{port}")
+        found = find(
+            tflite2q.load(digits), samples, schemes=("int16x8", "int8"), goal="speed", max_drop=50.0, device=there
+        )
+    assert found.base.measured_cost is not None and found.base.measured_cost > 0
+    assert all(point.measured_cost is not None for point in found.judged)
+
+
+class Stopping(Inline):
+    """A crew that is interrupted after some calls."""
+
+    def __init__(self, calls: int) -> None:
+        self.calls = calls
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        self.calls -= 1
+        if self.calls < 0:
+            raise KeyboardInterrupt
+        return super().submit(function, *arguments)
+
+
 def test_a_search_is_taken_up_where_it_was_and_ends_the_same(
-    digits: Path, samples: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits: Path, samples: Dataset, whole: Found, tmp_path: Path
 ) -> None:
     graph, state = tflite2q.load(digits), tmp_path / "mixed.search.json"
-    whole = find(graph, samples, max_drop=2.5)
-    error, calls = measure.Sensitivity.error, []
-
-    def stopping(self: measure.Sensitivity, variant: Graph) -> float:
-        calls.append(variant)
-        if len(calls) > 4:
-            raise KeyboardInterrupt
-        return error(self, variant)
-
-    monkeypatch.setattr(measure.Sensitivity, "error", stopping)
+    chosen = [scheme.find(name) for name in SCHEMES]
+    settings = Settings(max_drop=2.5, sensitivity_samples=2, jobs=1)
     with pytest.raises(KeyboardInterrupt):
-        find(graph, samples, state, max_drop=2.5)
-    monkeypatch.setattr(measure.Sensitivity, "error", error)
-    resumed = find(graph, samples, state, max_drop=2.5)
+        search(graph, chosen, samples, settings, state, crew=Stopping(30))
+    assert state.exists()
+    counting = Stopping(10_000)
+    resumed = search(graph, chosen, samples, settings, state, crew=counting)
     assert resumed.text == whole.text
-    assert resumed.points == whole.points
+    assert (resumed.points, resumed.judged) == (whole.points, whole.judged)
+    again = Stopping(10_000)
+    assert search(graph, chosen, samples, settings, state, crew=again).text == whole.text
+    assert again.calls > counting.calls  # only conversions and observations are made anew
 
 
-@pytest.mark.usefixtures("uncompiled")
-def test_no_time_means_no_change(digits: Path, samples: Dataset) -> None:
-    found = find(tflite2q.load(digits), samples, budget=0.0)
-    assert not found.complete
-    assert not found.mix
+class Slow(Inline):
+    """A crew whose calls take time on a clock of its own."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.now = seconds, 0.0
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        self.now += self.seconds
+        return super().submit(function, *arguments)
+
+
+@pytest.mark.parametrize("minutes", [1.0, 2.0, 4.0])
+def test_a_budget_is_kept(digits: Path, samples: Dataset, minutes: float) -> None:
+    crew = Slow(2.0)
+    chosen = [scheme.find(name) for name in SCHEMES]
+    settings = Settings(max_drop=2.5, budget=minutes, sensitivity_samples=2, jobs=1)
+    found = search(
+        tflite2q.load(digits), chosen, samples, settings, crew=crew, budget=Budget(minutes, lambda: crew.now)
+    )
+    assert found.seconds == crew.now <= 1.1 * 60 * minutes
+    assert found.complete == (minutes >= 4.0)
+    assert found.chosen.confirmed is not None  # time for that was kept
+
+
+def test_a_budget_that_is_too_short_is_an_error(digits: Path, samples: Dataset) -> None:
+    crew = Slow(2.0)
+    chosen = [scheme.find(name) for name in SCHEMES]
+    with pytest.raises(UsageError, match=r"budget of 0\.1 minutes ended before the first scheme was measured"):
+        search(tflite2q.load(digits), chosen, samples, Settings(budget=0.1), crew=crew,
+               budget=Budget(0.1, lambda: crew.now))  # fmt: skip
+    assert crew.now <= 1.1 * 6
+
+
+@pytest.mark.slow
+def test_a_budget_is_kept_by_the_clock_on_the_wall(digits: Path, digits_data: tuple[Path, Path]) -> None:
+    graph = tflite2q.load(digits)
+    began = time.monotonic()
+    found = find(graph, dataset(graph, *digits_data, 800), max_drop=2.5, budget=0.5, sensitivity_samples=64, jobs=2)
+    assert time.monotonic() - began <= 1.1 * 30
+    assert found.chosen.confirmed is not None
 
 
 def test_schemes_that_do_not_differ_are_refused(digits: Path, samples: Dataset) -> None:
     graph = tflite2q.load(digits)
     with pytest.raises(UsageError, match="choose schemes that differ"):
-        search(graph, [scheme.find("int8")] * 2, samples)
+        find(graph, samples, schemes=("int8", "int8"))
     with pytest.raises(UsageError, match="goal"):
-        search(graph, [scheme.find(name) for name in SCHEMES], samples, Settings(goal="beauty"))
+        find(graph, samples, goal="beauty")
+    with pytest.raises(UsageError, match="no layer has less peak of activations in RAM under int8-w4 than under int8"):
+        find(graph, samples, goal="ram", sensitivity_samples=2)

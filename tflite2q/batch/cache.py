@@ -24,10 +24,11 @@ from typing import Any
 from tflite2q import files
 from tflite2q.batch.records import Outcome, Settings
 from tflite2q.errors import DataError, UsageError
-from tflite2q.version import __version__
+from tflite2q.execution import libraries
+from tflite2q.execution.libraries import VARIABLE
+from tflite2q.version import fingerprint
 
 FOLDER = ".tflite2q-cache"
-VARIABLE = "TFLITE2Q_CACHE"
 # Packages whose version can change a result.
 CONVERTING = ("numpy", "flatbuffers", "tflite")
 RUNNING = ("apache-tvm", "ai-edge-litert", "pillow", "pycocotools")
@@ -35,8 +36,8 @@ RUNNING = ("apache-tvm", "ai-edge-litert", "pillow", "pycocotools")
 
 def place(out: Path) -> Path:
     """The folder of the cache: $TFLITE2Q_CACHE, or one inside the output folder."""
-    given = os.environ.get(VARIABLE)
-    return (Path(given) if given else out / FOLDER).absolute()  # jobs run in folders of their own
+    given = libraries.chosen_folder()
+    return (given if given is not None else out / FOLDER).absolute()  # jobs run in folders of their own
 
 
 def digest(content: bytes) -> str:
@@ -94,12 +95,7 @@ def _listed(table: Path) -> Iterator[Path]:
 @functools.cache
 def version(running: bool) -> str:
     """The version of the program, with a hash of its sources, and those of the packages that it computes with."""
-    root = Path(__file__).parent.parent
-    sources = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        sources.update(f"{path.relative_to(root)}\0".encode())
-        sources.update(path.read_bytes())
-    found = [f"tflite2q {__version__} {sources.hexdigest()}"]
+    found = [fingerprint()]
     for name in (*CONVERTING, *(RUNNING if running else ())):
         with suppress(metadata.PackageNotFoundError):
             found.append(f"{name} {metadata.version(name)}")

@@ -98,6 +98,82 @@ def _quiet() -> None:
             log.handlers, log.propagate = [logging.NullHandler()], False
 
 
+def connected(address: str, running: bool) -> Any:
+    """A client of the scheduler at `address`, whose workers give the results of this machine; `running`: also of code
+    that is compiled for its processor.
+
+    Raises UsageError if there is no scheduler, or if a worker would give other results.
+    """
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise UsageError("--dask needs Dask; pip install 'tflite2q[cluster]'") from error
+    _quiet()
+    try:
+        client = Client(address, timeout=PATIENCE, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--dask {address}: no scheduler answers there; check the address") from error
+    try:
+        _check(client, address, running)
+    except BaseException:
+        client.close(timeout=PATIENCE)
+        raise
+    return client
+
+
+def _check(client: Any, address: str, running: bool) -> None:
+    """Refuse workers that would give other results; libraries and comparisons depend on the processor too."""
+
+    def probe() -> dict[str, str]:  # travels as code: a worker may lack the program
+        try:
+            import importlib
+
+            importlib.import_module("tvm")
+            from tflite2q.batch.cluster import facts
+
+            return facts()
+        except Exception:
+            return {}
+
+    found = client.run(probe)
+    if not found:
+        raise UsageError(f"--dask {address}: the cluster has no workers; start some")
+    ours = facts()
+    for worker, theirs in sorted(found.items()):
+        if theirs.get("version", "") != ours["version"]:
+            raise UsageError(_unlike(worker, theirs.get("version", ""), ours["version"]))
+        if running and theirs["processor"] != ours["processor"]:
+            raise UsageError(
+                f"Dask worker {worker} has another processor, on which comparisons and native libraries differ; "
+                "use workers like this machine, or start the command on one like them"
+            )
+
+
+def gone(address: str, error: BaseException | None = None) -> UsageError:
+    """The error for a cluster that does not answer any more."""
+    why = f" ({type(error).__name__}: {error})" if error is not None and str(error) else ""
+    return UsageError(
+        f"--dask {address}: the cluster went away{why}; what is done is kept, run the same command to continue"
+    )
+
+
+class Window:
+    """How many calls the workers of a cluster should have: enough that none waits for this program."""
+
+    def __init__(self, client: Any, address: str) -> None:
+        self._client, self._address = client, address
+        self._counted, self._window = 0.0, 1
+
+    def __call__(self) -> int:
+        if time.monotonic() - self._counted > REFRESH:
+            self._counted = time.monotonic()
+            try:
+                self._window = max(AHEAD * sum(self._client.nthreads().values()), 1)
+            except (OSError, RuntimeError, AttributeError) as error:
+                raise gone(self._address) from error
+        return self._window
+
+
 class Cluster:
     """The cluster at `address`; `memory` None: a fair share of each worker's machine.
 
@@ -105,61 +181,15 @@ class Cluster:
     """
 
     def __init__(self, address: str, seconds: float, memory: int | None, jobs: Sequence[Settings]) -> None:
-        try:
-            from distributed import Client
-        except ImportError as error:
-            raise UsageError("--dask needs Dask; pip install 'tflite2q[cluster]'") from error
         self._address, self._seconds, self._memory = address, seconds, memory
-        _quiet()
-        try:
-            self._client = Client(address, timeout=PATIENCE, set_as_default=False)
-        except (OSError, ValueError) as error:
-            raise UsageError(f"--dask {address}: no scheduler answers there; check the address") from error
+        self._client = connected(address, any(settings.running for settings in jobs))
         self._version = facts()["version"]
-        self._counted, self._window = 0.0, 1
+        self._window = Window(self._client, address)
         self._packs: dict[str, Any] = {}
-        try:
-            self._check(any(settings.running for settings in jobs))
-        except BaseException:
-            self.close()
-            raise
-
-    def _check(self, running: bool) -> None:
-        """Refuse workers that would give other results; libraries and comparisons depend on the processor too."""
-
-        def probe() -> dict[str, str]:  # travels as code: a worker may lack the program
-            try:
-                import importlib
-
-                importlib.import_module("tvm")
-                from tflite2q.batch.cluster import facts
-
-                return facts()
-            except Exception:
-                return {}
-
-        found = self._client.run(probe)
-        if not found:
-            raise UsageError(f"--dask {self._address}: the cluster has no workers; start some")
-        ours = facts()
-        for worker, theirs in sorted(found.items()):
-            if theirs.get("version", "") != ours["version"]:
-                raise UsageError(_unlike(worker, theirs.get("version", ""), ours["version"]))
-            if running and theirs["processor"] != ours["processor"]:
-                raise UsageError(
-                    f"Dask worker {worker} has another processor, on which comparisons and native libraries differ; "
-                    "use workers like this machine, or start the batch on one like them"
-                )
 
     @property
     def window(self) -> int:
-        if time.monotonic() - self._counted > REFRESH:
-            self._counted = time.monotonic()
-            try:
-                self._window = max(AHEAD * sum(self._client.nthreads().values()), 1)
-            except (OSError, RuntimeError, AttributeError) as error:
-                raise self._gone() from error
-        return self._window
+        return self._window()
 
     def submit(self, folder: Path, name: str, content: bytes, settings: Settings) -> Future[Outcome]:
         """Send a job; its files are in `folder`/out when the outcome is there."""
@@ -194,16 +224,9 @@ class Cluster:
         except UsageError as error:
             answer.set_exception(error)
         except BaseException as error:  # cancelled or lost: whatever Dask calls it, it has no result
-            answer.set_exception(self._gone(error))
+            answer.set_exception(gone(self._address, error))
         finally:
             done.release()
-
-    def _gone(self, error: BaseException | None = None) -> UsageError:
-        why = f" ({type(error).__name__}: {error})" if error is not None and str(error) else ""
-        return UsageError(
-            f"--dask {self._address}: the cluster went away{why}; what is done is kept, "
-            "run the same command to continue"
-        )
 
     def close(self) -> None:
         """Leave the cluster, which goes on without this program's jobs."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from tflite2q import limits
 from tflite2q.batch.cache import FOLDER
 from tflite2q.batch.records import Job, Settings
 from tflite2q.errors import UsageError
@@ -205,11 +206,11 @@ def _identity(path: str | Path) -> str:
 def _manifest(path: Path, asked: Asked) -> Iterator[tuple[str, Asked]]:
     """Each model of a manifest with what is asked for it.  Raises UsageError."""
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read; a manifest is a TOML file of [[models]]") from error
+        document = tomllib.loads(limits.text(path))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"{path}: is not TOML: {error}") from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read; a manifest is a TOML file of [[models]]") from error
     _known(document, ("defaults", "models"), f"{path}: ")
     defaults = _merged(asked, document.get("defaults", {}), path, f"{path}: defaults")
     listed = document.get("models", [])

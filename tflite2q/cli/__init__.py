@@ -21,6 +21,7 @@ from tflite2q.cli.schemes import schemes
 from tflite2q.cli.search import search
 from tflite2q.cli.targets import targets
 from tflite2q.errors import Tflite2qError
+from tflite2q.guard import Terminated
 from tflite2q.version import __version__
 
 COMMANDS: tuple[click.Command, ...] = (inspect, convert, run_command, compare, check, search, batch, schemes, targets)
@@ -28,6 +29,9 @@ COMMANDS: tuple[click.Command, ...] = (inspect, convert, run_command, compare, c
 WRONG_USAGE = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+
+NO_MEMORY = "not enough memory for this model; choose smaller inputs with --shape if the file leaves their size open"
+NO_MEMORY_IN_TVM = "bad_alloc"
 
 
 class _InOrder(click.Group):
@@ -69,14 +73,19 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(f"{error.format_message().rstrip('.')}; see `{path} --help`", WRONG_USAGE)
     except click.ClickException as error:
         return _fail(error.format_message(), WRONG_USAGE)
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as ended:
+        cause = ended.__cause__ if isinstance(ended, click.Abort) else ended
+        if isinstance(cause, Terminated):
+            return _fail("terminated", cause.exit_code)
         return _fail("interrupted", INTERRUPTED)
     except Tflite2qError as error:
         return _fail(str(error), error.exit_code)
     except MemoryError:
-        return _fail(
-            "not enough memory for this model; choose smaller inputs with --shape if the file leaves their size open", 3
-        )
+        return _fail(NO_MEMORY, 3)
+    except RuntimeError as error:
+        if NO_MEMORY_IN_TVM not in str(error):
+            raise
+        return _fail(NO_MEMORY, 3)
     except BrokenPipeError:
         # The reader closed the pipe; what is still buffered must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,7 +12,7 @@ import click
 
 from tflite2q.cli.options import (
     ANY_PATH,
-    MODEL,
+    FILE,
     POSITIVE,
     allow_unsupported_option,
     command,
@@ -23,6 +23,7 @@ from tflite2q.cli.options import (
     threads_option,
     together,
 )
+from tflite2q.cli.verbosity import remark
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +52,7 @@ comparison_options = together(
         ),
         click.option("--data", type=ANY_PATH, help="Samples to compare on, as for compare.  [default: random]"),
         click.option("--labels", type=ANY_PATH, help="Ground truth, as for compare."),
-        click.option("--gates", type=MODEL, metavar="FILE.toml", help="Gates for each comparison, as for compare."),
+        click.option("--gates", type=FILE, metavar="FILE.toml", help="Gates for each comparison, as for compare."),
         click.option("--limit", type=click.IntRange(min=1), help="Use only the first N samples."),
         click.option(
             "--speed", is_flag=True, help="Also measure times; needs --jobs 1, as jobs would disturb each other."
@@ -63,7 +64,7 @@ comparison_options = together(
 @command(short_help="Convert many models, each in a process of its own.")
 @click.argument("sources", metavar="[SOURCE]...", type=ANY_PATH, nargs=-1)
 @click.option(
-    "--manifest", type=MODEL, metavar="FILE.toml",
+    "--manifest", type=FILE, metavar="FILE.toml",
     help="Models with what is asked for each: [[models]] with path, scheme, data, labels, gates, targets, ...",
 )  # fmt: skip
 @click.option(
@@ -173,7 +174,7 @@ def _run(work: Batch, engine: Engine, found: Sequence[Job], progress: Progress) 
         done, worked = done + 1, worked + (not record.cached)
         if record.outcome.state not in FINE or not (watched or record.cached):
             progress.wipe()
-            click.echo(f"tflite2q: {show.line(record, done, len(found))}", err=True)
+            remark(show.line(record, done, len(found)))
         left = (time.monotonic() - started) / max(worked, 1) * (len(found) - done)
         progress(f"{done} of {len(found)} done, about {left:.0f} s left" if worked else "reading the cache")
 
@@ -181,5 +182,5 @@ def _run(work: Batch, engine: Engine, found: Sequence[Job], progress: Progress) 
     try:
         return work.run(engine, told)
     except KeyboardInterrupt:
-        click.echo(f"tflite2q: {done} of {len(found)} are done and kept; the same command continues", err=True)
+        remark(f"{done} of {len(found)} are done and kept; the same command continues")
         raise

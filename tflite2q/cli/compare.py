@@ -10,21 +10,25 @@ import click
 
 from tflite2q.cli.options import (
     ANY_PATH,
+    FILE,
     MODEL,
     allow_unsupported_option,
     command,
     interface_option,
     json_option,
+    memory_option,
     pixel_options,
     remote_options,
     shape_option,
     signature_option,
+    skip_bad_option,
     stream_option,
     target_option,
     task_options,
     threads_option,
     together,
 )
+from tflite2q.cli.verbosity import remark
 
 if TYPE_CHECKING:
     from tflite2q.evaluation.models import Loaded
@@ -62,7 +66,7 @@ gate_options = together(
         _gate("min-miou", "SHARE", "Gate: mean IoU with the masks of --labels, else with the original's."),
         _gate("max-map-drop", "POINTS", "Gate: mAP may fall by at most so many percentage points."),
         click.option(
-            "--gates", "gates_path", type=MODEL, metavar="FILE.toml",
+            "--gates", "gates_path", type=FILE, metavar="FILE.toml",
             help="Gates from a file, such as max_top1_drop = 0.5; options override them.",
         ),
     ]
@@ -70,7 +74,11 @@ gate_options = together(
 report_options = together(
     [
         click.option(
-            f"--{kind}", f"{kind}_path", type=click.Path(dir_okay=False, allow_dash=True), metavar="FILE", help=text
+            f"--{kind}",
+            f"{kind.replace('-', '_')}_path",
+            type=click.Path(dir_okay=False, allow_dash=True),
+            metavar="FILE",
+            help=text,
         )
         for kind, text in (
             (
@@ -79,6 +87,10 @@ report_options = together(
             ),
             ("markdown", "Also write the report as Markdown, for a pull request; '-' prints it instead of the text."),
             ("junit", "Also write the gates as JUnit XML, one test case each; '-' prints it instead of the text."),
+            (
+                "model-explorer",
+                "Also write the layers' signal to noise as node data for Model Explorer; one comparison only.",
+            ),
         )
     ]
 )
@@ -112,6 +124,7 @@ report_options = together(
     "off COCO's category numbers.",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Use only the first N samples.")
+@skip_bad_option
 @task_options
 @pixel_options
 @target_option
@@ -131,10 +144,12 @@ report_options = together(
 @gate_options
 @click.option("--every-layer", is_flag=True, help="Show every layer, not only the worst ones.")
 @report_options
+@memory_option
 @json_option
 def compare(
     original: str, others: tuple[str, ...], schemes: tuple[str, ...], interface: str | None, json_path: str | None,
-    html_path: str | None, markdown_path: str | None, junit_path: str | None, gates_path: str | None,
+    html_path: str | None, markdown_path: str | None, junit_path: str | None, model_explorer_path: str | None,
+    gates_path: str | None,
     signature: str | None,
     shapes: dict[str, tuple[int, ...]], allow_unsupported: bool, every_layer: bool, rpc: str | None,
     tracker: str | None, key: str | None, timeout: float, fit: str, **options: Any,
@@ -158,7 +173,10 @@ def compare(
         raise click.UsageError("--interface needs --scheme")
     if options["labels"] is not None and options["data"] is None:
         raise click.UsageError("--labels needs --data")
+    if model_explorer_path is not None and len(others) + len(schemes) > 1:
+        raise click.UsageError("--model-explorer shows one comparison; give one scheme or one other model")
     paths = {"json": json_path, "html": html_path, "markdown": markdown_path, "junit": junit_path}
+    paths["model-explorer"] = model_explorer_path
     if sum(path == "-" for path in paths.values()) > 1:
         raise click.UsageError("only one report can go to stdout; give the others a file")
     from tflite2q import files
@@ -166,7 +184,7 @@ def compare(
     from tflite2q.cli.progress import Progress
     from tflite2q.evaluation import gates
     from tflite2q.execution import remote
-    from tflite2q.report import html, json, junit, markdown, text
+    from tflite2q.report import html, json, junit, markdown, model_explorer, text
 
     outputs = {f"--{kind}": path for kind, path in paths.items()}
     files.refuse_outputs(outputs, [original, *others, options["data"], options["labels"], gates_path], force=True)
@@ -183,7 +201,8 @@ def compare(
     output.write(paths["html"], html.comparison(results))
     output.write(paths["markdown"], markdown.comparison(results))
     output.write(paths["junit"], junit.comparison(results))
-    silent = "-" in (paths["html"], paths["markdown"], paths["junit"])
+    output.write(paths["model-explorer"], model_explorer.comparison(results[0]))
+    silent = "-" in (html_path, markdown_path, junit_path, model_explorer_path)
     output.emit(
         json.comparisons(results), json_path, lambda console: text.comparisons(console, shown, every_layer), silent
     )
@@ -208,7 +227,7 @@ def _converted(model: Loaded, scheme: str, interface: str | None) -> Conversion 
     try:
         return pipeline.convert(model, scheme, interface)
     except Unchanged as same:
-        click.echo(f"tflite2q: {same}; it is compared with itself", err=True)
+        remark(f"{same}; it is compared with itself")
         return model
 
 

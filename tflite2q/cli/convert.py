@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tflite2q.cli.options import (
     ANY_PATH,
     MODEL,
+    Piped,
     allow_unsupported_option,
     command,
     force_option,
     interface_option,
     json_option,
+    max_pixels_option,
+    memory_option,
     runtime_option,
     scheme_option,
     shape_option,
     signature_option,
+    skip_bad_option,
     target_option,
     threads_option,
 )
@@ -29,9 +33,10 @@ if TYPE_CHECKING:
 
     from tflite2q.cli.progress import Progress
     from tflite2q.dialect.text import Constants
-    from tflite2q.evaluation.models import Loaded
+    from tflite2q.evaluation.models import Loaded, Model
     from tflite2q.rewrites import Conversion
     from tflite2q.rewrites.scheme import Scheme
+    from tflite2q.runtimes.check import Check
 
 STAGES = ("load", "convert", "lower")
 UNCHANGED = ("skip", "copy", "fail")
@@ -42,13 +47,30 @@ UNCHANGED = ("skip", "copy", "fail")
 @scheme_option
 @runtime_option(help="Without --scheme: choose the scheme and interface that suit it.  Always: check the result.")
 @click.option(
-    "-o", "--output", type=ANY_PATH, help="The .tflite to write.  [default: MODEL-stem.SCHEME.tflite beside MODEL]"
+    "-o",
+    "--output",
+    type=click.Path(allow_dash=True),
+    help="The .tflite to write; '-' writes it to stdout, and the report to stderr.  "
+    "[default: MODEL-stem.SCHEME.tflite beside MODEL]",
 )
 @click.option(
     "--lib",
     type=ANY_PATH,
     metavar="OUT.so",
-    help="Also compile it with TVM to this shared library (.tar: its object files).",
+    help="Also compile it with TVM to this shared library (.tar: its object files); for a microcontroller, write an "
+    "archive OUT.a or C OUT.c, and OUT.h.",
+)
+@click.option(
+    "--max-arena",
+    type=click.IntRange(min=0),
+    metavar="BYTES",
+    help="Of a microcontroller: fail with exit code 1 if the model needs more RAM for its tensors.",
+)
+@click.option(
+    "--max-flash",
+    type=click.IntRange(min=0),
+    metavar="BYTES",
+    help="Of a microcontroller: fail with exit code 1 if the model's constants need more flash.",
 )
 @target_option
 @threads_option
@@ -77,8 +99,18 @@ UNCHANGED = ("skip", "copy", "fail")
 @click.option(
     "--data",
     type=ANY_PATH,
-    help="Samples (as for compare) to calibrate ranges, correct biases and reconstruct weights on, at most 200.  Only "
+    help="Samples (as for compare) to calibrate ranges, correct biases and reconstruct weights on.  Only "
     "float models need them.",
+)
+@skip_bad_option
+@max_pixels_option
+@memory_option
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=200,
+    show_default=True,
+    help="Use only the first N samples of --data.",
 )
 @force_option
 @json_option
@@ -88,6 +120,8 @@ def convert(
     runtime: str | None,
     output: str | None,
     lib: str | None,
+    max_arena: int | None,
+    max_flash: int | None,
     target: str,
     threads: int,
     interface: str | None,
@@ -99,6 +133,8 @@ def convert(
     allow_unsupported: bool,
     unchanged: str,
     data: str | None,
+    skip_bad: bool,
+    limit: int,
     force: bool,
     json_path: str | None,
 ) -> None:
@@ -111,40 +147,41 @@ def convert(
     """
     if scheme is None and runtime is None:
         raise click.UsageError("give --scheme NAME|FILE (`tflite2q schemes` lists the names) or --for RUNTIME")
-    from tflite2q import files, pipeline
-    from tflite2q.cli import models
+    from tflite2q.cli import libraries, models
     from tflite2q.cli import output as out
     from tflite2q.cli.progress import Progress
     from tflite2q.evaluation import compare
-    from tflite2q.evaluation.models import content_of, size_of, stem_of
+    from tflite2q.evaluation.models import buffer_of, size_of
     from tflite2q.evaluation.results import Comparison, Size
     from tflite2q.execution import runtime as execution
     from tflite2q.report import json, rules, text
 
+    samples = {"data": data, "limit": limit, "skip_bad": skip_bad}
     early = scheme is None or until is not None
-    found = models.opened(model, shapes, allow_unsupported, signature) if early else None
+    found = models.watched(model, shapes, allow_unsupported, signature) if early else None
     chosen, suits = _chosen(found, scheme, runtime, interface, data, unchanged)
     if found is not None and until is not None:
         with Progress() as progress:
-            click.echo(_dump(found, chosen, data, target, until, constants, progress))
+            click.echo(_dump(found, chosen, samples, target, until, constants, progress))
         return
     name = str(runtime) if chosen is None else chosen.name
-    path = Path(output) if output is not None else Path(model).with_name(f"{stem_of(model)}.{name}.tflite")
-    files.refuse_outputs({"--output": path, "--lib": lib, "--json": json_path}, [model, data], force, "--json")
-    _check_library(lib, target)
-    found = found or models.opened(model, shapes, allow_unsupported, signature)
+    path = _output(model, output, name)
+    header = libraries.check(lib, target, limits := (max_arena, max_flash))
+    _refuse({"--output": path, "--lib": lib, "the header of --lib": header, "--json": json_path}, [model, data], force)
+    found = found or models.watched(model, shapes, allow_unsupported, signature)
     with Progress() as progress:
         progress("converting")
-        conversion, same = (None, suits) if chosen is None else _converted(found, chosen, data, unchanged, progress)
+        conversion, same = (None, suits) if chosen is None else _converted(found, chosen, samples, unchanged, progress)
         graph = found.graph if conversion is None else conversion.graph
-        content = found.content() if conversion is None else content_of(conversion)
-        written = [str(path)] if conversion is not None or unchanged == "copy" else []
-        if lib is not None:
-            progress(f"compiling for {target}")
-            execution.compile(graph, target, threads).save(lib, force)
+        content = found.content() if conversion is None else buffer_of(conversion)
+        piped = output == "-"  # whoever reads stdout expects a model, changed or not
+        written = [str(path)] if not piped and (conversion is not None or unchanged == "copy") else []
+        progress(f"compiling for {target}" if lib is not None else "converting")
+        made = libraries.compiled(graph, lib, target, threads, limits, force)
         choices = execution.choices(graph, target) if explain else ()
-        if written:
-            files.write(path, content, force)
+        if piped or written:
+            progress("writing")
+            out.write_bytes(path, content, force)
     result = Comparison(
         model=Path(model).name,
         other=name,
@@ -154,8 +191,8 @@ def convert(
         size=Size(size_of(found), len(content)),
         notes=(same,) if conversion is None else (*conversion.notes, *_compressed(chosen, found.content(), content)),
     )
-    verdict = None if runtime is None else pipeline.check(str(path) if written else model, runtime, mend=False)
-    written += [] if lib is None else [lib]
+    verdict = _verdict(str(path) if written else conversion or found, runtime)
+    written += made
     document = {
         **json.comparison(result),
         "written": written,
@@ -173,10 +210,10 @@ def convert(
         if verdict is not None:
             rules.fitted(console, verdict, suits if conversion is not None else "")
 
-    out.emit(document, json_path, show)
+    out.emit(document, json_path, show, err=piped)
 
 
-def _compressed(scheme: Scheme | None, original: bytes, content: bytes) -> tuple[str, ...]:
+def _compressed(scheme: Scheme | None, original: bytes | memoryview, content: bytes | memoryview) -> tuple[str, ...]:
     """What a scheme that uses few codes is for: the size of the file in an archive."""
     if scheme is None or not _few_codes(scheme):
         return ()
@@ -192,14 +229,31 @@ def _few_codes(scheme: Scheme) -> bool:
     return bool(scheme.layer.weights.levels) or any(ruled)
 
 
-def _check_library(lib: str | None, target: str) -> None:
-    """Say before the work that a library cannot have that name, or that a target does not exist."""
-    if lib is not None:
-        from tflite2q.execution import runtime
-        from tflite2q.lower.target import resolve
+def _verdict(model: Model, runtime: str | None) -> Check | None:
+    """What the rules of a runtime say of a model, if one is named."""
+    from tflite2q import pipeline
 
-        runtime.check_ending(lib)
-        resolve(target)
+    return None if runtime is None else pipeline.check(model, runtime, mend=False)
+
+
+def _refuse(outputs: dict[str, str | Path | None], inputs: list[str | None], force: bool) -> None:
+    """Raise UsageError, before the work, for outputs that may not be written; --json needs no --force."""
+    from tflite2q import files
+
+    if [str(path) for path in outputs.values()].count("-") > 1:
+        raise click.UsageError("only one file can go to stdout; give --output or --json a file")
+    files.refuse_outputs(outputs, inputs, force, "--json")
+
+
+def _output(model: str, output: str | None, name: str) -> Path:
+    """Where the model is written.  Raises UsageError where that cannot be told."""
+    from tflite2q.evaluation.models import stem_of
+
+    if output is not None:
+        return Path(output)
+    if isinstance(model, Piped):
+        raise click.UsageError("a model from stdin has no name; give --output FILE, or '-' for stdout")
+    return Path(model).with_name(f"{stem_of(model)}.{name}.tflite")
 
 
 def _chosen(
@@ -248,14 +302,14 @@ def _suiting(
 
 
 def _converted(
-    model: Loaded, scheme: Scheme, data: str | None, unchanged: str, progress: Progress
+    model: Loaded, scheme: Scheme, samples: dict[str, Any], unchanged: str, progress: Progress
 ) -> tuple[Conversion | None, str]:
     """The conversion, or None with the reason if the model already follows the scheme."""
     from tflite2q import pipeline
     from tflite2q.errors import Unchanged
 
     try:
-        return pipeline.convert(model, scheme, data=data, progress=progress), ""
+        return pipeline.convert(model, scheme, **samples, progress=progress), ""
     except Unchanged as error:
         if unchanged == "fail":
             raise
@@ -265,7 +319,7 @@ def _converted(
 def _dump(
     model: Loaded,
     scheme: Scheme | None,
-    data: str | None,
+    samples: dict[str, Any],
     target: str,
     until: str,
     constants: Constants,
@@ -278,7 +332,7 @@ def _dump(
 
     if until == "load":
         return print_graph(model.graph, constants)
-    graph = model.graph if scheme is None else pipeline.convert(model, scheme, data=data).graph
+    graph = model.graph if scheme is None else pipeline.convert(model, scheme, **samples).graph
     if until == "convert":
         return print_graph(graph, constants)
     progress(f"lowering for {target}")

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tflite2q.cli.options import MODEL, allow_unsupported_option, command, json_option, shape_option, signature_option
+from tflite2q.cli.options import (
+    MODEL,
+    allow_unsupported_option,
+    command,
+    json_option,
+    memory_option,
+    shape_option,
+    signature_option,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,6 +26,7 @@ if TYPE_CHECKING:
 @signature_option
 @shape_option
 @allow_unsupported_option
+@memory_option
 @json_option
 def inspect(
     model: str,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeVar
 
-import click
+from tflite2q.cli.verbosity import remark
 
 if TYPE_CHECKING:
     from tflite2q.evaluation.inspection import Inspection
@@ -32,8 +32,17 @@ def opened(
             raise UnsupportedError(f"{error}; {CARRY_HINT}") from error
         raise
     for note in found.graph.notes:
-        click.echo(f"tflite2q: {path}: {note}", err=True)
+        remark(f"{path}: {note}")
     return found
+
+
+def watched(path: str, shapes: Mapping[str, tuple[int, ...]], allow_unsupported: bool, signature: str | None) -> Loaded:
+    """As `opened`, with progress, for commands that read large models."""
+    from tflite2q.cli.progress import Progress
+
+    with Progress() as progress:
+        progress("reading")
+        return opened(path, shapes, allow_unsupported, signature)
 
 
 def unsaid(result: R, *models: Loaded) -> R:

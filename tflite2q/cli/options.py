@@ -3,20 +3,71 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from tflite2q.cli.verbosity import Verbosity, choose
+
+PROGRAM = 1 << 30  # bytes that the program takes itself, with TVM and its threads
+
 F = TypeVar("F", bound=Callable[..., Any])
 
-MODEL = click.Path(dir_okay=False)
+FILE = click.Path(dir_okay=False)
 ANY_PATH = click.Path()
 
 
-class _EachOnce(click.Command):
-    """Refuses a second value for an option that takes one, where click would use the last without a word."""
+class Piped(str):
+    """The path of a temporary file that holds a model given on stdin."""
+
+
+class _Model(click.Path):
+    """The path of a model; '-' reads it from stdin into a file that lasts as long as the command."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value != "-" or ctx is None:
+            return super().convert(value, param, ctx)
+        from tflite2q import files
+        from tflite2q.evaluation.models import TEXT_SUFFIX
+
+        if ctx.meta.setdefault("tflite2q.stdin", param) is not param:
+            raise click.UsageError("only one file can come from stdin", ctx)
+        content = sys.stdin.buffer.read()
+        suffix = ".tflite" if b"\0" in content[:256] else TEXT_SUFFIX  # text has no zero bytes, a flatbuffer many
+        path = Path(ctx.with_resource(files.temporary_folder())) / f"stdin{suffix}"
+        path.write_bytes(content)
+        return Piped(path)
+
+
+MODEL = _Model(dir_okay=False, allow_dash=True)
+
+
+def _set_verbosity(context: click.Context, parameter: click.Parameter, given: bool) -> None:
+    if given:
+        choose(context, Verbosity[str(parameter.name).upper()])
+
+
+class _Command(click.Command):
+    """What all commands share: how much they say, and no option that is given twice.
+
+    click would take the last value of an option that takes one, without a word.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for letter, name, text in (
+            ("q", "quiet", "Print errors only, and what '-' asks for."),
+            ("v", "verbose", "Say on stderr what is being done, and how long each step takes."),
+        ):
+            option = click.Option(
+                [f"-{letter}", f"--{name}"], is_flag=True, expose_value=False, callback=_set_verbosity, help=text
+            )
+            self.params.append(option)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         given = [
@@ -30,7 +81,7 @@ class _EachOnce(click.Command):
         return super().parse_args(ctx, args)
 
 
-command = partial(click.command, cls=_EachOnce)
+command = partial(click.command, cls=_Command)
 
 
 def together(options: Sequence[Callable[[F], F]]) -> Callable[[F], F]:
@@ -171,8 +222,64 @@ task_options = together(
         ),
     ]
 )
+
+
+def _environment(variable: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    """Sets a variable for the time of the command, for this process and those that it starts."""
+
+    def set_variable(context: click.Context, parameter: click.Parameter, given: Any) -> None:
+        if given is None:
+            return
+        before = os.environ.get(variable)
+        os.environ[variable] = str(given)
+
+        def restore() -> None:
+            os.environ.pop(variable, None)
+            if before is not None:
+                os.environ[variable] = before
+
+        context.call_on_close(restore)
+
+    return set_variable
+
+
+def _confined(context: click.Context, parameter: click.Parameter, given: float | None) -> None:
+    """Sets the limit that stages ask before they begin, and one at which the system refuses memory."""
+    _environment("TFLITE2Q_MAX_MEMORY")(context, parameter, given)
+    if given is not None and sys.platform.startswith("linux"):
+        import resource
+
+        before = resource.getrlimit(resource.RLIMIT_DATA)
+        most = int(given * (1 << 30)) + PROGRAM
+        if before[0] in (-1, resource.RLIM_INFINITY) or most < before[0]:
+            resource.setrlimit(resource.RLIMIT_DATA, (most, before[1]))
+            context.call_on_close(lambda: resource.setrlimit(resource.RLIMIT_DATA, before))
+
+
+memory_option = click.option(
+    "--max-memory",
+    type=POSITIVE,
+    metavar="GB",
+    expose_value=False,
+    callback=_confined,
+    help="Refuse what needs more memory than this, before it is spent.  [default: the machine's]",
+)
+skip_bad_option = click.option(
+    "--skip-bad",
+    is_flag=True,
+    help="Leave out samples whose file is missing or cannot be read, or that have no usable label, and say so.",
+)
+max_pixels_option = click.option(
+    "--max-pixels",
+    type=click.IntRange(min=1),
+    metavar="N",
+    expose_value=False,
+    callback=_environment("TFLITE2Q_MAX_PIXELS"),
+    help="Refuse pictures of more pixels before they are decoded.  [default: 100,000,000]",
+)
 pixel_options = together(
     [
+        max_pixels_option,
         click.option(
             "--mean", type=FINITE, help="With --std: the model gets (pixel - mean) / std instead of pixel codes."
         ),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from tflite2q import files
+from tflite2q.cli.verbosity import Verbosity, current
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,19 +35,31 @@ def write(path: str | None, content: str) -> None:
         files.write(Path(path), content.encode(), force=True)
 
 
+def write_bytes(path: Path, content: bytes | memoryview, force: bool) -> None:
+    """Write a file of any kind; '-' is stdout.  Errors as `files.write`."""
+    if str(path) == "-":
+        sys.stdout.buffer.write(content)
+    else:
+        files.write(path, content, force)
+
+
 def emit(
-    document: Mapping[str, Any], json_path: str | None, text: Callable[[Console], None], silent: bool = False
+    document: Mapping[str, Any],
+    json_path: str | None,
+    text: Callable[[Console], None],
+    silent: bool = False,
+    err: bool = False,
 ) -> None:
     """Print `text`, or the JSON of `document` for '-'; write it to any other `json_path` too.
 
-    `silent`: another report has been printed instead.
+    `silent`: another report has been printed instead.  `err`: text goes to stderr, because a file goes to stdout.
     """
     encoded = json.dumps(document, indent=2, allow_nan=False) + "\n"
     if json_path == "-":
         click.echo(encoded, nl=False)
         return
-    if not silent:
-        click.echo(_rendered(text), nl=False)
+    if not silent and current() is not Verbosity.QUIET:
+        click.echo(_rendered(text), nl=False, err=err)
     if json_path is not None:
         files.write(Path(json_path), encoded.encode(), force=True)
 

@@ -1,4 +1,6 @@
-"""Progress on stderr: nothing for the first two seconds, and nothing at all unless a person is watching."""
+"""Progress on stderr: nothing for the first two seconds, and nothing at all unless a person is watching.
+
+With --quiet there is none; with --verbose each step is a line of its own, wherever stderr goes."""
 
 from __future__ import annotations
 
@@ -7,6 +9,8 @@ import threading
 import time
 from types import TracebackType
 from typing import TextIO
+
+from tflite2q.cli.verbosity import Verbosity, current
 
 PATIENCE = 2.0
 INTERVAL = 0.2
@@ -24,10 +28,24 @@ class Progress:
         self._text = ""
         self._width = 0
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._draw, daemon=True) if self._stream.isatty() else None
+        self._step: tuple[str, float] | None = None
+        verbosity = current()
+        self._verbose = verbosity is Verbosity.VERBOSE
+        drawn = verbosity is Verbosity.NORMAL and self._stream.isatty()
+        self._thread = threading.Thread(target=self._draw, daemon=True) if drawn else None
 
     def __call__(self, what: str, done: int = 0, total: int = 0) -> None:
         self._text = f"{what} {done}/{total}" if total else what
+        if self._verbose and (self._step is None or self._step[0] != what):
+            self._end_step()
+            self._step = what, time.monotonic()
+
+    def _end_step(self) -> None:
+        """Say what was done and how long it took; what is left behind by an error ends there, too."""
+        if self._step is not None:
+            what, start = self._step
+            self._stream.write(f"tflite2q: {what}: {time.monotonic() - start:.1f} s\n")
+            self._step = None
 
     def _draw(self) -> None:
         wait = PATIENCE
@@ -56,6 +74,7 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._over.set()
+        self._end_step()
         if self._thread is not None:
             self._thread.join()
         self.wipe()

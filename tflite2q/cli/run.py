@@ -11,14 +11,17 @@ import click
 
 from tflite2q.cli.options import (
     ANY_PATH,
+    FILE,
     MODEL,
     command,
     force_option,
     json_option,
+    memory_option,
     pixel_options,
     remote_options,
     shape_option,
     signature_option,
+    skip_bad_option,
     stream_option,
     target_option,
     task_options,
@@ -49,16 +52,17 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--output",
-    type=MODEL,
+    type=FILE,
     metavar="FILE",
     help="Write the outputs: .npz (arrays by name), .npy (one output), or .png (the mask of a segmentation of one "
     "picture, pixels are class numbers).",
 )
 @click.option(
-    "--draw", type=MODEL, metavar="OUT.png", help="Draw the answer (boxes, keypoints, mask, class) on the one picture."
+    "--draw", type=FILE, metavar="OUT.png", help="Draw the answer (boxes, keypoints, mask, class) on the one picture."
 )
 @task_options
 @click.option("--limit", type=click.IntRange(min=1), help="Use only the first N samples.")
+@skip_bad_option
 @click.option("--profile", is_flag=True, help="Also show the time, G MAC/s and share of each op.")
 @stream_option
 @signature_option
@@ -67,13 +71,14 @@ if TYPE_CHECKING:
 @target_option
 @threads_option
 @remote_options
+@memory_option
 @force_option
 @json_option
 def run_command(
     model: str, inputs: tuple[str, ...], output: str | None, limit: int | None, profile: bool, stream: bool,
     signature: str | None, shapes: dict[str, tuple[int, ...]], mean: float | None, std: float | None, target: str,
     threads: int, rpc: str | None, tracker: str | None, key: str | None, timeout: float, force: bool,
-    json_path: str | None, draw: str | None, task: str, label_names: str | None, fit: str,
+    json_path: str | None, draw: str | None, task: str, label_names: str | None, fit: str, skip_bad: bool,
 ) -> None:  # fmt: skip
     """Compile a model with TVM and run it, or run a library that `convert --lib` wrote, and show the outputs.
 
@@ -112,7 +117,7 @@ def run_command(
         ins, outs = _ends(found, made)
         reader, _ = tasks.choose(ins, outs, None if found is None else found.graph, task, label_names)
         chosen = reader.fit if fit == "auto" else cast("Fit", fit)
-        samples = prediction.samples(inputs, ins, limit, Normalization.of(mean, std), chosen)
+        samples = prediction.samples(inputs, ins, limit, Normalization.of(mean, std), chosen, skip_bad)
         _check_pictures(output, draw, reader.name, len(samples), samples.pictures is not None)
         executable = made or held.enter_context(closing(_executable(model, found, target, threads, device)))
         runner = executable.stream().step if stream else executable.run

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,14 +13,24 @@ from tflite2q.cli.options import (
     ANY_PATH,
     FINITE,
     MODEL,
-    NOT_NEGATIVE,
+    POSITIVE,
     command,
     force_option,
     json_option,
+    max_pixels_option,
+    memory_option,
+    remote_options,
     shape_option,
+    skip_bad_option,
     target_option,
     threads_option,
 )
+from tflite2q.cli.verbosity import Verbosity, current, remark
+
+if TYPE_CHECKING:
+    from tflite2q.mixing.crew import Crew
+
+GOALS = ("size", "compressed", "flash", "ram", "speed")
 
 
 @command(short_help="Find the mix of schemes that costs least for a given loss.")
@@ -29,12 +42,15 @@ from tflite2q.cli.options import (
     help="Ground-truth labels, as for compare; without them, agreement with the original is measured.",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Use only the first N samples.")
+@skip_bad_option
+@max_pixels_option
 @click.option(
     "--goal",
-    type=click.Choice(["size", "speed"]),
-    default="size",
+    type=click.Choice(GOALS),
+    default=GOALS[0],
     show_default=True,
-    help="What the mix should reduce.",
+    help="What the mix should reduce: the size of the file, that size compressed, the time of a run on the target, or "
+    "on a microcontroller the constants in flash or the peak of activations in RAM.",
 )
 @click.option(
     "--max-top1-drop",
@@ -43,7 +59,7 @@ from tflite2q.cli.options import (
     default=0.5,
     show_default=True,
     metavar="POINTS",
-    help="Largest loss of top-1 allowed, in percentage points.",
+    help="Largest loss of top-1 (without labels: of agreement) allowed, in percentage points.",
 )
 @click.option(
     "--schemes",
@@ -52,15 +68,18 @@ from tflite2q.cli.options import (
     metavar="A,B,...",
     help="Schemes to choose from, names or .toml files; every layer starts with the first.",
 )
+@click.option("--budget", type=POSITIVE, metavar="MIN", help="Finish within this many minutes.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Processes that measure.  [default: one for each processor]")
 @click.option(
-    "--budget", type=NOT_NEGATIVE, metavar="MIN", help="Stop measuring single layers after this many minutes."
-)
+    "--dask", metavar="ADDRESS",
+    help="Measure on the Dask cluster whose scheduler has this address; needs tflite2q[cluster].",
+)  # fmt: skip
 @click.option(
     "--seed",
     type=int,
     default=0,
     show_default=True,
-    help="Seed for choosing the samples on which single layers are measured.",
+    help="Seed for drawing the samples that choose, and those of them on which layers are measured.",
 )
 @click.option("-o", "--output", type=ANY_PATH, required=True, metavar="MIXED.toml", help="The scheme file to write.")
 @click.option(
@@ -72,48 +91,75 @@ from tflite2q.cli.options import (
 @shape_option
 @target_option
 @threads_option
+@memory_option
+@remote_options
 @force_option
 @json_option
 def search(
     model: str, data: str, labels: str | None, limit: int | None, goal: str, max_drop: float, schemes: str,
-    budget: float | None, seed: int, output: str, picture: str | None, shapes: dict[str, tuple[int, ...]],
-    target: str, threads: int, force: bool, json_path: str | None,
+    budget: float | None, jobs: int | None, dask: str | None, seed: int, output: str, picture: str | None,
+    shapes: dict[str, tuple[int, ...]], target: str, threads: int, rpc: str | None, tracker: str | None,
+    key: str | None, timeout: float, force: bool, json_path: str | None, skip_bad: bool,
 ) -> None:  # fmt: skip
     """Find the mix of schemes, layer by layer, that saves most within a loss of top-1, and write it as a scheme file.
 
     The search first changes each layer alone and measures the effect on the output.  From these measurements it builds
-    a Pareto front of mixes, to first order.  It then checks the chosen mix as a whole on all samples.  Measurements are
-    kept in MIXED.search.json: an interrupted search continues from there, and another --max-top1-drop measures no layer
-    twice.
+    mixes, measures them as a whole, and keeps those that no other one beats.  Half of the samples choose among these,
+    and the other half confirms the choice; the report says what the samples can and cannot decide.  It is an error
+    (exit code 1) if the first scheme alone loses more than is allowed.  Measurements are kept in MIXED.search.json: an
+    interrupted search continues from there, and another --max-top1-drop or --goal measures no layer twice.  With --rpc,
+    or --tracker and --key, times are those of a remote device.
     """
     from tflite2q import files
     from tflite2q.cli import models
     from tflite2q.cli import output as out
     from tflite2q.cli.progress import Progress
     from tflite2q.evaluation.compare import dataset
+    from tflite2q.execution import remote
     from tflite2q.mixing import Settings, search, show
+    from tflite2q.mixing.crew import Budget
     from tflite2q.rewrites import scheme
 
+    time = Budget(budget)
     where = Path(output)
     drawing = Path(picture) if picture is not None else where.with_suffix(".png") if show.can_draw() else None
     outputs = {"--output": where, "--picture": drawing, "--json": json_path}
     files.refuse_outputs(outputs, [model, data, labels], force, "--json")
     graph = models.opened(model, shapes).graph
     chosen = [scheme.find(name.strip()) for name in schemes.split(",") if name.strip()]
-    samples = dataset(graph, data, labels, limit)
-    settings = Settings(goal, max_drop, target, threads, seed, budget)
+    samples = dataset(graph, data, labels, limit, skip_bad=skip_bad)
+    for note in samples.notes:
+        remark(note)
+    device = remote.device(rpc, tracker, key, timeout)
+    settings = Settings(goal, max_drop, target, threads, seed, budget, jobs=jobs, device=device)
     measured = where.with_suffix(".search.json")
-    with Progress() as progress:
+    with Progress() as progress, _crew(dask) as crew:
         try:
-            found = search(graph, chosen, samples, settings, measured, progress)
+            found = search(graph, chosen, samples, settings, measured, progress, crew, time)
         except KeyboardInterrupt:
             if measured.exists():
-                click.echo(f"measurements so far are kept in {measured}; run the same command to continue", err=True)
+                remark(f"measurements so far are kept in {measured}; run the same command to continue")
             raise
     files.write(where, found.text.encode(), force)
     name = Path(model).name
     if drawing is not None:
         show.picture(found, goal, name, drawing, force)
     out.emit(show.values(found, goal, name), json_path, lambda console: show.text(console, found, goal))
-    if json_path != "-":
+    if json_path != "-" and current() is not Verbosity.QUIET:
         click.echo(f"wrote {where}" + (f" and {drawing}" if drawing is not None else ""))
+        click.echo(f"to convert: tflite2q convert {model} --scheme {where} --data {data} --limit {found.calibration}")
+
+
+@contextmanager
+def _crew(dask: str | None) -> Iterator[Crew | None]:
+    """The cluster that measures; None for this machine."""
+    if dask is None:
+        yield None
+        return
+    from tflite2q.batch.crew import ClusterCrew
+
+    crew = ClusterCrew(dask)
+    try:
+        yield crew
+    finally:
+        crew.close()

@@ -209,6 +209,9 @@ def _verify_names(op: Op, values: Mapping[str, Value], defined: set[str]) -> Non
         if name not in values:
             raise InvalidGraph(f"value {name!r} does not exist")
         check_carried(op, values[name])
+    for value in op.intermediates:
+        if value.name in values:
+            raise InvalidGraph(f"has {value.name!r} among its intermediates, which is a value of the graph")
     for name in op.inputs:
         if name is not None and name not in defined:
             raise InvalidGraph(f"reads {name!r} before it is computed")

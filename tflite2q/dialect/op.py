@@ -318,6 +318,10 @@ class Op:
         """Multiply-accumulate operations of one run; 0 for ops without products."""
         return 0
 
+    def workspace(self, ins: Values, outs: Sequence[Value]) -> int:
+        """Bytes that NumPy takes beside operands and results, about: numbers of 64 bits, twice."""
+        return 16 * sum(value.type.size for value in (*ins.entries, *outs) if value is not None)
+
     def check_operands(self) -> None:
         """Raise InvalidGraph on a wrong number of inputs or outputs, a missing required one, or attributes of no
         operator."""

@@ -15,6 +15,7 @@ from tflite2q.dialect.types import TensorType, Value
 
 Span = tuple[float, float]
 EVERYTHING: Span = (-math.inf, math.inf)
+AT_ONCE = 1 << 16  # weights that are real numbers at one time: what they take stays small, and in the caches
 
 ACTIVATIONS: dict[str, Span] = {"RELU": (0.0, math.inf), "RELU6": (0.0, 6.0), "RELU_N1_TO_1": (-1.0, 1.0)}
 
@@ -82,24 +83,42 @@ def weighted_sum(x: Value, span: Span, weights: Value, axis: int, bias: Value | 
     """
     if weights.constant is None or (bias is not None and bias.constant is None) or weights.type.size == 0:
         return EVERYTHING
-    real = _rows(weights, axis)
-    rising, falling = np.maximum(real, 0).sum(axis=1), np.minimum(real, 0).sum(axis=1)
+    count = weights.type.shape[axis]
+    rising, falling = np.empty(count), np.empty(count)
+    for part in blocks_of_rows(weights, axis):
+        real = _rows(weights, axis, part)
+        rising[part], falling[part] = np.maximum(real, 0).sum(axis=1), np.minimum(real, 0).sum(axis=1)
     low, high = min(span[0], 0.0), max(span[1], 0.0)
     if not (math.isfinite(low) and math.isfinite(high)):
         return EVERYTHING
-    extra = np.zeros(len(real)) if bias is None else _real_bias(bias, x, weights, len(real))
+    extra = np.zeros(count) if bias is None else _real_bias(bias, x, weights, count)
     return (
         float((rising * low + falling * high + extra).min()),
         float((rising * high + falling * low + extra).max()),
     )
 
 
-def _rows(weights: Value, axis: int) -> rounding.Floats:
-    """The weights in real numbers, one row an output channel."""
-    channels = weights.type.shape[axis]
+def blocks_of_rows(weights: Value, axis: int) -> list[slice]:
+    """The output channels in parts whose real numbers take little memory; all of them where a row's scales differ."""
+    channels, q = weights.type.shape[axis], weights.type.quantization
+    if q is not None and (q.block or q.axis not in (None, axis)):
+        return [slice(0, channels)]
+    step = max(AT_ONCE * channels // max(weights.type.size, 1), 1)
+    return [slice(start, min(start + step, channels)) for start in range(0, channels, step)]
+
+
+def _rows(weights: Value, axis: int, part: slice) -> rounding.Floats:
+    """The weights of some output channels in real numbers, one row a channel."""
     q = weights.type.quantization
-    real = weights.data.astype(np.float64) if q is None else q.real(weights.data)
-    return np.asarray(np.moveaxis(real, axis, 0).reshape(channels, -1))
+    if q is not None and (q.block or q.axis not in (None, axis)):
+        real = np.moveaxis(q.real(weights.data), axis, 0)[part]
+        return np.asarray(real.reshape(len(real), -1))
+    data = np.moveaxis(weights.data, axis, 0)[part]
+    rows = data.reshape(len(data), -1).astype(np.float64)
+    if q is None:
+        return rows
+    channels = weights.type.shape[axis]
+    return np.asarray((rows - q.zero_points(channels)[part, None]) * q.scales(channels)[part, None].astype(np.float64))
 
 
 def _real_bias(bias: Value, x: Value, weights: Value, channels: int) -> npt.NDArray[np.float64]:

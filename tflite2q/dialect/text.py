@@ -52,7 +52,12 @@ def print_graph(graph: Graph, constants: Constants = "full") -> str:
     `constants="elided"` writes large constants as the start of their SHA-256, long lists of scales by their first few
     and data of metadata and files likewise: short enough to read and to compare, but not to be parsed.
     """
-    return _Printer(constants == "elided").graph(graph)
+    return _Printer(constants).graph(graph)
+
+
+def digest(graph: Graph) -> str:
+    """SHA-256, in hexadecimal digits, of everything that the text form says: equal for equal graphs only."""
+    return hashlib.sha256(_Printer("digests").graph(graph).encode()).hexdigest()
 
 
 def parse_graph(text: str) -> Graph:
@@ -65,8 +70,8 @@ def parse_graph(text: str) -> Graph:
 
 
 class _Printer:
-    def __init__(self, elided: bool) -> None:
-        self.elided = elided
+    def __init__(self, constants: Constants | Literal["digests"]) -> None:
+        self.constants = constants
 
     def graph(self, graph: Graph) -> str:
         head = [f"graph {quoted(graph.name)} {{"]
@@ -121,7 +126,7 @@ class _Printer:
 
     def quantization(self, q: Quantization) -> str:
         pairs = [f"{real(np.float32(s))}:{z}" for s, z in zip(q.scale, q.zero_point, strict=True)]
-        if self.elided and len(pairs) > SHOWN_SCALES:
+        if self.constants == "elided" and len(pairs) > SHOWN_SCALES:
             pairs = [*pairs[:SHOWN_SCALES], f"elided {len(pairs) - SHOWN_SCALES} more"]
         if q.axis is not None:
             pairs.insert(0, f"axis {q.axis}{f' block {q.block}' if q.block else ''}")
@@ -137,8 +142,9 @@ class _Printer:
     def data(self, data: bytes) -> str:
         if len(data) <= UNPACKED:
             return attribute_text(data)
-        if self.elided:
-            return f'elided "sha256:{hashlib.sha256(data).hexdigest()[:16]}" {len(data)} bytes'
+        if self.constants != "full":
+            known = hashlib.sha256(data).hexdigest()
+            return f'elided "sha256:{known[:16] if self.constants == "elided" else known}" {len(data)} bytes'
         return f'zlib "{base64.b64encode(zlib.compress(data, 9)).decode("ascii")}"'
 
 

@@ -48,7 +48,8 @@ class Quantization:
 
     @staticmethod
     def per_tensor(scale: float, zero_point: int) -> Quantization:
-        return Quantization((float(np.float32(scale)),), (int(zero_point),))
+        with np.errstate(over="ignore"):  # an infinite scale is refused
+            return Quantization((float(np.float32(scale)),), (int(zero_point),))
 
     @staticmethod
     def per_channel(scales: npt.ArrayLike, axis: int) -> Quantization:
@@ -149,7 +150,7 @@ class Constant:
 
     def __init__(self, array: npt.NDArray[Any]) -> None:
         frozen = np.ascontiguousarray(array).reshape(np.shape(array))
-        if frozen is array or frozen.base is not None:
+        if (frozen is array or frozen.base is not None) and not _unchanging(frozen):
             frozen = frozen.copy()
         frozen.flags.writeable = False
         self.array = frozen
@@ -159,15 +160,34 @@ class Constant:
         if not isinstance(other, Constant):
             return NotImplemented
         a, b = self.array, other.array
-        return a is b or (a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes())
+        if a is b or a.dtype != b.dtype or a.shape != b.shape:
+            return a is b
+        return all(x.tobytes() == y.tobytes() for x, y in zip(_pieces(a), _pieces(b), strict=True))
 
     def __hash__(self) -> int:
         if self._hash is None:
-            self._hash = hash((self.array.dtype.str, self.array.shape, self.array.tobytes()))
+            parts = tuple(hash(piece.tobytes()) for piece in _pieces(self.array))
+            self._hash = hash((self.array.dtype.str, self.array.shape, parts))
         return self._hash
 
     def __repr__(self) -> str:
         return f"Constant({self.array.dtype.name}{list(self.array.shape)})"
+
+
+PIECE = 1 << 18  # elements that are compared at a time, so that large constants are never copied whole
+
+
+def _pieces(array: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    flat = array.reshape(-1)
+    return [flat[start : start + PIECE] for start in range(0, flat.size, PIECE)]
+
+
+def _unchanging(array: npt.NDArray[Any]) -> bool:
+    """Whether nothing can change the memory of an array: it is a part of `bytes`, and aligned."""
+    base: Any = array
+    while isinstance(base, np.ndarray | memoryview):
+        base = base.base if isinstance(base, np.ndarray) else base.obj
+    return type(base) is bytes and bool(array.flags.aligned)
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ def compare(
     labels: Any = None,
     limit: int | None = None,
     label_offset: int | None = None,
+    skip_bad: bool = False,
     mean: float | None = None,
     std: float | None = None,
     target: str = "native",
@@ -76,9 +77,10 @@ def compare(
 
     `data`: a folder of images, a CSV of file,label, .npy, .npz or arrays; without it random inputs, on which only
     agreement can be measured.  `labels`, the ground truth: class labels (top-1 and top-5; `label_offset` is added to
-    each, None: automatic), a folder or array of masks (mean IoU), or COCO's JSON (mAP, keypoints).  `limit`: number of
-    samples.  `mean` and `std`: for normalizing pixels; `fit`: "crop", "pad" or "stretch", how pictures are laid into
-    the input (None: as the task does).  `task`: a name in `tasks.TASKS`, or "auto" to guess it from the outputs;
+    each, None: automatic), a folder or array of masks (mean IoU), or COCO's JSON (mAP, keypoints).  With `skip_bad`
+    samples that cannot be read or have no label are left out, with a note.  `limit`: number of samples.  `mean` and
+    `std`: for normalizing pixels; `fit`: "crop", "pad" or "stretch", how pictures are laid into the input (None: as the
+    task does).  `task`: a name in `tasks.TASKS`, or "auto" to guess it from the outputs;
     `label_names`: names of the classes, or a file of them.  With `stream` the samples are the steps of one stream, in
     order, for models that keep state; without, each starts from the initial state.  `speed` False does not time;
     `layer_samples` is the number of samples for layers and for the slow engines (0: none; None: 2, of a stream 50);
@@ -100,11 +102,14 @@ def compare(
         result = replace(result, notes=(*result.notes, f"neither outputs nor speed were compared: {obstacle}"))
         result = replace(result, provenance=provenance(original, converted, None, read))
         return replace(result, gates=gates_of.evaluate(result, bounds))
-    request = _Request(before, data, labels, limit, Normalization.of(mean, std), fit, stream)
+    request = _Request(before, data, labels, limit, Normalization.of(mean, std), fit, stream, skip_bad)
     chosen, info = request.task(task, label_names)
     samples = request.samples(chosen)
     few = layer_samples if layer_samples is not None else STREAM_LAYER_SAMPLES if stream else LAYER_SAMPLES
     setup = Setup((before, after), target, threads, device, stream, few, progress)
+    setup.notes.extend(samples.notes)
+    if labels is None and (unused := samples_of.unused_labels(data)) is not None:
+        setup.notes.append(f"{unused} lies in the data folder and is not used; --labels {unused} measures correctness")
     if (before.states or after.states) and not stream:
         setup.notes.append("the model keeps state: every sample started from the initial one; see --stream")
     truth = chosen.truth(samples, labels, label_offset)
@@ -141,6 +146,7 @@ class _Request:
     pixels: Normalization
     fit: Fit | None
     stream: bool
+    skip_bad: bool
 
     def task(self, name: str, names: FilePath | Sequence[str] | None) -> tuple[Task[Any], TaskInfo]:
         """What the model does; class labels, which a CSV may hold too, settle what a vector of numbers is."""
@@ -153,7 +159,7 @@ class _Request:
         """The samples, with class labels if the task takes those."""
         limit = self.limit or (STREAM_STEPS if self.stream and self.data is None else None)
         labels = self.labels if task.name == "classification" else None
-        found = dataset(self.graph, self.data, labels, limit, self.pixels, self.fit or task.fit)
+        found = dataset(self.graph, self.data, labels, limit, self.pixels, self.fit or task.fit, self.skip_bad)
         return replace(found, source=f"{found.source}, one stream") if self.stream else found
 
 
@@ -169,12 +175,13 @@ def dataset(
     limit: int | None = None,
     pixels: Normalization | None = None,
     fit: Fit = "crop",
+    skip_bad: bool = False,
 ) -> Dataset:
     """The samples to compare on: those of `source`, or random codes."""
     inputs = [graph[name] for name in graph.inputs]
     if source is None:
         return samples_of.synthetic(inputs, limit or samples_of.SYNTHETIC_SAMPLES)
-    return samples_of.load(source, inputs, labels, limit, pixels or Normalization.of(None, None), fit)
+    return samples_of.load(source, inputs, labels, limit, pixels or Normalization.of(None, None), fit, skip_bad)
 
 
 @dataclass(frozen=True)

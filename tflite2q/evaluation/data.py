@@ -14,7 +14,6 @@ asked for.
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,16 +26,19 @@ import numpy.typing as npt
 from tflite2q.arithmetic import rounding
 from tflite2q.dialect.types import STORAGE, WIDE_INTEGERS, Value
 from tflite2q.errors import DataError
-from tflite2q.evaluation import images
+from tflite2q.evaluation import arrays, images
+from tflite2q.evaluation import labels as labels_of
 from tflite2q.evaluation.geometry import Fit, Frame, whole
 from tflite2q.evaluation.images import IMAGE_SUFFIXES, Pictures
+from tflite2q.evaluation.labels import LABEL_KEYS, SKIP, UNKNOWN, and_more, whole_number
 
 Array = npt.NDArray[Any]
 FilePath = str | os.PathLike[str]
-Source = FilePath | Array | Mapping[str, Array]
+Source = FilePath | npt.ArrayLike | Mapping[str, npt.ArrayLike]
 
 MEMORY = Path("the given data")  # how messages call arrays that come from no file
-LABEL_KEYS = ("labels", "label", "y")
+LISTS = ("labels.csv", "labels.txt", "labels.npy")  # that a folder of images may hold
+SHOWN = 3  # reasons why samples are left out
 SYNTHETIC_SAMPLES = 8
 
 
@@ -45,7 +47,8 @@ class Dataset:
     """`len()` samples; iterating gives, for each, one array per model input, of that input's shape and dtype.
 
     `labels` are class numbers as the data counts them, one per sample, or None; `pictures` are the image files that the
-    samples are made of, which are decoded ahead, in threads; `synthetic` ones were made up.
+    samples are made of, which are decoded ahead, in threads; `synthetic` ones were made up.  `notes` say what was left
+    out or not used.
     """
 
     source: str
@@ -54,6 +57,7 @@ class Dataset:
     labels: npt.NDArray[np.int64] | None = None
     pictures: Pictures | None = None
     synthetic: bool = False
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -68,6 +72,17 @@ class Dataset:
         if self.pictures is not None:
             return self.pictures.frame(index)
         return whole(shape[2], shape[1]) if len(shape) == 4 else whole(1, 1)
+
+    def only(self, kept: Sequence[int]) -> Dataset:
+        """The samples of these numbers."""
+        make, pictures = self.make, self.pictures
+        return replace(
+            self,
+            names=tuple(self.names[index] for index in kept),
+            make=lambda index: make(kept[index]),
+            labels=None if self.labels is None else self.labels[list(kept)],
+            pictures=pictures and replace(pictures, files=tuple(pictures.files[index] for index in kept)),
+        )
 
     def first(self, count: int) -> Dataset:
         """At most `count` of the samples."""
@@ -105,27 +120,44 @@ def load(
     limit: int | None = None,
     pixels: Normalization = Normalization(),
     fit: Fit = "crop",
+    skip_bad: bool = False,
 ) -> Dataset:
     """Samples from a folder of images, one image, a CSV of `file,label`, a `.npy`, a `.npz`, or arrays in memory.
 
     `inputs` are the model's inputs; a model with several takes a `.npz` (or mapping) with an array for each, by name.
-    `limit` keeps the first samples.  Raises DataError where the data cannot be read or does not fit.
+    `limit` keeps the first samples.  Files that are missing or cannot be read, and labels that are missing or no
+    numbers, are a DataError, as is all else that does not fit; with `skip_bad` such samples are left out, with a note.
     """
     if limit is not None and limit < 1:
         raise DataError(f"a limit of {limit} samples leaves nothing; give at least 1")
-    if isinstance(source, np.ndarray):
-        found = _arrays(MEMORY, {"": source}, inputs, limit, pixels)
-    elif isinstance(source, Mapping):
-        found = _arrays(MEMORY, source, inputs, limit, pixels)
+    if isinstance(source, str | os.PathLike):
+        found = _from_file(Path(source), inputs, limit, pixels, fit, skip_bad)
     else:
-        found = _from_file(Path(source), inputs, limit, pixels, fit)
-    if labels is None:
+        held = source if isinstance(source, Mapping) else {"": source}
+        found = _arrays(MEMORY, _in_memory(held), inputs, limit, pixels)
+    if isinstance(labels, str | os.PathLike):
+        known, notes = labels_of.read(labels, found.names, limit is not None or skip_bad, skip_bad)
+        found = replace(found, labels=known, notes=(*found.notes, *notes))
+    elif labels is not None:
+        known = labels_of.in_order(MEMORY, labels_of.as_labels(MEMORY, labels), found.names, True)
+        found = replace(found, labels=known)
+    return _labelled(found)
+
+
+def _in_memory(given: Mapping[str, Any]) -> dict[str, Array]:
+    return {str(key): arrays.as_array(item, f"{MEMORY}{f', {key!r}' if key else ''}") for key, item in given.items()}
+
+
+def _labelled(found: Dataset) -> Dataset:
+    """The samples without those whose label is not known."""
+    if found.labels is None or not (found.labels == UNKNOWN).any():
         return found
-    if not isinstance(labels, str | os.PathLike):
-        return replace(
-            found, labels=_in_order(MEMORY, _label_array(MEMORY, {"": np.asarray(labels)}), found.names, True)
-        )
-    return replace(found, labels=read_labels(labels, found.names, limit is not None))
+    without = [found.names[index] for index in np.flatnonzero(found.labels == UNKNOWN)]
+    kept = np.flatnonzero(found.labels != UNKNOWN).tolist()
+    if not kept:
+        raise DataError(f"{found.source}: no sample has a label")
+    note = f"{len(without)} of {len(found)} samples have no usable label and are left out: {without[0]}"
+    return replace(found.only(kept), notes=(*found.notes, note + and_more(len(without) - 1)))
 
 
 def synthetic(inputs: Sequence[Value], samples: int = SYNTHETIC_SAMPLES, seed: int = 0) -> Dataset:
@@ -187,59 +219,20 @@ def encode(array: Array, value: Value, pixels: Normalization = Normalization()) 
     raise DataError(f"input {value.name!r} takes {dtype}, the data is {array.dtype.name}; convert it first")
 
 
-def read_labels(path: FilePath, names: Sequence[str], may_be_more: bool = False) -> npt.NDArray[np.int64]:
-    """One class number for each sample: by file name where the file has a column for it, else in order.
-
-    Reads `.npy`, `.npz` (array `labels`) and text with a label, or `file,label`, a line; a heading is skipped.
-    `may_be_more` allows more labels than samples, for those cut off by a limit.
-    """
-    where = Path(path)
-    if where.suffix.lower() in (".npy", ".npz"):
-        return _in_order(where, _label_array(where, _load_arrays(where)), names, may_be_more)
-    rows = _rows(where)
-    if rows and not _is_integer(rows[0][-1]):
-        rows = rows[1:]
-    for number, row in enumerate(rows, start=1):
-        if not _is_integer(row[-1]):
-            raise DataError(f"{where}: label {number} is {row[-1]!r}, not a whole number")
-    by_name = {Path(row[0]).name: int(row[-1]) for row in rows if len(row) > 1}
-    if any(Path(name).name in by_name for name in names):
-        missing = [name for name in names if Path(name).name not in by_name]
-        if missing:
-            raise DataError(f"{where}: no label for {missing[0]}" + _and_more(len(missing) - 1))
-        return np.array([by_name[Path(name).name] for name in names], np.int64)
-    return _in_order(where, np.array([int(row[-1]) for row in rows], np.int64), names, may_be_more)
-
-
-def align_labels(labels: npt.NDArray[np.int64], classes: int, offset: int | None = None) -> npt.NDArray[np.int64]:
-    """Labels as the model counts its `classes`: plus `offset`.
-
-    Without one, labels of 0..999 and 1001 classes mean that class 0 is the background, as in the MobileNets, and 1 is
-    added.
-    Raises DataError for labels that the model does not have.
-    """
-    if offset is None:
-        offset = 1 if classes == 1001 and len(labels) and labels.max() < 1000 else 0
-    aligned = labels + offset
-    wrong = aligned[(aligned < 0) | (aligned >= classes)]
-    if len(wrong):
-        shift = f" after an offset of {offset}" if offset else ""
-        raise DataError(f"label {wrong[0]}{shift} is not one of the model's {classes} classes; see --label-offset")
-    return aligned
-
-
-def _from_file(where: Path, inputs: Sequence[Value], limit: int | None, pixels: Normalization, fit: Fit) -> Dataset:
+def _from_file(
+    where: Path, inputs: Sequence[Value], limit: int | None, pixels: Normalization, fit: Fit, skip_bad: bool
+) -> Dataset:
     if not where.exists():
         raise DataError(f"{where}: no such file or folder")
     if where.suffix.lower() in (".npy", ".npz"):
-        return _arrays(where, _load_arrays(where), inputs, limit, pixels)
+        return _arrays(where, arrays.load(where), inputs, limit, pixels)
     if len(inputs) != 1:
         raise DataError(f"{where}: the model takes {len(inputs)} inputs; give a .npz with an array named for each")
-    return _images(where, inputs[0], limit, pixels, fit)
+    return _images(where, inputs[0], limit, pixels, fit, skip_bad)
 
 
-def _images(where: Path, value: Value, limit: int | None, pixels: Normalization, fit: Fit) -> Dataset:
-    files, labels = _image_files(where)
+def _images(where: Path, value: Value, limit: int | None, pixels: Normalization, fit: Fit, skip_bad: bool) -> Dataset:
+    files, labels, notes = _image_files(where, skip_bad)
     files, labels = files[:limit], None if labels is None else labels[:limit]
     shape = value.type.shape
     if len(shape) != 4 or shape[0] != 1 or shape[3] not in (1, 3):
@@ -248,32 +241,70 @@ def _images(where: Path, value: Value, limit: int | None, pixels: Normalization,
     if len(set(names)) != len(names):
         names = tuple(str(file) for file in files)
     found = Pictures(tuple(files), shape, fit)
-    return Dataset(str(where), names, lambda index: [encode(found.codes(index), value, pixels)], labels, found)
+
+    def make(index: int) -> list[Array]:
+        return [encode(found.codes(index), value, pixels)]
+
+    samples = Dataset(str(where), names, make, labels, found, notes=tuple(notes))
+    return _readable(samples, found) if skip_bad else samples
 
 
-def _image_files(where: Path) -> tuple[list[Path], npt.NDArray[np.int64] | None]:
-    """The image files that `where` names and, for a CSV with such a column, their labels."""
+def _readable(samples: Dataset, pictures: Pictures) -> Dataset:
+    """The samples whose pictures can be read; decodes all of them."""
+    bad = images.unreadable(pictures)
+    if len(bad) == len(samples):
+        raise DataError(f"{samples.source}: no picture can be used; {next(iter(bad.values()))}")
+    if not bad:
+        return samples
+    note = f"{len(bad)} of {len(samples)} pictures are left out: {'; '.join(list(bad.values())[:SHOWN])}"
+    kept = [index for index in range(len(samples)) if index not in bad]
+    return replace(samples.only(kept), notes=(*samples.notes, note + and_more(len(bad) - SHOWN)))
+
+
+def _image_files(where: Path, skip_bad: bool) -> tuple[list[Path], npt.NDArray[np.int64] | None, list[str]]:
+    """The image files that `where` names, their labels if it is a list that has them, and notes."""
     if where.is_dir():
         files = sorted(file for file in where.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
         if not files:
             raise DataError(f"{where}: no images in this folder ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        return files, None
+        return files, None, []
     if where.suffix.lower() in IMAGE_SUFFIXES:
-        return [where], None
+        return [where], None, []
     if where.suffix.lower() != ".csv":
         raise DataError(f"{where}: data is a folder of images, an image, a .csv of file,label, a .npy or a .npz")
-    rows = _rows(where)
+    rows = labels_of.rows(where)
     if rows and Path(rows[0][0]).suffix.lower() not in IMAGE_SUFFIXES:
         rows = rows[1:]
     if not rows:
         raise DataError(f"{where}: lists no image files; expected lines of file,label")
-    files = [where.parent / row[0] for row in rows]
-    absent = [file for file in files if not file.exists()]
+    files, notes = [where.parent / row[0] for row in rows], []
+    absent = [file for file in files if not file.is_file()]
+    if absent and (not skip_bad or len(absent) == len(files)):
+        raise DataError(f"{where}: {absent[0]} does not exist{and_more(len(absent) - 1)}; {SKIP}")
     if absent:
-        raise DataError(f"{where}: {absent[0]} does not exist" + _and_more(len(absent) - 1))
-    if not all(len(row) > 1 and _is_integer(row[1]) for row in rows):
-        return files, None
-    return files, np.array([int(row[1]) for row in rows], np.int64)
+        notes.append(f"{where}: {len(absent)} of {len(files)} files do not exist, the first {absent[0].name}")
+        rows = [row for row, file in zip(rows, files, strict=True) if file.is_file()]
+        files = [file for file in files if file.is_file()]
+    return files, _listed_labels(where, rows, skip_bad), notes
+
+
+def _listed_labels(where: Path, rows: list[list[str]], skip_bad: bool) -> npt.NDArray[np.int64] | None:
+    """The labels in the second column of a list of files; None where it has none."""
+    numbers = [whole_number(row[1]) if len(row) > 1 else None for row in rows]
+    if all(number is None for number in numbers):
+        return None
+    bad = [row for row, number in zip(rows, numbers, strict=True) if number is None]
+    if bad and not skip_bad:
+        label = repr(bad[0][1]) if len(bad[0]) > 1 else "missing"
+        raise DataError(f"{where}: the label of {bad[0][0]} is {label}{and_more(len(bad) - 1)}; {SKIP}")
+    return np.array([UNKNOWN if number is None else number for number in numbers], np.int64)
+
+
+def unused_labels(source: Any) -> str | None:
+    """A list of labels that lies in a folder of images, if there is one."""
+    if not isinstance(source, str | os.PathLike) or not Path(source).is_dir():
+        return None
+    return next((str(Path(source, name)) for name in LISTS if Path(source, name).is_file()), None)
 
 
 def _arrays(
@@ -288,24 +319,17 @@ def _arrays(
         raise DataError(
             f"{where}: the arrays hold {sorted(counts)} samples; each input needs the same number, at least 1"
         )
+    names = tuple(f"{where.name}[{index}]" for index in range(counts.pop()))
+    for column, value in zip(columns, inputs, strict=True):
+        arrays.not_finite(str(where), value.name, column, dict(enumerate(names)))
     labels = next((stored[key] for key in LABEL_KEYS if key in stored and key not in {v.name for v in inputs}), None)
+    if labels is not None:
+        labels = labels_of.in_order(where, labels_of.as_labels(where, labels), names, True)
 
     def make(index: int) -> list[Array]:
         return [encode(column[index], value, pixels) for column, value in zip(columns, inputs, strict=True)]
 
-    names = tuple(f"{where.name}[{index}]" for index in range(counts.pop()))
-    return Dataset(str(where), names, make, None if labels is None else _in_order(where, labels, names, True))
-
-
-def _load_arrays(where: Path) -> Mapping[str, Array]:
-    try:
-        loaded = np.load(where, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"": loaded}
-        with loaded:
-            return {key: loaded[key] for key in loaded.files}
-    except Exception as error:  # np.load raises zipfile, OS, value and end-of-file errors for a broken file
-        raise DataError(f"{where}: not a readable NumPy file") from error
+    return Dataset(str(where), names, make, labels)
 
 
 def _array_for(where: Path, value: Value, inputs: Sequence[Value], stored: Mapping[str, Array]) -> Array:
@@ -330,28 +354,6 @@ def _samples(where: Path, array: Array, value: Value) -> Array:
     if array.shape in (shape, inner):
         return array.reshape(1, *shape)
     raise DataError(f"{where}: input {value.name!r} takes samples of {list(shape)}, the array is {list(array.shape)}")
-
-
-def _label_array(where: Path, stored: Mapping[str, Array]) -> Array:
-    keys = [key for key in LABEL_KEYS if key in stored] or list(stored)
-    labels = stored[keys[0]]
-    if labels.dtype.kind not in "iu" or labels.ndim != 1:
-        raise DataError(f"{where}: labels must be a row of integers, found {labels.dtype.name}{list(labels.shape)}")
-    return labels
-
-
-def _in_order(where: Path, labels: Array, names: Sequence[str], may_be_more: bool) -> npt.NDArray[np.int64]:
-    if len(labels) < len(names) or (len(labels) > len(names) and not may_be_more):
-        raise DataError(f"{where}: {len(labels)} labels for {len(names)} samples")
-    return np.asarray(labels[: len(names)], np.int64)
-
-
-def _rows(where: Path) -> list[list[str]]:
-    try:
-        with where.open(newline="", encoding="utf-8-sig") as file:
-            return [[cell.strip() for cell in row] for row in csv.reader(file) if any(cell.strip() for cell in row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{where}: cannot be read as lines of file,label") from error
 
 
 def _transfer(array: Array, source: Value, target: Value) -> Array:
@@ -383,11 +385,3 @@ def _random(generator: np.random.Generator, value: Value) -> Array:
     whole = value.type.quantized and dtype not in WIDE_INTEGERS
     low, high = rounding.code_range(dtype) if whole else (0, 1)
     return generator.integers(low, high + 1, shape, dtype=np.int64).astype(STORAGE[dtype])
-
-
-def _is_integer(text: str) -> bool:
-    return text.lstrip("+-").isdecimal()
-
-
-def _and_more(count: int) -> str:
-    return f" (and {count} more)" if count > 0 else ""

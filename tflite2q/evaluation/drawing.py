@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tflite2q.errors import DataError, UsageError
 from tflite2q.evaluation.data import Dataset
 from tflite2q.evaluation.geometry import Frame
-from tflite2q.evaluation.images import eight_bits, opened
+from tflite2q.evaluation.images import decoded
 from tflite2q.evaluation.tasks.base import Task
 from tflite2q.evaluation.tasks.detection import SHOWN, Boxes
 from tflite2q.evaluation.tasks.keypoints import SHOWN as SHOWN_POINT
@@ -62,8 +62,7 @@ def drawn(task: Task[Any], answer: Any, samples: Dataset, index: int) -> bytes:
     if samples.pictures is None:
         raise UsageError("--draw shows answers on a photo; give one as --input, not an array")
     file = samples.pictures.files[index]
-    with opened(file) as found:
-        picture = eight_bits(found, file).convert("RGB")
+    picture = decoded(file, "RGB")
     place = samples.pictures.frame(index)
     if isinstance(answer, Mask):
         picture = _painted(picture, answer, place)

@@ -11,9 +11,9 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from tflite2q import limits
 from tflite2q.errors import UsageError
 from tflite2q.evaluation.results import Comparison, Gate
 
@@ -120,11 +120,11 @@ def read(path: str | os.PathLike[str]) -> dict[str, float]:
     """
     where = os.fspath(path)
     try:
-        found: dict[str, Any] = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{where}: cannot be read; gates are a TOML file of lines like max_top1_drop = 0.5") from error
-    except tomllib.TOMLDecodeError as error:
+        found: dict[str, Any] = tomllib.loads(limits.text(path))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"{where}: is not TOML: {error}") from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{where}: cannot be read; gates are a TOML file of lines like max_top1_drop = 0.5") from error
     table = found.pop("gates", {})
     if not isinstance(table, dict):
         raise UsageError(f"{where}: gates is a table of bounds, such as [gates] and max_top1_drop = 0.5")

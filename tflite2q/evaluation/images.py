@@ -1,4 +1,8 @@
-"""Pictures as samples: found, decoded ahead of the models in threads, and laid into the input."""
+"""Pictures as samples: found, decoded ahead of the models in threads, and laid into the input.
+
+A picture is what a viewer shows of it: the first frame, upright as its EXIF orientation says, with 8 bits a channel.
+Alpha is dropped, as TensorFlow's decoders do.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from tflite2q.errors import DataError
+from tflite2q import limits
+from tflite2q.errors import DataError, Tflite2qError
 from tflite2q.evaluation.geometry import Fit, Frame, frame
 
 if TYPE_CHECKING:
@@ -24,8 +29,12 @@ T = TypeVar("T")
 
 LONGEST_SIDE = 64  # times the longer side of the input: bounds the memory of resizing an image
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+# What Pillow may take a file for, whatever its name: not EPS, for example, which starts another program.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # JPEG opens MPO, too
 DECODERS = 2  # threads; Pillow decodes and resizes without the interpreter's lock
 AHEAD = 8  # pictures that may wait, decoded
+ORIENTATION = 0x0112  # EXIF; from 5 on width and height are exchanged
+BITS_PER_SAMPLE = 258  # TIFF
 
 
 @dataclass(frozen=True)
@@ -39,32 +48,54 @@ class Pictures:
     def codes(self, index: int) -> Array:
         """A picture as uint8 of the input's shape.  Raises DataError."""
         file, (_, height, width, channels) = self.files[index], self.shape
-        with opened(file) as found:
-            picture = eight_bits(found, file).convert("L" if channels == 1 else "RGB")
+        picture = decoded(file, "L" if channels == 1 else "RGB")
         return laid(picture, frame(picture.size, (width, height), self.fit), file).reshape(self.shape)
 
     def frame(self, index: int) -> Frame:
-        """How a picture lies in the input; reads its header only."""
+        """How a picture lies in the input; reads little more than its header."""
         with opened(self.files[index]) as found:
-            return frame(found.size, (self.shape[2], self.shape[1]), self.fit)
+            size = found.size[::-1] if found.getexif().get(ORIENTATION, 1) >= 5 else found.size
+            return frame(size, (self.shape[2], self.shape[1]), self.fit)
 
 
 @contextmanager
 def opened(file: Path) -> Iterator[Image.Image]:
-    """The open image file.  Raises DataError if it cannot be read, in the block too."""
+    """The open image file.  Raises DataError if it cannot be read, in the block too, or has more pixels than
+    `limits.pixels()`, before it is decoded."""
     try:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
     except ImportError as error:
         raise DataError("reading images needs Pillow: pip install 'tflite2q[images]'") from error
+    most = limits.pixels()
+    if most > (Image.MAX_IMAGE_PIXELS or most):
+        Image.MAX_IMAGE_PIXELS = most  # Pillow's own limit, which is lower, and a warning
     try:
-        with Image.open(file) as found:
+        with Image.open(file, formats=FORMATS) as found:
+            if found.width * found.height > most:
+                raise _too_large(file, f"{found.width}x{found.height} pixels are", most)
             yield found
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{file}: not a readable image; remove it from the data or repair it") from error
+    except Tflite2qError:
+        raise
     except Image.DecompressionBombError as error:
-        raise DataError(
-            f"{file}: claims more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels; scale it down"
-        ) from error
+        raise _too_large(file, "its pixels are", most) from error
+    except MemoryError as error:
+        raise DataError(f"{file}: too little memory to decode it; scale it down") from error
+    except Exception as error:  # decoders raise almost anything for damaged files
+        raise DataError(f"{file}: not a readable image; remove it from the data or repair it") from error
+
+
+def _too_large(file: Path, claim: str, most: int) -> DataError:
+    return DataError(f"{file}: {claim} more than the {most:,} allowed; scale it down, or see --max-pixels")
+
+
+def decoded(file: Path, mode: str) -> Image.Image:
+    """The picture upright, of 8 bits a channel, in Pillow's `mode` "L" or "RGB".  Raises DataError."""
+    from PIL import ImageOps
+
+    with opened(file) as found:
+        if found.mode == "LAB":
+            raise DataError(f"{file}: has colours in LAB; save the image as RGB")
+        return ImageOps.exif_transpose(eight_bits(found, file)).convert(mode)
 
 
 def laid(picture: Image.Image, place: Frame, file: Path) -> Array:
@@ -83,18 +114,62 @@ def laid(picture: Image.Image, place: Frame, file: Path) -> Array:
 
 
 def eight_bits(picture: Image.Image, file: Path) -> Image.Image:
-    """`picture` itself, or its 16-bit greys rounded to 8 bits (65535 is 257 times 255).
+    """`picture` itself, or its deeper greys scaled to 8 bits: integers of 9 to 16 bits by the range of these (65535 is
+    257 times 255), real numbers by 0 to 1, or by 0 to 255 if one is above 1.
 
-    Pillow opens a 16-bit grey PNG in a mode "I;16" or, in older versions, "I", and cuts instead of scaling when it
-    converts those.  Raises DataError for 32-bit and floating-point pixels, whose range nothing states.
+    Pillow cuts instead of scaling when it converts such pixels.  Raises DataError where nothing states their range.
     """
-    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG"):
-        from PIL import Image
-
-        return Image.fromarray(((np.asarray(picture).astype(np.uint32) + 128) // 257).astype(np.uint8))
-    if picture.mode in ("I", "F"):
+    wide = picture.mode == "I" and picture.format in ("PNG", "PPM")  # 16 bits, of which older versions make 32
+    if picture.mode.startswith("I;16") or wide:
+        full = (1 << _bits(picture)) - 1
+        return _greys(picture, (np.asarray(picture).astype(np.uint32) * 255 + full // 2) // full)
+    if picture.mode == "F":
+        return _greys(picture, _scaled(np.asarray(picture), file))
+    if picture.mode == "I":
         raise DataError(f"{file}: 32-bit pixels have no stated range; save the image with 8 or 16 bits a channel")
     return picture
+
+
+def _bits(picture: Image.Image) -> int:
+    """Bits of a pixel that is stored in 16."""
+    stated = getattr(picture, "tag_v2", {}).get(BITS_PER_SAMPLE, (16,))
+    bits = stated[0] if isinstance(stated, tuple) else stated
+    return int(bits) if 9 <= bits <= 16 else 16
+
+
+def _scaled(reals: Array, file: Path) -> Array:
+    bad = int(reals.size - np.isfinite(reals).sum())
+    if bad:
+        raise DataError(f"{file}: {bad} of its {reals.size} pixels are NaN or infinite; repair the image")
+    low, high = float(reals.min(initial=0)), float(reals.max(initial=0))
+    if low < 0 or high > 255:
+        raise DataError(
+            f"{file}: pixels from {low:g} to {high:g}; real numbers are taken from 0 to 1, or from 0 to 255"
+        )
+    return np.asarray(np.rint(reals * 255 if high <= 1 else reals))
+
+
+def _greys(picture: Image.Image, codes: Array) -> Image.Image:
+    """Codes as an image, with what `picture` says about its orientation."""
+    from PIL import Image
+
+    found = Image.fromarray(codes.astype(np.uint8))
+    found.getexif()[ORIENTATION] = picture.getexif().get(ORIENTATION, 1)
+    return found
+
+
+def unreadable(pictures: Pictures) -> dict[int, str]:
+    """Why pictures cannot be used, by their number; decodes all of them."""
+
+    def tried(index: int) -> str:
+        try:
+            pictures.codes(index)
+        except DataError as error:
+            return str(error)
+        return ""
+
+    reasons = enumerate(ahead(tried, len(pictures.files)))
+    return {index: reason for index, reason in reasons if reason}
 
 
 def ahead(make: Callable[[int], T], count: int) -> Iterator[T]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tflite2q import limits
 from tflite2q.dialect.graph import Graph, verify
 from tflite2q.dialect.ops.opaque import check_runnable
 from tflite2q.dialect.text import parse_graph
@@ -16,6 +17,7 @@ from tflite2q.rewrites import Conversion
 
 FilePath = str | os.PathLike[str]
 
+LONGEST_TEXT = 1 << 32  # bytes
 TEXT_SUFFIX = ".q.txt"  # of files that hold the dialect's text instead of a flatbuffer
 
 
@@ -65,9 +67,11 @@ def _from_text(path: FilePath, shapes: Mapping[str, Sequence[int]] | None) -> Gr
     if shapes:
         raise UsageError(f"{os.fspath(path)}: shapes can be chosen only for .tflite files; this text states its own")
     try:
-        return verify(parse_graph(Path(path).read_text(encoding="utf-8")))
-    except UnicodeDecodeError as error:
+        text = limits.text(path, LONGEST_TEXT)
+    except ValueError as error:
         raise ModelError(f"{os.fspath(path)}: is not UTF-8 text; a .tflite file needs another name") from error
+    try:
+        return verify(parse_graph(text))
     except InvalidGraph as error:
         raise error.at(os.fspath(path)) from error
 
@@ -121,6 +125,11 @@ def stem_of(path: FilePath) -> str:
 def content_of(model: Model) -> bytes:
     """The bytes of the model's .tflite file.  Raises UnsupportedError where the format cannot express it."""
     return writer.write(graph_of(model))
+
+
+def buffer_of(model: Model) -> memoryview:
+    """As `content_of`, without a copy."""
+    return writer.written(graph_of(model))
 
 
 def size_of(model: Model) -> int | None:

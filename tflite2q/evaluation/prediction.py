@@ -57,11 +57,16 @@ class Prediction:
 
 
 def samples(
-    paths: Sequence[str], inputs: Sequence[Value], limit: int | None, pixels: Normalization, fit: Fit = "crop"
+    paths: Sequence[str],
+    inputs: Sequence[Value],
+    limit: int | None,
+    pixels: Normalization,
+    fit: Fit = "crop",
+    skip_bad: bool = False,
 ) -> Dataset:
     """Samples from one file for all inputs, or one file for each.  Raises UsageError for another number of files."""
     if len(paths) == 1:
-        return data.load(paths[0], inputs, limit=limit, pixels=pixels, fit=fit)
+        return data.load(paths[0], inputs, limit=limit, pixels=pixels, fit=fit, skip_bad=skip_bad)
     if len(paths) != len(inputs):
         raise UsageError(f"{len(paths)} --input files for a model of {len(inputs)} inputs; give one, or one for each")
     parts = [

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tflite2q.arithmetic.numpy_core import NumpyCore
+from tflite2q.dialect import needs
 from tflite2q.dialect.fold import folded
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Operands, Tensor
@@ -72,6 +73,7 @@ def steps(
     `states` is what variables hold before the run; those not given have their initial data.
     """
     check_runnable(graph)
+    needs.require_run(graph)
     yield from _Run().steps(folded(graph), check_inputs(graph, inputs), states or {})
 
 

@@ -15,15 +15,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy.typing as npt
 
 from tflite2q import files
 from tflite2q.errors import DataError, TargetError, UsageError, refusal
 from tflite2q.execution import manifest
+from tflite2q.execution.calls import Array
 from tflite2q.execution.manifest import Manifest
-from tflite2q.execution.runtime import Array, Executable, OpTime
+from tflite2q.execution.runtime import Executable, OpTime
 from tflite2q.lower import targets
 
 MODULE = "tflite2q.lower.device"
@@ -187,10 +188,15 @@ class RemoteExecutable(Executable):
     def require_runnable(self) -> None:
         """The device has accepted the code already."""
 
-    def _call(self, checked: Sequence[Array]) -> list[Array]:
+    def _call(self, checked: Sequence[Array], out: Sequence[Array] = ()) -> list[Array]:
         found: list[Array] = self._session.ask("running", "run", self._model, list(checked))
         self._ran = True
-        return found
+        for place, result in zip(out, found, strict=False):
+            place[...] = result
+        return [*out, *found[len(out) :]]
+
+    def bind(self) -> NoReturn:
+        raise UsageError("the memory of a remote device cannot be bound; use `run`")
 
     def times(self, runs: int) -> list[float]:
         """Milliseconds of each of `runs` runs by the device's clock, on the inputs of the last one."""

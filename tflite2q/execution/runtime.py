@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tflite2q import files
+from tflite2q.dialect import needs
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import STORAGE, Value
-from tflite2q.errors import DataError, TargetError, UsageError, refusal
-from tflite2q.execution import manifest
+from tflite2q.errors import DataError, TargetError, UsageError
+from tflite2q.execution import libraries, manifest
+from tflite2q.execution.calls import Array, Bound, Sample, Stream, mapped, raise_refusal
 from tflite2q.execution.manifest import Manifest
 from tflite2q.execution.reference import check_prescribed
+from tflite2q.execution.source import Source
 from tflite2q.lower import targets
-from tflite2q.version import __version__
 
 if TYPE_CHECKING:
-    from tflite2q.lower.build import Built
-    from tflite2q.lower.graph import Choice, Lowered
+    from tflite2q.lower.graph import Choice
     from tflite2q.lower.machine import Worker
-
-Array = npt.NDArray[Any]
 
 # Shared libraries of the systems that code is compiled for, WebAssembly's object, and an archive of object files.
 ENDINGS = (".so", ".dylib", ".dll", ".wasm", ".o", ".tar")
@@ -68,15 +68,6 @@ class OpTime:
     share: float
 
 
-@dataclass(frozen=True)
-class _Source:
-    """The source of an executable, kept for profiles and explanations."""
-
-    lowered: Lowered
-    built: Built
-    target: Any
-
-
 def compile(
     graph: Graph,
     target: str = "native",
@@ -88,31 +79,21 @@ def compile(
     """Compile `graph` for `target` (a name of `targets.TARGETS` or TVM's JSON).
 
     Without kernels every op is computed by core operations alone, slowly: the definition that kernels are compared
-    with.  `made_as` is the class of the result.  Raises TargetError for unknown targets, UsageError for thread counts
-    below 1.
+    with.  `made_as` is the class of the result.  What was compiled before, of the same graph, for the same target, by
+    the same version, is taken from the user's cache (see `libraries`).  Raises TargetError for unknown targets,
+    UsageError for thread counts below 1.
     """
-    from tflite2q.lower.build import build
-    from tflite2q.lower.graph import lower
-    from tflite2q.lower.target import features, resolve, tvm_target
+    from tflite2q.lower.target import resolve, tvm_target
 
     _check_threads(threads)
+    needs.require_compile(graph)
     chosen = resolve(target)
-    made = tvm_target(chosen)
-    lowered = lower(graph, made, use_kernels)
-    needed = tuple(sorted(features(made) & targets.instruction_features()))
-    description = Manifest(
-        __version__,
-        graph.name,
-        chosen.name,
-        chosen.spec,
-        needed,
-        manifest.bare([graph[name] for name in graph.inputs]),
-        manifest.bare([graph[name] for name in graph.outputs]),
-        tuple((choice.op, choice.kernel) for choice in lowered.choices),
-        manifest.initial_states(graph),
-    )
-    built = build(lowered.module, made, exec_mode, description.encode())
-    return (made_as or Executable)(description, threads, source=_Source(lowered, built, made))
+    source = Source(graph, chosen, tvm_target(chosen), use_kernels, exec_mode)
+    found = libraries.find(source.key)
+    if found is None:
+        source.built  # noqa: B018 - errors belong to this call, and so does the time
+    description = source.description if found is None else manifest.read(found)
+    return (made_as or Executable)(description, threads, source, found)
 
 
 def check_ending(path: str | os.PathLike[str]) -> None:
@@ -149,28 +130,6 @@ def lowered_text(graph: Graph, target: str = "native", use_kernels: bool = True)
     return text
 
 
-class Stream:
-    """A compiled model that is run step by step: each step starts from the state that the last one left.
-
-    An executable may have any number of streams; they share nothing but its code.
-    """
-
-    def __init__(self, executable: Executable) -> None:
-        self.executable = executable
-        self._states: list[Array] = []
-        self.reset()
-
-    def step(self, *arrays: npt.ArrayLike) -> list[Array]:
-        """The outputs of the next step, for `arrays` as `Executable.run` takes them; it raises what that raises, and
-        the state is then what it was."""
-        outputs, self._states = self.executable.advance(arrays, self._states)
-        return outputs
-
-    def reset(self) -> None:
-        """Back to the state before the first step."""
-        self._states = self.executable.initial_states
-
-
 class Executable:
     """A compiled model.  `inputs` and `outputs` are values with names, types and quantization parameters.
 
@@ -180,7 +139,7 @@ class Executable:
     """
 
     def __init__(
-        self, description: Manifest, threads: int, source: _Source | None = None, library: str | None = None
+        self, description: Manifest, threads: int, source: Source | None = None, library: str | None = None
     ) -> None:
         self.manifest = description
         self.threads = threads
@@ -207,7 +166,7 @@ class Executable:
 
     @property
     def choices(self) -> tuple[Choice, ...]:
-        """The kernel of each op and why faster kernels refused; empty for a loaded library."""
+        """The kernel of each op and why faster kernels refused; empty for a library that was loaded by its name."""
         return self._source.lowered.choices if self._source else ()
 
     def close(self) -> None:
@@ -217,15 +176,37 @@ class Executable:
         """Raise TargetError if this machine cannot run the code."""
         _check_runnable(self.manifest)
 
-    def run(self, *arrays: npt.ArrayLike) -> list[Array]:
+    def run(self, *arrays: npt.ArrayLike, out: Sequence[Array] | None = None) -> list[Array]:
         """The model's outputs for `arrays`, one for each input, of its shape, dtype and, where it decides shapes, data.
 
+        They are written to `out`, if it is given: one array for each output, of its shape and dtype.
         A model with state starts from its initial one; `stream` keeps it from run to run.
 
         Raises DataError if they do not fit or have no defined result, such as an index out of range;
         TargetError if the code is for another machine.
         """
-        return self.advance(arrays, self.initial_states)[0]
+        if out is None:
+            return self.advance(arrays, self.initial_states)[0]
+        places = self._check_outputs(out)
+        return self._call([*self._check_inputs(arrays), *self.initial_states], places)[: len(places)]
+
+    def bind(self) -> Bound:
+        """Inputs and outputs that stay in place from run to run, for calls that copy nothing.  Raises TargetError."""
+        return Bound(self, self._new_worker())
+
+    def map(self, samples: Iterable[Sample], workers: int | None = None) -> Iterator[list[Array]]:
+        """The outputs for each sample, in order: an array, or a tuple of one array for each input.
+
+        Samples are spread over `workers` threads; by default as many as there are processors for the `threads` of
+        each.  Samples are taken a little ahead of the outputs that are asked for, so they may be endless.
+        Raises as `run`, at the sample that does not fit.
+        """
+        from tflite2q.lower.machine import processors
+
+        count = max(1, processors() // self.threads) if workers is None else workers
+        if count < 1:
+            raise UsageError(f"workers must be at least 1, got {workers}")
+        return mapped(self.run, samples, count)
 
     def stream(self) -> Stream:
         """A new stream, in the initial state.  Models without state have streams, too: their steps are runs."""
@@ -241,13 +222,13 @@ class Executable:
         results = self._call([*self._check_inputs(arrays), *states])
         return results[: len(self.outputs)], results[len(self.outputs) :]
 
-    def _call(self, checked: Sequence[Array]) -> list[Array]:
-        """All results of the code, as copies."""
+    def _call(self, checked: Sequence[Array], out: Sequence[Array] = ()) -> list[Array]:
+        """All results of the code: the first ones in `out`, the others as copies."""
         worker = self._take()
         try:
-            return worker.run(checked)
+            return worker.run(checked, out)
         except RuntimeError as error:
-            _raise(error)
+            raise_refusal(error)
         finally:
             self._idle.append(worker)
 
@@ -257,7 +238,7 @@ class Executable:
         try:
             return worker.times(runs)
         except RuntimeError as error:
-            _raise(error)
+            raise_refusal(error)
         finally:
             self._idle.append(worker)
 
@@ -286,7 +267,7 @@ class Executable:
         try:
             found = profile(source.lowered.module, source.target, [*checked, *self.initial_states], repeat)
         except RuntimeError as error:
-            _raise(error)
+            raise_refusal(error)
         total = sum(found.values()) or 1.0
         choices = [choice for choice in source.lowered.choices if not choice.inner]
         return [
@@ -304,16 +285,15 @@ class Executable:
         """
         if self._source is None:
             raise UsageError("a loaded library cannot be saved again; copy the file instead")
-        from tflite2q.lower.export import export
-
         check_ending(path)
+        kept = self._library if Path(path).suffix == libraries.SUFFIX else None
         with files.replacing(Path(path), force) as temporary:
-            export(self._source.built.executable, str(temporary), self.manifest.spec.get("mtriple"))
-            manifest.seal(temporary)
-        if self._code is None and Path(path).suffix != ".tar" and _obstacle(self.manifest) is None:
-            # Machine code exists now: running that saves generating it once more in memory.
-            self._library = os.path.abspath(path)
-            self._idle.append(self._new_worker())
+            if kept is None or libraries.find(self._source.key) != kept:
+                self._source.export(temporary)
+            else:
+                shutil.copyfile(kept, temporary)
+        if kept is None and Path(path).suffix == libraries.SUFFIX:
+            libraries.adopt(self._source.key, path)
 
     def _take(self) -> Worker:
         """A worker for one call of the calling thread, which puts it back."""
@@ -328,6 +308,10 @@ class Executable:
         with self._making:
             if self._code is None:
                 self.require_runnable()
+                if self._library is None and self._source is not None:
+                    self._library = libraries.find(self._source.key) or libraries.keep(
+                        self._source.key, self._source.export
+                    )
                 if self._library is not None:
                     self._code = load(self._library)
                 else:
@@ -350,6 +334,17 @@ class Executable:
             checked.append(array)
         return checked
 
+    def _check_outputs(self, arrays: Sequence[Array]) -> list[Array]:
+        if len(arrays) != len(self.outputs):
+            raise DataError(f"the model has {len(self.outputs)} outputs, got {len(arrays)} arrays for them")
+        for value, array in zip(self.outputs, arrays, strict=True):
+            shape, dtype = value.type.shape, np.dtype(STORAGE[value.type.dtype])
+            if not (isinstance(array, np.ndarray) and (array.shape, array.dtype) == (shape, dtype)):
+                raise DataError(f"the array for output {value.name!r} must be {value.type.dtype}{list(shape)}")
+            if not array.flags.writeable:
+                raise DataError(f"the array for output {value.name!r} is read-only")
+        return list(arrays)
+
     def _random_inputs(self) -> list[Array]:
         generator = np.random.default_rng(0)
         arrays = []
@@ -363,14 +358,6 @@ class Executable:
             else:
                 arrays.append(np.asarray(generator.random(value.type.shape)).astype(dtype))
         return arrays
-
-
-def _raise(error: RuntimeError) -> NoReturn:
-    """Raise DataError if compiled code refuses the data, else the error itself."""
-    message = refusal(error)
-    if message is None:
-        raise error
-    raise DataError(message) from error
 
 
 def _check_threads(threads: int) -> None:

@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 
+from tflite2q import limits
 from tflite2q.dialect.graph import Graph, used, verify
 from tflite2q.dialect.infer import Inferred, inferred, with_input_shapes
 from tflite2q.dialect.op import Shape
@@ -60,7 +61,13 @@ def _content(path: str | os.PathLike[str]) -> bytes:
     """The bytes of a file; of one that is no model only the first, since it may be huge or never end."""
     with open(path, "rb") as file:
         head = file.read(HEAD)
-        return head if head[4:8] != schema.IDENTIFIER else head + file.read()
+        if head[4:8] != schema.IDENTIFIER:
+            return head
+        limits.require_memory(2 * os.fstat(file.fileno()).st_size, "reading the model", UnsupportedError)
+        if file.seekable():  # in one piece: joining two would take the memory of both
+            file.seek(0)
+            return file.read()
+        return head + file.read()
 
 
 def read(

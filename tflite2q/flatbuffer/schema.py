@@ -45,6 +45,8 @@ EXTERNAL_BUFFERS = 22  # place in the vtable of Model; newer than the package
 TENSOR_TABLES = {"Quantization": "QuantizationParameters", "Sparsity": "SparsityParameters"}
 PLACEHOLDER = 127  # deprecated_builtin_code is one byte; larger codes are only in builtin_code
 ALIGNMENT = 16  # of buffer data, `force_align` in the schema
+LARGEST = (1 << 31) - (1 << 26)  # bytes of constants: offsets have 31 bits, and tables come on top
+ROOM = 256  # bytes that a tensor or a buffer takes beside its data, so that the memory seldom grows
 TABLE_COST = 16  # bytes charged for a table: its place in a vector, its own vtable offset and two fields
 
 
@@ -250,7 +252,14 @@ def _field(table: Any, slot: int, kind: str) -> int:
 
 def encode(model: ModelRecord) -> bytes:
     """The bytes of a .tflite file; equal records give equal bytes."""
-    size = sum(len(b) for b in model.buffers) + 4096
+    return bytes(encoded(model))
+
+
+def encoded(model: ModelRecord) -> memoryview:
+    """As `encode`, in the memory in which they were made."""
+    if sum(len(b) for b in model.buffers) > LARGEST:
+        raise UnsupportedError("the constants are more than the 2 GB that one flatbuffer holds")
+    size = sum(len(b) + ROOM for b in model.buffers) + ROOM * sum(len(g.tensors) for g in model.subgraphs) + 4096
     encoder = _Encoder(flatbuffers.Builder(size))
     builder = encoder.builder
     # What is written first lies last in the file: large data go to the end, behind the tables.
@@ -272,7 +281,7 @@ def encode(model: ModelRecord) -> bytes:
         SignatureDefs=signatures if model.signatures else None,
     )
     builder.Finish(root, IDENTIFIER)
-    return bytes(builder.Output())
+    return memoryview(builder.Bytes)[builder.Head() :].toreadonly()
 
 
 class _Encoder(tables.Output):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from tflite2q.dialect.graph import Graph, Signature, check_value, located
@@ -68,6 +69,10 @@ class SubgraphReader:
 
     def graph(self) -> Graph:
         """The graph with all its ops, not yet verified."""
+        given = set(self.subgraph.inputs)
+        for index, op in enumerate(self.subgraph.operators):
+            for place in given.intersection(op.outputs):
+                raise ModelError(f"operator {index} computes {self.name(place)!r}, an input; the file is damaged")
         return self.composed([self.op(index, self.subgraph.operators[index]) for index in self.kept])
 
     def carried(self) -> Graph:
@@ -245,6 +250,11 @@ class SubgraphReader:
     def made(self, cls: type[Op], index: int, attributes: dict[str, Any]) -> Op:
         record = self.subgraph.operators[index]
         inside = self.subgraph.tensors
+        for shared in self.touched.intersection(record.intermediates):
+            raise ModelError(
+                f"operator {index} has {self.name(shared)!r} among its intermediates, which is used elsewhere; "
+                "the file is damaged"
+            )
         return cls(
             inputs=tuple(None if i == -1 else self.name(i) for i in record.inputs),
             outputs=self.some_names(record.outputs),
@@ -252,6 +262,18 @@ class SubgraphReader:
             intermediates=tuple(self.value(i, inside[i], True) for i in record.intermediates if self.name(i)),
             **attributes,
         )
+
+    @cached_property
+    def touched(self) -> frozenset[int]:
+        """The tensors that operators, the subgraph or its signatures use."""
+        graph = self.subgraph
+        found = {*graph.inputs, *graph.outputs}
+        for op in graph.operators:
+            found.update(op.inputs, op.outputs)
+        for signature in self.model.signatures:
+            if signature.subgraph == self.index:
+                found.update(place for _, place in (*signature.inputs, *signature.outputs))
+        return frozenset(found - {-1})
 
     def check_calls(self, main: int) -> None:
         """Raise where an operator leads to a subgraph that does not exist, or to `main`, which may change."""
@@ -310,6 +332,9 @@ def _quantization(tensor: TensorRecord) -> Quantization | None:
 def _attributes(cls: type[Op], builtin: Builtin, record: OperatorRecord) -> dict[str, Any]:
     """Attribute values of an op from its options; an option the op does not know must have its default value."""
     found: dict[str, Any] = dict(builtin.fixed)
+    table = record.options_type
+    if table not in (None, builtin.options) and not builtin.custom and (builtin.options or names.option_fields(table)):
+        raise UnsupportedError(f"has {table} instead of {builtin.options or 'no options'}")
     options = flexbuffer.decode(record.custom_options) if builtin.custom else dict(record.options)
     for field in cls.attributes():
         option, enum = field.metadata["option"], field.metadata["enum"]

@@ -144,7 +144,7 @@ class Output:
         self.builder.StartVector(1, len(data), alignment)
         self.builder.head -= len(data)
         head = self.builder.head
-        self.builder.Bytes[head : head + len(data)] = bytes(data)
+        self.builder.Bytes[head : head + len(data)] = data
         self.builder.vectorNumElems = len(data)
         return int(self.builder.EndVector())
 

@@ -5,6 +5,7 @@ The same graph always gives the same bytes, and reading them gives the same grap
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -42,19 +43,24 @@ def save(graph: Graph, path: str | os.PathLike[str], force: bool = False) -> Non
 
     Raises UsageError if the file exists and `force` is not given, or cannot be written.
     """
-    files.write(Path(path), write(graph), force=force)
+    files.write(Path(path), written(graph), force=force)
 
 
 def write(graph: Graph) -> bytes:
     """The bytes of a .tflite file.  Raises InvalidGraph, or UnsupportedError where the format cannot express an op."""
-    data = schema.encode(_model(verify(graph)))
+    return bytes(written(graph))
+
+
+def written(graph: Graph) -> memoryview:
+    """As `write`, in the memory in which they were made: large models are not copied once more."""
+    data = schema.encoded(_model(verify(graph)))
     if not graph.files:
         return data
     stream = io.BytesIO(data)
     with zipfile.ZipFile(stream, "a", zipfile.ZIP_STORED) as archive:
         for name, content in graph.files:
             archive.writestr(zipfile.ZipInfo(name, ZIP_EPOCH), content)
-    return stream.getvalue()
+    return stream.getbuffer().toreadonly()
 
 
 class _Shared:
@@ -64,14 +70,18 @@ class _Shared:
     """
 
     def __init__(self, first: int) -> None:
-        self.buffers: dict[bytes, int] = {b"": 0}
+        self.buffers: list[bytes | memoryview] = [b""]
+        self.places: dict[bytes, int] = {_digest(b""): 0}  # by digest: the data are not held twice
         self.codes: dict[OperatorCode, int] = {}
         self.first = first
         self.regions: list[Graph] = []
 
-    def buffer(self, data: bytes) -> int:
+    def buffer(self, data: bytes | memoryview) -> int:
         """Index of a buffer with these bytes; equal constants share one."""
-        return self.buffers.setdefault(data, len(self.buffers))
+        place = self.places.setdefault(_digest(data), len(self.buffers))
+        if place == len(self.buffers):
+            self.buffers.append(data)
+        return place
 
     def code(self, code: OperatorCode) -> int:
         return self.codes.setdefault(code, len(self.codes))
@@ -81,6 +91,10 @@ class _Shared:
         if graph not in self.regions:
             self.regions.append(graph)
         return self.first + self.regions.index(graph)
+
+
+def _digest(data: bytes | memoryview) -> bytes:
+    return hashlib.sha256(data).digest()
 
 
 def _model(graph: Graph) -> ModelRecord:
@@ -227,13 +241,13 @@ def _tensor(value: Value, buffer: int, beyond: Mapping[str, Any] | None = None) 
     )
 
 
-def _bytes(value: Value) -> bytes:
+def _bytes(value: Value) -> bytes | memoryview:
     """The constant's bytes as the format stores them; b"" for other values."""
     if value.constant is None:
         return b""
     array = value.constant.array
     if value.type.dtype != "int4" or value.carried is not None:
-        return array.tobytes()
+        return array.reshape(-1).view(np.uint8).data
     flat = array.reshape(-1).astype(np.uint8) & 15
     padded = np.append(flat, np.zeros(flat.size % 2, np.uint8))
     packed: npt.NDArray[np.uint8] = padded[0::2] | (padded[1::2] << 4)

@@ -40,7 +40,10 @@ def link(output: str, objects: Sequence[str], triple: str | None, folder: Path |
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **place})
     if done.returncode != 0:
         name = "zig" if command[0] == sys.executable else command[0]
-        why = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[-200:])
+        lines = done.stderr.splitlines()
+        # The linker says "No space left on device" in a line of its own, and the compiler that the linker failed.
+        causes = [line for mark in ("No space", "error") for line in lines if mark in line]
+        why = causes[0] if causes else done.stderr.strip()[-200:]
         raise TargetError(f"linking for {triple or 'this machine'} with {name} failed: {why}")
 
 

@@ -57,13 +57,26 @@ class Worker:
         self._places = [np.from_dlpack(argument) for argument in self._arguments]
         self._threads = threads
 
-    def run(self, arrays: Sequence[Array]) -> list[Array]:
-        """Copies of all results for `arrays`, one for each argument, of its shape and dtype."""
-        use_threads(self._threads)
+    @property
+    def places(self) -> list[Array]:
+        """The memory of the arguments."""
+        return self._places
+
+    def run(self, arrays: Sequence[Array], out: Sequence[Array] = ()) -> list[Array]:
+        """All results for `arrays`, one for each argument, of its shape and dtype: the first ones in `out`, the others
+        copies."""
         for place, array in zip(self._places, arrays, strict=True):
             place[...] = array
         # Results may be arguments or constants of the code, and the memory of others is the next call's.
-        return [np.array(np.from_dlpack(result)) for result in self._main(*self._arguments)]
+        found = self.results()
+        for place, result in zip(out, found, strict=False):
+            place[...] = result
+        return [*out, *map(np.array, found[len(out) :])]
+
+    def results(self) -> list[Array]:
+        """All results for what the arguments hold, in memory that the next call may write to."""
+        use_threads(self._threads)
+        return [np.from_dlpack(result) for result in self._main(*self._arguments)]
 
     def times(self, runs: int) -> list[float]:
         """Milliseconds of each of `runs` runs on the arguments of the last one."""

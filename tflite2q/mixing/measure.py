@@ -1,32 +1,29 @@
-"""Measurements of the search: output error and cost of a layer, accuracy of a whole mix."""
+"""What is measured of a mix: pure functions of a context, a mix and samples, for any process to run."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tflite2q import rewrites
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.ops.softmax import Softmax
 from tflite2q.dialect.types import Value
-from tflite2q.errors import Unchanged
-from tflite2q.evaluation import comparison, data
-from tflite2q.evaluation.data import Dataset
-from tflite2q.evaluation.results import Accuracy, Progress
+from tflite2q.evaluation import calibration, data
+from tflite2q.evaluation.comparison import inputs_of
 from tflite2q.execution import reference, runtime
-from tflite2q.flatbuffer import writer
+from tflite2q.mixing import costs
+from tflite2q.mixing.context import Context, Sample, convert, maker
+from tflite2q.mixing.mix import Mix, key
 from tflite2q.mixing.replay import Replay
-from tflite2q.rewrites.scheme import Scheme
 from tflite2q.rewrites.statistics import Observation
 
 Array = npt.NDArray[Any]
 
-ROUNDS, RUNS = 9, 6  # of timing whole models
+# What a model gives for one sample: its outputs, and the real numbers of the judged value.
+Result = tuple[list[Array], npt.NDArray[np.float32]]
 
 
 def judged_value(graph: Graph) -> str:
@@ -45,97 +42,96 @@ def real(value: Value, array: Array) -> npt.NDArray[np.float64]:
     return (array.astype(np.float64) - kind.zero_point) * kind.scale if kind.quantized else array.astype(np.float64)
 
 
-class Sensitivity:
-    """Output error of variants against the original: mean over samples of |y' - y|^2 / |y - mean(y)|^2 on the judged
-    value, everything shared with `base` taken from its one run."""
-
-    def __init__(self, original: Graph, base: Graph, samples: Sequence[Sequence[Array]]) -> None:
-        self.original, self.base = original, base
-        self.name = judged_value(original)
-        self.truth = [
-            real(original[self.name], reference.run_every(original, *sample)[self.name]) for sample in samples
-        ]
-        moved = [data.transfer(list(s), _inputs(original), _inputs(base)) for s in samples]
-        self.replays = [Replay(base, sample) for sample in moved]
-        self.floor = self.error(base)
-
-    def error(self, variant: Graph) -> float:
-        total = 0.0
-        for truth, replay in zip(self.truth, self.replays, strict=True):
-            got = real(variant[self.name], replay.value(variant, self.name))
-            spread = float(((truth - truth.mean()) ** 2).sum()) or 1.0
-            total += float(((got - truth) ** 2).sum()) / spread
-        return total / len(self.truth)
+def observe(original: Graph, samples: Sequence[Sample]) -> dict[str, Observation]:
+    """The original's activations over the samples that calibrate."""
+    return calibration.observe(original, samples)
 
 
-def convert(original: Graph, scheme: Scheme, seen: dict[str, Observation]) -> Graph:
-    """`original` under `scheme`, itself where that changes nothing."""
-    try:
-        return rewrites.convert(original, scheme, seen).graph
-    except Unchanged:
-        return original
+def converted(context: Context, index: int) -> Graph:
+    """The whole model under scheme `index`."""
+    return convert(context.original, context.schemes[index], context.samples, context.seen)
 
 
-def weight_bytes(graph: Graph, op: str) -> int:
-    """Bytes of the constants of the op that makes value `op`, as a file stores them."""
-    found = graph.producers[op]
-    constants = [graph[name] for name in found.inputs if name is not None and graph[name].constant is not None]
-    return sum((v.type.size + 1) // 2 if v.type.dtype == "int4" else v.data.nbytes for v in constants)
+def true_graph(context: Context, mix: Mix) -> Graph:
+    """The model as `convert` makes it of a mix's scheme."""
+    return context.converted(mix)
 
 
-def op_times(graph: Graph, target: str, threads: int) -> dict[str, float]:
-    """Milliseconds of each op on this machine, by name."""
-    return {time.op: time.ms for time in runtime.compile(graph, target, threads).profile()}
+def error(context: Context, base: Mix, mix: Mix, samples: Sequence[Sample]) -> float:
+    """Output error of a mix against the original: mean over samples of |y' - y|^2 / |y - mean(y)|^2 on the judged
+    value; what the mix shares with `base` is taken from its one run."""
+    truths, replays = _runs(context, base, samples)
+    variant, name = context.graph(mix), judged_value(context.original)
+    total = 0.0
+    for truth, replay in zip(truths, replays, strict=True):
+        got = real(variant[name], replay.value(variant, name))
+        spread = float(((truth - truth.mean()) ** 2).sum()) or 1.0
+        total += float(((got - truth) ** 2).sum()) / spread
+    return total / len(truths)
 
 
-def whole_times(graphs: Sequence[Graph], target: str, threads: int) -> list[float]:
-    """Median milliseconds of each whole model, run in turns so that clock changes affect all equally."""
-    ready = [runtime.compile(graph, target, threads) for graph in graphs]
-    found: list[list[float]] = [[] for _ in ready]
-    for _ in range(ROUNDS):
-        for exe, times in zip(ready, found, strict=True):
-            times += exe.times(RUNS)[1:]  # the first one fills the caches
-    return [statistics.median(times) for times in found]
+def candidate(context: Context, mix: Mix, samples: Sequence[Sample], goal: str) -> tuple[float, float | None]:
+    """Output error and cost of a mix; the cost is None where only a clock tells it."""
+    cost = costs.GOALS[goal].cost
+    return error(context, {}, mix, samples), None if cost is None else cost(context.graph(mix))
 
 
-@dataclass
-class Judge:
-    """Accuracy of whole mixes over all samples, compiled; the original's outputs are computed once."""
-
-    original: Graph
-    samples: Dataset
-    label_offset: int | None
-    target: str
-    threads: int
-
-    def __post_init__(self) -> None:
-        exe = runtime.compile(self.original, self.target, self.threads)
-        self.outputs = [exe.run(*sample) for sample in self.samples]
-
-    def accuracy(self, graph: Graph, progress: Progress) -> Accuracy:
-        exe = runtime.compile(graph, self.target, self.threads)
-        known = iter(self.outputs)
-        return comparison.measure_accuracy(
-            self.original, graph, lambda *_: next(known), exe.run, self.samples, self.label_offset, progress
-        )
+def _runs(context: Context, base: Mix, samples: Sequence[Sample]) -> tuple[list[Array], list[Replay]]:
+    """The original's judged values, and the runs of one base, which are kept for the next call."""
+    original, name = context.original, judged_value(context.original)
+    with context.lock:
+        if "truths" not in context.memo:
+            context.memo["truths"] = [real(original[name], _value(original, name, sample)) for sample in samples]
+        if context.memo.get("base") != key(base):
+            context.memo.pop("replays", None)
+            graph = context.graph(base)
+            moved = [data.transfer(list(sample), inputs_of(original), inputs_of(graph)) for sample in samples]
+            context.memo["replays"] = [Replay(graph, sample) for sample in moved]
+            context.memo["base"] = key(base)
+        return context.memo["truths"], context.memo["replays"]
 
 
-def loss(accuracy: Accuracy) -> float:
-    """Points lost: of top-1 where labels are known, else of agreement with the original."""
-    if accuracy.top1 is not None:
-        return 100 * (accuracy.top1.original - accuracy.top1.converted)
-    return 100 * (1 - (accuracy.agreement if accuracy.agreement is not None else 0.0))
+def _value(graph: Graph, wanted: str, sample: Sample) -> Array:
+    return next(array for name, array in reference.steps(graph, sample) if name == wanted)
 
 
-def file_size(graph: Graph) -> int:
-    return len(writer.write(graph))
+def results(
+    context: Context, what: Mix | Graph | None, samples: Sequence[Sample], compiled: tuple[str, int] | None
+) -> list[Result]:
+    """What the model gives for each sample: under a mix, as a graph made of one, or (None) the original.
+
+    It runs in the reference, or compiled for (target, threads); both give the same codes.
+    """
+    graph = context.original if what is None else what if isinstance(what, Graph) else context.graph(what)
+    name = judged_value(context.original)
+    moved = [data.transfer(list(sample), inputs_of(context.original), inputs_of(graph)) for sample in samples]
+    if compiled is None:
+        return [_result(graph, name, sample) for sample in moved]
+    shown = graph if name in graph.outputs else graph.with_(outputs=(*graph.outputs, name), signatures=())
+    at = shown.outputs.index(name)
+    exe = runtime.compile(shown, *compiled)
+    found = []
+    for sample in moved:
+        outputs = exe.run(*sample)
+        found.append((outputs[: len(graph.outputs)], real(graph[name], outputs[at]).astype(np.float32)))
+    return found
 
 
-def _inputs(graph: Graph) -> list[Value]:
-    return [graph[name] for name in graph.inputs]
+def _result(graph: Graph, name: str, sample: Sample) -> Result:
+    wanted = {name, *graph.outputs}
+    kept = {each: array for each, array in reference.steps(graph, sample) if each in wanted}
+    return [kept[each] for each in graph.outputs], real(graph[name], kept[name]).astype(np.float32)
 
 
-def source_of(name: str, graph: Graph) -> str | None:
-    """The first operand of the op that makes `name`, if it is computed."""
-    source = graph.producers[name].inputs[0]
-    return source if source in graph.producers else None
+def weight_noise(context: Context, op: str, k: int) -> float:
+    """How far the weights of layer `op` are from the first scheme's under scheme k, as a share of their energy: what is
+    known of a layer's error before it is measured."""
+
+    def weights(graph: Graph) -> npt.NDArray[np.float64]:
+        found = maker(graph, op)
+        slot = next(i for i, n in enumerate(found.inputs) if n is not None and found.operand(i).role == "weights")
+        value = graph[found.inputs[slot] or ""]
+        return value.type.parameters.real(value.data) if value.type.quantized else value.data.astype(np.float64)
+
+    before, after = weights(context.whole[0]), weights(context.whole[k])
+    return float(((after - before) ** 2).sum() / max(float((before**2).sum()), 1e-30))

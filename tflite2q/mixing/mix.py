@@ -1,4 +1,4 @@
-"""Mixes of schemes: the options of each layer, the Pareto front, and a mix as a scheme."""
+"""Mixes of schemes: the options of each layer, the mixes that save most to first order, and a mix as a scheme."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ class Option:
     error: float
 
 
+def key(mix: Mix) -> str:
+    """A mix as text, equal for equal mixes."""
+    return ",".join(f"{op}={k}" for op, k in sorted(mix.items()) if k)
+
+
 def choices(graph: Graph, schemes: Sequence[Scheme]) -> dict[str, list[int]]:
     """For each op with weights, the schemes whose settings differ from those of the first and of all before them."""
     by_scheme = [scheme.layers(graph) for scheme in schemes]
@@ -41,13 +46,28 @@ def choices(graph: Graph, schemes: Sequence[Scheme]) -> dict[str, list[int]]:
 def scheme_of(mix: Mix, graph: Graph, schemes: Sequence[Scheme], name: str = "mixed") -> Scheme:
     """The first scheme with one rule for each layer of the mix that uses another one."""
     base = schemes[0]
-    standard = base.layers(graph)
+    by_scheme = [scheme.layers(graph) for scheme in schemes]
     rules = list(base.rules)
-    for op, index in mix.items():
-        changes = _difference(standard[op], schemes[index].layers(graph)[op])
+    for op, index in followed(mix, graph, by_scheme).items():
+        changes = _difference(by_scheme[0][op], by_scheme[index][op])
         if changes:
             rules.append(Rule(Match(name=escape(op)), changes))
     return replace(base, name=name, rules=tuple(rules))
+
+
+def followed(mix: Mix, graph: Graph, by_scheme: Sequence[Mapping[str, Layer]]) -> dict[str, int]:
+    """The mix with the ops that have no choice of their own: one whose operands all come from layers of one scheme
+    follows it, so that nothing is requantized inside a region of that scheme."""
+    weighted = {place.op.name for place in places(graph) if place.channels is not None}
+    found = {op: k for op, k in mix.items() if k}
+    for op in graph.ops:
+        if op.name in weighted:
+            continue
+        makers = {graph.producers[name].name for name in op.inputs if name is not None and name in graph.producers}
+        said = {found.get(maker, 0) for maker in makers}
+        if len(said) == 1 and (k := said.pop()):
+            found[op.name] = k
+    return {op: k for op, k in found.items() if by_scheme[k][op] != by_scheme[0][op]}
 
 
 def _difference(base: Layer, other: Layer) -> tuple[tuple[str, str, object], ...]:
@@ -76,6 +96,15 @@ def front(options: Sequence[Option]) -> list[dict[str, int]]:
     mixes: list[dict[str, int]] = [{}]
     for _, op, scheme in sorted(steps, key=lambda step: (-step[0], step[1])):
         mixes.append({**mixes[-1], op: scheme})
+    return mixes
+
+
+def largest_first(options: Sequence[Option]) -> list[dict[str, int]]:
+    """The simple mixes to beat: the layers that save most first, whatever they cost in error."""
+    mixes: list[dict[str, int]] = [{}]
+    for option in sorted(options, key=lambda o: (-o.saving, o.op, o.scheme)):
+        if option.saving > 0 and option.op not in mixes[-1]:
+            mixes.append({**mixes[-1], option.op: option.scheme})
     return mixes
 
 

@@ -1,94 +1,58 @@
-"""The search: sensitivities, costs, the front, and the mix on it that saves most within the loss allowed.
+"""The search: the first scheme, single layers, candidates, losses, the choice, and its confirmation.
 
-Errors of layers add to first order, so the Pareto front is computed from measurements of single layers alone.  It is
-then checked by measuring whole mixes: first by binary search on the front, then by trying single further steps.
+Half of the samples choose: on a few of them layers and candidates are compared by output error, which has little noise,
+and on all of them the candidates around the limit are judged.  The other half sees only what was chosen.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tflite2q.dialect.graph import Graph
-from tflite2q.dialect.op import Op
-from tflite2q.errors import DataError, UnsupportedError, UsageError
-from tflite2q.evaluation import calibration
+from tflite2q.errors import LimitError, UnsupportedError, UsageError
 from tflite2q.evaluation.data import Dataset
-from tflite2q.evaluation.results import Accuracy, Progress, quiet
+from tflite2q.evaluation.results import Progress, quiet
 from tflite2q.mixing import measure
-from tflite2q.mixing.measure import Judge, Sensitivity, convert, file_size, loss, op_times, weight_bytes, whole_times
-from tflite2q.mixing.mix import Mix, Option, choices, front, scheme_of
+from tflite2q.mixing.choosing import choose, undominated
+from tflite2q.mixing.context import Context, reconstructs, with_conversions
+from tflite2q.mixing.costs import GOALS, Clock
+from tflite2q.mixing.crew import Budget, Crew, Inline, Processes, done
+from tflite2q.mixing.evidence import Loss
+from tflite2q.mixing.fronts import Candidate, Fronts
+from tflite2q.mixing.judge import CHOOSING, CONFIRMING, Halves, Judge
+from tflite2q.mixing.mix import Mix, Option, choices, key
+from tflite2q.mixing.records import DEFAULTS, Found, Judged, Point, Settings
 from tflite2q.mixing.state import State, fingerprint
 from tflite2q.rewrites.scheme import Scheme, dump
+from tflite2q.version import __version__
 
-GOALS = ("size", "speed")
 FURTHER_STEPS = 8  # steps beyond the chosen mix that are each tried on their own
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Settings of a search.
-
-    `goal` size (bytes of the file) or speed (time on `target`); `max_drop` in points of top-1 (without labels: of
-    agreement with the original); `sensitivity_samples` of the data judge single layers, all of it whole mixes; `budget`
-    minutes after which measuring single layers stops and untried layers stay as the first scheme has them.
-    """
-
-    goal: str = "size"
-    max_drop: float = 0.5
-    target: str = "native"
-    threads: int = 1
-    seed: int = 0
-    budget: float | None = None
-    sensitivity_samples: int = 16
-    label_offset: int | None = None
-
-
-@dataclass(frozen=True)
-class Point:
-    """One mix: how many layers do not use the first scheme; its cost (bytes or ms) and the loss of output energy, both
-    estimated to first order; and, where the whole mix was measured, that loss, the points lost and the true cost."""
-
-    layers: int
-    cost: float
-    estimated_error: float
-    measured_error: float | None = None
-    points_lost: float | None = None
-    measured_cost: float | None = None
-
-
-@dataclass(frozen=True)
-class Found:
-    """The chosen mix as a scheme, the front, the largest-first mix of no greater cost, and the first scheme's point."""
-
-    scheme: Scheme
-    text: str
-    mix: Mix
-    chosen: Point
-    base: Point
-    largest_first: Point | None
-    points: tuple[Point, ...]
-    accuracy: Accuracy
-    complete: bool
+CONFIRMATIONS = 4  # mixes at most that the confirming half may refute
+MEMORY = 512e6  # bytes for the runs of the first scheme that are kept
 
 
 def search(
     original: Graph,
     schemes: Sequence[Scheme],
     samples: Dataset,
-    settings: Settings = Settings(),
+    settings: Settings = DEFAULTS,
     state_path: Path | None = None,
     progress: Progress = quiet,
+    crew: Crew | None = None,
+    budget: Budget | None = None,
 ) -> Found:
     """Find the mix of `schemes` (the first is the base) for `original`; see the module's text.
 
-    Raises UsageError if no layer has a choice, DataError if the model has no classes to lose, UnsupportedError if it
-    keeps state in variables.
+    `crew` does the measuring, instead of processes of this machine; it stays open.  Raises UsageError if no layer has a
+    choice or the budget ends before the first scheme is measured, LimitError if the first scheme loses more than
+    allowed, DataError if the model has no classes to lose, UnsupportedError if it keeps state in variables.
     """
     if settings.goal not in GOALS:
         raise UsageError(f"goal {settings.goal!r} is none of {', '.join(GOALS)}")
@@ -100,204 +64,314 @@ def search(
     if not options:
         names = ", ".join(scheme.name for scheme in schemes)
         raise UsageError(f"schemes {names} give every layer with weights the same settings; choose schemes that differ")
-    return _Search(
-        original,
-        schemes,
-        samples,
-        settings,
-        State(state_path, _identity(original, schemes, samples, settings)),
-        progress,
-    ).run()
+    budget = budget or Budget(settings.budget)
+    state = State(state_path, _identity(original, schemes, samples, settings))
+    jobs = settings.jobs or len(os.sched_getaffinity(0))
+    workers = crew or (Processes(jobs) if jobs > 1 else Inline())
+    try:
+        return _Search(original, schemes, samples, settings, options, state, workers, budget, progress).run()
+    finally:
+        state.save()
+        if crew is None:
+            workers.close()
 
 
 def _identity(original: Graph, schemes: Sequence[Scheme], samples: Dataset, settings: Settings) -> dict[str, object]:
-    kept = replace(settings, max_drop=0.0, budget=None)  # other limits can use the same measurements
+    calibrating = Halves.of(len(samples), settings.seed).calibrating
     return {
         "model": fingerprint(original),
         "schemes": [dump(scheme) for scheme in schemes],
-        "data": [samples.source, len(samples), samples.labels is not None],
-        "settings": repr(kept),
+        "version": __version__,
+        "data": [samples.source, len(samples), _digest(samples, calibrating)],
+        "settings": [settings.seed, settings.sensitivity_samples, settings.label_offset],
     }
+
+
+def _digest(samples: Dataset, some: Sequence[int]) -> str:
+    """sha256 of the labels, the samples' names, and what some of them hold."""
+    found = hashlib.sha256("\n".join(samples.names).encode())
+    found.update(b"" if samples.labels is None else samples.labels.tobytes())
+    for index in some:
+        for array in samples.make(index):
+            found.update(array.tobytes())
+    return found.hexdigest()
 
 
 class _Search:
     def __init__(
-        self,
-        original: Graph,
-        schemes: Sequence[Scheme],
-        samples: Dataset,
-        settings: Settings,
-        state: State,
-        progress: Progress,
-    ) -> None:
-        self.original, self.schemes, self.samples = original, schemes, samples
-        self.settings, self.state, self.progress = settings, state, progress
-        self.options = choices(original, schemes)
-        self.deadline = None if settings.budget is None else time.monotonic() + 60 * settings.budget
-        chosen = np.random.default_rng(settings.seed).permutation(len(samples))[: settings.sensitivity_samples]
-        few = [samples.make(int(index)) for index in sorted(chosen)]
-        progress("observing the original", 0, 0)
-        # As a conversion without data does, so that converting to the scheme found gives the very file measured here.
-        noise = [] if calibration.has_loops(original) else calibration.noise_images(original)
-        self.seen = calibration.observe(original, noise) if noise else {}
-        self.base = convert(original, schemes[0], self.seen)
-        self.sensitivity = Sensitivity(original, self.base, few)
-        self.complete = True
+        self, original: Graph, schemes: Sequence[Scheme], samples: Dataset, settings: Settings,
+        options: dict[str, list[int]], state: State, crew: Crew, budget: Budget, progress: Progress,
+    ) -> None:  # fmt: skip
+        self.original, self.schemes, self.settings, self.options = original, tuple(schemes), settings, options
+        self.state, self.crew, self.budget, self.progress = state, crew, budget, progress
+        self.halves = Halves.of(len(samples), settings.seed)
+        self.judge = Judge(original, samples, self.halves, settings.label_offset, settings.threads, crew, budget, state)
+        self.samples = samples
+        self.goal = GOALS[settings.goal]
+        self.judged: dict[str, Judged] = {}
+        self.clock: Clock | None = None
 
     def run(self) -> Found:
-        costs = self._costs()
-        measured = self._errors(costs)
-        self.base_cost = self._base_cost()
-        mixes = front(measured)
-        by_key = {(o.op, o.scheme): o for o in measured}
-        judge = Judge(
-            self.original, self.samples, self.settings.label_offset, self.settings.target, self.settings.threads
-        )
-        points = [self._estimate(mix, by_key) for mix in mixes]
-        best, accuracy, tried = self._halve(judge, mixes)
-        mix, accuracy = self._further(judge, mixes, best, accuracy)
-        for index, (lost, error) in tried.items():
-            points[index] = replace(points[index], points_lost=lost, measured_error=error)
-        chosen = self._measured(mix, by_key, accuracy)
-        simple = self._largest_first(by_key, chosen)
-        rival = None if simple is None else self._measured(simple, by_key, self._judge(judge, simple)[0])
-        points[0], chosen, rival = self._true_costs((points[0], {}), (chosen, mix), (rival, simple))
+        try:
+            return self._run()
+        finally:
+            if self.clock is not None:
+                self.clock.close()
+
+    def _run(self) -> Found:
+        self.context = self._prepared()
+        self.handle = self.judge.context = self.crew.share(self.context)
+        base = self._base()
+        if self.goal.cost is None:
+            self.clock = Clock(self.settings.target, self.settings.threads, self.settings.device)
+            self.clock.seconds = float(self.state.get("seconds to time a mix") or 0.0)
+        fronts = self._fronts()
+        options = fronts.savings(self.options, self.clock)
+        if not options:
+            others = ", ".join(scheme.name for scheme in self.schemes[1:])
+            raise UsageError(
+                f"no layer has less {self.goal.label} under {others} than under {self.schemes[0].name}; choose other "
+                "--schemes, or put the dearest one first"
+            )
+        start = self._measured_base(fronts, base)
+        added = fronts.errors(options, self.budget.part(0.3, self._kept()))
+        back = fronts.put_back(added, self.budget.part(0.3, self._kept())) if added else []
+        candidates = fronts.candidates(added, back, self.budget.part(0.5, self._kept()))
+        candidates = [c for c in candidates if c.error is not None] or candidates
+        front = undominated([start.candidate, *candidates], lambda c: c.figures)
+        self._halve(front)
+        self._further(fronts, added)
+        simple = self._largest_first(candidates)
+        chosen, confirmed, refuted = self._confirmed(front)
+        return self._found(fronts, front, chosen, confirmed, refuted, simple)
+
+    # ----------------------------------------------------------------------------------------------------- preparation
+
+    def _prepared(self) -> Context:
+        """What the original does with the samples that calibrate, and its whole conversions."""
+        self.progress("observing the original", 0, 0)
+        calibrating = tuple(self.samples.make(index) for index in self.halves.calibrating)
+        (seen,) = self._must([(0, measure.observe, (self.original, calibrating))])
+        context = Context(self.original, self.schemes, calibrating, seen)
+        handle = self.crew.share(context)
+        self.progress("converting to each scheme", 0, 0)
+        whole = self._must([(k, measure.converted, (handle, k)) for k in range(len(self.schemes))])
+        return with_conversions(context, whole, self.options)
+
+    def _must(self, calls: list[tuple[int, Callable[..., Any], tuple[Any, ...]]]) -> list[Any]:
+        """The results of all calls.  Raises UsageError if the budget ends."""
+        found = dict(done(self.crew, calls, self.budget, lambda: self.budget.left))
+        if len(found) < len(calls):
+            raise self.budget.ended("the first scheme was measured")
+        return [found[number] for number, _, _ in calls]
+
+    def _base(self) -> Loss:
+        """The loss of the first scheme.  Raises LimitError if it is over the limit."""
+        self.progress(f"measuring {self.schemes[0].name}", 0, 0)
+        graph, left = self.context.whole[0], lambda: self.budget.left
+        found = self.judge.loss({}, graph, CHOOSING, False, left)
+        if found is None:
+            raise self.budget.ended("the first scheme was measured")
+        limit = self.settings.max_drop
+        if found.points > limit:
+            raise LimitError(
+                f"{self.schemes[0].name}, with which every layer starts, already loses {found.points:.1f} points of "
+                f"{self.judge.judges} ({found.low:.1f} to {found.high:.1f}), and {limit:g} are allowed; allow more "
+                "with --max-top1-drop, or put a finer scheme first"
+            )
+        if self.halves.confirming and self.judge.loss({}, graph, CONFIRMING, False, left) is None:
+            raise self.budget.ended("the first scheme was measured")
+        return found
+
+    def _fronts(self) -> Fronts:
+        each = sum(value.type.size for value in self.original.values if value.constant is None) * 2
+        most = max(2, min(self.settings.sensitivity_samples, int(MEMORY / max(each, 1))))
+        choosing = self.halves.choosing
+        drawn = np.random.default_rng(self.settings.seed).permutation(len(choosing))[:most]
+        pack = self.judge.pack(tuple(sorted(choosing[index] for index in drawn)))
+        return Fronts(
+            self.context, self.handle, pack, self.goal, self.crew, self.budget, self.state, self.progress
+        )  # fmt: skip
+
+    def _measured_base(self, fronts: Fronts, loss: Loss) -> Judged:
+        graph = self.context.whole[0]
+        cost = self.goal.cost(graph) if self.goal.cost is not None else self._timed({}, graph)
+        fronts.base_cost = cost
+        floor = fronts.floor(lambda: self.budget.left)
+        found = Judged(Candidate({}, cost, floor or 0.0, cost, floor), loss, cost)
+        self.judged[""] = found
+        return found
+
+    def _timed(self, mix: Mix, graph: Graph) -> float:
+        """Milliseconds of a mix; the first scheme comes first, and all others are multiples of its time."""
+        assert self.clock is not None
+        name = f"time {self.clock.name} {key(mix)}"
+        known = self.state.get(name)
+        if known is not None and mix:
+            return float(known)
+        self.progress("timing a mix", 0, 0)
+        cost = self.clock.within(self.budget, lambda clock: clock.time(graph) if mix else clock.start(graph))
+        if known is not None:
+            cost = self.clock.base_ms = float(known)
+        self.state.put(name, cost)
+        self.state.put("seconds to time a mix", self.clock.seconds)
+        return cost
+
+    def _kept(self) -> float:
+        """Seconds to keep for the end: judging a mix or two on the confirming half, and timing them."""
+        return 2.5 * self.judge.seconds + (0.0 if self.clock is None else self.clock.seconds) + self._conversion()
+
+    def _conversion(self) -> float:
+        """Seconds that converting truly takes, where mixes are only put together for measuring."""
+        return self.judge.seconds if self._approximate else 0.0
+
+    @property
+    def _approximate(self) -> bool:
+        return self.context.spliced and any(reconstructs(self.original, scheme) for scheme in self.schemes)
+
+    # ---------------------------------------------------------------------------------------------------------- choice
+
+    def _enough(self) -> bool:
+        """Whether there is time for one more mix, and for the end."""
+        one = 1.1 * self.judge.seconds + (0.0 if self.clock is None else self.clock.seconds)
+        return self.budget.left > one + self._kept()
+
+    def _judge(self, candidate: Candidate) -> Judged | None:
+        """A candidate's loss on the choosing half, and its cost; None if there is no time."""
+        name = key(candidate.mix)
+        if name not in self.judged:
+            if not self._enough():
+                return None
+            graph = self.context.graph(candidate.mix)
+            loss = self.judge.loss(candidate.mix, graph, CHOOSING, False, lambda: self.budget.left - self._kept())
+            if loss is None:
+                return None
+            cost = candidate.cost
+            if cost is None:
+                cost = self._timed(candidate.mix, graph) if self.goal.cost is None else self.goal.cost(graph)
+            self.judged[name] = Judged(candidate, loss, cost)
+        return self.judged[name]
+
+    def _halve(self, front: Sequence[Candidate]) -> None:
+        """Judge mixes of the front around the limit, by binary search; the first scheme may be beaten, and not be on
+        it."""
+        low, high = -1, len(front) - 1
+        while low < high:
+            middle = (low + high + 1) // 2
+            self.progress(f"judging mixes, {len(front[middle].mix)} layers changed", 0, 0)
+            found = self._judge(front[middle])
+            if found is None:
+                return
+            if found.loss.points <= self.settings.max_drop:
+                low = middle
+            else:
+                high = middle - 1
+
+    def _best(self) -> Judged:
+        found = choose(list(self.judged.values()), lambda one: one.figures, self.settings.max_drop)
+        assert found is not None  # the first scheme is within the limit
+        return found
+
+    def _further(self, fronts: Fronts, added: Sequence[Option]) -> None:
+        """Try single further steps from the best mix so far, those first that save most for their error."""
+        known = {(o.op, o.scheme): o for o in added}
+        order = sorted(added, key=lambda o: (-o.saving / max(o.error, 1e-12), o.op))
+        tried: set[str] = set()
+        for number in range(FURTHER_STEPS):
+            best = self._best()
+            step = next((o for o in order if o.op not in best.candidate.mix and o.op not in tried), None)
+            if step is None:
+                return
+            tried.add(step.op)
+            self.progress("trying further steps", number, FURTHER_STEPS)
+            mix = {**best.candidate.mix, step.op: step.scheme}
+            if self._judge(fronts.candidate(mix, known, lambda: self.budget.left - self._kept())) is None:
+                return
+
+    def _largest_first(self, candidates: Sequence[Candidate]) -> Judged | None:
+        """The simple mix to beat: the first of the largest-first ones that costs no more than the best; it is judged
+        like any other, and chosen if it is better."""
+        self.progress("measuring the largest-first mix", 0, 0)
+        best = self._best()
+        simple = [c for c in candidates if c.largest_first and c.mix and c.figures[0] <= best.cost]
+        if not simple or not best.candidate.mix:
+            return None
+        return self._judge(max(simple, key=lambda c: c.figures[0]))
+
+    # ---------------------------------------------------------------------------------------------------- confirmation
+
+    def _confirmed(self, front: Sequence[Candidate]) -> tuple[Judged, Loss | None, int]:
+        """The best mix that the confirming half does not refute, its loss there, and how many it refuted."""
+        refuted: set[str] = set()
+        for _ in range(CONFIRMATIONS):
+            open_to = [one for name, one in self.judged.items() if name not in refuted]
+            best = choose(open_to, lambda one: one.figures, self.settings.max_drop) or self.judged[""]
+            mix, true = best.candidate.mix, self._approximate and bool(best.candidate.mix)
+            graph = self.context.graph(mix)
+            if true:
+                graph = self._must([(0, measure.true_graph, (self.handle, mix))])[0]
+                best = self._converted(best, graph)
+                if best.loss.points > self.settings.max_drop:
+                    refuted.add(key(mix))
+                    continue
+            if not self.halves.confirming:
+                return best, None, len(refuted)
+            self.progress("confirming the choice", 0, 0)
+            found = self.judge.loss(mix, graph, CONFIRMING, true, lambda: self.budget.left)
+            if not mix or found is None or found.low <= self.settings.max_drop:
+                return best, found, len(refuted)
+            refuted.add(key(mix))
+        return self.judged[""], self.judge.loss({}, self.context.whole[0], CONFIRMING, False, lambda: 0.0), len(refuted)
+
+    def _converted(self, best: Judged, graph: Graph) -> Judged:
+        """A mix that was put together, now converted as `convert` will do it, in its place among the judged."""
+        mix = best.candidate.mix
+        loss = self.judge.loss(mix, graph, CHOOSING, True, lambda: self.budget.left) or best.loss
+        cost = self._timed(mix, graph) if self.goal.cost is None else self.goal.cost(graph)
+        self.judged[key(mix)] = Judged(replace(best.candidate, cost=cost), loss, cost)
+        return self.judged[key(mix)]
+
+    def _found(
+        self, fronts: Fronts, front: Sequence[Candidate], chosen: Judged, confirmed: Loss | None, refuted: int,
+        simple: Judged | None,
+    ) -> Found:  # fmt: skip
+        mix = chosen.candidate.mix
         scheme = replace(
-            scheme_of(mix, self.original, self.schemes),
+            self.context.scheme(mix),
             summary=f"A mix of {', '.join(s.name for s in self.schemes)} found by measuring one model.",
             when=f"For that model, for {self.settings.goal}; {len(mix)} layers differ from {self.schemes[0].name}.",
         )
-        return Found(scheme, dump(scheme), mix, chosen, points[0], rival, tuple(points), accuracy, self.complete)
+        base = self.judged[""]
+        known = (
+            None
+            if not self.halves.confirming
+            else self.judge.loss({}, self.context.whole[0], CONFIRMING, False, lambda: 0.0)
+        )
+        return Found(
+            scheme=scheme,
+            text=dump(scheme),
+            mix=mix,
+            chosen=replace(self._point(chosen.candidate), confirmed=confirmed),
+            base=replace(self._point(base.candidate), confirmed=known),
+            largest_first=None if simple is None else self._point(simple.candidate),
+            points=tuple(self._point(candidate) for candidate in front),
+            judged=tuple(self._point(one.candidate) for one in self.judged.values()),
+            limit=self.settings.max_drop,
+            judges=self.judge.judges,
+            calibration=len(self.halves.calibrating),
+            refuted=refuted,
+            complete=fronts.complete,
+            seconds=self.budget.spent,
+        )
 
-    # ------------------------------------------------------------------------------------------------ single layers
-
-    def _costs(self) -> list[dict[str, float]]:
-        """The cost of each layer when the whole model has one scheme."""
-        found: list[dict[str, float]] = []
-        for scheme in self.schemes:
-            self.progress(f"costs under {scheme.name}", 0, 0)
-            key = f"costs {scheme.name}"
-            known = self.state.get(key)
-            if known is None:
-                graph = convert(self.original, scheme, self.seen)
-                if self.settings.goal == "size":
-                    known = {op: float(weight_bytes(graph, _result(op, graph))) for op in self.options}
-                else:
-                    times = op_times(graph, self.settings.target, self.settings.threads)
-                    known = {op: times.get(_result(op, graph), 0.0) for op in self.options}
-                    self.state.put(f"total {scheme.name}", sum(times.values()))
-                self.state.put(key, known)
-            found.append(known)
-        return found
-
-    def _base_cost(self) -> float:
-        """Bytes of the first scheme's file, or milliseconds of all its ops."""
-        if self.settings.goal == "size":
-            return float(file_size(self.base))
-        return float(self.state.get(f"total {self.schemes[0].name}"))
-
-    def _true_costs(self, *mixes: tuple[Point | None, Mix | None]) -> list[Any]:
-        """The points of whole mixes with their measured costs; None where there is no mix."""
-        self.progress("measuring the cost of whole mixes", 0, 0)
-        present = [(point, self._graph(mix)) for point, mix in mixes if point is not None and mix is not None]
-        graphs = [graph for _, graph in present]
-        if self.settings.goal == "size":
-            costs = [float(file_size(graph)) for graph in graphs]
-        else:
-            costs = whole_times(graphs, self.settings.target, self.settings.threads)
-        known = iter([replace(point, measured_cost=cost) for (point, _), cost in zip(present, costs, strict=True)])
-        return [None if point is None else next(known) for point, _ in mixes]
-
-    def _errors(self, costs: list[dict[str, float]]) -> list[Option]:
-        """Each layer's options, the costliest layers first so that a budget is spent where there is most to save."""
-        wanted = [(op, k) for op, schemes in self.options.items() for k in schemes if costs[0][op] > costs[k][op]]
-        wanted.sort(key=lambda pair: (costs[pair[1]][pair[0]] - costs[0][pair[0]], pair[0], pair[1]))
-        found: list[Option] = []
-        for index, (op, k) in enumerate(wanted):
-            self.progress("measuring layers", index, len(wanted))
-            key = f"error {self.schemes[k].name} {op}"
-            error = self.state.get(key)
-            if error is None:
-                if self.deadline is not None and time.monotonic() > self.deadline:
-                    self.complete = False
-                    break
-                variant = convert(self.original, scheme_of({op: k}, self.original, self.schemes), self.seen)
-                error = self.sensitivity.error(variant)
-                self.state.put(key, error)
-            found.append(Option(op, k, costs[0][op] - costs[k][op], max(error - self.sensitivity.floor, 0.0)))
-        return found
-
-    # -------------------------------------------------------------------------------------------------- whole mixes
-
-    def _graph(self, mix: Mix) -> Graph:
-        return convert(self.original, scheme_of(mix, self.original, self.schemes), self.seen)
-
-    def _judge(self, judge: Judge, mix: Mix) -> tuple[Accuracy, Graph]:
-        graph = self._graph(mix)
-        accuracy = judge.accuracy(graph, quiet)
-        if accuracy.top1 is None and accuracy.agreement is None:
-            raise DataError("the model's output has no classes, so a search cannot tell how much accuracy a mix costs")
-        return accuracy, graph
-
-    def _halve(self, judge: Judge, mixes: Sequence[Mix]) -> tuple[int, Accuracy, dict[int, tuple[float, float]]]:
-        """The last mix of the front within the allowed loss, found by binary search, and its measured accuracy."""
-        tried: dict[int, tuple[float, float]] = {}
-        low, high = 0, len(mixes) - 1
-        best, graph = self._judge(judge, mixes[0])
-        tried[0] = loss(best), self.sensitivity.error(graph)
-        while low < high:
-            middle = (low + high + 1) // 2
-            self.progress(f"measuring mixes, {middle} of {len(mixes) - 1} layers changed", 0, 0)
-            accuracy, graph = self._judge(judge, mixes[middle])
-            tried[middle] = loss(accuracy), self.sensitivity.error(graph)
-            if loss(accuracy) <= self.settings.max_drop:
-                low, best = middle, accuracy
-            else:
-                high = middle - 1
-        return low, best, tried
-
-    def _further(self, judge: Judge, mixes: Sequence[Mix], best: int, accuracy: Accuracy) -> tuple[Mix, Accuracy]:
-        """The chosen mix, extended by those of the next steps that keep it within the allowed loss."""
-        mix = dict(mixes[best])
-        for number, later in enumerate(mixes[best + 1 : best + 1 + FURTHER_STEPS]):
-            step = {op: k for op, k in later.items() if mixes[best + number].get(op) != k}
-            self.progress("trying further steps", number, FURTHER_STEPS)
-            wider, _ = self._judge(judge, {**mix, **step})
-            if loss(wider) <= self.settings.max_drop:
-                mix, accuracy = {**mix, **step}, wider
-        return mix, accuracy
-
-    def _estimate(self, mix: Mix, known: dict[tuple[str, int], Option]) -> Point:
-        error = self.sensitivity.floor + sum(known[op, k].error for op, k in mix.items())
-        return Point(len(mix), self._cost(mix, known), error)
-
-    def _cost(self, mix: Mix, known: dict[tuple[str, int], Option]) -> float:
-        """Bytes of the file or milliseconds of all ops, to first order: the base's less what the mix saves."""
-        return self.base_cost - sum(known[op, k].saving for op, k in mix.items())
-
-    def _measured(self, mix: Mix, known: dict[tuple[str, int], Option], accuracy: Accuracy) -> Point:
-        error = self.sensitivity.error(self._graph(mix))
-        return replace(self._estimate(mix, known), measured_error=error, points_lost=loss(accuracy))
-
-    def _largest_first(self, known: dict[tuple[str, int], Option], chosen: Point) -> Mix | None:
-        """The simple mix to beat: the layers that save most, until it costs no more than the chosen one."""
-        self.progress("measuring the largest-first mix", 0, 0)
-        mix: dict[str, int] = {}
-        for option in sorted(known.values(), key=lambda o: (-o.saving, o.op)):
-            if option.op in mix:
-                continue
-            mix[option.op] = option.scheme
-            if self._cost(mix, known) <= chosen.cost:
-                return mix
-        return None
-
-
-def _result(op: str, graph: Graph) -> str:
-    """The name of the layer's own result in a converted graph: the value before clamps, and a cast at the output."""
-    while not _weighted(graph.producers[op]) and (source := measure.source_of(op, graph)) is not None:
-        op = source
-    return op
-
-
-def _weighted(op: Op) -> bool:
-    return any(op.operand(index).role == "weights" for index, name in enumerate(op.inputs) if name is not None)
+    def _point(self, candidate: Candidate) -> Point:
+        judged = self.judged.get(key(candidate.mix))
+        return Point(
+            layers=len(candidate.mix),
+            cost=candidate.estimated_cost,
+            estimated_error=candidate.estimated_error,
+            measured_error=candidate.error,
+            measured_cost=candidate.cost if judged is None else judged.cost,
+            loss=None if judged is None else judged.loss,
+            mix=dict(candidate.mix),
+        )

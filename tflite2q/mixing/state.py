@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from tflite2q import files
 from tflite2q.dialect.graph import Graph
 from tflite2q.flatbuffer import writer
 
-FORMAT = 2
+FORMAT = 3
+PAUSE = 2.0  # seconds between two times of saving
 
 
 class State:
-    """Measurements by key, saved after each one.  A file for another model, data or set of schemes is discarded.
+    """Measurements by key, saved as they come.  A file for another model, data or set of schemes is discarded.
 
     `path` None keeps them in memory only.
     """
@@ -24,6 +26,7 @@ class State:
     def __init__(self, path: Path | None, identity: Mapping[str, Any]) -> None:
         self.path, self.identity = path, {"format": FORMAT, **identity}
         self.known: dict[str, Any] = {}
+        self._saved = 0.0
         if path is not None and path.is_file():
             self.known = self._read(path)
 
@@ -40,9 +43,15 @@ class State:
 
     def put(self, key: str, value: Any) -> None:
         self.known[key] = value
-        if self.path is not None:
+        if time.monotonic() - self._saved > PAUSE:
+            self.save()
+
+    def save(self) -> None:
+        """Write everything; also to be called at the end."""
+        if self.path is not None and self.known:
             text = json.dumps({"identity": self.identity, "measured": self.known}, indent=1, sort_keys=True)
             files.write(self.path, text.encode(), force=True)
+        self._saved = time.monotonic()
 
 
 def fingerprint(graph: Graph) -> str:

@@ -160,9 +160,10 @@ class Applier:
 
     def _correction(self, op: Op, x: str) -> list[float] | None:
         """Minus the mean error of each output channel due to the weights' errors (eq. S7)."""
-        error = self.weights[op.name].error
-        if x not in self.seen or not error.any():
+        weights = self.weights[op.name]
+        if x not in self.seen or weights.largest == 0.0:
             return None
+        error = weights.error
         mean = self.seen[x].mean / self.factors.get(x, 1.0)
         if error.ndim == 2:  # [units, k]
             return [-float(v) for v in error @ mean.reshape(-1, error.shape[1]).mean(axis=0)]

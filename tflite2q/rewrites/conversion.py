@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from tflite2q.dialect import needs
 from tflite2q.dialect.graph import Graph, verify
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.eltwise import Requantize
@@ -32,7 +33,7 @@ from tflite2q.rewrites.weights import NewWeights
 class Conversion:
     """A converted graph, the loss of each layer, the number of inserted requantizations, the clamps that the
     original left to the range of its codes, the ops whose branches or loops stay in real numbers, and why no
-    activations were observed where the scheme asks for it ("" if they were).
+    activations were observed where the scheme asks for it ("" if they were), and what was left out of the samples.
 
     `traces` are the layers with weights, `remarks` what later steps have to say."""
 
@@ -43,6 +44,7 @@ class Conversion:
     clamps: tuple[Clamp, ...] = ()
     unobserved: tuple[str, ...] = ()
     unsampled: str = ""
+    left_out: tuple[str, ...] = ()
     traces: tuple[Trace, ...] = field(default=(), repr=False, compare=False)
     remarks: tuple[str, ...] = ()
 
@@ -67,7 +69,7 @@ class Conversion:
                 f"a .tflite holds this scheme's parameters but not its {' and '.join(kinds)} rescaling: "
                 "interpreters use their own fixed point; compile with --lib to get this rescaling"
             )
-        return tuple(notes)
+        return (*notes, *self.left_out)
 
     def __repr__(self) -> str:
         counts = Counter(layer.loss for layer in self.layers if layer.loss is not None)
@@ -91,6 +93,7 @@ def convert(
     Raises SchemeError where the scheme is impossible for a layer, Unchanged if there is nothing to do, UnsupportedError
     if nothing can be done.
     """
+    needs.require_convert(graph)
     original = graph
     inner = regions.converted(graph, scheme, convert)
     graph = inner.graph

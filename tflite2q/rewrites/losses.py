@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import TensorType
@@ -94,7 +92,6 @@ def bound(op: Op, old: Graph, decided: Decisions, weights: NewWeights | None) ->
     if weights is not None and weights.rescaled.any() and op.source is not None:
         x = old[op.source].type
         reach = max(abs(code - x.zero_point) for code in x.range) * x.scale
-        axes = tuple(i for i in range(weights.error.ndim) if i != op.channel_axis)
-        steps += float(np.abs(weights.error).sum(axis=axes).max()) * reach / now.scale + 1.0
+        steps += weights.largest * reach / now.scale + 1.0
     low, high = now.range
     return steps if steps < high - low else None

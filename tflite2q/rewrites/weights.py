@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tflite2q.arithmetic import rounding
+from tflite2q.dialect.spans import blocks_of_rows
 from tflite2q.dialect.types import Constant, Quantization, Value
 from tflite2q.rewrites.parameters import power_of_two_at_least
 from tflite2q.rewrites.scheme import Weights
@@ -31,12 +32,27 @@ Gains = tuple[rounding.Floats, rounding.Floats]
 
 @dataclass(frozen=True)
 class NewWeights:
-    """Converted weights; `rescaled` marks the channels that lost precision, `error` is new minus old in real numbers
-    (same shape as the weights)."""
+    """Converted weights, and what they were converted from; `rescaled` marks the channels that lost precision,
+    `largest` is the greatest sum of a channel's errors, in real numbers and without signs."""
 
     value: Value
     rescaled: npt.NDArray[np.bool_]
-    error: npt.NDArray[np.float64]
+    largest: float
+    old: Value
+    axis: int
+    gains: Gains | None = None
+
+    @property
+    def error(self) -> npt.NDArray[np.float64]:
+        """New minus old in real numbers, in the shape of the weights; computed when asked for."""
+        found = np.zeros(self.value.type.shape)
+        if self.largest:
+            for part in blocks_of_rows(self.old, self.axis):
+                rows = _error(self, part)
+                np.moveaxis(found, self.axis, 0)[part] = np.moveaxis(
+                    _from_rows(rows, _part_of(self.value.type.shape, self.axis, len(rows)), self.axis), self.axis, 0
+                )
+        return found
 
 
 @dataclass(frozen=True)
@@ -52,41 +68,84 @@ def convert_weights(value: Value, axis: int, settings: Weights, gains: Gains | N
     """`value` under `settings`; `axis` is the output channel's.  Weights that conform are returned as they are.
 
     `gains` are factors for the last axis and for the output channels that the weights are multiplied by first.
+    Where channels do not depend on each other, a part of them is converted at a time.
     """
     channels = value.type.shape[axis]
     if gains is None and conforms(value, settings):
-        return NewWeights(value, np.zeros(channels, bool), np.zeros(value.type.shape))
-    units, base = integer_rows(value, axis)
-    if gains is not None:
-        last, outer = gains
-        spread = np.broadcast_to(last, value.type.shape)
-        units = units * np.moveaxis(spread, axis, 0).reshape(channels, -1)
-        base = base * outer
-    real = units * base[:, None]
-    if settings.dtype == "float32":
-        array = _from_rows(real.astype(np.float32), value.type.shape, axis)
-        kind = value.type.with_(dtype="float32", quantization=None)
-        return NewWeights(
-            value.with_(type=kind, constant=Constant(array)),
-            np.zeros(channels, bool),
-            array - _from_rows(real, value.type.shape, axis),
-        )
+        return NewWeights(value, np.zeros(channels, bool), 0.0, value, axis)
     if in_blocks(value, settings):
-        return _blockwise(value, real, settings)
-    rows = _fit(units, base, settings, _is_real(value))
-    error = rows.codes * rows.scales.astype(np.float64)[:, None] - real
+        return _blockwise(value, axis, settings, gains)
     storage = "int8" if settings.dtype == "int4" else settings.dtype
-    codes = _from_rows((rows.codes + rows.zero_point).astype(storage), value.type.shape, axis)
+    array = np.empty(value.type.shape, storage)
+    scales, zero_point, sums = np.ones(channels, np.float32), 0, np.zeros(channels)
+    parts = blocks_of_rows(value, axis)
+    unlike = settings.granularity != "per-tensor" and (_is_real(value) or gains is not None)
+    integers = not unlike or all(_whole(_gained(value, axis, gains, part)[0]) for part in parts)
+    if settings.dtype != "float32" and (settings.granularity == "per-tensor" or not settings.symmetric):
+        parts = [slice(0, channels)]
+    for part in parts:
+        units, base = _gained(value, axis, gains, part)
+        if settings.dtype == "float32":
+            codes = (units * base[:, None]).astype(np.float32)
+            sums[part] = np.abs(codes - units * base[:, None]).sum(axis=1)
+        else:
+            rows = _fit(units, base, settings, _is_real(value), integers)
+            codes = (rows.codes + rows.zero_point).astype(storage)
+            scales[part], zero_point = rows.scales, rows.zero_point
+            sums[part] = _lost(rows, units, base)
+        np.moveaxis(array, axis, 0)[part] = np.moveaxis(
+            _from_rows(codes, _part_of(value.type.shape, axis, len(codes)), axis), axis, 0
+        )
+    quantization = _quantization(settings, scales, zero_point, axis)
+    kind = value.type.with_(dtype=settings.dtype, quantization=quantization)
+    new = value.with_(type=kind, constant=Constant(array))
+    rescaled = sums != 0 if settings.dtype != "float32" else np.zeros(channels, bool)
+    return NewWeights(new, rescaled, float(sums.max(initial=0.0)), value, axis, gains)
+
+
+def _lost(rows: Rows, units: rounding.Floats, base: rounding.Floats) -> rounding.Floats:
+    """The sum of the errors of each row, without signs; 0 for rows that keep integers and scale."""
+    scales = rows.scales.astype(np.float64)
+    changed = (scales != base) | (rows.codes != units).any(axis=1)
+    found = np.zeros(len(base))
+    error = rows.codes[changed] * scales[changed, None] - units[changed] * base[changed, None]
+    found[changed] = np.abs(error).sum(axis=1)
+    return found
+
+
+def _quantization(
+    settings: Weights, scales: npt.NDArray[np.float32], zero_point: int, axis: int
+) -> Quantization | None:
+    if settings.dtype == "float32":
+        return None
     if settings.granularity == "per-channel":
-        new = Quantization.per_channel(rows.scales, axis)
-    else:
-        new = Quantization.per_tensor(float(rows.scales[0]), rows.zero_point)
-    kind = value.type.with_(dtype=settings.dtype, quantization=new)
-    return NewWeights(
-        value.with_(type=kind, constant=Constant(codes)),
-        (error != 0).any(axis=1),
-        _from_rows(error, value.type.shape, axis),
-    )
+        return Quantization.per_channel(scales, axis)
+    return Quantization.per_tensor(float(scales[0]), zero_point)
+
+
+def _gained(value: Value, axis: int, gains: Gains | None, part: slice) -> tuple[rounding.Floats, rounding.Floats]:
+    """As `integer_rows`, of some output channels and times the gains."""
+    units, base = integer_rows(value, axis, part)
+    if gains is None:
+        return units, base
+    last, outer = gains
+    spread = np.moveaxis(np.broadcast_to(last, value.type.shape), axis, 0)[part]
+    return units * spread.reshape(len(base), -1), base * outer[part]
+
+
+def _error(weights: NewWeights, part: slice) -> rounding.Floats:
+    """New minus old in real numbers, of some output channels, one row a channel."""
+    units, base = _gained(weights.old, weights.axis, weights.gains, part)
+    codes, scales = integer_rows(weights.value, weights.axis, part)
+    return np.asarray(codes * scales[:, None] - units * base[:, None])
+
+
+def _whole(units: rounding.Floats) -> bool:
+    return not (units != np.rint(units)).any()
+
+
+def _part_of(shape: tuple[int, ...], axis: int, channels: int) -> tuple[int, ...]:
+    return (*shape[:axis], channels, *shape[axis + 1 :])
 
 
 def in_blocks(value: Value, settings: Weights) -> bool:
@@ -94,21 +153,23 @@ def in_blocks(value: Value, settings: Weights) -> bool:
     return settings.block > 0 and len(value.type.shape) == 2 and value.type.shape[1] % settings.block == 0
 
 
-def _blockwise(value: Value, real: rounding.Floats, settings: Weights) -> NewWeights:
+def _blockwise(value: Value, axis: int, settings: Weights, gains: Gains | None) -> NewWeights:
     """Weights [units, k] with a float16 scale for each block of a row, as files hold them."""
     low, high = ends(settings)
-    blocks = real.reshape(-1, settings.block)
-    fitted = _fit_symmetric(blocks, np.ones(len(blocks)), settings, real=True)
+    units, base = _gained(value, axis, gains, slice(None))
+    blocks = (units * base[:, None]).reshape(-1, settings.block)
+    fitted = _fit_symmetric(blocks, np.ones(len(blocks)), settings, integers=False)
     narrow = np.clip(fitted.scales, SMALLEST_HALF, np.finfo(np.float16).max).astype(np.float16).astype(np.float64)
     exact: rounding.Floats = blocks / narrow[:, None]
     nearest = settings.rounding == "nearest"
     codes = rounding.round_half_away(exact) if nearest else round_preserving_sums(exact, (low, high))
     codes = np.clip(codes, low, high)
-    error = (codes * narrow[:, None] - blocks).reshape(value.type.shape)
+    sums = np.abs(codes * narrow[:, None] - blocks).reshape(value.type.shape[0], -1).sum(axis=1)
     q = Quantization(tuple(narrow.tolist()), (0,) * len(narrow), 0, settings.block)
     kind = value.type.with_(dtype=settings.dtype, quantization=q)
     constant = Constant(codes.reshape(value.type.shape).astype(np.int8))
-    return NewWeights(value.with_(type=kind, constant=constant), (error != 0).any(axis=1), error)
+    new = value.with_(type=kind, constant=constant)
+    return NewWeights(new, sums != 0, float(sums.max(initial=0.0)), value, axis, gains)
 
 
 def ends(settings: Weights) -> tuple[int, int]:
@@ -136,18 +197,21 @@ def conforms(value: Value, settings: Weights) -> bool:
     return not settings.levels or bool(((low <= value.data) & (value.data <= high)).all())
 
 
-def integer_rows(value: Value, axis: int) -> tuple[rounding.Floats, rounding.Floats]:
-    """The weights as whole numbers [channels, n], zero point taken off, and the scale of each row.
+def integer_rows(value: Value, axis: int, part: slice = slice(None)) -> tuple[rounding.Floats, rounding.Floats]:
+    """The weights as whole numbers [channels, n], zero point taken off, and the scale of each row; of some channels.
 
     Real numbers, and those with a scale for each block of a row, stay real: the scales are 1.
     """
     channels = value.type.shape[axis]
     q = value.type.quantization
-    if q is None or q.block:
-        real = value.data.astype(np.float64) if q is None else q.real(value.data)
-        return np.moveaxis(real, axis, 0).reshape(channels, -1), np.ones(channels)
-    rows = np.moveaxis(value.data, axis, 0).reshape(channels, -1).astype(np.float64)
-    return rows - q.zero_points(channels)[:, None], q.scales(channels).astype(np.float64)
+    if q is not None and q.block:
+        real = np.moveaxis(q.real(value.data), axis, 0)[part]
+        return real.reshape(len(real), -1), np.ones(len(real))
+    data = np.moveaxis(value.data, axis, 0)[part]
+    rows = data.reshape(len(data), -1).astype(np.float64)
+    if q is None:
+        return rows, np.ones(len(rows))
+    return rows - q.zero_points(channels)[part, None], q.scales(channels)[part].astype(np.float64)
 
 
 def _is_real(value: Value) -> bool:
@@ -160,24 +224,24 @@ def _from_rows(rows: npt.NDArray[Any], shape: tuple[int, ...], axis: int) -> npt
     return np.moveaxis(rows.reshape(shape[axis], *rest), 0, axis)
 
 
-def _fit(units: rounding.Floats, base: rounding.Floats, settings: Weights, real: bool) -> Rows:
-    """`real`: the weights are real numbers, of which no step is kept."""
+def _fit(units: rounding.Floats, base: rounding.Floats, settings: Weights, real: bool, integers: bool) -> Rows:
+    """`real`: the weights are real numbers, of which no step is kept; `integers`: those of all channels are whole."""
     if settings.granularity == "per-tensor":  # units of one common scale; still whole numbers if all were equal
         common = base.max(initial=0.0)
         units, base = units * (base / common)[:, None], np.full_like(base, common)
     if settings.symmetric:
-        return _fit_symmetric(units, base, settings)
+        return _fit_symmetric(units, base, settings, integers)
     return _fit_asymmetric(units, base, settings, real)
 
 
-def _fit_symmetric(units: rounding.Floats, base: rounding.Floats, settings: Weights, real: bool = False) -> Rows:
+def _fit_symmetric(units: rounding.Floats, base: rounding.Floats, settings: Weights, integers: bool) -> Rows:
     """Zero point 0.  A channel that fits keeps its integers and its scale (eq. S2), others are rescaled (eq. S3), as
-    are `real` numbers, of which no step is kept."""
+    are real numbers, of which no step is kept."""
     low, limit = ends(settings)
     codes, scales = units.copy(), base.astype(np.float32)
     largest = np.abs(units).max(axis=1, initial=0.0)
     rows = outgrown(largest, base, settings)
-    if real or (units != np.rint(units)).any():  # channels of unlike scales share one now
+    if not (integers and _whole(units)):  # channels of unlike scales share one now
         rows[:] = True
     if not rows.any():
         return Rows(codes, scales)

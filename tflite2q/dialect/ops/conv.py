@@ -137,6 +137,10 @@ class Convolution(Op):
         weights = ins["weights"]
         return outs[0].type.size * weights.type.size // weights.type.shape[self.channel_axis]
 
+    def workspace(self, ins: Values, outs: Sequence[Value]) -> int:
+        patches = self.macs(ins, outs) // max(outs[0].type.shape[3], 1)  # every window of the input, written out
+        return super().workspace(ins, outs) + 8 * patches
+
     def rescaling(self, ins: Values, y: Value) -> Rescale:
         """How accumulators become codes of y."""
         x, weights, bias = ins["x"].type, ins["weights"].type, ins.get("bias")

@@ -68,7 +68,8 @@ class DetectionPostprocess(Op):
         count = boxes.type.shape[1]
         require(boxes.type.shape[2] >= 4, "boxes need four coordinates")
         require(anchors.type.shape == (count, 4), f"{count} boxes with anchors {list(anchors.type.shape)}")
-        fits = scores.type.shape[:2] == (1, count) and scores.type.shape[2] - self.num_classes in (0, 1)
+        shape = scores.type.shape
+        fits = len(shape) == 3 and shape[:2] == (1, count) and shape[2] - self.num_classes in (0, 1)
         require(fits, f"scores {list(scores.type.shape)} for {count} boxes and {self.num_classes} classes")
 
     def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:

@@ -239,10 +239,11 @@ class HloSelect(Hlo):
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         first, x, last = (ins[name].data for name in ("first", "x", "last"))
-        if ins["first"].type.shape == ():
-            first = core.reshape(first, (1,) * max(len(outs[0].type.shape), 1))
-        if ins["last"].type.shape == ():
-            last = core.reshape(last, (1,) * max(len(outs[0].type.shape), 1))
+        rank = len(outs[0].type.shape)
+        if rank and ins["first"].type.shape == ():
+            first = core.reshape(first, (1,) * rank)
+        if rank and ins["last"].type.shape == ():
+            last = core.reshape(last, (1,) * rank)
         if self.clamp:
             return (core.broadcast_to(core.minimum(core.maximum(x, first), last), outs[0].type.shape),)
         return (core.broadcast_to(core.where(first, x, last), outs[0].type.shape),)

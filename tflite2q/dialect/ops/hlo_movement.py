@@ -167,8 +167,9 @@ class HloIota(Hlo):
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         shape = outs[0].type.shape
-        line = np.arange(shape[self.axis]).astype(outs[0].type.dtype)
-        thin = (1,) * self.axis + (-1,) + (1,) * (len(shape) - self.axis - 1)
+        axis = axis_of(self.axis, len(shape))
+        line = np.arange(shape[axis]).astype(outs[0].type.dtype)
+        thin = (1,) * axis + (-1,) + (1,) * (len(shape) - axis - 1)
         return (core.const(np.broadcast_to(line.reshape(thin), shape).copy()),)
 
 

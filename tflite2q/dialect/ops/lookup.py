@@ -150,7 +150,8 @@ def sampled(function: str, alpha: float, approximate: bool, span: Span) -> Span:
     name = f"{function} approximate" if approximate else function
     if name not in FORMULAS or not np.isfinite(span).all():
         return of_activation(function)
-    line = np.append(np.linspace(*span, SAMPLES), 0.0).clip(*span).astype(np.float32)
+    with np.errstate(over="ignore"):  # of the largest scales there are
+        line = np.append(np.linspace(*span, SAMPLES), 0.0).clip(*span).astype(np.float32)
     with np.errstate(all="ignore"):
         found = FORMULAS[name](NumpyCore(), line, "float32", alpha)
     return (float(found.min()), float(found.max())) if np.isfinite(found).all() else EVERYTHING

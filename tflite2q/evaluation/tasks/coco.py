@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tflite2q import limits
 from tflite2q.errors import DataError, UsageError
 from tflite2q.evaluation import statistics
 from tflite2q.evaluation.data import Dataset
@@ -28,8 +29,8 @@ def read(labels: Any, samples: Dataset) -> tuple[Document, list[int]]:
     if isinstance(labels, str | os.PathLike):
         where = os.fspath(labels)
         try:
-            labels = json.loads(Path(labels).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            labels = json.loads(limits.text(labels))
+        except (OSError, ValueError, RecursionError) as error:
             raise DataError(f"{where}: ground truth of this task is a COCO JSON file") from error
     if not isinstance(labels, dict) or not all(
         isinstance(labels.get(key), list) for key in ("images", "annotations", "categories")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from tflite2q import limits
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import Value
 from tflite2q.errors import DataError
@@ -22,8 +22,8 @@ def read(names: Any) -> tuple[str, ...]:
     if not isinstance(names, str | os.PathLike):
         return tuple(str(name) for name in names)
     try:
-        text = Path(names).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = limits.text(names)
+    except (OSError, ValueError) as error:
         raise DataError(f"{os.fspath(names)}: names of classes are a text file, a name a line") from error
     found = lines(text)
     if not found:

@@ -12,7 +12,7 @@ import numpy as np
 
 from tflite2q.dialect.types import Value
 from tflite2q.errors import DataError
-from tflite2q.evaluation import statistics
+from tflite2q.evaluation import arrays, statistics
 from tflite2q.evaluation.data import Dataset
 from tflite2q.evaluation.geometry import Fit
 from tflite2q.evaluation.images import IMAGE_SUFFIXES, opened
@@ -224,7 +224,10 @@ class _Truth(Truth[Mask]):
         with opened(self.files[index]) as found:
             if found.mode not in ("P", "L", "1", "I", "I;16"):
                 raise DataError(f"{self.files[index]}: a mask has class numbers as grey or palette, not {found.mode}")
-            codes = np.asarray(found).astype(np.uint8)
+            numbers = np.asarray(found)
+            if numbers.max(initial=0) > IGNORED or numbers.min(initial=0) < 0:
+                raise DataError(f"{self.files[index]}: class {numbers.max()} is more than the 255 that a mask may hold")
+            codes = numbers.astype(np.uint8)
         if codes.shape != (place.height, place.width):
             raise DataError(
                 f"{self.files[index]}: the mask is {codes.shape[1]}x{codes.shape[0]}, its picture "
@@ -293,11 +296,10 @@ def _mask_array(labels: Any, samples: int, size: tuple[int, int]) -> Array:
     if isinstance(labels, str | os.PathLike):
         where = os.fspath(labels)
         try:
-            loaded = np.load(labels, allow_pickle=False)
-            labels = loaded if isinstance(loaded, np.ndarray) else loaded[loaded.files[0]]
-        except Exception as error:  # np.load raises zipfile, OS, value and end-of-file errors for other files
+            labels = next(iter(arrays.load(labels).values()))
+        except StopIteration as error:
             raise DataError(f"{where}: masks are a folder of images, a .npy or a .npz of class numbers") from error
-    array = np.asarray(labels)
+    array = arrays.as_array(labels, where)
     if array.ndim == 4 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.ndim != 3 or len(array) < samples or array.shape[1:] != size or array.dtype.kind not in "iu":

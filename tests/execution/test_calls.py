@@ -1,0 +1,134 @@
+"""Calls that write where they are told to, copy nothing, or take many samples: always the outputs of `run`."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from networks import everything
+
+from tflite2q.errors import DataError, UsageError
+from tflite2q.evaluation.models import load
+from tflite2q.execution import reference, runtime
+from tflite2q.execution.runtime import Executable
+
+Array = np.ndarray[Any, Any]
+
+
+@pytest.fixture(scope="module")
+def images(digits_data: tuple[Path, Path]) -> list[Array]:
+    with np.load(digits_data[0]) as arrays:
+        return [image[None] for image in arrays["input"][:100]]
+
+
+@pytest.fixture(scope="module")
+def expected(digits: Path, images: list[Array]) -> list[Array]:
+    graph = load(digits)
+    return [reference.run(graph, image)[0] for image in images]
+
+
+@pytest.fixture(scope="module")
+def executable(digits: Path) -> Executable:
+    return runtime.compile(load(digits))
+
+
+def test_out_is_written(executable: Executable, images: list[Array], expected: list[Array]) -> None:
+    whole = np.full((len(images), 1, 10), 77, np.uint8)
+    for image, place, wanted in zip(images, whole, expected, strict=True):
+        [found] = executable.run(image, out=[place])
+        assert found is place
+        np.testing.assert_array_equal(place, wanted)
+
+
+@pytest.mark.parametrize(
+    ("out", "why"),
+    [
+        ([], "the model has 1 outputs, got 0 arrays"),
+        ([np.zeros((10,), np.uint8)], r"must be uint8\[1, 10\]"),
+        ([np.zeros((1, 10), np.int8)], r"must be uint8\[1, 10\]"),
+        ([[0] * 10], r"must be uint8\[1, 10\]"),
+        ([np.broadcast_to(np.uint8(0), (1, 10))], "is read-only"),
+    ],
+)
+def test_out_that_does_not_fit_is_refused(executable: Executable, images: list[Array], out: Any, why: str) -> None:
+    with pytest.raises(DataError, match=why):
+        executable.run(images[0], out=out)
+
+
+def test_bound_inputs_stay_in_place(executable: Executable, images: list[Array], expected: list[Array]) -> None:
+    bound, other = executable.bind(), executable.bind()
+    [place], [elsewhere] = bound.inputs, other.inputs
+    for image, wanted, second in zip(images, expected, reversed(images), strict=True):
+        place[...] = image
+        elsewhere[...] = second
+        other.run()
+        [found] = bound.run()
+        np.testing.assert_array_equal(found, wanted)
+        assert np.shares_memory(place, bound.inputs[0])
+        assert not np.shares_memory(place, elsewhere)
+
+
+def test_graphs_with_several_inputs_and_outputs_are_bound() -> None:
+    graph = everything(3)
+    executable = runtime.compile(graph)
+    bound = executable.bind()
+    generator = np.random.default_rng(0)
+    for _ in range(2):
+        for place in bound.inputs:
+            info = np.iinfo(place.dtype)
+            place[...] = generator.integers(info.min, info.max, place.shape, place.dtype, endpoint=True)
+        inputs = [place.copy() for place in bound.inputs]
+        wanted = reference.run(graph, *inputs)
+        for found, want in zip(bound.run(), wanted, strict=True):
+            np.testing.assert_array_equal(found, want)
+        for place, given in zip(bound.inputs, inputs, strict=True):
+            np.testing.assert_array_equal(place, given)
+
+
+@pytest.mark.parametrize("workers", [None, 1, 2, 5])
+def test_many_samples_keep_their_order(
+    executable: Executable, images: list[Array], expected: list[Array], workers: int | None
+) -> None:
+    found = [outputs[0] for outputs in executable.map(images, workers)]
+    np.testing.assert_array_equal(found, expected)
+    assert [outputs[0].tolist() for outputs in executable.map([(image,) for image in images[:3]])] == [
+        wanted.tolist() for wanted in expected[:3]
+    ]
+    assert list(executable.map([])) == []
+
+
+def test_samples_may_be_endless(executable: Executable, images: list[Array], expected: list[Array]) -> None:
+    taken = 0
+
+    def endless() -> Iterator[Array]:
+        nonlocal taken
+        for image in itertools.cycle(images):
+            taken += 1
+            yield image
+
+    found = [outputs[0] for outputs in itertools.islice(executable.map(endless(), 2), 150)]
+    np.testing.assert_array_equal(found, [*expected, *expected[:50]])
+    assert taken < 1000
+
+
+def test_a_sample_that_does_not_fit_is_an_error(executable: Executable, images: list[Array]) -> None:
+    with pytest.raises(DataError, match=r"must be uint8\[1, 8, 8, 1\]"):
+        list(executable.map([*images[:40], images[0][0]]))
+    with pytest.raises(UsageError, match="at least 1"):
+        executable.map(images, 0)
+
+
+def test_the_example_of_the_document(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (root / "docs" / "deploy.md").read_text("utf-8")
+    block = next(block for block in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.M) if "exe.bind" in block)
+    monkeypatch.chdir(root)
+    names: dict[str, Any] = {}
+    exec(compile(block, "deploy.md", "exec"), names)
+    wanted = reference.run(load("models/digits_uint8.tflite"), names["photo"])
+    for name in ("scores", "view"):
+        np.testing.assert_array_equal(names[name], wanted[0])

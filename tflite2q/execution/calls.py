@@ -1,0 +1,116 @@
+"""Ways to call a compiled model: step by step, without copies, and many samples at once."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from tflite2q.errors import DataError, refusal
+from tflite2q.execution.reference import check_prescribed
+
+if TYPE_CHECKING:
+    from tflite2q.execution.runtime import Executable
+    from tflite2q.lower.machine import Worker
+
+Array = npt.NDArray[Any]
+Sample = npt.ArrayLike | tuple[npt.ArrayLike, ...]
+
+# Samples that a thread of `Executable.map` takes at once.
+PIECE_BYTES = 1 << 15
+PIECE_SAMPLES = 32
+
+
+class Stream:
+    """A compiled model that is run step by step: each step starts from the state that the last one left.
+
+    An executable may have any number of streams; they share nothing but its code.
+    """
+
+    def __init__(self, executable: Executable) -> None:
+        self.executable = executable
+        self._states: list[Array] = []
+        self.reset()
+
+    def step(self, *arrays: npt.ArrayLike) -> list[Array]:
+        """The outputs of the next step, for `arrays` as `Executable.run` takes them; it raises what that raises, and
+        the state is then what it was."""
+        outputs, self._states = self.executable.advance(arrays, self._states)
+        return outputs
+
+    def reset(self) -> None:
+        """Back to the state before the first step."""
+        self._states = self.executable.initial_states
+
+
+class Bound:
+    """A compiled model whose inputs and outputs stay in place, so that a run copies nothing.
+
+    Write into the arrays of `inputs`, call `run`, and read what it returns before the next run: that may reuse the
+    memory.  The arrays can be shared with other libraries by DLPack (`torch.from_dlpack`).  One thread at a time may
+    use it; bind an executable once for each thread.
+    """
+
+    def __init__(self, executable: Executable, worker: Worker) -> None:
+        self.executable = executable
+        self._worker = worker
+        count = len(executable.inputs)
+        self.inputs = tuple(worker.places[:count])
+        self._states = tuple(zip(worker.places[count:], executable.initial_states, strict=True))
+        # What an input prescribes is checked for those that prescribe something, which few do.
+        self._checked = [
+            (value, place)
+            for value, place in zip(executable.inputs, self.inputs, strict=True)
+            if value.constant is not None
+        ]
+
+    def run(self) -> list[Array]:
+        """The outputs for what `inputs` hold, from the initial state; raises DataError as `Executable.run`."""
+        for value, place in self._checked:
+            check_prescribed(value, place)
+        for place, initial in self._states:
+            place[...] = initial
+        try:
+            return self._worker.results()[: len(self.executable.outputs)]
+        except RuntimeError as error:
+            raise_refusal(error)
+
+
+def mapped(run: Callable[..., list[Array]], samples: Iterable[Sample], workers: int) -> Iterator[list[Array]]:
+    """The results of `run` for each sample, in order, by threads that are kept busy with pieces of the samples."""
+
+    def work(piece: Sequence[Sample]) -> list[list[Array]]:
+        return [run(*sample) if isinstance(sample, tuple) else run(sample) for sample in piece]
+
+    pieces = iter(partial(_piece, iter(samples)), [])
+    with ThreadPoolExecutor(workers) as pool:
+        ahead = deque(pool.submit(work, piece) for piece in islice(pieces, 2 * workers))
+        while ahead:
+            yield from ahead.popleft().result()
+            ahead.extend(pool.submit(work, piece) for piece in islice(pieces, 1))
+
+
+def _piece(samples: Iterator[Sample]) -> list[Sample]:
+    """The next samples, at least one if there are any: handing one over costs as much as running a small model."""
+    found: list[Sample] = []
+    size = 0
+    for sample in samples:
+        found.append(sample)
+        size += sum(np.asarray(array).nbytes for array in (sample if isinstance(sample, tuple) else (sample,)))
+        if size > PIECE_BYTES or len(found) == PIECE_SAMPLES:
+            break
+    return found
+
+
+def raise_refusal(error: RuntimeError) -> NoReturn:
+    """Raise DataError if compiled code refuses the data, else the error itself."""
+    message = refusal(error)
+    if message is None:
+        raise error
+    raise DataError(message) from error

@@ -1,0 +1,88 @@
+"""What a run may spend before it is refused: pixels of one picture, bytes of memory, bytes of a text.
+
+The limits are variables of the environment, so that child processes have the same ones; `--max-pixels` and
+`--max-memory` set them for one command.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TypeVar
+
+from tflite2q.errors import Tflite2qError, UsageError
+
+E = TypeVar("E", bound=Tflite2qError)
+
+MAX_PIXELS = "TFLITE2Q_MAX_PIXELS"
+MAX_MEMORY = "TFLITE2Q_MAX_MEMORY"  # GB, as in --max-memory
+
+PIXELS = 100_000_000  # of one picture, unless set
+GIGABYTE = 1 << 30
+TEXT = 1 << 28  # bytes of a list of labels, of annotations, of a scheme: far beyond any that is meant
+
+
+def pixels() -> int:
+    """The most pixels that a picture may have.  Raises UsageError for a variable that is no number."""
+    return int(_number(MAX_PIXELS) or PIXELS)
+
+
+def memory() -> int:
+    """The bytes that one stage of a run may need: the limit that is set, else what this machine has."""
+    given = _number(MAX_MEMORY)
+    return machine_memory() if given is None else int(given * GIGABYTE)
+
+
+def machine_memory() -> int:
+    """The bytes of memory of this machine, or of the group of processes that this one is confined to."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")] if hasattr(os, "sysconf") else [1 << 40]
+    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            text = Path(name).read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+        if text.isdecimal():
+            found.append(int(text))
+    return min(found)
+
+
+def require_memory(size: int, what: str, error: type[E]) -> None:
+    """Raise `error` where `what` needs more than `memory()`."""
+    most = memory()
+    if size > most:
+        raise error(
+            f"{what} needs {readable(size)} of memory, more than the {readable(most)} allowed; see --max-memory"
+        )
+
+
+def readable(size: int) -> str:
+    """A number of bytes, as messages say it."""
+    return f"{size / GIGABYTE:,.1f} GB" if size >= GIGABYTE // 10 else f"{size / (1 << 20):,.1f} MB"
+
+
+def text(path: str | os.PathLike[str], most: int | None = None) -> str:
+    """The text of a file: UTF-8, or UTF-16 with a byte order mark.
+
+    Raises OSError, UnicodeDecodeError, and ValueError for a file that is longer than any text (`most` bytes) or never
+    ends.
+    """
+    most = TEXT if most is None else most
+    with open(path, "rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"is longer than {most:,} bytes")
+    wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+    return content.decode("utf-16" if wide else "utf-8-sig")
+
+
+def _number(variable: str) -> float | None:
+    given = os.environ.get(variable)
+    if given is None or not given.strip():
+        return None
+    try:
+        found = float(given)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < float("inf"):
+        raise UsageError(f"{variable} is {given!r}; set it to a number above 0, or remove it")
+    return found
