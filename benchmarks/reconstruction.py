@@ -34,6 +34,7 @@ Array = npt.NDArray[Any]
 BASE = "int8"
 SCHEMES = (
     "int8-w4",
+    "int8-w4-dw8",
     "mixed-depthwise",
     "int8-16-levels",
     "int8-w3",

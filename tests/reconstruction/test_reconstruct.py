@@ -156,6 +156,25 @@ def test_what_need_not_be_rounded_stays() -> None:
             assert plain.graph[name] == found.graph[name]
 
 
+def test_losses_and_bounds_are_no_longer_promised() -> None:
+    graph = chain()
+    text = 'activations.dtype = "int8"\nactivations.symmetric = true\nweights.dtype = "int8"'
+    plain, found = (made(graph, how, smooth(graph, 8), text) for how in ("none", "hessian"))
+    before = {layer.name: layer for layer in plain.layers}
+    losses = []
+    for trace, layer in (
+        (trace, layer) for trace in found.traces for layer in found.layers if layer.name == trace.origin
+    ):
+        same = plain.graph.producers[trace.name], found.graph.producers[trace.name]
+        equal = all(
+            plain.graph[str(a)] == found.graph[str(b)] for a, b in zip(same[0].inputs, same[1].inputs, strict=True)
+        )
+        assert layer == before[layer.name] if equal else layer.bound is None
+        losses.append(layer.loss)
+        assert (layer.loss == "corrected") == (not equal and before[layer.name].loss == "exact")
+    assert losses
+
+
 def test_without_data_the_report_says_that_inputs_were_made_up() -> None:
     graph = chain()
     assert "made-up inputs" in made(graph, "hessian", None).notes[-1]

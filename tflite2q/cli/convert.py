@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -188,7 +189,7 @@ def convert(
         target=target if lib is not None else None,
         layers=() if conversion is None else compare.layers_of(conversion),
         size=Size(size_of(found), len(content)),
-        notes=(same,) if conversion is None else conversion.notes,
+        notes=(same,) if conversion is None else (*conversion.notes, *_compressed(chosen, found.content(), content)),
     )
     verdict = _verdict(str(path) if written else conversion or found, runtime)
     written += made
@@ -210,6 +211,22 @@ def convert(
             rules.fitted(console, verdict, suits if conversion is not None else "")
 
     out.emit(document, json_path, show, err=piped)
+
+
+def _compressed(scheme: Scheme | None, original: bytes | memoryview, content: bytes | memoryview) -> tuple[str, ...]:
+    """What a scheme that uses few codes is for: the size of the file in an archive."""
+    if scheme is None or not _few_codes(scheme):
+        return ()
+    before, after = (len(zlib.compress(each, 9)) for each in (original, content))
+    return (f"deflated, as in a zip file, it has {after} bytes (the original: {before})",)
+
+
+def _few_codes(scheme: Scheme) -> bool:
+    """Whether a scheme limits the codes of any layer's weights."""
+    ruled = (
+        role == "weights" and key == "levels" and value for rule in scheme.rules for role, key, value in rule.changes
+    )
+    return bool(scheme.layer.weights.levels) or any(ruled)
 
 
 def _verdict(model: Model, runtime: str | None) -> Check | None:

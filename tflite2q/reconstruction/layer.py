@@ -51,6 +51,10 @@ class Outcome:
     before: float
     after: float
 
+    @property
+    def changed(self) -> bool:
+        return self.weights is not None or self.bias is not None
+
 
 def reconstructed(trace: Trace, old: Stream, new: Stream, weights: Value, skip: Skip | None, seed: int) -> Outcome:
     """The layer of `trace`, the next op of both streams, with `weights` as the constant to replace."""
@@ -59,6 +63,8 @@ def reconstructed(trace: Trace, old: Stream, new: Stream, weights: Value, skip: 
     learning = rescaled and trace.exact.settings.recover.reconstruct == "adaptive"
     halves, tasks = observed(trace, old, new, skip, seed, learning)
     biased = trace.exact.bias is not None
+    if not all(np.isfinite(half.xx).all() and np.isfinite(half.tt).all() for half in halves):
+        return Outcome(None, None, 0.0, 0.0)  # real numbers beyond all bounds say nothing
     rows = Rows(op, new.known[str(op.source)], weights)
     both = Moments.of(halves[0] + halves[1], biased)
     start = _start(weights, rows, op)
@@ -195,6 +201,8 @@ def _bias(op: Op, new: Stream, value: Value | None, weights: Value, best: Floats
     assert slot is not None
     old, y, real = new.known[str(op.inputs[slot])], new.known[op.name].type, best.reshape(-1)
     if old.type.dtype == "float32":
+        if value is None:
+            return None
         return old.with_(constant=Constant(real.astype(np.float32).reshape(old.type.shape)))
     x, q = new.known[str(op.source)].type, (value or weights).type.parameters
     units = np.array(accumulator_units(x.parameters, q, real.size))

@@ -20,7 +20,7 @@ from tflite2q.dialect.types import Constant, Value
 from tflite2q.reconstruction.layer import Outcome, Skip, reconstructed
 from tflite2q.reconstruction.rows import Rows
 from tflite2q.reconstruction.streams import Stream, most_bytes
-from tflite2q.rewrites import Conversion
+from tflite2q.rewrites import Conversion, LayerChange
 from tflite2q.rewrites.edit import Editor
 from tflite2q.rewrites.traces import Trace, slot_of, stored_weights
 
@@ -60,7 +60,8 @@ def reconstruct(
     graph = conversion.graph
     count = min(len(samples), max(MEMORY // (most_bytes(graph) + most_bytes(original)), 1))
     old, new = Stream(original, samples[:count]), Stream(graph, converted[:count])
-    traces = [trace for trace in conversion.traces if _possible(trace, old, new, graph)]
+    wished = [trace for trace in conversion.traces if trace.exact.settings.recover.reconstruct != "none"]
+    traces = _in_order([trace for trace in wished if _possible(trace, old, new, graph)], old, new)
     changes: list[Change] = []
     outcomes: list[Outcome] = []
     for number, trace in enumerate(traces):
@@ -76,13 +77,21 @@ def reconstruct(
         _install(changes[-1], op, new)
     if not outcomes:
         return conversion
-    remark = _remark(conversion, outcomes, count, len(samples), source)
-    return replace(conversion, graph=verify(_changed(graph, changes)), remarks=(*conversion.remarks, remark))
+    remark = _remark(outcomes, count, len(samples), source, len(wished) - len(traces))
+    touched = {trace.origin for trace, outcome in zip(traces, outcomes, strict=True) if outcome.changed}
+    layers = tuple(_touched(layer) if layer.name in touched else layer for layer in conversion.layers)
+    made = verify(_changed(graph, changes))
+    return replace(conversion, graph=made, layers=layers, remarks=(*conversion.remarks, remark))
+
+
+def _touched(layer: LayerChange) -> LayerChange:
+    """The change of a layer that was reconstructed: it no longer follows its inputs alone."""
+    return replace(layer, loss="corrected" if layer.loss == "exact" else layer.loss, bound=None)
 
 
 def _possible(trace: Trace, old: Stream, new: Stream, graph: Graph) -> bool:
-    """Whether a layer is to be reconstructed, and can be."""
-    if trace.exact.settings.recover.reconstruct == "none" or trace.exact.settings.weights.dtype == "float32":
+    """Whether a layer can be reconstructed."""
+    if trace.exact.settings.weights.dtype == "float32":
         return False
     if trace.name not in new.place or trace.origin not in old.place:
         return False
@@ -90,6 +99,15 @@ def _possible(trace: Trace, old: Stream, new: Stream, graph: Graph) -> bool:
     plain = Rows.possible(op) and type(op) is type(was) and op.inputs[1] is not None
     q = graph[trace.weights].type.quantization
     return plain and len(graph.consumers[trace.weights]) == 1 and q is not None and not q.block
+
+
+def _in_order(traces: Sequence[Trace], old: Stream, new: Stream) -> list[Trace]:
+    """The layers in the order of execution, without any that the original runs in another order."""
+    found: list[Trace] = []
+    for trace in sorted(traces, key=lambda trace: new.place[trace.name]):
+        if not found or old.place[trace.origin] > old.place[found[-1].origin]:
+            found.append(trace)
+    return found
 
 
 def _skip(trace: Trace, old: Stream, new: Stream) -> Skip | None:
@@ -149,11 +167,12 @@ def _changed(graph: Graph, changes: Sequence[Change]) -> Graph:
     return editor.graph()
 
 
-def _remark(conversion: Conversion, outcomes: Sequence[Outcome], used: int, given: int, source: str) -> str:
+def _remark(outcomes: Sequence[Outcome], used: int, given: int, source: str, left: int) -> str:
+    """What was done, on what, and what it was good for."""
     changed = [o for o in outcomes if o.weights is not None and o.before > 0]
-    text = f"{len(changed)} layers reconstructed on {used} of {given} {source}" if used < given else ""
-    text = text or f"{len(changed)} layers reconstructed on {used} {source}"
+    looked = f"{used} of {given} {source}, as many as fit in memory" if used < given else f"{used} {source}"
+    text = f"{len(changed)} layers reconstructed on {looked}"
     if changed:
         ratio = float(np.exp(np.mean([np.log(max(o.after, 1e-12) / o.before) for o in changed])))
         text += f"; squared errors of their results are {ratio:.2g} of those of plain rounding (geometric mean)"
-    return text
+    return text + (f"; {left} layers stay as they were rounded" if left else "")
