@@ -13,6 +13,7 @@ from tflite2q.kernels.contracts import Conv2DContract, ConvolutionContract, Dens
 from tflite2q.micro.program import Array, Table, packed_nibbles
 from tflite2q.micro.rescaling import Form, form_of
 
+BAND = 8  # pixels that the kernels for Helium take at a time
 KINDS = {"fixed": "Q_FIXED", "linear": "Q_LINEAR", "double": "Q_DOUBLE", "exact": "Q_EXACT"}
 
 
@@ -137,7 +138,7 @@ def _layout(conv: Conv2DContract, narrow: bool, family: str) -> _Layout:
     stride = -(-depth // 4) * 4
     direct = _pointwise(conv)
     if family == "mve" and conv.groups == 1:
-        image = 0 if direct else depth
+        image = 0 if direct else BAND * depth
         if narrow:
             return _Layout("q_fours_narrow", "conv_mve", 4, 0, image + 4 * (stride + 16))
         return _Layout("q_fours", "conv_mve", 4, 16, image)
@@ -173,7 +174,7 @@ def _conv(name: str, conv: Conv2DContract, weights: Array, narrow: bool, form: F
         _wrapper(wrapper, way.kernel, "q_conv", kind, ("int8_t", "int8_t"), True) + "\0" + struct,
         (Table(f"{name}_w", data, True), *tables),
         -(-way.scratch // 4) * 4,
-        _gap(conv, 1, _pointwise(conv)),
+        _gap(conv, 1, _pointwise(conv), BAND if family == "mve" else 2),
     )
 
 
@@ -189,10 +190,8 @@ def _channels(name: str, form: Form, bias: Array, kernel: str) -> tuple[str, tup
         m, n = m * 0, n * 0  # which the general form reads from tables of their own
     else:
         rescale, tables = rescale.replace(f"{name}_m, {name}_n", "0, 0"), ()
-    if size == 2:
-        shifts = n[:, :1] | n[:, 1:] << 16
-    else:
-        shifts = np.ascontiguousarray(-n, np.int8).view("<i4")  # negative: to the right, as vector shifts have it
+    # Vector shifts go to the left: theirs are negative.
+    shifts = n[:, :1] | n[:, 1:] << 16 if size == 2 else np.ascontiguousarray(-n, np.int8).view("<i4")
     grouped: Array = np.concatenate([biases, m, shifts], axis=1).astype(np.int32)
     return f".pairs = {name}_p, .r = {rescale}", (Table(f"{name}_p", grouped), *tables)
 
@@ -217,8 +216,8 @@ def _pointwise(conv: ConvolutionContract) -> bool:
     )  # fmt: skip
 
 
-def _gap(conv: ConvolutionContract, width: int, pixels: bool) -> int | None:
-    """Bytes before the input at which the output may begin, if it is written in order, two pixels at a time.
+def _gap(conv: ConvolutionContract, width: int, pixels: bool, band: int = 2) -> int | None:
+    """Bytes before the input at which the output may begin, if it is written in order, `band` pixels at a time.
 
     Of a pointwise layer every pixel is dead once it is computed; of others, the rows above the window.
     """
@@ -226,16 +225,16 @@ def _gap(conv: ConvolutionContract, width: int, pixels: bool) -> int | None:
         return None
     if pixels:
         count = conv.out_h * conv.out_w
-        return max(min(p + 2, count) * conv.out_c - p * conv.in_c for p in range(0, count, 2)) * width
-    return rows_gap(conv, 0) * width
+        return max(min(p + band, count) * conv.out_c - p * conv.in_c for p in range(0, count, band)) * width
+    return rows_gap(conv, 0, band) * width
 
 
-def rows_gap(conv: ConvolutionContract, ahead: int) -> int:
+def rows_gap(conv: ConvolutionContract, ahead: int, band: int = 1) -> int:
     """The same in elements for kernels that write rows in order, and have read `ahead` rows beyond the window's first
-    when they write; pairs of pixels may reach into the next row."""
+    when they write; `band` pixels at a time may reach into the next row."""
     gap = 0
     for y in range(conv.out_h):
-        written = ((y + 1) * conv.out_w + (conv.out_w % 2)) * conv.out_c
+        written = ((y + 1) * conv.out_w + band - 1) * conv.out_c
         first = min(max(0, y * conv.strides[0] - conv.padding[0] + ahead), conv.in_h)
         gap = max(gap, min(written, conv.output.size) - first * conv.in_w * conv.in_c)
     return gap
@@ -264,7 +263,7 @@ def _way(conv: DepthwiseConv2DContract, weights: Array, narrow: bool, family: st
         texts = ("depthwise", "depthwise_dsp")
         return _Way("q_depthwise_3x3", texts, packed, True, conv.out_c, 12 * conv.in_c * step, 3)
     if family == "mve" and plain and weights.min() >= -127:
-        room = -(-conv.out_c // 16) * 16
+        room = -(-conv.out_c // 8) * 8
         scratch = 8 * conv.kernel[0] * conv.kernel[1] + conv.in_c
         return _Way("q_depthwise_lanes", ("depthwise", "depthwise_mve"), weights.reshape(-1), True, room, scratch, 0)
     return _Way("q_depthwise_plain", ("depthwise",), weights.reshape(-1), False, conv.out_c, 0, 0)

@@ -55,47 +55,65 @@ Q_INLINE void q_unpack(const q_conv *l, int32_t c, int8_t *to) {
   }
 }
 
-Q_INLINE void q_block(const q_conv *l, const int8_t *x, int8_t *y, int8_t *unpacked, int kind, int narrow) {
+/* `count` pixels, `step` apart, by four channels at a time. */
+Q_INLINE void q_block(const q_conv *l, const int8_t *x, int32_t step, int8_t *y, int32_t count, int8_t *unpacked,
+                      int kind, int narrow) {
   const q_rescale r = l->r;
-  const int32_t depth = l->depth, stride = l->stride;
+  const int32_t depth = l->depth, all = 4 * l->stride, columns = l->out_c;
   const int32_t *t = l->pairs;
-  const int8_t *w = (const int8_t *)l->w;
-  for (int32_t c = 0; c < l->out_c; c += 4, t += 9, w += 4 * stride, y += 4) {
-    int32_t sums[4] = {t[0], t[1], t[2], t[3]};
+  const int8_t *w = narrow ? unpacked : (const int8_t *)l->w;
+  for (int32_t c = 0; c < columns; c += 4, t += 9) {
+    const int32_t b0 = t[0], b1 = t[1], b2 = t[2], b3 = t[3];
+    const int8_t *p = x;
+    int8_t *to = y + c;
     if (narrow) q_unpack(l, c, unpacked);
-    q_four(x, narrow ? unpacked : w, depth, sums);
 #if defined(Q_MVE)
     if (kind == Q_FULL || kind == Q_FIXED) {
-      int32x4_t v = vdupq_n_s32(0);
-      v = vsetq_lane_s32(sums[0], v, 0);
-      v = vsetq_lane_s32(sums[1], v, 1);
-      v = vsetq_lane_s32(sums[2], v, 2);
-      v = vsetq_lane_s32(sums[3], v, 3);
-      v = q_codes(v, vldrwq_s32(t + 4), vldrbq_s32((const int8_t *)(t + 8)), r.zero, r.low, r.high);
-      if (l->out_c - c >= 4) vstrbq_s32(y, v);
-      else vstrbq_p_s32(y, v, vctp32q((uint32_t)(l->out_c - c)));
+      const int32x4_t m = vldrwq_s32(t + 4), n = vldrbq_s32((const int8_t *)(t + 8));
+      const mve_pred16_t lanes = vctp32q((uint32_t)(columns - c));
+      for (int32_t i = 0; i < count; i++, p += step, to += columns) {
+        int32_t sums[4] = {b0, b1, b2, b3};
+        q_four(p, w, depth, sums);
+        int32x4_t v = vdupq_n_s32(0);
+        v = vsetq_lane_s32(sums[0], v, 0);
+        v = vsetq_lane_s32(sums[2], v, 2);
+        v = vsetq_lane_s32(sums[1], v, 1);
+        v = vsetq_lane_s32(sums[3], v, 3);
+        vstrbq_p_s32(to, q_codes(v, m, n, r.zero, r.low, r.high), lanes);
+      }
+      if (!narrow) w += all;
       continue;
     }
 #endif
-    for (int32_t i = 0; i < 4 && c + i < l->out_c; i++) {
-      if (kind == Q_FULL || kind == Q_FIXED) y[i] = (int8_t)q_fixed(sums[i], t[4 + i], -((const int8_t *)(t + 8))[i], &r, kind);
-      else y[i] = (int8_t)q_code(sums[i], &r, c + i, kind);
+    for (int32_t i = 0; i < count; i++, p += step, to += columns) {
+      int32_t sums[4] = {b0, b1, b2, b3};
+      q_four(p, w, depth, sums);
+      for (int32_t k = 0; k < 4 && c + k < columns; k++) {
+        const int fixed = kind == Q_FULL || kind == Q_FIXED;
+        const int8_t *const n = (const int8_t *)(t + 8);
+        to[k] = (int8_t)(fixed ? q_fixed(sums[k], t[4 + k], -n[k], &r, kind) : q_code(sums[k], &r, c + k, kind));
+      }
     }
+    if (!narrow) w += all;
   }
 }
 
-/* scratch: a row of the image, then four rows of weights, if they are unpacked. */
+/* scratch: Q_BAND rows of the image, then four rows of weights, if they are unpacked. */
+#define Q_BAND 8
 Q_INLINE void q_pixels(const q_conv *l, const int8_t *x, int8_t *y, int8_t *scratch, int kind, int narrow) {
   const int32_t pixels = l->out_h * l->out_w;
   const int direct = q_pointwise(l);
-  int8_t *const unpacked = scratch + (direct ? 0 : l->depth);
+  int8_t *const unpacked = scratch + (direct ? 0 : Q_BAND * l->depth);
   for (int32_t n = 0; n < l->batch; n++, x += l->in_h * l->in_w * l->in_c) {
-    const int8_t *row = x;
-    for (int32_t p = 0, oy = 0, ox = 0; p < pixels; p++, y += l->out_c) {
-      if (!direct) q_patch(l, x, oy, ox, 0, scratch);
-      q_block(l, direct ? row : scratch, y, unpacked, kind, narrow);
-      row += l->in_c;
-      if (++ox == l->out_w) ox = 0, oy++;
+    int32_t oy = 0, ox = 0;
+    for (int32_t p = 0; p < pixels; p += Q_BAND) {
+      const int32_t count = pixels - p < Q_BAND ? pixels - p : Q_BAND;
+      for (int32_t i = 0; !direct && i < count; i++) {
+        q_patch(l, x, oy, ox, 0, scratch + i * l->depth);
+        if (++ox == l->out_w) ox = 0, oy++;
+      }
+      q_block(l, direct ? x + p * l->in_c : scratch, l->depth, y, count, unpacked, kind, narrow);
+      y += count * l->out_c;
     }
   }
 }

@@ -1,5 +1,5 @@
-/* Depthwise convolutions by sixteen channels at once (Helium).  The products of two taps are added in 16 bits, which
-   weights from -127 to 127 never leave.  Tables of multipliers, shifts and biases have room for sixteen channels. */
+/* Depthwise convolutions by eight channels at once (Helium).  The products of two taps are added in 16 bits, which
+   weights from -127 to 127 never leave.  Tables of multipliers, shifts and biases have room for whole eights. */
 
 #if defined(Q_MVE)
 Q_INLINE int32x4_t q_quarter(int32x4_t a, int32x4_t m, int32x4_t n, int32_t zero) {
@@ -8,45 +8,61 @@ Q_INLINE int32x4_t q_quarter(int32x4_t a, int32x4_t m, int32x4_t n, int32_t zero
   return vhaddq_n_s32(vshlq_s32(h, n), zero);
 }
 
-#define Q_ADD(EVEN, ODD)                          \
-  do {                                            \
-    const int16x8_t even = EVEN, odd = ODD;       \
-    s0 = vaddq_s32(s0, vmovlbq_s16(even));        \
-    s2 = vaddq_s32(s2, vmovltq_s16(even));        \
-    s1 = vaddq_s32(s1, vmovlbq_s16(odd));         \
-    s3 = vaddq_s32(s3, vmovltq_s16(odd));         \
-  } while (0)
-
-/* Sixteen channels, or those that `p` has. */
-Q_INLINE void q_sixteen(const q_depthwise *l, const q_rescale *r, const int8_t *const *row, int32_t c, int32_t taps,
-                        int8_t *y, mve_pred16_t p) {
+/* Eight channels, or those that `p` has: even ones and odd ones apart until the codes. */
+Q_INLINE void q_eight(const q_depthwise *l, const q_rescale *r, const int8_t *const *row, int32_t c, int32_t taps,
+                      int8_t *y, mve_pred16_t p) {
   const int32_t columns = l->out_c;
   const int8_t *w = (const int8_t *)l->w + c;
-  const int32x4x4_t bias = vld4q_s32(l->bias + c);
-  int32x4_t s0 = bias.val[0], s1 = bias.val[1], s2 = bias.val[2], s3 = bias.val[3];
-  int32_t t = 0;
-  for (; t + 1 < taps; t += 2, w += 2 * columns) {
-    int8x16_t x0 = vldrbq_z_s8(row[t] + c, p), w0 = vldrbq_z_s8(w, p);
-    int16x8_t e = vmullbq_int_s8(x0, w0), o = vmulltq_int_s8(x0, w0);
-    x0 = vldrbq_z_s8(row[t + 1] + c, p), w0 = vldrbq_z_s8(w + columns, p);
-    Q_ADD(vaddq_s16(e, vmullbq_int_s8(x0, w0)), vaddq_s16(o, vmulltq_int_s8(x0, w0)));
+  const int32x4x2_t bias = vld2q_s32(l->bias + c);
+  int32x4_t even = bias.val[0], odd = bias.val[1];
+  for (; taps >= 2; taps -= 2, row += 2) {
+    const int8_t *const x0 = row[0] + c, *const x1 = row[1] + c;
+    int16x8_t s = vmulq_s16(vldrbq_z_s16(x0, p), vldrbq_z_s16(w, p));
+    w += columns;
+    s = vaddq_s16(s, vmulq_s16(vldrbq_z_s16(x1, p), vldrbq_z_s16(w, p)));
+    w += columns;
+    even = vaddq_s32(even, vmovlbq_s16(s));
+    odd = vaddq_s32(odd, vmovltq_s16(s));
   }
-  if (t < taps) {
-    const int8x16_t x0 = vldrbq_z_s8(row[t] + c, p), w0 = vldrbq_z_s8(w, p);
-    Q_ADD(vmullbq_int_s8(x0, w0), vmulltq_int_s8(x0, w0));
+  if (taps) {
+    const int16x8_t s = vmulq_s16(vldrbq_z_s16(row[0] + c, p), vldrbq_z_s16(w, p));
+    even = vaddq_s32(even, vmovlbq_s16(s));
+    odd = vaddq_s32(odd, vmovltq_s16(s));
   }
-  const int32x4x4_t m = vld4q_s32(r->m + c);
-  const int8x16_t n = vnegq_s8(vldrbq_s8(r->n + c));
-  const int16x8_t ne = vmovlbq_s8(n), no = vmovltq_s8(n);
-  s0 = q_quarter(s0, m.val[0], vmovlbq_s16(ne), r->zero);
-  s1 = q_quarter(s1, m.val[1], vmovlbq_s16(no), r->zero);
-  s2 = q_quarter(s2, m.val[2], vmovltq_s16(ne), r->zero);
-  s3 = q_quarter(s3, m.val[3], vmovltq_s16(no), r->zero);
-  const int16x8_t even = vqmovntq_s32(vqmovnbq_s32(vdupq_n_s16(0), s0), s2);
-  const int16x8_t odd = vqmovntq_s32(vqmovnbq_s32(vdupq_n_s16(0), s1), s3);
-  int8x16_t codes = vqmovntq_s16(vqmovnbq_s16(vdupq_n_s8(0), even), odd);
-  codes = vmaxq_s8(vminq_s8(codes, vdupq_n_s8((int8_t)r->high)), vdupq_n_s8((int8_t)r->low));
-  vstrbq_p_s8(y + c, codes, p);
+  const int32x4x2_t m = vld2q_s32(r->m + c);
+  const int16x8_t n = vnegq_s16(vldrbq_s16(r->n + c));
+  even = q_quarter(even, m.val[0], vmovlbq_s16(n), r->zero);
+  odd = q_quarter(odd, m.val[1], vmovltq_s16(n), r->zero);
+  const int16x8_t codes = vqmovntq_s32(vqmovnbq_s32(vdupq_n_s16(0), even), odd);
+  vstrbq_p_s16(y + c, vmaxq_s16(vminq_s16(codes, vdupq_n_s16((int16_t)r->high)), vdupq_n_s16((int16_t)r->low)), p);
+}
+
+Q_INLINE void q_all_eight(const q_depthwise *l, const q_rescale *r, const int8_t *const *row, int32_t c, int32_t taps,
+                          int8_t *y) {
+  const int32_t columns = l->out_c;
+  const int8_t *w = (const int8_t *)l->w + c;
+  const int32x4x2_t bias = vld2q_s32(l->bias + c);
+  int32x4_t even = bias.val[0], odd = bias.val[1];
+  for (; taps >= 2; taps -= 2, row += 2) {
+    const int8_t *const x0 = row[0] + c, *const x1 = row[1] + c;
+    int16x8_t s = vmulq_s16(vldrbq_s16(x0), vldrbq_s16(w));
+    w += columns;
+    s = vaddq_s16(s, vmulq_s16(vldrbq_s16(x1), vldrbq_s16(w)));
+    w += columns;
+    even = vaddq_s32(even, vmovlbq_s16(s));
+    odd = vaddq_s32(odd, vmovltq_s16(s));
+  }
+  if (taps) {
+    const int16x8_t s = vmulq_s16(vldrbq_s16(row[0] + c), vldrbq_s16(w));
+    even = vaddq_s32(even, vmovlbq_s16(s));
+    odd = vaddq_s32(odd, vmovltq_s16(s));
+  }
+  const int32x4x2_t m = vld2q_s32(r->m + c);
+  const int16x8_t n = vnegq_s16(vldrbq_s16(r->n + c));
+  even = q_quarter(even, m.val[0], vmovlbq_s16(n), r->zero);
+  odd = q_quarter(odd, m.val[1], vmovltq_s16(n), r->zero);
+  const int16x8_t codes = vqmovntq_s32(vqmovnbq_s32(vdupq_n_s16(0), even), odd);
+  vstrbq_s16(y + c, vmaxq_s16(vminq_s16(codes, vdupq_n_s16((int16_t)r->high)), vdupq_n_s16((int16_t)r->low)));
 }
 #endif
 
@@ -57,8 +73,8 @@ Q_INLINE void q_taps(const q_depthwise *l, const q_rescale *r, const int8_t *con
 #if defined(Q_MVE)
   if (kind == Q_FULL || kind == Q_FIXED) {
     int32_t c = 0;
-    for (; c + 16 <= columns; c += 16) q_sixteen(l, r, row, c, taps, y, (mve_pred16_t)0xFFFF);
-    if (c < columns) q_sixteen(l, r, row, c, taps, y, vctp8q((uint32_t)(columns - c)));
+    for (; c + 8 <= columns; c += 8) q_all_eight(l, r, row, c, taps, y);
+    if (c < columns) q_eight(l, r, row, c, taps, y, vctp16q((uint32_t)(columns - c)));
     return;
   }
 #endif
