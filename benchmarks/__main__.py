@@ -19,6 +19,7 @@ RENDER = {
     "recovery": tables.recovery,
     "floats": tables.floats,
     "calls": tables.calls,
+    "reconstruction": tables.reconstruction,
 }
 
 
@@ -73,7 +74,7 @@ def _measure_speed(what: str, options: argparse.Namespace) -> dict[str, Any] | N
 
 
 def _measure_labelled(what: str, options: argparse.Namespace) -> dict[str, Any] | None:
-    from benchmarks import accuracy, floats, recovery, schemes
+    from benchmarks import accuracy, floats, reconstruction, recovery, schemes
     from tflite2q.rewrites import scheme
 
     models = [m for m in labelled(options.shared) if _wanted(m.name, options)]
@@ -87,6 +88,8 @@ def _measure_labelled(what: str, options: argparse.Namespace) -> dict[str, Any] 
     if what == "recovery":
         models = [m for m in models if m.data.is_dir()]  # photos; the digits lose too little to recover
         return recovery.measure(models, options.scheme or recovery.SCHEMES, options.limit, _report)
+    if what == "reconstruction":
+        return reconstruction.measure(models, options.scheme or reconstruction.SCHEMES, options.limit, _report)
     return accuracy.measure(models, options.scheme or scheme.shipped(), options.limit, _report)
 
 

@@ -18,7 +18,7 @@ Settings = Mapping[str, Mapping[str, Any]]
 
 NONE: Settings = {
     "weights": {"range": "max", "rounding": "nearest"},
-    "recover": {"bias_correction": False, "equalize": False},
+    "recover": {"bias_correction": False, "equalize": False, "reconstruct": "none"},
 }
 WAYS: Mapping[str, Settings] = {
     'weights.rounding = "sum-preserving"': {"weights": {"rounding": "sum-preserving"}},

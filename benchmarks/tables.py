@@ -123,6 +123,37 @@ def recovery(result: Result) -> str:
     return "\n".join(parts)
 
 
+def reconstruction(result: Result) -> str:
+    """Accuracy of schemes with and without reconstruction, on samples that no conversion saw."""
+    parts = [measured_on(result)]
+    for model in dict.fromkeys(row["model"] for row in result["rows"]):
+        rows = [row for row in result["rows"] if row["model"] == model and not row["problem"]]
+        if not rows:
+            continue
+        cells = [
+            (
+                f"`{row['scheme']}`",
+                row["option"],
+                _percent(row["top1"][1]),
+                f"{_points(row['low'])} to {_points(row['high'])}",
+                _percent(row["agreement"]),
+                str(row["size"]),
+                str(row["zipped"]),
+            )
+            for row in rows
+        ]
+        base = _percent(rows[0]["top1"][0])
+        parts.append(
+            f"`{model}`, {rows[0]['samples']} samples, each held out once; `int8` has {base}:\n\n"
+            f"{_markdown(RECONSTRUCTION_HEAD, cells)}"
+        )
+    return "\n".join(parts)
+
+
+def _points(share: float) -> str:
+    return f"{share * 100:+.1f}"
+
+
 def floats(result: Result) -> str:
     """Float models quantized here and by another tool, from the same file and samples."""
     parts = [measured_on(result)]
@@ -220,6 +251,15 @@ CALLS_HEAD = (
 )
 FLOATS_HEAD = ("scheme", "made by", "top-1", "same answer", "signal to noise", "bytes")
 RECOVERY_HEAD = ("scheme", "recovery", "top-1", "same answer", "output error")
+RECONSTRUCTION_HEAD = (
+    "scheme",
+    "reconstruct",
+    "top-1",
+    "95 %: points from int8",
+    "same answer as int8",
+    "bytes",
+    "zipped",
+)
 ACCURACY_HEAD = ("scheme", "top-1", "top-5", "same answer", "channels rescaled", "bytes")
 
 

@@ -208,6 +208,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "accuracy-summary": partial(measured, "accuracy", "accuracy_summary"),
     "schemes-measured": partial(measured, "schemes", "schemes"),
     "recovery": partial(measured, "recovery", "recovery"),
+    "reconstruction": partial(measured, "reconstruction", "reconstruction"),
     "float-models": partial(measured, "floats", "floats"),
     "calls": partial(measured, "calls", "calls"),
 }

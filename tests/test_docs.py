@@ -78,6 +78,15 @@ def test_every_cited_equation_exists_and_every_equation_is_in_order() -> None:
     assert not missing
 
 
+def test_every_cited_equation_of_reconstruction_exists() -> None:
+    text = (ROOT / "docs" / "reconstruction.md").read_text(encoding="utf-8")
+    numbered = re.findall(r"^\*\*\(R(\d+)\)\*\*", text, re.MULTILINE)
+    assert numbered == [str(n) for n in range(1, len(numbered) + 1)]
+    sources = [path.read_text(encoding="utf-8") for path in ROOT.glob("tflite2q/**/*.py")]
+    found = {number for source in sources for number in re.findall(r"eq\. R(\d+)", source)}
+    assert {"2", "4"} <= found <= set(numbered)
+
+
 @pytest.mark.parametrize("name", ["README.md", *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md")))])
 def test_paths_and_links_in_documents_exist(name: str) -> None:
     path = ROOT / name

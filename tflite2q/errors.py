@@ -75,7 +75,7 @@ class UsageError(Tflite2qError):
 
 
 class LimitError(Tflite2qError):
-    """A bound that was asked for is broken from the start, so that nothing could keep it."""
+    """A bound that was asked for, on accuracy or memory, cannot be kept."""
 
     exit_code = 1
 

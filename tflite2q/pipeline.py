@@ -59,8 +59,8 @@ P = ParamSpec("P")
 
 MIXED = ("int8", "int8-w4")  # schemes that a search chooses from
 
-# Calibration runs the reference; ranges and means of a layer have settled by then.
-CALIBRATION_SAMPLES = 50
+# Samples that calibration looks at; ranges need fewer.
+CALIBRATION_SAMPLES = 200
 
 
 def convert(
@@ -71,13 +71,15 @@ def convert(
     data: FilePath | None = None,
     limit: int | None = CALIBRATION_SAMPLES,
     skip_bad: bool = False,
+    progress: Progress = quiet,
 ) -> Conversion:
     """Rewrite a model to a scheme (a Scheme, the name of a shipped one, or the path of a .toml).
 
     `interface` "keep" or "scheme" overrides what the scheme says about the model's own inputs and outputs;
     `allow_unsupported` as for `load`.  `data` (as for `compare`, with `skip_bad`, at most `limit` samples of it)
-    calibrates new ranges and bias correction on the original model's activations; only a float model that gets integer
-    activations needs it.  Raises SchemeError, or Unchanged if the model already follows the scheme.
+    calibrates new ranges and bias correction on the original model's activations, and is what weights are reconstructed
+    on; only a float model that gets integer activations needs it.  `progress` is told what is being done.
+    Raises SchemeError, or Unchanged if the model already follows the scheme.
     """
     chosen = schemes_of.find(scheme, interface)
     if isinstance(model, str | os.PathLike):
@@ -85,7 +87,7 @@ def convert(
     graph = graph_of(model)
     try:
         samples = None if data is None else dataset(graph, data, limit=limit, skip_bad=skip_bad)
-        found = calibration.convert(graph, chosen, samples)
+        found = calibration.convert(graph, chosen, samples, progress)
         return found if samples is None else replace(found, left_out=samples.notes)
     except Tflite2qError as error:
         raise error.at(model.path) if isinstance(model, Loaded) else error from error

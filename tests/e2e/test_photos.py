@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tflite2q
@@ -44,7 +45,7 @@ def test_a_gate_stops_a_scheme_that_loses_many_points(shared: Path) -> None:
     original = shared / "models" / "mobilenet_v1_0.25_128_quant.tflite"
     report = tflite2q.compare(
         original,
-        tflite2q.convert(original, "int8-w4"),
+        tflite2q.convert(original, "int8-w2"),
         data=images,
         labels=images / "labels.csv",
         speed=False,
@@ -70,3 +71,25 @@ def test_the_reference_agrees_with_the_compiled_model_on_a_photo(shared: Path) -
     (compiled,) = tflite2q.compile(conversion, threads=2).run(*sample)
     (expected,) = tflite2q.reference(conversion, *sample)
     assert (compiled == expected).all()
+
+
+@pytest.mark.slow
+def test_photos_make_4_bits_usable(shared: Path) -> None:
+    """Calibrated on every other photo, measured on the others."""
+    from tflite2q.evaluation import calibration, data
+    from tflite2q.rewrites import scheme
+
+    original = tflite2q.load(shared / "models" / "mobilenet_v2_1.0_224_quant.tflite")
+    given = data.load(shared / "images", [original[name] for name in original.inputs], shared / "images" / "labels.csv")
+    assert given.labels is not None
+    samples, labels = [list(sample) for sample in given], list(given.labels)
+    int8, w4 = (
+        tflite2q.compile(calibration.convert(original, scheme.find(name), samples[::2])) for name in ("int8", "int8-w4")
+    )
+    right = {
+        name: sum(int(np.argmax(exe.run(*sample)[0])) == label + 1 for sample, label in held_out)
+        for name, exe in (("int8", int8), ("int8-w4", w4))
+        for held_out in [list(zip(samples[1::2], labels[1::2], strict=True))]
+    }
+    assert right["int8"] > 80
+    assert right["int8-w4"] >= right["int8"] - 6

@@ -8,11 +8,12 @@ from math import floor
 from typing import Any
 
 import numpy as np
-from settings import Array, samples, weighted
+from settings import INT4, Array, of, samples, weighted
 
 import tflite2q
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
+from tflite2q.dialect.ops.dense import Dense
 
 Right = Callable[[Graph, Graph], None]
 
@@ -163,11 +164,11 @@ def steps_of(original: Graph, name: str, limit: int, percent: float = 100) -> Ar
     return np.where(np.abs(before.rows).max(axis=1) > limit, sizes, 1.0) * before.scales
 
 
-def weights_of(dtype: str, percent: float = 100) -> Right:
+def weights_of(dtype: str, percent: float = 100, highest: int | None = None) -> Right:
     """Channels that fit keep their integers and their scale; others reach the highest code."""
 
     def right(original: Graph, new: Graph) -> None:
-        limit = HIGHEST[dtype]
+        limit = highest or HIGHEST[dtype]
         for name in ("first", "logits"):
             after, before = weighted(new, name), weighted(original, name)
             assert new[str(new.producers[name].inputs[1])].type.dtype == dtype
@@ -299,6 +300,57 @@ def biases(corrected: bool) -> Right:
         assert np.abs(found.bias - exact).max() <= 0.5 + 1e-6
 
     return right
+
+
+def reconstructed_on_noise(original: Graph, new: Graph) -> None:
+    """Codes are no longer those nearest to the weights, but no further than steps away."""
+    plain = tflite2q.convert(original, of({**INT4, "interface": "scheme"})).graph
+    for name in ("point", "logits"):
+        nearest, found = weighted(plain, name), weighted(new, name)
+        assert (nearest.rows != found.rows).any()
+        assert np.abs(found.real - nearest.real).max() < 4 * nearest.scales.max()
+
+
+def blocks_of(block: int) -> Right:
+    """A float16 scale for each block of a row of the dense layer, and codes that are the nearest."""
+
+    def right(original: Graph, new: Graph) -> None:
+        (dense,) = (op for op in new.ops if isinstance(op, Dense))
+        value = new[str(dense.inputs[1])]
+        q, before = value.type.parameters, weighted(original, "logits")
+        assert (value.type.dtype, q.block) == ("int4", block)
+        scales = np.array(q.scale).reshape(len(before.rows), -1)
+        assert (scales == scales.astype(np.float16)).all()
+        real = before.real.reshape(*scales.shape, block)
+        np.testing.assert_allclose(scales, np.abs(real).max(axis=2) / 7, rtol=1e-3)
+        codes = value.data.reshape(real.shape)
+        assert (np.abs(codes * scales[..., None] - real) <= scales[..., None] * 0.51).all()
+
+    return right
+
+
+def reconstructed(how: str) -> Right:
+    """The results over the samples are nearer to the original's than where weights are rounded one by one."""
+
+    def right(original: Graph, new: Graph) -> None:
+        plain = tflite2q.convert(original, of({**INT4, "interface": "scheme"})).graph
+        errors = [squared_error(original, graph, "logits") for graph in (plain, new)]
+        assert errors[0] > 0
+        assert errors[1] == errors[0] if how == "none" else errors[1] < 0.6 * errors[0]
+
+    return right
+
+
+def squared_error(original: Graph, new: Graph, name: str) -> float:
+    """The mean squared difference of a value over the samples, in parts of its variance."""
+    wanted = seen(original, name)
+    scale, zero = parameters(new, name)
+    found = []
+    for x in samples(original):
+        codes = (x[None].astype(int) - 128).astype(np.int8)
+        found.append(np.asarray(dict(tflite2q.reference(new, codes, every=True))[name]))
+    real = (np.stack(found).astype(np.float64) - zero) * scale
+    return float(((real - wanted) ** 2).mean() / wanted.var())
 
 
 def equalized(original: Graph, new: Graph) -> None:

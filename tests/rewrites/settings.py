@@ -23,6 +23,7 @@ Settings = Mapping[str, Any]
 SAMPLES = 24
 # The least that a scheme must say; tests add the rest.
 INT8: Settings = {"activations.dtype": "int8", "weights.dtype": "int8"}
+INT4: Settings = {"activations.dtype": "int8", "weights.dtype": "int4", "weights.rounding": "nearest"}
 SYMMETRIC: Settings = {**INT8, "activations.symmetric": True}
 UINT8: Settings = {
     "activations.dtype": "uint8", "weights.dtype": "uint8", "weights.symmetric": False,
@@ -31,6 +32,7 @@ UINT8: Settings = {
 INT16: Settings = {**SYMMETRIC, "activations.dtype": "int16"}
 FLOAT32: Settings = {"activations.dtype": "float32", "weights.dtype": "float32"}
 DYNAMIC: Settings = {"activations.dtype": "float32", "weights.dtype": "int8"}
+BLOCKS: Settings = {**DYNAMIC, "weights.dtype": "int4", "weights.rounding": "nearest"}
 SHIFT: Settings = {**SYMMETRIC, "activations.scale": "power-of-two", "weights.scale": "power-of-two"}
 
 
@@ -64,6 +66,13 @@ def network(dtype: str = "uint8") -> Graph:
     y = net.conv(y, "point", 12, (9.0, 120 - down), spread=wide)
     y = net.flatten(net.average_pool(y, "mean"), "flat")
     return net.graph(net.dense(y, "logits", 10, (11.0, 140 - down), spread=wide))
+
+
+@cache
+def wide() -> Graph:
+    """A dense layer of 128 inputs."""
+    net = Net(seed=6)
+    return net.graph(net.dense(net.input("x", (1, 128), (0.02, 128)), "logits", 10, (0.5, 140)))
 
 
 @cache

@@ -14,7 +14,7 @@ import effects
 import numpy as np
 import pytest
 import settings
-from settings import DYNAMIC, FLOAT32, INT8, INT16, SHIFT, SYMMETRIC, UINT8, Settings
+from settings import BLOCKS, DYNAMIC, FLOAT32, INT4, INT8, INT16, SHIFT, SYMMETRIC, UINT8, Settings
 from surroundings import Outcome
 
 import tflite2q
@@ -24,7 +24,8 @@ from tflite2q.flatbuffer import reader, writer
 from tflite2q.rewrites import scheme
 
 NETWORKS: dict[str, Callable[[], Graph]] = {
-    "uint8": settings.network, "int8": lambda: settings.network("int8"), "uneven": settings.uneven
+    "uint8": settings.network, "int8": lambda: settings.network("int8"), "uneven": settings.uneven,
+    "wide": settings.wide,
 }  # fmt: skip
 
 
@@ -105,6 +106,10 @@ ENTRIES: dict[tuple[str, Any], Entry] = {
     ("weights.scale", "power-of-two"): Entry(
         {**INT8, "weights.scale": "power-of-two"}, INT8, effects.weights_by_powers_of_two
     ),
+    ("weights.levels", 15): Entry({**INT8, "weights.levels": 15}, INT8, effects.weights_of("int8", highest=7)),
+    ("weights.levels", 31): Entry({**INT8, "weights.levels": 31}, INT8, effects.weights_of("int8", highest=15)),
+    ("weights.block", 32): Entry({**BLOCKS, "weights.block": 32}, BLOCKS, effects.blocks_of(32), "wide"),
+    ("weights.block", 64): Entry({**BLOCKS, "weights.block": 64}, BLOCKS, effects.blocks_of(64), "wide"),
     ("weights.compute", "integer"): Entry(DYNAMIC, {**DYNAMIC, "weights.compute": "float"}, effects.dynamic_range),
     ("weights.compute", "float"): Entry({**DYNAMIC, "weights.compute": "float"}, DYNAMIC, effects.weight_only),
     (RESCALE, "tflite"): Entry(SHIFT, {**SHIFT, RESCALE: "shift"}, effects.rescaled(effects.fixed_point)),
@@ -120,6 +125,23 @@ ENTRIES: dict[tuple[str, Any], Entry] = {
     ),
     ("recover.equalize", True): Entry({**EQUAL, "recover.equalize": True}, EQUAL, effects.equalized, "uneven"),
     ("recover.equalize", False): Entry(EQUAL, {**EQUAL, "recover.equalize": True}, effects.not_equalized, "uneven"),
+    ("recover.reconstruct", "none"): Entry(
+        INT4, {**INT4, "recover.reconstruct": "hessian"}, effects.reconstructed("none"), data=True
+    ),
+    ("recover.reconstruct", "hessian"): Entry(
+        {**INT4, "recover.reconstruct": "hessian"}, INT4, effects.reconstructed("hessian"), data=True
+    ),
+    ("recover.reconstruct", "adaptive"): Entry(
+        {**INT4, "recover.reconstruct": "adaptive"}, INT4, effects.reconstructed("adaptive"), data=True
+    ),
+    ("recover.without_data", "noise"): Entry(
+        {**INT4, "recover.reconstruct": "hessian"},
+        {**INT4, "recover.reconstruct": "hessian", "recover.without_data": "skip"}, effects.reconstructed_on_noise,
+    ),
+    ("recover.without_data", "skip"): Entry(
+        {**INT4, "recover.reconstruct": "hessian", "recover.without_data": "skip"},
+        {**INT4, "recover.reconstruct": "hessian"}, effects.reconstructed("none"),
+    ),
     ("interface", "keep"): Entry(
         {**INT8, "interface": "keep"}, {**INT8, "interface": "scheme"}, effects.interface_is("uint8")
     ),
@@ -216,7 +238,7 @@ def test_convert_with_data(case: tuple[str, Any], cli: Callable[..., Outcome], t
         assert (outcome.code, outcome.err) == (0, "")
     content = (tmp_path / "with.tflite").read_bytes()
     assert content == writer.write(tflite2q.convert(model, wanted, data=data).graph)
-    needs_data = case != ("recover.bias_correction", False)
+    needs_data = case not in (("recover.bias_correction", False), ("recover.reconstruct", "none"))
     assert (content != (tmp_path / "without.tflite").read_bytes()) == needs_data
     entry.right(original, reader.read(content))
 

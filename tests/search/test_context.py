@@ -50,6 +50,9 @@ def test_ops_without_a_choice_follow_what_they_read(digits: Path) -> None:
     layers = [each.layers(graph) for each in schemes]
     everything = followed(dict.fromkeys(options, 1), graph, layers)
     assert "block1/add" in everything
+    narrow = [scheme.find(name) for name in ("int8", "int8-w4")]
+    weights = dict.fromkeys(choices(graph, narrow), 1)
+    assert followed(weights, graph, [each.layers(graph) for each in narrow]) == weights
     lone = followed({"block1/project": 1}, graph, layers)
     assert "block1/add" not in lone  # its other operand stays as it was
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,20 @@ UNCHANGED = ("skip", "copy", "fail")
     "--lib",
     type=ANY_PATH,
     metavar="OUT.so",
-    help="Also compile it with TVM to this shared library (.tar: its object files).",
+    help="Also compile it with TVM to this shared library (.tar: its object files); for a microcontroller, write an "
+    "archive OUT.a or C OUT.c, and OUT.h.",
+)
+@click.option(
+    "--max-arena",
+    type=click.IntRange(min=0),
+    metavar="BYTES",
+    help="Of a microcontroller: fail with exit code 1 if the model needs more RAM for its tensors.",
+)
+@click.option(
+    "--max-flash",
+    type=click.IntRange(min=0),
+    metavar="BYTES",
+    help="Of a microcontroller: fail with exit code 1 if the model's constants need more flash.",
 )
 @target_option
 @threads_option
@@ -85,13 +99,18 @@ UNCHANGED = ("skip", "copy", "fail")
 @click.option(
     "--data",
     type=ANY_PATH,
-    help="Samples (as for compare) to calibrate new ranges and bias correction on; only float models need them.",
+    help="Samples (as for compare) to calibrate ranges, correct biases and reconstruct weights on.  Only "
+    "float models need them.",
 )
 @skip_bad_option
 @max_pixels_option
 @memory_option
 @click.option(
-    "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Use only the first N samples of --data."
+    "--limit",
+    type=click.IntRange(min=1),
+    default=200,
+    show_default=True,
+    help="Use only the first N samples of --data.",
 )
 @force_option
 @json_option
@@ -101,6 +120,8 @@ def convert(
     runtime: str | None,
     output: str | None,
     lib: str | None,
+    max_arena: int | None,
+    max_flash: int | None,
     target: str,
     threads: int,
     interface: str | None,
@@ -126,7 +147,7 @@ def convert(
     """
     if scheme is None and runtime is None:
         raise click.UsageError("give --scheme NAME|FILE (`tflite2q schemes` lists the names) or --for RUNTIME")
-    from tflite2q.cli import models
+    from tflite2q.cli import libraries, models
     from tflite2q.cli import output as out
     from tflite2q.cli.progress import Progress
     from tflite2q.evaluation import compare
@@ -145,18 +166,18 @@ def convert(
         return
     name = str(runtime) if chosen is None else chosen.name
     path = _output(model, output, name)
-    _refuse({"--output": path, "--lib": lib, "--json": json_path}, [model, data], force, target)
+    header = libraries.check(lib, target, limits := (max_arena, max_flash))
+    _refuse({"--output": path, "--lib": lib, "the header of --lib": header, "--json": json_path}, [model, data], force)
     found = found or models.watched(model, shapes, allow_unsupported, signature)
     with Progress() as progress:
         progress("converting")
-        conversion, same = (None, suits) if chosen is None else _converted(found, chosen, samples, unchanged)
+        conversion, same = (None, suits) if chosen is None else _converted(found, chosen, samples, unchanged, progress)
         graph = found.graph if conversion is None else conversion.graph
         content = found.content() if conversion is None else buffer_of(conversion)
         piped = output == "-"  # whoever reads stdout expects a model, changed or not
         written = [str(path)] if not piped and (conversion is not None or unchanged == "copy") else []
-        if lib is not None:
-            progress(f"compiling for {target}")
-            execution.compile(graph, target, threads).save(lib, force)
+        progress(f"compiling for {target}" if lib is not None else "converting")
+        made = libraries.compiled(graph, lib, target, threads, limits, force)
         choices = execution.choices(graph, target) if explain else ()
         if piped or written:
             progress("writing")
@@ -168,10 +189,10 @@ def convert(
         target=target if lib is not None else None,
         layers=() if conversion is None else compare.layers_of(conversion),
         size=Size(size_of(found), len(content)),
-        notes=(same,) if conversion is None else conversion.notes,
+        notes=(same,) if conversion is None else (*conversion.notes, *_compressed(chosen, found.content(), content)),
     )
     verdict = _verdict(str(path) if written else conversion or found, runtime)
-    written += [] if lib is None else [lib]
+    written += made
     document = {
         **json.comparison(result),
         "written": written,
@@ -192,6 +213,22 @@ def convert(
     out.emit(document, json_path, show, err=piped)
 
 
+def _compressed(scheme: Scheme | None, original: bytes | memoryview, content: bytes | memoryview) -> tuple[str, ...]:
+    """What a scheme that uses few codes is for: the size of the file in an archive."""
+    if scheme is None or not _few_codes(scheme):
+        return ()
+    before, after = (len(zlib.compress(each, 9)) for each in (original, content))
+    return (f"deflated, as in a zip file, it has {after} bytes (the original: {before})",)
+
+
+def _few_codes(scheme: Scheme) -> bool:
+    """Whether a scheme limits the codes of any layer's weights."""
+    ruled = (
+        role == "weights" and key == "levels" and value for rule in scheme.rules for role, key, value in rule.changes
+    )
+    return bool(scheme.layer.weights.levels) or any(ruled)
+
+
 def _verdict(model: Model, runtime: str | None) -> Check | None:
     """What the rules of a runtime say of a model, if one is named."""
     from tflite2q import pipeline
@@ -199,23 +236,13 @@ def _verdict(model: Model, runtime: str | None) -> Check | None:
     return None if runtime is None else pipeline.check(model, runtime, mend=False)
 
 
-def _refuse(outputs: dict[str, str | Path | None], inputs: list[str | None], force: bool, target: str) -> None:
-    """Raise UsageError, before the work, for outputs that may not be written; --json needs no --force.
-
-    A library needs an ending that says its kind, and a target that exists.
-    """
+def _refuse(outputs: dict[str, str | Path | None], inputs: list[str | None], force: bool) -> None:
+    """Raise UsageError, before the work, for outputs that may not be written; --json needs no --force."""
     from tflite2q import files
 
     if [str(path) for path in outputs.values()].count("-") > 1:
         raise click.UsageError("only one file can go to stdout; give --output or --json a file")
     files.refuse_outputs(outputs, inputs, force, "--json")
-    lib = outputs["--lib"]
-    if lib is not None:
-        from tflite2q.execution import runtime
-        from tflite2q.lower.target import resolve
-
-        runtime.check_ending(lib)
-        resolve(target)
 
 
 def _output(model: str, output: str | None, name: str) -> Path:
@@ -274,13 +301,15 @@ def _suiting(
     return schemes.find(wanted.scheme, wanted.interface), sentence
 
 
-def _converted(model: Loaded, scheme: Scheme, samples: dict[str, Any], unchanged: str) -> tuple[Conversion | None, str]:
+def _converted(
+    model: Loaded, scheme: Scheme, samples: dict[str, Any], unchanged: str, progress: Progress
+) -> tuple[Conversion | None, str]:
     """The conversion, or None with the reason if the model already follows the scheme."""
     from tflite2q import pipeline
     from tflite2q.errors import Unchanged
 
     try:
-        return pipeline.convert(model, scheme, **samples), ""
+        return pipeline.convert(model, scheme, **samples, progress=progress), ""
     except Unchanged as error:
         if unchanged == "fail":
             raise

@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tflite2q import rewrites
+from tflite2q import reconstruction, rewrites
 from tflite2q.arithmetic import rounding
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.ops.control import While
 from tflite2q.dialect.types import STORAGE, WIDE_INTEGERS, TensorType
 from tflite2q.errors import DataError
+from tflite2q.evaluation.data import transfer
 from tflite2q.evaluation.models import why_not_run
+from tflite2q.evaluation.results import Progress, quiet
 from tflite2q.execution import reference
 from tflite2q.rewrites import Conversion
 from tflite2q.rewrites.plan import is_activation
@@ -28,20 +30,56 @@ from tflite2q.rewrites.scheme import Scheme
 from tflite2q.rewrites.statistics import Observation, RealRange
 
 NOISE_SAMPLES = 8
+SYNTHETIC_SAMPLES = 16  # to reconstruct layers on
+# Ranges and means of a layer have settled by then; reconstruction gains from more.
+OBSERVED_SAMPLES = 50
+NOT_RECONSTRUCTED = "weights are rounded without a look at what layers do; --data makes the scheme lose much less"
+
 Sample = Sequence[npt.NDArray[Any]]
 
 
-def convert(graph: Graph, scheme: Scheme, samples: Iterable[Sample] | None = None) -> Conversion:
-    """`graph` rewritten to `scheme`, with the activation statistics that the scheme needs: from `samples`, else from
-    noise.
+def convert(
+    graph: Graph, scheme: Scheme, samples: Iterable[Sample] | None = None, progress: Progress = quiet
+) -> Conversion:
+    """`graph` rewritten to `scheme`, with the activation statistics that the scheme needs, and the weights that it
+    wants reconstructed: from `samples`, else from noise.
 
     Raises SchemeError, or Unchanged if the model already follows the scheme.
     """
+    given = None if samples is None else list(samples)
+    conversion = _converted(graph, scheme, given)
+    if not reconstruction.wanted(conversion, given is not None):
+        skipped = reconstruction.wanted(conversion, data=True)
+        return replace(conversion, remarks=(NOT_RECONSTRUCTED,)) if skipped else conversion
+    why = _why_not_reconstructed(graph, conversion)
+    if why:
+        return replace(conversion, remarks=(f"no layer is reconstructed: {why}",))
+    source = "samples" if given is not None else "made-up inputs (noise): give --data for better ones"
+    used = noise_images(graph, samples=SYNTHETIC_SAMPLES) if given is None else given
+    types = [[each[name] for name in each.inputs] for each in (graph, conversion.graph)]
+    try:
+        new = [transfer(sample, *types) for sample in used]
+        return reconstruction.reconstruct(conversion, graph, used, new, source, progress)
+    except DataError as error:
+        if given is not None:
+            raise
+        return replace(conversion, remarks=(f"no layer is reconstructed: it does not run on noise ({error})",))
+
+
+def _why_not_reconstructed(graph: Graph, conversion: Conversion) -> str:
+    """Why a graph's layers cannot be looked at one by one; "" if they can."""
+    if why := why_not_run(graph) or why_not_run(conversion.graph):
+        return why
+    return "the model keeps state from run to run" if graph.states else ""
+
+
+def _converted(graph: Graph, scheme: Scheme, samples: list[Sample] | None) -> Conversion:
+    """The conversion before anything is reconstructed."""
     real = rewrites.real_kinds(graph, scheme)
     if samples is not None:
-        given = list(samples)
-        types = rewrites.real_kinds(graph, scheme, extremes(graph, given, real)) if real else {}
-        return rewrites.convert(graph, scheme, observe(graph, given, types), calibrate=True)
+        types = rewrites.real_kinds(graph, scheme, extremes(graph, samples, real)) if real else {}
+        few = samples[:OBSERVED_SAMPLES]
+        return rewrites.convert(graph, scheme, observe(graph, few, types), calibrate=True)
     if real:
         raise needs_data(scheme)
     if not rewrites.needs_observations(graph, scheme) or why_not_run(graph) is not None:
@@ -98,7 +136,7 @@ def observe(
     return found
 
 
-def noise_images(graph: Graph, seed: int = 0) -> list[list[npt.NDArray[Any]]]:
+def noise_images(graph: Graph, seed: int = 0, samples: int = NOISE_SAMPLES) -> list[list[npt.NDArray[Any]]]:
     """Samples for a model without data: noise with the spectrum of natural images (power falling with
     the square of the frequency; Field, 1987) for image inputs, uniform noise over the range for others, 0 and 1 for
     wide integers, which are indices, lengths or counts."""
@@ -106,7 +144,7 @@ def noise_images(graph: Graph, seed: int = 0) -> list[list[npt.NDArray[Any]]]:
     values = [graph[name] for name in graph.inputs]
     return [
         [_noise(value.type, random) if value.constant is None else np.array(value.data) for value in values]
-        for _ in range(NOISE_SAMPLES)
+        for _ in range(samples)
     ]
 
 

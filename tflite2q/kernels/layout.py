@@ -107,3 +107,12 @@ def pieces(runs: Array, reach: int) -> int:
         if np.add.reduceat(magnitudes, starts, axis=2).max() * reach < 2**31:
             return count
     raise ValueError("single products exceed 32 bits")
+
+
+LARGEST_CODE = 255  # of activations quantized at run time, without their zero point
+
+
+def largest_sum(weights: Array) -> int:
+    """What no sum of products of such codes and integer `weights` (HWIO) exceeds in magnitude."""
+    magnitudes = np.abs(weights.astype(np.int64)).sum(axis=(0, 1, 2))
+    return int(magnitudes.max(initial=0)) * LARGEST_CODE

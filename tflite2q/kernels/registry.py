@@ -17,6 +17,7 @@ from tflite2q.kernels.contracts import (
     Conv2DContract,
     DenseContract,
     DepthwiseConv2DContract,
+    DynamicConv2DContract,
     EltwiseContract,
     FloatConv2DContract,
     LookupContract,
@@ -28,6 +29,7 @@ from tflite2q.kernels.frame import Kernel, Plan
 from tflite2q.kernels.generic.argmax import GenericArgMax
 from tflite2q.kernels.generic.concat import GenericConcat
 from tflite2q.kernels.generic.conv import GenericConv, GenericDepthwise
+from tflite2q.kernels.generic.dynamic_conv import GenericDynamicConv
 from tflite2q.kernels.generic.eltwise import GenericEltwise
 from tflite2q.kernels.generic.float_conv import GenericFloatConv
 from tflite2q.kernels.generic.linear_lookup import GenericLinearLookup
@@ -61,6 +63,7 @@ KERNELS: dict[type[Contract], tuple[Kernel, ...]] = {
     DepthwiseConv2DContract: (*_X86_DEPTHWISE, *_X86_DEPTHWISE16, *_ARM_DEPTHWISE, GenericDepthwise()),
     DenseContract: (*_X86_CONV, *_X86_CONV16, *_ARM_CONV, GenericConv()),
     FloatConv2DContract: (GenericFloatConv(),),
+    DynamicConv2DContract: (GenericDynamicConv(),),
     PoolContract: (GenericPool(),),
     LookupContract: (X86Lookup(), ArmLookup(), GenericLinearLookup(), GenericLookup()),
     EltwiseContract: (*_X86_PLANE, *_X86_ADD16, ArmFmaAdd(), GenericEltwise()),

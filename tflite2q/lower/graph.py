@@ -15,12 +15,12 @@ from tflite2q.dialect.graph import Graph, inner_name
 from tflite2q.dialect.op import Op, Operands, Tensor
 from tflite2q.dialect.ops.opaque import check_runnable
 from tflite2q.dialect.types import STORAGE, TensorType
-from tflite2q.kernels.contracts import Contract, FloatConv2DContract
+from tflite2q.kernels.contracts import Contract
 from tflite2q.kernels.contracts import Tensor as ContractTensor
 from tflite2q.kernels.frame import Built
 from tflite2q.kernels.refusals import Refusal
 from tflite2q.kernels.registry import select
-from tflite2q.lower import control, exact_sums, stored
+from tflite2q.lower import control, stored
 from tflite2q.lower.codegen import KERNEL, OPAQUE
 from tflite2q.lower.contracts import activations
 from tflite2q.lower.relax_core import RelaxCore, shape_of
@@ -148,23 +148,10 @@ def _lower_op(state: _State, op: Op, contract: Contract | None, hint: str) -> Ch
         state.values[op.outputs[0]] = core.reshape(result, outs[0].type.shape)
         return Choice(op.name, op.mnemonic, built.name, selection.refusals, macs)
     operands = Operands(op, [None if n is None else Tensor(graph[n], state.values[n]) for n in op.inputs])
-    used: list[Choice] = []
-    if state.module.use_kernels and exact_sums.applies(op, ins):
-        core = exact_sums.ExactSums(state.module.builder, hint, partial(_by_kernel, state, core, used, op, macs))
     results = op.compute(core, operands, outs)
     state.values.update(zip(op.written, results, strict=True))
     moved = all(any(x is not None and result is x.data for x in operands) for result in results)
-    return used[0] if used else Choice(op.name, op.mnemonic, NOTHING if moved else CORE_OPERATIONS, (), macs)
-
-
-def _by_kernel(
-    state: _State, core: RelaxCore, used: list[Choice], op: Op, macs: int, contract: FloatConv2DContract, x: Any
-) -> Any:
-    """The sums of `op` by the kernel that takes `contract`; `used` gets which one that is."""
-    selection = select(contract, state.module.target)
-    built = selection.plan.build()
-    used.append(Choice(op.name, op.mnemonic, built.name, selection.refusals, macs))
-    return core.reshape(_call(state.module, core, built, [x]), contract.output.shape)
+    return Choice(op.name, op.mnemonic, NOTHING if moved else CORE_OPERATIONS, (), macs)
 
 
 def _call(module: _Module, core: RelaxCore, built: Built, operands: Sequence[Any]) -> Any:

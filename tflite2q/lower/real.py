@@ -1,4 +1,4 @@
-"""Float32 convolutions and dense layers as kernel contracts."""
+"""Convolutions and dense layers of float32 activations as kernel contracts."""
 
 from __future__ import annotations
 
@@ -13,32 +13,54 @@ from tflite2q.dialect.ops.common import FLOAT_BOUNDS
 from tflite2q.dialect.ops.conv import Convolution
 from tflite2q.dialect.ops.dense import Dense
 from tflite2q.dialect.ops.hybrid import is_hybrid
-from tflite2q.dialect.types import Value
-from tflite2q.kernels.contracts import FloatConv2DContract, Tensor
+from tflite2q.dialect.types import TensorType, Value
+from tflite2q.kernels import layout
+from tflite2q.kernels.contracts import DynamicConv2DContract, FloatConv2DContract, Tensor
 
 FLOAT = "float32"
 
 
 def product(op: Op, ins: Values, outs: Sequence[Value]) -> FloatConv2DContract | None:
-    """The contract of a convolution, a depthwise convolution or a dense layer; None if weights are not constant."""
+    """The contract of a convolution, a depthwise convolution or a dense layer; None if weights are not constant, or
+    have a scale for each block."""
     x, weights, bias = ins[0], ins[1], ins.get("bias")
     if x is None or weights is None or any(v is not None and v.constant is None for v in (weights, bias)):
-        return None
-    if is_hybrid(x.type, weights.type):
         return None
     if not isinstance(op, Convolution | Dense) or op.activation not in ("NONE", *FLOAT_BOUNDS):
         return None
     low, high = FLOAT_BOUNDS.get(op.activation, (None, None))
-    common: dict[str, Any] = {"bias": None if bias is None else bias.data.reshape(-1), "low": low, "high": high}
+    facts: dict[str, Any] = {"bias": None if bias is None else bias.data.reshape(-1), "low": low, "high": high}
+    facts |= _geometry(op, x, weights, outs[0])
+    if not is_hybrid(x.type, weights.type):
+        return FloatConv2DContract(**facts)
+    if weights.type.parameters.block:
+        return None
+    return _dynamic(op, weights.type, facts)
+
+
+def _geometry(op: Convolution | Dense, x: Value, weights: Value, y: Value) -> dict[str, Any]:
+    """A dense layer is a 1x1 convolution over images of one pixel."""
     if isinstance(op, Dense):
         units, depth = weights.type.shape
-        rows = x.type.size // depth
-        return FloatConv2DContract(
-            Tensor((1, 1, rows, depth), FLOAT), (1, rows), (1, 1), (1, 1), (0, 0, 0, 0), 1,
-            np.ascontiguousarray(weights.data.T).reshape(1, 1, depth, units), **common,
-        )  # fmt: skip
+        return {
+            "x": Tensor((x.type.size // depth, 1, 1, depth), FLOAT), "out_size": (1, 1), "strides": (1, 1),
+            "dilation": (1, 1), "padding": (0, 0, 0, 0), "groups": 1,
+            "weights": np.ascontiguousarray(weights.data.T).reshape(1, 1, depth, units),
+        }  # fmt: skip
     window = op.window(x, weights)
-    return FloatConv2DContract(
-        Tensor(x.type.shape, FLOAT), window.out, window.strides, window.dilation, (*window.before, *window.after),
-        op.groups(x.type, weights.type), op.hwio(NumpyCore(), weights.data, weights.type.shape), **common,
-    )  # fmt: skip
+    return {
+        "x": Tensor(x.type.shape, FLOAT), "out_size": window.out, "strides": window.strides,
+        "dilation": window.dilation, "padding": (*window.before, *window.after),
+        "groups": op.groups(x.type, weights.type), "weights": op.hwio(NumpyCore(), weights.data, weights.type.shape),
+    }  # fmt: skip
+
+
+def _dynamic(op: Convolution | Dense, weights: TensorType, facts: dict[str, Any]) -> DynamicConv2DContract | None:
+    """None if sums may leave 32 bits."""
+    if layout.largest_sum(facts["weights"]) >= 2**31:
+        return None
+    channels = facts["weights"].shape[3]
+    scales = np.broadcast_to(np.array(weights.parameters.scale, np.float32), (channels,))
+    asymmetric = op.asymmetric_inputs if isinstance(op, Dense) else op.asymmetric(weights)
+    first = isinstance(op, Convolution) and op.channels_first(weights)
+    return DynamicConv2DContract(**facts, scales=scales, asymmetric=asymmetric, channels_first=first)

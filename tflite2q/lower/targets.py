@@ -72,6 +72,52 @@ TARGETS: tuple[Target, ...] = (
     ), options=(("vector-width", 128),)),
 )  # fmt: skip
 
+
+@dataclass(frozen=True)
+class Micro:
+    """A microcontroller: which kernels it gets (`plain`, `dsp`, `mve`), and how compilers name it.
+
+    `zig` is zig's target and `mcpu` its name of the processor; None: there is C for it, which its own compiler takes.
+    `gcc` are the flags of a GCC for bare metal.
+    """
+
+    name: str
+    sentence: str
+    family: str
+    zig: str | None = None
+    mcpu: str = ""
+    gcc: tuple[str, ...] = ()
+
+
+_THUMB = "thumb-freestanding-gnueabi"
+
+
+def _cortex(name: str, sentence: str, family: str, features: str = "") -> Micro:
+    mcpu = f"cortex_{name}{features}"
+    return Micro(f"cortex-{name}", sentence, family, _THUMB, mcpu, (f"-mcpu=cortex-{name}", "-mthumb"))
+
+
+MICROS: tuple[Micro, ...] = (
+    _cortex("m0plus", "Arm Cortex-M0+", "plain"),
+    _cortex("m3", "Arm Cortex-M3", "plain"),
+    _cortex("m4", "Arm Cortex-M4 (two 16-bit products at once)", "dsp"),
+    _cortex("m7", "Arm Cortex-M7 (two 16-bit products at once)", "dsp"),
+    _cortex("m33", "Arm Cortex-M33 (two 16-bit products at once)", "dsp"),
+    _cortex("m55", "Arm Cortex-M55 (Helium)", "mve", "+mve"),
+    _cortex("m85", "Arm Cortex-M85 (Helium)", "mve", "+mve"),
+    Micro("riscv32imac", "32-bit RISC-V with multiplication", "plain", "riscv32-freestanding-none",
+          "generic_rv32+m+a+c", ("-march=rv32imac", "-mabi=ilp32")),
+    Micro("esp32c3", "Espressif ESP32-C3 (32-bit RISC-V)", "plain", "riscv32-freestanding-none", "generic_rv32+m+c",
+          ("-march=rv32imc", "-mabi=ilp32")),
+    Micro("esp32s3", "Espressif ESP32-S3, as C for Espressif's compiler", "plain"),
+)  # fmt: skip
+
+
+def micro(name: str) -> Micro | None:
+    """The microcontroller called `name`, if there is one."""
+    return next((each for each in MICROS if each.name == name), None)
+
+
 # Features by which people tell processors apart, in the order in which processors got them.
 _NOTABLE = (
     "sse2", "ssse3", "sse4.1", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512vnni", "avxvnni", "amx-int8",
@@ -103,11 +149,16 @@ def find(name: str) -> Target:
     for target in TARGETS:
         if target.name == name:
             return target
+    if micro(name) is not None:
+        raise TargetError(
+            f"target {name!r} is a microcontroller, for which there are no shared libraries and no TVM runtime; "
+            f"`tflite2q convert --lib NAME.a --target {name}` (or NAME.c) writes code for it"
+        )
     if name.lstrip().startswith("{"):
         return _from_json(name)
     if name.split()[:1] == ["llvm"]:
         return from_spec(name, {"kind": "llvm", **dict(_option(word, name) for word in name.split()[1:])})
-    near = difflib.get_close_matches(name, [target.name for target in TARGETS], 1, 0.4)
+    near = difflib.get_close_matches(name, [*(t.name for t in TARGETS), *(m.name for m in MICROS)], 1, 0.4)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise TargetError(f"target {name!r} is not known{hint} (`tflite2q targets` lists them; TVM's JSON works too)")
 

@@ -67,7 +67,14 @@ def followed(mix: Mix, graph: Graph, by_scheme: Sequence[Mapping[str, Layer]]) -
         said = {found.get(maker, 0) for maker in makers}
         if len(said) == 1 and (k := said.pop()):
             found[op.name] = k
-    return {op: k for op, k in found.items() if by_scheme[k][op] != by_scheme[0][op]}
+
+    def differs(op: str, k: int) -> bool:
+        base, other = by_scheme[0][op], by_scheme[k][op]
+        if op in weighted:
+            return base != other
+        return (base.activations, base.rescale) != (other.activations, other.rescale)
+
+    return {op: k for op, k in found.items() if differs(op, k)}
 
 
 def _difference(base: Layer, other: Layer) -> tuple[tuple[str, str, object], ...]:

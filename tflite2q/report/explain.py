@@ -10,6 +10,7 @@ COARSER = 1.25  # times as wide as the original's step
 LOSSES = {
     "exact": "the same integers on the same grid",
     "rescaled": "weights lost precision",
+    "corrected": "the same weights; its bias makes up for errors of earlier layers",
     "requantized": "the result has another grid",
     "quantized": "real numbers became codes",
     "dequantized": "codes became real numbers",

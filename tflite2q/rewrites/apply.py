@@ -21,13 +21,15 @@ from tflite2q.rewrites.parameters import arithmetic, parameters
 from tflite2q.rewrites.plan import Plan, is_activation
 from tflite2q.rewrites.scheme import Activations, Layer
 from tflite2q.rewrites.statistics import Observation
+from tflite2q.rewrites.traces import Exact
 from tflite2q.rewrites.weights import NewWeights, convert_weights
 
 NOT_SAID = "FLOAT32"  # the type of a bias in an operator that states none
 
 
 class Applier:
-    """Applies a plan and assigned types to a guarded graph; afterwards `weights` holds the fitted weights of each op.
+    """Applies a plan and assigned types to a guarded graph; afterwards `weights` holds the fitted weights of each op,
+    and `exact` what they and the bias were before rounding.
 
     `seen` holds observations of the values that feed layers to be equalized or bias-corrected; `cuts` are the limits
     that the range of codes puts on values.  In a `provisional` graph the operator versions are those of real numbers.
@@ -47,6 +49,7 @@ class Applier:
         self.editor = Editor(graph)
         self.factors = equalize(graph, plan, seen, cuts)
         self.weights: dict[str, NewWeights] = {}
+        self.exact: dict[str, Exact] = {}
 
     def run(self) -> Graph:
         for name, kind in self.types.items():
@@ -67,6 +70,7 @@ class Applier:
             inputs[roles["weights"]] = new = self._weights(op, weights, layer)
             if "bias" in roles:
                 inputs[roles["bias"]] = self._bias(op, roles["bias"], weights, new, layer)
+            self.exact[op.name] = self._before_rounding(op, roles.get("bias"), weights, layer)
         for index, name in enumerate(inputs):
             if wanted is not None and name is not None and op.operand(index).role == "activation":
                 settings = replace(wanted, dtype=op.constant_dtype(index, wanted.dtype))
@@ -122,10 +126,7 @@ class Applier:
         if same and not self.provisional:
             return old_bias.name
         channels = w_old.type.shape[op.channel_axis]
-        units = [1.0] * channels  # a real bias has none
-        if old_bias.type.dtype != "float32":
-            units = accumulator_units(x_old.type.parameters, w_old.type.parameters, channels)
-        old = (np.array(units) / output_gain(op, self.factors)).tolist()
+        old = self._bias_units(op, old_bias, w_old)
         if layer.activations.dtype == "float32":
             return self._replace(old_bias, real_bias(old_bias, old))
         new = accumulator_units(x_new.type.parameters, w_new.type.parameters, channels)
@@ -134,6 +135,28 @@ class Applier:
         dtype = BIAS_DTYPES[layer.activations.dtype]
         correction = self._correction(op, x_old.name) if layer.recover.bias_correction else None
         return self._replace(old_bias, convert_bias(old_bias, old, new, stated, dtype, correction))
+
+    def _bias_units(self, op: Op, bias: Value, weights: Value) -> list[float]:
+        """What one step of the old bias stands for, of each channel, after equalization."""
+        assert op.source is not None
+        channels = weights.type.shape[op.channel_axis]
+        units = [1.0] * channels  # a real bias has none
+        if bias.type.dtype != "float32":
+            units = accumulator_units(self.graph[op.source].type.parameters, weights.type.parameters, channels)
+        gains = np.broadcast_to(output_gain(op, self.factors), (channels,))
+        return list((np.array(units) / gains).tolist())
+
+    def _before_rounding(self, op: Op, bias: int | None, weights: Value, layer: Layer) -> Exact:
+        """The op's weights and bias in real numbers."""
+        new = self.weights[op.name]
+        q = new.value.type.quantization
+        real = new.value.data.astype(np.float64) if q is None else q.real(new.value.data)
+        added = None
+        if bias is not None and self._value(op, bias).constant is not None:
+            old = self._value(op, bias)
+            added = old.data.reshape(-1).astype(np.float64) * np.array(self._bias_units(op, old, weights))
+        gains = input_gain(op, self.factors), output_gain(op, self.factors)
+        return Exact(real - new.error, added, new.rescaled, *gains, layer)
 
     def _correction(self, op: Op, x: str) -> list[float] | None:
         """Minus the mean error of each output channel due to the weights' errors (eq. S7)."""

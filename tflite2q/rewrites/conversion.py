@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from tflite2q.dialect import needs
 from tflite2q.dialect.graph import Graph, verify
@@ -25,6 +25,7 @@ from tflite2q.rewrites.provisional import kinds, needs_data, provisional, wantin
 from tflite2q.rewrites.scheme import Scheme
 from tflite2q.rewrites.statistics import Observation, RealRange
 from tflite2q.rewrites.stored import Stored, lifted, restored
+from tflite2q.rewrites.traces import Trace, traced
 from tflite2q.rewrites.weights import NewWeights
 
 
@@ -32,7 +33,9 @@ from tflite2q.rewrites.weights import NewWeights
 class Conversion:
     """A converted graph, the loss of each layer, the number of inserted requantizations, the clamps that the
     original left to the range of its codes, the ops whose branches or loops stay in real numbers, and why no
-    activations were observed where the scheme asks for it ("" if they were), and what was left out of the samples."""
+    activations were observed where the scheme asks for it ("" if they were), and what was left out of the samples.
+
+    `traces` are the layers with weights, `remarks` what later steps have to say."""
 
     graph: Graph
     scheme: Scheme
@@ -42,6 +45,8 @@ class Conversion:
     unobserved: tuple[str, ...] = ()
     unsampled: str = ""
     left_out: tuple[str, ...] = ()
+    traces: tuple[Trace, ...] = field(default=(), repr=False, compare=False)
+    remarks: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -55,6 +60,7 @@ class Conversion:
         if self.unobserved:
             names = ", ".join(map(repr, self.unobserved))
             notes.append(f"samples are not observed in branches and loops: those of {names} stay in real numbers")
+        notes += self.remarks
         if self.unsampled:
             notes.append(f"biases and channels stay without correction, which needs --data: {self.unsampled}")
         kinds = sorted({getattr(op, "rescale", "tflite") for op in self.graph.every_op()} - {"tflite"})
@@ -118,7 +124,10 @@ def convert(
     )
     inserted = _requantizations(new) - _requantizations(graph) + inner.requantizations
     kept = tuple(decided.kept.values())
-    return Conversion(verify(new), scheme, (*layers, *inner.layers), inserted, kept, inner.unobserved)
+    origins = {decided.inner(op): names[op.name] for op in source.ops if op.name in names}
+    traces = traced(decided.guarded, new, applier.exact, origins)
+    layers = (*layers, *inner.layers)
+    return Conversion(verify(new), scheme, layers, inserted, kept, inner.unobserved, traces=traces)
 
 
 def _in_real_numbers(graph: Graph, plan: Plan, stored: Stored) -> list[str]:

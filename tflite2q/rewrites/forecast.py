@@ -22,7 +22,7 @@ from tflite2q.rewrites.plan import Plan, unchanged, weights_of
 from tflite2q.rewrites.provisional import needs_data, wanting
 from tflite2q.rewrites.scheme import Layer, Scheme, Weights
 from tflite2q.rewrites.stored import lifted
-from tflite2q.rewrites.weights import conforms, fits_around_middle, outgrown
+from tflite2q.rewrites.weights import conforms, ends, fits_around_middle, outgrown
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Forecast:
             fits = fits_around_middle(low.min(initial=0.0), high.max(initial=0.0), settings.dtype)
             rows = np.full_like(unlike, unlike.any() or not fits)
         elif unlike.any():  # one step for all is made to cover the largest weight
-            rows = unlike | (largest.max() != rounding.code_range(settings.dtype)[1])
+            rows = unlike | (largest.max() != ends(settings)[1])
         else:
             rows = outgrown(largest, scale, settings)
         return len(scale), int((rows & (largest > 0)).sum())

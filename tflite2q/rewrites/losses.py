@@ -17,11 +17,13 @@ class LayerChange:
     """The effect of a conversion on one op of the original.
 
     `loss`: "exact" (same integers, same grid), "rescaled" (`channels_rescaled` of `channels` weight channels lost
-    precision), "requantized" (the result has another grid), "quantized" (the result, or the weights of a float32 layer,
-    were real numbers), "dequantized" (the result, or such weights, are real numbers now), None (unchanged: nothing of
-    it is quantized, or it cannot follow the scheme).  `bound` is how far a result can be from the original's for equal
-    real inputs, in steps of the new result (None: there is no bound within its range).  `clamp` is the clamp added
-    because only the range of the original's codes limited the result; `stays` why the op could not follow the scheme.
+    precision), "corrected" (only its bias changed, which makes up for errors of earlier layers), "requantized" (the
+    result has another grid), "quantized" (the result, or the weights of a float32 layer, were real numbers),
+    "dequantized" (the result, or such weights, are real numbers now), None (unchanged: nothing of it is quantized, or
+    it cannot follow the scheme).  `bound` is how far a result can be from the original's for equal real inputs, in
+    steps of the new result (None: there is no bound within its range, or the layer was reconstructed).  `clamp` is the
+    clamp added because only the range of the original's codes limited the result; `stays` why the op could not follow
+    the scheme.
     """
 
     name: str

@@ -165,7 +165,8 @@ def _real_weights(op: Op, settings: Weights) -> Weights:
         return settings
     dtypes = [dtype for dtype in (settings.dtype, "int8") if dtype in op.hybrid_weights]
     granularity = "per-channel" if op.hybrid_channels else settings.granularity
-    return replace(settings, dtype=dtypes[0] if dtypes else "float32", granularity=granularity)
+    block = settings.block if op.blockwise and dtypes[:1] == ["int4"] else 0
+    return replace(settings, dtype=dtypes[0] if dtypes else "float32", granularity=granularity, block=block)
 
 
 def _in_role(op: Op, graph: Graph) -> list[Value]:

@@ -50,7 +50,8 @@ class Activations:
 
 @dataclass(frozen=True)
 class Weights:
-    """How weights are represented.  Symmetric ones use [-n, n], n being the dtype's highest code."""
+    """How weights are represented.  Symmetric ones use [-n, n], n being the dtype's highest code, or as many `levels`:
+    16 are [-8, 7]."""
 
     dtype: str = _setting("int8", "uint8", "int8", "int4", "float32", help="storage type")
     symmetric: bool = _setting(True, True, False, help="use zero point 0")
@@ -63,6 +64,12 @@ class Weights:
         "sum-preserving", "sum-preserving", "nearest", help="how weights that must be rescaled are rounded"
     )
     scale: str = _setting("any", "any", "power-of-two", help="which scales are allowed")
+    levels: int = _setting(0, help="how many different codes are used, in a type that may hold more; 0: all of them")
+    block: int = _setting(
+        0,
+        help="with float32 activations and int4 weights: dense layers get a scale for each so many weights of a row "
+        "(32, 64, 128 or 256); 0: one for each row",
+    )
     compute: str = _setting(
         "integer",
         "integer",
@@ -81,10 +88,16 @@ class Rescaling:
 
 @dataclass(frozen=True)
 class Recovery:
-    """What is done against the loss; needs no data."""
+    """What is done against the loss; needs no data, but is better with it."""
 
     bias_correction: bool = _setting(False, True, False, help="correct biases for the mean error of rounded weights")
     equalize: bool = _setting(False, True, False, help="equalize channel ranges across neighbouring layers first")
+    reconstruct: str = _setting(
+        "none", "none", "hessian", "adaptive", help="round weights so that each layer's results change least"
+    )
+    without_data: str = _setting(
+        "noise", "noise", "skip", help="reconstruct on made-up inputs if there is no --data, or not at all"
+    )
 
 
 @dataclass(frozen=True)
@@ -323,6 +336,8 @@ PAIRS = (
     ("float32", "int4"),
 )
 
+BLOCKS = (32, 64, 128, 256)  # weights of a row that share a scale, as LiteRT's converters write them
+
 
 def _check_layer(layer: Layer, where: str) -> None:
     """Raise SchemeError for settings that contradict each other."""
@@ -340,6 +355,15 @@ def _check_layer(layer: Layer, where: str) -> None:
         raise SchemeError(f"{where}int16 activations need symmetric = true")
     if layer.rescale.arithmetic == "shift" and {activations.scale, weights.scale} != {"power-of-two"}:
         raise SchemeError(f"{where}arithmetic = 'shift' needs scale = 'power-of-two' for activations and weights")
+    if weights.block:
+        if weights.block not in BLOCKS:
+            raise SchemeError(f"{where}weights.block = {weights.block} is none of 0, {', '.join(map(str, BLOCKS))}")
+        if (activations.dtype, weights.dtype, weights.compute) != ("float32", "int4", "integer"):
+            raise SchemeError(f"{where}weights.block needs float32 activations, int4 weights and compute = 'integer'")
+    highest = {"int8": 255, "int4": 16}.get(weights.dtype, 0)
+    if weights.levels and not (type(weights.levels) is int and 3 <= weights.levels <= highest):
+        kinds = f"are for int8 weights (3 to 255) and int4 weights (3 to 16), not {weights.levels} of {weights.dtype}"
+        raise SchemeError(f"{where}weights.levels {kinds}")
     for role, percentile in (("weights", weights.percentile), ("activations", activations.percentile)):
         if not 0 < percentile <= 100:
             raise SchemeError(f"{where}{role}.percentile = {percentile} is not in (0, 100]")

@@ -25,6 +25,8 @@ COARSE = np.linspace(1.0, 0.4, 13)
 FINE = np.linspace(-0.04, 0.04, 9)
 
 
+SMALLEST_HALF = 2.0**-14  # the smallest float16 with all its digits: scales below it would be coarse
+
 Gains = tuple[rounding.Floats, rounding.Floats]
 
 
@@ -71,6 +73,8 @@ def convert_weights(value: Value, axis: int, settings: Weights, gains: Gains | N
     channels = value.type.shape[axis]
     if gains is None and conforms(value, settings):
         return NewWeights(value, np.zeros(channels, bool), 0.0, value, axis)
+    if in_blocks(value, settings):
+        return _blockwise(value, axis, settings, gains)
     storage = "int8" if settings.dtype == "int4" else settings.dtype
     array = np.empty(value.type.shape, storage)
     scales, zero_point, sums = np.ones(channels, np.float32), 0, np.zeros(channels)
@@ -144,15 +148,53 @@ def _part_of(shape: tuple[int, ...], axis: int, channels: int) -> tuple[int, ...
     return (*shape[:axis], channels, *shape[axis + 1 :])
 
 
+def in_blocks(value: Value, settings: Weights) -> bool:
+    """Whether weights get a scale for each block of a row: those that can be divided."""
+    return settings.block > 0 and len(value.type.shape) == 2 and value.type.shape[1] % settings.block == 0
+
+
+def _blockwise(value: Value, axis: int, settings: Weights, gains: Gains | None) -> NewWeights:
+    """Weights [units, k] with a float16 scale for each block of a row, as files hold them."""
+    low, high = ends(settings)
+    units, base = _gained(value, axis, gains, slice(None))
+    blocks = (units * base[:, None]).reshape(-1, settings.block)
+    fitted = _fit_symmetric(blocks, np.ones(len(blocks)), settings, integers=False)
+    narrow = np.clip(fitted.scales, SMALLEST_HALF, np.finfo(np.float16).max).astype(np.float16).astype(np.float64)
+    exact: rounding.Floats = blocks / narrow[:, None]
+    nearest = settings.rounding == "nearest"
+    codes = rounding.round_half_away(exact) if nearest else round_preserving_sums(exact, (low, high))
+    codes = np.clip(codes, low, high)
+    sums = np.abs(codes * narrow[:, None] - blocks).reshape(value.type.shape[0], -1).sum(axis=1)
+    q = Quantization(tuple(narrow.tolist()), (0,) * len(narrow), 0, settings.block)
+    kind = value.type.with_(dtype=settings.dtype, quantization=q)
+    constant = Constant(codes.reshape(value.type.shape).astype(np.int8))
+    new = value.with_(type=kind, constant=constant)
+    return NewWeights(new, sums != 0, float(sums.max(initial=0.0)), value, axis, gains)
+
+
+def ends(settings: Weights) -> tuple[int, int]:
+    """The lowest and the highest code of weights: so many levels around 0, or all of the dtype; symmetric ones leave
+    out its lowest."""
+    low, high = rounding.code_range(settings.dtype)
+    if settings.levels:
+        return -(settings.levels // 2), settings.levels - 1 - settings.levels // 2
+    return (-high, high) if settings.symmetric else (low, high)
+
+
 def conforms(value: Value, settings: Weights) -> bool:
     """Whether weights already conform: dtype, symmetry, kind of scale, and no finer granularity than allowed."""
     q = value.type.quantization
-    if q is None or q.block:  # real numbers, or a granularity that no scheme asks for
+    if q is None:
         return value.type.dtype == settings.dtype == "float32"
+    if q.block or in_blocks(value, settings):
+        return value.type.dtype == settings.dtype and q.block == settings.block and q.symmetric
     fine_enough = q.axis is None or settings.granularity == "per-channel"
     symmetric_enough = q.symmetric or not settings.symmetric
     scales_allowed = settings.scale == "any" or all(power_of_two_at_least(s) == s for s in q.scale)
-    return value.type.dtype == settings.dtype and symmetric_enough and fine_enough and scales_allowed
+    if value.type.dtype != settings.dtype or not (symmetric_enough and fine_enough and scales_allowed):
+        return False
+    low, high = ends(settings)
+    return not settings.levels or bool(((low <= value.data) & (value.data <= high)).all())
 
 
 def integer_rows(value: Value, axis: int, part: slice = slice(None)) -> tuple[rounding.Floats, rounding.Floats]:
@@ -193,8 +235,9 @@ def _fit(units: rounding.Floats, base: rounding.Floats, settings: Weights, real:
 
 
 def _fit_symmetric(units: rounding.Floats, base: rounding.Floats, settings: Weights, integers: bool) -> Rows:
-    """Zero point 0.  A channel that fits keeps its integers and its scale (eq. S2), others are rescaled (eq. S3)."""
-    limit = rounding.code_range(settings.dtype)[1]
+    """Zero point 0.  A channel that fits keeps its integers and its scale (eq. S2), others are rescaled (eq. S3), as
+    are real numbers, of which no step is kept."""
+    low, limit = ends(settings)
     codes, scales = units.copy(), base.astype(np.float32)
     largest = np.abs(units).max(axis=1, initial=0.0)
     rows = outgrown(largest, base, settings)
@@ -202,30 +245,30 @@ def _fit_symmetric(units: rounding.Floats, base: rounding.Floats, settings: Weig
         rows[:] = True
     if not rows.any():
         return Rows(codes, scales)
-    ratios = _covering(units[rows], limit, settings)
+    ratios = _covering(units[rows], (low, limit), settings)
     if settings.granularity == "per-tensor":
         ratios[:] = ratios.max()
     new = base[rows] * np.where(ratios > 0, ratios, 1.0)  # rows of zeros say nothing: their biases keep their units
     if settings.scale == "power-of-two":
-        new = _powers_of_two(units[rows] * base[rows, None], new, limit, settings)
+        new = _powers_of_two(units[rows] * base[rows, None], new, (low, limit), settings)
     scales[rows] = new.astype(np.float32)
     exact: rounding.Floats = units[rows] * (base[rows] / scales[rows].astype(np.float64))[:, None]
     if settings.rounding == "nearest":
-        codes[rows] = np.clip(rounding.round_half_away(exact), -limit, limit)
+        codes[rows] = np.clip(rounding.round_half_away(exact), low, limit)
     else:
-        codes[rows] = round_preserving_sums(exact, (-limit, limit))
+        codes[rows] = round_preserving_sums(exact, (low, limit))
     return Rows(codes, scales)
 
 
-def _powers_of_two(real: rounding.Floats, steps: rounding.Floats, limit: int, settings: Weights) -> rounding.Floats:
+def _powers_of_two(
+    real: rounding.Floats, steps: rounding.Floats, limits: tuple[int, int], settings: Weights
+) -> rounding.Floats:
     """The powers of two that are not below `steps`, or half of them where that has the least squared error."""
     whole = np.array([power_of_two_at_least(step) for step in steps])
     if settings.range != "least-squares":
         return whole
     errors = [
-        ((np.clip(rounding.round_half_away(real / step[:, None]), -limit, limit) * step[:, None] - real) ** 2).sum(
-            axis=1
-        )
+        ((np.clip(rounding.round_half_away(real / step[:, None]), *limits) * step[:, None] - real) ** 2).sum(axis=1)
         for step in (whole, whole / 2)
     ]
     halve = errors[1] < errors[0]
@@ -237,14 +280,15 @@ def _powers_of_two(real: rounding.Floats, steps: rounding.Floats, limit: int, se
 def outgrown(largest: rounding.Floats, base: rounding.Floats, settings: Weights) -> npt.NDArray[np.bool_]:
     """The rows, of `largest` magnitude in units of scale `base`, that cannot keep their integers under symmetric
     codes."""
-    rows = largest > rounding.code_range(settings.dtype)[1]
+    rows = largest > ends(settings)[1]
     if settings.scale == "power-of-two":
         rows = rows | np.array([power_of_two_at_least(s) != s for s in base], bool)
     return np.full_like(rows, rows.any()) if settings.granularity == "per-tensor" else rows
 
 
-def _covering(units: rounding.Floats, limit: int, settings: Weights) -> rounding.Floats:
+def _covering(units: rounding.Floats, limits: tuple[int, int], settings: Weights) -> rounding.Floats:
     """Old units a new step should span, for each row; 0 for rows of zeros."""
+    limit = max(limits[1], 1)
     magnitudes = np.abs(units)
     whole = magnitudes.max(axis=1) / limit
     if settings.range == "percentile":
@@ -252,7 +296,7 @@ def _covering(units: rounding.Floats, limit: int, settings: Weights) -> rounding
         return np.where(tail > 0, tail / limit, whole)
     if settings.range == "max":
         return np.asarray(whole)
-    return np.where(whole > 0, _least_squares(units, np.where(whole > 0, whole, 1.0), (-limit, limit)), 0.0)
+    return np.where(whole > 0, _least_squares(units, np.where(whole > 0, whole, 1.0), limits), 0.0)
 
 
 def _least_squares(units: rounding.Floats, whole: rounding.Floats, ends: tuple[int, int]) -> rounding.Floats:

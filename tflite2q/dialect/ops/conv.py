@@ -168,9 +168,17 @@ class Convolution(Op):
         """Whether float32 activations get a zero point where `weights` are integers."""
         return True
 
+    def channels_first(self, weights: TensorType) -> bool:
+        """Whether sums of float32 activations are multiplied by the scales of the weights, and then by that of the
+        activations; otherwise by the product of both."""
+        return False
+
     def rescaled(self, core: Core[T], acc: T, scale: T, weights: TensorType) -> T:
         """Sums in real numbers; `scale` [batch, 1, 1, 1] is that of the activations."""
-        return core.multiply(acc, core.multiply(scale, core.const(np.array(weights.parameters.scale, np.float32))))
+        scales = core.const(np.array(weights.parameters.scale, np.float32))
+        if self.channels_first(weights):
+            return core.multiply(core.multiply(acc, scales), scale)
+        return core.multiply(acc, core.multiply(scale, scales))
 
     def hwio(self, core: Core[T], weights: T, shape: Shape) -> T:
         """Weights in HWIO layout."""
@@ -232,11 +240,8 @@ class Conv2D(Convolution):
         """The kernel for several scales has zero points, the one for a single scale has none."""
         return len(set(weights.parameters.scale)) > 1
 
-    def rescaled(self, core: Core[T], acc: T, scale: T, weights: TensorType) -> T:
-        if not self.asymmetric(weights):
-            first = core.const(np.array(weights.parameters.scale[:1], np.float32))
-            return core.multiply(acc, core.multiply(scale, first))
-        return core.multiply(core.multiply(acc, core.const(np.array(weights.parameters.scale, np.float32))), scale)
+    def channels_first(self, weights: TensorType) -> bool:
+        return self.asymmetric(weights)
 
     def groups(self, x: TensorType, weights: TensorType) -> int:
         return x.shape[3] // weights.shape[3]

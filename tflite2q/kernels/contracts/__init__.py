@@ -20,6 +20,7 @@ from tflite2q.kernels.contracts.products import (
     ConvolutionContract,
     DenseContract,
     DepthwiseConv2DContract,
+    DynamicConv2DContract,
     FloatConv2DContract,
     ProductContract,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "ConvolutionContract",
     "DenseContract",
     "DepthwiseConv2DContract",
+    "DynamicConv2DContract",
     "EltwiseContract",
     "FixedSum",
     "FloatConv2DContract",

@@ -12,6 +12,7 @@ from tflite2q.kernels.contracts.base import Array, Contract, Tensor
 
 P = TypeVar("P", bound="ProductContract")
 C = TypeVar("C", bound="ConvolutionContract")
+F = TypeVar("F", bound="FloatConv2DContract")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -191,3 +192,29 @@ class FloatConv2DContract(Contract):
     @property
     def output(self) -> Tensor:
         return Tensor((self.x.shape[0], *self.out_size, int(self.weights.shape[3])), "float32")
+
+    def clamped_reals(self: F, low: float | None, high: float | None) -> F | None:
+        """The same with its results clamped to [low, high] as well; None if no number is within all bounds."""
+        lows, highs = ([b for b in pair if b is not None] for pair in ((self.low, low), (self.high, high)))
+        lowest, highest = max(lows, default=None), min(highs, default=None)
+        if lowest is not None and highest is not None and lowest > highest:
+            return None
+        return replace(self, low=lowest, high=highest)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DynamicConv2DContract(FloatConv2DContract):
+    """The same of activations that are quantized in every run, each image by its own range (eq. 39 to 41).
+
+    `weights` are integers (HWIO), `scales` float32 [out_c] (all equal if there is only one).  Results are
+
+        sum * (scale of the image * scales) + bias, or
+        (sum * scales) * scale of the image + bias, if `channels_first`,
+
+    with each product and sum rounded to float32.  `asymmetric`: codes have zero points.  A dense layer has one image
+    of one pixel for each row.
+    """
+
+    scales: Array
+    asymmetric: bool
+    channels_first: bool

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from tvm.target import codegen
@@ -131,12 +131,15 @@ class Program:
         }
 
     def emit(self, inputs: Sequence[Buffer], constants: Buffers, y: Buffer) -> None:
+        image = padded_image(inputs[0], self.inputs[0], self.padding, 0)
+        self.emit_tiles(image, constants, y, ClampedSums(self.low, self.high))
+
+    def emit_tiles(self, padded: Buffer, constants: Buffers, y: Buffer, ending: Ending) -> None:
+        """All results of the padded image, which is one axis."""
         n, out_h, out_w, _ = self.output.shape
         batch, h, w, c = self.inputs[0].shape
         top, left, bottom, right = self.padding
-        image = view(
-            padded_image(inputs[0], self.inputs[0], self.padding, 0), (batch, h + top + bottom, w + left + right, c)
-        )
+        image = view(padded, (batch, h + top + bottom, w + left + right, c), FLOAT)
         tiles, count = -(-out_w // self.pixels), len(self.block_starts)
         together = min(TILES, tiles)
         parts = -(-tiles // together)
@@ -146,9 +149,44 @@ class Program:
             with T.serial(together) as tile:
                 column = T.Bind(T.min((part * together + tile) * self.pixels, out_w - self.pixels))
                 tile_at = _Tile(
-                    self, image, constants, row // out_h, row % out_h, column, block, constants["block starts"][block]
-                )
+                    self, image, constants, ending, row // out_h, row % out_h, column, block,
+                    constants["block starts"][block],
+                )  # fmt: skip
                 tile_at.compute(y)
+
+
+class Ending(Protocol):
+    """What sums begin with, and what follows them; vector `v` of a block's channels has `lanes`."""
+
+    def start(self, constants: Buffers, block: Expr, v: int, lanes: int) -> Expr: ...
+
+    def result(self, value: Expr, constants: Buffers, block: Expr, v: int, lanes: int, pixel: Expr) -> Expr:
+        """The result of sum `value`; `pixel`: number of the output pixel."""
+
+
+@dataclass(frozen=True)
+class ClampedSums:
+    """Sums that begin with the bias and are clamped."""
+
+    low: float | None
+    high: float | None
+
+    def start(self, constants: Buffers, block: Expr, v: int, lanes: int) -> Expr:
+        return load(constants["bias"], block, v * lanes, lanes=lanes)
+
+    def result(self, value: Expr, constants: Buffers, block: Expr, v: int, lanes: int, pixel: Expr) -> Expr:
+        return clamped(value, self.low, self.high, lanes)
+
+
+def clamped(value: Expr, low: float | None, high: float | None, lanes: int) -> Expr:
+    """A vector clamped to [low, high] where they are not None; NaN stays NaN."""
+    if low is not None:
+        value, bound = T.Bind(value), broadcast(T.float32(low), lanes)
+        value = T.Select(value < bound, bound, value)
+    if high is not None:
+        value, bound = T.Bind(value), broadcast(T.float32(high), lanes)
+        value = T.Select(bound < value, bound, value)
+    return value
 
 
 class GenericFloatConv:
@@ -160,10 +198,11 @@ class GenericFloatConv:
         program = Program.of(contract, Registers.of(target))
         operation = "depthwise" if program.each_by_itself else "conv2d"
         name = f"{FLOAT}_{operation}_{program.pixels}x{program.width}__generic"
-        return Plan(name, program, functools.partial(_pack, contract, program))
+        return Plan(name, program, functools.partial(pack, contract, program))
 
 
-def _pack(contract: FloatConv2DContract, program: Program) -> Arrays:
+def pack(contract: FloatConv2DContract, program: Program) -> Arrays:
+    """The constants of `program`, which was made for `contract`."""
     channels = program.block_starts[:, None] + np.arange(program.width)
     weights = contract.weights.reshape(program.taps, program.depth, -1)
     bias = np.zeros(contract.output.shape[3], FLOAT) if contract.bias is None else contract.bias
@@ -181,6 +220,7 @@ class _Tile:
     program: Program
     image: Buffer
     constants: Buffers
+    ending: Ending
     n: Expr
     row: Expr
     column: Expr
@@ -192,14 +232,17 @@ class _Tile:
         sums = [[local(lanes, FLOAT) for _ in range(program.vectors)] for _ in range(program.pixels)]
         for pixel in sums:
             for v, each in enumerate(pixel):
-                store(each, load(self.constants["bias"], self.block, v * lanes, lanes=lanes), 0, lanes=lanes)
+                store(each, self.ending.start(self.constants, self.block, v, lanes), 0, lanes=lanes)
         if program.each_by_itself:
             self._accumulate_channels([pixel[0] for pixel in sums])
         else:
             self._accumulate(sums)
+        _, out_h, out_w, _ = program.output.shape
+        first = T.Bind((self.n * out_h + self.row) * out_w + self.column)
         for p, pixel in enumerate(sums):
             for v, each in enumerate(pixel):
-                result = self._clamped(load(each, 0, lanes=lanes))
+                value = load(each, 0, lanes=lanes)
+                result = self.ending.result(value, self.constants, self.block, v, lanes, first + p)
                 store(y, result, self.n, self.row, self.column + p, self.start + v * lanes, lanes=lanes)
 
     def _accumulate(self, sums: list[list[Buffer]]) -> None:
@@ -239,10 +282,3 @@ class _Tile:
             self.row * down + tap // width * step_down,
             (self.column + pixel) * right + tap % width * step_right,
         )
-
-    def _clamped(self, value: Expr) -> Expr:
-        if self.program.low is not None:
-            value = T.max(value, broadcast(T.float32(self.program.low), self.program.lanes))
-        if self.program.high is not None:
-            value = T.min(value, broadcast(T.float32(self.program.high), self.program.lanes))
-        return value

@@ -1,0 +1,159 @@
+"""What reconstruction does for the schemes that round weights: accuracy on photos that no conversion saw.
+
+The samples are split in two halves.  A conversion looks at one half (never at its labels) and is measured on the other,
+then the other way round; so each photo is held out once.  LiteRT's default kernels run the written files.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from ai_edge_litert.interpreter import Interpreter
+
+import tflite2q
+from benchmarks import environment
+from benchmarks.accuracy import Report
+from benchmarks.models import Labelled
+from tflite2q.errors import Tflite2qError, Unchanged
+from tflite2q.evaluation import calibration, data
+from tflite2q.evaluation.statistics import paired_proportions
+from tflite2q.flatbuffer import writer
+from tflite2q.rewrites import scheme
+from tflite2q.rewrites.scheme import Scheme
+
+Array = npt.NDArray[Any]
+
+BASE = "int8"
+SCHEMES = (
+    "int8-w4",
+    "int8-w4-dw8",
+    "mixed-depthwise",
+    "int8-16-levels",
+    "int8-w3",
+    "int8-w2",
+    "symmetric-int8",
+    "power-of-two",
+    "int8-per-tensor",
+    "int8",
+)
+# What is measured of each: the value of recover.reconstruct, and whether samples are given.
+WAYS = {
+    "none": ("none", True),
+    "hessian": ("hessian", True),
+    "adaptive": ("adaptive", True),
+    "hessian, without data": ("hessian", False),
+    "none, without data": ("none", False),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model under one scheme and way.
+
+    top1: of the model under `BASE` without reconstruction, and of this one; low and high bound the 95 % interval of
+    their difference.  agreement: the share of equal answers of the two.  size: of the .tflite, zipped: deflated.
+    seconds: of one conversion.  `problem`: why there is none.
+    """
+
+    model: str
+    scheme: str
+    option: str
+    samples: int = 0
+    top1: tuple[float, float] = (0.0, 0.0)
+    low: float = 0.0
+    high: float = 0.0
+    agreement: float = 0.0
+    size: int = 0
+    zipped: int = 0
+    seconds: float = 0.0
+    problem: str | None = None
+
+
+def measure(
+    models: Sequence[Labelled], schemes: Sequence[str], limit: int | None, report: Report, ways: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Everything there is to know, ready for JSON; `limit` caps the samples of each model."""
+    where, rows = environment.here(), []
+    for model in models:
+        for row in each(model, schemes, limit, tuple(ways) or tuple(WAYS)):
+            report(f"{row.model} {row.scheme} {row.option}: {row.problem or f'{row.top1[0]:.1%} -> {row.top1[1]:.1%}'}")
+            rows.append(asdict(row))
+    return {"schema_version": 1, "environment": asdict(where), "rows": rows}
+
+
+def each(model: Labelled, schemes: Sequence[str], limit: int | None, ways: Sequence[str]) -> Iterator[Row]:
+    """The rows of one model."""
+    graph = tflite2q.load(model.path)
+    found = data.load(str(model.data), [graph[name] for name in graph.inputs], str(model.labels), limit)
+    assert found.labels is not None
+    samples, labels = [list(sample) for sample in found], np.array(found.labels)
+    try:
+        base = writer.write(calibration.convert(graph, scheme.find(BASE)).graph)
+    except Unchanged:
+        base = model.path.read_bytes()
+    before = answers(base, samples)
+    if before.max() > labels.max():  # some models have a class 0 for nothing at all
+        labels = labels + max((0, 1), key=lambda offset: (before == labels + offset).mean())
+    for name in schemes:
+        for way in ways:
+            try:
+                yield row(model.name, scheme.find(name), way, graph, samples, labels, before)
+            except Tflite2qError as error:
+                yield Row(model.name, name, way, problem=str(error))
+
+
+def row(
+    model: str, chosen: Scheme, way: str, graph: Any, samples: list[list[Array]], labels: Array, before: Array
+) -> Row:
+    """One model under one scheme, both halves held out in turn."""
+    how, given = WAYS[way]
+    recover = replace(chosen.layer.recover, reconstruct=how)
+    chosen = replace(chosen, layer=replace(chosen.layer, recover=recover))
+    half = np.arange(len(samples)) % 2 == 0
+    after, files, seconds = np.zeros_like(before), [], 0.0
+    for seen in (half, ~half) if given else (np.zeros_like(half),):
+        start = time.perf_counter()
+        used = [sample for sample, look in zip(samples, seen, strict=True) if look]
+        made = calibration.convert(graph, chosen, used if given else None)
+        seconds = max(seconds, time.perf_counter() - start)
+        files.append(writer.write(made.graph))
+        after[~seen] = answers(files[-1], [sample for sample, look in zip(samples, seen, strict=True) if not look])
+    right = before == labels, after == labels
+    difference = paired_proportions(*right)
+    return Row(
+        model,
+        chosen.name,
+        way,
+        len(samples),
+        (float(right[0].mean()), float(right[1].mean())),
+        difference.low,
+        difference.high,
+        float((before == after).mean()),
+        len(files[0]),
+        len(zlib.compress(files[0], 9)),
+        round(seconds, 1),
+    )
+
+
+def answers(content: bytes, samples: Sequence[Sequence[Array]]) -> Array:
+    """The class of the highest score of each sample."""
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place, "model.tflite")
+        path.write_bytes(content)
+        interpreter = Interpreter(str(path))
+        interpreter.allocate_tensors()
+        (given,), (taken, *_) = interpreter.get_input_details(), interpreter.get_output_details()
+        found = []
+        for (sample,) in samples:
+            interpreter.set_tensor(given["index"], sample.reshape(given["shape"]).astype(given["dtype"]))
+            interpreter.invoke()
+            found.append(int(interpreter.get_tensor(taken["index"]).argmax()))
+    return np.array(found)

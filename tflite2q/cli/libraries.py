@@ -1,0 +1,55 @@
+"""What `convert --lib` writes: libraries for TVM's runtime, or code for microcontrollers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tflite2q.dialect.graph import Graph
+
+Limits = tuple[int | None, int | None]  # bytes of the arena, bytes of constants
+
+
+def check(lib: str | None, target: str, limits: Limits) -> str | None:
+    """Say before the work that a library cannot have that name, or that a target does not exist.
+
+    The header that is written with a library for a microcontroller, None where there is none.
+    """
+    from tflite2q.errors import UsageError
+    from tflite2q.lower.targets import micro
+
+    small = micro(target)
+    if limits != (None, None) and (small is None or lib is None):
+        raise UsageError("--max-arena and --max-flash are for --lib with a microcontroller as --target")
+    if lib is None:
+        return None
+    if small is not None:
+        from tflite2q.micro import library
+
+        library.check_path(lib)
+        return library.header_of(lib)
+    from tflite2q.execution import runtime
+    from tflite2q.lower.target import resolve
+
+    runtime.check_ending(lib)
+    resolve(target)
+    return None
+
+
+def compiled(graph: Graph, lib: str | None, target: str, threads: int, limits: Limits, force: bool) -> list[str]:
+    """The files written for `--lib`."""
+    from tflite2q.execution import runtime
+    from tflite2q.lower.targets import micro
+
+    if lib is None:
+        return []
+    small = micro(target)
+    if small is None:
+        runtime.compile(graph, target, threads).save(lib, force)
+        return [lib]
+    from tflite2q.micro import library
+
+    made = library.make(graph, Path(lib).stem, small)
+    library.check_fits(made, *limits)
+    return library.save(made, lib, force)

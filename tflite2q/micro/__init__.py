@@ -1,0 +1,1 @@
+"""Models as freestanding C for microcontrollers: no runtime, no heap, one arena."""

@@ -1,0 +1,133 @@
+/* What all kernels share: unaligned words, products of halves, and how sums become codes. */
+
+#if defined(__GNUC__)
+#define Q_INLINE static inline __attribute__((always_inline, unused))
+#define Q_KERNEL static __attribute__((noinline, unused))
+#define Q_ALIGNED __attribute__((aligned(4)))
+#define q_copy(to, from, n) __builtin_memcpy((to), (from), (n))
+#define q_fill(to, value, n) __builtin_memset((to), (value), (n))
+#define Q_ROUNDED(x) __asm__("" : "+m"(x)) /* a product that must not become part of a multiply-add */
+#define Q_ORDER __asm__ volatile("" ::: "memory") /* loads stay on their side: registers are few */
+#else
+#include <string.h>
+#define Q_INLINE static inline
+#define Q_KERNEL static
+#define Q_ALIGNED _Alignas(4)
+#define q_copy(to, from, n) memcpy((to), (from), (n))
+#define q_fill(to, value, n) memset((to), (value), (n))
+#define Q_ROUNDED(x) ((void)(x))
+#define Q_ORDER ((void)0)
+#endif
+#if defined(__ARM_FEATURE_DSP) && defined(__GNUC__) && !defined(__aarch64__)
+#define Q_DSP 1
+#endif
+#if defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 1)
+#define Q_MVE 1
+#include <arm_mve.h>
+#endif
+
+/* kinds of rescaling: fixed point to all codes of int8, fixed point, products of integers with multipliers of 31 and
+   of 53 bits, fixed point in 64 bits */
+enum { Q_FULL, Q_FIXED, Q_LINEAR, Q_DOUBLE, Q_EXACT };
+
+/* Rescaling of sums, by channels: multiplier, shift, bias; see the equations in the manual of tflite2q. */
+typedef struct {
+  const int32_t *m;
+  const int8_t *n;
+  int32_t zero, low, high;
+  int32_t positive, negative;
+  const int32_t *lower;
+} q_rescale;
+
+Q_INLINE int32_t q_clamp(int32_t v, int32_t low, int32_t high) { return v < low ? low : v > high ? high : v; }
+
+/* (2 a m + 2^31) >> 32, |a| < 2^30 */
+Q_INLINE int32_t q_high(int32_t a, int32_t m) {
+#if defined(Q_DSP)
+  int32_t r;
+  __asm__("smmulr %0, %1, %2" : "=r"(r) : "r"((int32_t)((uint32_t)a << 1)), "r"(m));
+  return r;
+#else
+  return (int32_t)(((int64_t)a * m + (1 << 30)) >> 31);
+#endif
+}
+
+Q_INLINE int32_t q_exact(int32_t a, int32_t m, int32_t shift) {
+  int32_t raised = shift > 0 ? (int32_t)((uint32_t)a << shift) : a;
+  int64_t h = ((int64_t)raised * m + (1 << 30)) >> 31;
+  if (shift >= 0) return (int32_t)h;
+  return (int32_t)((h + ((int64_t)1 << (-shift - 1)) - (h < 0)) >> -shift);
+}
+
+Q_INLINE int32_t q_between(int64_t v, const q_rescale *r) {
+  return v < r->low ? r->low : v > r->high ? r->high : (int32_t)v;
+}
+
+/* A product of integers; |a m| < 2^62.  With two multipliers, sums beyond 2^35 give the first or last code anyway. */
+Q_INLINE int32_t q_code64(int64_t a, const q_rescale *r, int32_t c, int kind) {
+  int64_t more = ((int64_t)1 << (r->n[c] - 1)) + (a < 0 ? r->negative : r->positive);
+  if (kind == Q_DOUBLE) {
+    const int64_t most = (int64_t)1 << 35;
+    a = a < -most ? -most : a > most ? most : a;
+    more += (a * r->lower[c]) >> 26;
+  }
+  return q_between(((a * r->m[c] + more) >> r->n[c]) + r->zero, r);
+}
+
+/* The end of the fixed-point form: (h + zero) >> 1, saturated to int8. */
+Q_INLINE int32_t q_halved8(int32_t h) {
+#if defined(Q_DSP)
+  int32_t r;
+  __asm__("ssat %0, #8, %1, asr #1" : "=r"(r) : "r"(h));
+  return r;
+#else
+  return q_clamp(h >> 1, -128, 127);
+#endif
+}
+
+/* Fixed point with a channel's multiplier and shift. */
+Q_INLINE int32_t q_fixed(int32_t a, int32_t m, int32_t n, const q_rescale *r, int kind) {
+  int32_t h = q_high(a, m);
+  h += h >> 31;
+  h = (h >> n) + r->zero;
+  return kind == Q_FULL ? q_halved8(h) : q_clamp(h >> 1, r->low, r->high);
+}
+
+Q_INLINE int32_t q_code(int32_t a, const q_rescale *r, int32_t c, int kind) {
+  if (kind == Q_FULL || kind == Q_FIXED) return q_fixed(a, r->m[c], r->n[c], r, kind);
+  if (kind == Q_EXACT) return q_between((int64_t)q_exact(a, r->m[c], r->n[c]) + r->zero, r);
+  return q_code64(a, r, c, kind);
+}
+
+Q_INLINE uint32_t q_word(const void *p) {
+  uint32_t w;
+  q_copy(&w, p, 4);
+  return w;
+}
+
+/* Bytes 0 and 2 (sxtb16) and 1 and 3 (sxtb16 ... ror 8) of a word as halves; two products of halves and a sum. */
+#if defined(Q_DSP)
+Q_INLINE uint32_t q_even(uint32_t w) {
+  uint32_t r;
+  __asm__("sxtb16 %0, %1" : "=r"(r) : "r"(w));
+  return r;
+}
+Q_INLINE uint32_t q_odd(uint32_t w) {
+  uint32_t r;
+  __asm__("sxtb16 %0, %1, ror #8" : "=r"(r) : "r"(w));
+  return r;
+}
+Q_INLINE int32_t q_dual(uint32_t a, uint32_t b, int32_t sum) {
+  int32_t r;
+  __asm__("smlad %0, %1, %2, %3" : "=r"(r) : "r"(a), "r"(b), "r"(sum));
+  return r;
+}
+#else
+Q_INLINE uint32_t q_even(uint32_t w) {
+  return (uint16_t)(int16_t)(int8_t)w | ((uint32_t)(uint16_t)(int16_t)(int8_t)(w >> 16) << 16);
+}
+Q_INLINE uint32_t q_odd(uint32_t w) { return q_even(w >> 8); }
+Q_INLINE int32_t q_dual(uint32_t a, uint32_t b, int32_t sum) {
+  return sum + (int16_t)a * (int16_t)b + (int16_t)(a >> 16) * (int16_t)(b >> 16);
+}
+#endif

@@ -1,0 +1,59 @@
+/* Convolutions and dense layers: geometry, and patches of the image as rows of bytes. */
+
+typedef struct {
+  const void *w;       /* rows of `stride` bytes, zeros at their ends; 4-bit weights two in a byte */
+  const int32_t *bias; /* the input's zero point is in it */
+  q_rescale r;
+  const int32_t *pairs; /* of two or four channels: biases, multipliers, shifts, instead of tables of each */
+  int32_t depth, stride;
+  uint16_t in_h, in_w, in_c, out_h, out_w, out_c;
+  uint16_t top, left, groups, batch;
+  uint8_t kh, kw, sh, sw, dh, dw;
+  int8_t zero, narrow; /* narrow: weights of 4 bits */
+} q_conv;
+
+/* The taps of one output pixel in one group, [kh][kw][in_c / groups]; outside the image is the zero point. */
+Q_INLINE void q_patch(const q_conv *l, const int8_t *x, int32_t oy, int32_t ox, int32_t g, int8_t *row) {
+  const int32_t run = l->in_c / l->groups, x0 = ox * l->sw - l->left;
+  for (int32_t i = 0; i < l->kh; i++) {
+    const int32_t y = oy * l->sh - l->top + i * l->dh;
+    if (y < 0 || y >= l->in_h) {
+      q_fill(row, l->zero, (size_t)(l->kw * run));
+      row += l->kw * run;
+    } else if (l->dw == 1 && l->groups == 1) {
+      int32_t before = x0 < 0 ? -x0 : 0, after = x0 + l->kw - l->in_w;
+      if (before > l->kw) before = l->kw;
+      if (after < 0) after = 0;
+      if (after > l->kw) after = l->kw;
+      const int32_t inside = l->kw - before - after;
+      q_fill(row, l->zero, (size_t)(before * run));
+      if (inside > 0) q_copy(row + before * run, x + (y * l->in_w + x0 + before) * run, (size_t)(inside * run));
+      q_fill(row + (l->kw - after) * run, l->zero, (size_t)(after * run));
+      row += l->kw * run;
+    } else {
+      for (int32_t j = 0; j < l->kw; j++, row += run) {
+        const int32_t at = x0 + j * l->dw;
+        if (at < 0 || at >= l->in_w) q_fill(row, l->zero, (size_t)run);
+        else q_copy(row, x + (y * l->in_w + at) * l->in_c + g * run, (size_t)run);
+      }
+    }
+  }
+}
+
+/* Whether rows are what lies in memory. */
+Q_INLINE int q_pointwise(const q_conv *l) {
+  return l->kh == 1 && l->kw == 1 && l->sh == 1 && l->sw == 1 && l->groups == 1 && l->top == 0 && l->left == 0 &&
+         l->out_h == l->in_h && l->out_w == l->in_w;
+}
+
+/* A row of 4-bit weights as bytes. */
+Q_INLINE const int8_t *q_row(const q_conv *l, int32_t c, int8_t *unpacked) {
+  if (!l->narrow) return (const int8_t *)l->w + c * l->stride;
+  const uint8_t *w = (const uint8_t *)l->w + c * ((l->depth + 1) / 2);
+  for (int32_t i = 0; i < l->depth; i += 2, w++) {
+    unpacked[i] = (int8_t)((*w & 15) ^ 8) - 8;
+    unpacked[i + 1] = (int8_t)((*w >> 4) ^ 8) - 8;
+  }
+  for (int32_t i = l->depth; i < l->stride; i++) unpacked[i] = 0;
+  return unpacked;
+}

@@ -1,0 +1,127 @@
+/* Convolutions and dense layers by sums of sixteen products at once (Helium): one pixel by four channels.
+
+   Weights of four channels lie side by side, sixteen taps of each in turn, then what is left of each.  Tables have
+   room for whole groups of four: biases, multipliers, and shifts as bytes. */
+
+#if defined(Q_MVE)
+Q_INLINE int32x4_t q_codes(int32x4_t a, int32x4_t m, int32x4_t n, int32_t zero, int32_t low, int32_t high) {
+  int32x4_t h = vqrdmulhq_s32(a, m);
+  h = vaddq_s32(h, vshrq_n_s32(h, 31));
+  h = vhaddq_n_s32(vshlq_s32(h, n), zero);
+  return vmaxq_s32(vminq_s32(h, vdupq_n_s32(high)), vdupq_n_s32(low));
+}
+#endif
+
+/* Sums of four channels; what is read of `w` lies side by side. */
+Q_INLINE void q_four(const int8_t *x, const int8_t *w, int32_t depth, int32_t *sums) {
+  const int32_t rest = depth & 15, step = (rest + 3) & ~3;
+#if defined(Q_MVE)
+  int32_t a = sums[0], b = sums[1], d = sums[2], e = sums[3];
+  for (int32_t k = depth >> 4; k > 0; k--) {
+    const int8x16_t v = vldrbq_s8(x);
+    a = vmladavaq_s8(a, v, vldrbq_s8(w));
+    b = vmladavaq_s8(b, v, vldrbq_s8(w + 16));
+    d = vmladavaq_s8(d, v, vldrbq_s8(w + 32));
+    e = vmladavaq_s8(e, v, vldrbq_s8(w + 48));
+    x += 16;
+    w += 64;
+  }
+  if (rest) {
+    const mve_pred16_t p = vctp8q((uint32_t)rest);
+    const int8x16_t v = vldrbq_z_s8(x, p);
+    a = vmladavaq_s8(a, v, vldrbq_z_s8(w, p));
+    b = vmladavaq_s8(b, v, vldrbq_z_s8(w + step, p));
+    d = vmladavaq_s8(d, v, vldrbq_z_s8(w + 2 * step, p));
+    e = vmladavaq_s8(e, v, vldrbq_z_s8(w + 3 * step, p));
+  }
+  sums[0] = a, sums[1] = b, sums[2] = d, sums[3] = e;
+#else
+  for (int32_t k = 0; k < depth; k++) {
+    const int32_t block = k >> 4, within = block < depth >> 4 ? 16 : step;
+    for (int i = 0; i < 4; i++) sums[i] += x[k] * w[64 * block + i * within + (k & 15)];
+  }
+#endif
+}
+
+/* Four rows of 4-bit weights, side by side. */
+Q_INLINE void q_unpack(const q_conv *l, int32_t c, int8_t *to) {
+  const int32_t whole = l->depth & ~15, step = ((l->depth & 15) + 3) & ~3;
+  for (int32_t i = 0; i < 4 && c + i < l->out_c; i++) {
+    const uint8_t *w = (const uint8_t *)l->w + (c + i) * ((l->depth + 1) / 2);
+    for (int32_t k = 0; k < l->depth; k++) {
+      const int32_t four = k & 1 ? w[k >> 1] >> 4 : w[k >> 1] & 15;
+      to[4 * (k < whole ? k & ~15 : whole) + i * (k < whole ? 16 : step) + (k & 15)] = (int8_t)((four ^ 8) - 8);
+    }
+  }
+}
+
+/* `count` pixels, `step` apart, by four channels at a time. */
+Q_INLINE void q_block(const q_conv *l, const int8_t *x, int32_t step, int8_t *y, int32_t count, int8_t *unpacked,
+                      int kind, int narrow) {
+  const q_rescale r = l->r;
+  const int32_t depth = l->depth, all = 4 * l->stride, columns = l->out_c;
+  const int32_t *t = l->pairs;
+  const int8_t *w = narrow ? unpacked : (const int8_t *)l->w;
+  for (int32_t c = 0; c < columns; c += 4, t += 9) {
+    const int32_t b0 = t[0], b1 = t[1], b2 = t[2], b3 = t[3];
+    const int8_t *p = x;
+    int8_t *to = y + c;
+    if (narrow) q_unpack(l, c, unpacked);
+#if defined(Q_MVE)
+    if (kind == Q_FULL || kind == Q_FIXED) {
+      const int32x4_t m = vldrwq_s32(t + 4), n = vldrbq_s32((const int8_t *)(t + 8));
+      const mve_pred16_t lanes = vctp32q((uint32_t)(columns - c));
+      for (int32_t i = 0; i < count; i++, p += step, to += columns) {
+        int32_t sums[4] = {b0, b1, b2, b3};
+        q_four(p, w, depth, sums);
+        int32x4_t v = vdupq_n_s32(0);
+        v = vsetq_lane_s32(sums[0], v, 0);
+        v = vsetq_lane_s32(sums[2], v, 2);
+        v = vsetq_lane_s32(sums[1], v, 1);
+        v = vsetq_lane_s32(sums[3], v, 3);
+        vstrbq_p_s32(to, q_codes(v, m, n, r.zero, r.low, r.high), lanes);
+      }
+      if (!narrow) w += all;
+      continue;
+    }
+#endif
+    for (int32_t i = 0; i < count; i++, p += step, to += columns) {
+      int32_t sums[4] = {b0, b1, b2, b3};
+      q_four(p, w, depth, sums);
+      for (int32_t k = 0; k < 4 && c + k < columns; k++) {
+        const int fixed = kind == Q_FULL || kind == Q_FIXED;
+        const int8_t *const n = (const int8_t *)(t + 8);
+        to[k] = (int8_t)(fixed ? q_fixed(sums[k], t[4 + k], -n[k], &r, kind) : q_code(sums[k], &r, c + k, kind));
+      }
+    }
+    if (!narrow) w += all;
+  }
+}
+
+/* scratch: Q_BAND rows of the image, then four rows of weights, if they are unpacked. */
+#define Q_BAND 8
+Q_INLINE void q_pixels(const q_conv *l, const int8_t *x, int8_t *y, int8_t *scratch, int kind, int narrow) {
+  const int32_t pixels = l->out_h * l->out_w;
+  const int direct = q_pointwise(l);
+  int8_t *const unpacked = scratch + (direct ? 0 : Q_BAND * l->depth);
+  for (int32_t n = 0; n < l->batch; n++, x += l->in_h * l->in_w * l->in_c) {
+    int32_t oy = 0, ox = 0;
+    for (int32_t p = 0; p < pixels; p += Q_BAND) {
+      const int32_t count = pixels - p < Q_BAND ? pixels - p : Q_BAND;
+      for (int32_t i = 0; !direct && i < count; i++) {
+        q_patch(l, x, oy, ox, 0, scratch + i * l->depth);
+        if (++ox == l->out_w) ox = 0, oy++;
+      }
+      q_block(l, direct ? x + p * l->in_c : scratch, l->depth, y, count, unpacked, kind, narrow);
+      y += count * l->out_c;
+    }
+  }
+}
+
+Q_INLINE void q_fours(const q_conv *l, const int8_t *x, int8_t *y, int8_t *scratch, int kind) {
+  q_pixels(l, x, y, scratch, kind, 0);
+}
+
+Q_INLINE void q_fours_narrow(const q_conv *l, const int8_t *x, int8_t *y, int8_t *scratch, int kind) {
+  q_pixels(l, x, y, scratch, kind, 1);
+}

@@ -1,0 +1,136 @@
+"""The element-wise part of `arithmetic.core.Core` as C, one element at a time.
+
+The fourth reader of an op's meaning, after NumPy, Relax and TIR.  Every intermediate result is a variable of the type
+that the vocabulary gives it.  Integers wrap, so sums, products and left shifts are those of unsigned types.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tflite2q.errors import UnsupportedError
+from tflite2q.micro.program import CTYPES, Array, Table
+
+UNSIGNED = {"int8": "uint32_t", "uint8": "uint32_t", "int16": "uint32_t", "int32": "uint32_t", "int64": "uint64_t"}
+
+
+@dataclass(frozen=True)
+class Expr:
+    """A C expression without side effects, and its dtype."""
+
+    text: str
+    dtype: str
+
+
+@dataclass
+class CCore:
+    """Collects statements; `prefix` begins the names of tables, which are indexed by `index`, the last axis."""
+
+    prefix: str
+    last: int
+    index: str = "c"
+    lines: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+
+    def bind(self, text: str, dtype: str) -> Expr:
+        if dtype == "float64":
+            raise UnsupportedError("computes in float64, which microcontrollers lack")
+        name = f"v{len(self.lines)}"
+        self.lines.append(f"const {CTYPES[dtype]} {name} = {text};")
+        return Expr(name, dtype)
+
+    def const(self, array: Array) -> Expr:
+        dtype = str(array.dtype)
+        if array.size == 1:
+            return Expr(literal(array.reshape(-1)[0]), dtype)
+        if array.size != self.last or array.shape[-1] != self.last:
+            raise UnsupportedError(f"has a constant of shape {list(array.shape)}, not along the last axis")
+        table = Table(f"{self.prefix}_k{len(self.tables)}", array.reshape(-1))
+        self.tables.append(table)
+        return Expr(f"{table.name}[{self.index}]", dtype)
+
+    def astype(self, x: Expr, dtype: str) -> Expr:
+        return x if x.dtype == dtype else self.bind(f"({CTYPES[dtype]}){x.text}", dtype)
+
+    def _wrapping(self, a: Expr, sign: str, b: Expr) -> Expr:
+        if a.dtype.startswith("float"):
+            return self.bind(f"{a.text} {sign} {b.text}", a.dtype)
+        kind = UNSIGNED[a.dtype]
+        return self.bind(f"({CTYPES[a.dtype]})(({kind}){a.text} {sign} ({kind}){b.text})", a.dtype)
+
+    def add(self, a: Expr, b: Expr) -> Expr:
+        return self._wrapping(a, "+", b)
+
+    def subtract(self, a: Expr, b: Expr) -> Expr:
+        return self._wrapping(a, "-", b)
+
+    def multiply(self, a: Expr, b: Expr) -> Expr:
+        product = self._wrapping(a, "*", b)
+        if a.dtype.startswith("float"):  # or a compiler would fuse it with an addition that follows
+            self.lines[-1] = f"{self.lines[-1].removeprefix('const ')} Q_ROUNDED({product.text});"
+        return product
+
+    def divide(self, a: Expr, b: Expr) -> Expr:
+        return self.bind(f"{a.text} / {b.text}", a.dtype)
+
+    def left_shift(self, a: Expr, b: Expr) -> Expr:
+        return self.bind(f"({CTYPES[a.dtype]})(({UNSIGNED[a.dtype]}){a.text} << {b.text})", a.dtype)
+
+    def right_shift(self, a: Expr, b: Expr) -> Expr:
+        return self.bind(f"{a.text} >> {b.text}", a.dtype)
+
+    def bitwise_and(self, a: Expr, b: Expr) -> Expr:
+        return self.bind(f"{a.text} & {b.text}", a.dtype)
+
+    def minimum(self, a: Expr, b: Expr) -> Expr:
+        return self.bind(f"{a.text} < {b.text} ? {a.text} : {b.text}", a.dtype)
+
+    def maximum(self, a: Expr, b: Expr) -> Expr:
+        return self.bind(f"{a.text} > {b.text} ? {a.text} : {b.text}", a.dtype)
+
+    def clip(self, x: Expr, low: float, high: float) -> Expr:
+        """A NaN becomes `low`: no comparison with it holds."""
+        first, last = (literal(np.array([b]).astype(x.dtype)[0]) for b in (low, high))
+        raised = self.bind(f"{x.text} > {first} ? {x.text} : {first}", x.dtype)
+        return self.bind(f"{raised.text} < {last} ? {raised.text} : {last}", x.dtype)
+
+    def abs(self, x: Expr) -> Expr:
+        return self.maximum(x, self.negative(x))
+
+    def negative(self, x: Expr) -> Expr:
+        return self.subtract(Expr(literal(np.zeros(1, x.dtype)[0]), x.dtype), x)
+
+    def trunc(self, x: Expr) -> Expr:
+        """Of numbers that fit 32 bits, which is what codes are made of."""
+        return self.bind(f"({CTYPES[x.dtype]})(int32_t){x.text}", x.dtype)
+
+    def equal(self, a: Expr, b: Expr) -> Expr:
+        return self.bind(f"{a.text} == {b.text}", "bool")
+
+    def less(self, a: Expr, b: Expr) -> Expr:
+        return self.bind(f"{a.text} < {b.text}", "bool")
+
+    def less_equal(self, a: Expr, b: Expr) -> Expr:
+        return self.bind(f"{a.text} <= {b.text}", "bool")
+
+    def where(self, condition: Expr, a: Expr, b: Expr) -> Expr:
+        return self.bind(f"{condition.text} ? {a.text} : {b.text}", a.dtype)
+
+    def __getattr__(self, name: str) -> object:
+        raise UnsupportedError(f"needs the operation {name!r}, which there is not element by element")
+
+
+def literal(value: np.generic) -> str:
+    """A C constant of exactly that value and type."""
+    kind = value.dtype.kind
+    if kind == "f":
+        return (
+            f"{float(value).hex()}f" if np.isfinite(value) else ("-" if float(value) < 0 else "") + "__builtin_inff()"
+        )
+    if value.dtype == np.int64:
+        number = int(value)
+        return "INT64_MIN" if number == -(2**63) else f"INT64_C({number})"
+    number = int(value)
+    return "INT32_MIN" if number == -(2**31) else f"({number})" if number < 0 else str(number)

@@ -1,0 +1,89 @@
+"""A model's code for a microcontroller, as files; and whether it fits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tflite2q import files
+from tflite2q.dialect.graph import Graph
+from tflite2q.errors import LimitError, UsageError
+from tflite2q.lower.targets import Micro
+from tflite2q.micro import build, memory, source, steps
+from tflite2q.micro.program import Program
+
+ENDINGS = (".a", ".c")
+
+
+@dataclass(frozen=True)
+class Library:
+    """A program, its memory plan, and for which microcontroller they are."""
+
+    target: Micro
+    program: Program
+    plan: memory.Plan
+
+    @property
+    def constant_bytes(self) -> int:
+        """Weights and tables in flash; code comes on top."""
+        return self.program.weight_bytes + self.program.table_bytes
+
+    def files(self, ending: str) -> Mapping[str, bytes]:
+        """Contents by file name.  Raises TargetError where an archive is asked for and nothing can compile it."""
+        text, header = source.source(self.program, self.plan), source.header(self.program, self.plan)
+        code = text.encode() if ending == ".c" else build.archive(text, header, self.program.stem, self.target)
+        return {f"{self.program.stem}{ending}": code, f"{self.program.stem}.h": header.encode()}
+
+
+def make(graph: Graph, stem: str, target: Micro) -> Library:
+    """The code of `graph`; functions are named after `stem`.  Raises UnsupportedError that names the layer and op."""
+    program = steps.program(graph, stem, target.family)
+    return Library(target, program, memory.plan(program))
+
+
+def check_fits(library: Library, max_arena: int | None, max_flash: int | None) -> None:
+    """Raise LimitError naming the layer that needs most, or with which the constants no longer fit."""
+    program, plan = library.program, library.plan
+    if max_arena is not None and plan.bytes > max_arena:
+        layer = program.steps[plan.peak]
+        need = memory.need_of(program, plan, plan.peak)
+        raise LimitError(
+            f"the arena has {plan.bytes} bytes and may have {max_arena}; most of it is for {layer.mnemonic} "
+            f"{layer.layer!r}, at which tensors of {need} bytes are needed; no plan is below {plan.bound}"
+        )
+    if max_flash is None or library.constant_bytes <= max_flash:
+        return
+    total = sum(table.bytes for table in program.constants)
+    for step in program.steps:
+        total += sum(table.bytes for table in step.tables)
+        if total > max_flash:
+            raise LimitError(
+                f"constants have {library.constant_bytes} bytes and may have {max_flash}; {step.mnemonic} "
+                f"{step.layer!r} is the first that does not fit"
+            )
+
+
+def check_path(path: str | os.PathLike[str]) -> None:
+    """Raise UsageError for an ending that says nothing of what is written."""
+    if Path(path).suffix not in ENDINGS:
+        raise UsageError(f"{os.fspath(path)}: code for a microcontroller ends in {' or '.join(ENDINGS)}; name it so")
+
+
+def header_of(path: str | os.PathLike[str]) -> str:
+    """The header that is written beside a library."""
+    found = Path(path)
+    return str(found.with_suffix(".h"))
+
+
+def save(library: Library, path: str | os.PathLike[str], force: bool = False) -> list[str]:
+    """Write NAME.a or NAME.c and NAME.h beside it; the names written.  Raises UsageError for files that exist."""
+    check_path(path)
+    place = Path(path)
+    contents = library.files(place.suffix)
+    for name in contents:
+        files.refuse_overwrite(place.with_name(name), force)
+    for name, content in contents.items():
+        files.write(place.with_name(name), content, force)
+    return [str(place.with_name(name)) for name in contents]

@@ -1,0 +1,97 @@
+"""Pooling, look-ups, softmax, resizing and positions of extrema as calls of kernels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tflite2q.arithmetic.rounding import code_range
+from tflite2q.errors import UnsupportedError
+from tflite2q.kernels.contracts import ArgMaxContract, LookupContract, PoolContract, ResizeBilinearContract
+from tflite2q.micro.products import Call
+from tflite2q.micro.program import CTYPES, Table
+
+
+def pool(name: str, contract: PoolContract) -> Call:
+    """Windows of any integer type, written in the order of rows."""
+    kernel = f"q_{contract.kind}_{contract.dtype}"
+    if max(contract.window) > 65535 or max(contract.in_h, contract.in_w, contract.channels) > 65535:
+        raise UnsupportedError("an extent above 65535")
+    struct = (
+        f"static const q_pool {name} = {{.in_h = {contract.in_h}, .in_w = {contract.in_w}, .channels = "
+        f"{contract.channels}, .out_h = {contract.out_h}, .out_w = {contract.out_w}, .top = {contract.padding[0]}, "
+        f".left = {contract.padding[1]}, .batch = {contract.batch}, .kh = {contract.window[0]}, .kw = "
+        f"{contract.window[1]}, .sh = {contract.strides[0]}, .sw = {contract.strides[1]}, .low = {contract.low}, "
+        f".high = {contract.high}}};\n"
+    )
+    text = f"Q_POOL({kernel}, {CTYPES[contract.dtype]}, {int(contract.kind == 'max')})\n"
+    width = np.dtype(contract.dtype).itemsize
+    gap = 0
+    for y in range(contract.out_h):
+        first = min(max(0, y * contract.strides[0] - contract.padding[0]), contract.in_h)
+        gap = max(gap, (y + 1) * contract.out_w * contract.channels - first * contract.in_w * contract.channels)
+    return Call(
+        f"{kernel}(&{name}, {{x0}}, {{y0}});", ("maps",), text + "\0" + struct, (), 0,
+        gap * width if contract.batch == 1 else None,
+    )  # fmt: skip
+
+
+def lookup(name: str, contract: LookupContract) -> Call:
+    """Tables begin with code 0, so that a code's byte is its index."""
+    dtype = str(contract.table.dtype)
+    kernel = f"q_lookup_{dtype}"
+    table = np.roll(contract.table, contract.low)
+    size = int(np.prod(contract.shape, dtype=np.int64))
+    return Call(
+        f"{kernel}({name}_t, {{x0}}, {{y0}}, {size});", ("maps",), f"Q_LOOKUP({kernel}, {CTYPES[dtype]})\n\0",
+        (Table(f"{name}_t", table),), 0, size * (contract.table.dtype.itemsize - 1),
+    )  # fmt: skip
+
+
+def softmax(name: str, exponentials: np.ndarray, rows: int, classes: int, dtype: str, result: str) -> Call:
+    """Rows of 8-bit codes; `exponentials` as in the contract."""
+    kernel = f"q_softmax_{dtype}_{result}"
+    low, high = code_range(result)
+    return Call(
+        f"{kernel}({name}_e, {{x0}}, {{y0}}, {rows}, {classes}, {low}, {high}, {8 if result == 'int16' else 0});",
+        ("maps",), f"Q_SOFTMAX({kernel}, {CTYPES[dtype]}, {CTYPES[result]})\n\0",
+        (Table(f"{name}_e", exponentials.astype(np.int32)),), 0, 0 if dtype == result else None,
+    )  # fmt: skip
+
+
+def softmax16(name: str, rows: int, classes: int, m: int, shift: int) -> Call:
+    """Rows of 16-bit codes, by interpolated tables of exp and of 1 / (1 + x)."""
+    from tflite2q.dialect.ops.softmax import int16_tables
+
+    exponential, reciprocal = int16_tables()
+    tables = (Table("q_exp16", exponential.astype(np.int16)), Table("q_reciprocal16", reciprocal.astype(np.int16)))
+    return Call(f"q_softmax16({{x0}}, {{y0}}, {rows}, {classes}, {m}, {shift});", ("softmax16",), "\0", tables, 0, None)
+
+
+def resize(name: str, contract: ResizeBilinearContract) -> Call:
+    """int8 images, interpolated in integers."""
+    if contract.in_float32:
+        raise UnsupportedError("uint8 images are resized in float32; convert to int8")
+    if max(contract.in_h, contract.in_w, contract.channels) > 65535:
+        raise UnsupportedError("an extent above 65535")
+    tables = []
+    for letter, (first, second, fraction) in (("y", contract.rows), ("x", contract.columns)):
+        tables += [
+            Table(f"{name}_{letter}0", first.astype(np.uint16)), Table(f"{name}_{letter}1", second.astype(np.uint16)),
+            Table(f"{name}_f{letter}", fraction.astype(np.int16)),
+        ]  # fmt: skip
+    struct = (
+        f"static const q_resize {name} = {{{name}_y0, {name}_y1, {name}_x0, {name}_x1, {name}_fy, {name}_fx, "
+        f"{contract.in_h}, {contract.in_w}, {contract.channels}, {len(contract.rows[0])}, {len(contract.columns[0])}, "
+        f"{contract.batch}}};\n"
+    )
+    return Call(f"q_resize8(&{name}, {{x0}}, {{y0}});", ("maps",), "\0" + struct, tuple(tables), 0, None)
+
+
+def argmax(name: str, contract: ArgMaxContract) -> Call:
+    """The first largest or smallest of each row."""
+    kernel = f"q_arg_{'min' if contract.smallest else 'max'}_{contract.x_dtype}_{contract.dtype}"
+    text = (
+        f"Q_ARG({kernel}, {CTYPES[contract.x_dtype]}, {CTYPES[contract.dtype]}, {'<' if contract.smallest else '>'})\n"
+    )
+    call = f"{kernel}({{x0}}, {{y0}}, {contract.rows}, {contract.classes});"
+    return Call(call, ("maps",), text + "\0", (), 0, None)

@@ -1,0 +1,177 @@
+"""Where tensors lie in the arena: a plan made at compile time, the best of several orders of placing them.
+
+Two tensors that are needed at the same time may not overlap, but for one case: the result of a step may overlap the
+operand that is read there for the last time, if it begins so many bytes before it (`Step.gaps`) that nothing is
+overwritten that is still to be read.  Scratch memory is a tensor that lives for one step.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tflite2q.micro.program import ALIGNMENT, Program
+
+ROUNDS = 60  # of random orders
+MOST_PLACED = 60_000  # tensors that all orders together place: a bound on the time taken
+
+
+@dataclass(frozen=True)
+class Item:
+    """A tensor or scratch memory: when it is alive, from the step that makes it to the last that reads it."""
+
+    name: str
+    bytes: int
+    alignment: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Offsets of tensors and of each step's scratch (by `scratch_name`), bytes in all, and what no plan goes below."""
+
+    offsets: Mapping[str, int]
+    bytes: int
+    bound: int
+    items: tuple[Item, ...]
+    peak: int  # the step that needs the most
+
+
+def scratch_name(step: int) -> str:
+    return f"scratch of step {step}"
+
+
+def items_of(program: Program) -> list[Item]:
+    """What has to be placed.  An output's buffer and the model's inputs are the caller's."""
+    outside = {port.source for port in program.outputs}
+    known = {buffer.name: buffer for buffer in program.buffers if buffer.name not in outside}
+    first: dict[str, int] = {}
+    last: dict[str, int] = {}
+    for index, step in enumerate(program.steps):
+        for name in step.writes:
+            first.setdefault(name, index)
+        for name in (*step.reads, *step.writes):
+            last[name] = index
+    items = [Item(n, b.bytes, b.alignment, first[n], last[n]) for n, b in known.items() if n in first and b.bytes]
+    for index, step in enumerate(program.steps):
+        if step.scratch:
+            items.append(Item(scratch_name(index), step.scratch, ALIGNMENT, index, index))
+    return items
+
+
+def gaps_of(program: Program, items: Sequence[Item]) -> dict[tuple[str, str], int]:
+    """By (operand, result): where they may overlap, how many bytes before the operand the result begins at least."""
+    by_name = {item.name: item for item in items}
+    gaps: dict[tuple[str, str], int] = {}
+    for index, step in enumerate(program.steps):
+        for name in step.reads:
+            gap, item = step.gap(name), by_name.get(name)
+            if item is None or item.last != index or gap is None or len(step.writes) != 1:
+                continue
+            result = by_name.get(step.writes[0])
+            if result is not None and result.first == index:
+                unit = max(item.alignment, result.alignment)
+                gaps[name, result.name] = -(-gap // unit) * unit
+    return gaps
+
+
+def plan(program: Program) -> Plan:
+    """Places everything; deterministic."""
+    items = items_of(program)
+    gaps = gaps_of(program, items)
+    bound, peak = _bound(program, items, gaps)
+    if not items:
+        return Plan({}, 0, 0, (), 0)
+    best: dict[str, int] = {}
+    least = None
+    for order in _orders(items):
+        offsets = _placed(order, gaps)
+        size = max(offsets[item.name] + item.bytes for item in items)
+        if least is None or size < least:
+            best, least = offsets, size
+        if least <= bound:
+            break
+    assert least is not None
+    return Plan(best, -(-least // ALIGNMENT) * ALIGNMENT, bound, tuple(items), peak)
+
+
+def _orders(items: list[Item]) -> list[list[Item]]:
+    """By size, by time, by how long they live; then random changes of the first."""
+    by_size = sorted(items, key=lambda item: -item.bytes)
+    orders = [
+        by_size,
+        sorted(items, key=lambda item: (item.first, -item.bytes)),
+        sorted(items, key=lambda item: (-item.last, -item.bytes)),
+        sorted(items, key=lambda item: (item.first - item.last, -item.bytes)),
+        sorted(items, key=lambda item: -item.bytes * (item.last - item.first + 1)),
+    ]
+    shuffled = random.Random(0)
+    for _ in range(min(ROUNDS, MOST_PLACED // max(len(items), 1))):
+        orders.append(sorted(items, key=lambda item: -item.bytes * shuffled.uniform(0.3, 1.0)))
+    return orders
+
+
+def _placed(order: Sequence[Item], gaps: Mapping[tuple[str, str], int]) -> dict[str, int]:
+    """Each item at the place that makes the arena grow least, next to one that is placed already."""
+    offsets: dict[str, int] = {}
+    done: list[Item] = []
+    low = high = 0
+    for item in order:
+        rivals = [other for other in done if other.first <= item.last and item.first <= other.last]
+        spots = {low}
+        for other in rivals:
+            at = offsets[other.name]
+            spots |= {at + other.bytes, at - item.bytes}
+            if (other.name, item.name) in gaps:
+                spots.add(at - gaps[other.name, item.name])
+            if (item.name, other.name) in gaps:
+                spots.add(at + gaps[item.name, other.name])
+        best = None
+        for spot in spots:
+            for place in {-(-spot // item.alignment) * item.alignment, spot // item.alignment * item.alignment}:
+                if not all(_apart(item, place, other, offsets[other.name], gaps) for other in rivals):
+                    continue
+                grown = max(high, place + item.bytes) - min(low, place)
+                if best is None or (grown, abs(place), place) < best:
+                    best = (grown, abs(place), place)
+        assert best is not None
+        offsets[item.name] = best[2]
+        done.append(item)
+        low, high = min(low, best[2]), max(high, best[2] + item.bytes)
+    start = low // 16 * 16
+    return {name: at - start for name, at in offsets.items()}
+
+
+def _apart(a: Item, at: int, b: Item, bt: int, gaps: Mapping[tuple[str, str], int]) -> bool:
+    """Whether two items that are alive together may lie there."""
+    if at + a.bytes <= bt or bt + b.bytes <= at:
+        return True
+    if (b.name, a.name) in gaps and at + gaps[b.name, a.name] <= bt:
+        return True
+    return (a.name, b.name) in gaps and bt + gaps[a.name, b.name] <= at
+
+
+def _bound(program: Program, items: Sequence[Item], gaps: Mapping[tuple[str, str], int]) -> tuple[int, int]:
+    """What the most demanding step needs at least, and its number."""
+    most, peak = 0, 0
+    for index, step in enumerate(program.steps):
+        alive = [item for item in items if item.first <= index <= item.last]
+        need = sum(item.bytes for item in alive)
+        sizes = {item.name: item.bytes for item in alive}
+        saved = [
+            sizes[name] + sizes[y] - max(sizes[y], gaps[name, y] + sizes[name])
+            for y in step.writes
+            for name in set(step.reads)
+            if (name, y) in gaps and name in sizes and y in sizes
+        ]
+        need -= max([0, *saved])
+        if need > most:
+            most, peak = need, index
+    return most, peak
+
+
+def need_of(program: Program, found: Plan, step: int) -> int:
+    """Bytes of everything alive at a step."""
+    return sum(item.bytes for item in found.items if item.first <= step <= item.last)

@@ -1,0 +1,113 @@
+"""A model as a list of calls of C functions on buffers; where buffers are is decided later (`memory`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+ALIGNMENT = 4  # of buffers in the arena; those of 64-bit elements have 8
+CTYPES = {
+    "int8": "int8_t", "uint8": "uint8_t", "int16": "int16_t", "uint16": "uint16_t", "int32": "int32_t",
+    "uint32": "uint32_t", "int64": "int64_t", "float32": "float", "bool": "uint8_t", "float64": "double",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Table:
+    """A constant in flash: its C name and data; `weights` marks those that the model's file holds as weights."""
+
+    name: str
+    data: Array
+    weights: bool = False
+
+    @property
+    def bytes(self) -> int:
+        return int(self.data.nbytes)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call.  `call` is C with {x0}, {x1} ... for what is read, {y0} ... for what is written, and {scratch}.
+
+    `gaps` say of each buffer that is read how many bytes before it the first result may begin, so that no byte is
+    overwritten that is still needed; None: results may not touch it.  `kernels` name the texts in `c/` that the call
+    needs, `text` is C of its own, `tables` are its constants.
+    """
+
+    layer: str
+    mnemonic: str
+    call: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    scratch: int = 0
+    gaps: tuple[int | None, ...] = ()
+    kernels: tuple[str, ...] = ()
+    text: str = ""
+    tables: tuple[Table, ...] = ()
+    macs: int = 0
+
+    def gap(self, name: str) -> int | None:
+        """The gap of the buffer `name`, if the step reads it once."""
+        found = [gap for read, gap in zip(self.reads, self.gaps, strict=True) if read == name]
+        return found[0] if len(found) == 1 else None
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A tensor that a run computes."""
+
+    name: str
+    bytes: int
+    alignment: int = ALIGNMENT
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of the model; `source` is the buffer, input or table that an output has the bytes of."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+    scale: float | None
+    zero_point: int | None
+    source: str
+
+
+@dataclass(frozen=True)
+class Program:
+    """All steps of a run in their order."""
+
+    name: str  # of the C function, before _invoke
+    stem: str  # of the files
+    family: str
+    steps: tuple[Step, ...]
+    buffers: tuple[Buffer, ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    constants: tuple[Table, ...] = ()
+    named: Mapping[str, str] = field(default_factory=dict)  # tables that are operands, by the value's name
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        return (*self.constants, *(table for step in self.steps for table in step.tables))
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(table.bytes for table in self.tables if table.weights)
+
+    @property
+    def table_bytes(self) -> int:
+        return sum(table.bytes for table in self.tables if not table.weights)
+
+
+def packed_nibbles(rows: Array) -> Array:
+    """Rows of 4-bit integers [rows, n], two in a byte, the first in the low half; odd rows end with a zero."""
+    padded = np.pad(rows.astype(np.int64), ((0, 0), (0, rows.shape[1] % 2))) & 15
+    return (padded[:, 0::2] | padded[:, 1::2] << 4).astype(np.uint8)

@@ -1,0 +1,162 @@
+"""A program as C: the kernels it needs, its constants, one function; and the header."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from importlib import resources
+
+import numpy as np
+
+from tflite2q.micro.memory import Plan, scratch_name
+from tflite2q.micro.program import CTYPES, Port, Program, Step, Table
+from tflite2q.version import __version__
+
+PER_LINE = 24
+
+
+def source(program: Program, plan: Plan) -> str:
+    """The C file, complete: it includes stdint.h and stddef.h, and the header."""
+    shared, own = _texts(program)
+    parts = [
+        f"/* {program.name}: made by tflite2q {__version__}. */",
+        f'#include "{program.stem}.h"\n#include <stddef.h>\n#include <stdint.h>\n',
+        _kernel("common"),
+    ]
+    wanted = [name for step in program.steps for name in step.kernels]
+    if "softmax16" in wanted:
+        parts += [_table(table) for table in _unique(program) if table.name in ("q_exp16", "q_reciprocal16")]
+    parts += [_kernel(name) for name in dict.fromkeys(wanted)]
+    parts += shared
+    parts += [_table(table) for table in _unique(program) if not table.name.startswith("q_")]
+    parts += own
+    parts.append(_invoke(program, plan))
+    return "\n".join(parts)
+
+
+def _unique(program: Program) -> list[Table]:
+    return list({table.name: table for table in program.tables}.values())
+
+
+def _texts(program: Program) -> tuple[list[str], list[str]]:
+    """What steps share (functions of kernels, each once), and what is their own."""
+    shared: dict[str, None] = {}
+    own = []
+    for step in program.steps:
+        common, _, alone = step.text.partition("\0")
+        if common:
+            shared[common] = None
+        if alone:
+            own.append(alone)
+    return list(shared), own
+
+
+@functools.cache
+def _kernel(name: str) -> str:
+    return (resources.files("tflite2q.micro") / "c" / f"{name}.h").read_text()
+
+
+def _table(table: Table) -> str:
+    flat = table.data.reshape(-1)
+    kind = CTYPES[str(flat.dtype)]
+    words = [_number(value) for value in flat] if flat.dtype.kind == "f" else [str(v) for v in flat.astype(np.int64)]
+    if flat.dtype == np.int32:
+        words = ["INT32_MIN" if word == "-2147483648" else word for word in words]
+    elif flat.dtype == np.int64:
+        words = ["INT64_MIN" if word == str(-(2**63)) else f"INT64_C({word})" for word in words]
+    lines = [",".join(words[i : i + PER_LINE]) for i in range(0, len(words), PER_LINE)]
+    body = ",\n".join(lines)
+    align = "Q_ALIGNED " if flat.dtype.itemsize == 1 else ""
+    return f"static const {align}{kind} {table.name}[{flat.size}] = {{\n{body}}};\n"
+
+
+def _number(value: np.generic) -> str:
+    return f"{float(value).hex()}f" if math.isfinite(float(value)) else f"{float(value)}"
+
+
+def _invoke(program: Program, plan: Plan) -> str:
+    places = _places(program, plan)
+    lines = []
+    for index, step in enumerate(program.steps):
+        lines.append(f"  {_called(step, index, places, plan)}")
+    for number, port in enumerate(program.outputs):
+        if places[port.source] != f"outputs[{number}]":
+            lines.append(f"  q_copy(outputs[{number}], {places[port.source]}, {port.bytes});")
+    body = "\n".join(lines)
+    return (
+        f"int {program.name}_invoke(const void *const *inputs, void *const *outputs, void *arena) {{\n"
+        f"  int8_t *const q = (int8_t *)arena;\n  (void)q;\n  (void)inputs;\n{body}\n  return 0;\n}}\n"
+    )
+
+
+def _places(program: Program, plan: Plan) -> dict[str, str]:
+    """C expressions of where each tensor is."""
+    places = {port.name: f"inputs[{number}]" for number, port in enumerate(program.inputs)}
+    places |= program.named
+    places |= {name: f"(void *)(q + {offset})" for name, offset in plan.offsets.items()}
+    for number, port in enumerate(program.outputs):
+        places.setdefault(port.source, f"outputs[{number}]")
+    return places
+
+
+def _called(step: Step, index: int, places: Mapping[str, str], plan: Plan) -> str:
+    names = {f"x{k}": places[name] for k, name in enumerate(step.reads)}
+    names |= {f"y{k}": places.get(name, "") for k, name in enumerate(step.writes)}
+    offset = plan.offsets.get(scratch_name(index))
+    names["scratch"] = "(void *)0" if offset is None else f"(void *)(q + {offset})"
+    return step.call.format(**names)
+
+
+def header(program: Program, plan: Plan) -> str:
+    """NAME.h, for C and C++."""
+    name, upper = program.name, program.name.upper()
+    lines = [
+        f"/* {name}: made by tflite2q {__version__}.  docs/micro.md says how to call it. */",
+        f"#ifndef {upper}_H\n#define {upper}_H\n",
+        f"#define {upper}_ARENA_BYTES {plan.bytes}",
+        f"#define {upper}_INPUTS {len(program.inputs)}",
+        f"#define {upper}_OUTPUTS {len(program.outputs)}",
+    ]
+    for kind, ports in (("INPUT", program.inputs), ("OUTPUT", program.outputs)):
+        for number, port in enumerate(ports):
+            lines += _port(f"{upper}_{kind}_{number}", port)
+    lines.append(
+        f"""
+#ifdef __cplusplus
+extern "C" {{
+#endif
+
+/* Runs the model once; 0 means that it ran.  `inputs` and `outputs` point to arrays of the types and bytes above,
+   aligned to their elements; `arena` to {upper}_ARENA_BYTES bytes aligned to 16, which hold nothing between runs.
+   Outputs must not overlap inputs.  Several threads may run it at once, each with an arena of its own. */
+int {name}_invoke(const void *const *inputs, void *const *outputs, void *arena);
+
+#ifdef __cplusplus
+}}
+#endif
+
+#endif"""
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _port(prefix: str, port: Port) -> list[str]:
+    shape = ", ".join(map(str, port.shape))
+    lines = [
+        f"\n/* {_comment(port.name)} */",
+        f"#define {prefix}_BYTES {port.bytes}",
+        f"#define {prefix}_TYPE {CTYPES[port.dtype]}",
+        f"#define {prefix}_RANK {len(port.shape)}",
+        f"#define {prefix}_SHAPE {{{shape}}}",
+    ]
+    if port.scale is not None:
+        lines += [f"#define {prefix}_SCALE {float(port.scale)!r}f", f"#define {prefix}_ZERO_POINT {port.zero_point}"]
+    return lines
+
+
+def _comment(text: str) -> str:
+    """A tensor's name, harmless inside a comment."""
+    return (
+        "".join(c if c.isprintable() and c.isascii() else "?" for c in text).replace("*/", "* /").replace("/*", "/ *")
+    )

@@ -1,0 +1,248 @@
+"""A graph as a program: each op becomes a call of a kernel, nothing, or the one line that says why it cannot."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tflite2q.dialect.fold import folded
+from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.op import Op, Values
+from tflite2q.dialect.ops.binary import Compare, Extremum, Prelu, SquaredDifference
+from tflite2q.dialect.ops.eltwise import Eltwise, Requantize
+from tflite2q.dialect.ops.reduce import Sum
+from tflite2q.dialect.ops.shape import Movement
+from tflite2q.dialect.ops.softmax import Softmax
+from tflite2q.dialect.types import STORAGE, Value
+from tflite2q.errors import UnsupportedError
+from tflite2q.kernels import contracts as kinds
+from tflite2q.kernels.contracts import Contract
+from tflite2q.lower import clamps, pads
+from tflite2q.lower.contracts import activations, contract_of
+from tflite2q.micro import elements, maps, movement, products
+from tflite2q.micro.elements import Function
+from tflite2q.micro.products import Call
+from tflite2q.micro.program import ALIGNMENT, Buffer, Port, Program, Step, Table
+
+WIDE = ("int64", "float64")
+HINT = "`tflite2q convert` without a microcontroller as its target writes it for larger processors"
+
+
+def program(graph: Graph, stem: str, family: str = "plain") -> Program:
+    """The program of a graph whose files are called `stem`, and whose C functions begin with it as an identifier.
+
+    Raises UnsupportedError that names the layer, its op and why, for the first op that no kernel computes.
+    """
+    graph = folded(graph)
+    if graph.states:
+        raise UnsupportedError(
+            f"variable {graph.states[0].name!r}: models that keep state have no code for microcontrollers; {HINT}"
+        )
+    maker = _Maker(graph, identifier(stem), stem, family)
+    found = {i: contract for i, op in enumerate(graph.ops) if (contract := _contract(graph, op)) is not None}
+    found = clamps.merged(graph, pads.merged(graph, found))
+    for index, op in enumerate(graph.ops):
+        try:
+            maker.add(index, op, found.get(index))
+        except UnsupportedError as error:
+            raise UnsupportedError(f"{op.mnemonic} {op.name!r}: {error} ({HINT})") from error
+    return maker.program()
+
+
+def _contract(graph: Graph, op: Op) -> Contract | None:
+    if op.regions:
+        return None
+    try:
+        return contract_of(op, graph.ins(op), graph.outs(op))
+    except (ValueError, UnsupportedError):
+        return None
+
+
+@dataclass
+class _Maker:
+    graph: Graph
+    name: str
+    stem: str
+    family: str
+    steps: list[Step] = field(default_factory=list)
+    buffers: list[Buffer] = field(default_factory=list)
+    constants: dict[str, Table] = field(default_factory=dict)
+    same: dict[str, str] = field(default_factory=dict)  # values that have the bytes of another
+
+    def add(self, index: int, op: Op, contract: Contract | None) -> None:
+        """The step of an op."""
+        ins, outs = self.graph.ins(op), self.graph.outs(op)
+        if op.regions or op.updates:
+            raise UnsupportedError("runs graphs or keeps state, for which there is no kernel")
+        if any(0 in v.type.shape for v in (*ins, *outs) if v):
+            raise UnsupportedError("has a tensor without elements")
+        if contract is not None and contract.copies:
+            self.same[op.outputs[0]] = self.root(activations(op, contract)[0])
+            return
+        symbol = f"{self.name}_{index}"
+        if contract is not None and (call := self._by_contract(symbol, op, contract, ins)) is not None:
+            self._call(op, activations(op, contract), call, contract)
+        elif isinstance(op, Softmax):
+            self._softmax(symbol, op, ins, outs[0])
+        elif isinstance(op, Movement):
+            self._moved(symbol, op, ins, outs)
+        elif isinstance(op, Sum) and ins["x"].type.dtype in ("int8", "uint8", "int16") and outs[0].type.quantized:
+            x = ins["x"]
+            made = elements.reduction(symbol, op, op.axes(ins), x, outs[0])
+            self._function(symbol, op, [x.name], made)
+        else:
+            self._elementwise(symbol, op, contract, ins, outs)
+
+    def _by_contract(self, symbol: str, op: Op, contract: Contract, ins: Values) -> Call | None:
+        if isinstance(contract, kinds.ConvolutionContract | kinds.DenseContract):
+            weights = ins["weights"].type.dtype
+            return products.product(symbol, contract, weights, self.family)
+        if isinstance(contract, kinds.PoolContract):
+            return maps.pool(symbol, contract)
+        if isinstance(contract, kinds.LookupContract):
+            return maps.lookup(symbol, contract)
+        if isinstance(contract, kinds.ResizeBilinearContract):
+            return maps.resize(symbol, contract)
+        if isinstance(contract, kinds.ArgMaxContract):
+            return maps.argmax(symbol, contract)
+        return None
+
+    def _call(self, op: Op, names: Sequence[str], call: Call, contract: Contract) -> None:
+        self._step(op, call.call, names, (call.gap,) * len(names), call.scratch, call.kernels, call.text, call.tables)
+
+    def _softmax(self, symbol: str, op: Softmax, ins: Values, y: Value) -> None:
+        x = ins["x"]
+        if not x.type.quantized or not x.type.shape:
+            raise UnsupportedError(f"of {x.type.dtype}, for which there is no kernel")
+        classes = x.type.shape[-1]
+        rows = x.type.size // classes
+        if x.type.dtype == "int16":
+            from tflite2q.arithmetic import rounding
+
+            m, shift = rounding.quantize_multiplier(np.float64(x.type.scale) * np.float64(op.beta) / (10.0 / 65535.0))
+            call = maps.softmax16(symbol, rows, classes, int(m), int(shift))
+        else:
+            call = maps.softmax(symbol, op.exponentials(x.type.scale), rows, classes, x.type.dtype, y.type.dtype)
+        self._step(op, call.call, [x.name], (call.gap,), call.scratch, call.kernels, call.text, call.tables)
+
+    def _moved(self, symbol: str, op: Op, ins: Values, outs: Sequence[Value]) -> None:
+        moved = [
+            i for i, v in enumerate(ins)
+            if v is not None and op.operand(i).role in ("activation", "fixed") and (v.constant is None or op.variadic)
+        ]  # fmt: skip
+        if not moved:
+            raise UnsupportedError("moves constants only")
+        found = movement.positions(op, ins, outs, moved)
+        dtype = STORAGE[outs[0].type.dtype]
+        if found is None:
+            raise UnsupportedError(f"does more than move its {dtype} operands")
+        names = [self.graph_name(ins[i]) for i in moved]
+        for result, place in zip(outs, found, strict=True):
+            if movement.identity(place) and ins[moved[0]].type.size == place.size:  # type: ignore[union-attr]
+                self.same[result.name] = self.root(names[0])
+                continue
+            if (
+                dtype not in ("int8", "uint8", "int16", "int32", "int64", "bool")
+                and (place < movement.FIRST >> 1).any()
+            ):
+                raise UnsupportedError(f"fills with {dtype}")
+            label = symbol if len(outs) == 1 else f"{symbol}_{outs.index(result)}"
+            text = movement.function(label, place, len(names), dtype)
+            call = f"{label}({', '.join(f'{{x{k}}}' for k in range(len(names)))}, {{y0}});"
+            self._step(op, call, names, (None,) * len(names), 0, (), "\0" + text, (), [result])
+
+    def _elementwise(self, symbol: str, op: Op, contract: Contract | None, ins: Values, outs: Sequence[Value]) -> None:
+        operands = [value for value in ins if value is not None]
+        if not isinstance(contract, kinds.EltwiseContract):
+            if not isinstance(op, Extremum | Prelu | Compare | SquaredDifference | Eltwise | Requantize):
+                raise UnsupportedError("there is no kernel of it for microcontrollers")
+            contract = _general(op, operands, outs)
+        made = elements.eltwise(symbol, contract)
+        self._function(symbol, op, [self.graph_name(value) for value in operands], made)
+
+    def _function(self, symbol: str, op: Op, names: Sequence[str], made: Function) -> None:
+        call = f"{symbol}({', '.join(f'{{x{k}}}' for k in range(len(names)))}, {{y0}});"
+        self._step(op, call, names, made.gaps, 0, (), "\0" + made.text, made.tables)
+
+    def _step(
+        self, op: Op, call: str, names: Sequence[str], gaps: Sequence[int | None], scratch: int,
+        texts: Sequence[str], text: str, tables: Sequence[Table], outs: Sequence[Value] | None = None,
+    ) -> None:  # fmt: skip
+        results = self.graph.outs(op) if outs is None else outs
+        for value in results:
+            width = np.dtype(STORAGE[value.type.dtype]).itemsize
+            self.buffers.append(Buffer(value.name, value.type.size * width, max(ALIGNMENT, width)))
+        reads = tuple(self.root(name) for name in names)
+        macs = op.macs(self.graph.ins(op), self.graph.outs(op))
+        written = tuple(value.name for value in results)
+        self.steps.append(
+            Step(
+                op.name,
+                op.mnemonic,
+                call,
+                reads,
+                written,
+                scratch,
+                tuple(gaps),
+                tuple(texts),
+                text,
+                tuple(tables),
+                macs,
+            )
+        )
+
+    def root(self, name: str) -> str:
+        return self.same.get(name, name)
+
+    def graph_name(self, value: Value | None) -> str:
+        """The name of an operand; a constant becomes a table."""
+        assert value is not None
+        if value.constant is not None and value.name not in self.graph.inputs and value.name not in self.constants:
+            self.constants[value.name] = Table(f"{self.name}_c{len(self.constants)}", value.data, True)
+        return value.name
+
+    def program(self) -> Program:
+        """What has been added, with the model's inputs and outputs."""
+        inputs, outputs = (
+            tuple(self._port(self.graph[name]) for name in names) for names in (self.graph.inputs, self.graph.outputs)
+        )
+        return Program(
+            self.name, self.stem, self.family, tuple(self.steps), tuple(self.buffers), inputs, outputs,
+            tuple(self.constants.values()), {name: table.name for name, table in self.constants.items()},
+        )  # fmt: skip
+
+    def _port(self, value: Value) -> Port:
+        kind = value.type
+        single = kind.quantized and kind.parameters.axis is None
+        if value.constant is not None and value.name not in self.graph.inputs:
+            self.graph_name(value)
+        return Port(
+            value.name, STORAGE[kind.dtype], kind.shape, kind.size * np.dtype(STORAGE[kind.dtype]).itemsize,
+            kind.scale if single else None, kind.zero_point if single else None, self.root(value.name),
+        )  # fmt: skip
+
+
+def _general(op: Op, operands: Sequence[Value], outs: Sequence[Value]) -> kinds.EltwiseContract:
+    """An op of broadcasting operands without a contract of its own, as one."""
+    from tflite2q.dialect.op import Operands, Tensor
+
+    y = outs[0].type
+
+    def meaning(core: object, *data: object) -> object:
+        tensors = [Tensor(value, each) for value, each in zip(operands, data, strict=True)]
+        return op.meaning(core, Operands(op, tensors), outs)[0]  # type: ignore[arg-type]
+
+    return kinds.EltwiseContract(
+        name=op.mnemonic.removeprefix("q."), key=(), meaning=meaning,
+        operands=tuple(kinds.Tensor(v.type.shape, STORAGE[v.type.dtype]) for v in operands),
+        result=kinds.Tensor(y.shape, STORAGE[y.dtype]),
+    )  # fmt: skip
+
+
+def identifier(stem: str) -> str:
+    """A file's stem as a C identifier."""
+    made = re.sub(r"[^0-9A-Za-z_]", "_", stem)
+    return f"m{made}" if not made or made[0].isdigit() else made

@@ -1,0 +1,103 @@
+"""Means and products of a layer's inputs and wanted results over the samples, and what they say of its weights.
+
+The samples are kept in two halves, so that what is learnt from one can be tried on the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tflite2q.reconstruction.grid import Floats, Reals
+
+# How much the weights may be moved to mend what came before: parts of the mean input's energy that speak against it.
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+# The part of the mean input's energy that is added to each input's own, so that no direction is free (GPTQ).
+DAMPING = 0.01
+
+
+@dataclass
+class Sums:
+    """Sums over rows x [groups, rows, inputs] and wanted results t [groups, rows, channels]."""
+
+    rows: int = 0
+    x: Floats = field(default_factory=lambda: np.zeros(1))
+    t: Floats = field(default_factory=lambda: np.zeros(1))
+    xx: Floats = field(default_factory=lambda: np.zeros(1))
+    xt: Floats = field(default_factory=lambda: np.zeros(1))
+    tt: Floats = field(default_factory=lambda: np.zeros(1))
+
+    def add(self, x: Reals, t: Reals) -> None:
+        columns = x.swapaxes(1, 2)
+        self.rows += x.shape[1]
+        self.x = self.x + x.sum(axis=1, dtype=np.float64)
+        self.t = self.t + t.sum(axis=1, dtype=np.float64)
+        self.xx = self.xx + columns @ x
+        self.xt = self.xt + columns @ t
+        self.tt = self.tt + (t * t).sum(axis=1, dtype=np.float64)
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(
+            self.rows + other.rows,
+            self.x + other.x,
+            self.t + other.t,
+            self.xx + other.xx,
+            self.xt + other.xt,
+            self.tt + other.tt,
+        )
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Means of inputs and results, `h` [groups, inputs, inputs] the covariance of the inputs, `xt` that with results.
+
+    Without a bias, which takes up means, these are the second moments themselves.
+    """
+
+    mean: Floats
+    wanted: Floats
+    h: Floats
+    xt: Floats
+    tt: Floats
+
+    @staticmethod
+    def of(sums: Sums, biased: bool) -> Moments:
+        n = max(sums.rows, 1)
+        mean, wanted = sums.x / n, sums.t / n
+        h, xt, tt = sums.xx / n, sums.xt / n, sums.tt / n
+        if biased:
+            h = h - mean[:, :, None] * mean[:, None, :]
+            xt = xt - mean[:, :, None] * wanted[:, None, :]
+            tt = tt - wanted**2
+        return Moments(mean, wanted, h, xt, tt)
+
+    def loss(self, weights: Floats) -> Floats:
+        """The mean squared error of each channel's results, the bias being the best."""
+        seen = self.h @ weights - 2 * self.xt
+        return np.asarray((weights * seen).sum(axis=1) + self.tt)
+
+    def damped(self, part: float) -> Floats:
+        """The covariance with `part` of the mean input's variance added to each."""
+        inputs = self.h.shape[1]
+        energy = np.trace(self.h, axis1=1, axis2=2)[:, None, None] / inputs
+        least = np.finfo(np.float32).tiny
+        return np.asarray(self.h + np.maximum(energy * part, least) * np.eye(inputs))
+
+    def ideal(self, weights: Floats, ridge: float) -> Floats:
+        """The weights near `weights` [groups, inputs, channels] whose results are nearest to those wanted (eq. R3)."""
+        return np.asarray(weights + np.linalg.solve(self.damped(ridge), self.xt - self.h @ weights))
+
+
+def compensated(halves: tuple[Sums, Sums], biased: bool, weights: Floats) -> Floats:
+    """The real weights to round: those moved so that they mend errors of the inputs, as far as that holds for samples
+    that were not looked at."""
+    one, two = (Moments.of(half, biased) for half in halves)
+    best, least = None, one.loss(weights).sum() + two.loss(weights).sum()
+    for ridge in RIDGES:
+        loss = two.loss(one.ideal(weights, ridge)).sum() + one.loss(two.ideal(weights, ridge)).sum()
+        if loss < least:
+            best, least = ridge, loss
+    if best is None:
+        return weights
+    return Moments.of(halves[0] + halves[1], biased).ideal(weights, best)
