@@ -43,3 +43,7 @@ def test_names_of_a_model(cli: Callable[..., Any], digits: Path, tmp_path: Path)
         said = found.out + found.err
         assert "\\x1b]0;title" in said
         assert not set("\x1b\x07\x9b\u202e\x00") & set(said)
+
+
+def test_a_file_without_a_name(cli: Callable[..., Any]) -> None:
+    assert cli("inspect", "").err == "tflite2q: (a file without a name): cannot be read: No such file or directory\n"
