@@ -46,7 +46,7 @@ COMMANDS = {
     "search": Command(
         (
             *("search", "model.tflite", "--data", "data.npz", "--limit", "8", "--schemes", "int8,int8-w4"),
-            *("--budget", "0", "-o", "mixed.toml", "--picture", "mixed.png", "--force"),
+            *("-o", "mixed.toml", "--picture", "mixed.png", "--force"),
         ),
         ("mixed.toml", "mixed.png"),
         ("mixed.search.json",),

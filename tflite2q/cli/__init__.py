@@ -16,6 +16,7 @@ from tflite2q.cli.check import check
 from tflite2q.cli.compare import compare
 from tflite2q.cli.convert import convert
 from tflite2q.cli.inspect import inspect
+from tflite2q.cli.printable import printable
 from tflite2q.cli.run import run_command
 from tflite2q.cli.schemes import schemes
 from tflite2q.cli.search import search
@@ -98,5 +99,5 @@ def run(arguments: Sequence[str]) -> int:
 def _fail(message: str, code: int) -> int:
     # Errors name what a caller in Python gives; here the same has the form of an option.
     message = message.replace("force=True", "--force")
-    click.echo(f"tflite2q: {' '.join(message.split())}", err=True)
+    click.echo(f"tflite2q: {printable(' '.join(message.split()))}", err=True)
     return code

@@ -28,6 +28,7 @@ from tflite2q.cli.options import (
     threads_option,
     together,
 )
+from tflite2q.cli.printable import printable
 from tflite2q.cli.verbosity import remark
 
 if TYPE_CHECKING:
@@ -246,6 +247,6 @@ def _verdict(results: Sequence[Comparison]) -> int:
     code = 0
     for result in results:
         for gate in result.failed_gates:
-            click.echo(f"tflite2q: {result.model} -> {result.other}: {words.gate(gate)}", err=True)
+            click.echo(printable(f"tflite2q: {result.model} -> {result.other}: {words.gate(gate)}"), err=True)
             code = GATE_FAILED
     return code

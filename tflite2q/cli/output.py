@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from tflite2q import files
+from tflite2q.cli.printable import printable
 from tflite2q.cli.verbosity import Verbosity, current
 
 if TYPE_CHECKING:
@@ -77,4 +78,4 @@ def _rendered(text: Callable[[Console], None]) -> str:
     # NO_COLOR means no escape at all, bold headings included (https://no-color.org names colours only).
     colours: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
     text(Console(file=stream, force_terminal=terminal, width=width, highlight=False, color_system=colours))
-    return stream.getvalue()
+    return printable(stream.getvalue(), styled=terminal)

@@ -6,6 +6,8 @@ import enum
 
 import click
 
+from tflite2q.cli.printable import printable
+
 _KEY = "tflite2q.verbosity"
 
 
@@ -32,4 +34,4 @@ def current() -> Verbosity:
 def remark(text: str) -> None:
     """Print a line on stderr that is no error, unless --quiet is given."""
     if current() is not Verbosity.QUIET:
-        click.echo(f"tflite2q: {text}", err=True)
+        click.echo(f"tflite2q: {printable(text)}", err=True)

@@ -29,6 +29,7 @@ from tflite2q.flatbuffer.subgraph import SubgraphReader, UnknownOperator
 Shapes = Mapping[str, Sequence[int]]
 
 FILES_LIMIT = 1 << 28  # bytes that associated files may unpack to
+NAMELESS = "(a file without a name)"
 HEAD = 1 << 12  # bytes that tell a model from another file
 MOST_REASONS = 8  # that one line gives
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, OSError, EOFError, RuntimeError)
@@ -52,7 +53,7 @@ def load(
     try:
         return read(_content(path), allow_unsupported, shapes, signature)
     except OSError as error:
-        raise ModelError(f"{os.fspath(path)}: cannot be read: {error.strerror}") from error
+        raise ModelError(f"{os.fspath(path) or NAMELESS}: cannot be read: {error.strerror}") from error
     except Tflite2qError as error:
         raise error.at(os.fspath(path)) from error
 
@@ -92,7 +93,7 @@ def operators(path: str | os.PathLike[str], signature: str | None = None) -> Gra
         places = {place: place for place in range(len(model.subgraphs))}
         return SubgraphReader(model, _place(model, signature), Constants(model), places).carried()
     except OSError as error:
-        raise ModelError(f"{os.fspath(path)}: cannot be read: {error.strerror}") from error
+        raise ModelError(f"{os.fspath(path) or NAMELESS}: cannot be read: {error.strerror}") from error
     except Tflite2qError as error:
         raise error.at(os.fspath(path)) from error
     except (IndexError, ValueError, TypeError, KeyError, ArithmeticError, AssertionError) as error:
