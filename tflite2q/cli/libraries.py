@@ -11,11 +11,19 @@ if TYPE_CHECKING:
 Limits = tuple[int | None, int | None]  # bytes of the arena, bytes of constants
 
 
-def check(lib: str | None, target: str, limits: Limits) -> str | None:
-    """Say before the work that a library cannot have that name, or that a target does not exist.
+def header(lib: str | None, target: str) -> str | None:
+    """The header that is written with a library for a microcontroller; None where there is none."""
+    from tflite2q.lower.targets import micro
 
-    The header that is written with a library for a microcontroller, None where there is none.
-    """
+    if lib is None or micro(target) is None:
+        return None
+    from tflite2q.micro import library
+
+    return library.header_of(lib)
+
+
+def check(lib: str | None, target: str, limits: Limits) -> None:
+    """Say before the work that a library cannot have that name, or that a target does not exist."""
     from tflite2q.errors import UsageError
     from tflite2q.lower.targets import micro
 
@@ -23,18 +31,17 @@ def check(lib: str | None, target: str, limits: Limits) -> str | None:
     if limits != (None, None) and (small is None or lib is None):
         raise UsageError("--max-arena and --max-flash are for --lib with a microcontroller as --target")
     if lib is None:
-        return None
+        return
     if small is not None:
         from tflite2q.micro import library
 
         library.check_path(lib)
-        return library.header_of(lib)
+        return
     from tflite2q.execution import runtime
     from tflite2q.lower.target import resolve
 
     runtime.check_ending(lib)
     resolve(target)
-    return None
 
 
 def compiled(graph: Graph, lib: str | None, target: str, threads: int, limits: Limits, force: bool) -> list[str]:
