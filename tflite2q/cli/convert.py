@@ -166,13 +166,7 @@ def convert(
         return
     name = str(runtime) if chosen is None else chosen.name
     path = _output(model, output, name)
-    outputs = {
-        "--output": path,
-        "--lib": lib,
-        "the header of --lib": libraries.header(lib, target),
-        "--json": json_path,
-    }
-    _refuse(outputs, [model, data], force)
+    _refuse({"--output": path, **libraries.outputs(lib, target), "--json": json_path}, [model, data], force)
     libraries.check(lib, target, limits := (max_arena, max_flash))
     found = found or models.watched(model, shapes, allow_unsupported, signature)
     with Progress() as progress:

@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 Limits = tuple[int | None, int | None]  # bytes of the arena, bytes of constants
 
 
-def header(lib: str | None, target: str) -> str | None:
-    """The header that is written with a library for a microcontroller; None where there is none."""
+def outputs(lib: str | None, target: str) -> dict[str, str | Path | None]:
+    """The files that `--lib` writes: a library, and for a microcontroller its header."""
     from tflite2q.lower.targets import micro
 
     if lib is None or micro(target) is None:
-        return None
+        return {"--lib": lib}
     from tflite2q.micro import library
 
-    return library.header_of(lib)
+    return {"--lib": lib, "the header of --lib": library.header_of(lib)}
 
 
 def check(lib: str | None, target: str, limits: Limits) -> None:
