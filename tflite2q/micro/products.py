@@ -14,7 +14,7 @@ from tflite2q.micro.program import Array, Table, packed_nibbles
 from tflite2q.micro.rescaling import Form, form_of
 
 BAND = 8  # pixels that the kernels for Helium take at a time
-KINDS = {"fixed": "Q_FIXED", "linear": "Q_LINEAR", "double": "Q_DOUBLE", "exact": "Q_EXACT"}
+KINDS = {"fixed": "Q_FIXED", "linear": "Q_LINEAR", "double": "Q_DOUBLE", "exact": "Q_EXACT", "float32": "Q_FLOAT"}
 
 
 @dataclass(frozen=True)
@@ -303,7 +303,7 @@ def _wide(name: str, conv: ConvolutionContract, weights: Array, narrow: bool) ->
     bound = layout.accumulator_bound(conv)
     wide = bound.max(initial=0) >= 2**31
     form = form_of(conv.rescale, conv.out_c, bound)
-    if wide and form.kind not in ("linear", "double"):
+    if wide and form.kind not in ("linear", "double", "float32"):
         raise UnsupportedError("sums of 64 bits in this arithmetic")
     flat = weights.reshape(1, -1)
     data = packed_nibbles(flat) if narrow else flat.astype(np.int8)

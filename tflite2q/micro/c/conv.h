@@ -12,6 +12,23 @@ typedef struct {
   int8_t zero, narrow; /* narrow: weights of 4 bits */
 } q_conv;
 
+/* A copy of a few bytes, without a call. */
+Q_INLINE void q_move(int8_t *to, const int8_t *from, int32_t n) {
+#if defined(Q_MVE)
+  for (; n > 0; n -= 16, to += 16, from += 16) {
+    const mve_pred16_t p = vctp8q((uint32_t)n);
+    vstrbq_p_s8(to, vldrbq_z_s8(from, p), p);
+  }
+#else
+  for (; n >= 8; n -= 8, to += 8, from += 8) {
+    const uint32_t a = q_word(from), b = q_word(from + 4);
+    q_copy(to, &a, 4);
+    q_copy(to + 4, &b, 4);
+  }
+  for (; n > 0; n--) *to++ = *from++;
+#endif
+}
+
 /* The taps of one output pixel in one group, [kh][kw][in_c / groups]; outside the image is the zero point. */
 Q_INLINE void q_patch(const q_conv *l, const int8_t *x, int32_t oy, int32_t ox, int32_t g, int8_t *row) {
   const int32_t run = l->in_c / l->groups, x0 = ox * l->sw - l->left;
@@ -26,9 +43,9 @@ Q_INLINE void q_patch(const q_conv *l, const int8_t *x, int32_t oy, int32_t ox, 
       if (after < 0) after = 0;
       if (after > l->kw) after = l->kw;
       const int32_t inside = l->kw - before - after;
-      q_fill(row, l->zero, (size_t)(before * run));
-      if (inside > 0) q_copy(row + before * run, x + (y * l->in_w + x0 + before) * run, (size_t)(inside * run));
-      q_fill(row + (l->kw - after) * run, l->zero, (size_t)(after * run));
+      if (before) q_fill(row, l->zero, (size_t)(before * run));
+      if (inside > 0) q_move(row + before * run, x + (y * l->in_w + x0 + before) * run, inside * run);
+      if (after) q_fill(row + (l->kw - after) * run, l->zero, (size_t)(after * run));
       row += l->kw * run;
     } else {
       for (int32_t j = 0; j < l->kw; j++, row += run) {
