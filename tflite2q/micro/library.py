@@ -65,6 +65,43 @@ def check_fits(library: Library, max_arena: int | None, max_flash: int | None) -
             )
 
 
+@dataclass(frozen=True)
+class Need:
+    """What a layer needs: bytes of the arena while it runs, of its constants, and its multiply-accumulates."""
+
+    layer: str
+    op: str
+    kernel: str
+    arena: int
+    constants: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a model needs on a microcontroller: bytes of the arena, of which no plan needs fewer than `bound`; bytes of
+    constants in flash; multiply-accumulates; and each step's share."""
+
+    target: str
+    arena: int
+    bound: int
+    constants: int
+    macs: int
+    steps: tuple[Need, ...]
+
+
+def fit(library: Library) -> Fit:
+    """What a library needs, before anything is compiled."""
+    program, plan = library.program, library.plan
+    needs = [
+        Need(s.layer, s.mnemonic, s.call.split("(")[0], memory.need_of(program, plan, i),
+             sum(table.bytes for table in s.tables), s.macs)
+        for i, s in enumerate(program.steps)
+    ]  # fmt: skip
+    macs = sum(step.macs for step in program.steps)
+    return Fit(library.target.name, plan.bytes, plan.bound, library.constant_bytes, macs, tuple(needs))
+
+
 def check_path(path: str | os.PathLike[str]) -> None:
     """Raise UsageError for an ending that says nothing of what is written."""
     if Path(path).suffix not in ENDINGS:
