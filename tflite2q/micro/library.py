@@ -11,10 +11,10 @@ from tflite2q import files
 from tflite2q.dialect.graph import Graph
 from tflite2q.errors import DoesNotFit, UsageError
 from tflite2q.lower.targets import Micro
-from tflite2q.micro import build, memory, source, steps
+from tflite2q.micro import build, memory, package, source, steps
 from tflite2q.micro.program import Program
 
-ENDINGS = (".a", ".c")
+ENDINGS = (".a", ".c", ".zip")
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Library:
     def files(self, ending: str) -> Mapping[str, bytes]:
         """Contents by file name.  Raises TargetError where an archive is asked for and nothing can compile it."""
         text, header = source.source(self.program, self.plan), source.header(self.program, self.plan)
+        if ending == ".zip":
+            return {f"{self.program.stem}.zip": package.archive(self.program, text, header)}
         code = text.encode() if ending == ".c" else build.archive(text, header, self.program.stem, self.target)
         return {f"{self.program.stem}{ending}": code, f"{self.program.stem}.h": header.encode()}
 
@@ -105,17 +107,20 @@ def fit(library: Library) -> Fit:
 def check_path(path: str | os.PathLike[str]) -> None:
     """Raise UsageError for an ending that says nothing of what is written."""
     if Path(path).suffix not in ENDINGS:
-        raise UsageError(f"{os.fspath(path)}: code for a microcontroller ends in {' or '.join(ENDINGS)}; name it so")
+        raise UsageError(f"{os.fspath(path)}: code for a microcontroller ends in {', '.join(ENDINGS)}; name it so")
 
 
-def header_of(path: str | os.PathLike[str]) -> str:
-    """The header that is written beside a library."""
+def header_of(path: str | os.PathLike[str]) -> str | None:
+    """The header that is written beside a library; None where it is in it."""
     found = Path(path)
-    return str(found.with_suffix(".h"))
+    return None if found.suffix == ".zip" else str(found.with_suffix(".h"))
 
 
 def save(library: Library, path: str | os.PathLike[str], force: bool = False) -> list[str]:
-    """Write NAME.a or NAME.c and NAME.h beside it; the names written.  Raises UsageError for files that exist."""
+    """Write NAME.a or NAME.c and NAME.h beside it, or NAME.zip; the names written.
+
+    Raises UsageError for files that exist.
+    """
     check_path(path)
     place = Path(path)
     contents = library.files(place.suffix)
