@@ -27,7 +27,7 @@ SLOW = (
     "TANH-int8", "LEAKY_RELU-int8", "HARD_SWISH-int8", "QUANTIZE-uint8-int8", "QUANTIZE-int16-int8",
     "QUANTIZE-int8-uint8", "QUANTIZE-float32-int8", "DEQUANTIZE-int8", "SOFTMAX-int8", "SOFTMAX-uint8",
     "SOFTMAX-int16", "RESHAPE-int8", "TRANSPOSE-int8", "SLICE-int8", "STRIDED_SLICE-int8", "SPLIT-int8", "PACK-int8",
-    "UNPACK-int8", "CONCATENATION-int8", "CONCATENATION-int16", "GATHER-int8", "TILE-int8", "REVERSE_V2-int8",
+    "UNPACK-int8", "CONCATENATION-int8", "CONCATENATION-int16", "TILE-int8", "REVERSE_V2-int8",
     "SPACE_TO_DEPTH-int8", "DEPTH_TO_SPACE-int8",
 )  # fmt: skip
 

@@ -1,7 +1,7 @@
 /* Convolutions and dense layers: geometry, and patches of the image as rows of bytes. */
 
 typedef struct {
-  const void *w;       /* rows of `stride` bytes, zeros at their ends; 4-bit weights two in a byte */
+  const void *w;       /* rows of `stride` bytes, zeros at their ends; 4-bit weights eight in a word */
   const int32_t *bias; /* the input's zero point is in it */
   q_rescale r;
   const int32_t *pairs; /* of two or four channels: biases, multipliers, shifts, instead of tables of each */
@@ -63,14 +63,17 @@ Q_INLINE int q_pointwise(const q_conv *l) {
          l->out_h == l->in_h && l->out_w == l->in_w;
 }
 
-/* A row of 4-bit weights as bytes. */
+/* A row of weights as bytes.  Of 4-bit ones a word has eight: four in the low halves of its bytes, then four in the
+   high ones; their bytes fill up the last eight, which may be four more than the row's stride. */
 Q_INLINE const int8_t *q_row(const q_conv *l, int32_t c, int8_t *unpacked) {
   if (!l->narrow) return (const int8_t *)l->w + c * l->stride;
-  const uint8_t *w = (const uint8_t *)l->w + c * ((l->depth + 1) / 2);
-  for (int32_t i = 0; i < l->depth; i += 2, w++) {
-    unpacked[i] = (int8_t)((*w & 15) ^ 8) - 8;
-    unpacked[i + 1] = (int8_t)((*w >> 4) ^ 8) - 8;
+  const uint8_t *w = (const uint8_t *)l->w + c * ((l->depth + 7) / 8 * 4);
+  for (int32_t i = 0; i < l->depth; i += 8, w += 4) {
+    const uint32_t u = q_word(w);
+    const uint32_t a = (((u & 0x0F0F0F0Fu) ^ 0x08080808u) + 0x78787878u) ^ 0x80808080u; /* each less 8, if above 7 */
+    const uint32_t b = ((((u >> 4) & 0x0F0F0F0Fu) ^ 0x08080808u) + 0x78787878u) ^ 0x80808080u;
+    q_copy(unpacked + i, &a, 4);
+    q_copy(unpacked + i + 4, &b, 4);
   }
-  for (int32_t i = l->depth; i < l->stride; i++) unpacked[i] = 0;
   return unpacked;
 }
