@@ -102,7 +102,7 @@ format: $(VENV)/.dev ## let ruff lay out the code
 
 .PHONY: test
 test: $(VENV)/.dev ## the quick tests [TESTS=tests/cli JOBS=2]
-	$(PY) -m pytest -n $(JOBS) -m 'not slow and not aarch64' $(TESTS)
+	$(PY) -m pytest -n $(JOBS) -m 'not slow and not aarch64 and not micro' $(TESTS)
 
 .PHONY: test-slow
 test-slow: $(VENV)/.dev ## the tests that `make test` leaves out
@@ -121,13 +121,21 @@ test-aarch64: emulator ## run Arm code under an emulator; needs Debian's qemu-us
 test-aarch64-quick: emulator ## the part of test-aarch64 that takes minutes, not an hour
 	$(PY) -m pytest -n $(JOBS) -m aarch64_quick tests/aarch64
 
+.PHONY: test-micro
+test-micro: $(VENV)/.dev ## run code for microcontrollers on emulated boards; needs gcc-arm-none-eabi and qemu-system-arm
+	$(PY) -m pytest -n $(JOBS) -m micro tests/micro
+
+.PHONY: test-micro-quick
+test-micro-quick: $(VENV)/.dev ## the part of test-micro that takes a minute or two
+	$(PY) -m pytest -n $(JOBS) -m micro_quick tests/micro
+
 # Remote devices have slow tests only: each starts a server.
 SLOW_BUT_COVERED := tests/test_remote.py
 
 .PHONY: coverage
 coverage: $(VENV)/.dev ## the share of the package's lines that tests run [JOBS=2]
 	rm -rf build/coverage
-	$(PY) -m coverage run -m pytest -n $(JOBS) -m 'not slow and not aarch64' $(TESTS)
+	$(PY) -m coverage run -m pytest -n $(JOBS) -m 'not slow and not aarch64 and not micro' $(TESTS)
 	$(PY) -m coverage run -m pytest -n $(JOBS) -m slow $(SLOW_BUT_COVERED)
 	$(PY) -m coverage combine --quiet
 	$(PY) -m coverage report --show-missing

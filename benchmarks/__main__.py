@@ -25,6 +25,12 @@ RENDER = {
 
 def main(arguments: list[str]) -> int:
     options = _options(arguments)
+    if options.what == ["micro"]:
+        from benchmarks import micro
+
+        found = micro.measure()
+        print(json.dumps(found, indent=1) if options.json else micro.text(found), flush=True)
+        return 0
     for what in options.what or list(RENDER):
         result = _measure_speed(what, options) if what in ("speed", "calls") else _measure_labelled(what, options)
         if result is None:
@@ -41,7 +47,7 @@ def main(arguments: list[str]) -> int:
 
 def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("what", nargs="*", choices=[[], *RENDER], help="which tables (default: all)")
+    parser.add_argument("what", nargs="*", choices=[[], *RENDER, "micro"], help="which tables (default: all but micro)")
     parser.add_argument("--shared", type=Path, default=SHARED, help="folder with models/ and images/")
     parser.add_argument(
         "--only", action="append", help="only models whose name contains this; kept results of others stay"

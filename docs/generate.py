@@ -20,7 +20,7 @@ from tflite2q.cli import tflite2q as command_group
 from tflite2q.dialect.ops import BY_BUILTIN, OPS
 from tflite2q.dialect.ops.others import ABSORBED, REFUSED
 from tflite2q.flatbuffer.names import enum_names
-from tflite2q.lower.targets import TARGETS
+from tflite2q.lower.targets import MICROS, TARGETS
 from tflite2q.rewrites import scheme
 
 ROOT = Path(__file__).parent.parent
@@ -117,6 +117,12 @@ def targets() -> str:
     return _table(("target", "processor"), [(f"`{target.name}`", target.sentence) for target in TARGETS])
 
 
+def micros() -> str:
+    """Every microcontroller, with its family of kernels."""
+    rows = [(f"`{m.name}`", m.sentence, f"`{m.family}`", "`.a`, `.c`" if m.zig else "`.c`") for m in MICROS]
+    return _table(("target", "processor", "kernels", "`--lib`"), rows)
+
+
 def measured(name: str, render: str) -> str:
     """A table of measured results, made by benchmarks/tables.py from what `make bench` left in benchmarks/results."""
     sys.path.insert(0, str(ROOT))
@@ -200,6 +206,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "schemes": schemes,
     "scheme-keys": scheme_keys,
     "targets": targets,
+    "micros": micros,
     "kernels": kernels,
     "runtimes": runtimes,
     "speed": partial(measured, "speed", "speed"),

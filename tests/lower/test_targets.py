@@ -86,7 +86,8 @@ def test_targets_in_the_terms_of_tvm(name: str) -> None:
 
 def test_capabilities() -> None:
     found = {each.name: each for each in capabilities()}
-    assert list(found) == [target.name for target in targets.TARGETS]
+    assert list(found) == [target.name for target in (*targets.TARGETS, *targets.MICROS)]
+    assert dict(found["cortex-m4"].kernels)["conv2d"] == "q_pairs" and found["cortex-m55"].features == ("mve",)
     assert found["x86-64-v3"].features == ("sse2", "ssse3", "sse4.1", "avx", "avx2", "fma")
     assert found["aarch64-i8mm"].features == ("neon", "dotprod", "i8mm")
     kernels = {name: dict(each.kernels) for name, each in found.items()}
@@ -95,6 +96,11 @@ def test_capabilities() -> None:
     assert kernels["raspberry-pi-5"]["dense"] == "conv2d__dotprod"
     assert kernels["graviton3"]["conv2d"] == "conv2d__i8mm"
     assert kernels["riscv64"]["conv2d"] == kernels["wasm32"]["conv2d"] == "generic_conv2d"
+
+
+def test_a_microcontroller_is_no_target_of_shared_libraries() -> None:
+    with pytest.raises(TargetError, match=r"--lib NAME\.a --target cortex-m4"):
+        resolve("cortex-m4")
 
 
 def cpuinfo(tmp_path: Path, line: str) -> str:

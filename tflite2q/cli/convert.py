@@ -58,7 +58,7 @@ UNCHANGED = ("skip", "copy", "fail")
     type=ANY_PATH,
     metavar="OUT.so",
     help="Also compile it with TVM to this shared library (.tar: its object files); for a microcontroller, write an "
-    "archive OUT.a or C OUT.c, and OUT.h.",
+    "archive OUT.a or C OUT.c, and OUT.h, or a package OUT.zip for CMake, Zephyr and Arduino.",
 )
 @click.option(
     "--max-arena",

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 @command(short_help="Show a model's layers, types and work, and what schemes would do.")
 @click.argument("model", type=MODEL)
-@click.option("--target", help="Also show which kernel computes each layer on this target, and why faster ones do not.")
+@click.option(
+    "--target",
+    help="Also show which kernel computes each layer on this target, and why faster ones do not; of a "
+    "microcontroller, the arena and the flash that the model needs.",
+)
 @signature_option
 @shape_option
 @allow_unsupported_option
@@ -43,6 +47,7 @@ def inspect(
     from tflite2q.cli import models, output
     from tflite2q.evaluation import inspection
     from tflite2q.execution import runtime
+    from tflite2q.lower.targets import micro
     from tflite2q.report import json, text
 
     output.check_json(json_path, model)
@@ -51,6 +56,17 @@ def inspect(
     document, result = json.inspection(result), models.unsaid(result, found)
     if target is None:
         output.emit(document, json_path, lambda console: text.inspection(console, result))
+        return
+    if (small := micro(target)) is not None:
+        from tflite2q.micro import library
+
+        needs = library.fit(library.make(found.graph, "model", small))
+
+        def show_needs(console: Console) -> None:
+            text.inspection(console, result)
+            text.micro(console, needs)
+
+        output.emit({**document, "target": target, "micro": json.micro(needs)}, json_path, show_needs)
         return
     choices = runtime.choices(found.graph, target)
 

@@ -11,6 +11,7 @@ def targets(json_path: str | None) -> None:
     """List the targets that a model can be compiled for, the processor features they assume, and the kernels that
     convolutions, depthwise convolutions and dense layers get.
 
+    Microcontrollers come last: `convert --lib NAME.a` and `NAME.c` write code for them.
     TVM's own targets work too: its JSON, `llvm -mtriple=... -mcpu=...`, and its names such as raspberry-pi/4b-aarch64.
     """
     from tflite2q.cli import output

@@ -102,17 +102,17 @@ def run(graph: Graph, target: str, samples: Sequence[Sequence[Array]], by: str =
         content = b"".join(np.ascontiguousarray(array).tobytes() for sample in samples for array in sample)
         (folder / "in.bin").write_bytes(content)
         said = _emulated(board, image, folder)
-        outputs = _outputs(made.program.outputs, (folder / "out.bin").read_bytes(), len(samples))
+        found_outputs = outputs(made.program.outputs, (folder / "out.bin").read_bytes(), len(samples))
     if said.get("failed") or said.get("runs") != len(samples):
         raise TargetError(f"on the emulated {target}: the model failed or wrote outside its memory ({said})")
-    return Ran(outputs, round(said["ticks"] * board.tick), said["stack"], code, constants)
+    return Ran(found_outputs, round(said["ticks"] * board.tick), said["stack"], code, constants)
 
 
 def _image(made: Library, target: Micro, board: Board, folder: Path, by: str) -> tuple[Path, int, int]:
     """The program in memory's form, bytes of the model's code and of its constants."""
     header = source.header(made.program, made.plan)
     (folder / "model.h").write_text(header)
-    (folder / "run.h").write_text(_glue(made))
+    (folder / "run.h").write_text(glue(made))
     for name in ("startup.c", "main.c", "link.ld"):
         (folder / name).write_text((resources.files("tflite2q.micro") / "board" / name).read_text())
     text = source.source(made.program, made.plan)
@@ -141,7 +141,7 @@ def _image(made: Library, target: Micro, board: Board, folder: Path, by: str) ->
     return folder / "image.elf", code, data
 
 
-def _glue(made: Library) -> str:
+def glue(made: Library) -> str:
     """run.h: what main.c has to know of the model."""
     program = made.program
     lines = ['#include "model.h"', f"#define INVOKE {program.name}_invoke", f"#define ARENA_BYTES {made.plan.bytes}"]
@@ -168,7 +168,7 @@ def _emulated(board: Board, image: Path, folder: Path) -> dict[str, int]:
     return said
 
 
-def _outputs(ports: Sequence[Port], content: bytes, samples: int) -> tuple[tuple[Array, ...], ...]:
+def outputs(ports: Sequence[Port], content: bytes, samples: int) -> tuple[tuple[Array, ...], ...]:
     step = sum(port.bytes for port in ports)
     if len(content) != step * samples:
         raise TargetError(f"the emulated program wrote {len(content)} bytes, not {step * samples}")

@@ -11,10 +11,10 @@ from tflite2q import files
 from tflite2q.dialect.graph import Graph
 from tflite2q.errors import LimitError, UsageError
 from tflite2q.lower.targets import Micro
-from tflite2q.micro import build, memory, source, steps
+from tflite2q.micro import build, memory, package, source, steps
 from tflite2q.micro.program import Program
 
-ENDINGS = (".a", ".c")
+ENDINGS = (".a", ".c", ".zip")
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Library:
     def files(self, ending: str) -> Mapping[str, bytes]:
         """Contents by file name.  Raises TargetError where an archive is asked for and nothing can compile it."""
         text, header = source.source(self.program, self.plan), source.header(self.program, self.plan)
+        if ending == ".zip":
+            return {f"{self.program.stem}.zip": package.archive(self.program, text, header)}
         code = text.encode() if ending == ".c" else build.archive(text, header, self.program.stem, self.target)
         return {f"{self.program.stem}{ending}": code, f"{self.program.stem}.h": header.encode()}
 
@@ -65,20 +67,60 @@ def check_fits(library: Library, max_arena: int | None, max_flash: int | None) -
             )
 
 
+@dataclass(frozen=True)
+class Need:
+    """What a layer needs: bytes of the arena while it runs, of its constants, and its multiply-accumulates."""
+
+    layer: str
+    op: str
+    kernel: str
+    arena: int
+    constants: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a model needs on a microcontroller: bytes of the arena, of which no plan needs fewer than `bound`; bytes of
+    constants in flash; multiply-accumulates; and each step's share."""
+
+    target: str
+    arena: int
+    bound: int
+    constants: int
+    macs: int
+    steps: tuple[Need, ...]
+
+
+def fit(library: Library) -> Fit:
+    """What a library needs, before anything is compiled."""
+    program, plan = library.program, library.plan
+    needs = [
+        Need(s.layer, s.mnemonic, s.call.split("(")[0], memory.need_of(program, plan, i),
+             sum(table.bytes for table in s.tables), s.macs)
+        for i, s in enumerate(program.steps)
+    ]  # fmt: skip
+    macs = sum(step.macs for step in program.steps)
+    return Fit(library.target.name, plan.bytes, plan.bound, library.constant_bytes, macs, tuple(needs))
+
+
 def check_path(path: str | os.PathLike[str]) -> None:
     """Raise UsageError for an ending that says nothing of what is written."""
     if Path(path).suffix not in ENDINGS:
-        raise UsageError(f"{os.fspath(path)}: code for a microcontroller ends in {' or '.join(ENDINGS)}; name it so")
+        raise UsageError(f"{os.fspath(path)}: code for a microcontroller ends in {', '.join(ENDINGS)}; name it so")
 
 
-def header_of(path: str | os.PathLike[str]) -> str:
-    """The header that is written beside a library."""
+def header_of(path: str | os.PathLike[str]) -> str | None:
+    """The header that is written beside a library; None where it is in it."""
     found = Path(path)
-    return str(found.with_suffix(".h"))
+    return None if found.suffix == ".zip" else str(found.with_suffix(".h"))
 
 
 def save(library: Library, path: str | os.PathLike[str], force: bool = False) -> list[str]:
-    """Write NAME.a or NAME.c and NAME.h beside it; the names written.  Raises UsageError for files that exist."""
+    """Write NAME.a or NAME.c and NAME.h beside it, or NAME.zip; the names written.
+
+    Raises UsageError for files that exist.
+    """
     check_path(path)
     place = Path(path)
     contents = library.files(place.suffix)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from tflite2q.arithmetic import rounding
 from tflite2q.arithmetic.rounding import code_range
+from tflite2q.dialect.ops.eltwise import ADD_HEADROOM, Add
+from tflite2q.dialect.types import Value
 from tflite2q.errors import UnsupportedError
 from tflite2q.kernels.contracts import ArgMaxContract, LookupContract, PoolContract, ResizeBilinearContract
 from tflite2q.micro.products import Call
@@ -65,6 +68,23 @@ def softmax16(name: str, rows: int, classes: int, m: int, shift: int) -> Call:
     exponential, reciprocal = int16_tables()
     tables = (Table("q_exp16", exponential.astype(np.int16)), Table("q_reciprocal16", reciprocal.astype(np.int16)))
     return Call(f"q_softmax16({{x0}}, {{y0}}, {rows}, {classes}, {m}, {shift});", ("softmax16",), "\0", tables, 0, None)
+
+
+def add(name: str, op: Add, a: Value, b: Value, y: Value) -> Call | None:
+    """The sum of int8 tensors of one shape in the reference kernels' arithmetic; None for other sums."""
+    alike = a.type.shape == b.type.shape and all(v.type.dtype == "int8" for v in (a, b, y))
+    if not alike or op.rescale != "tflite" or op.subtract or a.name == b.name:
+        return None
+    m, shift = rounding.quantize_multiplier(np.array(op.multipliers(a.type, b.type, y.type, ADD_HEADROOM)))
+    if (shift > 0).any() or (shift < -30).any():
+        return None
+    factors = ", ".join(f"{{{int(each)}, {-int(by)}}}" for each, by in zip(m, shift, strict=True))
+    low, high = op.clamp(y.type)
+    struct = (
+        f"static const q_sum {name} = {{{a.type.zero_point}, {b.type.zero_point}, {factors}, {y.type.zero_point}, "
+        f"{low}, {high}, {y.type.size}}};\n"
+    )
+    return Call(f"q_add8(&{name}, {{x0}}, {{x1}}, {{y0}});", ("add",), "\0" + struct, (), 0, 0)
 
 
 def resize(name: str, contract: ResizeBilinearContract) -> Call:

@@ -140,7 +140,8 @@ def _placed(order: Sequence[Item], gaps: Mapping[tuple[str, str], int]) -> dict[
         offsets[item.name] = best[2]
         done.append(item)
         low, high = min(low, best[2]), max(high, best[2] + item.bytes)
-    start = low // 16 * 16
+    unit = max(item.alignment for item in order)
+    start = low // unit * unit
     return {name: at - start for name, at in offsets.items()}
 
 

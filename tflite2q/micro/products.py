@@ -10,11 +10,11 @@ from tflite2q.arithmetic.numpy_core import NUMPY
 from tflite2q.errors import UnsupportedError
 from tflite2q.kernels import layout
 from tflite2q.kernels.contracts import Conv2DContract, ConvolutionContract, DenseContract, DepthwiseConv2DContract
-from tflite2q.micro.program import Array, Table, packed_nibbles
+from tflite2q.micro.program import Array, Table, packed_nibbles, packed_words
 from tflite2q.micro.rescaling import Form, form_of
 
 BAND = 8  # pixels that the kernels for Helium take at a time
-KINDS = {"fixed": "Q_FIXED", "linear": "Q_LINEAR", "double": "Q_DOUBLE", "exact": "Q_EXACT"}
+KINDS = {"fixed": "Q_FIXED", "linear": "Q_LINEAR", "double": "Q_DOUBLE", "exact": "Q_EXACT", "float32": "Q_FLOAT"}
 
 
 @dataclass(frozen=True)
@@ -148,8 +148,8 @@ def _layout(conv: Conv2DContract, narrow: bool, family: str) -> _Layout:
             return _Layout("q_single", "conv_dsp", 4, 4, 2 * stride)
         return _Layout("q_pairs", "conv_dsp", 2, 4, (4 if aligned else 5) * stride)
     if family == "dsp":
-        return _Layout("q_rows", "conv_dsp", 1, 0, 7 * stride)
-    unpacked = 2 * stride if narrow else 0
+        return _Layout("q_rows", "conv_dsp", 1, 0, 7 * stride + 4)
+    unpacked = 2 * stride + 4 if narrow else 0
     return _Layout("q_convolve", "conv_plain", 1, 0, unpacked + (0 if direct else 2 * depth))
 
 
@@ -159,7 +159,7 @@ def _conv(name: str, conv: Conv2DContract, weights: Array, narrow: bool, form: F
     depth = rows.shape[1]
     stride = -(-depth // 4) * 4
     padded = np.pad(rows, ((0, 0), (0, stride - depth)))
-    data = packed_nibbles(rows) if narrow else interleaved(padded, way.rows, way.taps)
+    data = packed_words(rows) if narrow else interleaved(padded, way.rows, way.taps)
     kind = kind_of(form)
     constants, tables = _channels(name, form, layout.folded_bias(conv, conv.x_zero_point), way.kernel)
     struct = (
@@ -303,7 +303,7 @@ def _wide(name: str, conv: ConvolutionContract, weights: Array, narrow: bool) ->
     bound = layout.accumulator_bound(conv)
     wide = bound.max(initial=0) >= 2**31
     form = form_of(conv.rescale, conv.out_c, bound)
-    if wide and form.kind not in ("linear", "double"):
+    if wide and form.kind not in ("linear", "double", "float32"):
         raise UnsupportedError("sums of 64 bits in this arithmetic")
     flat = weights.reshape(1, -1)
     data = packed_nibbles(flat) if narrow else flat.astype(np.int8)

@@ -111,3 +111,11 @@ def packed_nibbles(rows: Array) -> Array:
     """Rows of 4-bit integers [rows, n], two in a byte, the first in the low half; odd rows end with a zero."""
     padded = np.pad(rows.astype(np.int64), ((0, 0), (0, rows.shape[1] % 2))) & 15
     return (padded[:, 0::2] | padded[:, 1::2] << 4).astype(np.uint8)
+
+
+def packed_words(rows: Array) -> Array:
+    """Rows of 4-bit integers [rows, n], eight in a word: four in the low halves of its bytes, then four in the high
+    ones; rows end with zeros."""
+    padded = np.pad(rows.astype(np.int64), ((0, 0), (0, -rows.shape[1] % 8))) & 15
+    eights = padded.reshape(len(rows), -1, 2, 4)
+    return (eights[:, :, 0] | eights[:, :, 1] << 4).astype(np.uint8).reshape(len(rows), -1)

@@ -6,11 +6,12 @@ With M and n of a channel and the accumulator a, |a| <= bound:
     linear  code = ((a M + 2^(n-1) + (a < 0 ? negative : positive)) >> n) + z
     double  code = ((a H + ((a L) >> 26) + 2^(n-1) + (a < 0 ? negative : positive)) >> n) + z,  M = 2^26 H + L
     exact   eq. 8 as it is written, in 64 bits
+    float32 eq. 11 as it is written; M has the bits of the factor
 
 `>>` rounds toward minus infinity.  The first is eq. 8 for right shifts n + 1: a floor of a floor is a floor, and
 subtracting the sign before the shift is what rounds ties away from zero.  `a` is below 2^30, so that 2 a fits 32 bits
 and h is one instruction (SMMULR, VQRDMULH).  Shifts and 15-bit multipliers (eq. 12, 20) are linear as they are.
-Products in floating point are linear for a suitable M, or double, whose M has all 53 bits: a code is a step function of
+Products in float64 are linear for a suitable M, or double, whose M has all 53 bits: a code is a step function of
 a with at most 255 (or 65,535) steps in its range, so agreement next to every step, of two functions that never fall, is
 agreement everywhere.
 """
@@ -70,6 +71,13 @@ def form_of(rescale: Rescale, channels: int, bound: npt.ArrayLike) -> Form:
         if np.any(most * real >= 2.0**30):
             raise UnsupportedError("sums so large that 32 bits of their 16-bit rescaling are not enough")
         return _checked(replace(whole, kind="linear", m=m, n=shift), most)
+    if rescale.arithmetic == "float32":  # as it is: processors without floating point have a library for 32 bits
+        return replace(
+            whole,
+            kind="float32",
+            m=real.astype(np.float32).view(np.int32).astype(np.int64),
+            n=np.zeros(channels, np.int64),
+        )
     return _stepwise(rescale, whole, real, most)
 
 
@@ -91,7 +99,7 @@ def _checked(form: Form, most: Any) -> Form:
 
 
 def _stepwise(rescale: Rescale, form: Form, real: Any, most: Any) -> Form:
-    """The form of a product in floating point, proven next to every step of the codes, for each different factor."""
+    """The form of a product in float64, proven next to every step of the codes, for each different factor."""
     kinds, place = np.unique(real, return_inverse=True)
     limit = np.full(len(kinds), most.max(initial=0))
     single = replace(rescale, real=tuple(kinds.tolist()))
@@ -105,7 +113,7 @@ def _stepwise(rescale: Rescale, form: Form, real: Any, most: Any) -> Form:
             if not missing.any():
                 lower = None if attempt.lower is None else attempt.lower[place]
                 return replace(attempt, m=chosen[place], n=attempt.n[place], lower=lower)
-    raise UnsupportedError("no product of integers rounds as the product in floating point does")
+    raise UnsupportedError("no product of integers rounds as the product in float64 does")
 
 
 def _attempts(form: Form, real: Any, most: Any, codes: int) -> Iterator[Form]:
@@ -144,7 +152,7 @@ def thresholds(rescale: Rescale, real: Any, most: Any) -> tuple[Ints, Ints]:
     the rescaling itself around where real numbers have it; steps beyond `most` are not looked for."""
     codes = np.arange(rescale.low + 1, rescale.high + 1, dtype=np.int64)[:, None]
     centre = (codes - rescale.zero_point - 0.5) / real
-    slack = np.abs(centre) * 2.0**-22 + 3  # float32 has 24 bits
+    slack = np.abs(centre) * 2.0**-48 + 3  # float64 has 53 bits
     limit = most + 2
     low = np.clip(np.floor(centre - slack), -limit, limit).astype(np.int64)
     high = np.clip(np.ceil(centre + slack), -limit, limit).astype(np.int64)

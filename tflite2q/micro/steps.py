@@ -12,7 +12,7 @@ from tflite2q.dialect.fold import folded
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op, Values
 from tflite2q.dialect.ops.binary import Compare, Extremum, Prelu, SquaredDifference
-from tflite2q.dialect.ops.eltwise import Eltwise, Requantize
+from tflite2q.dialect.ops.eltwise import Add, Eltwise, Requantize
 from tflite2q.dialect.ops.reduce import Sum
 from tflite2q.dialect.ops.shape import Movement
 from tflite2q.dialect.ops.softmax import Softmax
@@ -42,8 +42,9 @@ def program(graph: Graph, stem: str, family: str = "plain") -> Program:
             f"variable {graph.states[0].name!r}: models that keep state have no code for microcontrollers; {HINT}"
         )
     maker = _Maker(graph, identifier(stem), stem, family)
-    found = {i: contract for i, op in enumerate(graph.ops) if (contract := _contract(graph, op)) is not None}
-    found = clamps.merged(graph, pads.merged(graph, found))
+    own = {i: contract for i, op in enumerate(graph.ops) if (contract := _contract(graph, op)) is not None}
+    found = clamps.merged(graph, pads.merged(graph, own))
+    maker.clamped = {graph.ops[i].name for i, contract in found.items() if own.get(i) is not contract}
     for index, op in enumerate(graph.ops):
         try:
             maker.add(index, op, found.get(index))
@@ -71,6 +72,7 @@ class _Maker:
     buffers: list[Buffer] = field(default_factory=list)
     constants: dict[str, Table] = field(default_factory=dict)
     same: dict[str, str] = field(default_factory=dict)  # values that have the bytes of another
+    clamped: set[str] = field(default_factory=set)  # ops that do the work of a MAXIMUM or MINIMUM after them, too
 
     def add(self, index: int, op: Op, contract: Contract | None) -> None:
         """The step of an op."""
@@ -156,12 +158,18 @@ class _Maker:
 
     def _elementwise(self, symbol: str, op: Op, contract: Contract | None, ins: Values, outs: Sequence[Value]) -> None:
         operands = [value for value in ins if value is not None]
+        names = [self.graph_name(value) for value in operands]
+        if isinstance(op, Add) and op.name not in self.clamped:
+            call = maps.add(symbol, op, operands[0], operands[1], outs[0])
+            if call is not None:
+                self._step(op, call.call, names, (0, 0), 0, call.kernels, call.text, call.tables)
+                return
         if not isinstance(contract, kinds.EltwiseContract):
             if not isinstance(op, Extremum | Prelu | Compare | SquaredDifference | Eltwise | Requantize):
                 raise UnsupportedError("there is no kernel of it for microcontrollers")
             contract = _general(op, operands, outs)
         made = elements.eltwise(symbol, contract)
-        self._function(symbol, op, [self.graph_name(value) for value in operands], made)
+        self._function(symbol, op, names, made)
 
     def _function(self, symbol: str, op: Op, names: Sequence[str], made: Function) -> None:
         call = f"{symbol}({', '.join(f'{{x{k}}}' for k in range(len(names)))}, {{y0}});"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tflite2q.execution.runtime import OpTime
     from tflite2q.lower.capabilities import Capability
     from tflite2q.lower.graph import Choice
+    from tflite2q.micro.library import Fit
 
 SCHEMA_VERSION = 1
 
@@ -119,6 +120,11 @@ def targets(found: Sequence[Capability]) -> Document:
     """Keys: targets, a list of {name, sentence, features, kernels: {layer: kernel}}."""
     rows = [{**asdict(each), "kernels": dict(each.kernels)} for each in found]
     return {"schema_version": SCHEMA_VERSION, "targets": rows}
+
+
+def micro(found: Fit) -> Document:
+    """Keys: target, arena, bound, constants (bytes), macs, steps: {layer, op, kernel, arena, constants, macs}."""
+    return asdict(found)
 
 
 def profile(ops: Sequence[OpTime]) -> list[Document]:

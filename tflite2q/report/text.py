@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tflite2q.execution.runtime import OpTime
     from tflite2q.lower.capabilities import Capability
     from tflite2q.lower.graph import Choice
+    from tflite2q.micro.library import Fit
 
 SHOWN_LAYERS = 5
 
@@ -279,6 +280,20 @@ def because(choice: Choice) -> str:
         if refusal.kind is not Because.PROCESSOR:
             reasons.setdefault(refusal.reason, []).append(kernel)
     return "; ".join(f"{', '.join(kernels)}: {reason}" for reason, kernels in reasons.items())
+
+
+def micro(console: Console, found: Fit) -> None:
+    """What a model needs on a microcontroller: in all, and while each step runs."""
+    table = FittedTable(("layer", False), ("kernel", False), ("arena", True), ("constants", True), ("MACs", True))
+    for each in found.steps:
+        numbers = (Text(str(each.arena)), Text(str(each.constants)), Text(_count(each.macs)))
+        table.add_row(Text(each.layer), Text(each.kernel), *numbers)
+    console.print(table)
+    _line(
+        console,
+        f"on {found.target}: an arena of {found.arena} bytes (no plan needs fewer than {found.bound}), "
+        f"{found.constants} bytes of constants in flash beside the code, {_count(found.macs)} multiply-accumulates",
+    )
 
 
 def targets(console: Console, found: Sequence[Capability]) -> None:

@@ -27,8 +27,8 @@
 #endif
 
 /* kinds of rescaling: fixed point to all codes of int8, fixed point, products of integers with multipliers of 31 and
-   of 53 bits, fixed point in 64 bits */
-enum { Q_FULL, Q_FIXED, Q_LINEAR, Q_DOUBLE, Q_EXACT };
+   of 53 bits, fixed point in 64 bits, a product in float */
+enum { Q_FULL, Q_FIXED, Q_LINEAR, Q_DOUBLE, Q_EXACT, Q_FLOAT };
 
 /* Rescaling of sums, by channels: multiplier, shift, bias; see the equations in the manual of tflite2q. */
 typedef struct {
@@ -63,8 +63,22 @@ Q_INLINE int32_t q_between(int64_t v, const q_rescale *r) {
   return v < r->low ? r->low : v > r->high ? r->high : (int32_t)v;
 }
 
+/* A product in float, to nearest, ties to even. */
+Q_INLINE int32_t q_float(int64_t a, const q_rescale *r, int32_t c) {
+  float v, factor;
+  q_copy(&factor, &r->m[c], 4);
+  v = (float)a * factor;
+  Q_ROUNDED(v);
+  v = v < (float)(r->low - r->zero) ? (float)(r->low - r->zero) : v;
+  v = v > (float)(r->high - r->zero) ? (float)(r->high - r->zero) : v;
+  v = v + 12582912.0f; /* 1.5 * 2^23: what is left of its fraction is nothing */
+  Q_ROUNDED(v);
+  return (int32_t)(v - 12582912.0f) + r->zero;
+}
+
 /* A product of integers; |a m| < 2^62.  With two multipliers, sums beyond 2^35 give the first or last code anyway. */
 Q_INLINE int32_t q_code64(int64_t a, const q_rescale *r, int32_t c, int kind) {
+  if (kind == Q_FLOAT) return q_float(a, r, c);
   int64_t more = ((int64_t)1 << (r->n[c] - 1)) + (a < 0 ? r->negative : r->positive);
   if (kind == Q_DOUBLE) {
     const int64_t most = (int64_t)1 << 35;

@@ -1,7 +1,7 @@
 /* Convolutions and dense layers: geometry, and patches of the image as rows of bytes. */
 
 typedef struct {
-  const void *w;       /* rows of `stride` bytes, zeros at their ends; 4-bit weights two in a byte */
+  const void *w;       /* rows of `stride` bytes, zeros at their ends; 4-bit weights eight in a word */
   const int32_t *bias; /* the input's zero point is in it */
   q_rescale r;
   const int32_t *pairs; /* of two or four channels: biases, multipliers, shifts, instead of tables of each */
@@ -11,6 +11,23 @@ typedef struct {
   uint8_t kh, kw, sh, sw, dh, dw;
   int8_t zero, narrow; /* narrow: weights of 4 bits */
 } q_conv;
+
+/* A copy of a few bytes, without a call. */
+Q_INLINE void q_move(int8_t *to, const int8_t *from, int32_t n) {
+#if defined(Q_MVE)
+  for (; n > 0; n -= 16, to += 16, from += 16) {
+    const mve_pred16_t p = vctp8q((uint32_t)n);
+    vstrbq_p_s8(to, vldrbq_z_s8(from, p), p);
+  }
+#else
+  for (; n >= 8; n -= 8, to += 8, from += 8) {
+    const uint32_t a = q_word(from), b = q_word(from + 4);
+    q_copy(to, &a, 4);
+    q_copy(to + 4, &b, 4);
+  }
+  for (; n > 0; n--) *to++ = *from++;
+#endif
+}
 
 /* The taps of one output pixel in one group, [kh][kw][in_c / groups]; outside the image is the zero point. */
 Q_INLINE void q_patch(const q_conv *l, const int8_t *x, int32_t oy, int32_t ox, int32_t g, int8_t *row) {
@@ -26,9 +43,9 @@ Q_INLINE void q_patch(const q_conv *l, const int8_t *x, int32_t oy, int32_t ox, 
       if (after < 0) after = 0;
       if (after > l->kw) after = l->kw;
       const int32_t inside = l->kw - before - after;
-      q_fill(row, l->zero, (size_t)(before * run));
-      if (inside > 0) q_copy(row + before * run, x + (y * l->in_w + x0 + before) * run, (size_t)(inside * run));
-      q_fill(row + (l->kw - after) * run, l->zero, (size_t)(after * run));
+      if (before) q_fill(row, l->zero, (size_t)(before * run));
+      if (inside > 0) q_move(row + before * run, x + (y * l->in_w + x0 + before) * run, inside * run);
+      if (after) q_fill(row + (l->kw - after) * run, l->zero, (size_t)(after * run));
       row += l->kw * run;
     } else {
       for (int32_t j = 0; j < l->kw; j++, row += run) {
@@ -46,14 +63,17 @@ Q_INLINE int q_pointwise(const q_conv *l) {
          l->out_h == l->in_h && l->out_w == l->in_w;
 }
 
-/* A row of 4-bit weights as bytes. */
+/* A row of weights as bytes.  Of 4-bit ones a word has eight: four in the low halves of its bytes, then four in the
+   high ones; their bytes fill up the last eight, which may be four more than the row's stride. */
 Q_INLINE const int8_t *q_row(const q_conv *l, int32_t c, int8_t *unpacked) {
   if (!l->narrow) return (const int8_t *)l->w + c * l->stride;
-  const uint8_t *w = (const uint8_t *)l->w + c * ((l->depth + 1) / 2);
-  for (int32_t i = 0; i < l->depth; i += 2, w++) {
-    unpacked[i] = (int8_t)((*w & 15) ^ 8) - 8;
-    unpacked[i + 1] = (int8_t)((*w >> 4) ^ 8) - 8;
+  const uint8_t *w = (const uint8_t *)l->w + c * ((l->depth + 7) / 8 * 4);
+  for (int32_t i = 0; i < l->depth; i += 8, w += 4) {
+    const uint32_t u = q_word(w);
+    const uint32_t a = (((u & 0x0F0F0F0Fu) ^ 0x08080808u) + 0x78787878u) ^ 0x80808080u; /* each less 8, if above 7 */
+    const uint32_t b = ((((u >> 4) & 0x0F0F0F0Fu) ^ 0x08080808u) + 0x78787878u) ^ 0x80808080u;
+    q_copy(unpacked + i, &a, 4);
+    q_copy(unpacked + i + 4, &b, 4);
   }
-  for (int32_t i = l->depth; i < l->stride; i++) unpacked[i] = 0;
   return unpacked;
 }

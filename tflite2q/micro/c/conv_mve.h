@@ -47,9 +47,10 @@ Q_INLINE void q_four(const int8_t *x, const int8_t *w, int32_t depth, int32_t *s
 Q_INLINE void q_unpack(const q_conv *l, int32_t c, int8_t *to) {
   const int32_t whole = l->depth & ~15, step = ((l->depth & 15) + 3) & ~3;
   for (int32_t i = 0; i < 4 && c + i < l->out_c; i++) {
-    const uint8_t *w = (const uint8_t *)l->w + (c + i) * ((l->depth + 1) / 2);
+    const uint8_t *w = (const uint8_t *)l->w + (c + i) * ((l->depth + 7) / 8 * 4);
     for (int32_t k = 0; k < l->depth; k++) {
-      const int32_t four = k & 1 ? w[k >> 1] >> 4 : w[k >> 1] & 15;
+      const uint8_t two = w[(k >> 3) * 4 + (k & 3)];
+      const int32_t four = k & 4 ? two >> 4 : two & 15;
       to[4 * (k < whole ? k & ~15 : whole) + i * (k < whole ? 16 : step) + (k & 15)] = (int8_t)((four ^ 8) - 8);
     }
   }

@@ -1,0 +1,49 @@
+"""A graph's C on this machine, under the sanitizers of addresses and of undefined behaviour."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tflite2q.dialect.graph import Graph
+from tflite2q.lower.targets import Micro
+from tflite2q.micro import emulator, library, source
+
+Array = npt.NDArray[Any]
+
+FAMILIES = ("plain", "dsp", "mve")
+SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-DEXACT")
+STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wno-unused-function", "-Werror", "-ffp-contract=off", "-O1")
+
+
+def compiler() -> str | None:
+    return shutil.which("gcc")
+
+
+def run(
+    graph: Graph, inputs: Sequence[Array], family: str, folder: Path, flags: Sequence[str] = SANITIZED
+) -> list[Array]:
+    """The outputs of `graph` by the kernels of `family`.  Raises AssertionError where compiling or running fails."""
+    made = library.make(graph, "model", Micro("host", "this machine", family))
+    (folder / "model.c").write_text(source.source(made.program, made.plan))
+    (folder / "model.h").write_text(source.header(made.program, made.plan))
+    (folder / "run.h").write_text(emulator.glue(made))
+    (folder / "in.bin").write_bytes(b"".join(np.ascontiguousarray(array).tobytes() for array in inputs))
+    host = Path(__file__).parent / "host.c"
+    _do(["gcc", *STRICT, *flags, "-c", "model.c"], folder)
+    _do(["gcc", "-std=c11", *flags, "-I.", str(host), "model.o", "-o", "model"], folder)
+    _do(["./model"], folder)
+    return list(emulator.outputs(made.program.outputs, (folder / "out.bin").read_bytes(), 1)[0])
+
+
+def _do(command: Sequence[str], folder: Path) -> None:
+    quiet = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}  # the program ends with all it has
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=quiet)
+    assert done.returncode == 0, f"{' '.join(command)}:\n{(done.stderr or done.stdout)[-3000:]}"

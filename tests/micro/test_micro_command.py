@@ -1,0 +1,94 @@
+"""`convert --lib` for microcontrollers, as a user types it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from micro import host
+
+from tflite2q.cli import tflite2q
+from tflite2q.errors import DoesNotFit, Tflite2qError, UnsupportedError, UsageError
+
+ROOT = Path(__file__).parent.parent.parent
+DIGITS = ROOT / "models" / "digits_uint8.tflite"
+NEEDS_GCC = pytest.mark.skipif(host.compiler() is None, reason="gcc is not installed")
+
+
+def convert(folder: Path, name: str, *options: str, target: str = "cortex-m4", scheme: str = "int8") -> Result:
+    where = ["-o", str(folder / "out.tflite"), "--lib", str(folder / name), "--target", target]
+    return CliRunner().invoke(tflite2q, ["convert", str(DIGITS), "--scheme", scheme, *where, *options])
+
+
+def refusal(result: Result) -> Tflite2qError:
+    assert isinstance(result.exception, Tflite2qError), result.output
+    return result.exception
+
+
+@NEEDS_GCC
+def test_c_and_header_compile_as_c_and_as_cpp(tmp_path: Path) -> None:
+    result = convert(tmp_path, "my-digits.c")
+    assert result.exit_code == 0, result.output
+    header = (tmp_path / "my-digits.h").read_text()
+    for macro in ("MY_DIGITS_ARENA_BYTES", "MY_DIGITS_INPUTS 1", "MY_DIGITS_OUTPUTS 1", "MY_DIGITS_INPUT_0_BYTES",
+                  "MY_DIGITS_INPUT_0_SCALE", "MY_DIGITS_INPUT_0_ZERO_POINT", "MY_DIGITS_OUTPUT_0_SHAPE"):  # fmt: skip
+        assert f"#define {macro}" in header
+    (tmp_path / "use.cc").write_text('#include <stdint.h>\n#include "my-digits.h"\nauto f = my_digits_invoke;\n')
+    subprocess.run(["gcc", *host.STRICT, "-c", "my-digits.c", "-o", "c.o"], cwd=tmp_path, check=True)
+    subprocess.run(["g++", "-Wall", "-Werror", "-c", "use.cc", "-o", "use.o"], cwd=tmp_path, check=True)
+
+
+def test_an_archive_needs_only_what_every_program_has(tmp_path: Path) -> None:
+    pytest.importorskip("ziglang")
+    result = convert(tmp_path, "digits.a")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "digits.a").read_bytes()[:8] == b"!<arch>\n" and (tmp_path / "digits.h").exists()
+    if shutil.which("nm") is None:
+        return
+    lines = subprocess.run(["nm", "digits.a"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    symbols = [line.split() for line in lines.splitlines() if line.strip() and not line.endswith(":")]
+    assert {s[-1] for s in symbols if s[-2] == "U"} <= {"memcpy", "memset"}
+    assert [s[-1] for s in symbols if s[-2] == "T"] == ["digits_invoke"]
+    assert not [s for s in symbols if s[-2] in "bBdDC"], "state or data that is not constant"
+
+
+@NEEDS_GCC
+def test_the_package_builds_the_example(tmp_path: Path) -> None:
+    result = convert(tmp_path, "digits.zip")
+    assert result.exit_code == 0, result.output
+    with zipfile.ZipFile(tmp_path / "digits.zip") as packed:
+        packed.extractall(tmp_path)
+    names = {str(p.relative_to(tmp_path / "digits")) for p in (tmp_path / "digits").rglob("*") if p.is_file()}
+    assert names == {"CMakeLists.txt", "zephyr/module.yml", "library.properties", "src/digits.c", "src/digits.h"}
+    example = ROOT / "examples" / "micro" / "main.c"
+    command = ["gcc", "-O1", "-Idigits/src", str(example), "digits/src/digits.c", "-o", "example"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    subprocess.run(["./example"], cwd=tmp_path, check=True)
+    if shutil.which("cmake"):
+        for name in ("main.c", "CMakeLists.txt"):
+            shutil.copy(ROOT / "examples" / "micro" / name, tmp_path)
+        subprocess.run(["cmake", "-B", "build", "."], cwd=tmp_path, check=True)
+        subprocess.run(["cmake", "--build", "build"], cwd=tmp_path, check=True)
+
+
+def test_what_does_not_fit_is_said_before_anything_is_written(tmp_path: Path) -> None:
+    error = refusal(convert(tmp_path, "digits.c", "--max-arena", "100"))
+    assert isinstance(error, DoesNotFit) and error.exit_code == 1 and "q." in str(error)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_has_no_kernel_is_refused_by_name(tmp_path: Path) -> None:
+    error = refusal(convert(tmp_path, "digits.c", scheme="float32"))
+    assert isinstance(error, UnsupportedError) and "q.conv2d" in str(error)
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_usage(tmp_path: Path) -> None:
+    ending = refusal(convert(tmp_path, "digits.so"))
+    assert isinstance(ending, UsageError) and "ends in .a, .c, .zip" in str(ending)
+    limit = refusal(convert(tmp_path, "digits.so", "--max-arena", "9", target="native"))
+    assert isinstance(limit, UsageError) and "are for --lib with a microcontroller" in str(limit)

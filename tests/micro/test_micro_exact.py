@@ -1,0 +1,86 @@
+"""C for microcontrollers computes what the reference computes, here, under sanitizers, by every family of kernels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cases
+import numpy as np
+import pytest
+from micro import host
+
+from tflite2q import convert, load
+from tflite2q.dialect.graph import Graph
+from tflite2q.errors import UnsupportedError
+from tflite2q.execution import reference
+
+pytestmark = pytest.mark.skipif(host.compiler() is None, reason="gcc is not installed")
+
+DIGITS = Path(__file__).parent.parent.parent / "models" / "digits_uint8.tflite"
+SCHEMES = ("int8", "symmetric-int8", "int16x8", "int8-w4", "power-of-two")
+QUICK = ("CONV_2D-int8", "DEPTHWISE_CONV_2D-int8", "FULLY_CONNECTED-int8")
+SLOW = (
+    "CONV_2D-int16", "DEPTHWISE_CONV_2D-int16", "FULLY_CONNECTED-int16", "AVERAGE_POOL_2D-int8",
+    "AVERAGE_POOL_2D-int16",
+    "MAX_POOL_2D-int8", "MAX_POOL_2D-int16", "MEAN-int8", "MEAN-int16", "ARG_MAX-int8", "ADD-int8", "ADD-int16",
+    "SUB-int8", "SUB-int16", "MUL-int8", "MUL-int16", "MAXIMUM-int8", "MINIMUM-int16", "PRELU-int8", "LOGISTIC-int8",
+    "TANH-int8", "LEAKY_RELU-int8", "HARD_SWISH-int8", "QUANTIZE-uint8-int8", "QUANTIZE-int16-int8",
+    "QUANTIZE-int8-uint8", "QUANTIZE-float32-int8", "DEQUANTIZE-int8", "SOFTMAX-int8", "SOFTMAX-uint8",
+    "SOFTMAX-int16", "RESHAPE-int8", "TRANSPOSE-int8", "SLICE-int8", "STRIDED_SLICE-int8", "SPLIT-int8", "PACK-int8",
+    "UNPACK-int8", "CONCATENATION-int8", "CONCATENATION-int16", "TILE-int8", "REVERSE_V2-int8",
+    "SPACE_TO_DEPTH-int8", "DEPTH_TO_SPACE-int8",
+)  # fmt: skip
+
+
+def check(graph: Graph, inputs: tuple[np.ndarray, ...], family: str, folder: Path) -> None:
+    """The C of `graph` gives the reference's bits."""
+    for got, want in zip(host.run(graph, inputs, family, folder), reference.run(graph, *inputs), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def compare(name: str, count: int, folder: Path) -> None:
+    """Random models of one op, by one family of kernels after the other."""
+    compared = 0
+    for number, case in enumerate(cases.cases(name, count, seed=5)):
+        try:
+            check(case.graph, case.inputs, host.FAMILIES[number % 3], folder)
+        except UnsupportedError:
+            continue
+        compared += 1
+    assert compared, f"all models of {name} were refused"
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_products(name: str, tmp_path: Path) -> None:
+    compare(name, 3, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QUICK)
+def test_many_products(name: str, tmp_path: Path) -> None:
+    compare(name, 60, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SLOW)
+def test_other_ops(name: str, tmp_path: Path) -> None:
+    compare(name, 6, tmp_path)
+
+
+@pytest.mark.parametrize(("scheme", "family"), [("int8", "dsp"), ("int8-w4", "mve")])
+def test_models(scheme: str, family: str, tmp_path: Path) -> None:
+    model(scheme, family, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", host.FAMILIES)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_models_by_all_kernels(scheme: str, family: str, tmp_path: Path) -> None:
+    model(scheme, family, tmp_path)
+
+
+def model(scheme: str, family: str, folder: Path) -> None:
+    graph = convert(load(DIGITS), scheme).graph
+    kind = graph[graph.inputs[0]].type
+    codes = np.random.default_rng(3).integers(*kind.range, size=kind.shape, endpoint=True).astype(kind.dtype)
+    check(graph, (codes,), family, folder)

@@ -1,0 +1,43 @@
+"""A model's C as a package: one layout that CMake, Zephyr (as a module) and Arduino (as a library) take as it is."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping
+
+from tflite2q.micro.program import Program
+from tflite2q.version import __version__
+
+EPOCH = (1980, 1, 1, 0, 0, 0)  # equal packages for equal models
+
+
+def contents(program: Program, text: str, header: str) -> Mapping[str, str]:
+    """Texts by their place in the package."""
+    stem, name = program.stem, program.name
+    return {
+        "CMakeLists.txt": (
+            "# add_subdirectory(...) and link with it; in Zephyr, add this folder to ZEPHYR_EXTRA_MODULES.\n"
+            f"if(DEFINED ZEPHYR_BASE)\n  zephyr_library_named({name})\n  zephyr_library_sources(src/{stem}.c)\n"
+            "  zephyr_include_directories(src)\nelse()\n  cmake_minimum_required(VERSION 3.13)\n"
+            f"  project({name} C)\n  add_library({name} STATIC src/{stem}.c)\n"
+            f"  target_include_directories({name} PUBLIC src)\n  target_compile_options({name} PRIVATE -O3)\nendif()\n"
+        ),
+        "zephyr/module.yml": f"name: {name}\nbuild:\n  cmake: .\n",
+        "library.properties": (
+            f"name={name}\nversion={__version__.split('.dev')[0]}\nauthor=tflite2q\nmaintainer=tflite2q\n"
+            f"sentence=A neural network as C.\nparagraph=Made by tflite2q {__version__}.\ncategory=Data Processing\n"
+            f"url=\narchitectures=*\nincludes={stem}.h\n"
+        ),
+        f"src/{stem}.c": text,
+        f"src/{stem}.h": header,
+    }
+
+
+def archive(program: Program, text: str, header: str) -> bytes:
+    """The package as a zip file, in a folder of the model's name."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as packed:
+        for place, content in contents(program, text, header).items():
+            packed.writestr(zipfile.ZipInfo(f"{program.stem}/{place}", EPOCH), content, zipfile.ZIP_DEFLATED)
+    return stream.getvalue()
