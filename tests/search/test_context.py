@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,16 @@ from tflite2q.mixing.mix import choices, followed
 from tflite2q.rewrites import scheme
 
 
+def plain(name: str) -> scheme.Scheme:
+    """A shipped scheme without what makes layers depend on each other."""
+    found = scheme.find(name)
+    return replace(found, layer=replace(found.layer, recover=replace(found.layer.recover, reconstruct="none")))
+
+
 def context(digits: Path, names: list[str]) -> Context:
     graph = tflite2q.load(digits)
     samples = tuple(calibration.noise_images(graph)[:3])
-    schemes = tuple(scheme.find(name) for name in names)
+    schemes = tuple(map(plain, names))
     bare = Context(graph, schemes, samples, calibration.observe(graph, samples))
     whole = [convert(graph, each, samples, bare.seen) for each in schemes]
     return with_conversions(bare, whole, choices(graph, schemes))

@@ -110,6 +110,7 @@ class _Search:
         self.goal = GOALS[settings.goal]
         self.judged: dict[str, Judged] = {}
         self.clock: Clock | None = None
+        self._converting = 0.0  # seconds that whole conversions took
 
     def run(self) -> Found:
         try:
@@ -155,7 +156,9 @@ class _Search:
         context = Context(self.original, self.schemes, calibrating, seen)
         handle = self.crew.share(context)
         self.progress("converting to each scheme", 0, 0)
+        began = self.budget.now()
         whole = self._must([(k, measure.converted, (handle, k)) for k in range(len(self.schemes))])
+        self._converting = self.budget.now() - began
         return with_conversions(context, whole, self.options)
 
     def _must(self, calls: list[tuple[int, Callable[..., Any], tuple[Any, ...]]]) -> list[Any]:
@@ -222,8 +225,8 @@ class _Search:
         return 2.5 * self.judge.seconds + (0.0 if self.clock is None else self.clock.seconds) + self._conversion()
 
     def _conversion(self) -> float:
-        """Seconds that converting truly takes, where mixes are only put together for measuring."""
-        return self.judge.seconds if self._approximate else 0.0
+        """Seconds that converting and judging again take, where mixes are only put together for measuring."""
+        return self._converting + self.judge.seconds if self._approximate else 0.0
 
     @property
     def _approximate(self) -> bool:
@@ -303,33 +306,46 @@ class _Search:
     def _confirmed(self, front: Sequence[Candidate]) -> tuple[Judged, Loss | None, int]:
         """The best mix that the confirming half does not refute, its loss there, and how many it refuted."""
         refuted: set[str] = set()
-        for _ in range(CONFIRMATIONS):
-            open_to = [one for name, one in self.judged.items() if name not in refuted]
+        true: dict[str, Graph] = {"": self.context.whole[0]}
+        late = False
+        while len(refuted) < CONFIRMATIONS:
+            known = [(name, one) for name, one in self.judged.items() if name not in refuted]
+            # Where mixes are only put together for measuring, without time to convert one those converted are left.
+            open_to = [one for name, one in known if not late or name in true]
             best = choose(open_to, lambda one: one.figures, self.settings.max_drop) or self.judged[""]
-            mix, true = best.candidate.mix, self._approximate and bool(best.candidate.mix)
-            graph = self.context.graph(mix)
-            if true:
-                graph = self._must([(0, measure.true_graph, (self.handle, mix))])[0]
-                best = self._converted(best, graph)
-                if best.loss.points > self.settings.max_drop:
-                    refuted.add(key(mix))
-                    continue
+            mix, name = best.candidate.mix, key(best.candidate.mix)
+            if self._approximate and name not in true:
+                graph = self._truly(mix)
+                late = graph is None or len(true) > CONFIRMATIONS
+                if graph is not None:  # its figures change, and with them perhaps the choice
+                    true[name] = graph
+                    self._converted(best, graph)
+                continue
             if not self.halves.confirming:
                 return best, None, len(refuted)
             self.progress("confirming the choice", 0, 0)
-            found = self.judge.loss(mix, graph, CONFIRMING, true, lambda: self.budget.left)
+            approximate = self._approximate and bool(mix)
+            graph = true[name] if approximate else self.context.graph(mix)
+            found = self.judge.loss(mix, graph, CONFIRMING, approximate, lambda: self.budget.left)
             if not mix or found is None or found.low <= self.settings.max_drop:
                 return best, found, len(refuted)
-            refuted.add(key(mix))
+            refuted.add(name)
         return self.judged[""], self.judge.loss({}, self.context.whole[0], CONFIRMING, False, lambda: 0.0), len(refuted)
 
-    def _converted(self, best: Judged, graph: Graph) -> Judged:
-        """A mix that was put together, now converted as `convert` will do it, in its place among the judged."""
+    def _truly(self, mix: Mix) -> Graph | None:
+        """The model as converting to a mix makes it; None if there is no time."""
+        self.progress("converting the chosen mix", 0, 0)
+        if self.budget.left < self._converting:
+            return None
+        call = 0, measure.true_graph, (self.handle, mix)
+        return dict(done(self.crew, [call], self.budget, lambda: self.budget.left)).get(0)
+
+    def _converted(self, best: Judged, graph: Graph) -> None:
+        """Judge a mix that was put together once more, now converted as `convert` will do it."""
         mix = best.candidate.mix
         loss = self.judge.loss(mix, graph, CHOOSING, True, lambda: self.budget.left) or best.loss
         cost = self._timed(mix, graph) if self.goal.cost is None else self.goal.cost(graph)
         self.judged[key(mix)] = Judged(replace(best.candidate, cost=cost), loss, cost)
-        return self.judged[key(mix)]
 
     def _found(
         self, fronts: Fronts, front: Sequence[Candidate], chosen: Judged, confirmed: Loss | None, refuted: int,

@@ -151,7 +151,7 @@ def _evidence(found: Found) -> str:
     """Whether the samples that did not choose show that the limit is kept."""
     seen = found.chosen.confirmed
     if seen is None:
-        return "nothing is confirmed: there are too few samples to keep some that do not choose; give more --data"
+        return "nothing is confirmed: there were too few samples to keep some that do not choose, or too little time"
     counts = "" if seen.lost is None else f" (answers: {seen.lost} lost, {seen.gained} gained)"
     figures = f"{seen.samples} samples that did not choose: points {points(seen.counted)}{counts}"
     verdict = seen.verdict(found.limit)
