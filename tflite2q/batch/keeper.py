@@ -43,8 +43,8 @@ def main() -> None:
     os.dup2(2, 1)  # what libraries print is no answer
     # The program is loaded before it is asked for, once for all jobs.
     from tflite2q import pipeline  # noqa: F401
+    from tflite2q.report import html, markdown  # noqa: F401
     from tflite2q.report import json as documents  # noqa: F401
-    from tflite2q.report import markdown  # noqa: F401
 
     while line := sys.stdin.readline():
         request = json.loads(line)
