@@ -129,6 +129,7 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._tidied: set[Path] = set()
 
     def name(self, relative: str = "") -> str:
         return str(self.path / relative)
@@ -150,8 +151,12 @@ class Folder:
         return (self.path / relative).read_bytes()
 
     def write(self, relative: str, content: bytes) -> None:
-        (self.path / relative).parent.mkdir(parents=True, exist_ok=True)
-        files.write(self.path / relative, content, force=True)
+        where = self.path / relative
+        where.parent.mkdir(parents=True, exist_ok=True)
+        if where.parent not in self._tidied:  # once, as it reads the whole folder
+            files.sweep(where.parent)
+            self._tidied.add(where.parent)
+        files.write(where, content, force=True, tidy=False)
 
     def remove(self, relative: str) -> None:
         (self.path / relative).unlink(missing_ok=True)
