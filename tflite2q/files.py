@@ -64,18 +64,18 @@ def _is_device(path: str | Path) -> bool:
 
 
 @contextmanager
-def replacing(path: str | Path, force: bool = False) -> Iterator[Path]:
+def replacing(path: str | Path, force: bool = False, tidy: bool = True) -> Iterator[Path]:
     """A temporary path beside `path`, renamed to `path` at the end of the block or removed if the block fails.
 
     What is not a regular file (/dev/null, a pipe) is written directly; of a link, the file that it leads to is
-    replaced.  What a process that was killed left beside `path` is removed.  Raises UsageError if `path` exists and
-    `force` is not given, or if it cannot be written.
+    replaced.  With `tidy`, which reads the whole folder, what a process that was killed left beside `path` is removed.
+    Raises UsageError if `path` exists and `force` is not given, or if it cannot be written.
     """
     refuse_overwrite(path, force)
     direct = _is_device(path)
     where = Path(path) if direct else Path(os.path.realpath(path))
     temporary = where if direct else where.with_name(f".{where.stem}.{OWNER}{os.getpid()}{where.suffix}")
-    if not direct:
+    if tidy and not direct:
         sweep(where.parent, where)
     try:
         yield temporary
@@ -130,7 +130,7 @@ def alive(process: int) -> bool:
     return True
 
 
-def write(path: str | Path, content: bytes | memoryview, force: bool = False) -> None:
-    """Write `content` to `path`, all or nothing; errors as `replacing`."""
-    with replacing(path, force) as temporary:
+def write(path: str | Path, content: bytes | memoryview, force: bool = False, tidy: bool = True) -> None:
+    """Write `content` to `path`, all or nothing; `tidy` and errors as `replacing`."""
+    with replacing(path, force, tidy) as temporary:
         temporary.write_bytes(content)

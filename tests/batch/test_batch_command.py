@@ -174,7 +174,7 @@ def test_gates_reports_and_exit_codes(cli: Cli, digits: Path, digits_data: tuple
     document = json.loads((tmp_path / "r.json").read_text())
     failed = {job["scheme"]: [g["name"] for g in job["gates"] if not g["passed"]] for job in document["jobs"]}
     assert failed["int8"] == ["max_size_ratio"]
-    assert all(len(job["outputs"]) == 3 and all(map(os.path.exists, job["outputs"])) for job in document["jobs"])
+    assert all(len(job["outputs"]) == 4 and all(map(os.path.exists, job["outputs"])) for job in document["jobs"])
     tree = ElementTree.parse(tmp_path / "r.xml")
     suite = tree.getroot()[0]
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == (
@@ -183,7 +183,11 @@ def test_gates_reports_and_exit_codes(cli: Cli, digits: Path, digits_data: tuple
     assert "top-1" in (tmp_path / "r.md").read_text()
     page = (tmp_path / "r & r.html").read_text()
     links = re.findall(r'href="([^"]+)"', page)
-    assert len(links) == 3 and all((tmp_path / link).exists() for link in links)
+    assert len(links) == 5 and all((tmp_path / link).exists() for link in links)
+    assert links[0].endswith(".int8.html") and f'<a href="{links[0]}">digits_uint8.tflite</a>' in page
+    assert "digits_uint8.int8.html" in (tmp_path / "r.md").read_text().replace("\\", "")
+    (report,) = [job["report"] for job in document["jobs"]]
+    assert report in document["jobs"][0]["outputs"] and "top-1" in Path(report).read_text()
     assert "digits_uint8.tflite" in (tmp_path / "out" / "digits_uint8.int8.md").read_text().replace("\\", "")
 
 

@@ -81,7 +81,7 @@ def test_entries_are_whole_and_checked(tmp_path: Path) -> None:
     kept = cache.Cache(tmp_path / "c")
     with kept.staging(1) as folder:
         (folder / "x").write_bytes(b"content")
-        hashed = kept.adopt(folder / "x")
+        hashed = kept.adopt(folder / "x", b"content")
     assert not folder.exists()
     outcome = Outcome(CONVERTED, outputs={".tflite": hashed}, gates=[("g", "says", True)], notes=["n"])
     kept.keep("k", outcome)
@@ -99,6 +99,6 @@ def test_what_killed_runs_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / "c" / "staging" / f"{os.getppid()}-3").mkdir()
     (tmp_path / "c" / "entries" / f".k.tflite2q-{gone}.json").touch()
     (tmp_path / "c" / "entries" / "k.json").touch()
-    cache.Cache(kept.folder)
+    cache.Cache(kept.place)
     assert [path.name for path in (tmp_path / "c" / "staging").iterdir()] == [f"{os.getppid()}-3"]
     assert [path.name for path in (tmp_path / "c" / "entries").iterdir()] == ["k.json"]

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -150,6 +151,18 @@ def test_a_cluster_that_goes_away_is_an_error_and_the_run_resumes(
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 3 and "taken from the cache" in done.stdout
     assert len(list(out.glob("*.int8.tflite"))) == 8
+
+
+def test_kills_end_in_the_tree_of_this_machine(started: Started) -> None:
+    """The program is killed and resumed, and meanwhile a worker is killed, too."""
+    from reliability.batches import campaign
+
+    loss = threading.Timer(30, os.killpg, (started.workers[0].pid, signal.SIGKILL))
+    loss.start()
+    found = campaign(12, 4, seed=2, arguments=("--dask", started.address))
+    loss.cancel()
+    assert not found.wrong
+    assert found.met
 
 
 def test_a_local_cluster_of_two_processes(models: Path, tmp_path: Path, cli: Cli, root: Path) -> None:

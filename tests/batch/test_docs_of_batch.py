@@ -7,9 +7,11 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +155,61 @@ def test_the_steps_of_the_pipeline(text: str, place: Path) -> None:
         assert done.returncode == 0
     for path in (*job["artifacts"]["paths"], job["artifacts"]["reports"]["junit"], *job["cache"]["paths"]):
         assert (place / path).exists(), path
+
+
+@pytest.mark.skipif(shutil.which("actionlint") is None, reason="actionlint is not installed")
+def test_actionlint_finds_nothing(text: str, root: Path, tmp_path: Path) -> None:
+    """In the workflow, the inputs that it gives to the action beside it, and the action's steps as a job."""
+    workflows = tmp_path / ".github" / "workflows"
+    workflows.mkdir(parents=True)
+    shutil.copy(root / "action.yml", tmp_path)
+    (workflows / "models.yml").write_text(block(text, "yaml github"), encoding="utf-8")
+    document = yaml.safe_load((root / "action.yml").read_text(encoding="utf-8"))
+    called = {"workflow_call": {"inputs": {name: {"type": "string"} for name in document["inputs"]}}}
+    jobs = {"steps": {"runs-on": "ubuntu-latest", "steps": document["runs"]["steps"]}}
+    (workflows / "steps.yml").write_text(yaml.safe_dump({"on": called, "jobs": jobs}), encoding="utf-8")
+    (tmp_path / ".git").mkdir()  # what it takes for the root of a project
+    done = subprocess.run(["actionlint", "-color=false"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture
+def scale(root: Path) -> str:
+    return (root / "docs" / "scale.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("kind", ["python slurm", "python kubernetes"])
+def test_the_recipes_of_scale_md_ask_for_what_tflite2q_has(scale: str, kind: str) -> None:
+    """They compile; the command in them has options that there are."""
+    import ast
+
+    from tflite2q.cli.batch import batch
+
+    lists = [node for node in ast.walk(ast.parse(block(scale, kind))) if isinstance(node, ast.List)]
+    words = [part.value for node in lists for part in node.elts if isinstance(part, ast.Constant)]
+    assert {"tflite2q", "batch", "--dask"} <= set(words)
+    known = {name for parameter in batch.params for name in parameter.opts}
+    assert {word for word in words if word.startswith("-")} - {"--nthreads"} <= known
+
+
+@pytest.mark.slow
+def test_the_job_script_of_scale_md(scale: str, place: Path, tmp_path: Path) -> None:
+    """With an srun that starts two workers here, as Slurm would on its nodes."""
+    pytest.importorskip("distributed")
+    script = block(scale, "sh slurm").replace("128", "2")
+    (place / "bin" / "srun").write_text(
+        '#!/bin/sh\n[ "$1 $2" = "--overlap --ntasks=2" ] || exit 1\nshift 2\n"$@" & "$@" & wait\n', encoding="utf-8"
+    )
+    for name, module in (("dask", "dask"), ("python3", "")):
+        command = f"-m {module} " if module else ""
+        (place / "bin" / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {command}"$@"\n', encoding="utf-8")
+    for program in (place / "bin").iterdir():
+        program.chmod(0o755)
+    environment = {**os.environ, "SLURM_JOB_ID": "7", "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(["bash", "-c", script], env=environment, start_new_session=True)
+    try:
+        assert process.wait(240) == 0
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert (place / "converted" / "digits_uint8.int8.tflite").exists()

@@ -62,7 +62,7 @@ class Findings:
 
 
 class Campaign:
-    """Kills of one batch; `command` are further arguments."""
+    """Kills of one batch; `arguments` are those of the runs that are killed and resumed, such as --dask."""
 
     def __init__(self, folder: Path, count: int, arguments: Sequence[str] = ()) -> None:
         self.folder, self.arguments = folder, arguments
@@ -70,19 +70,19 @@ class Campaign:
         (folder / "temporary").mkdir()
         self.site = site(folder / "site")
 
-    def start(self, out: str) -> subprocess.Popen[bytes]:
+    def start(self, out: str, arguments: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         path = os.pathsep.join([self.site, str(ROOT), os.environ.get("PYTHONPATH", "")])
         environment = {**os.environ, "TMPDIR": str(self.folder / "temporary"), "PYTHONPATH": path}
-        limits = ("--time", "5", "--memory", "1", "--jobs", "2", *self.arguments)
+        limits = ("--time", "5", "--memory", "1", "--jobs", "2", *arguments)
         return subprocess.Popen(
             [sys.executable, "-m", "tflite2q", "batch", "models", "--scheme", "int8", "-o", out, *limits],
             cwd=self.folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip
 
-    def whole(self, out: str) -> Tree:
+    def whole(self, out: str, arguments: Sequence[str] = ()) -> Tree:
         """The tree that a run which is left alone makes."""
-        code = self.start(out).wait()
+        code = self.start(out, arguments).wait()
         if code not in (0, 3):
             raise AssertionError(f"the batch ended with {code}")
         return tree(self.folder / out)
@@ -96,7 +96,7 @@ class Campaign:
             findings.wrong.append("a good model has no outputs")
         seconds = time.monotonic() - started
         for _ in range(kills):
-            process = self.start("killed")
+            process = self.start("killed", self.arguments)
             moment = generator.uniform(0, seconds * 2 / kills + 2)
             try:
                 process.wait(moment)
@@ -110,7 +110,7 @@ class Campaign:
                 part = name.split("/")[-1].startswith(".") or ".tflite2q-cache/" in name
                 if not part and expected.get(name) != content:
                     findings.wrong.append(f"{name} is torn after {number.name} at {moment:.2f} s")
-        found = self.whole("killed")
+        found = self.whole("killed", self.arguments)
         for name in sorted(expected.keys() | found.keys()):
             if expected.get(name) != found.get(name):
                 findings.wrong.append(f"{name}: differs after kills, or is only in one tree")

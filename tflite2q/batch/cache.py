@@ -7,7 +7,6 @@ entry that is whole or none.  What is read is checked against its hash: a damage
 
 from __future__ import annotations
 
-import csv
 import functools
 import hashlib
 import json
@@ -15,13 +14,15 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from tflite2q import files
+from tflite2q.batch import places
+from tflite2q.batch.places import Folder, Place, digest, digest_of_file
 from tflite2q.batch.records import Outcome, Settings
 from tflite2q.errors import DataError, UsageError
 from tflite2q.execution import libraries
@@ -34,21 +35,13 @@ CONVERTING = ("numpy", "flatbuffers", "tflite")
 RUNNING = ("apache-tvm", "ai-edge-litert", "pillow", "pycocotools")
 
 
-def place(out: Path) -> Path:
-    """The folder of the cache: $TFLITE2Q_CACHE, or one inside the output folder."""
+def place(out: Place) -> Place:
+    """The place of the cache: $TFLITE2Q_CACHE, or a folder inside the place of the outputs."""
     given = libraries.chosen_folder()
-    return (given if given is not None else out / FOLDER).absolute()  # jobs run in folders of their own
-
-
-def digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def digest_of_file(path: str | Path) -> str:
-    with open(path, "rb") as file:
-        return (
-            hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else digest(file.read())
-        )
+    if given is not None and places.is_url(os.environ[VARIABLE]):
+        raise UsageError(f"${VARIABLE} is {os.environ[VARIABLE]}, which must be a folder of this machine")
+    found = Folder(given) if given is not None else places.of(out.name(FOLDER))
+    return Folder(found.path.absolute()) if isinstance(found, Folder) else found  # jobs run in folders of their own
 
 
 @functools.cache
@@ -86,10 +79,9 @@ def files_of(path: str) -> list[tuple[str, Path]]:
 
 def _listed(table: Path) -> Iterator[Path]:
     """The files that the first column of a CSV names, as far as they exist; other first columns are plain labels."""
-    with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        for row in csv.reader(file):
-            if row and (table.parent / row[0].strip()).is_file():
-                yield table.parent / row[0].strip()
+    for cell in places.first_cells(table):
+        if (table.parent / cell).is_file():
+            yield table.parent / cell
 
 
 @functools.cache
@@ -122,30 +114,46 @@ def machine() -> list[str]:
 
 
 class Cache:
-    """A folder of results: `entries` by key, `content` by hash, and `staging` for work that is not finished."""
+    """A place of results: `entries` by key, and `content` by hash.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Work that is not finished lies in `staging`, which of a store's cache is a folder of this machine.
+    """
+
+    def __init__(self, where: Path | Place) -> None:
+        self.place = places.of(where)
         self._lock = threading.Lock()
+        self._stack = ExitStack()
         try:
-            for name in ("entries", "content", "staging"):
-                (folder / name).mkdir(parents=True, exist_ok=True)
+            self.place.make()
+            if isinstance(self.place, Folder):
+                self._staging = self.place.path / "staging"
+                for name in ("entries", "content", "staging"):
+                    (self.place.path / name).mkdir(exist_ok=True)
+                self._sweep(self.place.path)
+            else:
+                self._staging = self._stack.enter_context(files.temporary_folder())
         except OSError as error:
-            raise UsageError(f"{folder}: cannot be made: {error.strerror}; give another -o or ${VARIABLE}") from error
-        self._sweep()
+            raise UsageError(
+                f"{self.place.name()}: cannot be made: {error.strerror or error}; give another -o or ${VARIABLE}"
+            ) from error
 
-    def _sweep(self) -> None:
+    def _sweep(self, folder: Path) -> None:
         """Remove what killed runs left."""
-        for entry in os.scandir(self.folder / "staging"):
+        for entry in os.scandir(self._staging):
             owner = entry.name.partition("-")[0]
             if owner.isdigit() and not files.alive(int(owner)):
                 shutil.rmtree(entry.path, ignore_errors=True)
-        files.sweep(self.folder / "entries")
+        files.sweep(folder / "entries")
+        files.sweep(folder / "content")
+
+    def close(self) -> None:
+        """Remove what is temporary."""
+        self._stack.close()
 
     @contextmanager
     def staging(self, number: int) -> Iterator[Path]:
         """A folder for one job, which is gone at the end."""
-        where = self.folder / "staging" / f"{os.getpid()}-{number}"
+        where = self._staging / f"{os.getpid()}-{number}"
         shutil.rmtree(where, ignore_errors=True)
         where.mkdir()
         try:
@@ -155,8 +163,10 @@ class Cache:
 
     def find(self, key: str) -> Outcome | None:
         """The outcome that is kept for a key, if all its files are there too."""
+        if not self.place.has(f"entries/{key}.json"):
+            return None
         try:
-            found: dict[str, Any] = json.loads((self.folder / "entries" / f"{key}.json").read_bytes())
+            found: dict[str, Any] = json.loads(self.place.read(f"entries/{key}.json"))
             outcome = Outcome(**{**found, "gates": [(a, b, bool(c)) for a, b, c in found["gates"]]})
         except (OSError, ValueError, TypeError, KeyError):
             return None
@@ -164,28 +174,30 @@ class Cache:
 
     def has(self, hashed: str) -> bool:
         """Whether content with that hash is here."""
-        return (self.folder / "content" / hashed).is_file()
+        return self.place.has(f"content/{hashed}")
 
     def content(self, hashed: str) -> bytes | None:
         """Content by its hash; None, and it is forgotten, if it was damaged."""
-        path = self.folder / "content" / hashed
         try:
-            found = path.read_bytes()
+            found = self.place.read(f"content/{hashed}")
         except OSError:
             return None
         if digest(found) == hashed:
             return found
-        path.unlink(missing_ok=True)
+        self.place.remove(f"content/{hashed}")
         return None
 
-    def adopt(self, path: Path) -> str:
-        """Move a file of `staging` here; its hash."""
-        hashed = digest_of_file(path)
-        os.replace(path, self.folder / "content" / hashed)
+    def adopt(self, path: Path, content: bytes) -> str:
+        """Move a file of `staging`, which holds `content`, here; its hash.  Raises OSError."""
+        hashed = digest(content)
+        if isinstance(self.place, Folder):
+            os.replace(path, self.place.path / "content" / hashed)
+        elif not self.has(hashed):
+            self.place.write(f"content/{hashed}", content)
         return hashed
 
     def keep(self, key: str, outcome: Outcome) -> None:
-        """Keep the outcome of a key, whose files were adopted."""
+        """Keep the outcome of a key, whose files were adopted.  Raises OSError and UsageError."""
         encoded = json.dumps(asdict(outcome), sort_keys=True).encode()
         with self._lock:
-            files.write(self.folder / "entries" / f"{key}.json", encoded, force=True)
+            self.place.write(f"entries/{key}.json", encoded)

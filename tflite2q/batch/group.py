@@ -17,6 +17,15 @@ class Usage:
     resident: int
 
 
+def resident(process: int) -> int:
+    """Resident bytes of one process; 0 if it has ended."""
+    try:
+        with open(f"/proc/{process}/statm", "rb") as file:
+            return int(file.read().split()[1]) * _PAGE
+    except OSError:
+        return 0
+
+
 def usage(group: int) -> Usage:
     """What all processes of a group use together, by /proc."""
     seconds, resident = 0.0, 0

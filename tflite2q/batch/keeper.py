@@ -25,11 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from tflite2q.batch import work
-from tflite2q.batch.group import usage
+from tflite2q.batch.group import resident, usage
 from tflite2q.batch.records import BUG, DIED, MEMORY, TIME
 
 DONE = "done"
 POLL_SECONDS = 0.1
+GROUP_SECONDS = 0.5  # between looks at the whole group, which read a file for each process of the machine
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -43,8 +44,8 @@ def main() -> None:
     os.dup2(2, 1)  # what libraries print is no answer
     # The program is loaded before it is asked for, once for all jobs.
     from tflite2q import pipeline  # noqa: F401
+    from tflite2q.report import html, markdown  # noqa: F401
     from tflite2q.report import json as documents  # noqa: F401
-    from tflite2q.report import markdown  # noqa: F401
 
     while line := sys.stdin.readline():
         request = json.loads(line)
@@ -129,7 +130,7 @@ def _watch(child: int, deadline: float, memory: int) -> str:
 
     Raises Alone when the stream of requests ends, on which nothing else comes during a job.
     """
-    ended = os.pidfd_open(child)
+    ended, looked = os.pidfd_open(child), time.monotonic()
     try:
         while True:
             ready, _, _ = select.select([ended, sys.stdin.fileno()], [], [], POLL_SECONDS)
@@ -137,9 +138,13 @@ def _watch(child: int, deadline: float, memory: int) -> str:
                 return DONE
             if ready:
                 raise Alone
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            if now > deadline:
                 return TIME
-            if usage(child).resident > memory:
+            used = resident(child)
+            if now - looked > GROUP_SECONDS:
+                used, looked = usage(child).resident, now
+            if used > memory:
                 return MEMORY
     finally:
         os.close(ended)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Sequence
-from pathlib import Path
+import posixpath
+from collections.abc import Callable, Sequence
 from urllib.parse import quote
 from xml.etree import ElementTree
 
-from tflite2q.batch import show
-from tflite2q.batch.records import FINE, GATES, Record, Summary
+from tflite2q.batch import places, show
+from tflite2q.batch.places import Place
+from tflite2q.batch.records import FINE, GATES, PAGE, Record, Summary
 
 # What XML 1.0 cannot hold, of control characters.
 CONTROL = dict.fromkeys((*range(9), 11, 12, *range(14, 32)), "\N{REPLACEMENT CHARACTER}")
@@ -24,11 +25,15 @@ def markdown(summary: Summary) -> str:
         lines += [_row(("model", "scheme", "result", "reason")), _row(("---",) * 4)]
         lines += [_row(map(_escaped, (*_names(r), r.outcome.state, r.outcome.reason))) for r in bad] + [""]
     names = show.figures(summary.records)
+    reports = ("report",) if any(PAGE in record.outcome.outputs for record in summary.records) else ()
+    heads = ("model", "scheme", "result", *names, "time", *reports)
     lines += ["<details>", "<summary>all models</summary>", ""]
-    lines += [_row(("model", "scheme", "result", *map(_escaped, names), "time")), _row(("---",) * (4 + len(names)))]
+    lines += [_row(map(_escaped, heads)), _row(("---",) * len(heads))]
     for record in summary.records:
         cells = [*_names(record), record.outcome.state, *(record.outcome.figures.get(name, "") for name in names)]
-        lines.append(_row(map(_escaped, (*cells, "cached" if record.cached else f"{record.seconds:.1f} s"))))
+        cells.append("cached" if record.cached else f"{record.seconds:.1f} s")
+        cells += [f"{record.job.stem}{PAGE}" if PAGE in record.outcome.outputs else "" for _ in reports]
+        lines.append(_row(map(_escaped, cells)))
     return "\n".join([*lines, "", "</details>", ""])
 
 
@@ -87,14 +92,15 @@ td.bad { font-weight: 600; color: #c33; }
 """
 
 
-def index(summary: Summary, page: Path, out: Path) -> str:
-    """A page of its own at `page` that links the outputs and reports of each model below `out`.
+def index(summary: Summary, page: str, out: Place) -> str:
+    """A page of its own at `page`, a path or a URL, that links the outputs of each model in `out`.
 
-    It holds no times, so that the same results make the same page.
+    A name leads to the report of its comparison.  The page holds no times, so that the same results make the same page.
     """
+    link = _linker(page, out)
     names = show.figures(summary.records)
     heads = "".join(f"<th>{_text(head)}</th>" for head in ("model", "scheme", "result", *names, "files", "reason"))
-    rows = "\n".join(_html_row(record, names, page.parent, out) for record in summary.records)
+    rows = "\n".join(_html_row(record, names, link) for record in summary.records)
     counted = ", ".join(f"{count} {state}" for state, count in summary.counts.items())
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -104,19 +110,30 @@ def index(summary: Summary, page: Path, out: Path) -> str:
     )
 
 
-def _html_row(record: Record, names: Sequence[str], base: Path, out: Path) -> str:
+def _linker(page: str, out: Place) -> Callable[[str], str]:
+    """From a file in `out` to what a page links: a relative path where both are in one store, so that they can move."""
+    if not places.is_url(page) and not places.is_url(out.name()):
+        base = os.path.dirname(os.path.abspath(places.plain(page)))
+        return lambda name: quote(os.fsencode(os.path.relpath(os.path.abspath(out.name(name)), base)))
+    here, there = places.identity(places.parent(page)), out.identity()
+    if places.is_url(page) and here.partition("://")[0] == there.partition("://")[0]:
+        return lambda name: quote(posixpath.relpath(out.identity(name).partition("://")[2], here.partition("://")[2]))
+    return lambda name: quote(out.name(name), safe="/:")
+
+
+def _html_row(record: Record, names: Sequence[str], link: Callable[[str], str]) -> str:
     job, outcome = record.job, record.outcome
-    links = []
-    for ending in job.endings():
-        if ending in outcome.outputs:
-            where = quote(os.fsencode(os.path.relpath(out / f"{job.stem}{ending}", base)))
-            links.append(f'<a href="{where}">{_text(ending.lstrip("."))}</a>')
-    cells = [_text(job.name), _text(job.settings.scheme)]
+    links = {
+        ending: f'<a href="{link(job.stem + ending)}">' for ending in job.endings() if ending in outcome.outputs
+    }  # fmt: skip
+    name = f"{links[PAGE]}{_text(job.name)}</a>" if PAGE in links else _text(job.name)
+    cells = [name, _text(job.settings.scheme)]
+    files = " ".join(f"{start}{_text(ending.lstrip('.'))}</a>" for ending, start in links.items())
     figures = [_text(outcome.figures.get(name, "")) for name in names]
     mark = "" if outcome.state in FINE else ' class="bad"'
     row = "".join(f"<td>{cell}</td>" for cell in cells)
     row += f"<td{mark}>{_text(outcome.state)}</td>"
-    row += "".join(f"<td>{cell}</td>" for cell in (*figures, " ".join(links), _text(outcome.reason)))
+    row += "".join(f"<td>{cell}</td>" for cell in (*figures, files, _text(outcome.reason)))
     return f"<tr>{row}</tr>"
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from tflite2q import limits
+from tflite2q.batch import places
 from tflite2q.batch.cache import FOLDER
+from tflite2q.batch.places import Place
 from tflite2q.batch.records import Job, Settings
 from tflite2q.errors import UsageError
 from tflite2q.evaluation import gates
@@ -22,7 +24,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-SUFFIX, TEXT_SUFFIX = ".tflite", ".q.txt"
+SUFFIX, TEXT_SUFFIX, SCHEME_SUFFIX = ".tflite", ".q.txt", ".toml"
 UNCHANGED = ("copy", "skip", "fail")
 
 
@@ -76,6 +78,13 @@ class Asked:
             )  # fmt: skip
         return found
 
+    def fetched(self, fetch: Callable[[str], str]) -> Asked:
+        """The same with paths of this machine in place of URLs."""
+        given = {key: getattr(self, key) for key in (*PATHS, "gates")}
+        local: dict[str, Any] = {key: fetch(path) for key, path in given.items() if isinstance(path, str)}
+        schemes = (fetch(name) if name.endswith(SCHEME_SUFFIX) else name for name in self.schemes)
+        return replace(self, schemes=tuple(schemes), **local)
+
     def _comparison(self) -> dict[str, Any] | None:
         """Keywords of `pipeline.compare`; None without a comparison."""
         bounds = gates.read(self.gates) if isinstance(self.gates, str) else gates.checked(self.gates or {})
@@ -103,20 +112,25 @@ TYPES: Mapping[str, tuple[type, ...]] = {
 LISTS = {"scheme": "schemes", "schemes": "schemes", "target": "targets", "targets": "targets"}
 
 
-def jobs(sources: Sequence[str], manifest: str | None, asked: Asked, out: Path) -> list[Job]:
+def jobs(
+    sources: Sequence[str], manifest: str | None, asked: Asked, out: str | Path | Place,
+    fetch: Callable[[str], str] = places.plain,
+) -> list[Job]:  # fmt: skip
     """The jobs for all sources and all models of the manifest, in order; what a manifest says comes before `asked`.
 
-    Raises UsageError for sources that do not exist, for two jobs with the same outputs, and for outputs that would
-    replace an input.
+    Sources, the manifest and `out` may be URLs; `fetch` makes other URLs (data, labels, gates, schemes) paths of this
+    machine.  Raises UsageError for sources that do not exist, for two jobs with the same outputs, and for outputs that
+    would replace an input.
     """
+    out = places.of(out)
     wanted = [(source, asked) for source in sources]
     if manifest is not None:
-        wanted += list(_manifest(Path(manifest), asked))
+        wanted += list(_manifest(manifest, asked))
     if not wanted:
         raise UsageError("give models, folders of models, or --manifest FILE.toml")
     found: dict[str, Job] = {}
     for source, each in wanted:
-        settings = each.settings()
+        settings = each.fetched(fetch).settings()
         for path, relative in models(source, out):
             stem = relative.removesuffix(TEXT_SUFFIX if relative.endswith(TEXT_SUFFIX) else Path(relative).suffix)
             for setting in settings:
@@ -129,30 +143,34 @@ def jobs(sources: Sequence[str], manifest: str | None, asked: Asked, out: Path) 
 def _add(found: dict[str, Job], job: Job) -> None:
     """Add a job; the same one twice is one."""
     other = found.setdefault(job.stem, job)
-    if other.settings != job.settings or os.path.realpath(other.source) != os.path.realpath(job.source):
+    if other.settings != job.settings or places.identity(other.source) != places.identity(job.source):
         raise UsageError(
             f"{job.source} and {other.source}: both would become {job.stem}{SUFFIX}; give them in two runs with "
             "different -o, or folder = ... in a manifest"
         )
 
 
-def models(source: str, out: Path) -> Iterator[tuple[str, str]]:
+def models(source: str, out: Place) -> Iterator[tuple[str, str]]:
     """The models of a source with their paths relative to it: a file itself, or all .tflite files below a folder.
 
     Hidden folders, and the output folder, are left out.  Raises UsageError.
     """
+    if places.is_url(source):
+        yield from _objects(source, out)
+        return
+    source = places.plain(source)
     if not os.path.isdir(source):
         if not os.path.lexists(source):
             raise UsageError(f"{source}: does not exist; give models, or folders of models")
         yield source, os.path.basename(source)
         return
-    if os.path.realpath(source) == os.path.realpath(out):
-        raise UsageError(f"{source}: is the output folder too, where results would become sources; give another -o")
+    if os.path.realpath(source) == out.identity():
+        raise _both(source)
     found = False
     for folder, folders, names in os.walk(source, onerror=_unreadable):
         folders[:] = sorted(
             name for name in folders
-            if not name.startswith(".") and os.path.realpath(os.path.join(folder, name)) != os.path.realpath(out)
+            if not name.startswith(".") and os.path.realpath(os.path.join(folder, name)) != out.identity()
         )  # fmt: skip
         for name in sorted(names):
             if name.endswith(SUFFIX) and not name.startswith("."):
@@ -163,53 +181,79 @@ def models(source: str, out: Path) -> Iterator[tuple[str, str]]:
         raise UsageError(f"{source}: there is no {SUFFIX} file in this folder; give another")
 
 
+def _both(source: str) -> UsageError:
+    return UsageError(f"{source}: is the output folder too, where results would become sources; give another -o")
+
+
+def _objects(url: str, out: Place) -> Iterator[tuple[str, str]]:
+    """As `models`, of a store."""
+    names = places.listed(url)
+    if names is None:
+        yield url, url.rpartition("/")[2]
+        return
+    here, there = places.identity(url), out.identity()
+    if here == there:
+        raise _both(url)
+    inner = f"{there.removeprefix(here).strip('/')}/" if there.startswith(f"{here}/") else None
+    found = [
+        name for name in names
+        if name.endswith(SUFFIX) and not any(part.startswith(".") for part in name.split("/") if part != "..")
+        and (inner is None or not name.startswith(inner))
+    ]  # fmt: skip
+    if not found:
+        raise UsageError(f"{url}: there is no {SUFFIX} file in this folder; give another")
+    for name in found:
+        if ".." in name.split("/"):
+            raise UsageError(f"{url}/{name}: its name leads out of its folder; rename it")
+        yield f"{url.rstrip('/')}/{name}", name
+
+
 def _unreadable(error: OSError) -> None:
     raise UsageError(f"{error.filename}: cannot be read: {error.strerror}; check its permissions") from error
 
 
-def _check(found: Sequence[Job], out: Path, manifest: str | None) -> None:
+def _check(found: Sequence[Job], out: Place, manifest: str | None) -> None:
     """Raise UsageError for an output that two jobs share, that is an input, or that cannot be a file."""
-    inputs = {_identity(job.source): job.source for job in found}
-    inputs |= {_identity(path): path for job in found for path in job.settings.paths.values()}
+    inputs = {places.identity(job.source): job.source for job in found}
+    inputs |= {places.identity(path): path for job in found for path in job.settings.paths.values()}
     if manifest is not None:
-        inputs[_identity(manifest)] = manifest
+        inputs[places.identity(manifest)] = manifest
     taken: dict[str, Job] = {}
-    cache = os.path.realpath(out / FOLDER)
+    cache = f"{out.identity(FOLDER)}/"
     for job in found:
         for ending in job.endings():
-            path = out / f"{job.stem}{ending}"
-            identity = _identity(path)
+            path, identity = out.name(f"{job.stem}{ending}"), out.identity(f"{job.stem}{ending}")
             if identity in inputs:
                 raise UsageError(f"{path}: is the input {inputs[identity]}; give another -o")
             if identity in taken:
                 raise UsageError(f"{job.source} and {taken[identity].source}: both would write {path}; rename one")
-            if path.is_dir() or str(identity).startswith(cache + os.sep):
+            if out.is_folder(f"{job.stem}{ending}") or identity.startswith(cache):
                 raise UsageError(f"{path}: is a folder or the cache; give another -o")
             taken[identity] = job
 
 
-def refuse_reports(paths: Mapping[str, str | None], found: Sequence[Job], out: Path) -> None:
-    """Raise UsageError for a report, by the name of its option, that is an output of a job."""
-    outputs = {_identity(out / f"{job.stem}{ending}"): job for job in found for ending in job.endings()}
+def refuse_reports(
+    paths: Mapping[str, str | None], inputs: Iterable[str | None], found: Sequence[Job], out: Place
+) -> None:
+    """Raise UsageError for a report, by its option, that is an input, another report, or an output of a job."""
+    taken = {places.identity(path): f"the input {path}" for path in inputs if path is not None}
+    for job in found:
+        taken |= {out.identity(f"{job.stem}{ending}"): f"what {job.source} becomes" for ending in job.endings()}
     for option, path in paths.items():
-        if path not in (None, "-") and (job := outputs.get(_identity(str(path)))) is not None:
-            raise UsageError(f"--{option} {path}: is what {job.source} becomes; give another name")
+        if path is None or path == "-":
+            continue
+        identity = places.identity(path)
+        if identity in taken:
+            raise UsageError(f"{option} {path}: is {taken[identity]}; give another name")
+        if places.is_url(path):
+            taken[identity] = f"what {option} names, too"
 
 
-def _identity(path: str | Path) -> str:
-    """Equal for two names of one file: hard links and links of any kind."""
-    where = os.path.realpath(path)
-    try:
-        status = os.stat(where)
-    except OSError:
-        return where
-    return f"{status.st_dev}:{status.st_ino}" if status.st_nlink > 1 else where
-
-
-def _manifest(path: Path, asked: Asked) -> Iterator[tuple[str, Asked]]:
+def _manifest(path: str, asked: Asked) -> Iterator[tuple[str, Asked]]:
     """Each model of a manifest with what is asked for it.  Raises UsageError."""
     try:
-        document = tomllib.loads(limits.text(path))
+        url = places.is_url(path)
+        document = tomllib.loads(places.read(path).decode("utf-8-sig") if url else limits.text(places.plain(path)))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"{path}: is not TOML: {error}") from error
     except (OSError, ValueError) as error:
@@ -224,10 +268,10 @@ def _manifest(path: Path, asked: Asked) -> Iterator[tuple[str, Asked]]:
         if not isinstance(table, dict) or not isinstance(table.get("path"), str):
             raise UsageError(f"{where}: needs path = ..., a model or a folder of models")
         rest = {key: value for key, value in table.items() if key != "path"}
-        yield str(path.parent / table["path"]), _merged(defaults, rest, path, where)
+        yield places.joined(places.parent(path), table["path"]), _merged(defaults, rest, path, where)
 
 
-def _merged(asked: Asked, table: Any, path: Path, where: str) -> Asked:
+def _merged(asked: Asked, table: Any, path: str, where: str) -> Asked:
     """`asked` with what a table of a manifest says."""
     if not isinstance(table, dict):
         raise UsageError(f"{where}: must be a table")
@@ -242,19 +286,20 @@ def _merged(asked: Asked, table: Any, path: Path, where: str) -> Asked:
         if not isinstance(value, TYPES[key]) or (isinstance(value, bool) and bool not in TYPES[key]):
             raise UsageError(f"{where}.{key}: is {value!r}, not {' or '.join(kind.__name__ for kind in TYPES[key])}")
         is_path = key in PATHS or (key == "gates" and isinstance(value, str))
-        changes[key] = str(path.parent / str(value)) if is_path else value
+        changes[key] = places.joined(places.parent(path), str(value)) if is_path else value
     folder = changes.get("folder", "")
     if os.path.isabs(folder) or ".." in Path(folder).parts:
         raise UsageError(f"{where}.folder: {folder!r} must lie inside the output folder")
     return replace(asked, **changes)
 
 
-def _names(value: Any, path: Path, where: str, schemes: bool) -> tuple[str, ...]:
+def _names(value: Any, path: str, where: str, schemes: bool) -> tuple[str, ...]:
     """One name or several; the .toml files of schemes lie beside the manifest."""
     listed = [value] if isinstance(value, str) else value
     if not isinstance(listed, list) or not listed or not all(isinstance(name, str) for name in listed):
         raise UsageError(f"{where}: is {value!r}, not a name or a list of names")
-    return tuple(str(path.parent / name) if schemes and name.endswith(".toml") else name for name in listed)
+    base = places.parent(path)
+    return tuple(places.joined(base, name) if schemes and name.endswith(SCHEME_SUFFIX) else name for name in listed)
 
 
 def _known(table: Mapping[str, Any], known: Iterable[str], where: str) -> None:

@@ -15,6 +15,8 @@ USABLE = (*FINE, GATES)  # those that have outputs
 
 GATE_FAILED, UNUSABLE = 1, 3
 
+PAGE = ".html"  # the ending of the report of a comparison for people
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -63,7 +65,7 @@ class Job:
 
     def endings(self) -> tuple[str, ...]:
         """The endings of everything that the job may write."""
-        reports = (".json",) if self.settings.compare is None else (".json", ".md")
+        reports = (".json",) if self.settings.compare is None else (".json", ".md", PAGE)
         return (".tflite", *(library(target) for target in self.settings.targets), *reports)
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from tflite2q import files
 from tflite2q.batch import cache as caches
-from tflite2q.batch import work
+from tflite2q.batch import places, work
 from tflite2q.batch.cache import Cache
+from tflite2q.batch.places import Place
 from tflite2q.batch.records import REFUSED, USABLE, Job, Outcome, Record, Settings, Summary
 from tflite2q.errors import Tflite2qError, UsageError
 
@@ -50,14 +50,18 @@ class _Working:
 
 
 class Batch:
-    """The jobs of one run, whose results go to the folder `out`.  Raises UsageError where `out` cannot be used."""
+    """The jobs of one run, whose results go to the place `out`.  Raises UsageError where `out` cannot be used."""
 
-    def __init__(self, jobs: Sequence[Job], out: Path, force: bool = False) -> None:
+    def __init__(self, jobs: Sequence[Job], out: Place, force: bool = False) -> None:
         self._jobs, self._out = jobs, out
         self._cache = Cache(caches.place(out))
         self._records: dict[int, Record] = {}
-        if not force:
-            self._refuse_foreign()
+        places.make(out)
+        try:
+            if not force:
+                self._refuse_foreign()
+        except OSError as error:
+            raise _unwritable(out.name(), error) from error
 
     def run(self, engine: Engine, told: Told) -> Summary:
         """Do all jobs; whatever is raised, what is done is kept."""
@@ -78,6 +82,7 @@ class Batch:
             engine.close()
             for working in running.values():
                 working.stack.close()
+            self._cache.close()
         return Summary(tuple(self._records[i] for i in range(len(self._jobs))), time.monotonic() - started)
 
     def _begin(self, index: int, engine: Engine) -> Record | tuple[Future[Outcome], _Working]:
@@ -86,8 +91,8 @@ class Batch:
         try:
             content = _read(job.source)
             name = os.path.basename(job.name)
-            key = caches.key(caches.digest(content), name, job.settings)
-            found = self._cache.find(key)
+            key = caches.key(places.digest(content), name, job.settings)
+            found = self._found(key)
             if found is not None and self._put(job, found):
                 return Record(job, found, time.monotonic() - started, True)
         except Tflite2qError as error:
@@ -97,8 +102,14 @@ class Batch:
             try:
                 future = engine.submit(folder, name, content, job.settings)
             except OSError as error:
-                return self._refused(job, _unwritable(folder, error), started)
+                return self._refused(job, _unwritable(str(folder), error), started)
             return future, _Working(index, key, folder, started, stack.pop_all())
+
+    def _found(self, key: str) -> Outcome | None:
+        try:
+            return self._cache.find(key)
+        except OSError as error:
+            raise places.unreachable(self._cache.place.name(), error) from error
 
     def _collect(self, running: dict[Future[Outcome], _Working], told: Told) -> None:
         """Wait for a job to end, keep its result and put it in its place."""
@@ -106,18 +117,21 @@ class Batch:
         for future in done:
             outcome, working = future.result(), running[future]
             job = self._jobs[working.index]
+            made: dict[str, bytes] = {}
             try:
                 if outcome.state in USABLE:
-                    made = sorted((working.folder / work.OUT).iterdir())
-                    outcome = replace(outcome, outputs={path.name: self._cache.adopt(path) for path in made})
+                    paths = sorted((working.folder / work.OUT).iterdir())
+                    made = {path.name: path.read_bytes() for path in paths}
+                    hashed = {path.name: self._cache.adopt(path, made[path.name]) for path in paths}
+                    outcome = replace(outcome, outputs=hashed)
                 if outcome.keeps:
                     self._cache.keep(working.key, outcome)
-                self._put(job, outcome)
+                self._put(job, outcome, made)
                 record = Record(job, outcome, time.monotonic() - working.started, False)
             except UsageError as error:
                 record = self._refused(job, error, working.started)
             except OSError as error:
-                record = self._refused(job, _unwritable(working.folder, error), working.started)
+                record = self._refused(job, _unwritable(self._cache.place.name(), error), working.started)
             running.pop(future).stack.close()
             self._tell(working.index, record, told)
 
@@ -132,50 +146,55 @@ class Batch:
         self._records[index] = record
         told(record)
 
-    def _put(self, job: Job, outcome: Outcome) -> bool:
-        """Make the outputs of a job those of `outcome`: others, of another content or scheme, are removed.
+    def _put(self, job: Job, outcome: Outcome, made: Mapping[str, bytes] | None = None) -> bool:
+        """Make the outputs of a job those of `outcome`, which were `made` now or are in the cache; others, of another
+        content or scheme, are removed.
 
         False if the cache lacks one.
         """
         try:
-            return all(self._put_one(job, ending, outcome.outputs.get(ending)) for ending in job.endings())
+            return all(
+                self._put_one(f"{job.stem}{ending}", outcome.outputs.get(ending), (made or {}).get(ending))
+                for ending in job.endings()
+            )
         except OSError as error:
-            raise _unwritable(self._out / job.stem, error) from error
+            raise _unwritable(self._out.name(job.stem), error) from error
 
-    def _put_one(self, job: Job, ending: str, hashed: str | None) -> bool:
-        path = self._out / f"{job.stem}{ending}"
-        present = caches.digest_of_file(path) if path.is_file() else None
+    def _put_one(self, name: str, hashed: str | None, content: bytes | None) -> bool:
+        present = self._out.digest(name)
         if hashed is None:
             if present is not None and self._cache.has(present):  # what others wrote stays
-                path.unlink()
+                self._out.remove(name)
             return True
         if present == hashed:
             return True
-        content = self._cache.content(hashed)
+        content = self._cache.content(hashed) if content is None else content
         if content is None:
             return False
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.write(path, content, force=True)
+        self._out.write(name, content)
         return True
 
     def _refuse_foreign(self) -> None:
         """Raise UsageError if a file is in the way that no batch has written."""
         for job in self._jobs:
             for ending in job.endings():
-                path = self._out / f"{job.stem}{ending}"
-                if path.is_file() and not self._cache.has(caches.digest_of_file(path)):
+                name = f"{job.stem}{ending}"
+                found = self._out.digest(name)
+                if found is not None and not self._cache.has(found):
                     raise UsageError(
-                        f"{path}: exists, and no batch with this cache wrote it; give --force to replace what is in "
-                        "the way, or another -o"
+                        f"{self._out.name(name)}: exists, and no batch with this cache wrote it; give --force to "
+                        "replace what is in the way, or another -o"
                     )
 
 
-def _unwritable(path: Path, error: OSError) -> UsageError:
+def _unwritable(path: str, error: OSError) -> UsageError:
     return UsageError(f"{path}: cannot be written: {error.strerror or error}; check the path and free space")
 
 
 def _read(path: str) -> bytes:
     """The content of a model's file.  Raises UsageError for what is no readable file."""
+    if places.is_url(path):
+        return places.read(path)
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise UsageError(f"{path}: is no file; give a model")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tflite2q.batch.records import FINE, Record, Summary
+from tflite2q.batch.places import Place
+from tflite2q.batch.records import FINE, PAGE, Record, Summary
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,9 +60,10 @@ def text(console: Console, summary: Summary) -> None:
     console.print(Text(counts(summary)), soft_wrap=True)
 
 
-def document(summary: Summary, out: Path) -> dict[str, Any]:
+def document(summary: Summary, out: Place) -> dict[str, Any]:
     """Keys: schema_version, counts (by state), cached, exit_code, seconds, jobs: {model, source, scheme, state, reason,
-    outputs (paths), figures, gates: {name, sentence, passed}, notes, seconds, cached}."""
+    outputs (paths), report (the path of its page, or null), figures, gates: {name, sentence, passed}, notes, seconds,
+    cached}."""
     return {
         "schema_version": SCHEMA_VERSION,
         "counts": summary.counts,
@@ -73,7 +74,7 @@ def document(summary: Summary, out: Path) -> dict[str, Any]:
     }
 
 
-def _job(record: Record, out: Path) -> dict[str, Any]:
+def _job(record: Record, out: Place) -> dict[str, Any]:
     job, outcome = record.job, record.outcome
     return {
         "model": job.name,
@@ -81,7 +82,8 @@ def _job(record: Record, out: Path) -> dict[str, Any]:
         "scheme": job.settings.scheme,
         "state": outcome.state,
         "reason": outcome.reason,
-        "outputs": [str(out / f"{job.stem}{ending}") for ending in job.endings() if ending in outcome.outputs],
+        "outputs": [out.name(f"{job.stem}{ending}") for ending in job.endings() if ending in outcome.outputs],
+        "report": out.name(f"{job.stem}{PAGE}") if PAGE in outcome.outputs else None,
         "figures": dict(outcome.figures),
         "gates": [{"name": name, "sentence": text, "passed": passed} for name, text, passed in outcome.gates],
         "notes": list(outcome.notes),

@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tflite2q.batch.records import CONVERTED, GATES, REFUSED, UNCHANGED, Outcome, Settings, library
+from tflite2q.batch.records import CONVERTED, GATES, PAGE, REFUSED, UNCHANGED, Outcome, Settings, library
 from tflite2q.errors import CARRY_HINT, Tflite2qError, Unchanged, UnsupportedError
 
 if TYPE_CHECKING:
@@ -89,13 +89,16 @@ def _reported(
     from tflite2q.evaluation import compare
     from tflite2q.evaluation.models import Loaded, size_of
     from tflite2q.evaluation.results import Comparison, Size
+    from tflite2q.report import html, markdown, words
     from tflite2q.report import json as documents
-    from tflite2q.report import markdown, words
 
     if settings.compare is not None:
         result: Comparison = pipeline.compare(model, new, **settings.compare)
         result = replace(result, notes=(same, *result.notes)) if same else result
+        if result.provenance is not None:  # equal inputs give equal bytes, whenever that is
+            result = replace(result, provenance=replace(result.provenance, date=None))
         (out / ".md").write_text(markdown.comparison([result]), encoding="utf-8")
+        (out / PAGE).write_text(html.comparison([result]), encoding="utf-8")
     else:
         result = Comparison(
             model=Path(model.path).name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from pathlib import Path
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -27,8 +27,9 @@ from tflite2q.cli.options import (
 from tflite2q.cli.verbosity import remark
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from tflite2q.batch.places import Place
     from tflite2q.batch.records import Job, Record, Summary
     from tflite2q.batch.run import Batch, Engine
     from tflite2q.cli.progress import Progress
@@ -76,7 +77,8 @@ comparison_options = together(
 @click.option("--schemes", "listed", metavar="A,B,...", help="Several schemes at once.")
 @click.option(
     "-o", "--output", type=click.Path(file_okay=False), required=True, metavar="FOLDER",
-    help="The folder for MODEL-stem.SCHEME.tflite and its report, with the folders that the sources have.",
+    help="The folder, or its URL in an object store, for MODEL-stem.SCHEME.tflite and its report, with the folders "
+    "that the sources have.",
 )  # fmt: skip
 @interface_option
 @click.option(
@@ -116,6 +118,9 @@ def batch(
 ) -> int:  # fmt: skip
     """Convert each SOURCE, a model or a folder of models, and whatever --manifest lists.
 
+    Sources, FOLDER, the manifest, data and reports may also be URLs of object stores (s3://, gs://, az://, ...), which
+    fsspec opens; needs tflite2q[stores] and the package for the kind of store, such as s3fs.
+
     Every model is converted in a process of its own, with a limit of time and memory, so that one that fails, hangs or
     dies stops no other; the summary says why.  Results are kept by content in FOLDER/.tflite2q-cache (or
     $TFLITE2Q_CACHE): the same command again does only what has changed, or what an interruption left.
@@ -127,40 +132,62 @@ def batch(
         raise click.UsageError("only one report can go to stdout; give the others a file")
     jobs = jobs or len(os.sched_getaffinity(0))
     from tflite2q import files
-    from tflite2q.batch import cluster, local, pages, plan, show
+    from tflite2q.batch import places, plan
     from tflite2q.batch.run import Batch
-    from tflite2q.cli import output as printed
     from tflite2q.cli.progress import Progress
     from tflite2q.errors import UsageError
 
     names = (*schemes, *(name.strip() for name in (listed or "").split(",") if name.strip()))
     asked["fit"] = None if asked["fit"] == "auto" else asked["fit"]
-    out = Path(output)
-    found = plan.jobs(sources, manifest, plan.Asked(schemes=names, **asked), out)
-    out.mkdir(parents=True, exist_ok=True)
-    inputs = {path for job in found for path in (job.source, *job.settings.paths.values())}
-    plan.refuse_reports(paths, found, out)
-    files.refuse_outputs({f"--{kind}": path for kind, path in paths.items()}, [*inputs, manifest], force=True)
-    if (jobs > 1 or dask is not None) and any((job.settings.compare or {}).get("speed") for job in found):
-        raise UsageError("--speed needs --jobs 1: models that run at the same time disturb each other's times")
-    held = None if memory is None else int(memory * 1e9)
-    work = Batch(found, out, force)
-    with Progress() as progress:
-        engine: Engine
-        if dask is None:
-            engine = local.Local(jobs, local.Limits(seconds, held or local.fair_memory(jobs)))
-        else:
-            engine = cluster.Cluster(dask, seconds, held, [job.settings for job in found])
-        summary = _run(work, engine, found, progress)
-    printed.write(paths["markdown"], pages.markdown(summary))
-    printed.write(paths["junit"], pages.junit(summary))
-    if html_path is not None:
-        printed.write(
-            html_path, pages.index(summary, Path("." if html_path == "-" else html_path).absolute(), out.absolute())
-        )
-    silent = "-" in (markdown_path, junit_path, html_path)
-    printed.emit(show.document(summary, out), json_path, lambda console: show.text(console, summary), silent)
+    out = places.of(output)
+    with ExitStack() as stack:
+        fetch = places.Fetched(stack)
+        found = plan.jobs(sources, manifest, plan.Asked(schemes=names, **asked), out, fetch)
+        inputs = [path for job in found for path in (job.source, *job.settings.paths.values())]
+        inputs += [*fetch.urls, *([manifest] if manifest is not None else [])]
+        reports = {f"--{kind}": path and places.plain(path) for kind, path in paths.items()}
+        places.make(out)
+        plan.refuse_reports(reports, [path for path in inputs if places.is_url(path)], found, out)
+        local = {option: path for option, path in reports.items() if not places.is_url(path)}
+        files.refuse_outputs(local, map(places.plain, inputs), force=True)
+        if (jobs > 1 or dask is not None) and any((job.settings.compare or {}).get("speed") for job in found):
+            raise UsageError("--speed needs --jobs 1: models that run at the same time disturb each other's times")
+        work = Batch(found, out, force)
+        with Progress() as progress:
+            summary = _run(work, _engine(dask, jobs, seconds, memory, found), found, progress)
+    _write(summary, reports, out)
     return summary.exit_code
+
+
+def _engine(dask: str | None, jobs: int, seconds: float, memory: float | None, found: Sequence[Job]) -> Engine:
+    from tflite2q.batch import cluster, local
+
+    held = None if memory is None else int(memory * 1e9)
+    if dask is not None:
+        return cluster.Cluster(dask, seconds, held, [job.settings for job in found])
+    return local.Local(jobs, local.Limits(seconds, held or local.fair_memory(jobs)))
+
+
+def _write(summary: Summary, reports: Mapping[str, str | None], out: Place) -> None:
+    """Write or print the summary in all forms that are asked for."""
+    from tflite2q.batch import pages, places, show
+    from tflite2q.cli import output
+
+    page = reports["--html"]
+    made = {
+        "--markdown": lambda: pages.markdown(summary),
+        "--junit": lambda: pages.junit(summary),
+        "--html": lambda: pages.index(summary, "index.html" if page in (None, "-") else page, out),
+        "--json": lambda: output.encoded(show.document(summary, out)),
+    }
+    for option, path in reports.items():
+        if path is not None and places.is_url(path):
+            places.write(path, made[option]().encode())
+        elif option != "--json":
+            output.write(path, made[option]() if path is not None else "")
+    silent = "-" in (reports["--markdown"], reports["--junit"], reports["--html"])
+    json_path = None if places.is_url(reports["--json"]) else reports["--json"]
+    output.emit(show.document(summary, out), json_path, lambda console: show.text(console, summary), silent)
 
 
 def _run(work: Batch, engine: Engine, found: Sequence[Job], progress: Progress) -> Summary:

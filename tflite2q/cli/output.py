@@ -55,14 +55,18 @@ def emit(
 
     `silent`: another report has been printed instead.  `err`: text goes to stderr, because a file goes to stdout.
     """
-    encoded = json.dumps(document, indent=2, allow_nan=False) + "\n"
     if json_path == "-":
-        click.echo(encoded, nl=False)
+        click.echo(encoded(document), nl=False)
         return
     if not silent and current() is not Verbosity.QUIET:
         click.echo(_rendered(text), nl=False, err=err)
     if json_path is not None:
-        files.write(Path(json_path), encoded.encode(), force=True)
+        files.write(Path(json_path), encoded(document).encode(), force=True)
+
+
+def encoded(document: Mapping[str, Any]) -> str:
+    """A document as people and programs read it."""
+    return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
 def _rendered(text: Callable[[Console], None]) -> str:

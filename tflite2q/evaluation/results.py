@@ -359,10 +359,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What is needed to measure again: when (UTC), the command line (None: called from Python), the scheme's text, and
-    what was read."""
+    """What is needed to measure again: when (UTC; None: one of a batch, whose bytes do not depend on it), the command
+    line (None: called from Python), the scheme's text, and what was read."""
 
-    date: str
+    date: str | None
     command: str | None
     scheme: str | None
     sources: tuple[Source, ...]

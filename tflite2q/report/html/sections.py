@@ -290,7 +290,8 @@ def _provenance(result: Comparison) -> list[Child]:
     found = result.provenance
     if found is None:
         return parts
-    parts.append(node("p", f"Measured at {found.date}."))
+    if found.date is not None:
+        parts.append(node("p", f"Measured at {found.date}."))
     if found.command is not None:
         parts += [node("p", "Command line:"), node("pre", node("code", found.command), tabindex="0")]
     if found.sources:
