@@ -87,12 +87,12 @@ def test_compiled_code_gives_the_bits_of_the_reference(family: str) -> None:
 
 @pytest.mark.parametrize("asymmetric", [False, True])
 def test_sums_too_large_for_float32_are_summed_in_integers(asymmetric: bool) -> None:
-    """Rows of 1024 codes of 127: 255 times their sum is beyond 2^24, and so is the largest product."""
+    """Rows of 1200 codes of 127: 255 times their sum is beyond 2^24, and so is the largest product."""
     d = Draw(np.random.default_rng(0))
-    x = d.input(TensorType((2, 1024), "float32"), d.rng.choice([-1, 1], (2, 1024)).astype(np.float32))
-    kind = TensorType((3, 1024), "int8", Quantization.per_tensor(0.01, 0))
+    x = d.input(TensorType((2, 1200), "float32"), d.rng.choice([-1, 1], (2, 1200)).astype(np.float32))
+    kind = TensorType((3, 1200), "int8", Quantization.per_tensor(0.01, 0))
     signs = np.sign(d.arrays[0][:1])
-    weights = d.constant(np.where(d.rng.random((3, 1024)) < 0.01, 126, 127) * signs, kind)
+    weights = d.constant(np.where(d.rng.random((3, 1200)) < 0.01, 126, 127) * signs, kind)
     case = d.case(ops.Dense, (x, weights, None), TensorType((), "float32"), asymmetric_inputs=asymmetric)
     executable = runtime.compile(case.graph)
     want = reference.run(case.graph, *case.inputs)[0]
