@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from tflite2q.kernels.contracts import (
     ArgMaxContract,
     ConcatContract,
     Contract,
+    DynamicConv2DContract,
     EltwiseContract,
     FixedSum,
     FloatConv2DContract,
@@ -196,6 +197,23 @@ def real_layers() -> Named:
         yield f"{name}, relu6 without bias", replace(plain, bias=None, low=0.0, high=6.0)
 
 
+def dynamic_layers() -> Named:
+    """Of activations that are quantized in every run: those of `real_layers` with integer weights."""
+    for index, (name, contract) in enumerate(real_layers()):
+        assert isinstance(contract, FloatConv2DContract)
+        facts = {field.name: getattr(contract, field.name) for field in fields(contract)}
+        facts["weights"] = (contract.weights * 64).astype(np.int8)
+        scales = np.array(multipliers(name, contract.output.shape[3], -8), np.float32)
+        first = contract.groups == 1 and index % 4 < 2
+        yield name, DynamicConv2DContract(**facts, scales=scales, asymmetric=index % 4 != 0, channels_first=first)
+    x, weights = Tensor((2, 1, 1, 1200), "float32"), numbers("large", (1, 1, 1200, 24), -127, 127)
+    shared = {"strides": (1, 1), "dilation": (1, 1), "padding": (0, 0, 0, 0), "groups": 1, "bias": None}
+    yield "beyond 2^24, rows", DynamicConv2DContract(
+        x=x, out_size=(1, 1), weights=weights.astype(np.int8), scales=np.full(24, 0.25, np.float32),
+        asymmetric=True, channels_first=False, **shared,
+    )  # fmt: skip
+
+
 def pools() -> Named:
     shapes: dict[str, Facts] = {
         "global": {"in_h": 7, "in_w": 7, "channels": 130, "out_h": 1, "out_w": 1, "window": (7, 7)},
@@ -356,6 +374,7 @@ FAMILIES: dict[str, Callable[[], Named]] = {
     "depthwise_16_bits": depthwise_of_16_bits,
     "dense": dense_layers,
     "float32": real_layers,
+    "dynamic": dynamic_layers,
     "pool": pools,
     "lookup": lookups,
     "element_wise": element_wise,

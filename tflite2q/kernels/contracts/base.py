@@ -63,6 +63,7 @@ class Contract:
     def _stored(self, inputs: Sequence[bool], output: bool) -> Contract:
         raise NotImplementedError
 
-    def clamped(self, low: int, high: int) -> Contract | None:
-        """The same with its 8-bit results clamped to [low, high] as well; None where kernels would not clamp."""
+    def clamped(self, low: float, high: float) -> Contract | None:
+        """The same with its 8-bit codes, or its real numbers, clamped to [low, high] as well; None where kernels would
+        not clamp."""
         return None

@@ -54,6 +54,24 @@ class PoolContract(Contract):
         return replace(self, dtype="uint8", low=self.low + shift, high=self.high + shift, offset=self.offset + shift)
 
 
+@dataclass(frozen=True)
+class CopyContract(Contract):
+    """y = x: nothing to compute."""
+
+    storable = False
+    copies = True
+
+    tensor: Tensor
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return (self.tensor,)
+
+    @property
+    def output(self) -> Tensor:
+        return self.tensor
+
+
 @dataclass(frozen=True, eq=False)
 class LookupContract(Contract):
     """A unary function of an 8-bit tensor: y = table[x - lowest code of x's dtype].
@@ -90,7 +108,7 @@ class LookupContract(Contract):
         table = storage.shifted(self.table) if output else self.table
         return replace(self, x_dtype="uint8" if inputs[0] else self.x_dtype, table=table)
 
-    def clamped(self, low: int, high: int) -> LookupContract:
+    def clamped(self, low: float, high: float) -> LookupContract:
         return replace(self, table=self.table.clip(low, high))
 
 
@@ -149,7 +167,9 @@ class EltwiseContract(Contract):
             result=Tensor(self.result.shape, "uint8") if output else self.result,
         )  # fmt: skip
 
-    def clamped(self, low: int, high: int) -> EltwiseContract:
+    def clamped(self, low: float, high: float) -> EltwiseContract | None:
+        if self.result.dtype not in ("int8", "uint8"):
+            return None
         meaning = self.meaning
 
         def both(core: Any, *data: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, TypeVar
@@ -40,8 +41,8 @@ class ProductContract(Contract):
             contract = replace(contract, x_dtype="uint8", x_zero_point=contract.x_zero_point + storage.SHIFT)
         return replace(contract, rescale=storage.shifted_rescale(contract.rescale)) if output else contract
 
-    def clamped(self: P, low: int, high: int) -> P | None:
-        low, high = max(self.rescale.low, low), min(self.rescale.high, high)
+    def clamped(self: P, low: float, high: float) -> P | None:
+        low, high = int(max(self.rescale.low, low)), int(min(self.rescale.high, high))
         return replace(self, rescale=replace(self.rescale, low=low, high=high)) if low <= high else None
 
 
@@ -193,13 +194,19 @@ class FloatConv2DContract(Contract):
     def output(self) -> Tensor:
         return Tensor((self.x.shape[0], *self.out_size, int(self.weights.shape[3])), "float32")
 
-    def clamped_reals(self: F, low: float | None, high: float | None) -> F | None:
-        """The same with its results clamped to [low, high] as well; None if no number is within all bounds."""
-        lows, highs = ([b for b in pair if b is not None] for pair in ((self.low, low), (self.high, high)))
-        lowest, highest = max(lows, default=None), min(highs, default=None)
-        if lowest is not None and highest is not None and lowest > highest:
+    def clamped(self: F, low: float, high: float) -> F | None:
+        low = low if self.low is None else max(self.low, low)
+        high = high if self.high is None else min(self.high, high)
+        if low > high:
             return None
-        return replace(self, low=lowest, high=highest)
+        return replace(self, low=None if math.isinf(low) else low, high=None if math.isinf(high) else high)
+
+    def padded_by(self: F, amounts: tuple[int, int, int, int]) -> F:
+        """The same output from images without so many of their borders of zeros, which the convolution adds itself."""
+        n, h, w, c = self.x.shape
+        top, left, bottom, right = (p + more for p, more in zip(self.padding, amounts, strict=True))
+        x = Tensor((n, h - amounts[0] - amounts[2], w - amounts[1] - amounts[3], c), self.x.dtype)
+        return replace(self, x=x, padding=(top, left, bottom, right))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -2,7 +2,8 @@
 
 The codes are summed as float32 numbers by the loops of `tflite2q.kernels.generic.float_conv`.  That is exact, because
 float32 holds integers up to 2^24: a centred code is within 255, and where 255 times the sum of a filter's magnitudes
-stays below 2^24, so does every partial sum, in any order and with or without fused multiply-adds.
+stays below 2^24, so does every partial sum, in any order and with or without fused multiply-adds.  Where it does not,
+sums of pieces that stay below it are added up in int32.
 
 What limits it is what limits float32 convolutions; the codes take another pass over the input.
 """
@@ -17,12 +18,11 @@ from typing import Any
 import numpy as np
 
 from tflite2q.kernels import layout
-from tflite2q.kernels.contracts import DynamicConv2DContract, Tensor
+from tflite2q.kernels.contracts import Array, DynamicConv2DContract, Tensor
 from tflite2q.kernels.dynamic import Images, Scales
 from tflite2q.kernels.frame import Arrays, Plan, Tensors
 from tflite2q.kernels.generic import float_conv
 from tflite2q.kernels.generic.float_conv import Registers, clamped
-from tflite2q.kernels.refusals import Because, Refusal
 from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, uncontracted
 
 EXACT = 2**24  # integers that float32 holds
@@ -102,15 +102,15 @@ class Program:
 
 
 class GenericDynamicConv:
-    """DynamicConv2D contracts whose sums float32 holds."""
+    """DynamicConv2D contracts; total."""
 
     name = "generic_dynamic"
 
-    def plan(self, contract: DynamicConv2DContract, target: Any) -> Plan | Refusal:
-        if layout.largest_sum(contract.weights) >= EXACT:
-            return Refusal(Because.NUMBERS, "sums may leave the integers that float32 holds")
+    def plan(self, contract: DynamicConv2DContract, target: Any) -> Plan:
         # The clamps are the ending's: programs that differ in nothing else share tiles.
-        sums = replace(float_conv.Program.of(contract, Registers.of(target)), low=None, high=None)
+        sums = replace(
+            float_conv.Program.of(contract, Registers.of(target)), low=None, high=None, piece=_piece(contract.weights)
+        )
         images = Images(_four(contract.x.shape), contract.padding, contract.asymmetric)
         program = Program(images, sums, RealSums.of(contract))
         operation = "depthwise" if sums.each_by_itself else "conv2d"
@@ -122,6 +122,13 @@ def _pack(contract: DynamicConv2DContract, program: Program) -> Arrays:
     packed = dict(float_conv.pack(replace(contract, weights=contract.weights.astype(np.float32)), program.sums))
     channels = program.sums.block_starts[:, None] + np.arange(program.sums.width)
     return {**packed, "scales": contract.scales[channels]}
+
+
+def _piece(weights: Array) -> int:
+    """How many products of codes float32 sums exactly, 0 if all that there are."""
+    if layout.largest_sum(weights) < EXACT:
+        return 0
+    return (EXACT - 1) // (layout.LARGEST_CODE * int(np.abs(weights.astype(np.int64)).max()))
 
 
 def _four(shape: tuple[int, ...]) -> tuple[int, int, int, int]:

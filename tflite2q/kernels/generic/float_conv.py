@@ -22,7 +22,7 @@ from tflite2q.kernels import layout
 from tflite2q.kernels.contracts import Array, FloatConv2DContract, Tensor
 from tflite2q.kernels.frame import Arrays, Plan, Tensors
 from tflite2q.kernels.loops import padded_image, region
-from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, local, store, view
+from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, local, store, vector, view
 
 FLOAT = "float32"
 TILES = 16  # that one thread takes at a time
@@ -59,6 +59,8 @@ class Program:
     """What the text of the function depends on: geometry as in `FloatConv2DContract`, and how the result is tiled.
 
     A block is `vectors` times `lanes` output channels that share their inputs; a tile is `pixels` neighbours in a row.
+    `piece`: sums are of integers, and of so many input channels of a tap at most before they join an int32; 0: of
+    everything.
     """
 
     inputs: tuple[Tensor, ...]
@@ -73,6 +75,7 @@ class Program:
     lanes: int
     vectors: int
     pixels: int
+    piece: int = 0
 
     @staticmethod
     def of(contract: FloatConv2DContract, registers: Registers) -> Program:
@@ -230,44 +233,71 @@ class _Tile:
     def compute(self, y: Buffer) -> None:
         program, lanes = self.program, self.program.lanes
         sums = [[local(lanes, FLOAT) for _ in range(program.vectors)] for _ in range(program.pixels)]
-        for pixel in sums:
-            for v, each in enumerate(pixel):
-                store(each, self.ending.start(self.constants, self.block, v, lanes), 0, lanes=lanes)
-        if program.each_by_itself:
-            self._accumulate_channels([pixel[0] for pixel in sums])
-        else:
-            self._accumulate(sums)
+        totals = self._in_pieces(sums) if program.piece else None
+        if totals is None:
+            self._start(sums)
+            for tap in self._each_tap():
+                self._accumulate(sums, tap, 0, program.depth)
         _, out_h, out_w, _ = program.output.shape
         first = T.Bind((self.n * out_h + self.row) * out_w + self.column)
         for p, pixel in enumerate(sums):
             for v, each in enumerate(pixel):
                 value = load(each, 0, lanes=lanes)
+                if totals is not None:
+                    value = T.cast(load(totals[p][v], 0, lanes=lanes), vector(FLOAT, lanes))
                 result = self.ending.result(value, self.constants, self.block, v, lanes, first + p)
                 store(y, result, self.n, self.row, self.column + p, self.start + v * lanes, lanes=lanes)
 
-    def _accumulate(self, sums: list[list[Buffer]]) -> None:
+    def _start(self, sums: list[list[Buffer]]) -> None:
+        lanes = self.program.lanes
+        for pixel in sums:
+            for v, each in enumerate(pixel):
+                store(each, self.ending.start(self.constants, self.block, v, lanes), 0, lanes=lanes)
+
+    def _in_pieces(self, sums: list[list[Buffer]]) -> list[list[Buffer]]:
+        """int32 sums, of pieces that are summed in `sums`."""
+        program, lanes = self.program, self.program.lanes
+        totals = [[local(lanes, "int32") for _ in pixel] for pixel in sums]
+        pairs = [pair for each in zip(totals, sums, strict=True) for pair in zip(*each, strict=True)]
+        for total, _ in pairs:
+            store(total, broadcast(T.int32(0), lanes), 0, lanes=lanes)
+        size = min(program.piece, program.depth)
+        with T.serial(program.taps) as tap, T.serial(-(-program.depth // size)) as piece:
+            self._start(sums)
+            self._accumulate(sums, tap, piece * size, T.min(program.depth - piece * size, size))
+            for total, each in pairs:
+                part = T.cast(load(each, 0, lanes=lanes), vector("int32", lanes))
+                store(total, load(total, 0, lanes=lanes) + part, 0, lanes=lanes)
+        return totals
+
+    def _accumulate(self, sums: list[list[Buffer]], tap: Expr, start: Expr, count: Expr) -> None:
+        """Add the products of a tap with `count` input channels from `start` on."""
+        if self.program.each_by_itself:
+            self._accumulate_channels([pixel[0] for pixel in sums], tap)
+            return
         program, lanes = self.program, self.program.lanes
         first = self.start // program.sharing * program.depth
-        with T.serial(program.taps) as tap, T.serial(program.depth) as k:
+        with T.serial(count) as i:
+            k = start + i
             w = [
-                T.Bind(load(self.constants["weights"], self.block, tap, k, v * lanes, lanes=lanes))
-                for v in range(program.vectors)
+                T.Bind(load(self.constants["weights"], self.block, tap, k, at * lanes, lanes=lanes))
+                for at in range(program.vectors)
             ]
             for p, pixel in enumerate(sums):
                 value = T.Bind(broadcast(load(self.image, *self._place(tap, p), first + k), lanes))
-                for each, vector in zip(pixel, w, strict=True):
-                    store(each, load(each, 0, lanes=lanes) + value * vector, 0, lanes=lanes)
+                for each, weights in zip(pixel, w, strict=True):
+                    store(each, load(each, 0, lanes=lanes) + value * weights, 0, lanes=lanes)
 
-    def _accumulate_channels(self, sums: list[Buffer]) -> None:
+    def _accumulate_channels(self, sums: list[Buffer], tap: Expr) -> None:
         lanes = self.program.lanes
-        for tap in self._each_tap():
-            w = T.Bind(load(self.constants["weights"], self.block, tap, 0, 0, lanes=lanes))
-            for p, each in enumerate(sums):
-                value = load(self.image, *self._place(tap, p), self.start, lanes=lanes)
-                store(each, load(each, 0, lanes=lanes) + value * w, 0, lanes=lanes)
+        w = T.Bind(load(self.constants["weights"], self.block, tap, 0, 0, lanes=lanes))
+        for p, each in enumerate(sums):
+            value = load(self.image, *self._place(tap, p), self.start, lanes=lanes)
+            store(each, load(each, 0, lanes=lanes) + value * w, 0, lanes=lanes)
 
     def _each_tap(self) -> Iterator[Expr]:
-        if self.program.taps <= UNROLLED_TAPS:
+        """Of channels by themselves, all taps in one go where they are few, so that neighbours share loads."""
+        if self.program.each_by_itself and self.program.taps <= UNROLLED_TAPS:
             yield from range(self.program.taps)
         else:
             with T.serial(self.program.taps) as tap:
