@@ -140,10 +140,12 @@ def _layout(conv: Conv2DContract, narrow: bool, family: str) -> _Layout:
     if family == "mve" and conv.groups == 1:
         image = 0 if direct else BAND * depth
         if narrow:
-            return _Layout("q_fours_narrow", "conv_mve", 4, 0, image + 4 * (stride + 16))
+            return _Layout("q_fours_narrow", "conv_mve", 4, 16, image + 4 * stride)
         return _Layout("q_fours", "conv_mve", 4, 16, image)
-    if family == "dsp" and not narrow and conv.groups == 1:
+    if family == "dsp" and conv.groups == 1:
         aligned = direct and depth == stride
+        if narrow:
+            return _Layout("q_pairs_narrow", "conv_dsp", 2, 4, (6 if aligned else 7) * stride)
         if aligned and conv.out_h * conv.out_w == 1:
             return _Layout("q_single", "conv_dsp", 4, 4, 2 * stride)
         return _Layout("q_pairs", "conv_dsp", 2, 4, (4 if aligned else 5) * stride)
@@ -159,7 +161,8 @@ def _conv(name: str, conv: Conv2DContract, weights: Array, narrow: bool, form: F
     depth = rows.shape[1]
     stride = -(-depth // 4) * 4
     padded = np.pad(rows, ((0, 0), (0, stride - depth)))
-    data = packed_words(rows) if narrow else interleaved(padded, way.rows, way.taps)
+    data = interleaved(padded if way.taps or not narrow else rows, way.rows, way.taps)
+    data = packed_words(data) if narrow else data
     kind = kind_of(form)
     constants, tables = _channels(name, form, layout.folded_bias(conv, conv.x_zero_point), way.kernel)
     struct = (
@@ -181,7 +184,7 @@ def _conv(name: str, conv: Conv2DContract, weights: Array, narrow: bool, form: F
 def _channels(name: str, form: Form, bias: Array, kernel: str) -> tuple[str, tuple[Table, ...]]:
     """The initializers of biases and rescaling, and their tables: one for each, or one of channels by twos or fours."""
     rescale, tables = rescale_text(name, form)
-    size = {"q_pairs": 2, "q_fours": 4, "q_fours_narrow": 4}.get(kernel)
+    size = {"q_pairs": 2, "q_pairs_narrow": 2, "q_fours": 4, "q_fours_narrow": 4}.get(kernel)
     if size is None:
         return f".bias = {name}_b, .r = {rescale}", (Table(f"{name}_b", bias, True), *tables)
     missing = (0, -len(bias) % size)
@@ -255,17 +258,20 @@ class _Way:
 
 
 def _way(conv: DepthwiseConv2DContract, weights: Array, narrow: bool, family: str) -> _Way:
-    plain = not narrow and conv.depth_multiplier == 1 and conv.batch == 1
+    plain = conv.depth_multiplier == 1 and conv.batch == 1
     window = conv.kernel == (3, 3) and conv.dilation == (1, 1) and conv.strides in ((1, 1), (2, 2))
     if family == "dsp" and plain and window and conv.in_c % 4 == 0 and conv.padding[1] <= 1 and _within(conv):
         step = (conv.in_w + conv.padding[1] + 3) // 2
         packed = np.pad(weights.reshape(9, -1).T.reshape(-1), (0, 3))
-        texts = ("depthwise", "depthwise_dsp")
-        return _Way("q_depthwise_3x3", texts, packed, True, conv.out_c, 12 * conv.in_c * step, 3)
+        texts = ("conv", "depthwise", "depthwise_dsp")
+        scratch = 12 * conv.in_c * step + (packed.size + 8 if narrow else 0)
+        return _Way("q_depthwise_3x3", texts, packed, True, conv.out_c, scratch, 3)
     if family == "mve" and plain and weights.min() >= -127:
         room = -(-conv.out_c // 8) * 8
-        scratch = 8 * conv.kernel[0] * conv.kernel[1] + conv.in_c
-        return _Way("q_depthwise_lanes", ("depthwise", "depthwise_mve"), weights.reshape(-1), True, room, scratch, 0)
+        scratch = 8 * conv.kernel[0] * conv.kernel[1] + conv.in_c + (weights.size + 8 if narrow else 0)
+        return _Way(
+            "q_depthwise_lanes", ("conv", "depthwise", "depthwise_mve"), weights.reshape(-1), True, room, scratch, 0
+        )
     return _Way("q_depthwise_plain", ("depthwise",), weights.reshape(-1), False, conv.out_c, 0, 0)
 
 
@@ -276,7 +282,8 @@ def _within(conv: ConvolutionContract) -> bool:
 
 def _depthwise(name: str, conv: DepthwiseConv2DContract, weights: Array, narrow: bool, form: Form, family: str) -> Call:
     way = _way(conv, weights, narrow, family)
-    data = packed_nibbles(way.weights.reshape(1, -1)) if narrow else way.weights.astype(np.int8)
+    pack = packed_nibbles if way.kernel == "q_depthwise_plain" else packed_words
+    data = pack(way.weights.reshape(1, -1)) if narrow else way.weights.astype(np.int8)
     rescale, tables = rescale_text(name, form)
     kind = kind_of(form)
     bias = layout.folded_bias(conv, conv.x_zero_point if way.folded else 0)

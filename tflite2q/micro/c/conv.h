@@ -63,17 +63,21 @@ Q_INLINE int q_pointwise(const q_conv *l) {
          l->out_h == l->in_h && l->out_w == l->in_w;
 }
 
-/* A row of weights as bytes.  Of 4-bit ones a word has eight: four in the low halves of its bytes, then four in the
-   high ones; their bytes fill up the last eight, which may be four more than the row's stride. */
-Q_INLINE const int8_t *q_row(const q_conv *l, int32_t c, int8_t *unpacked) {
-  if (!l->narrow) return (const int8_t *)l->w + c * l->stride;
-  const uint8_t *w = (const uint8_t *)l->w + c * ((l->depth + 7) / 8 * 4);
-  for (int32_t i = 0; i < l->depth; i += 8, w += 4) {
+/* n 4-bit weights, a multiple of eight, as bytes: a word has four in the low halves of its bytes, then four in the high
+   ones. */
+Q_INLINE void q_unpack(const uint8_t *w, int8_t *to, int32_t n) {
+  for (int32_t i = 0; i < n; i += 8, w += 4) {
     const uint32_t u = q_word(w);
     const uint32_t a = (((u & 0x0F0F0F0Fu) ^ 0x08080808u) + 0x78787878u) ^ 0x80808080u; /* each less 8, if above 7 */
     const uint32_t b = ((((u >> 4) & 0x0F0F0F0Fu) ^ 0x08080808u) + 0x78787878u) ^ 0x80808080u;
-    q_copy(unpacked + i, &a, 4);
-    q_copy(unpacked + i + 4, &b, 4);
+    q_copy(to + i, &a, 4);
+    q_copy(to + i + 4, &b, 4);
   }
+}
+
+/* A row of weights as bytes; those of 4 bits fill up the last eight, which may be four more than the row's stride. */
+Q_INLINE const int8_t *q_row(const q_conv *l, int32_t c, int8_t *unpacked) {
+  if (!l->narrow) return (const int8_t *)l->w + c * l->stride;
+  q_unpack((const uint8_t *)l->w + c * ((l->depth + 7) / 8 * 4), unpacked, l->depth);
   return unpacked;
 }

@@ -33,7 +33,10 @@ Q_INLINE void q_widen(const int8_t *row, uint32_t *to, int32_t n, int32_t step) 
     if (c + 1 < last) (Y)[c + 1] = (int8_t)(fixed ? q_fixed(B, m1, n1, &r, kind) : q_code(B, &r, c + 1, kind)); \
   } while (0)
 
-Q_INLINE void q_block(const q_conv *l, const uint32_t *w, const uint32_t *x, int8_t *y0, int8_t *y1, int kind) {
+Q_INLINE void q_block(const q_conv *l, const uint32_t *x, int8_t *y0, int8_t *y1, int8_t *unpacked, int kind,
+                      int narrow) {
+  const uint8_t *packed = (const uint8_t *)l->w;
+  const uint32_t *w = (const uint32_t *)l->w;
   const q_rescale r = l->r;
   const int32_t *t = l->pairs;
   const uint32_t *const end = x + l->stride;
@@ -41,6 +44,11 @@ Q_INLINE void q_block(const q_conv *l, const uint32_t *w, const uint32_t *x, int
   for (int32_t left = l->out_c; left > 0; left -= 2, t += 5, y0 += 2, y1 += 2) {
     int32_t a = t[0], b = t[1], d = a, e = b;
     const uint32_t *p = x;
+    if (narrow) {
+      q_unpack(packed, unpacked, 2 * l->stride);
+      packed += l->stride;
+      w = (const uint32_t *)(void *)unpacked;
+    }
     if (twice) {
       do {
         Q_TAPS(w, p);
@@ -74,8 +82,8 @@ Q_INLINE void q_block(const q_conv *l, const uint32_t *w, const uint32_t *x, int
   }
 }
 
-/* Pixels by pairs.  scratch: two rows of halves, one of bytes. */
-Q_INLINE void q_pairs(const q_conv *l, const int8_t *x, int8_t *y, int8_t *scratch, int kind) {
+/* Pixels by pairs.  scratch: two rows of halves, one of bytes, two of weights. */
+Q_INLINE void q_by_pairs(const q_conv *l, const int8_t *x, int8_t *y, int8_t *scratch, int kind, int narrow) {
   const int32_t pixels = l->out_h * l->out_w, stride = l->stride;
   const int direct = q_pointwise(l) && l->depth == stride;
   uint32_t *const halves = (uint32_t *)(void *)scratch;
@@ -91,10 +99,18 @@ Q_INLINE void q_pairs(const q_conv *l, const int8_t *x, int8_t *y, int8_t *scrat
         at += stride;
         if (++ox == l->out_w) ox = 0, oy++;
       }
-      q_block(l, (const uint32_t *)l->w, halves, y, pair ? y + l->out_c : y, kind);
+      q_block(l, halves, y, pair ? y + l->out_c : y, scratch + (direct ? 4 : 5) * stride, kind, narrow);
     }
     if (pixels & 1) y -= l->out_c;
   }
+}
+
+Q_INLINE void q_pairs(const q_conv *l, const int8_t *x, int8_t *y, int8_t *scratch, int kind) {
+  q_by_pairs(l, x, y, scratch, kind, 0);
+}
+
+Q_INLINE void q_pairs_narrow(const q_conv *l, const int8_t *x, int8_t *y, int8_t *scratch, int kind) {
+  q_by_pairs(l, x, y, scratch, kind, 1);
 }
 
 /* One pixel, by four channels; scratch: a row of halves. */
@@ -130,7 +146,7 @@ Q_INLINE void q_single(const q_conv *l, const int8_t *x, int8_t *y, int8_t *scra
   }
 }
 
-/* Weights of 4 bits, and groups: rows as they are.  scratch: two rows of halves, one of bytes, two of weights. */
+/* Groups: rows as they are.  scratch: two rows of halves, one of bytes, two of weights. */
 Q_INLINE void q_rows(const q_conv *l, const int8_t *x, int8_t *y, int8_t *scratch, int kind) {
   const int32_t pixels = l->out_h * l->out_w, per = l->out_c / l->groups, stride = l->stride;
   const int fixed = kind == Q_FULL || kind == Q_FIXED;

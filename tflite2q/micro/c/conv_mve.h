@@ -43,19 +43,6 @@ Q_INLINE void q_four(const int8_t *x, const int8_t *w, int32_t depth, int32_t *s
 #endif
 }
 
-/* Four rows of 4-bit weights, side by side. */
-Q_INLINE void q_unpack(const q_conv *l, int32_t c, int8_t *to) {
-  const int32_t whole = l->depth & ~15, step = ((l->depth & 15) + 3) & ~3;
-  for (int32_t i = 0; i < 4 && c + i < l->out_c; i++) {
-    const uint8_t *w = (const uint8_t *)l->w + (c + i) * ((l->depth + 7) / 8 * 4);
-    for (int32_t k = 0; k < l->depth; k++) {
-      const uint8_t two = w[(k >> 3) * 4 + (k & 3)];
-      const int32_t four = k & 4 ? two >> 4 : two & 15;
-      to[4 * (k < whole ? k & ~15 : whole) + i * (k < whole ? 16 : step) + (k & 15)] = (int8_t)((four ^ 8) - 8);
-    }
-  }
-}
-
 /* `count` pixels, `step` apart, by four channels at a time. */
 Q_INLINE void q_block(const q_conv *l, const int8_t *x, int32_t step, int8_t *y, int32_t count, int8_t *unpacked,
                       int kind, int narrow) {
@@ -67,7 +54,7 @@ Q_INLINE void q_block(const q_conv *l, const int8_t *x, int32_t step, int8_t *y,
     const int32_t b0 = t[0], b1 = t[1], b2 = t[2], b3 = t[3];
     const int8_t *p = x;
     int8_t *to = y + c;
-    if (narrow) q_unpack(l, c, unpacked);
+    if (narrow) q_unpack((const uint8_t *)l->w + c / 4 * (all / 2), unpacked, all);
 #if defined(Q_MVE)
     if (kind == Q_FULL || kind == Q_FIXED) {
       const int32x4_t m = vldrwq_s32(t + 4), n = vldrbq_s32((const int8_t *)(t + 8));

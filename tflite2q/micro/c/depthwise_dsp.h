@@ -53,11 +53,16 @@ Q_INLINE void q_ring_row(const q_depthwise *l, const int8_t *x, int32_t y, uint3
   }
 }
 
-/* w: [channel][9]; scratch: [3][in_c][step] words. */
+/* w: [channel][9]; scratch: [3][in_c][step] words, then weights of 4 bits as bytes. */
 Q_INLINE void q_depthwise_3x3(const q_depthwise *l, const int8_t *x, int8_t *y, int8_t *scratch, int kind) {
   const int32_t step = (l->in_w + l->left + 3) / 2, slot = l->in_c * step, columns = l->out_c;
   uint32_t *const ring = (uint32_t *)(void *)scratch;
   const q_rescale r = l->r;
+  const int8_t *weights = (const int8_t *)l->w;
+  if (l->narrow) {
+    q_unpack((const uint8_t *)l->w, scratch + 12 * slot, 9 * columns);
+    weights = scratch + 12 * slot;
+  }
   int32_t next = -l->top;
   for (int32_t oy = 0; oy < l->out_h; oy++) {
     const int32_t first = oy * l->sh - l->top;
@@ -65,7 +70,7 @@ Q_INLINE void q_depthwise_3x3(const q_depthwise *l, const int8_t *x, int8_t *y, 
     for (; next < first + 3; next++) q_ring_row(l, x, next, ring + (next + l->top) % 3 * slot, step);
     const uint32_t *p0 = ring + (first + l->top) % 3 * slot, *p1 = ring + (first + l->top + 1) % 3 * slot;
     const uint32_t *p2 = ring + (first + l->top + 2) % 3 * slot;
-    const int8_t *w = (const int8_t *)l->w;
+    const int8_t *w = weights;
     for (int32_t c = 0; c < columns; c++, w += 9, p0 += step, p1 += step, p2 += step, y++) {
       const uint32_t u0 = q_word(w), u1 = q_word(w + 3), u2 = q_word(w + 6);
       const uint32_t e0 = q_even(u0), e1 = q_even(u1), e2 = q_even(u2), o0 = q_odd(u0), o1 = q_odd(u1), o2 = q_odd(u2);

@@ -9,10 +9,10 @@ Q_INLINE int32x4_t q_quarter(int32x4_t a, int32x4_t m, int32x4_t n, int32_t zero
 }
 
 /* Eight channels, or those that `p` has: even ones and odd ones apart until the codes. */
-Q_INLINE void q_eight(const q_depthwise *l, const q_rescale *r, const int8_t *const *row, int32_t c, int32_t taps,
+Q_INLINE void q_eight(const q_depthwise *l, const int8_t *w, const q_rescale *r, const int8_t *const *row, int32_t c, int32_t taps,
                       int8_t *y, mve_pred16_t p) {
   const int32_t columns = l->out_c;
-  const int8_t *w = (const int8_t *)l->w + c;
+  w += c;
   const int32x4x2_t bias = vld2q_s32(l->bias + c);
   int32x4_t even = bias.val[0], odd = bias.val[1];
   for (; taps >= 2; taps -= 2, row += 2) {
@@ -37,10 +37,10 @@ Q_INLINE void q_eight(const q_depthwise *l, const q_rescale *r, const int8_t *co
   vstrbq_p_s16(y + c, vmaxq_s16(vminq_s16(codes, vdupq_n_s16((int16_t)r->high)), vdupq_n_s16((int16_t)r->low)), p);
 }
 
-Q_INLINE void q_all_eight(const q_depthwise *l, const q_rescale *r, const int8_t *const *row, int32_t c, int32_t taps,
+Q_INLINE void q_all_eight(const q_depthwise *l, const int8_t *w, const q_rescale *r, const int8_t *const *row, int32_t c, int32_t taps,
                           int8_t *y) {
   const int32_t columns = l->out_c;
-  const int8_t *w = (const int8_t *)l->w + c;
+  w += c;
   const int32x4x2_t bias = vld2q_s32(l->bias + c);
   int32x4_t even = bias.val[0], odd = bias.val[1];
   for (; taps >= 2; taps -= 2, row += 2) {
@@ -67,20 +67,20 @@ Q_INLINE void q_all_eight(const q_depthwise *l, const q_rescale *r, const int8_t
 #endif
 
 /* The taps of one pixel, `row` their places. */
-Q_INLINE void q_taps(const q_depthwise *l, const q_rescale *r, const int8_t *const *row, int32_t taps, int8_t *y,
+Q_INLINE void q_taps(const q_depthwise *l, const int8_t *w, const q_rescale *r, const int8_t *const *row, int32_t taps, int8_t *y,
                      int kind) {
   const int32_t columns = l->out_c;
 #if defined(Q_MVE)
   if (kind == Q_FULL || kind == Q_FIXED) {
     int32_t c = 0;
-    for (; c + 8 <= columns; c += 8) q_all_eight(l, r, row, c, taps, y);
-    if (c < columns) q_eight(l, r, row, c, taps, y, vctp16q((uint32_t)(columns - c)));
+    for (; c + 8 <= columns; c += 8) q_all_eight(l, w, r, row, c, taps, y);
+    if (c < columns) q_eight(l, w, r, row, c, taps, y, vctp16q((uint32_t)(columns - c)));
     return;
   }
 #endif
   for (int32_t c = 0; c < columns; c++) {
     int32_t a = l->bias[c];
-    for (int32_t t = 0; t < taps; t++) a += row[t][c] * ((const int8_t *)l->w)[t * columns + c];
+    for (int32_t t = 0; t < taps; t++) a += row[t][c] * w[t * columns + c];
     y[c] = (int8_t)q_code(a, r, c, kind);
   }
 }
@@ -93,6 +93,11 @@ Q_INLINE void q_depthwise_lanes(const q_depthwise *l, const int8_t *x, int8_t *y
   const q_rescale rescale = l->r;
   int8_t *const outside = scratch + kh * kw * (int32_t)sizeof(int8_t *);
   q_fill(outside, l->zero, (size_t)in_c);
+  const int8_t *w = (const int8_t *)l->w;
+  if (l->narrow) {
+    q_unpack((const uint8_t *)l->w, outside + in_c, kh * kw * in_c);
+    w = outside + in_c;
+  }
   for (int32_t n = 0; n < l->batch; n++, x += in_h * in_w * in_c)
     for (int32_t oy = 0; oy < l->out_h; oy++) {
       int moved = 0; /* whether the last pixel's taps were all inside */
@@ -108,7 +113,7 @@ Q_INLINE void q_depthwise_lanes(const q_depthwise *l, const int8_t *x, int8_t *y
               *to++ = r < 0 || r >= in_h || s < 0 || s >= in_w ? outside : x + (r * in_w + s) * in_c;
         }
         moved = inside;
-        q_taps(l, &rescale, row, kh * kw, y, kind);
+        q_taps(l, w, &rescale, row, kh * kw, y, kind);
       }
     }
 }
