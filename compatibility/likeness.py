@@ -13,7 +13,7 @@ The bits that a scheme changes (BITS):
 - Scales that are powers of two are up to twice as coarse, symmetric in addition, and so are the weights: 6 bits.
 - One scale for all channels of weights costs channels with a quarter of the largest range two bits: 6 bits, where the
   weights had a scale for each channel, or had a zero point that must go.
-- 4-bit weights are 4 bits.
+- 4-bit weights are 4 bits, and n levels are log2(n); fewer than 4 bits promise nothing, and are not judged.
 
 A clamp that is lost leaves outputs that have nothing to do with the original's.  Unrelated signals of equal power
 differ by twice that power, -3 dB; an output that is constant has 0 dB; measured were figures up to 1 dB.  No floor lies
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log10, sqrt
+from math import log2, log10, sqrt
 from typing import Any
 
 import numpy as np
@@ -40,9 +40,10 @@ Array = npt.NDArray[Any]
 
 MARGIN_DB = 10.0
 LOWEST_DB, LOWEST_DB_4_BITS = 3.0, -1.0
+UNJUDGED_DB = -99.0
 # (bits, share): of the answers of networks that work, 90 % and more stay the same with 8 or 7 bits, about 80 % with 6
 # and 20 % with 4; lost clamps leave 1 %.
-SHARES = ((7.0, 0.75), (6.0, 0.5), (0.0, 0.25))
+SHARES = ((7.0, 0.75), (6.0, 0.5), (4.0, 0.25), (0.0, 0.0))
 # Softmax makes much of little noise, so classes may speak for scores; not where the noise is far beyond the scheme's.
 CLASSES_DB = 10.0
 CLASSES = 10  # with fewer, outputs that are unrelated often agree
@@ -93,6 +94,8 @@ def bits(layer: Layer, weights: Value | None) -> float:
     if weights is not None and weights.type.quantized and layer.weights.dtype != "float32":
         if layer.weights.dtype == "int4":
             found.append(4.0)
+        if layer.weights.levels:
+            found.append(log2(layer.weights.levels))
         parameters = weights.type.parameters
         anew = len(parameters.scale) > 1 or (layer.weights.symmetric and not parameters.symmetric)
         if layer.weights.granularity == "per-tensor" and anew:
@@ -113,6 +116,8 @@ def precisions(graph: Graph, scheme: Scheme) -> list[float]:
 
 def floor_db(found: Sequence[float]) -> float:
     """The least signal to noise, in dB, that layers of so many bits excuse."""
+    if min(found) < 4:
+        return UNJUDGED_DB
     noise = sum(10 ** (-(6.02 * each - 7.3) / 10) for each in found)
     lowest = LOWEST_DB_4_BITS if min(found) <= 4 else LOWEST_DB
     return max(lowest, -10 * log10(noise) - MARGIN_DB)

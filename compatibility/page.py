@@ -70,7 +70,8 @@ layers with weights or sums adds up, and {margin:g} dB are allowed for wider ran
 Outputs within one step of the coarser of both grids are alike whatever the figure. No floor is below {lowest:g} dB,
 with 4-bit weights {lowest4:g} dB: outputs that have lost a clamp have little to do with the original's, which gives
 1 dB to -3 dB. Of classes, boxes and integers {shares}
-must stay: few samples are a coarse measure, and a lost clamp leaves about 1 %.
+must stay: few samples are a coarse measure, and a lost clamp leaves about 1 %. Weights of fewer than 4 bits promise
+nothing and are not judged.
 """
 
 
@@ -127,8 +128,7 @@ def render(rows: Sequence[Row], settings: Settings, folders: Sequence[Path]) -> 
         lowest=likeness.LOWEST_DB,
         lowest4=likeness.LOWEST_DB_4_BITS,
         margin=likeness.MARGIN_DB,
-        shares=", ".join(f"{share:.1%} with {bits:g} bits or more" for bits, share in likeness.SHARES[:2])
-        + f", {likeness.SHARES[-1][1]:.1%} with fewer",
+        shares=", ".join(f"{share:.1%} with {bits:g} bits or more" for bits, share in likeness.SHARES[:3]),
     )
     sections = [head, "## Result", _summary(rows), _faults(rows), _schemes(rows), _files(rows)]
     return "\n".join(section.rstrip() + "\n" for section in sections if section)

@@ -141,3 +141,9 @@ def test_more_photos_are_taken_until_a_share_is_decided(tmp_path: Path, monkeypa
     outcome = conversions._likeness(subject, tflite2q.convert(graph, "int8"))
     assert counts == [8, 16, 32, 50]
     assert (outcome.state, outcome.detail) == ("ok", "top-1 76% (floor 75%) on 50 photos")
+
+
+def test_weights_of_few_levels_have_the_bits_of_their_levels() -> None:
+    assert min(precisions(everything(0), scheme.find("int8-16-levels"))) == 4
+    assert min(precisions(everything(0), scheme.find("int8-w2"))) == 2
+    assert floor("int8-w3") == likeness.UNJUDGED_DB

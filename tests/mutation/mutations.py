@@ -42,8 +42,8 @@ MUTATIONS = {
     ),
     "scales per channel lie on the first axis, whatever the op": Mutation(
         "tflite2q/rewrites/weights.py",
-        "Quantization.per_channel(rows.scales, axis)",
-        "Quantization.per_channel(rows.scales, 0)",
+        "Quantization.per_channel(scales, axis)",
+        "Quantization.per_channel(scales, 0)",
         ("tests/rewrites/test_weights.py",),
     ),
     "the smaller of the two operator codes counts": Mutation(
