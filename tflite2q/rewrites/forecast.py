@@ -22,7 +22,7 @@ from tflite2q.rewrites.plan import Plan, unchanged, weights_of
 from tflite2q.rewrites.provisional import needs_data, wanting
 from tflite2q.rewrites.scheme import Layer, Scheme, Weights
 from tflite2q.rewrites.stored import lifted
-from tflite2q.rewrites.weights import conforms, ends, fits_around_middle, outgrown
+from tflite2q.rewrites.weights import conforms, ends, fits_around_middle, in_blocks, outgrown
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Forecast:
         if settings.dtype == "float32" or (conforms(weights, settings) and not evened):
             return len(extent.scale), 0
         low, high, scale = extent.low, extent.high, extent.scale
-        if extent.real or evened:
+        if extent.real or evened or in_blocks(weights, settings):  # blocks get steps of their own
             return len(scale), int(((low != 0) | (high != 0)).sum())
         unlike = np.zeros(len(scale), bool)
         if settings.granularity == "per-tensor":
