@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from micro import host
 
 from tflite2q.cli import tflite2q
-from tflite2q.errors import DoesNotFit, Tflite2qError, UnsupportedError, UsageError
+from tflite2q.errors import LimitError, Tflite2qError, UnsupportedError, UsageError
 
 ROOT = Path(__file__).parent.parent.parent
 DIGITS = ROOT / "models" / "digits_uint8.tflite"
@@ -77,7 +77,7 @@ def test_the_package_builds_the_example(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_said_before_anything_is_written(tmp_path: Path) -> None:
     error = refusal(convert(tmp_path, "digits.c", "--max-arena", "100"))
-    assert isinstance(error, DoesNotFit) and error.exit_code == 1 and "q." in str(error)
+    assert isinstance(error, LimitError) and error.exit_code == 1 and "q." in str(error)
     assert not list(tmp_path.iterdir())
 
 

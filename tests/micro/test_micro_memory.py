@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tflite2q import convert, load
-from tflite2q.errors import DoesNotFit
+from tflite2q.errors import LimitError
 from tflite2q.lower.targets import micro
 from tflite2q.micro import library, memory, steps
 from tflite2q.micro.program import Buffer, Port, Program, Step
@@ -62,9 +62,9 @@ def test_what_does_not_fit_names_the_layer() -> None:
     target = micro("cortex-m4")
     assert target is not None
     made = library.make(convert(load(DIGITS), "int8").graph, "digits", target)
-    with pytest.raises(DoesNotFit, match=r"most of it is for q\.\w+"):
+    with pytest.raises(LimitError, match=r"most of it is for q\.\w+"):
         library.check_fits(made, 100, None)
-    with pytest.raises(DoesNotFit, match="is the first that does not fit"):
+    with pytest.raises(LimitError, match="is the first that does not fit"):
         library.check_fits(made, None, 100)
     library.check_fits(made, 1 << 20, 1 << 20)
 

@@ -160,7 +160,7 @@ def test_whatever_is_measured_the_chosen_mix_is_not_beaten(
     monkeypatch.setattr(judge.Judge, "loss", losing(random, lambda _: 0.0))
     found = find(tflite2q.load(digits), samples, max_drop=1.0)
     chosen = found.chosen.measured_cost or 0.0, found.chosen.points_lost or 0.0
-    assert chosen[1] <= 1.0 and len(found.judged) > 5
+    assert chosen[1] <= 1.0 and len(found.judged) > 3
     for point in found.judged:
         other = point.measured_cost or 0.0, point.points_lost or 0.0
         assert not (other[0] <= chosen[0] and other[1] <= chosen[1] and other != chosen)
