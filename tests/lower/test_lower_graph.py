@@ -69,7 +69,7 @@ def constant(name: str, array: np.ndarray[Any, Any], quantization: Quantization)
     return Value(name, TensorType(array.shape, str(array.dtype), quantization), Constant(array))
 
 
-@pytest.mark.parametrize("use_kernels", [False, True], ids=["core", "kernels"])
+@pytest.mark.parametrize("use_kernels", [pytest.param(False, marks=pytest.mark.slow), True], ids=["core", "kernels"])
 def test_own_model(digits: Path, use_kernels: bool) -> None:
     assert_exact(reader.load(digits), use_kernels, seeds=5)
 

@@ -13,7 +13,6 @@ from tflite2q.lower.contracts import contract_of
 # Beside integers: results of sums of float32 products depend on the order of summation, which nobody prescribes.
 TOLERANCE = 1e-5
 FIRST = list({family.split("-")[0]: family for family in reversed(list(FAMILIES))}.values())  # one of each operator
-COMMON = "int8"  # the type that most compiled models have
 # LLVM takes long for these; another type of each operator is quick.
 LONG = (
     "DIV-uint8",
@@ -41,7 +40,7 @@ def has_kernel(case: Case) -> bool:
 
 
 def _is_quick(family: str) -> bool:
-    return (family in FIRST or family.split("-")[-1] == COMMON) and family not in LONG
+    return family in FIRST and family not in LONG
 
 
 @pytest.mark.parametrize("family", [f if _is_quick(f) else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES])

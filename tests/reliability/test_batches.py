@@ -10,6 +10,7 @@ from reliability.batches import campaign
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sends signals, looks at /proc")
 
 
+@pytest.mark.slow
 def test_two_kills_of_a_small_batch() -> None:
     found = campaign(5, 2)
     assert not found.wrong

@@ -112,7 +112,12 @@ def test_litert_computes_our_bits_on_small_networks(name: str, seed: int, tmp_pa
 
 @pytest.mark.parametrize("name", sorted(set(scheme.shipped()) - set(SCHEMES)))
 @pytest.mark.parametrize(
-    "model", ["digits", "small", pytest.param("mobilenet_v1_0.25_128_quant", marks=pytest.mark.slow), "vww_96_int8"]
+    "model",
+    [
+        "digits",
+        "small",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("mobilenet_v1_0.25_128_quant", "vww_96_int8")),
+    ],
 )
 def test_litert_computes_our_bits_under_every_shipped_scheme(
     model: str, name: str, digits: Path, request: pytest.FixtureRequest, tmp_path: Path

@@ -160,7 +160,7 @@ def same(got: list[np.ndarray], want: list[np.ndarray], step: int) -> None:
 
 
 @pytest.mark.parametrize("name", MIXES)
-@pytest.mark.parametrize("network", ["digits", "7"])
+@pytest.mark.parametrize("network", ["digits", pytest.param("7", marks=pytest.mark.slow)])
 def test_mixes_by_hand(name: str, network: str, digits: Path) -> None:
     graph = check(model(network, digits), mix(name), core=network == "7" and name in BY_CORE)
     dtypes = {value.type.dtype for op in graph.ops for value in graph.outs(op)}

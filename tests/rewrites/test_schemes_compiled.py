@@ -42,7 +42,23 @@ def agrees(graph: Graph, use_kernels: bool, exact: bool) -> None:
                 assert np.abs(got.astype(np.int64) - want.astype(np.int64)).max() <= 1
 
 
-@pytest.mark.parametrize("name", scheme.shipped())
+# Code for these is that of another scheme with other constants, or core operations that take long to compile.
+COMPILED_ALIKE = {
+    "dynamic-range-w4",
+    "int8-16-levels",
+    "int8-w2",
+    "int8-w3",
+    "int8-w4-dw8",
+    "mixed-depthwise",
+    "mixed-first-last",
+    "symmetric-uint8",
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in COMPILED_ALIKE else ()) for name in scheme.shipped()],
+)
 def test_digits_compiled_under_every_scheme(digits: Path, name: str) -> None:
     agrees(converted(tflite2q.load(digits), name), use_kernels=True, exact=name != "float32")
 
