@@ -14,11 +14,13 @@ from tflite2q import rewrites
 from tflite2q.dialect.graph import Graph, verify
 from tflite2q.dialect.ops import Dequantize
 from tflite2q.dialect.ops.detection import DetectionPostprocess
+from tflite2q.dialect.ops.eltwise import Add
 from tflite2q.dialect.ops.hlo import HloSelect
 from tflite2q.dialect.ops.hlo_movement import HloIota
 from tflite2q.dialect.ops.lookup import Lookup
 from tflite2q.dialect.ops.movement import StridedSlice
 from tflite2q.dialect.ops.pool import AveragePool2D
+from tflite2q.dialect.ops.softmax import Softmax
 from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
 from tflite2q.errors import InvalidGraph, ModelError, Tflite2qError, UnsupportedError
 from tflite2q.execution import reference
@@ -147,3 +149,24 @@ def test_the_largest_scales_make_no_warnings(name: str) -> None:
             rewrites.convert(verify(Graph(("x",), ("y",), (x, y), (op,))), scheme.find(name))
         except Tflite2qError as error:
             assert "\n" not in str(error)
+
+
+def test_a_softmax_of_no_elements() -> None:
+    x = Value("x", TensorType((2, 0), "uint8", Quantization.per_tensor(0.5, 3)))
+    y = Value("y", TensorType((2, 0), "uint8", Quantization.per_tensor(1 / 256, 0)))
+    graph = verify(Graph(("x",), ("y",), (x, y), (Softmax(inputs=("x",), outputs=("y",), beta=1.0),)))
+    [found] = reference.run(graph, np.zeros((2, 0), np.uint8))
+    assert (found.shape, found.dtype) == ((2, 0), np.uint8)
+
+
+def test_a_constant_of_the_largest_scale_becomes_real_without_warnings() -> None:
+    kind = Quantization.per_tensor(3e38, 0)
+    x = Value("x", TensorType((2,), "int8", kind))
+    c = Value("c", TensorType((2,), "int8", kind), Constant(np.array([127, -1], np.int8)))
+    y = Value("y", TensorType((2,), "int8", kind))
+    graph = verify(Graph(("x",), ("y",), (x, c, y), (Add(inputs=("x", "c"), outputs=("y",)),)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = rewrites.convert(graph, scheme.find("dynamic-range")).graph
+    [constant] = [value for value in found.values if value.name.startswith("c")]
+    assert np.isposinf(constant.data[0])

@@ -160,10 +160,10 @@ class NumpyCore:
         return np.asarray(np.sum(x, axis=tuple(axis), keepdims=keepdims, dtype=x.dtype))
 
     def max(self, x: Array, axis: Sequence[int], keepdims: bool = False) -> Array:
-        return np.asarray(np.max(x, axis=tuple(axis), keepdims=keepdims))
+        return np.asarray(np.max(x, axis=tuple(axis), keepdims=keepdims, **_of_nothing(x, largest=True)))
 
     def min(self, x: Array, axis: Sequence[int], keepdims: bool = False) -> Array:
-        return np.asarray(np.min(x, axis=tuple(axis), keepdims=keepdims))
+        return np.asarray(np.min(x, axis=tuple(axis), keepdims=keepdims, **_of_nothing(x, largest=False)))
 
     def argmax(self, x: Array, axis: int) -> Array:
         return np.asarray(np.argmax(x, axis=axis), np.int64)
@@ -264,3 +264,13 @@ def _largest(x: Array) -> float:
         low, high = code_range(x.dtype.name)
         return float(max(-low, high))
     return float(max(-float(x.min()), float(x.max()), 1.0)) if x.size else 1.0
+
+
+def _of_nothing(x: Array, largest: bool) -> dict[str, Any]:
+    """What the largest or the smallest of no elements is, for arrays without any: the other end of the type."""
+    if x.size:
+        return {}
+    if x.dtype.kind == "f":
+        return {"initial": -np.inf if largest else np.inf}
+    ends = np.iinfo(x.dtype)
+    return {"initial": ends.min if largest else ends.max}

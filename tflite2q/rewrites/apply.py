@@ -221,7 +221,8 @@ def _recoded(data: Constant, old: TensorType, new: TensorType) -> Constant:
     """The real numbers of codes of type `old` as codes of `new`, or as they are where that is float32."""
     real = _real(data.array, old)
     if new.dtype == "float32":
-        return Constant(real.astype(np.float32))
+        with np.errstate(over="ignore"):  # of the largest scales there are
+            return Constant(real.astype(np.float32))
     codes = rounding.round_half_away(real / new.scale) + new.zero_point
     return Constant(np.clip(codes, *rounding.code_range(new.dtype)).astype(new.dtype))
 
