@@ -16,9 +16,12 @@ E = TypeVar("E", bound="Tflite2qError")
 
 
 class Tflite2qError(Exception):
-    """Base of all errors that a user can cause or act on."""
+    """Base of all errors that a user can cause or act on.  The message is one line, whatever names it holds."""
 
     exit_code = 3
+
+    def __str__(self) -> str:
+        return super().__str__().replace("\r", "\\r").replace("\n", "\\n")
 
     def at(self: E, place: str) -> E:
         """The same error, prefixed with the place where it occurred."""

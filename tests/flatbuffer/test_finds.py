@@ -170,3 +170,8 @@ def test_a_constant_of_the_largest_scale_becomes_real_without_warnings() -> None
         found = rewrites.convert(graph, scheme.find("dynamic-range")).graph
     [constant] = [value for value in found.values if value.name.startswith("c")]
     assert np.isposinf(constant.data[0])
+
+
+def test_line_ends_in_names_do_not_break_a_message() -> None:
+    error = UnsupportedError("custom a\nb\r\nc").at("model.tflite")
+    assert str(error) == "model.tflite: custom a\\nb\\r\\nc"
