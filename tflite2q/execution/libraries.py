@@ -23,6 +23,7 @@ from typing import Any
 from tflite2q import files
 from tflite2q.errors import DataError, TargetError, UsageError
 from tflite2q.execution import manifest
+from tflite2q.execution.manifest import Manifest
 from tflite2q.version import fingerprint
 
 VARIABLE = "TFLITE2Q_CACHE"
@@ -61,21 +62,20 @@ def key(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def find(name: str) -> str | None:
-    """The path of the library called `name`, which is whole; None if there is none."""
+def find(name: str) -> tuple[str, Manifest] | None:
+    """The path of the library called `name`, which is whole, and its manifest; None if there is none."""
     where = _usable(folder())
     if where is None:
         return None
     path = where / f"{name}{SUFFIX}"
     try:
         os.utime(path)  # it is the one used last
-        manifest.read(path)
+        return str(path), manifest.read(path)
     except OSError:
         return None
     except DataError:
         path.unlink(missing_ok=True)  # damaged: compile it again
         return None
-    return str(path)
 
 
 def keep(name: str, write: Callable[[Path], None]) -> str | None:

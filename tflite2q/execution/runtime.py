@@ -90,10 +90,11 @@ def compile(
     chosen = resolve(target)
     source = Source(graph, chosen, tvm_target(chosen), use_kernels, exec_mode)
     found = libraries.find(source.key)
-    if found is None:
-        source.built  # noqa: B018 - errors belong to this call, and so does the time
-    description = source.description if found is None else manifest.read(found)
-    return (made_as or Executable)(description, threads, source, found)
+    if found is not None:
+        library, description = found
+        return (made_as or Executable)(description, threads, source, library)
+    source.built  # noqa: B018 - errors belong to this call, and so does the time
+    return (made_as or Executable)(source.description, threads, source)
 
 
 def check_ending(path: str | os.PathLike[str]) -> None:
@@ -286,13 +287,14 @@ class Executable:
         if self._source is None:
             raise UsageError("a loaded library cannot be saved again; copy the file instead")
         check_ending(path)
-        kept = self._library if Path(path).suffix == libraries.SUFFIX else None
+        shared = Path(path).suffix == libraries.SUFFIX
+        kept = libraries.find(self._source.key) if shared else None
         with files.replacing(Path(path), force) as temporary:
-            if kept is None or libraries.find(self._source.key) != kept:
+            if kept is None:
                 self._source.export(temporary)
             else:
-                shutil.copyfile(kept, temporary)
-        if kept is None and Path(path).suffix == libraries.SUFFIX:
+                shutil.copyfile(kept[0], temporary)
+        if shared and kept is None:
             libraries.adopt(self._source.key, path)
 
     def _take(self) -> Worker:
@@ -309,9 +311,8 @@ class Executable:
             if self._code is None:
                 self.require_runnable()
                 if self._library is None and self._source is not None:
-                    self._library = libraries.find(self._source.key) or libraries.keep(
-                        self._source.key, self._source.export
-                    )
+                    kept = libraries.find(self._source.key)  # saved since, or by another process
+                    self._library = kept[0] if kept else libraries.keep(self._source.key, self._source.export)
                 if self._library is not None:
                     self._code = load(self._library)
                 else:
