@@ -78,7 +78,8 @@ def _pack(path: str) -> Pack:
     return [(name, each.read_bytes()) for name, each in cache.files_of(path)]
 
 
-def _same(value: Any) -> Any:
+def itself(value: Any) -> Any:
+    """A task that holds a value on the cluster, for the tasks that take it."""
     return value
 
 
@@ -206,7 +207,7 @@ class Cluster:
 
     def _packed(self, path: str) -> Any:
         if path not in self._packs:
-            self._packs[path] = self._client.submit(_same, _pack(path), pure=False)
+            self._packs[path] = self._client.submit(itself, _pack(path), pure=False)
         return self._packs[path]
 
     def _answer(self, done: Any, folder: Path, answer: Future[Outcome]) -> None:

@@ -7,12 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from tflite2q.batch.cluster import PATIENCE, RETRIES, Window, connected, gone
+from tflite2q.batch.cluster import PATIENCE, RETRIES, Window, connected, gone, itself
 from tflite2q.errors import Tflite2qError
-
-
-def _same(value: Any) -> Any:
-    return value
 
 
 class ClusterCrew:
@@ -34,7 +30,7 @@ class ClusterCrew:
         """A task of its own: a worker gets its result once, and Dask makes it again if that worker is lost."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Sending large graph")
-            return self._client.submit(_same, value, pure=False)
+            return self._client.submit(itself, value, pure=False)
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         answer: Future[Any] = Future()
