@@ -6,14 +6,12 @@ Damage to bytes seldom survives reading; this is damage that is well formed, and
 from __future__ import annotations
 
 import random
-import signal
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from cases import FAMILIES, cases
+from patience import soon
 from reliability.mutators import written
 
 from tflite2q import rewrites
@@ -31,20 +29,6 @@ from tflite2q.rewrites import scheme
 MOST_ELEMENTS = 1 << 18  # of all values of a model that is also run
 SECONDS = 30
 SCHEMES = ("int8", "int16x8", "symmetric-int8", "asymmetric-uint8", "float32")
-
-
-@contextmanager
-def soon() -> Iterator[None]:
-    def late(*_: object) -> None:
-        raise TimeoutError(f"took more than {SECONDS} s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(SECONDS)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def use(data: bytes, scheme_name: str, allow: bool) -> str:
@@ -83,7 +67,7 @@ def mutate_all(count: int, seed: str) -> None:
         model = schema.decode(write(next(cases(family, 1, numbers.randrange(1000))).graph))
         for index in range(count):
             data = written(model, numbers)
-            with soon():
+            with soon(SECONDS):
                 try:
                     outcome = use(data, numbers.choice(SCHEMES), index % 2 == 1)
                 except Exception as error:

@@ -26,12 +26,12 @@ import warnings
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from patience import soon
 from reliability.mutators import any_damage, records, tables
 
 from tflite2q import rewrites
@@ -59,22 +59,6 @@ KEPT = 3000  # files that are damaged again
 
 class Wrong(Exception):
     """A model that was used, with a result that it should not have."""
-
-
-@contextmanager
-def soon(seconds: int = SECONDS) -> Iterator[None]:
-    """TimeoutError after so many seconds, unless native code keeps the process."""
-
-    def late(*_: object) -> None:
-        raise TimeoutError(f"took more than {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def same(a: Sequence[Array], b: Sequence[Array]) -> bool:
@@ -306,7 +290,7 @@ class Run:
 
     def judged(self, data: bytes, numbers: random.Random, answers: Any) -> str:
         try:
-            with soon():
+            with soon(SECONDS):
                 outcome = use(data, numbers.choice(SCHEMES), numbers.random() < 0.5)
         except Exception as error:
             answers.write(f"find {signature(error)} {data.hex()}\n")
@@ -323,7 +307,7 @@ class Run:
         for data, numbers in self._models(number):
             self._mark(data)
             try:
-                with soon():
+                with soon(SECONDS):
                     graph = read(data)
                     if small(graph) and use(data, numbers.choice(SCHEMES), False) == "used":
                         found.append(data)
@@ -341,7 +325,7 @@ def explain(files: Sequence[str]) -> None:
         for scheme_name in SCHEMES:
             for allow in (False, True):
                 try:
-                    with soon():
+                    with soon(SECONDS):
                         outcome = use(Path(name).read_bytes(), scheme_name, allow)
                 except Exception as error:
                     print(name, scheme_name, allow, signature(error))

@@ -22,7 +22,8 @@ def main(seconds: int, folder: Path) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["tflite2q"]):
-        from reliability.fuzz import SCHEMES, limited, numpy_core, seeds, signature, soon, use
+        from patience import soon
+        from reliability.fuzz import SCHEMES, SECONDS, limited, numpy_core, seeds, signature, use
     from reliability.mutators import any_damage
 
     corpus = folder / "corpus"
@@ -42,7 +43,7 @@ def main(seconds: int, folder: Path) -> None:
         nonlocal told
         numbers = random.Random(hashlib.sha1(data).digest())  # the same for the same file
         try:
-            with soon():
+            with soon(SECONDS):
                 outcomes[use(data, numbers.choice(SCHEMES), numbers.random() < 0.5)] += 1
         except Exception as error:
             kind = f"FOUND {signature(error)}"
