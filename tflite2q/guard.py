@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG = 1  # prctl(2)
 GRACE = 0.8  # seconds after an interrupt in which a command must show that it ends; native code does not
 REACTING = b"\xff"
 PARTING = 5.0  # seconds for cleaning up, and for what native code does as the process ends, which may hang
@@ -44,9 +44,7 @@ def main(command: Callable[[], int]) -> int:
         os.close(writing)
         return _watch(child, reading, watched)
     os.close(reading)
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(DIED)
+    die_with(parent)
 
     def stop(number: int, frame: object) -> None:
         """Interrupts the command, once: what comes after that must not interrupt its cleaning up."""
@@ -74,6 +72,14 @@ def main(command: Callable[[], int]) -> int:
         os.write(writing, bytes([min(code, 254)]))
         os.kill(parent, signal.SIGCHLD)
     return code
+
+
+def die_with(parent: int) -> None:
+    """Let the system (Linux) end this process with its parent, and end it now if that parent is gone already."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(DIED)
 
 
 def _watch(child: int, reading: int, watched: set[signal.Signals]) -> int:

@@ -11,7 +11,6 @@ reserve; what brings a machine down is memory that is touched.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import select
@@ -24,6 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tflite2q import guard
 from tflite2q.batch import work
 from tflite2q.batch.group import resident, usage
 from tflite2q.batch.records import BUG, DIED, MEMORY, TIME
@@ -31,7 +31,6 @@ from tflite2q.batch.records import BUG, DIED, MEMORY, TIME
 DONE = "done"
 POLL_SECONDS = 0.1
 GROUP_SECONDS = 0.5  # between looks at the whole group, which read a file for each process of the machine
-PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class Alone(Exception):
@@ -117,12 +116,9 @@ def _child(folder: Path, keeper: int) -> None:
 
 def _end_with(keeper: int) -> None:
     """Let the system end this process with its keeper, and choose it, not its keeper, when memory is short."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        with contextlib.suppress(OSError):
-            Path("/proc/self/oom_score_adj").write_text("900", encoding="ascii")
-    if os.getppid() != keeper:  # it has died before
-        os._exit(1)
+    guard.die_with(keeper)
+    with contextlib.suppress(OSError):  # Linux has this file
+        Path("/proc/self/oom_score_adj").write_text("900", encoding="ascii")
 
 
 def _watch(child: int, deadline: float, memory: int) -> str:
