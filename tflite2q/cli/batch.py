@@ -15,10 +15,12 @@ from tflite2q.cli.options import (
     FILE,
     POSITIVE,
     allow_unsupported_option,
+    at_most_one_to_stdout,
     command,
     interface_option,
     json_option,
     pixel_options,
+    report_options,
     skip_bad_option,
     task_options,
     threads_option,
@@ -38,14 +40,6 @@ REPORTS = (
     ("markdown", "Also write the summary as Markdown, for a pull request; '-' prints it instead of the text."),
     ("junit", "Also write it as JUnit XML, a test case for each model and gate; '-' prints it instead of the text."),
     ("html", "Also write an HTML index that links each model's files and reports."),
-)
-report_options = together(
-    [
-        click.option(
-            f"--{kind}", f"{kind}_path", type=click.Path(dir_okay=False, allow_dash=True), metavar="FILE", help=text
-        )
-        for kind, text in REPORTS
-    ]
 )
 comparison_options = together(
     [
@@ -108,7 +102,7 @@ comparison_options = together(
     help="Work on the Dask cluster whose scheduler has this address, instead of this machine; needs tflite2q[cluster].",
 )  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace files in FOLDER that no batch has written.")
-@report_options
+@report_options(REPORTS)
 @json_option
 def batch(
     sources: tuple[str, ...], manifest: str | None, schemes: tuple[str, ...], listed: str | None, output: str,
@@ -128,8 +122,7 @@ def batch(
     Exits with 3 if some input could not be used, else with 1 if some gate failed.  docs/batch.md describes manifests.
     """
     paths = {"json": json_path, "markdown": markdown_path, "junit": junit_path, "html": html_path}
-    if sum(path == "-" for path in paths.values()) > 1:
-        raise click.UsageError("only one report can go to stdout; give the others a file")
+    at_most_one_to_stdout(paths.values())
     jobs = jobs or len(os.sched_getaffinity(0))
     from tflite2q import files
     from tflite2q.batch import places, plan

@@ -13,12 +13,14 @@ from tflite2q.cli.options import (
     FILE,
     MODEL,
     allow_unsupported_option,
+    at_most_one_to_stdout,
     command,
     interface_option,
     json_option,
     memory_option,
     pixel_options,
     remote_options,
+    report_options,
     shape_option,
     signature_option,
     skip_bad_option,
@@ -72,28 +74,11 @@ gate_options = together(
         ),
     ]
 )  # fmt: skip
-report_options = together(
-    [
-        click.option(
-            f"--{kind}",
-            f"{kind.replace('-', '_')}_path",
-            type=click.Path(dir_okay=False, allow_dash=True),
-            metavar="FILE",
-            help=text,
-        )
-        for kind, text in (
-            (
-                "html",
-                "Also write the report as one HTML file, without network; '-' prints it instead of the text.",
-            ),
-            ("markdown", "Also write the report as Markdown, for a pull request; '-' prints it instead of the text."),
-            ("junit", "Also write the gates as JUnit XML, one test case each; '-' prints it instead of the text."),
-            (
-                "model-explorer",
-                "Also write the layers' signal to noise as node data for Model Explorer; one comparison only.",
-            ),
-        )
-    ]
+REPORTS = (
+    ("html", "Also write the report as one HTML file, without network; '-' prints it instead of the text."),
+    ("markdown", "Also write the report as Markdown, for a pull request; '-' prints it instead of the text."),
+    ("junit", "Also write the gates as JUnit XML, one test case each; '-' prints it instead of the text."),
+    ("model-explorer", "Also write the layers' signal to noise as node data for Model Explorer; one comparison only."),
 )
 
 
@@ -144,7 +129,7 @@ report_options = together(
 @allow_unsupported_option
 @gate_options
 @click.option("--every-layer", is_flag=True, help="Show every layer, not only the worst ones.")
-@report_options
+@report_options(REPORTS)
 @memory_option
 @json_option
 def compare(
@@ -178,8 +163,7 @@ def compare(
         raise click.UsageError("--model-explorer shows one comparison; give one scheme or one other model")
     paths = {"json": json_path, "html": html_path, "markdown": markdown_path, "junit": junit_path}
     paths["model-explorer"] = model_explorer_path
-    if sum(path == "-" for path in paths.values()) > 1:
-        raise click.UsageError("only one report can go to stdout; give the others a file")
+    at_most_one_to_stdout(paths.values())
     from tflite2q import files
     from tflite2q.cli import models, output
     from tflite2q.cli.progress import Progress

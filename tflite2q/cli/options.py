@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -93,6 +93,28 @@ def together(options: Sequence[Callable[[F], F]]) -> Callable[[F], F]:
         return function
 
     return decorate
+
+
+def report_options(kinds: Sequence[tuple[str, str]]) -> Callable[[F], F]:
+    """`--KIND FILE`, with its help, for each kind of report, as the keyword KIND_path."""
+    return together(
+        [
+            click.option(
+                f"--{kind}",
+                f"{kind.replace('-', '_')}_path",
+                type=click.Path(dir_okay=False, allow_dash=True),
+                metavar="FILE",
+                help=text,
+            )
+            for kind, text in kinds
+        ]
+    )
+
+
+def at_most_one_to_stdout(paths: Iterable[str | None]) -> None:
+    """Raise UsageError if several reports are to be printed."""
+    if sum(path == "-" for path in paths) > 1:
+        raise click.UsageError("only one report can go to stdout; give the others a file")
 
 
 json_option = click.option(
