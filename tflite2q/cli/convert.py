@@ -176,8 +176,7 @@ def convert(
         content = found.content() if conversion is None else buffer_of(conversion)
         piped = output == "-"  # whoever reads stdout expects a model, changed or not
         written = [str(path)] if not piped and (conversion is not None or unchanged == "copy") else []
-        progress(f"compiling for {target}" if lib is not None else "converting")
-        made = libraries.compiled(graph, lib, target, threads, limits, force)
+        made = libraries.compiled(graph, lib, target, threads, limits, force, progress)
         choices = execution.choices(graph, target) if explain else ()
         if piped or written:
             progress("writing")
@@ -189,7 +188,7 @@ def convert(
         target=target if lib is not None else None,
         layers=() if conversion is None else compare.layers_of(conversion),
         size=Size(size_of(found), len(content)),
-        notes=(same,) if conversion is None else (*conversion.notes, *_compressed(chosen, found.content(), content)),
+        notes=(same,) if conversion is None else (*conversion.notes, *_compressed(chosen, found, content)),
     )
     verdict = _verdict(str(path) if written else conversion or found, runtime)
     written += made
@@ -213,11 +212,11 @@ def convert(
     out.emit(document, json_path, show, err=piped)
 
 
-def _compressed(scheme: Scheme | None, original: bytes | memoryview, content: bytes | memoryview) -> tuple[str, ...]:
+def _compressed(scheme: Scheme | None, original: Loaded, content: bytes | memoryview) -> tuple[str, ...]:
     """What a scheme that uses few codes is for: the size of the file in an archive."""
     if scheme is None or not _few_codes(scheme):
         return ()
-    before, after = (len(zlib.compress(each, 9)) for each in (original, content))
+    before, after = (len(zlib.compress(each, 9)) for each in (original.content(), content))
     return (f"deflated, as in a zip file, it has {after} bytes (the original: {before})",)
 
 

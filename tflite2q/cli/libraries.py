@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tflite2q.cli.progress import Progress
     from tflite2q.dialect.graph import Graph
 
 Limits = tuple[int | None, int | None]  # bytes of the arena, bytes of constants
@@ -44,13 +45,16 @@ def check(lib: str | None, target: str, limits: Limits) -> None:
     resolve(target)
 
 
-def compiled(graph: Graph, lib: str | None, target: str, threads: int, limits: Limits, force: bool) -> list[str]:
+def compiled(
+    graph: Graph, lib: str | None, target: str, threads: int, limits: Limits, force: bool, progress: Progress
+) -> list[str]:
     """The files written for `--lib`."""
     from tflite2q.execution import runtime
     from tflite2q.lower.targets import micro
 
     if lib is None:
         return []
+    progress(f"compiling for {target}")
     small = micro(target)
     if small is None:
         runtime.compile(graph, target, threads).save(lib, force)

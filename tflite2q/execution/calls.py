@@ -9,7 +9,6 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import numpy as np
 import numpy.typing as npt
 
 from tflite2q.errors import DataError, refusal
@@ -102,7 +101,7 @@ def _piece(samples: Iterator[Sample]) -> list[Sample]:
     size = 0
     for sample in samples:
         found.append(sample)
-        size += sum(np.asarray(array).nbytes for array in (sample if isinstance(sample, tuple) else (sample,)))
+        size += sum(getattr(array, "nbytes", 0) for array in (sample if isinstance(sample, tuple) else (sample,)))
         if size > PIECE_BYTES or len(found) == PIECE_SAMPLES:
             break
     return found
