@@ -169,7 +169,8 @@ def test_compiled_code_one_off(examine: Examine, monkeypatch: pytest.MonkeyPatch
     ("error", "state", "words"),
     [
         (ModelError("m.tflite: is damaged"), REFUSED, "ModelError: m.tflite: is damaged"),
-        (ModelError("two\nlines"), CRASH, "ModelError whose message is not one line: two lines"),
+        (ModelError("two\nlines"), REFUSED, r"ModelError: two\nlines"),
+        (ModelError(""), CRASH, "ModelError without a message"),
         (KeyError("x"), CRASH, "KeyError at test_stages.py"),
         (SystemExit(3), CRASH, "SystemExit at test_stages.py"),
         (MemoryError("too much"), CRASH, "MemoryError at test_stages.py"),
