@@ -130,7 +130,7 @@ test-micro-quick: $(VENV)/.dev ## the part of test-micro that takes a minute or 
 	$(PY) -m pytest -n $(JOBS) -m micro_quick tests/micro
 
 # Remote devices have slow tests only: each starts a server.
-SLOW_BUT_COVERED := tests/test_remote.py
+SLOW_BUT_COVERED := tests/execution/test_remote.py
 
 .PHONY: coverage
 coverage: $(VENV)/.dev ## the share of the package's lines that tests run [JOBS=2]

@@ -9,10 +9,41 @@ from __future__ import annotations
 import copy
 import difflib
 import inspect
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 E = TypeVar("E", bound="Tflite2qError")
+
+
+_OPTION = re.compile(r"--([a-z][a-z0-9-]*)")
+# Options that are no keyword of the same name in Python.
+_IN_PYTHON = {
+    "allow-unsupported": "allow_unsupported=True", "force": "force=True", "skip-bad": "skip_bad=True",
+    "speed": "speed=True", "no-speed": "speed=False", "max-pixels": "TFLITE2Q_MAX_PIXELS",
+    "max-memory": "TFLITE2Q_MAX_MEMORY",
+}  # fmt: skip
+_on_command_line = False
+
+
+@contextmanager
+def command_line() -> Iterator[None]:
+    """Within it, hints name options as the command line has them."""
+    global _on_command_line
+    before, _on_command_line = _on_command_line, True
+    try:
+        yield
+    finally:
+        _on_command_line = before
+
+
+def hint(text: str) -> str:
+    """`text` with its options as the reader can give them: `--label-offset` on the command line, `label_offset` in
+    Python.  It must be the program's own words: a file may be called `--so`."""
+    if _on_command_line:
+        return text
+    return _OPTION.sub(lambda found: _IN_PYTHON.get(found[1], found[1].replace("-", "_")), text)
 
 
 class Tflite2qError(Exception):
@@ -43,7 +74,7 @@ class UnsupportedError(Tflite2qError):
     carriable = False
 
 
-# What a command that has the option says after an error that is carriable.
+# What is said after an error that is carriable, where the option can be given.
 CARRY_HINT = "--allow-unsupported carries that through and converts the rest; docs/ops.md lists what is supported"
 
 

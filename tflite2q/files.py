@@ -9,7 +9,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tflite2q.errors import UsageError
+from tflite2q.errors import UsageError, hint
 
 OWNER = "tflite2q-"  # in the names of temporary files and folders; the number of the process that owns one follows
 
@@ -22,7 +22,7 @@ def refuse_overwrite(path: str | Path, force: bool) -> None:
     if where.is_symlink() and not where.exists():
         raise UsageError(f"{where}: is a link to {where.readlink()}, which does not exist; remove it or make that file")
     if where.is_file() and not force:
-        raise UsageError(f"{where}: exists already; force=True overwrites it, or give another name")
+        raise UsageError(f"{where}: exists already; {hint('--force')} overwrites it, or give another name")
     if not where.parent.is_dir():
         raise UsageError(f"{where}: there is no folder {where.parent}; make it first")
 

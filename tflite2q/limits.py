@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import TypeVar
 
-from tflite2q.errors import Tflite2qError, UsageError
+from tflite2q.errors import Tflite2qError, UsageError, hint
 
 E = TypeVar("E", bound=Tflite2qError)
 
@@ -51,7 +51,8 @@ def require_memory(size: int, what: str, error: type[E]) -> None:
     most = memory()
     if size > most:
         raise error(
-            f"{what} needs {readable(size)} of memory, more than the {readable(most)} allowed; see --max-memory"
+            f"{what} needs {readable(size)} of memory, more than the {readable(most)} allowed; "
+            + hint("see --max-memory")
         )
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tflite2q.arithmetic import core, numpy_core
 from tflite2q.arithmetic.numpy_core import NumpyCore
 
 CORE = NumpyCore()
@@ -47,11 +48,14 @@ def convolutions(draw: st.DrawFn):
 
 
 @settings(max_examples=150, deadline=None)
-@given(convolutions())
-def test_conv2d(case) -> None:
+@given(convolutions(), st.sampled_from([1, numpy_core.BLOCK]))
+def test_conv2d(case, block: int) -> None:
+    """Also in bands of a row each, as where no more fits into the cache."""
     x, weights, strides, dilation, groups = case
     expected = naive_conv2d(x, weights, strides, dilation, groups)
-    y = CORE.conv2d(x, weights, strides, dilation, groups, "int64")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(numpy_core, "BLOCK", block)
+        y = CORE.conv2d(x, weights, strides, dilation, groups, "int64")
     assert y.dtype == np.int64
     assert y.tolist() == expected.tolist()
 
@@ -62,6 +66,20 @@ def test_conv2d_of_every_input_type(dtypes) -> None:
     x = numbers.integers(0, 128, (1, 6, 5, 4)).astype(dtypes[0])
     weights = numbers.integers(0, 128, (3, 2, 2, 6)).astype(dtypes[1])
     assert CORE.conv2d(x, weights, (2, 1), groups=2).tolist() == naive_conv2d(x, weights, (2, 1), (1, 1), 2).tolist()
+
+
+def test_rows_are_worked_on_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numpy_core, "BLOCK", 10)
+    x, factor = np.arange(42).reshape(2, 7, 3), np.array([1, 10, 100])
+    sizes = []
+
+    def function(one, other):
+        sizes.append(len(one))
+        return (one * factor - other).astype(np.int16)
+
+    found = core.by_rows(NumpyCore(), function, x, x[::-1])
+    np.testing.assert_array_equal(found, x * factor - x[::-1])
+    assert (found.dtype, sizes) == (np.int16, [3, 3, 3, 3, 2])
 
 
 def test_conv2d_of_extreme_codes_over_many_channels_is_exact() -> None:

@@ -57,7 +57,7 @@ def test_each_stage_is_refused_in_one_line(stage: str, monkeypatch: pytest.Monke
         "read": lambda: reader.load(path),
     }
     monkeypatch.setenv(limits.MAX_MEMORY, "0.000001")
-    with pytest.raises(UnsupportedError, match=r"needs .* of memory, more than the .* allowed; see --max-memory"):
+    with pytest.raises(UnsupportedError, match=r"needs .* of memory, more than .*; see TFLITE2Q_MAX_MEMORY"):
         stages[stage]()
 
 

@@ -136,7 +136,7 @@ def test_pixels_are_counted_before_they_are_decoded(tmp_path: Path, monkeypatch:
     cut = (tmp_path / "a.png").read_bytes()[:45]  # the header alone
     (tmp_path / "a.png").write_bytes(cut)
     monkeypatch.setenv(limits.MAX_PIXELS, "255")
-    with pytest.raises(DataError, match=r"a\.png: 16x16 pixels are more than the 255 allowed.*--max-pixels"):
+    with pytest.raises(DataError, match=r"a\.png: 16x16 pixels are more than the 255 allowed.*TFLITE2Q_MAX_PIXELS"):
         seen(tmp_path / "a.png")
     monkeypatch.setenv(limits.MAX_PIXELS, "256")
     with pytest.raises(DataError, match="not a readable image"):
@@ -190,7 +190,7 @@ def test_archives_that_unpack_to_more_than_there_is(tmp_path: Path, monkeypatch:
         archive.writestr("x.npy", _member("|u1", (size,), bytes(size)))
     assert (tmp_path / "bomb.npz").stat().st_size < 1 << 20
     monkeypatch.setenv(limits.MAX_MEMORY, "0.05")
-    with pytest.raises(DataError, match=r"needs 64\.0 MB of memory, more than the 51\.2 MB allowed; see --max-memory"):
+    with pytest.raises(DataError, match=r"needs 64\.0 MB of memory, more than the 51\.2 MB .* see TFLITE2Q_MAX_MEMORY"):
         data.load(tmp_path / "bomb.npz", [value()])
 
 
@@ -270,7 +270,7 @@ def test_every_text_of_an_integer(content: bytes, tmp_path: Path) -> None:
 )
 def test_one_bad_label_does_not_drop_the_others(bad: bytes, tmp_path: Path) -> None:
     content = b"file,label\na.png,1\nb.png," + bad + b"\nc.png,3\n"
-    with pytest.raises(DataError, match=r"label 2 is .*not a whole number.*--skip-bad"):
+    with pytest.raises(DataError, match=r"label 2 is .*not a whole number.*with skip_bad=True"):
         read(content, tmp_path)
     assert read(content, tmp_path, skip_bad=True) == [1, labels.UNKNOWN, 3]
 
@@ -283,14 +283,14 @@ def test_a_list_of_files_keeps_its_good_labels(tmp_path: Path) -> None:
     for name in NAMES:
         Image.fromarray(colours()).save(tmp_path / name)
     (tmp_path / "list.csv").write_text("a.png,1\nb.png,cat\nc.png,3\nd.png,4\n")
-    with pytest.raises(DataError, match=r"d\.png does not exist; .*--skip-bad"):
+    with pytest.raises(DataError, match=r"d\.png does not exist; .*with skip_bad=True"):
         data.load(tmp_path / "list.csv", [value()])
     found = data.load(tmp_path / "list.csv", [value()], skip_bad=True)
     assert (found.names, found.labels is not None and found.labels.tolist()) == (("a.png", "c.png"), [1, 3])
     assert "1 of 4 files do not exist, the first d.png" in found.notes[0]
     assert "1 of 3 samples have no usable label and are left out: b.png" in found.notes[1]
     (tmp_path / "list.csv").write_text("a.png,1\nb.png,cat\nc.png,3\n")
-    with pytest.raises(DataError, match=r"the label of b\.png is 'cat'; .*--skip-bad"):
+    with pytest.raises(DataError, match=r"the label of b\.png is 'cat'; .*with skip_bad=True"):
         data.load(tmp_path / "list.csv", [value()])
 
 

@@ -140,11 +140,11 @@ def test_a_device_of_a_tracker(executable: Executable, image: Any) -> None:
             assert found is not None
             with remote.Session(found) as session:
                 np.testing.assert_array_equal(session.upload(executable).run(image), executable.run(image))
-            with pytest.raises(TargetError, match="listens there; for a tracker, use --tracker"):
+            with pytest.raises(TargetError, match="listens there; for a tracker, use tracker"):
                 remote.Session(device(address))
-            with pytest.raises(TargetError, match="accepts sessions from its tracker only; give --tracker"):
+            with pytest.raises(TargetError, match="accepts sessions from its tracker only; give tracker"):
                 remote.Session(device(f"{LOOPBACK}:{port}"))
-            with pytest.raises(TargetError, match="listens there; for a server, use --rpc"):
+            with pytest.raises(TargetError, match="listens there; for a server, use rpc"):
                 remote.Session(remote.Device(LOOPBACK, port, "board", timeout=PATIENCE))
             with pytest.raises(TargetError, match=r"no device called 'bord'; it has: board"):
                 remote.Session(remote.Device(LOOPBACK, tracker_port, "bord", timeout=PATIENCE))

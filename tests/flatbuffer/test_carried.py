@@ -291,7 +291,7 @@ def test_what_cannot_change_is_not_called_done() -> None:
     plain = graph.with_(
         values=tuple(v.with_(type=v.type.with_(dtype="float32", quantization=None)) for v in graph.values)
     )
-    with pytest.raises(SchemeError, match="needs --data for a float model"):
+    with pytest.raises(SchemeError, match="needs data for a float model"):
         tflite2q.convert(plain, "int8")
     record = model(codes=(OperatorCode("CONV_2D"), OperatorCode("MyOp", custom=True)))
     graph = read(schema.encode(replace(record, subgraphs=(only_custom(),), signatures=())), allow_unsupported=True)

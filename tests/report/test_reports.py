@@ -90,7 +90,7 @@ def test_comparison() -> None:
     assert lines == [
         "a.tflite -> int8",
         "200 samples of photos",
-        "task: classification (output 'y' is a softmax of 10 classes; --task chooses another)",
+        "task: classification (output 'y' is a softmax of 10 classes; task chooses another)",
         "                      top-1                      change      time                gain",
         "original in LiteRT   85.0 %                              8.000 ms",
         "converted, compiled  84.5 %  -0.5 points (within noise)  2.000 ms  4.00 times as fast",

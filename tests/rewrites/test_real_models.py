@@ -126,7 +126,7 @@ def test_percentiles_narrow_what_extremes_do_not(real: Graph, data: Path) -> Non
 def test_without_data_one_line_says_what_is_missing(
     real: Graph, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SchemeError, match="scheme int8 needs --data for a float model"):
+    with pytest.raises(SchemeError, match="scheme int8 needs data for a float model"):
         tflite2q.convert(real, "int8")
     path = tmp_path / "model.tflite"
     path.write_bytes(write(real))

@@ -92,7 +92,7 @@ def test_noise_for_indices_is_small() -> None:
 
 def test_a_model_that_does_not_run_on_noise_is_converted_without() -> None:
     done = convert(gathering(1).graph, "power-of-two")
-    assert any("needs --data: it does not run on noise (q.gather" in note for note in done.notes)
+    assert any("needs data: it does not run on noise (q.gather" in note for note in done.notes)
     assert done.graph[done.graph.ops[-1].name].type.quantized
 
 

@@ -54,7 +54,7 @@ def test_errors_come_back(two: Processes) -> None:
 
 
 def test_a_process_that_is_ended_is_said(two: Processes) -> None:
-    with pytest.raises(DataError, match=r"a process of the search was ended, .* --jobs"):
+    with pytest.raises(DataError, match=r"a process of the search was ended, .* fewer jobs"):
         two.submit(die, 1).result(60)
 
 

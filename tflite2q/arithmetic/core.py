@@ -9,7 +9,7 @@ A tensor of the implementation (an ndarray, a Relax variable) is an opaque `T` h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -158,3 +158,13 @@ class Core(Protocol[T]):
 
         More than MOST_ITERATIONS raise DataError while running.
         """
+
+
+def by_rows(core: Core[T], function: Callable[..., T], *operands: T) -> T:
+    """`function(*operands)`, where each row (along the last axis) of the result depends on the same row of operands of
+    one shape, or of one operand.
+
+    A core that has a `by_rows` of its own may work through the rows piece by piece.
+    """
+    pieces: Callable[..., T] | None = getattr(core, "by_rows", None)
+    return function(*operands) if pieces is None else pieces(function, *operands)

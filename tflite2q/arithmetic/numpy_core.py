@@ -19,6 +19,8 @@ from tflite2q.errors import DataError
 
 Array = npt.NDArray[Any]
 
+BLOCK = 1 << 17  # numbers worked on at a time: with what comes between, they stay in the cache (measured: 2^13 to 2^17)
+
 
 class NumpyCore:
     """Implements `tflite2q.arithmetic.core.Core` for ndarrays; see there for what each operation means.
@@ -101,6 +103,20 @@ class NumpyCore:
     def libm(self, name: str, *operands: Array) -> Array:
         function = {"atan2": np.arctan2, "pow": np.power}.get(name) or getattr(np, name)
         return np.asarray(function(*(x.astype(np.float64) for x in operands)).astype(operands[0].dtype))
+
+    def by_rows(self, function: Callable[..., Array], *operands: Array) -> Array:
+        shape = operands[0].shape
+        if any(x.shape != shape for x in operands) or operands[0].size <= BLOCK or len(shape) < 2:
+            return function(*operands)
+        rows = [x.reshape(-1, shape[-1]) for x in operands]
+        step = max(BLOCK // shape[-1], 1)
+        parts = (function(*(x[start : start + step] for x in rows)) for start in range(0, len(rows[0]), step))
+        first = next(parts)
+        result = np.empty(rows[0].shape, first.dtype)
+        result[:step] = first
+        for number, part in enumerate(parts, 1):
+            result[number * step : (number + 1) * step] = part
+        return result.reshape(shape)
 
     def equal(self, a: Array, b: Array) -> Array:
         return np.equal(a, b)
@@ -190,19 +206,17 @@ class NumpyCore:
         patches = _windows(x, (kernel_h, kernel_w), strides, dilation)
         n, out_h, out_w = patches.shape[:3]
         wide = _carrier(x, weights, kernel_h * kernel_w * group_in, out_dtype)
-        kernel = weights.astype(wide).reshape(-1, group_in, groups, out_channels // groups)
-        if group_in == 1:  # depthwise: one tap at a time beats many tiny matrix products
-            acc = np.zeros((n, out_h, out_w, groups, out_channels // groups), wide)
-            for tap in range(kernel_h * kernel_w):
-                column = patches[:, :, :, tap // kernel_w, tap % kernel_w, :]
-                acc += column[..., None].astype(wide) * kernel[tap, 0]
-            return _wrapped(acc.reshape(n, out_h, out_w, out_channels), out_dtype)
-        parts = []
-        for group in range(groups):
-            part = patches[..., group * group_in : (group + 1) * group_in]
-            rows = part.reshape(n * out_h * out_w, -1).astype(wide)
-            parts.append(rows @ kernel[:, :, group].reshape(rows.shape[1], -1))
-        return _wrapped(np.concatenate(parts, axis=1).reshape(n, out_h, out_w, out_channels), out_dtype)
+        kernel = weights.astype(wide).reshape(kernel_h * kernel_w, group_in, groups, out_channels // groups)
+        sums = _depthwise if group_in == 1 else _products
+        # Bands of rows: what is between the image and the sums stays in the cache.
+        row = out_w * max(kernel_h * kernel_w * x.shape[3], out_channels)
+        band = max(BLOCK // max(row, 1), 1)
+        acc = np.empty((n, out_h, out_w, out_channels), out_dtype)
+        for image in range(n):
+            for top in range(0, out_h, band):
+                part = acc[image, top : top + band]
+                part[...] = _wrapped(sums(patches[image, top : top + band], kernel), out_dtype).reshape(part.shape)
+        return acc
 
     def max_pool2d(self, x: Array, window: tuple[int, int], strides: tuple[int, int]) -> Array:
         result: Array = _windows(x, window, strides, (1, 1)).max(axis=(3, 4))
@@ -227,6 +241,28 @@ class NumpyCore:
 
 
 NUMPY = NumpyCore()
+
+
+def _products(patches: Array, kernel: Array) -> Array:
+    """Sums [rows * columns, channels] of patches [rows, columns, kh, kw, C] times kernel [kh * kw, C / groups, groups,
+    channels / groups]."""
+    taps, group_in, groups, group_out = kernel.shape
+    count = patches.shape[0] * patches.shape[1]
+    parts = []
+    for group in range(groups):
+        part = patches[..., group * group_in : (group + 1) * group_in].astype(kernel.dtype)
+        parts.append(part.reshape(count, -1) @ kernel[:, :, group].reshape(taps * group_in, group_out))
+    return parts[0] if groups == 1 else np.concatenate(parts, axis=1)
+
+
+def _depthwise(patches: Array, kernel: Array) -> Array:
+    """As `_products`, for one channel in each group: one tap at a time beats many tiny matrix products."""
+    rows, columns, kernel_h, kernel_w, groups = patches.shape
+    acc = np.zeros((rows, columns, groups, kernel.shape[3]), kernel.dtype)
+    for tap in range(kernel_h * kernel_w):
+        column = patches[:, :, tap // kernel_w, tap % kernel_w]
+        acc += column[..., None].astype(kernel.dtype) * kernel[tap, 0]
+    return acc
 
 
 def _windows(x: Array, window: tuple[int, int], strides: tuple[int, int], dilation: tuple[int, int]) -> Array:

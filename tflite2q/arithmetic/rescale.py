@@ -8,13 +8,14 @@ compared with it bit for bit.  Equation numbers refer to docs/quantization.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from tflite2q.arithmetic import rounding
-from tflite2q.arithmetic.core import Core
+from tflite2q.arithmetic.core import Core, by_rows
 
 T = TypeVar("T")
 
@@ -51,9 +52,13 @@ class Rescale:
         if self.arithmetic == "shift" and any(np.frexp(r)[0] != 0.5 for r in self.real):
             raise ValueError("shift arithmetic needs every multiplier to be a power of two")
 
+    @cached_property
+    def _fixed_point(self) -> tuple[rounding.Ints, rounding.Ints]:
+        return rounding.quantize_multiplier(np.array(self.real))
+
     def fixed_point(self) -> tuple[rounding.Ints, rounding.Ints]:
         """(m, shift) of eq. 5, one each per multiplier."""
-        return rounding.quantize_multiplier(np.array(self.real))
+        return self._fixed_point
 
     def fixed16(self) -> tuple[rounding.Ints, rounding.Ints]:
         """(m', n) of eq. 20, one each per multiplier: 15-bit multipliers and right-shift counts (negative: left)."""
@@ -66,6 +71,9 @@ class Rescale:
 
     def meaning(self, core: Core[T], acc: T) -> T:
         """`acc`: int32 (or int64) accumulators, channels last.  Returns codes of `dtype`, same shape."""
+        return by_rows(core, lambda rows: self._codes(core, rows), acc)
+
+    def _codes(self, core: Core[T], acc: T) -> T:
         if self.arithmetic in ("fixed", "fixed16", "shift"):
             if self.arithmetic == "fixed":
                 scaled = multiply_fixed(core, acc, *self.fixed_point())

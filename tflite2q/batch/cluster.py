@@ -20,7 +20,7 @@ from tflite2q import files
 from tflite2q.batch import cache, work
 from tflite2q.batch.local import Keeper, Limits, fair_memory
 from tflite2q.batch.records import DIED, Outcome, Settings
-from tflite2q.errors import UsageError
+from tflite2q.errors import UsageError, hint
 
 PATIENCE = 10.0  # seconds for a scheduler to answer
 AHEAD = 2  # jobs for each thread of the workers, so that none waits for this program
@@ -108,12 +108,12 @@ def connected(address: str, running: bool) -> Any:
     try:
         from distributed import Client
     except ImportError as error:
-        raise UsageError("--dask needs Dask; pip install 'tflite2q[cluster]'") from error
+        raise UsageError(hint("--dask") + " needs Dask; pip install 'tflite2q[cluster]'") from error
     _quiet()
     try:
         client = Client(address, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError) as error:
-        raise UsageError(f"--dask {address}: no scheduler answers there; check the address") from error
+        raise UsageError(f"{hint('--dask')} {address}: no scheduler answers there; check the address") from error
     try:
         _check(client, address, running)
     except BaseException:
@@ -138,7 +138,7 @@ def _check(client: Any, address: str, running: bool) -> None:
 
     found = client.run(probe)
     if not found:
-        raise UsageError(f"--dask {address}: the cluster has no workers; start some")
+        raise UsageError(f"{hint('--dask')} {address}: the cluster has no workers; start some")
     ours = facts()
     for worker, theirs in sorted(found.items()):
         if theirs.get("version", "") != ours["version"]:
@@ -154,7 +154,7 @@ def gone(address: str, error: BaseException | None = None) -> UsageError:
     """The error for a cluster that does not answer any more."""
     why = f" ({type(error).__name__}: {error})" if error is not None and str(error) else ""
     return UsageError(
-        f"--dask {address}: the cluster went away{why}; what is done is kept, run the same command to continue"
+        f"{hint('--dask')} {address}: the cluster went away{why}; what is done is kept: start the same again"
     )
 
 

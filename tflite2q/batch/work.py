@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tflite2q.batch.records import CONVERTED, GATES, PAGE, REFUSED, UNCHANGED, Outcome, Settings, library
-from tflite2q.errors import CARRY_HINT, Tflite2qError, Unchanged, UnsupportedError
+from tflite2q.errors import CARRY_HINT, Tflite2qError, Unchanged, UnsupportedError, command_line
 
 if TYPE_CHECKING:
     from tflite2q.evaluation.models import Loaded
@@ -44,7 +44,8 @@ def perform(folder: Path) -> None:
     settings = Settings(**{**given, "targets": tuple(given["targets"])})
     os.chdir(folder / "in")
     try:
-        outcome = converted(job["name"], settings, folder / OUT)
+        with command_line():  # on which every batch begins, wherever its jobs are done
+            outcome = converted(job["name"], settings, folder / OUT)
     except Tflite2qError as error:
         carriable = isinstance(error, UnsupportedError) and error.carriable and not settings.allow_unsupported
         outcome = Outcome(REFUSED, f"{error}; {CARRY_HINT}" if carriable else str(error))

@@ -21,7 +21,7 @@ from tflite2q.cli.run import run_command
 from tflite2q.cli.schemes import schemes
 from tflite2q.cli.search import search
 from tflite2q.cli.targets import targets
-from tflite2q.errors import Tflite2qError
+from tflite2q.errors import Tflite2qError, command_line
 from tflite2q.guard import Terminated
 from tflite2q.version import __version__
 
@@ -63,7 +63,8 @@ def run(arguments: Sequence[str]) -> int:
             setattr(sys, name, io.StringIO())
     try:
         line = shlex.join(["tflite2q", *arguments])  # for reports
-        result = tflite2q.main(args=list(arguments), prog_name="tflite2q", standalone_mode=False, obj=line)
+        with command_line():
+            result = tflite2q.main(args=list(arguments), prog_name="tflite2q", standalone_mode=False, obj=line)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
@@ -97,7 +98,5 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    # Errors name what a caller in Python gives; here the same has the form of an option.
-    message = message.replace("force=True", "--force")
     click.echo(f"tflite2q: {printable(' '.join(message.split()))}", err=True)
     return code

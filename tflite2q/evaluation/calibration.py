@@ -18,7 +18,7 @@ from tflite2q.arithmetic import rounding
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.ops.control import While
 from tflite2q.dialect.types import STORAGE, WIDE_INTEGERS, TensorType
-from tflite2q.errors import DataError
+from tflite2q.errors import DataError, hint
 from tflite2q.evaluation.data import transfer
 from tflite2q.evaluation.models import why_not_run
 from tflite2q.evaluation.results import Progress, quiet
@@ -50,11 +50,11 @@ def convert(
     conversion = _converted(graph, scheme, given)
     if not reconstruction.wanted(conversion, given is not None):
         skipped = reconstruction.wanted(conversion, data=True)
-        return replace(conversion, remarks=(NOT_RECONSTRUCTED,)) if skipped else conversion
+        return replace(conversion, remarks=(hint(NOT_RECONSTRUCTED),)) if skipped else conversion
     why = _why_not_reconstructed(graph, conversion)
     if why:
         return replace(conversion, remarks=(f"no layer is reconstructed: {why}",))
-    source = "samples" if given is not None else "made-up inputs (noise): give --data for better ones"
+    source = "samples" if given is not None else hint("made-up inputs (noise): give --data for better ones")
     used = noise_images(graph, samples=SYNTHETIC_SAMPLES) if given is None else given
     types = [[each[name] for name in each.inputs] for each in (graph, conversion.graph)]
     try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy.typing as npt
 
 from tflite2q.dialect.graph import Graph
-from tflite2q.errors import refuse_unknown
+from tflite2q.errors import hint, refuse_unknown
 from tflite2q.evaluation import comparison, engines, tasks, thumbnails
 from tflite2q.evaluation import data as samples_of
 from tflite2q.evaluation import gates as gates_of
@@ -109,9 +109,11 @@ def compare(
     setup = Setup((before, after), target, threads, device, stream, few, progress)
     setup.notes.extend(samples.notes)
     if labels is None and (unused := samples_of.unused_labels(data)) is not None:
-        setup.notes.append(f"{unused} lies in the data folder and is not used; --labels {unused} measures correctness")
+        setup.notes.append(
+            f"{unused} lies in the data folder and is not used; {hint('--labels')} {unused} measures correctness"
+        )
     if (before.states or after.states) and not stream:
-        setup.notes.append("the model keeps state: every sample started from the initial one; see --stream")
+        setup.notes.append(hint("the model keeps state: every sample started from the initial one; see --stream"))
     truth = chosen.truth(samples, labels, label_offset)
     gates_of.foresee(bounds, chosen.name, truth is not None, speed)
     result = _with(result, _measured(setup, chosen, info, samples, truth, speed), setup)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from tflite2q import files
 from tflite2q.dialect.graph import Graph
-from tflite2q.errors import TargetError, Tflite2qError
+from tflite2q.errors import TargetError, Tflite2qError, hint
 from tflite2q.evaluation.engines import (
     COMPILED,
     CONVERTED,
@@ -141,7 +141,9 @@ class Setup:
         # State stays in LiteRT's interpreter from run to run, so that it can only follow a stream.
         stateful = not self.stream and any(graph.states for graph in self.graphs)
         if stateful:
-            self.notes.append("LiteRT keeps state from run to run, so that its outputs are compared with --stream only")
+            self.notes.append(
+                hint("LiteRT keeps state from run to run, so that its outputs are compared with --stream only")
+            )
         rows = []
         paths = {model: _written(folder, model, graph) for model, graph in self.models}
         for engine in (LITERT, LITERT_REFERENCE):

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from tflite2q.arithmetic import rounding
 from tflite2q.dialect.types import STORAGE, WIDE_INTEGERS, Value
-from tflite2q.errors import DataError
+from tflite2q.errors import DataError, hint
 from tflite2q.evaluation import arrays, images
 from tflite2q.evaluation import labels as labels_of
 from tflite2q.evaluation.geometry import Fit, Frame, whole
@@ -280,7 +280,7 @@ def _image_files(where: Path, skip_bad: bool) -> tuple[list[Path], npt.NDArray[n
     files, notes = [where.parent / row[0] for row in rows], []
     absent = [file for file in files if not file.is_file()]
     if absent and (not skip_bad or len(absent) == len(files)):
-        raise DataError(f"{where}: {absent[0]} does not exist{and_more(len(absent) - 1)}; {SKIP}")
+        raise DataError(f"{where}: {absent[0]} does not exist{and_more(len(absent) - 1)}; {hint(SKIP)}")
     if absent:
         notes.append(f"{where}: {len(absent)} of {len(files)} files do not exist, the first {absent[0].name}")
         rows = [row for row, file in zip(rows, files, strict=True) if file.is_file()]
@@ -296,7 +296,7 @@ def _listed_labels(where: Path, rows: list[list[str]], skip_bad: bool) -> npt.ND
     bad = [row for row, number in zip(rows, numbers, strict=True) if number is None]
     if bad and not skip_bad:
         label = repr(bad[0][1]) if len(bad[0]) > 1 else "missing"
-        raise DataError(f"{where}: the label of {bad[0][0]} is {label}{and_more(len(bad) - 1)}; {SKIP}")
+        raise DataError(f"{where}: the label of {bad[0][0]} is {label}{and_more(len(bad) - 1)}; {hint(SKIP)}")
     return np.array([UNKNOWN if number is None else number for number in numbers], np.int64)
 
 

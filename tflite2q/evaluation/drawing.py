@@ -60,7 +60,7 @@ def drawn(task: Task[Any], answer: Any, samples: Dataset, index: int) -> bytes:
     from PIL import ImageDraw
 
     if samples.pictures is None:
-        raise UsageError("--draw shows answers on a photo; give one as --input, not an array")
+        raise UsageError("an answer is drawn on a photo; give one as the input, not an array")
     file = samples.pictures.files[index]
     picture = decoded(file, "RGB")
     place = samples.pictures.frame(index)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tflite2q import limits
-from tflite2q.errors import UsageError
+from tflite2q.errors import UsageError, hint
 from tflite2q.evaluation.results import Comparison, Gate
 
 if sys.version_info >= (3, 11):
@@ -166,7 +166,7 @@ def foresee(bounds: Bounds, task: str, truth: bool, timed: bool) -> None:
         if cannot.get(name, False):
             raise _unmeasured(KINDS[name], f" (the task is {task}{'' if truth else ', there is no ground truth'})")
         if "speedup" in name and not timed:
-            raise UsageError(f"{KINDS[name].option}: times are not measured with --no-speed")
+            raise UsageError(hint(f"{KINDS[name].option}: times are not measured with --no-speed"))
 
 
 def evaluate(result: Comparison, bounds: Bounds) -> tuple[Gate, ...]:
@@ -182,4 +182,4 @@ def evaluate(result: Comparison, bounds: Bounds) -> tuple[Gate, ...]:
 
 
 def _unmeasured(kind: Kind, because: str = "") -> UsageError:
-    return UsageError(f"{kind.option} was not measured: {kind.missing}{because}")
+    return UsageError(f"{hint(kind.option)} was not measured: {hint(kind.missing)}{because}")

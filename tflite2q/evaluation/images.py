@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tflite2q import limits
-from tflite2q.errors import DataError, Tflite2qError
+from tflite2q.errors import DataError, Tflite2qError, hint
 from tflite2q.evaluation.geometry import Fit, Frame, frame
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def opened(file: Path) -> Iterator[Image.Image]:
 
 
 def _too_large(file: Path, claim: str, most: int) -> DataError:
-    return DataError(f"{file}: {claim} more than the {most:,} allowed; scale it down, or see --max-pixels")
+    return DataError(f"{file}: {claim} more than the {most:,} allowed; {hint('scale it down, or see --max-pixels')}")
 
 
 def decoded(file: Path, mode: str) -> Image.Image:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tflite2q import limits
-from tflite2q.errors import DataError
+from tflite2q.errors import DataError, hint
 from tflite2q.evaluation import arrays
 
 Labels = npt.NDArray[np.int64]
@@ -69,7 +69,9 @@ def read(
     bad = [(number, row) for number, row in enumerate(found, start=1) if whole_number(row[-1]) is None]
     if bad and not skip_bad:
         number, row = bad[0]
-        raise DataError(f"{where}: label {number} is {row[-1]!r}, not a whole number{and_more(len(bad) - 1)}; {SKIP}")
+        raise DataError(
+            f"{where}: label {number} is {row[-1]!r}, not a whole number{and_more(len(bad) - 1)}; {hint(SKIP)}"
+        )
     notes = [f"{where}: {len(bad)} labels are no whole numbers, the first {bad[0][1][-1]!r}"] if bad else []
     if any(len(row) > 1 for row in found):
         named = _by_name(where, found, names, may_be_more, skip_bad, notes)
@@ -99,7 +101,7 @@ def _by_name(
         return None
     missing = [name for name in names if Path(name).name not in by_name]
     if missing and not skip_bad:
-        raise DataError(f"{where}: no label for {missing[0]}{and_more(len(missing) - 1)}; {SKIP}")
+        raise DataError(f"{where}: no label for {missing[0]}{and_more(len(missing) - 1)}; {hint(SKIP)}")
     surplus = sorted(by_name.keys() - {Path(name).name for name in names})
     if surplus and not may_be_more:
         notes.append(f"{where} has labels of files that are not in the data: {surplus[0]}{and_more(len(surplus) - 1)}")
@@ -147,7 +149,9 @@ def align(labels: Labels, classes: int, offset: int | None = None) -> Labels:
     wrong = aligned[(aligned < 0) | (aligned >= classes)]
     if len(wrong):
         shift = f" after an offset of {offset}" if offset else ""
-        raise DataError(f"label {wrong[0]}{shift} is not one of the model's {classes} classes; see --label-offset")
+        raise DataError(
+            f"label {wrong[0]}{shift} is not one of the model's {classes} classes; {hint('see --label-offset')}"
+        )
     return aligned
 
 

@@ -68,13 +68,13 @@ def samples(
     if len(paths) == 1:
         return data.load(paths[0], inputs, limit=limit, pixels=pixels, fit=fit, skip_bad=skip_bad)
     if len(paths) != len(inputs):
-        raise UsageError(f"{len(paths)} --input files for a model of {len(inputs)} inputs; give one, or one for each")
+        raise UsageError(f"{len(paths)} input files for a model of {len(inputs)} inputs; give one, or one for each")
     parts = [
         data.load(path, [value], limit=limit, pixels=pixels, fit=fit) for path, value in zip(paths, inputs, strict=True)
     ]
     if len({len(part) for part in parts}) != 1:
         raise DataError(
-            f"the --input files have {', '.join(str(len(part)) for part in parts)} samples; make the numbers equal"
+            f"the input files have {', '.join(str(len(part)) for part in parts)} samples; make the numbers equal"
         )
     return Dataset(paths[0], parts[0].names, lambda index: [array for part in parts for array in part.make(index)])
 

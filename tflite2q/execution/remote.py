@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import numpy.typing as npt
 
 from tflite2q import files
-from tflite2q.errors import DataError, TargetError, UsageError, refusal
+from tflite2q.errors import DataError, TargetError, UsageError, hint, refusal
 from tflite2q.execution import manifest
 from tflite2q.execution.calls import Array
 from tflite2q.execution.manifest import Manifest
@@ -53,9 +53,9 @@ class Device:
 def device(rpc: str | None, tracker: str | None = None, key: str | None = None, timeout: float = 60.0) -> Device | None:
     """The device that the options --rpc, --tracker and --key name; None if they name none.  Raises UsageError."""
     if rpc is not None and (tracker is not None or key is not None):
-        raise UsageError("give either --rpc HOST:PORT or --tracker HOST:PORT with --key NAME")
+        raise UsageError(hint("give either --rpc HOST:PORT or --tracker HOST:PORT with --key NAME"))
     if (tracker is None) != (key is None):
-        raise UsageError("--tracker HOST:PORT and --key NAME go together")
+        raise UsageError(hint("--tracker HOST:PORT and --key NAME go together"))
     address = rpc if rpc is not None else tracker
     if address is None:
         return None
@@ -75,7 +75,7 @@ class Session:
     def __init__(self, where: Device) -> None:
         self.device = where
         self.triple = ""
-        self._advice = _NOT_CONNECTED["server" if where.key is None else "tracker"]
+        self._advice = hint(_NOT_CONNECTED["server" if where.key is None else "tracker"])
         _check_reachable(where)
         ours, theirs = socket.socketpair()
         with theirs:
@@ -98,7 +98,7 @@ class Session:
             self.close()
             raise TargetError(
                 f"{self.device.name} is {there}, and the library was compiled for {description.target} ({code}); "
-                f"compile it with --target for {there}"
+                f"compile it for {there}"
             )
         model = self.ask("uploading and loading the library", "load", os.path.abspath(path), threads)
         return RemoteExecutable(description, threads, self, model)
@@ -155,7 +155,7 @@ class Session:
                 self.close()
                 raise TargetError(
                     f"{self.device.name}: no answer within {seconds:g} s while {doing}; "
-                    "see that it is up and free, or allow more with --timeout"
+                    + hint("see that it is up and free, or allow more with --timeout")
                 )
             status, value = self._connection.recv()
         except (EOFError, OSError) as error:
@@ -222,9 +222,9 @@ _DISCONNECTED = ("RPCCode", "sock", "Socket", "EOF", "closed", "kShutdown", "onn
 def _explained(doing: str, message: str, advice: str) -> str:
     """TVM's message in the user's terms."""
     if any(sign in message for sign in _NOT_LOADED):
-        return "it cannot load a library for another architecture; compile with --target for this device"
+        return hint("it cannot load a library for another architecture; compile with --target for this device")
     if _RESERVED in message:
-        return "it accepts sessions from its tracker only; give --tracker HOST:PORT and --key NAME"
+        return hint("it accepts sessions from its tracker only; give --tracker HOST:PORT and --key NAME")
     if any(sign in message for sign in _DISCONNECTED):
         return f"lost while {doing}; {advice} ({message[:120]})"
     return f"failed while {doing}: {message[:300]}"

@@ -18,7 +18,7 @@ from tflite2q.dialect.graph import Graph, used, verify
 from tflite2q.dialect.infer import Inferred, inferred, with_input_shapes
 from tflite2q.dialect.op import Shape
 from tflite2q.dialect.ops.others import REFUSED
-from tflite2q.errors import ModelError, Tflite2qError, UnsupportedError, UsageError
+from tflite2q.errors import ModelError, Tflite2qError, UnsupportedError, UsageError, hint
 from tflite2q.flatbuffer import schema
 from tflite2q.flatbuffer.constants import Constants
 from tflite2q.flatbuffer.inline import inlined, region_bodies, regions
@@ -237,7 +237,8 @@ def _shape_notes(found: Inferred, shapes: Shapes) -> list[str]:
 def _subgraph_notes(others: Sequence[Graph]) -> list[str]:
     many = f"{len(others)} further subgraphs are" if len(others) > 1 else "a further subgraph is"
     keys = ", ".join(repr(signature.key) for other in others for signature in other.signatures)
-    return [f"{many} kept unchanged{f'; --signature chooses {keys}' if keys else ''}"] if others else []
+    choice = f"; {hint('--signature')} chooses {keys}" if keys else ""
+    return [f"{many} kept unchanged{choice}"] if others else []
 
 
 def _carried_notes(refused: Sequence[Tflite2qError]) -> list[str]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Protocol, TypeVar
 
-from tflite2q.errors import DataError, Tflite2qError, UsageError
+from tflite2q.errors import DataError, Tflite2qError, UsageError, hint
 
 CHILD = "tflite2q.mixing.child"
 
@@ -133,8 +133,7 @@ class _Child:
             done, value = self._connection.recv()
         except (EOFError, OSError) as error:
             raise DataError(
-                "a process of the search was ended, perhaps for lack of memory; give fewer --jobs, or continue by the "
-                "same command"
+                hint("a process of the search was ended, perhaps for lack of memory; give fewer --jobs")
             ) from error
         if not done:
             raise value
@@ -165,8 +164,8 @@ class Budget:
     def ended(self, before: str) -> UsageError:
         """The error for a budget that ended before what a search cannot do without."""
         return UsageError(
-            f"the budget of {self.seconds / 60:g} minutes ended before {before}; allow more with --budget, or measure "
-            "fewer samples with --limit"
+            f"the budget of {self.seconds / 60:g} minutes ended before {before}; "
+            + hint("allow more with --budget, or measure fewer samples with --limit")
         )
 
     def part(self, share: float, kept: float = 0.0) -> Callable[[], float]:

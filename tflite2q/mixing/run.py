@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tflite2q.dialect.graph import Graph
-from tflite2q.errors import LimitError, UnsupportedError, UsageError
+from tflite2q.errors import LimitError, UnsupportedError, UsageError, hint
 from tflite2q.evaluation.data import Dataset
 from tflite2q.evaluation.results import Progress, quiet
 from tflite2q.mixing import measure
@@ -58,7 +58,7 @@ def search(
         raise UsageError(f"goal {settings.goal!r} is none of {', '.join(GOALS)}")
     if any(state.resource is not None for state in original.states):
         raise UnsupportedError(
-            "the model keeps state, and a search judges every sample alone; compare whole schemes with compare --stream"
+            "the model keeps state, and a search judges every sample alone; compare whole schemes over a stream"
         )
     options = choices(original, schemes)
     if not options:
@@ -132,7 +132,7 @@ class _Search:
             others = ", ".join(scheme.name for scheme in self.schemes[1:])
             raise UsageError(
                 f"no layer has less {self.goal.label} under {others} than under {self.schemes[0].name}; choose other "
-                "--schemes, or put the dearest one first"
+                "schemes, or put the dearest one first"
             )
         start = self._measured_base(fronts, base)
         added = fronts.errors(options, self.budget.part(0.3, self._kept()))
@@ -179,8 +179,8 @@ class _Search:
         if found.points > limit:
             raise LimitError(
                 f"{self.schemes[0].name}, with which every layer starts, already loses {found.points:.1f} points of "
-                f"{self.judge.judges} ({found.low:.1f} to {found.high:.1f}), and {limit:g} are allowed; allow more "
-                "with --max-top1-drop, or put a finer scheme first"
+                f"{self.judge.judges} ({found.low:.1f} to {found.high:.1f}), and {limit:g} are allowed; "
+                + hint("allow more with --max-top1-drop, or put a finer scheme first")
             )
         if self.halves.confirming and self.judge.loss({}, graph, CONFIRMING, False, left) is None:
             raise self.budget.ended("the first scheme was measured")

@@ -138,7 +138,7 @@ def sentences(found: Found) -> list[str]:
     if found.mix and _true(found.chosen) >= _true(found.base):
         said.append(
             "the chosen mix saves nothing: requantizations between layers of different types cost what they save; "
-            "give --schemes that differ more, or fewer"
+            "give schemes that differ more, or fewer"
         )
     if not found.mix:
         said.append(f"no mix saves anything within {found.limit:g} points; every layer stays with the first scheme")

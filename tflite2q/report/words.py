@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from tflite2q.errors import hint
 from tflite2q.evaluation.results import Accuracy, Comparison, Difference, Figure, Gate, Stage
 
 OFTEN = 1000  # digits of a p-value
@@ -102,7 +103,7 @@ def task(accuracy: Accuracy) -> str:
     if accuracy.task is None:
         return ""
     found = accuracy.task
-    return f"task: {found.name}" + (f" ({found.why}; --task chooses another)" if found.guessed else "")
+    return f"task: {found.name}" + (f" ({found.why}; {hint('--task')} chooses another)" if found.guessed else "")
 
 
 def gate(found: Gate) -> str:

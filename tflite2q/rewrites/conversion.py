@@ -12,6 +12,7 @@ from tflite2q.dialect.graph import Graph, verify
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.eltwise import Requantize
 from tflite2q.dialect.types import TensorType
+from tflite2q.errors import hint
 from tflite2q.flatbuffer import writer
 from tflite2q.rewrites import clamps, regions
 from tflite2q.rewrites.apply import Applier
@@ -62,12 +63,12 @@ class Conversion:
             notes.append(f"samples are not observed in branches and loops: those of {names} stay in real numbers")
         notes += self.remarks
         if self.unsampled:
-            notes.append(f"biases and channels stay without correction, which needs --data: {self.unsampled}")
+            notes.append(f"biases and channels stay without correction, which {hint('needs --data')}: {self.unsampled}")
         kinds = sorted({getattr(op, "rescale", "tflite") for op in self.graph.every_op()} - {"tflite"})
         if kinds:
             notes.append(
                 f"a .tflite holds this scheme's parameters but not its {' and '.join(kinds)} rescaling: "
-                "interpreters use their own fixed point; compile with --lib to get this rescaling"
+                "interpreters use their own fixed point; compile it to a library to get this rescaling"
             )
         return (*notes, *self.left_out)
 

@@ -20,7 +20,7 @@ from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.eltwise import Dequantize, Requantize
 from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
-from tflite2q.errors import InvalidGraph, SchemeError
+from tflite2q.errors import InvalidGraph, SchemeError, hint
 from tflite2q.rewrites.edit import Editor
 from tflite2q.rewrites.plan import Plan, is_activation
 from tflite2q.rewrites.scheme import Scheme
@@ -74,8 +74,7 @@ def coded(op: Op, graph: Graph, plan: Plan) -> str | None:
 
 
 def needs_data(scheme: Scheme) -> SchemeError:
-    why = "its ranges come from samples (convert --data)"
-    return SchemeError(f"scheme {scheme.name} needs --data for a float model: {why}")
+    return SchemeError(f"scheme {scheme.name} {hint('needs --data for a float model')}: its ranges come from samples")
 
 
 def kinds(graph: Graph, plan: Plan, extremes: Mapping[str, RealRange]) -> dict[str, TensorType]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, TypeVar
 
 import numpy as np
 
 from tflite2q.arithmetic import rounding
-from tflite2q.arithmetic.core import Core
+from tflite2q.arithmetic.core import Core, by_rows
 from tflite2q.arithmetic.rescale import Rescale, int_const, multiply_fixed, round_half_away, rounding_shift_right
 from tflite2q.dialect.op import (
     Builtin,
@@ -60,9 +60,13 @@ class Binary(Op):
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         a, b = self.both(ins)
-        if is_codes(outs[0].type):
-            return (self.codes(core, a, b, outs[0].type),)
-        return (self.numbers(core, a.data, b.data, outs[0].type.dtype),)
+        if not is_codes(outs[0].type):
+            return (self.numbers(core, a.data, b.data, outs[0].type.dtype),)
+
+        def rows(one: T, other: T) -> T:
+            return self.codes(core, replace(a, data=one), replace(b, data=other), outs[0].type)
+
+        return (by_rows(core, rows, a.data, b.data),)
 
     def both(self, ins: Named[V]) -> tuple[V, V]:
         """The two operands, by whatever names the op gives them."""
@@ -238,11 +242,10 @@ class Requantize(Op):
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         x, y = ins["x"], outs[0].type
         if x.type.dtype == "float32":
-            return (quantize_real(core, x.data, y),)
+            return (by_rows(core, lambda rows: quantize_real(core, rows, y), x.data),)
         real = np.float64(x.type.scale) / np.float64(y.scale)
-        wide = centred(core, x.data, x.type.zero_point)
         rescale = Rescale((float(real),), y.zero_point, *y.range, y.dtype, arithmetic(self.rescale))
-        return (rescale.meaning(core, wide),)
+        return (by_rows(core, lambda rows: rescale.meaning(core, centred(core, rows, x.type.zero_point)), x.data),)
 
 
 def quantize_real(core: Core[T], x: T, y: TensorType) -> T:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tflite2q.dialect.types import Value
+from tflite2q.errors import hint
 from tflite2q.evaluation.data import Dataset
 from tflite2q.evaluation.geometry import Fit
 from tflite2q.evaluation.results import Change, ClassLine, Figure
@@ -70,7 +71,7 @@ class Detection(Task[Boxes]):
         shapes = ", ".join(str(list(v.type.shape)) for v in model.outputs)
         return (
             "a detector has outputs [1, n, 4] (boxes), [1, n] (classes), [1, n] (scores) and [1] (count), "
-            f"this model's: {shapes}; heads without post-processing are compared as --task regression"
+            f"this model's: {shapes}; heads without post-processing are compared as {hint('--task')} regression"
         )
 
     @property
