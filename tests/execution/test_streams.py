@@ -97,7 +97,7 @@ def test_a_stream_runs_in_tflite_micro(scheme: str) -> None:
     assert np.mean(found[0] != ours[0]) < 0.02
 
 
-@pytest.mark.parametrize("use_kernels", [True, False])
+@pytest.mark.parametrize("use_kernels", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_compiled_streams_do_not_mix(use_kernels: bool, tmp_path: Path) -> None:
     graph = streaming(seed=3)
     one, two = walk(graph, 40, 1), walk(graph, 40, 2)
@@ -184,7 +184,12 @@ def test_variables_trade_places() -> None:
 
 
 @pytest.mark.parametrize(
-    "family", ["UNIDIRECTIONAL_SEQUENCE_LSTM-int8", "UNIDIRECTIONAL_SEQUENCE_LSTM-coupled", "SVDF-int8"]
+    "family",
+    [
+        "UNIDIRECTIONAL_SEQUENCE_LSTM-int8",
+        pytest.param("UNIDIRECTIONAL_SEQUENCE_LSTM-coupled", marks=pytest.mark.slow),
+        "SVDF-int8",
+    ],
 )
 def test_recurrent_layers_keep_their_variables(family: str) -> None:
     from cases import cases
@@ -223,20 +228,23 @@ def test_recurrent_layers_with_integer_weights_keep_their_variables(family: str)
                 np.testing.assert_allclose(np.stack(found), expected, rtol=1e-5, atol=1e-5 * largest)
 
 
-def test_a_wake_word_model(shared: Path) -> None:
+@pytest.mark.parametrize(
+    "scheme",
+    [pytest.param(None, marks=pytest.mark.slow), "int16x8", pytest.param("symmetric-int8", marks=pytest.mark.slow)],
+)
+def test_a_wake_word_model(shared: Path, scheme: str | None) -> None:
     path = shared / "cases" / "stateful" / "okay_nabu.tflite"
     if not path.exists():
         pytest.skip("there is no such file")
     graph = tflite2q.load(path)
     inputs = formants()
-    for scheme in (None, "int16x8", "symmetric-int8"):
-        new = graph if scheme is None else tflite2q.convert(graph, scheme).graph
-        judged = run_stream(write(new), [inputs])
-        assert_equal(stepped(Stream(new), inputs), judged)
-        assert_equal(stepped(runtime.compile(new).stream(), inputs), judged)
-        if importlib.util.find_spec("tflite_micro"):
-            assert_equal(run_stream(write(new), [inputs], "micro"), judged)
-        assert len(np.unique(judged[0])) > 8  # it hears something
+    new = graph if scheme is None else tflite2q.convert(graph, scheme).graph
+    judged = run_stream(write(new), [inputs])
+    assert_equal(stepped(Stream(new), inputs), judged)
+    assert_equal(stepped(runtime.compile(new).stream(), inputs), judged)
+    if importlib.util.find_spec("tflite_micro"):
+        assert_equal(run_stream(write(new), [inputs], "micro"), judged)
+    assert len(np.unique(judged[0])) > 8  # it hears something
 
 
 def formants(steps: int = 110) -> np.ndarray:

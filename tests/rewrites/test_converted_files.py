@@ -23,7 +23,7 @@ from tflite2q.rewrites import Conversion, scheme
 
 SCHEMES = ("asymmetric-uint8", "int8", "symmetric-int8")
 MODELS = sorted((SHARED / "models").glob("*.tflite"))
-LARGE = 700_000  # bytes, above which what only the interface distinguishes is left to the slow tests
+LARGE = 700_000  # bytes, above which most schemes are left to the slow tests
 
 
 def cases() -> list[Any]:
@@ -32,7 +32,8 @@ def cases() -> list[Any]:
     for path in MODELS:
         for name in SCHEMES:
             slow = [pytest.mark.slow] if path.stat().st_size > LARGE else []
-            found.append(pytest.param(path.stem, name, "keep", marks=slow if name != "symmetric-int8" else []))
+            kept = [] if name == "symmetric-int8" else [pytest.mark.slow]
+            found.append(pytest.param(path.stem, name, "keep", marks=kept))
             found.append(pytest.param(path.stem, name, "scheme", marks=slow))
     return found
 

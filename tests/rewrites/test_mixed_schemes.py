@@ -159,8 +159,17 @@ def same(got: list[np.ndarray], want: list[np.ndarray], step: int) -> None:
         assert np.abs(a.astype(np.int64) - b.astype(np.int64)).max() <= step
 
 
-@pytest.mark.parametrize("name", MIXES)
-@pytest.mark.parametrize("network", ["digits", pytest.param("7", marks=pytest.mark.slow)])
+QUICK = ("int16-with-int8-and-4-bits", "float32-first-and-depthwise", "every-arithmetic")
+
+
+@pytest.mark.parametrize(
+    ("network", "name"),
+    [
+        pytest.param(network, name, marks=() if network == "digits" and name in QUICK else pytest.mark.slow)
+        for network in ("digits", "7")
+        for name in MIXES
+    ],
+)
 def test_mixes_by_hand(name: str, network: str, digits: Path) -> None:
     graph = check(model(network, digits), mix(name), core=network == "7" and name in BY_CORE)
     dtypes = {value.type.dtype for op in graph.ops for value in graph.outs(op)}

@@ -63,12 +63,8 @@ def test_digits_compiled_under_every_scheme(digits: Path, name: str) -> None:
     agrees(converted(tflite2q.load(digits), name), use_kernels=True, exact=name != "float32")
 
 
-# LLVM takes twenty seconds for the core operations of one scheme; this one has an arithmetic of its own, and
-# others are compiled so in the tests of mixes and of the lowering.
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=() if name == "float32-rescale" else pytest.mark.slow) for name in scheme.shipped()],
-)
+@pytest.mark.slow  # LLVM takes twenty seconds for the core operations of one scheme
+@pytest.mark.parametrize("name", scheme.shipped())
 def test_digits_by_core_operations_under_every_scheme(digits: Path, name: str) -> None:
     agrees(converted(tflite2q.load(digits), name), use_kernels=False, exact=name != "float32")
 
