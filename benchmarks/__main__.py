@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import tables
+from benchmarks import layout, tables
 from benchmarks.models import ROOT, SHARED, SPEED, labelled
 
 RENDER = {
@@ -19,6 +19,7 @@ RENDER = {
     "recovery": tables.recovery,
     "floats": tables.floats,
     "calls": tables.calls,
+    "roofline": tables.roofline,
     "reconstruction": tables.reconstruction,
 }
 
@@ -32,12 +33,16 @@ def main(arguments: list[str]) -> int:
         print(json.dumps(found, indent=1) if options.json else micro.text(found), flush=True)
         return 0
     for what in options.what or list(RENDER):
-        result = _measure_speed(what, options) if what in ("speed", "calls") else _measure_labelled(what, options)
+        result = (
+            _measure_speed(what, options)
+            if what in ("speed", "calls", "roofline")
+            else _measure_labelled(what, options)
+        )
         if result is None:
             continue
         if options.only or options.scheme:
             result = tables.joined(what, result)
-        print(json.dumps(result, indent=1) if options.json else tables.text(RENDER[what](result)), flush=True)
+        print(json.dumps(result, indent=1) if options.json else layout.text(RENDER[what](result)), flush=True)
         if options.write:
             _report(f"wrote {tables.write(what, result).relative_to(ROOT)}")
     if options.write:
@@ -67,7 +72,7 @@ def _wanted(name: str, options: argparse.Namespace) -> bool:
 
 
 def _measure_speed(what: str, options: argparse.Namespace) -> dict[str, Any] | None:
-    from benchmarks import calls, speed
+    from benchmarks import calls, roofline, speed
 
     folder = options.shared / "models"
     models = [m for m in SPEED if _wanted(m.name, options) and m.path(folder).exists()]
@@ -76,6 +81,8 @@ def _measure_speed(what: str, options: argparse.Namespace) -> dict[str, Any] | N
         return None
     if what == "calls":
         return calls.measure(models, folder, options.quick, _report)
+    if what == "roofline":
+        return roofline.measure(models, folder, options.quick, _report)
     return speed.measure(models, folder, options.quick, not options.no_frontend, _report)
 
 

@@ -49,12 +49,12 @@ def measure(models: Sequence[Model], folder: Path, quick: bool, report: Report) 
     rows = []
     with tempfile.TemporaryDirectory(prefix="tflite2q-bench-") as temporary:
         for model in models:
-            rows.append(_row(model.name, _int8(model.path(folder), Path(temporary)), rounds, round_ms))
+            rows.append(_row(model.name, converted(model.path(folder), Path(temporary)), rounds, round_ms))
             report(f"{model.name}: code {rows[-1].code_us:.1f} us, run {rows[-1].run_us:.1f} us")
     return {"schema_version": 1, "environment": asdict(environment.here()), "rows": [asdict(row) for row in rows]}
 
 
-def _int8(path: Path, folder: Path) -> Path:
+def converted(path: Path, folder: Path) -> Path:
     """The model converted to int8, or as it is where it is int8 already."""
     try:
         conversion = tflite2q.convert(path, "int8")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.environment import Environment
+from benchmarks.layout import markdown
 from benchmarks.models import RESULTS
 
 Result = Mapping[str, Any]
@@ -40,8 +41,8 @@ def speed(result: Result) -> str:
     parts = [measured_on(result)]
     for threads in sorted({row["threads"] for row in result["rows"]}):
         rows = [row for row in result["rows"] if row["threads"] == threads]
-        parts.append(f"{_threads(threads)}:\n\n{_markdown(SPEED_HEAD, [_speed_cells(row) for row in rows])}")
-        parts.append(_markdown(("geometric mean", "models", "ratio"), _means(rows)))
+        parts.append(f"{_threads(threads)}:\n\n{markdown(SPEED_HEAD, [_speed_cells(row) for row in rows])}")
+        parts.append(markdown(("geometric mean", "models", "ratio"), _means(rows)))
     return "\n".join(parts)
 
 
@@ -59,7 +60,7 @@ def speed_summary(result: Result) -> str:
         )
         for row in rows
     ]
-    return f"Milliseconds, one thread. {measured_on(result)}\n{_markdown(head, cells)}"
+    return f"Milliseconds, one thread. {measured_on(result)}\n{markdown(head, cells)}"
 
 
 def accuracy(result: Result) -> str:
@@ -68,9 +69,7 @@ def accuracy(result: Result) -> str:
     for model in dict.fromkeys(row["model"] for row in result["rows"]):
         rows = [row for row in result["rows"] if row["model"] == model]
         samples = max(row["samples"] for row in rows)
-        parts.append(
-            f"`{model}`, {samples} labelled samples:\n\n{_markdown(ACCURACY_HEAD, map(_accuracy_cells, rows))}"
-        )
+        parts.append(f"`{model}`, {samples} labelled samples:\n\n{markdown(ACCURACY_HEAD, map(_accuracy_cells, rows))}")
     return "\n".join(parts)
 
 
@@ -83,7 +82,7 @@ def accuracy_summary(result: Result) -> str:
     for name in dict.fromkeys(row["scheme"] for row in result["rows"]):
         cells.append((f"`{name}`", *(_short(by_key[model, name]) for model in models)))
     samples = {row["model"]: row["samples"] for row in result["rows"] if not row["problem"]}
-    return _markdown(("top-1", *(f"`{model}` ({samples[model]} samples)" for model in models)), cells)
+    return markdown(("top-1", *(f"`{model}` ({samples[model]} samples)" for model in models)), cells)
 
 
 def schemes(result: Result) -> str:
@@ -96,7 +95,7 @@ def schemes(result: Result) -> str:
         found = [row for row in about.values() if row["model"] == model and not row["problem"]]
         samples = f", {found[0]['samples']} labelled samples" if found else ""
         cells = [_scheme_cells(row, about.get((model, row["scheme"])), found) for row in rows]
-        parts.append(f"`{model}`{samples}:\n\n{_markdown(SCHEMES_HEAD, cells)}")
+        parts.append(f"`{model}`{samples}:\n\n{markdown(SCHEMES_HEAD, cells)}")
     return "\n".join(parts)
 
 
@@ -118,7 +117,7 @@ def recovery(result: Result) -> str:
         ]
         parts.append(
             f"`{model}`, {samples} labelled samples, top-1 as imported {_percent(top1)}:\n\n"
-            f"{_markdown(RECOVERY_HEAD, cells)}"
+            f"{markdown(RECOVERY_HEAD, cells)}"
         )
     return "\n".join(parts)
 
@@ -145,7 +144,7 @@ def reconstruction(result: Result) -> str:
         base = _percent(rows[0]["top1"][0])
         parts.append(
             f"`{model}`, {rows[0]['samples']} samples, each held out once; `int8` has {base}:\n\n"
-            f"{_markdown(RECONSTRUCTION_HEAD, cells)}"
+            f"{markdown(RECONSTRUCTION_HEAD, cells)}"
         )
     return "\n".join(parts)
 
@@ -167,7 +166,7 @@ def floats(result: Result) -> str:
             )
             for row in rows
         ]
-        parts.append(f"`{model}`, {rows[0]['samples']} samples:\n\n{_markdown(FLOATS_HEAD, cells)}")
+        parts.append(f"`{model}`, {rows[0]['samples']} samples:\n\n{markdown(FLOATS_HEAD, cells)}")
     return "\n".join(parts)
 
 
@@ -183,7 +182,32 @@ def calls(result: Result) -> str:
         )
         for row in result["rows"]
     ]
-    return f"{measured_on(result)}\n{_markdown(CALLS_HEAD, cells)}"
+    return f"{measured_on(result)}\n{markdown(CALLS_HEAD, cells)}"
+
+
+def roofline(result: Result) -> str:
+    """How near each kind of layer comes to its own limit."""
+    limits = ", ".join(f"{name} {value:.0f} GB/s" for name, value in result["bandwidth"].items())
+    parts = [f"{measured_on(result)}\nLimits of one core: {result['products']:.0f} G MAC/s of 8 bits, {limits}.\n"]
+    for model in dict.fromkeys(row["model"] for row in result["rows"]):
+        rows = [row for row in result["rows"] if row["model"] == model]
+        total, limit = (sum(row[key] for row in rows) for key in ("ms", "limit_ms"))
+        cells = [
+            (
+                row["kind"],
+                str(row["layers"]),
+                _ms(row["ms"]),
+                f"{row['ms'] / total * 100:.0f} %",
+                row["bound"],
+                f"{row['limit_ms'] / row['ms'] * 100:.0f} %",
+            )
+            for row in rows
+            if row["ms"] >= SHOWN_SHARE * total
+        ]
+        layers = str(sum(row["layers"] for row in rows))
+        cells.append(("all", layers, _ms(total), "100 %", "", f"{limit / total * 100:.0f} %"))
+        parts.append(f"`{model}`, int8:\n\n{markdown(ROOFLINE_HEAD, cells)}")
+    return "\n".join(parts)
 
 
 def _float_cells(row: Row) -> list[str]:
@@ -236,6 +260,9 @@ SPEED_HEAD = (
     "LiteRT original / that",
     "that, of VNNI peak",
 )
+SHOWN_SHARE = 0.01  # of a model's time, for a row of its own
+ROOFLINE_HEAD = ("layers", "number", "ms", "of the time", "limited by", "of the limit")
+
 ORIGINAL = "as imported"
 SCHEMES_HEAD = ("scheme", "top-1", "same answer", "bytes", "tflite2q, ms", "LiteRT, ms")
 CALLS_HEAD = (
@@ -362,38 +389,3 @@ def _percent(share: float) -> str:
 
 def _change(before: float, after: float) -> str:
     return f"{before * 100:.1f} → {_percent(after)}"
-
-
-def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    right = ["---"] + ["---:"] * (len(head) - 1)
-    return "".join(f"| {' | '.join(line)} |\n" for line in (head, right, *rows))
-
-
-# ------------------------------------------------------------------------------------------------------------ text
-
-
-def text(markdown: str) -> str:
-    """The same tables with aligned columns, for a terminal."""
-    lines: list[str] = []
-    table: list[list[str]] = []
-    for line in [*markdown.splitlines(), ""]:
-        if line.startswith("|"):
-            table.append([cell.strip().replace("`", "") for cell in line.strip("|").split("|")])
-            continue
-        if table:
-            lines += _aligned(table)
-            table = []
-        lines.append(line.replace("`", ""))
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    rows = [table[0], *table[2:]]  # without the line of dashes
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if index == 0 else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

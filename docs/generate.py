@@ -218,6 +218,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "reconstruction": partial(measured, "reconstruction", "reconstruction"),
     "float-models": partial(measured, "floats", "floats"),
     "calls": partial(measured, "calls", "calls"),
+    "roofline": partial(measured, "roofline", "roofline"),
 }
 
 

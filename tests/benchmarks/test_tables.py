@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks import contenders, environment, tables
+from benchmarks import contenders, environment, layout, tables
 
 
 def speed_result() -> tables.Result:
@@ -85,7 +85,7 @@ def test_accuracy_tables_show_what_changed_and_why_nothing_did() -> None:
 
 
 def test_text_has_the_tables_cells_in_columns() -> None:
-    text = tables.text("Title\n\n| a | bb |\n| --- | ---: |\n| `long name` | 1 |\n")
+    text = layout.text("Title\n\n| a | bb |\n| --- | ---: |\n| `long name` | 1 |\n")
     assert text == "Title\n\na          bb\nlong name   1\n"
 
 

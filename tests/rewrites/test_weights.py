@@ -10,8 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from networks import everything
 
+import tflite2q
+from tflite2q.dialect import spans
 from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
+from tflite2q.rewrites import scheme
 from tflite2q.rewrites.scheme import Weights
 from tflite2q.rewrites.weights import convert_weights
 
@@ -214,3 +218,18 @@ def test_channels_of_zeros_have_no_say_in_a_common_scale(name: str) -> None:
     old = weights(codes, Quantization.per_channel(np.array([1.0, 0.01, 0.02, 0.03]), 0))
     new = convert_weights(old, 0, replace(PER_TENSOR, range=name))
     assert new.value.type.scale <= np.abs(real(old, 0)).max() / 127 * 1.05  # least squares may choose a little more
+
+
+# A network of uint8 already is what these ask for.
+UNCHANGED = ("asymmetric-uint8", "symmetric-uint8")
+
+
+@pytest.mark.parametrize("name", [name for name in scheme.shipped() if name not in UNCHANGED])
+def test_large_weights_are_converted_in_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of one channel each, in every layer, give what the whole gives; layers are equalized and reconstructed."""
+    graph = everything(11)
+    whole = tflite2q.convert(graph, name)
+    monkeypatch.setattr(spans, "AT_ONCE", 1)
+    parts = tflite2q.convert(graph, name)
+    assert parts.graph == whole.graph
+    assert parts.layers == whole.layers

@@ -130,7 +130,7 @@ def _gained(value: Value, axis: int, gains: Gains | None, part: slice) -> tuple[
         return units, base
     last, outer = gains
     spread = np.moveaxis(np.broadcast_to(last, value.type.shape), axis, 0)[part]
-    return units * spread.reshape(len(base), -1), base * outer[part]
+    return units * spread.reshape(len(base), -1), base * np.broadcast_to(outer, value.type.shape[axis])[part]
 
 
 def _error(weights: NewWeights, part: slice) -> rounding.Floats:
