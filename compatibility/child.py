@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from compatibility import conversions, original
 from compatibility.original import Subject
 from compatibility.stages import WEIGHTS, Log, kind
+from tflite2q import guard
 
 
 def main(request: dict[str, Any]) -> None:
@@ -48,4 +50,7 @@ def _examine(subject: Subject, done: frozenset[str]) -> None:
 STAGES = {"scheme": conversions.scheme, "compiled": original.compiled, "converted": conversions.compiled}
 
 if __name__ == "__main__":
+    guard.die_with(
+        os.getppid()
+    )  # what examines may be ended at any time, and its children run in sessions of their own
     main(json.loads(sys.argv[1]))
