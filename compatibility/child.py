@@ -52,5 +52,5 @@ STAGES = {"scheme": conversions.scheme, "compiled": original.compiled, "converte
 if __name__ == "__main__":
     guard.die_with(
         os.getppid()
-    )  # what examines may be ended at any time, and its children run in sessions of their own
+    )  # a session of its own outlives a group that is ended
     main(json.loads(sys.argv[1]))
