@@ -50,7 +50,5 @@ def _examine(subject: Subject, done: frozenset[str]) -> None:
 STAGES = {"scheme": conversions.scheme, "compiled": original.compiled, "converted": conversions.compiled}
 
 if __name__ == "__main__":
-    guard.die_with(
-        os.getppid()
-    )  # a session of its own outlives a group that is ended
+    guard.die_with(os.getppid())  # a session of its own outlives a group that is ended
     main(json.loads(sys.argv[1]))

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec, overload
 
 import numpy.typing as npt
 
@@ -36,6 +36,7 @@ from tflite2q.runtimes.check import Check
 
 if TYPE_CHECKING:
     from tflite2q.evaluation.serving import Served
+    from tflite2q.execution.calls import Batch
     from tflite2q.execution.remote import Device
     from tflite2q.mixing import Found
     from tflite2q.mixing.crew import Crew
@@ -127,14 +128,27 @@ def check(
     return replace(result, trials=rules.tried(graph, found, converted, interfaces))
 
 
-def compile(model: Model, target: str = "native", threads: int = 1) -> Served:
-    """Compile a model with TVM for a target (a name of `tflite2q targets` or TVM's JSON).  Raises TargetError."""
+@overload
+def compile(model: Model, target: str = "native", threads: int = 1, batch: None = None) -> Served: ...
+
+
+@overload
+def compile(model: Model, target: str = "native", threads: int = 1, *, batch: int) -> Batch: ...
+
+
+def compile(model: Model, target: str = "native", threads: int = 1, batch: int | None = None) -> Served | Batch:
+    """Compile a model with TVM for a target (a name of `tflite2q targets` or TVM's JSON).  Raises TargetError.
+
+    With `batch` it takes so many samples at once, along the first axis, and its threads take a sample each.  Raises
+    UsageError where samples cannot be put together: models with state, values without axes.
+    """
     from tflite2q.evaluation.serving import Served
     from tflite2q.execution import runtime
 
-    found = runtime.compile(graph_of(model), target=target, threads=threads, made_as=Served)
+    each = threads if batch is None or batch < threads else 1  # threads of one sample
+    found = runtime.compile(graph_of(model), target=target, threads=each, made_as=Served)
     assert isinstance(found, Served)
-    return found
+    return found if batch is None else found.batch(batch, threads // each)
 
 
 def load_library(path: FilePath, threads: int = 1) -> Served:

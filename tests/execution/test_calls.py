@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from networks import everything
+from streaming import streaming
 
+import tflite2q
 from tflite2q.errors import DataError, UsageError
 from tflite2q.evaluation.models import load
 from tflite2q.execution import reference, runtime
@@ -132,3 +134,43 @@ def test_the_example_of_the_document(root: Path, monkeypatch: pytest.MonkeyPatch
     wanted = reference.run(load("models/digits_uint8.tflite"), names["photo"])
     for name in ("scores", "view"):
         np.testing.assert_array_equal(names[name], wanted[0])
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_batch_is_its_samples(
+    executable: Executable, images: list[Array], expected: list[Array], workers: int
+) -> None:
+    batch = executable.batch(20, workers)
+    whole = np.concatenate(images[:20])
+    [found] = batch.run(whole)
+    np.testing.assert_array_equal(found, np.concatenate(expected[:20]))
+    place = np.zeros_like(found)
+    assert batch.run(np.ascontiguousarray(whole[::-1]), out=[place])[0] is place
+    np.testing.assert_array_equal(place, np.concatenate(expected[:20][::-1]))
+    assert [value.type.shape for value in (*batch.inputs, *batch.outputs)] == [(20, 8, 8, 1), (20, 10)]
+
+
+def test_a_batch_of_a_drawn_graph_is_its_samples() -> None:
+    graph = everything(3)
+    batch = tflite2q.compile(graph, threads=2, batch=5)
+    generator = np.random.default_rng(0)
+    inputs = [generator.integers(0, 256, value.type.shape, np.uint8) for value in batch.inputs]
+    found = batch.run(*inputs)
+    for sample in range(5):
+        wanted = reference.run(graph, *(np.split(array, 5)[sample] for array in inputs))
+        for whole, part in zip(found, wanted, strict=True):
+            np.testing.assert_array_equal(np.split(whole, 5)[sample], part)
+
+
+def test_what_does_not_fit_a_batch_is_refused(executable: Executable, images: list[Array]) -> None:
+    batch = executable.batch(2, 2)
+    with pytest.raises(DataError, match=r"must be uint8\[2, 8, 8, 1\], got uint8\[1, 8, 8, 1\]"):
+        batch.run(images[0])
+    with pytest.raises(DataError, match="the batch has 1 inputs, got 0 arrays"):
+        batch.run()
+    with pytest.raises(DataError, match="is read-only"):
+        batch.run(np.concatenate(images[:2]), out=[np.broadcast_to(np.uint8(0), (2, 10))])
+    with pytest.raises(UsageError, match="batch must be at least 1, got 0"):
+        executable.batch(0)
+    with pytest.raises(UsageError, match="a model with state takes its inputs in order"):
+        runtime.compile(streaming()).batch(2)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import numpy as np
 import numpy.typing as npt
 
-from tflite2q.errors import DataError, refusal
+from tflite2q.dialect.types import STORAGE, Value
+from tflite2q.errors import DataError, UsageError, refusal
 from tflite2q.execution.reference import check_prescribed
 
 if TYPE_CHECKING:
@@ -79,6 +82,78 @@ class Bound:
             return self._worker.results()[: len(self.executable.outputs)]
         except RuntimeError as error:
             raise_refusal(error)
+
+
+class Batch:
+    """A compiled model on so many samples at once: inputs and outputs hold them one after the other, along the first
+    axis.
+
+    The samples do not wait for each other: each thread takes the next one, which keeps more of a small model's data in
+    its own cache than if threads shared each sample.  Any number of threads may use a batch at once.
+    """
+
+    def __init__(self, executable: Executable, count: int, workers: int) -> None:
+        if count < 1:
+            raise UsageError(f"batch must be at least 1, got {count}")
+        if executable.manifest.states:
+            raise UsageError("a model with state takes its inputs in order; run each stream by itself")
+        self.executable, self.count = executable, count
+        self.inputs = tuple(_repeated(value, count) for value in executable.inputs)
+        self.outputs = tuple(_repeated(value, count) for value in executable.outputs)
+        self._pool = ThreadPoolExecutor(min(workers, count))
+        self._workers = min(workers, count)
+
+    def __repr__(self) -> str:
+        return f"<Batch of {self.count} by {self._workers} threads of {self.executable!r}>"
+
+    def run(self, *arrays: npt.ArrayLike, out: Sequence[Array] | None = None) -> list[Array]:
+        """The outputs for `arrays`, one for each of `inputs`, of its shape and dtype; written to `out` if it is given.
+
+        Raises DataError as `Executable.run`.
+        """
+        given = _fitting(arrays, self.inputs, "input")
+        if out is None:
+            out = [np.empty(value.type.shape, STORAGE[value.type.dtype]) for value in self.outputs]
+        else:
+            for array, value in zip(_fitting(out, self.outputs, "output"), self.outputs, strict=True):
+                if not array.flags.writeable:
+                    raise DataError(f"output {value.name!r} cannot be written to an array that is read-only")
+        todo = iter(range(self.count))  # each number is taken by one thread
+
+        def work() -> None:
+            for sample in todo:
+                ins, outs = ([_part(array, sample, self.count) for array in side] for side in (given, out))
+                self.executable.run(*ins, out=outs)
+
+        for done in [self._pool.submit(work) for _ in range(self._workers)]:
+            done.result()
+        return list(out)
+
+
+def _repeated(value: Value, count: int) -> Value:
+    """What a value is for so many samples.  Raises UsageError for a scalar, and for what decides shapes."""
+    shape = value.type.shape
+    if not shape or value.constant is not None:
+        what = "has no axis to put samples one after the other" if not shape else "decides shapes"
+        raise UsageError(f"{value.name!r} {what}; run the samples of this model one by one")
+    return replace(value, type=replace(value.type, shape=(shape[0] * count, *shape[1:])))
+
+
+def _fitting(arrays: Sequence[npt.ArrayLike], values: Sequence[Value], what: str) -> list[Array]:
+    if len(arrays) != len(values):
+        raise DataError(f"the batch has {len(values)} {what}s, got {len(arrays)} arrays")
+    found = [np.asarray(array) for array in arrays]
+    for array, value in zip(found, values, strict=True):
+        kind = value.type
+        if array.shape != kind.shape or array.dtype.name != STORAGE[kind.dtype]:
+            wanted, got = f"{kind.dtype}{list(kind.shape)}", f"{array.dtype.name}{list(array.shape)}"
+            raise DataError(f"{what} {value.name!r} must be {wanted}, got {got}")
+    return found
+
+
+def _part(array: Array, sample: int, count: int) -> Array:
+    rows = len(array) // count
+    return array[sample * rows : (sample + 1) * rows]
 
 
 def mapped(run: Callable[..., list[Array]], samples: Iterable[Sample], workers: int) -> Iterator[list[Array]]:

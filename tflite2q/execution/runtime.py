@@ -20,7 +20,7 @@ from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import STORAGE, Value
 from tflite2q.errors import DataError, TargetError, UsageError
 from tflite2q.execution import libraries, manifest
-from tflite2q.execution.calls import Array, Bound, Sample, Stream, mapped, raise_refusal
+from tflite2q.execution.calls import Array, Batch, Bound, Sample, Stream, mapped, raise_refusal
 from tflite2q.execution.manifest import Manifest
 from tflite2q.execution.reference import check_prescribed
 from tflite2q.execution.source import Source
@@ -202,12 +202,20 @@ class Executable:
         each.  Samples are taken a little ahead of the outputs that are asked for, so they may be endless.
         Raises as `run`, at the sample that does not fit.
         """
+        return mapped(self.run, samples, self._workers(workers))
+
+    def batch(self, count: int, workers: int | None = None) -> Batch:
+        """The model on `count` samples at once, along the first axis of inputs and outputs, by `workers` threads as in
+        `map`.  Raises UsageError for models with state or with values without axes."""
+        return Batch(self, count, self._workers(workers))
+
+    def _workers(self, given: int | None) -> int:
         from tflite2q.lower.machine import processors
 
-        count = max(1, processors() // self.threads) if workers is None else workers
+        count = max(1, processors() // self.threads) if given is None else given
         if count < 1:
-            raise UsageError(f"workers must be at least 1, got {workers}")
-        return mapped(self.run, samples, count)
+            raise UsageError(f"workers must be at least 1, got {given}")
+        return count
 
     def stream(self) -> Stream:
         """A new stream, in the initial state.  Models without state have streams, too: their steps are runs."""
