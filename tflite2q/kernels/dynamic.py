@@ -167,14 +167,15 @@ def _range(rows: Buffer, n: Expr, size: int) -> tuple[Expr, Expr]:
             store(end, chosen(load(end, 0, lanes=lanes), x), 0, lanes=lanes)
 
     chunks(size, lanes, emit)
-    found = []
-    for end, chosen in zip(ends, (T.min, T.max), strict=True):
+    # In memory, because TVM would put the whole tree of a bound value wherever it is used, which takes it seconds.
+    found = local(2, FLOAT)
+    for index, (end, chosen) in enumerate(zip(ends, (T.min, T.max), strict=True)):
         value, width = T.Bind(load(end, 0, lanes=lanes)), lanes
         while width > 1:
             width //= 2
             value = T.Bind(chosen(part(value, 0, width), part(value, width, width)))
-        found.append(value)
-    return found[0], found[1]
+        store(found, value, index)
+    return load(found, 0), load(found, 1)
 
 
 def _symmetric(least: Expr, most: Expr) -> tuple[Expr, ...]:
