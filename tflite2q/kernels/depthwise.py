@@ -12,7 +12,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from tflite2q.kernels.contracts import Array, ConvolutionContract, DepthwiseConv2DContract, Tensor
+from tflite2q.kernels.contracts import (
+    Array,
+    ConvolutionContract,
+    DepthwiseConv2DContract,
+    FloatConv2DContract,
+    Tensor,
+)
 from tflite2q.kernels.refusals import Because, Refusal, other_types
 
 NARROWEST = 8  # channels
@@ -43,7 +49,7 @@ class Window:
     padding: tuple[int, int, int, int]
 
     @staticmethod
-    def of(contract: ConvolutionContract) -> Window:
+    def of(contract: ConvolutionContract | FloatConv2DContract) -> Window:
         return Window(
             contract.inputs[0], contract.output, contract.kernel, contract.strides, contract.dilation, contract.padding
         )

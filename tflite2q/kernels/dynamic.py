@@ -10,12 +10,16 @@ zero, for every |t| < 2^22.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from tflite2q.kernels.contracts import DynamicConv2DContract
+from tflite2q.kernels.gemm import four
 from tflite2q.kernels.loops import chunks, region
-from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, load, local, part, store, vector, view
+from tflite2q.kernels.real import clamped
+from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, load, local, part, store, uncontracted, vector, view
 
 FLOAT = "float32"
 LANES = 32  # of a vector of images' elements: several registers, whose operations do not wait for each other
@@ -35,6 +39,10 @@ class Scales:
     inverse: Buffer
     low: Buffer
     high: Buffer
+
+    def zero(self, image: Expr) -> Expr:
+        """How far 0 lies above the lowest code, int32."""
+        return T.cast(T.float32(0.0) - self.low[image], "int32")
 
     def codes(self, x: Expr, image: Expr, lanes: int) -> Expr:
         """Centred codes of a vector of one image's elements, int32."""
@@ -57,6 +65,10 @@ class Images:
     shape: tuple[int, int, int, int]
     padding: tuple[int, int, int, int]
     asymmetric: bool
+
+    @staticmethod
+    def of(contract: DynamicConv2DContract) -> Images:
+        return Images(four(contract.x.shape), contract.padding, contract.asymmetric)
 
     @property
     def batch(self) -> int:
@@ -82,41 +94,64 @@ class Images:
 
     def reals(self, x: Buffer, scales: Scales) -> Buffer:
         """Centred codes as float32, with a border of zeros, on one axis."""
+
+        def border(_image: Expr) -> Expr:
+            return T.float32(0.0)
+
+        def code(values: Expr, number: Expr, lanes: int) -> Expr:
+            return T.cast(scales.codes(values, number, lanes), vector(FLOAT, lanes))
+
+        return self._written(x, FLOAT, border, code, 0)
+
+    def bytes(self, x: Buffer, scales: Scales, slack: int) -> Buffer:
+        """Codes as uint8 from the lowest on, with a border of 0's code and `slack` readable bytes, on one axis."""
+
+        def border(number: Expr) -> Expr:
+            return T.cast(scales.zero(number), "uint8")
+
+        def code(values: Expr, number: Expr, lanes: int) -> Expr:
+            shifted = scales.codes(values, number, lanes) + broadcast(scales.zero(number), lanes)
+            return T.cast(shifted, vector("uint8", lanes))
+
+        return self._written(x, "uint8", border, code, slack)
+
+    def _written(
+        self, x: Buffer, dtype: str, border: Callable[[Expr], Expr], code: Callable[[Expr, Expr, int], Expr], slack: int
+    ) -> Buffer:
+        """The padded image of `code` of each element; `border` of an image's number fills what is around it."""
         n, h, w, c = self.shape
         rows, width = self.padded[1], self.padded[2] * c
         top = self.padding[0]
-        image = T.decl_buffer((n * rows, width), FLOAT)
-        source = view(x, (n * h, w * c), FLOAT)
+        whole = T.decl_buffer((n * rows * width + slack,), dtype)
+        image, source = view(whole, (n * rows, width)), view(x, (n * h, w * c), FLOAT)
+
+        def fill(number: Expr, row: Expr, start: int, length: int) -> None:
+            def emit(at: Expr, lanes: int) -> None:
+                store(image, broadcast(border(number), lanes), row, start + at, lanes=lanes)
+
+            chunks(length, LANES, emit)
+
+        def copy(number: Expr, row: Expr, source_row: Expr) -> None:
+            def emit(at: Expr, lanes: int) -> None:
+                values = load(source, source_row, at, lanes=lanes)
+                store(image, code(values, number, lanes), row, start + at, lanes=lanes)
+
+            start, length = self.padding[1] * c, w * c
+            fill(number, row, 0, start)
+            chunks(length, LANES, emit)
+            fill(number, row, start + length, self.padding[3] * c)
+
         with region(n * rows, n * rows * width * 8) as r:
-            inside = T.And(r % rows >= top, r % rows < top + h)
+            number = 0 if n == 1 else T.Bind(r // rows)
             if rows == h:
-                self._row(source, scales, image, r, r)
-                return view(image, (n * rows * width,), FLOAT)
-            with T.If(inside):
-                with T.Then():
-                    self._row(source, scales, image, r, r // rows * h + r % rows - top)
-                with T.Else():
-                    _zeros(image, r, 0, width)
-        return view(image, (n * rows * width,), FLOAT)
-
-    def _row(self, source: Buffer, scales: Scales, image: Buffer, r: Expr, source_row: Expr) -> None:
-        _, h, w, c = self.shape
-        start, length = self.padding[1] * c, w * c
-        number = 0 if self.batch == 1 else T.Bind(source_row // h)
-
-        def emit(at: Expr, lanes: int) -> None:
-            codes = scales.codes(load(source, source_row, at, lanes=lanes), number, lanes)
-            store(image, T.cast(codes, vector(FLOAT, lanes)), r, start + at, lanes=lanes)
-
-        _zeros(image, r, 0, start)
-        chunks(length, LANES, emit)
-        _zeros(image, r, start + length, self.padding[3] * c)
-
-
-def _zeros(image: Buffer, row: Expr, start: int, length: int) -> None:
-    chunks(length, LANES, lambda at, lanes: store(
-        image, broadcast(T.float32(0.0), lanes), row, start + at, lanes=lanes
-    ))  # fmt: skip
+                copy(number, r, r)
+            else:
+                with T.If(T.And(r % rows >= top, r % rows < top + h)):
+                    with T.Then():
+                        copy(number, r, r // rows * h + r % rows - top)
+                    with T.Else():
+                        fill(number, r, 0, width)
+        return view(whole, (n * rows * width + slack,))
 
 
 def _range(rows: Buffer, n: Expr, size: int) -> tuple[Expr, Expr]:
@@ -132,14 +167,15 @@ def _range(rows: Buffer, n: Expr, size: int) -> tuple[Expr, Expr]:
             store(end, chosen(load(end, 0, lanes=lanes), x), 0, lanes=lanes)
 
     chunks(size, lanes, emit)
-    found = []
-    for end, chosen in zip(ends, (T.min, T.max), strict=True):
+    # In memory, because TVM would put the whole tree of a bound value wherever it is used, which takes it seconds.
+    found = local(2, FLOAT)
+    for index, (end, chosen) in enumerate(zip(ends, (T.min, T.max), strict=True)):
         value, width = T.Bind(load(end, 0, lanes=lanes)), lanes
         while width > 1:
             width //= 2
             value = T.Bind(chosen(part(value, 0, width), part(value, width, width)))
-        found.append(value)
-    return found[0], found[1]
+        store(found, value, index)
+    return load(found, 0), load(found, 1)
 
 
 def _symmetric(least: Expr, most: Expr) -> tuple[Expr, ...]:
@@ -171,3 +207,53 @@ def _asymmetric(least: Expr, most: Expr) -> tuple[Expr, ...]:
     narrow = T.Bind(T.cast(scale, FLOAT))
     low, high = (T.cast(T.int32(end) - zero, FLOAT) for end in (LOW, HIGH))
     return narrow, T.float32(1.0) / narrow, low, high
+
+
+@dataclass(frozen=True)
+class RealSums:
+    """From sums of codes to real numbers; see `DynamicConv2DContract`.  `pixels`: output pixels of an image."""
+
+    biased: bool
+    channels_first: bool
+    low: float | None
+    high: float | None
+    batch: int
+    pixels: int
+
+    @staticmethod
+    def of(contract: DynamicConv2DContract) -> RealSums:
+        height, width = contract.out_size
+        return RealSums(
+            contract.bias is not None, contract.channels_first, contract.low, contract.high, contract.x.shape[0],
+            height * width,
+        )  # fmt: skip
+
+    def image(self, pixel: Expr) -> Expr:
+        """The image that an output pixel belongs to."""
+        return 0 if self.batch == 1 else pixel // self.pixels
+
+    def real(self, value: Expr, scale: Expr, channels: Expr, bias: Expr, lanes: int) -> Expr:
+        """Of a vector of float32 sums; `scale` is the image's, `channels` and `bias` are vectors."""
+        image = broadcast(scale, lanes)
+        if self.channels_first:
+            value = uncontracted(uncontracted(value * channels) * image)
+        else:
+            value = uncontracted(value * uncontracted(image * channels))
+        return clamped(value + bias if self.biased else value, self.low, self.high, lanes)
+
+
+@dataclass(frozen=True)
+class DynamicSums:
+    """Sums of codes that become real numbers; `channels` and `bias` [vectors, lanes] are theirs by output channel."""
+
+    ending: RealSums
+    scale: Buffer
+    channels: Buffer
+    bias: Buffer
+
+    def start(self, index: Expr, lanes: int) -> Expr:
+        return broadcast(T.float32(0.0), lanes)
+
+    def result(self, value: Expr, index: Expr, pixel: Expr, lanes: int) -> Expr:
+        channels, bias = (load(each, index, 0, lanes=lanes) for each in (self.channels, self.bias))
+        return self.ending.real(value, self.scale[self.ending.image(pixel)], channels, bias, lanes)

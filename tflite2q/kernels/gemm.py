@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from tflite2q.kernels import layout
-from tflite2q.kernels.contracts import Array, Conv2DContract, DenseContract, Tensor
+from tflite2q.kernels.contracts import Array, Conv2DContract, DenseContract, FloatConv2DContract, Tensor
 from tflite2q.kernels.frame import Tensors
 from tflite2q.kernels.loops import PARALLEL_MACS, padded_image
 from tflite2q.kernels.refusals import Because, Refusal, other_types
@@ -29,7 +29,7 @@ CHUNKS = 16  # pieces into which a parallel layer's pixels are cut, at most
 @dataclass(frozen=True)
 class Geometry:
     """Where output pixels read.  `rows` x `width` are the output pixels as tiles see them (one row for 1x1);
-    `runs` are offsets in bytes from a pixel's first one, each `run` bytes long."""
+    `runs` are offsets in elements from a pixel's first one, each `run` elements long."""
 
     image: tuple[int, int, int, int]
     padding: tuple[int, int, int, int]
@@ -41,10 +41,12 @@ class Geometry:
     run: int
 
     @staticmethod
-    def of(conv: Conv2DContract) -> Geometry:
+    def of(conv: Conv2DContract | FloatConv2DContract) -> Geometry:
         kh, kw = conv.kernel
-        row, pixel = (conv.in_w + conv.padding[1] + conv.padding[3]) * conv.in_c, conv.in_c
-        rows, width = conv.batch * conv.out_h, conv.out_w
+        image, (batch, out_h, out_w, _) = conv.inputs[0].shape, conv.output.shape
+        _, _, in_w, pixel = image
+        row = (in_w + conv.padding[1] + conv.padding[3]) * pixel
+        rows, width = batch * out_h, out_w
         if (kh, kw) == (1, 1) and conv.strides == (1, 1) and not any(conv.padding):
             rows, width = 1, rows * width
         if conv.dilation[1] == 1 or kw == 1:
@@ -53,8 +55,7 @@ class Geometry:
             taps = [(i, j) for i in range(kh) for j in range(kw)]
             runs = tuple(i * conv.dilation[0] * row + j * conv.dilation[1] * pixel for i, j in taps)
             run = pixel
-        image = (conv.batch, conv.in_h, conv.in_w, conv.in_c)
-        return Geometry(image, conv.padding, conv.out_h, rows, width, conv.strides, runs, run)
+        return Geometry(four(image), conv.padding, out_h, rows, width, conv.strides, runs, run)
 
     @property
     def pixel_step(self) -> int:
@@ -114,6 +115,12 @@ class Geometry:
         by_run = weights.reshape(out_c, len(self.runs), self.run)
         grouped = by_run[:, :, np.minimum(taps, self.run - 1)] * fresh
         return grouped.reshape(out_c, len(self.runs) * count, unit)
+
+
+def four(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """The shape of images."""
+    n, h, w, c = shape
+    return n, h, w, c
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,8 @@ from tflite2q.kernels.generic.conv import GenericConv, GenericDepthwise
 from tflite2q.kernels.generic.dynamic_conv import GenericDynamicConv
 from tflite2q.kernels.generic.eltwise import GenericEltwise
 from tflite2q.kernels.generic.float_conv import GenericFloatConv
+from tflite2q.kernels.generic.float_depthwise import FloatDepthwise
+from tflite2q.kernels.generic.float_gemm import FloatGemm
 from tflite2q.kernels.generic.linear_lookup import GenericLinearLookup
 from tflite2q.kernels.generic.lookup import GenericLookup
 from tflite2q.kernels.generic.pool import GenericPool
@@ -43,6 +45,7 @@ from tflite2q.kernels.x86.conv import X86Conv
 from tflite2q.kernels.x86.conv16 import X86Conv16
 from tflite2q.kernels.x86.depthwise import X86Depthwise
 from tflite2q.kernels.x86.depthwise16 import X86Depthwise16
+from tflite2q.kernels.x86.dynamic_conv import X86DynamicConv
 from tflite2q.kernels.x86.fma_add import X86FmaAdd
 from tflite2q.kernels.x86.isa import LEVELS
 from tflite2q.kernels.x86.lookup import X86Lookup
@@ -50,6 +53,7 @@ from tflite2q.kernels.x86.matrix import X86Matrix
 from tflite2q.kernels.x86.matrix16 import X86Matrix16
 
 _X86_CONV: tuple[Kernel, ...] = (X86Matrix(), *(X86Conv(level) for level in LEVELS))
+_X86_DYNAMIC = tuple(X86DynamicConv(level) for level in LEVELS)
 _X86_CONV16: tuple[Kernel, ...] = (X86Matrix16(), *(X86Conv16(level) for level in LEVELS))
 _X86_DEPTHWISE = tuple(X86Depthwise(level) for level in LEVELS)
 _X86_DEPTHWISE16 = tuple(X86Depthwise16(level) for level in LEVELS)
@@ -62,8 +66,8 @@ KERNELS: dict[type[Contract], tuple[Kernel, ...]] = {
     Conv2DContract: (*_X86_CONV, *_X86_CONV16, *_ARM_CONV, GenericConv()),
     DepthwiseConv2DContract: (*_X86_DEPTHWISE, *_X86_DEPTHWISE16, *_ARM_DEPTHWISE, GenericDepthwise()),
     DenseContract: (*_X86_CONV, *_X86_CONV16, *_ARM_CONV, GenericConv()),
-    FloatConv2DContract: (GenericFloatConv(),),
-    DynamicConv2DContract: (GenericDynamicConv(),),
+    FloatConv2DContract: (FloatDepthwise(), FloatGemm(), GenericFloatConv()),
+    DynamicConv2DContract: (*_X86_DYNAMIC, GenericDynamicConv()),
     PoolContract: (GenericPool(),),
     LookupContract: (X86Lookup(), ArmLookup(), GenericLinearLookup(), GenericLookup()),
     EltwiseContract: (*_X86_PLANE, *_X86_ADD16, ArmFmaAdd(), GenericEltwise()),

@@ -187,6 +187,11 @@ class FloatConv2DContract(Contract):
         return int(self.weights.shape[0]), int(self.weights.shape[1])
 
     @property
+    def each_by_itself(self) -> bool:
+        """Whether every output channel reads just the input channel of its own index."""
+        return self.groups == self.x.shape[3] == int(self.weights.shape[3])
+
+    @property
     def inputs(self) -> tuple[Tensor, ...]:
         return (self.x,)
 

@@ -1,6 +1,6 @@
 """Convolutions and dense layers of activations quantized in every run, for any LLVM target.
 
-The codes are summed as float32 numbers by the loops of `tflite2q.kernels.generic.float_conv`.  That is exact, because
+The codes are summed as float32 numbers by the loops of float32 kernels.  That is exact, because
 float32 holds integers up to 2^24: a centred code is within 255, and where 255 times the sum of a filter's magnitudes
 stays below 2^24, so does every partial sum, in any order and with or without fused multiply-adds.  Where it does not,
 sums of pieces that stay below it are added up in int32.
@@ -11,7 +11,7 @@ What limits it is what limits float32 convolutions; the codes take another pass 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,72 +19,30 @@ import numpy as np
 
 from tflite2q.kernels import layout
 from tflite2q.kernels.contracts import Array, DynamicConv2DContract, Tensor
-from tflite2q.kernels.dynamic import Images, Scales
+from tflite2q.kernels.dynamic import DynamicSums, Images, RealSums
 from tflite2q.kernels.frame import Arrays, Plan, Tensors
-from tflite2q.kernels.generic import float_conv
-from tflite2q.kernels.generic.float_conv import Registers, clamped
-from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, uncontracted
+from tflite2q.kernels.generic import float_conv, float_depthwise, float_gemm
+from tflite2q.kernels.real import FLOAT, Registers
+from tflite2q.kernels.tir import Buffer, Buffers
 
 EXACT = 2**24  # integers that float32 holds
 
 
-@dataclass(frozen=True)
-class RealSums:
-    """From sums of codes to real numbers; see `DynamicConv2DContract`.  `pixels`: output pixels of an image."""
-
-    biased: bool
-    channels_first: bool
-    low: float | None
-    high: float | None
-    batch: int
-    pixels: int
-
-    @staticmethod
-    def of(contract: DynamicConv2DContract) -> RealSums:
-        height, width = contract.out_size
-        return RealSums(
-            contract.bias is not None, contract.channels_first, contract.low, contract.high, contract.x.shape[0],
-            height * width,
-        )  # fmt: skip
-
-    def image(self, pixel: Expr) -> Expr:
-        """The image that an output pixel belongs to."""
-        return 0 if self.batch == 1 else pixel // self.pixels
-
-    def real(self, value: Expr, scale: Expr, channels: Expr, bias: Expr, lanes: int) -> Expr:
-        """Of a vector of float32 sums; `scale` is the image's, `channels` and `bias` are vectors."""
-        image = broadcast(scale, lanes)
-        if self.channels_first:
-            value = uncontracted(uncontracted(value * channels) * image)
-        else:
-            value = uncontracted(value * uncontracted(image * channels))
-        return clamped(value + bias if self.biased else value, self.low, self.high, lanes)
-
-
-@dataclass(frozen=True)
-class _Ending:
-    ending: RealSums
-    scales: Scales
-
-    def start(self, constants: Buffers, block: Expr, v: int, lanes: int) -> Expr:
-        return broadcast(T.float32(0.0), lanes)
-
-    def result(self, value: Expr, constants: Buffers, block: Expr, v: int, lanes: int, pixel: Expr) -> Expr:
-        channels, bias = (load(constants[name], block, v * lanes, lanes=lanes) for name in ("scales", "bias"))
-        return self.ending.real(value, self.scales.scale[self.ending.image(pixel)], channels, bias, lanes)
+Sums = float_conv.Program | float_gemm.Program | float_depthwise.Program
 
 
 @dataclass(frozen=True)
 class Program:
-    """What the text of the function depends on; `sums` has the geometry and the tiles."""
+    """What the text of the function depends on; `sums`, of padded images, has the geometry and the tiles."""
 
+    input: Tensor
     images: Images
-    sums: float_conv.Program
+    sums: Sums
     ending: RealSums
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
-        return self.sums.inputs
+        return (self.input,)
 
     @property
     def output(self) -> Tensor:
@@ -98,7 +56,8 @@ class Program:
     def emit(self, inputs: Sequence[Buffer], constants: Buffers, y: Buffer) -> None:
         scales = self.images.scales(inputs[0])
         image = self.images.reals(inputs[0], scales)
-        self.sums.emit_tiles(image, constants, y, _Ending(self.ending, scales))
+        ending = DynamicSums(self.ending, scales.scale, constants["scales"], constants["bias"])
+        self.sums.emit_tiles(image, constants, y, ending)
 
 
 class GenericDynamicConv:
@@ -107,21 +66,35 @@ class GenericDynamicConv:
     name = "generic_dynamic"
 
     def plan(self, contract: DynamicConv2DContract, target: Any) -> Plan:
+        images = Images.of(contract)
         # The clamps are the ending's: programs that differ in nothing else share tiles.
-        sums = replace(
-            float_conv.Program.of(contract, Registers.of(target)), low=None, high=None, piece=_piece(contract.weights)
-        )
-        images = Images(_four(contract.x.shape), contract.padding, contract.asymmetric)
-        program = Program(images, sums, RealSums.of(contract))
-        operation = "depthwise" if sums.each_by_itself else "conv2d"
-        name = f"f32s8_{operation}_dynamic_{sums.pixels}x{sums.width}__generic"
-        return Plan(name, program, functools.partial(_pack, contract, program))
+        padded = replace(contract, x=Tensor(images.padded, FLOAT), padding=(0, 0, 0, 0), low=None, high=None)
+        sums, tile, pack = _sums(padded, Registers.of(target))
+        program = Program(contract.x, images, sums, RealSums.of(contract))
+        operation = "conv2d" if contract.groups == 1 else "depthwise" if contract.each_by_itself else "grouped"
+        return Plan(f"f32s8_{operation}_dynamic_{tile}__generic", program, functools.partial(_pack, padded, pack))
 
 
-def _pack(contract: DynamicConv2DContract, program: Program) -> Arrays:
-    packed = dict(float_conv.pack(replace(contract, weights=contract.weights.astype(np.float32)), program.sums))
-    channels = program.sums.block_starts[:, None] + np.arange(program.sums.width)
-    return {**packed, "scales": contract.scales[channels]}
+def _sums(contract: DynamicConv2DContract, registers: Registers) -> tuple[Sums, str, Callable[[Any], Arrays]]:
+    """What sums codes as real numbers, the name of its tiles, and what packs its constants but the scales."""
+    piece = _piece(contract.weights)
+    if not piece and float_depthwise.refusal(contract) is None:
+        depthwise = float_depthwise.Program.of(contract, registers)
+        s = depthwise.sections[0]
+        return depthwise, f"{s.pixels}x{s.block}", lambda c: float_depthwise.pack(c, depthwise)
+    if not piece and contract.groups == 1:
+        gemm = float_gemm.Program.of(contract, registers)
+        s = gemm.sections[0]
+        return gemm, f"{s.pixels}x{s.block}", lambda c: float_gemm.pack(c, gemm)
+    plain = replace(float_conv.Program.of(contract, registers), piece=piece)
+    return plain, f"{plain.pixels}x{plain.width}", lambda c: float_conv.pack(c, plain)
+
+
+def _pack(contract: DynamicConv2DContract, pack: Callable[[Any], Arrays]) -> Arrays:
+    packed = pack(replace(contract, weights=contract.weights.astype(np.float32)))
+    # Scales lie as biases do.
+    scales = pack(replace(contract, weights=contract.weights.astype(np.float32), bias=contract.scales))["bias"]
+    return {**packed, "scales": scales}
 
 
 def _piece(weights: Array) -> int:
@@ -129,8 +102,3 @@ def _piece(weights: Array) -> int:
     if layout.largest_sum(weights) < EXACT:
         return 0
     return (EXACT - 1) // (layout.LARGEST_CODE * int(np.abs(weights.astype(np.int64)).max()))
-
-
-def _four(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    n, h, w, c = shape
-    return n, h, w, c

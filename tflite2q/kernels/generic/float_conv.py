@@ -13,45 +13,20 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from tvm.target import codegen
 
 from tflite2q.kernels import layout
 from tflite2q.kernels.contracts import Array, FloatConv2DContract, Tensor
 from tflite2q.kernels.frame import Arrays, Plan, Tensors
 from tflite2q.kernels.loops import padded_image, region
+from tflite2q.kernels.real import FLOAT, ClampedSums, Ending, Registers, bias_of
 from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, local, store, vector, view
 
-FLOAT = "float32"
 TILES = 16  # that one thread takes at a time
 DEPTHWISE_PIXELS = 4
 UNROLLED_TAPS = 25
-
-
-@dataclass(frozen=True)
-class Registers:
-    """Vector registers of a processor: float32 lanes of each, how many, and how many one block of weights takes."""
-
-    lanes: int
-    count: int
-    weights: int
-
-    @staticmethod
-    def of(target: Any) -> Registers:
-        """Those of `target` (a tvm.target.Target), or few and narrow ones where they are not known."""
-        for features, found in _REGISTERS:
-            if codegen.llvm_cpu_has_features(features, target):
-                return found
-        return Registers(4, 16, 2)
-
-
-_REGISTERS = (
-    (("avx512f",), Registers(16, 32, 2)),
-    (("avx2", "fma"), Registers(8, 16, 2)),
-    (("neon",), Registers(4, 32, 4)),
-)
 
 
 @dataclass(frozen=True)
@@ -129,13 +104,13 @@ class Program:
         count = len(self.block_starts)
         return {
             "weights": Tensor((count, self.taps, self.depth, self.width), FLOAT),
-            "bias": Tensor((count, self.width), FLOAT),
+            "bias": Tensor((count * self.vectors, self.lanes), FLOAT),
             "block starts": Tensor((count,), "int32"),
         }
 
     def emit(self, inputs: Sequence[Buffer], constants: Buffers, y: Buffer) -> None:
         image = padded_image(inputs[0], self.inputs[0], self.padding, 0)
-        self.emit_tiles(image, constants, y, ClampedSums(self.low, self.high))
+        self.emit_tiles(image, constants, y, ClampedSums(constants["bias"], self.low, self.high))
 
     def emit_tiles(self, padded: Buffer, constants: Buffers, y: Buffer, ending: Ending) -> None:
         """All results of the padded image, which is one axis."""
@@ -158,40 +133,6 @@ class Program:
                 tile_at.compute(y)
 
 
-class Ending(Protocol):
-    """What sums begin with, and what follows them; vector `v` of a block's channels has `lanes`."""
-
-    def start(self, constants: Buffers, block: Expr, v: int, lanes: int) -> Expr: ...
-
-    def result(self, value: Expr, constants: Buffers, block: Expr, v: int, lanes: int, pixel: Expr) -> Expr:
-        """The result of sum `value`; `pixel`: number of the output pixel."""
-
-
-@dataclass(frozen=True)
-class ClampedSums:
-    """Sums that begin with the bias and are clamped."""
-
-    low: float | None
-    high: float | None
-
-    def start(self, constants: Buffers, block: Expr, v: int, lanes: int) -> Expr:
-        return load(constants["bias"], block, v * lanes, lanes=lanes)
-
-    def result(self, value: Expr, constants: Buffers, block: Expr, v: int, lanes: int, pixel: Expr) -> Expr:
-        return clamped(value, self.low, self.high, lanes)
-
-
-def clamped(value: Expr, low: float | None, high: float | None, lanes: int) -> Expr:
-    """A vector clamped to [low, high] where they are not None; NaN stays NaN."""
-    if low is not None:
-        value, bound = T.Bind(value), broadcast(T.float32(low), lanes)
-        value = T.Select(value < bound, bound, value)
-    if high is not None:
-        value, bound = T.Bind(value), broadcast(T.float32(high), lanes)
-        value = T.Select(bound < value, bound, value)
-    return value
-
-
 class GenericFloatConv:
     """FloatConv2D contracts; total."""
 
@@ -208,10 +149,9 @@ def pack(contract: FloatConv2DContract, program: Program) -> Arrays:
     """The constants of `program`, which was made for `contract`."""
     channels = program.block_starts[:, None] + np.arange(program.width)
     weights = contract.weights.reshape(program.taps, program.depth, -1)
-    bias = np.zeros(contract.output.shape[3], FLOAT) if contract.bias is None else contract.bias
     return {
         "weights": weights[:, :, channels].transpose(2, 0, 1, 3),
-        "bias": bias[channels],
+        "bias": bias_of(contract)[channels].reshape(-1, program.lanes),
         "block starts": program.block_starts.astype(np.int32),
     }
 
@@ -245,14 +185,15 @@ class _Tile:
                 value = load(each, 0, lanes=lanes)
                 if totals is not None:
                     value = T.cast(load(totals[p][v], 0, lanes=lanes), vector(FLOAT, lanes))
-                result = self.ending.result(value, self.constants, self.block, v, lanes, first + p)
+                result = self.ending.result(value, self.block * program.vectors + v, first + p, lanes)
                 store(y, result, self.n, self.row, self.column + p, self.start + v * lanes, lanes=lanes)
 
     def _start(self, sums: list[list[Buffer]]) -> None:
         lanes = self.program.lanes
         for pixel in sums:
             for v, each in enumerate(pixel):
-                store(each, self.ending.start(self.constants, self.block, v, lanes), 0, lanes=lanes)
+                index = self.block * self.program.vectors + v
+                store(each, self.ending.start(index, lanes), 0, lanes=lanes)
 
     def _in_pieces(self, sums: list[list[Buffer]]) -> list[list[Buffer]]:
         """int32 sums, of pieces that are summed in `sums`."""

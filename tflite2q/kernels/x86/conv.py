@@ -21,15 +21,14 @@ channels) are limited by the epilogue.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from tflite2q.kernels import gemm, layout
+from tflite2q.kernels import gemm, layout, tiles
 from tflite2q.kernels.contracts import Array, Conv2DContract, DenseContract, Tensor
 from tflite2q.kernels.frame import Arrays, Plan, Tensors
 from tflite2q.kernels.gemm import GemmProgram, Geometry, Section, Span, by_section
@@ -41,32 +40,41 @@ from tflite2q.kernels.x86.epilogue import Rescaling, X86Epilogue
 from tflite2q.kernels.x86.isa import UNIT, ByteProduct, Level
 from tflite2q.kernels.x86.saturation import MOST_EXTRA, UnsaturatedWeights
 
+P = TypeVar("P", bound="ByteProgram")
+
 MOST_PIXELS = 14  # of a tile
-APART = 8  # pixels of a tile that may lie in different rows, each with an address in a register
 ALL_AT_ONCE = 12  # steps that are not worth a loop
-FEW_RUNS = 3  # that are not worth a loop either, in which LLVM would compute addresses anew
 UNROLLED = 2  # steps in one go of the loop otherwise
 
 
+class Ends(Protocol):
+    """What accumulators begin with, and what follows the products, in a function under construction."""
+
+    def start(self, index: Expr, pixel: Expr) -> Expr:
+        """First values of accumulator vector `index` of an output pixel."""
+
+    def finish(
+        self, values: list[list[Expr]], vectors: list[Expr], stored: int, y: Buffer, rows: list[Expr], channel: Expr
+    ) -> None:
+        """Accumulators [pixels][vectors] to `rows` of y, from `channel` on, of which the first `stored` exist;
+        `vectors` are the numbers of their constants."""
+
+
 @dataclass(frozen=True)
-class Program(GemmProgram):
-    """What the text of the function depends on.
+class ByteProgram(GemmProgram):
+    """What the text of every function of products of bytes depends on.
 
     `extras`: for each section, how many steps of weights it has besides those of each block, or nothing if `product`
     needs none.
     """
 
-    input_sums: bool
+    level: Level
     product: ByteProduct
-    ending: X86Epilogue
-    extras: tuple[int, ...] = ()
+    extras: tuple[int, ...]
 
     @property
-    def level(self) -> Level:
-        return self.ending.level
-
-    @property
-    def constants(self) -> Tensors:
+    def packed_weights(self) -> Tensors:
+        """The constants that `pack_weights` gives."""
         lanes, dtype = self.level.lanes, f"int{self.product.bits}"
 
         def weights(steps: int, blocks: int, s: Section) -> Tensor:
@@ -77,24 +85,57 @@ class Program(GemmProgram):
             extra[f"extra weights {number}"] = weights(steps, 1, s)
             extra[f"extra offsets {number}"] = Tensor((steps,), "int32")
             extra[f"extra starts {number}"] = Tensor((s.blocks + 1,), "int32")
+        return {**by_section(self.sections, "weights", lambda s: weights(self.steps(UNIT), s.blocks, s)), **extra}
+
+    def emit_tiles(self, image: Buffer, constants: Buffers, y: Buffer, ends: Ends) -> None:
+        """All results of the padded image, which is one axis."""
+        g, tile = self.geometry, _Tile(self, constants, image, ends, self.pixels(y))
+        spans = [[Span(0, tiles.tiles(g, s.pixels), s.pixels)] for s in self.sections]
+        gemm.each_tile(
+            self.sections, spans, gemm.pieces(self.sections, spans, self.macs), lambda: nullcontext(tile.emit)
+        )
+
+
+@dataclass(frozen=True)
+class Program(ByteProgram):
+    """What the text of the function depends on."""
+
+    input_sums: bool
+    ending: X86Epilogue
+
+    @property
+    def constants(self) -> Tensors:
         return {
-            **by_section(self.sections, "weights", lambda s: weights(self.steps(UNIT), s.blocks, s)),
-            **extra,
-            "bias": Tensor((self.vectors, lanes), "int32"),
+            **self.packed_weights,
+            "bias": Tensor((self.vectors, self.level.lanes), "int32"),
             "zeros": ZEROS,
             **({"input factor": Tensor((1,), "int32")} if self.input_sums else {}),
             **self.ending.constants(self.vectors),
         }
 
     def emit(self, inputs: Sequence[Buffer], constants: Buffers, y: Buffer) -> None:
-        g, image, sums = self.geometry, self.image(inputs[0], UNIT), None
+        image, sums = self.image(inputs[0], UNIT), None
         if self.input_sums:
-            sums = input_sums.input_sums(g, self.inputs[0].dtype, image, constants["input factor"])
-        tile = _Tile(self, constants, image, sums, self.pixels(y))
-        spans = [[Span(0, _tiles(g, s.pixels), s.pixels)] for s in self.sections]
-        gemm.each_tile(
-            self.sections, spans, gemm.pieces(self.sections, spans, self.macs), lambda: nullcontext(tile.emit)
-        )
+            sums = input_sums.input_sums(self.geometry, self.inputs[0].dtype, image, constants["input factor"])
+        self.emit_tiles(image, constants, y, _Codes(self.ending, constants, sums))
+
+
+@dataclass(frozen=True)
+class _Codes:
+    """Accumulators that become codes; `sums`: of the inputs of each pixel, if weights need them."""
+
+    ending: X86Epilogue
+    constants: Buffers
+    sums: Buffer | None
+
+    def start(self, index: Expr, pixel: Expr) -> Expr:
+        term = None if self.sums is None else self.sums[pixel]
+        return epilogue.start(self.constants["bias"], index, self.ending.level.lanes, term)
+
+    def finish(
+        self, values: list[list[Expr]], vectors: list[Expr], stored: int, y: Buffer, rows: list[Expr], channel: Expr
+    ) -> None:
+        gemm.finish(self.ending, values, self.constants, vectors, stored, y, rows, channel)
 
 
 @dataclass(frozen=True)
@@ -118,13 +159,13 @@ class X86Conv:
         rescaling = Rescaling.of(conv.rescale, layout.accumulator_bound(conv), self.level)
         geometry = Geometry.of(conv)
         sections = gemm.divide(
-            conv.out_c, self.level.lanes, epilogue.PACKED, functools.partial(_tile_pixels, geometry, self.level)
+            conv.out_c, self.level.lanes, epilogue.PACKED, functools.partial(tile_pixels, geometry, self.level)
         )
         program = Program(
-            contract.inputs, contract.output, geometry, conv.x_zero_point, sections, not fits, self.level.bytes,
-            rescaling.epilogue,
+            contract.inputs, contract.output, geometry, conv.x_zero_point, sections, self.level, self.level.bytes, (),
+            not fits, rescaling.epilogue,
         )  # fmt: skip
-        program, weights = _without_saturation(program, _weights(conv, program))
+        program, weights = without_saturation(program, _weights(conv, program))
         s = sections[0]
         types = f"{contract.x_dtype[0]}8s{program.product.bits}"
         arithmetic = f"{conv.rescale.arithmetic}_{s.pixels}x{s.block}"
@@ -132,35 +173,27 @@ class X86Conv:
         return Plan(name, program, functools.partial(_pack, conv, program, rescaling, weights))
 
 
-def _tile_pixels(g: Geometry, level: Level, vectors: int) -> int:
+def tile_pixels(g: Geometry, level: Level, vectors: int) -> int:
     """How many pixels a tile of so many vectors has."""
     most = max(1, min(level.accumulators // vectors, MOST_PIXELS, g.width))
-    return gemm.fastest_width(most, vectors, functools.partial(_tiles, g))
-
-
-def _across_rows(g: Geometry, pixels: int) -> bool:
-    """Whether tiles of so many pixels may begin in one row and end in another."""
-    return g.rows == 1 or g.width % pixels == 0 or pixels <= APART
-
-
-def _tiles(g: Geometry, pixels: int) -> int:
-    """Tiles that cover all pixels, the last one, or the last one of each row, overlapping its neighbour."""
-    return math.ceil(g.pixels / pixels) if _across_rows(g, pixels) else g.rows * math.ceil(g.width / pixels)
+    return gemm.fastest_width(most, vectors, functools.partial(tiles.tiles, g))
 
 
 def _weights(conv: Conv2DContract, program: Program) -> list[Array]:
-    """Integer weights of each section, [blocks, steps, vectors, lanes, 4]."""
     weights = layout.signed_weights(conv)[0] if program.input_sums else layout.centered_weights(conv)
+    return arranged_weights(program, weights, [epilogue.lane_channels(s) for s in program.sections])
+
+
+def arranged_weights(program: ByteProgram, weights: Array, channels: Sequence[Array]) -> list[Array]:
+    """Integer weights (OHWI) of each section, [blocks, steps, vectors, lanes, 4]; `channels` are those of its lanes."""
     grouped = program.geometry.grouped(weights, UNIT)
     return [
-        grouped[epilogue.lane_channels(s)]
-        .reshape(s.blocks, s.vectors, s.lanes, program.steps(UNIT), UNIT)
-        .transpose(0, 3, 1, 2, 4)
-        for s in program.sections
+        grouped[each].reshape(s.blocks, s.vectors, s.lanes, program.steps(UNIT), UNIT).transpose(0, 3, 1, 2, 4)
+        for s, each in zip(program.sections, channels, strict=True)
     ]
 
 
-def _without_saturation(program: Program, weights: list[Array]) -> tuple[Program, list[Any]]:
+def without_saturation(program: P, weights: list[Array]) -> tuple[P, list[Any]]:
     """The same by products that saturate, with weights split until none does, if the level has them and it pays."""
     if program.level.unsaturated is None:
         return program, weights
@@ -171,7 +204,8 @@ def _without_saturation(program: Program, weights: list[Array]) -> tuple[Program
     return replace(program, product=program.level.unsaturated, extras=extras), split
 
 
-def _pack(conv: Conv2DContract, program: Program, rescaling: Rescaling, weights: list[Any]) -> Arrays:
+def pack_weights(program: ByteProgram, weights: list[Any]) -> dict[str, Array]:
+    """The constants of what `without_saturation` gave."""
     packed: dict[str, Array] = {}
     for number, each in enumerate(weights):
         if isinstance(each, UnsaturatedWeights):
@@ -180,6 +214,11 @@ def _pack(conv: Conv2DContract, program: Program, rescaling: Rescaling, weights:
             packed[f"extra starts {number}"] = each.starts
             each = each.weights
         packed[f"weights {number}"] = program.product.arrange(each)
+    return packed
+
+
+def _pack(conv: Conv2DContract, program: Program, rescaling: Rescaling, weights: list[Any]) -> Arrays:
+    packed = pack_weights(program, weights)
     channels = np.concatenate([epilogue.lane_channels(s) for s in program.sections])
     shift = 128 if conv.x_dtype == "int8" else 0
     packed["bias"] = layout.folded_bias(conv, conv.x_zero_point + shift)[channels]
@@ -196,70 +235,38 @@ def _offsets(g: Geometry) -> Array:
 
 @dataclass(frozen=True)
 class _Tile:
-    """The buffers of a function under construction; `sums`: of the inputs of each pixel, if weights need them."""
+    """The buffers of a function under construction."""
 
-    program: Program
+    program: ByteProgram
     constants: Buffers
     image: Buffer
-    sums: Buffer | None
+    ends: Ends
     y: Buffer
 
     def emit(self, number: int, _span: Span, first: int, block: Expr, t: Expr) -> None:
         """Tile `t` of a block of section `number`: `pixels` x `vectors`, from bias to stored codes."""
         s, lanes, constants = self.program.sections[number], self.program.level.lanes, self.constants
-        pixel, addresses = self._place(s.pixels, t)
+        pixel, addresses = tiles.place(self.program.geometry, s.pixels, t)
         at = T.Bind(first + block * s.vectors + moving_zero(constants["zeros"], t))
         vectors = [T.Bind(at + v) for v in range(s.vectors)]
         accumulators = [local(s.vectors * lanes, "int32") for _ in range(s.pixels)]
         for p, accumulator in enumerate(accumulators):
-            term = self.sums[pixel + p] if self.sums is not None else None
             for v, index in enumerate(vectors):
-                store(accumulator, epilogue.start(constants["bias"], index, lanes, term), v * lanes, lanes=lanes)
-        self._multiply(s, constants[f"weights {number}"], block, addresses, accumulators)
+                store(accumulator, self.ends.start(index, pixel + p), v * lanes, lanes=lanes)
+        weights = constants[f"weights {number}"]
+
+        def step(offset: Expr, k: Expr) -> None:
+            self._step(s, weights, block, addresses, offset, k, accumulators)
+
+        tiles.each_step(self.program.geometry, UNIT, ALL_AT_ONCE, UNROLLED, step)
         if self.program.extras:
-            weights, offsets, starts = (
-                constants[f"extra {name} {number}"] for name in ("weights", "offsets", "starts")
-            )
+            extra, offsets, starts = (constants[f"extra {name} {number}"] for name in ("weights", "offsets", "starts"))
             with T.serial(starts[block + 1] - starts[block]) as i:
                 k = T.Bind(starts[block] + i)
-                self._step(s, weights, 0, addresses, T.Bind(offsets[k]), k, accumulators)
+                self._step(s, extra, 0, addresses, T.Bind(offsets[k]), k, accumulators)
         values = [[load(a, v * lanes, lanes=lanes) for v in range(s.vectors)] for a in accumulators]
         rows = [pixel + p for p in range(s.pixels)]
-        gemm.finish(self.program.ending, values, constants, vectors, s.stored, self.y, rows, s.start(block))
-
-    def _place(self, pixels: int, t: Expr) -> tuple[Expr, list[Expr]]:
-        """The first output pixel of a tile, and where each of its pixels reads."""
-        g = self.program.geometry
-        if _across_rows(g, pixels):
-            pixel = T.Bind(T.min(t * pixels, g.pixels - pixels))
-            return pixel, g.addresses(pixel, pixels)
-        per_row = math.ceil(g.width / pixels)
-        row, column = t // per_row, T.Bind(T.min(t % per_row * pixels, g.width - pixels))
-        address = g.address(row, column)
-        return T.Bind(row * g.width + column), [address + p * g.pixel_step for p in range(pixels)]
-
-    def _multiply(
-        self, s: Section, weights: Buffer, block: Expr, addresses: list[Expr], accumulators: list[Buffer]
-    ) -> None:
-        """Add all products: short ones without a loop, others with a loop over each run."""
-        g = self.program.geometry
-        units = g.units(UNIT)
-        if self.program.steps(UNIT) <= ALL_AT_ONCE:
-            for i, run in enumerate(g.runs):
-                for u in range(units):
-                    self._step(s, weights, block, addresses, run + g.unit_start(u, UNIT), i * units + u, accumulators)
-            return
-        whole = g.run // UNIT // UNROLLED
-        runs = [(i, 1, 0) for i in range(len(g.runs))] if len(g.runs) <= FEW_RUNS else g.regular_runs()
-        for first, count, pitch in runs:
-            with T.serial(count) as r:
-                base, k = T.Bind(g.runs[first] + r * pitch), T.Bind((first + r) * units)
-                with T.serial(whole) as i:
-                    for j in range(UNROLLED):
-                        u = i * UNROLLED + j
-                        self._step(s, weights, block, addresses, base + u * UNIT, k + u, accumulators)
-                for u in range(whole * UNROLLED, units):
-                    self._step(s, weights, block, addresses, base + g.unit_start(u, UNIT), k + u, accumulators)
+        self.ends.finish(values, vectors, s.stored, self.y, rows, s.start(block))
 
     def _step(
         self, s: Section, weights: Buffer, block: Expr, addresses: list[Expr], offset: Expr, k: Expr,
@@ -275,7 +282,7 @@ class _Tile:
         inputs = []
         for address, accumulator in zip(addresses, accumulators, strict=True):
             four = T.reinterpret("int32", load(self.image, address + offset, lanes=UNIT))
-            if self.program.inputs[0].dtype == "int8":
+            if str(self.image.dtype) == "int8":
                 four = T.bitwise_xor(four, T.int32(-0x7F7F7F80))
             inputs.append(product.inputs(broadcast(four, level.lanes)))
             for v, w in enumerate(resident):
