@@ -85,8 +85,9 @@ def missing() -> str | None:
     return None
 
 
-def run(graph: Graph, target: str, samples: Sequence[Sequence[Array]], by: str = "a") -> Ran:
-    """`graph` on the board of `target` for each sample (an array for each input).
+def run(graph: Graph, target: str, samples: Sequence[Sequence[Array]], by: str = "a", stream: bool = False) -> Ran:
+    """`graph` on the board of `target` for each sample (an array for each input); with `stream`, samples are steps of
+    one, else each starts from the initial state.
 
     `by` is "a" for the archive that `convert` writes, "c" for its C compiled by GCC.  Raises TargetError where the
     tools are missing, or the program fails, writes outside its memory or does not end.
@@ -98,7 +99,7 @@ def run(graph: Graph, target: str, samples: Sequence[Sequence[Array]], by: str =
         raise TargetError(lacking)
     made = library.make(graph, "model", found)
     with files.temporary_folder() as folder:
-        image, code, constants = _image(made, found, board, folder, by)
+        image, code, constants = _image(made, found, board, folder, by, stream)
         content = b"".join(np.ascontiguousarray(array).tobytes() for sample in samples for array in sample)
         (folder / "in.bin").write_bytes(content)
         said = _emulated(board, image, folder)
@@ -108,11 +109,11 @@ def run(graph: Graph, target: str, samples: Sequence[Sequence[Array]], by: str =
     return Ran(found_outputs, round(said["ticks"] * board.tick), said["stack"], code, constants)
 
 
-def _image(made: Library, target: Micro, board: Board, folder: Path, by: str) -> tuple[Path, int, int]:
+def _image(made: Library, target: Micro, board: Board, folder: Path, by: str, stream: bool) -> tuple[Path, int, int]:
     """The program in memory's form, bytes of the model's code and of its constants."""
     header = source.header(made.program, made.plan)
     (folder / "model.h").write_text(header)
-    (folder / "run.h").write_text(glue(made))
+    (folder / "run.h").write_text(glue(made, stream))
     for name in ("startup.c", "main.c", "link.ld"):
         (folder / name).write_text((resources.files("tflite2q.micro") / "board" / name).read_text())
     text = source.source(made.program, made.plan)
@@ -141,10 +142,14 @@ def _image(made: Library, target: Micro, board: Board, folder: Path, by: str) ->
     return folder / "image.elf", code, data
 
 
-def glue(made: Library) -> str:
-    """run.h: what main.c has to know of the model."""
+def glue(made: Library, stream: bool = True) -> str:
+    """run.h: what main.c has to know of the model; `stream`: whether a run starts from what the last one left."""
     program = made.program
-    lines = ['#include "model.h"', f"#define INVOKE {program.name}_invoke", f"#define ARENA_BYTES {made.plan.bytes}"]
+    name, kept = program.name, bool(program.states)
+    lines = ['#include "model.h"', f"#define ARENA_BYTES {made.plan.bytes}",
+             f"#define STATE_BYTES {program.state_bytes}", f"#define STREAM {int(stream)}",
+             f"#define INVOKE(from, to, arena, state) {name}_invoke(from, to, arena{', state' if kept else ''})",
+             f"#define RESET(state) {f'{name}_reset(state)' if kept else '(void)(state)'}"]  # fmt: skip
     for kind, ports in (("INPUT", program.inputs), ("OUTPUT", program.outputs)):
         sizes = [port.bytes for port in ports]
         room = sum(-(-size // 16) * 16 + GUARD for size in sizes) + GUARD

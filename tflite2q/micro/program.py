@@ -68,6 +68,25 @@ class Buffer:
 
 
 @dataclass(frozen=True)
+class State:
+    """A variable that a model keeps from run to run: where it is in the caller's memory, and its first data."""
+
+    name: str
+    offset: int
+    initial: Table
+
+    @property
+    def bytes(self) -> int:
+        return self.initial.bytes
+
+    @property
+    def byte(self) -> int | None:
+        """The byte of which all first data are, if there is one."""
+        content = self.initial.data.tobytes()
+        return content[0] if content == content[:1] * len(content) else None
+
+
+@dataclass(frozen=True)
 class Port:
     """An input or output of the model; `source` is the buffer, input or table that an output has the bytes of."""
 
@@ -93,10 +112,17 @@ class Program:
     outputs: tuple[Port, ...]
     constants: tuple[Table, ...] = ()
     named: Mapping[str, str] = field(default_factory=dict)  # tables that are operands, by the value's name
+    states: tuple[State, ...] = ()
 
     @property
     def tables(self) -> tuple[Table, ...]:
-        return (*self.constants, *(table for step in self.steps for table in step.tables))
+        firsts = (state.initial for state in self.states if state.byte is None)
+        return (*self.constants, *(table for step in self.steps for table in step.tables), *firsts)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes that the caller keeps between runs."""
+        return max((state.offset + state.bytes for state in self.states), default=0)
 
     @property
     def weight_bytes(self) -> int:

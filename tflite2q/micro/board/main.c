@@ -1,7 +1,8 @@
 /* Runs a model on samples from the host's file in.bin, writes results to out.bin, and says what that took.
 
-   run.h is made for the model: it includes its header and defines INVOKE, ARENA_BYTES, INPUT_BYTES and OUTPUT_BYTES (lists), INPUTS and
-   OUTPUTS (numbers), INPUT_TOTAL and OUTPUT_TOTAL (room, every tensor aligned to 16 bytes with a guard behind it). */
+   run.h is made for the model: it includes its header and defines INVOKE and RESET, ARENA_BYTES and STATE_BYTES, STREAM (whether a run
+   starts from the state that the last one left), INPUT_BYTES and OUTPUT_BYTES (lists), INPUTS and OUTPUTS (numbers), INPUT_TOTAL and
+   OUTPUT_TOTAL (room, every tensor aligned to 16 bytes with a guard behind it). */
 
 #include <stdint.h>
 
@@ -17,6 +18,7 @@ void *memset(void *to, int value, __SIZE_TYPE__ n);
 
 static const uint32_t input_bytes[] = INPUT_BYTES, output_bytes[] = OUTPUT_BYTES;
 __attribute__((section(".arena"), aligned(16))) static uint8_t arena[GUARD + ARENA_BYTES + GUARD];
+__attribute__((section(".arena"), aligned(16))) static uint8_t state[GUARD + STATE_BYTES + GUARD];
 __attribute__((section(".arena"), aligned(16))) static uint8_t inputs[INPUT_TOTAL], outputs[OUTPUT_TOTAL];
 
 static int32_t host_open(const char *name, uint32_t length, uint32_t mode) {
@@ -70,21 +72,24 @@ int main(void) {
   TIMER[1] = 0xFFFFFF;
   TIMER[2] = 0;
   TIMER[0] = 7;
+  memset(state, PATTERN, sizeof state);
   for (;;) {
     uint32_t missing = 0;
     for (int i = 0; i < INPUTS; i++) missing += transfer(6, in, (void *)(uintptr_t)from[i], input_bytes[i]);
     if (missing || (INPUTS == 0 && runs)) break;
+    if (!STREAM || !runs) RESET(state + GUARD);
     memset(arena, PATTERN, sizeof arena);
     memset(outputs, PATTERN, sizeof outputs);
     uint8_t *volatile bottom = &__stack_limit;
     uint8_t *const here = (uint8_t *)__builtin_frame_address(0) - 160;
     for (uint8_t *p = bottom; p < here; p++) *(volatile uint8_t *)p = PATTERN;
     const uint64_t start = now();
-    failed |= (uint32_t)INVOKE(from, to, arena + GUARD);
+    failed |= (uint32_t)INVOKE(from, to, arena + GUARD, state + GUARD);
     const uint32_t ticks = (uint32_t)(now() - start);
     while (bottom < here && *bottom == PATTERN) bottom++;
     if (ticks > most) most = ticks;
     if ((uint32_t)(here + 160 - bottom) > deepest) deepest = (uint32_t)(here + 160 - bottom);
+    failed |= (uint32_t)(broken(state, GUARD) | broken(state + GUARD + STATE_BYTES, GUARD)) << 1;
     failed |= (uint32_t)(broken(arena, GUARD) | broken(arena + GUARD + ARENA_BYTES, GUARD) | broken(outputs, GUARD)) << 1;
     for (int i = 0; i < OUTPUTS; i++) {
       failed |= (uint32_t)broken((uint8_t *)to[i] + output_bytes[i], GUARD) << 1;
