@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from tflite2q.dialect.graph import Graph
 from tflite2q.lower.targets import Micro
-from tflite2q.micro import emulator, library, source
+from tflite2q.micro import boards, emulator, library, source
 
 Array = npt.NDArray[Any]
 
@@ -41,7 +41,7 @@ def steps(
     made = library.make(graph, "model", Micro("host", "this machine", family))
     (folder / "model.c").write_text(source.source(made.program, made.plan))
     (folder / "model.h").write_text(source.header(made.program, made.plan))
-    (folder / "run.h").write_text(emulator.glue(made))
+    (folder / "run.h").write_text(boards.glue(made))
     (folder / "in.bin").write_bytes(
         b"".join(np.ascontiguousarray(array).tobytes() for sample in samples for array in sample)
     )

@@ -17,9 +17,10 @@ from tflite2q.arithmetic.gemmlowp16 import logistic_table, tanh_table
 from tflite2q.dialect.graph import Graph, verify
 from tflite2q.dialect.text import parse_graph
 from tflite2q.errors import UnsupportedError
+from tflite2q.execution import reference
 from tflite2q.execution.reference import Stream
 from tflite2q.lower.targets import micro
-from tflite2q.micro import library, source
+from tflite2q.micro import boards, emulator, library, source
 
 NEEDS_GCC = pytest.mark.skipif(host.compiler() is None, reason="gcc is not installed")
 RECURRENT = ("UNIDIRECTIONAL_SEQUENCE_LSTM-int8", "UNIDIRECTIONAL_SEQUENCE_LSTM-coupled", "SVDF-int8")
@@ -147,3 +148,21 @@ def test_a_wake_word_model(scheme: str, tmp_path: Path) -> None:
         pytest.skip("there is no such file")
     graph = load(path) if not scheme else convert(load(path), scheme).graph
     check(graph, random_steps(graph, 12), "dsp", tmp_path)
+
+
+@pytest.mark.micro
+@pytest.mark.micro_quick
+@pytest.mark.skipif(boards.missing() is not None, reason=str(boards.missing()))
+@pytest.mark.parametrize(("target", "by"), [("cortex-m4", "a"), ("cortex-m55", "c")])
+def test_streams_on_boards(target: str, by: str) -> None:
+    graphs = [streaming.streaming(), *(next(iter(cases.cases(name, 1, seed=6))).graph for name in RECURRENT)]
+    for graph in graphs:
+        samples, stream = random_steps(graph, 6), Stream(graph)
+        ran = emulator.run(graph, target, samples, by, stream=True)
+        for sample, found in zip(samples, ran.outputs, strict=True):
+            for got, want in zip(found, stream.step(*sample), strict=True):
+                np.testing.assert_array_equal(got, want)
+        alone = emulator.run(graph, target, samples[:3], by)
+        for sample, found in zip(samples, alone.outputs, strict=False):  # each from the initial state
+            for got, want in zip(found, reference.run(graph, *sample), strict=True):
+                np.testing.assert_array_equal(got, want)
