@@ -130,9 +130,8 @@ REPORTS = (
 @click.option(
     "--emulate",
     type=click.Choice(EMULATED),
-    metavar="TARGET",
-    help="Also run the code for this microcontroller in QEMU, on all samples, and count its instructions: "
-    f"{', '.join(EMULATED)}.  Without OTHER and --scheme, ORIGINAL is compared with itself.",
+    help="Also run the code for this microcontroller in QEMU, on all samples, and count its instructions.  Without "
+    "OTHER and --scheme, ORIGINAL is compared with itself.",
 )
 @click.option("--speed/--no-speed", default=True, show_default=True, help="Whether to measure the time of a run.")
 @click.option(

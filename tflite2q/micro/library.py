@@ -46,25 +46,70 @@ def make(graph: Graph, stem: str, target: Micro) -> Library:
 
 
 def check_fits(library: Library, max_arena: int | None, max_flash: int | None) -> None:
-    """Raise LimitError naming the layer that needs most, or with which the constants no longer fit."""
-    program, plan = library.program, library.plan
-    if max_arena is not None and plan.bytes > max_arena:
-        layer = program.steps[plan.peak]
-        need = memory.need_of(program, plan, plan.peak)
-        raise LimitError(
-            f"the arena has {plan.bytes} bytes and may have {max_arena}; most of it is for {layer.mnemonic} "
-            f"{layer.layer!r}, at which tensors of {need} bytes are needed; no plan is below {plan.bound}"
-        )
-    if max_flash is None or library.constant_bytes <= max_flash:
-        return
-    total = sum(table.bytes for table in program.constants)
-    for step in program.steps:
-        total += sum(table.bytes for table in step.tables)
-        if total > max_flash:
-            raise LimitError(
-                f"constants have {library.constant_bytes} bytes and may have {max_flash}; {step.mnemonic} "
-                f"{step.layer!r} is the first that does not fit"
-            )
+    """Raise LimitError with what `excess` says, if anything."""
+    if found := excess(library, max_arena, max_flash):
+        raise LimitError("; ".join(found))
+
+
+def excess(library: Library, max_arena: int | None, max_flash: int | None) -> list[str]:
+    """Why a library does not fit, a sentence for RAM and one for flash: the layer that needs most, and the layer with
+    which the constants no longer fit."""
+    program, plan, found = library.program, library.plan, list[str]()
+    if max_arena is not None and plan.bytes + program.state_bytes > max_arena:
+        state = f" and the state {program.state_bytes}" if program.states else ""
+        found.append(f"the arena has {plan.bytes} bytes{state} and may have {max_arena}{_most(program, plan)}")
+    if max_flash is not None and library.constant_bytes > max_flash:
+        total = sum(table.bytes for table in program.constants)
+        first = ""
+        for step in program.steps:
+            total += sum(table.bytes for table in step.tables)
+            if total > max_flash and not first:
+                first = f"; {step.mnemonic} {step.layer!r} is the first that does not fit"
+        found.append(f"constants have {library.constant_bytes} bytes and may have {max_flash}{first}")
+    return found
+
+
+def _most(program: Program, plan: memory.Plan) -> str:
+    """Which layer an arena is for."""
+    if not plan.items:
+        return ""
+    layer = program.steps[plan.peak]
+    need = memory.need_of(program, plan, plan.peak)
+    return (
+        f"; most of it is for {layer.mnemonic} {layer.layer!r}, at which tensors of {need} bytes are needed; "
+        f"no plan is below {plan.bound}"
+    )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a model of `layers` layers fits a microcontroller: layers without a kernel, what is too much (sentences),
+    and what it needs (None where a layer has no kernel).  `mended`: whether it would fit as int8 (None: not tried)."""
+
+    model: str
+    target: str
+    layers: int
+    refused: tuple[steps.Refused, ...]
+    excess: tuple[str, ...]
+    needs: Fit | None
+    max_arena: int | None = None
+    max_flash: int | None = None
+    mended: bool | None = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether every layer has a kernel, and nothing is too much."""
+        return not self.refused and not self.excess
+
+
+def verdict(graph: Graph, model: str, target: Micro, max_arena: int | None, max_flash: int | None) -> Verdict:
+    """Whether a graph fits, before anything is written."""
+    refused = steps.refused(graph, target.family)
+    if refused:
+        return Verdict(model, target.name, len(graph.ops), refused, (), None, max_arena, max_flash)
+    made = make(graph, "model", target)
+    too_much = tuple(excess(made, max_arena, max_flash))
+    return Verdict(model, target.name, len(graph.ops), (), too_much, fit(made), max_arena, max_flash)
 
 
 @dataclass(frozen=True)
@@ -81,13 +126,16 @@ class Need:
 
 @dataclass(frozen=True)
 class Fit:
-    """What a model needs on a microcontroller: bytes of the arena, of which no plan needs fewer than `bound`; bytes of
-    constants in flash; multiply-accumulates; and each step's share."""
+    """What a model needs on a microcontroller: bytes of the arena, of which no plan needs fewer than `bound`, and of
+    the state that stays between runs; bytes of constants in flash, of which `tables` are no weights or biases;
+    multiply-accumulates; and each step's share."""
 
     target: str
     arena: int
     bound: int
+    state: int
     constants: int
+    tables: int
     macs: int
     steps: tuple[Need, ...]
 
@@ -101,7 +149,10 @@ def fit(library: Library) -> Fit:
         for i, s in enumerate(program.steps)
     ]  # fmt: skip
     macs = sum(step.macs for step in program.steps)
-    return Fit(library.target.name, plan.bytes, plan.bound, library.constant_bytes, macs, tuple(needs))
+    return Fit(
+        library.target.name, plan.bytes, plan.bound, program.state_bytes, library.constant_bytes, program.table_bytes,
+        macs, tuple(needs),
+    )  # fmt: skip
 
 
 def check_path(path: str | os.PathLike[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -39,17 +39,25 @@ def program(graph: Graph, stem: str, family: str = "plain") -> Program:
 
     Raises UnsupportedError that names the layer, its op and why, for the first op that no kernel computes.
     """
-    graph = folded(graph)
-    maker = _Maker(graph, identifier(stem), stem, family)
-    own = {i: contract for i, op in enumerate(graph.ops) if (contract := _contract(graph, op)) is not None}
-    found = clamps.merged(graph, pads.merged(graph, own))
-    maker.clamped = {graph.ops[i].name for i, contract in found.items() if own.get(i) is not contract}
-    for index, op in enumerate(graph.ops):
-        try:
-            maker.add(index, op, found.get(index))
-        except UnsupportedError as error:
-            raise UnsupportedError(f"{op.mnemonic} {op.name!r}: {error} ({HINT})") from error
+    maker = _Maker(folded(graph), identifier(stem), stem, family)
+    for found in maker.add_all():
+        raise UnsupportedError(f"{found.mnemonic} {found.layer!r}: {found.why} ({HINT})")
     return maker.program()
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A layer for which there is no kernel, and why."""
+
+    layer: str
+    mnemonic: str
+    operator: str
+    why: str
+
+
+def refused(graph: Graph, family: str) -> tuple[Refused, ...]:
+    """Every layer of a graph for which there is no kernel."""
+    return tuple(_Maker(folded(graph), "model", "model", family).add_all())
 
 
 def _contract(graph: Graph, op: Op) -> Contract | None:
@@ -78,6 +86,18 @@ class _Maker:
     def states(self) -> dict[str, State]:
         """The variables that runs update, one behind the other."""
         return states.placed(self.graph, self.name)
+
+    def add_all(self) -> Iterator[Refused]:
+        """Add the step of each op; yields those that no kernel computes."""
+        graph = self.graph
+        own = {i: contract for i, op in enumerate(graph.ops) if (contract := _contract(graph, op)) is not None}
+        found = clamps.merged(graph, pads.merged(graph, own))
+        self.clamped = {graph.ops[i].name for i, contract in found.items() if own.get(i) is not contract}
+        for index, op in enumerate(graph.ops):
+            try:
+                self.add(index, op, found.get(index))
+            except UnsupportedError as error:
+                yield Refused(op.name, op.mnemonic, op.builtin.name, str(error))
 
     def add(self, index: int, op: Op, contract: Contract | None) -> None:
         """The step of an op."""
