@@ -24,7 +24,7 @@ NEEDS_GCC = pytest.mark.skipif(host.compiler() is None, reason="gcc is not insta
 
 
 def convert(folder: Path, name: str, *options: str, target: str = "cortex-m4", scheme: str = "int8") -> Result:
-    where = ["-o", str(folder / "out.tflite"), "--lib", str(folder / name), "--target", target]
+    where = ["-o", str(folder / "out.tflite"), "--lib", f"{folder}/{name}", "--target", target]
     return CliRunner().invoke(tflite2q, ["convert", str(DIGITS), "--scheme", scheme, *where, *options])
 
 
@@ -77,6 +77,25 @@ def test_the_package_builds_the_example(tmp_path: Path) -> None:
             shutil.copy(ROOT / "examples" / "micro" / name, tmp_path)
         subprocess.run(["cmake", "-B", "build", "."], cwd=tmp_path, check=True)
         subprocess.run(["cmake", "--build", "build"], cwd=tmp_path, check=True)
+
+
+def test_a_folder_holds_what_the_package_does(tmp_path: Path) -> None:
+    assert convert(tmp_path, "digits.zip").exit_code == 0
+    (tmp_path / "out.tflite").unlink()
+    result = convert(tmp_path, "digits/")
+    assert result.exit_code == 0, result.output
+    with zipfile.ZipFile(tmp_path / "digits.zip") as packed:
+        for name in packed.namelist():
+            assert (tmp_path / name).read_bytes() == packed.read(name)
+    (tmp_path / "out.tflite").unlink()
+    again = refusal(convert(tmp_path, "digits"))  # it exists, and so do its files
+    assert isinstance(again, UsageError) and "exists already" in str(again)
+    assert convert(tmp_path, "digits", "--force").exit_code == 0
+    (tmp_path / "empty.d").mkdir()
+    assert convert(tmp_path, "empty.d", "--force").exit_code == 0
+    assert (tmp_path / "empty.d" / "src" / "empty.d.c").exists()
+    nowhere = refusal(convert(tmp_path, "no/where/", "--force"))
+    assert isinstance(nowhere, UsageError) and "there is no folder" in str(nowhere)
 
 
 def test_what_does_not_fit_is_said_before_anything_is_written(tmp_path: Path) -> None:

@@ -59,7 +59,8 @@ UNCHANGED = ("skip", "copy", "fail")
     type=ANY_PATH,
     metavar="OUT.so",
     help="Also compile it with TVM to this shared library (.tar: its object files); for a microcontroller, write an "
-    "archive OUT.a or C OUT.c, and OUT.h, or a package OUT.zip for CMake, Zephyr and Arduino.",
+    "archive OUT.a or C OUT.c, and OUT.h, or a package OUT.zip for CMake, Zephyr and Arduino, or what "
+    "it holds into a folder OUT/.",
 )
 @limit_options("Of a microcontroller: fail with exit code 1 if the model")
 @target_option

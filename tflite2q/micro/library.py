@@ -155,28 +155,54 @@ def fit(library: Library) -> Fit:
     )  # fmt: skip
 
 
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether a path names a folder, which gets what a package holds: it ends in a slash, or is one."""
+    return os.fspath(path).endswith(("/", os.sep)) or Path(path).is_dir()
+
+
+def stem_of(path: str | os.PathLike[str]) -> str:
+    """What the files of a library at `path` are called, without their endings."""
+    return Path(path).resolve().name if is_folder(path) else Path(path).stem
+
+
 def check_path(path: str | os.PathLike[str]) -> None:
-    """Raise UsageError for an ending that says nothing of what is written."""
-    if Path(path).suffix not in ENDINGS:
-        raise UsageError(f"{os.fspath(path)}: code for a microcontroller ends in {', '.join(ENDINGS)}; name it so")
+    """Raise UsageError for a name that says nothing of what is written, and a folder in none."""
+    if is_folder(path):
+        if not Path(path).resolve().parent.is_dir():
+            raise UsageError(f"{os.fspath(path)}: there is no folder {Path(path).parent}; make it first")
+    elif Path(path).suffix not in ENDINGS:
+        raise UsageError(
+            f"{os.fspath(path)}: code for a microcontroller ends in {', '.join(ENDINGS)}, or is a folder FOLDER/; "
+            "name it so"
+        )
 
 
-def header_of(path: str | os.PathLike[str]) -> str | None:
-    """The header that is written beside a library; None where it is in it."""
+def places(path: str | os.PathLike[str]) -> list[str]:
+    """The files that a library at `path` is written to."""
     found = Path(path)
-    return None if found.suffix == ".zip" else str(found.with_suffix(".h"))
+    if is_folder(path):
+        return [str(found / place) for place in package.places(stem_of(path))]
+    return [str(found), *([] if found.suffix == ".zip" else [str(found.with_suffix(".h"))])]
 
 
 def save(library: Library, path: str | os.PathLike[str], force: bool = False) -> list[str]:
-    """Write NAME.a or NAME.c and NAME.h beside it, or NAME.zip; the names written.
+    """Write NAME.a or NAME.c and NAME.h beside it, NAME.zip, or what that holds into a folder; the names written.
 
     Raises UsageError for files that exist.
     """
     check_path(path)
-    place = Path(path)
-    contents = library.files(place.suffix)
-    for name in contents:
-        files.refuse_overwrite(place.with_name(name), force)
-    for name, content in contents.items():
-        files.write(place.with_name(name), content, force)
-    return [str(place.with_name(name)) for name in contents]
+    folder = is_folder(path)
+    if folder:
+        text, header = source.source(library.program, library.plan), source.header(library.program, library.plan)
+        packed = package.contents(library.program, text, header)
+        contents = {Path(path) / place: content.encode() for place, content in packed.items()}
+    else:
+        contents = {Path(path).with_name(name): data for name, data in library.files(Path(path).suffix).items()}
+    for place in contents:
+        if place.parent.is_dir() or not folder:
+            files.refuse_overwrite(place, force)
+    for place, content in contents.items():
+        if folder:
+            place.parent.mkdir(parents=True, exist_ok=True)
+        files.write(place, content, force)
+    return [str(place) for place in contents]
