@@ -20,15 +20,21 @@ CTYPES = {
 
 @dataclass(frozen=True)
 class Table:
-    """A constant in flash: its C name and data; `weights` marks those that the model's file holds as weights."""
+    """A constant in flash: its C name and data; `weights` marks those that the model's file holds as weights or biases,
+    all but `beside` bytes of it."""
 
     name: str
     data: Array
     weights: bool = False
+    beside: int = 0
 
     @property
     def bytes(self) -> int:
         return int(self.data.nbytes)
+
+    @property
+    def weight_bytes(self) -> int:
+        return self.bytes - self.beside if self.weights else 0
 
 
 @dataclass(frozen=True)
@@ -126,11 +132,13 @@ class Program:
 
     @property
     def weight_bytes(self) -> int:
-        return sum(table.bytes for table in self.tables if table.weights)
+        """Bytes of weights and biases."""
+        return sum(table.weight_bytes for table in self.tables)
 
     @property
     def table_bytes(self) -> int:
-        return sum(table.bytes for table in self.tables if not table.weights)
+        """Bytes of all other constants: multipliers, shifts, look-ups."""
+        return sum(table.bytes - table.weight_bytes for table in self.tables)
 
 
 def packed_nibbles(rows: Array) -> Array:
