@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from tflite2q.dialect.graph import Graph
 from tflite2q.lower.targets import Micro
-from tflite2q.micro import emulator, library, source
+from tflite2q.micro import boards, emulator, library, source
 
 Array = npt.NDArray[Any]
 
@@ -31,16 +31,34 @@ def run(
     graph: Graph, inputs: Sequence[Array], family: str, folder: Path, flags: Sequence[str] = SANITIZED
 ) -> list[Array]:
     """The outputs of `graph` by the kernels of `family`.  Raises AssertionError where compiling or running fails."""
+    return list(steps(graph, [inputs], family, folder, flags)[0])
+
+
+def steps(
+    graph: Graph, samples: Sequence[Sequence[Array]], family: str, folder: Path, flags: Sequence[str] = SANITIZED
+) -> tuple[tuple[Array, ...], ...]:
+    """The outputs of each step of a stream."""
     made = library.make(graph, "model", Micro("host", "this machine", family))
     (folder / "model.c").write_text(source.source(made.program, made.plan))
     (folder / "model.h").write_text(source.header(made.program, made.plan))
-    (folder / "run.h").write_text(emulator.glue(made))
-    (folder / "in.bin").write_bytes(b"".join(np.ascontiguousarray(array).tobytes() for array in inputs))
+    (folder / "run.h").write_text(boards.glue(made))
+    (folder / "in.bin").write_bytes(
+        b"".join(np.ascontiguousarray(array).tobytes() for sample in samples for array in sample)
+    )
     host = Path(__file__).parent / "host.c"
     _do(["gcc", *STRICT, *flags, "-c", "model.c"], folder)
     _do(["gcc", "-std=c11", *flags, "-I.", str(host), "model.o", "-o", "model"], folder)
     _do(["./model"], folder)
-    return list(emulator.outputs(made.program.outputs, (folder / "out.bin").read_bytes(), 1)[0])
+    return emulator.outputs(made.program.outputs, (folder / "out.bin").read_bytes(), len(samples))
+
+
+def output_of(program: str, folder: Path) -> bytes:
+    """What a C program writes."""
+    (folder / "program.c").write_text(program)
+    _do(["gcc", "-std=c11", "-O1", *SANITIZED, "program.c", "-o", "program"], folder)
+    done = subprocess.run(["./program"], cwd=folder, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    return done.stdout
 
 
 def _do(command: Sequence[str], folder: Path) -> None:

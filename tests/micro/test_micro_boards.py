@@ -12,11 +12,11 @@ from tflite2q import convert, load
 from tflite2q.dialect.graph import Graph
 from tflite2q.errors import Unchanged
 from tflite2q.execution import reference
-from tflite2q.micro import emulator
+from tflite2q.micro import boards, emulator
 
 pytestmark = [
     pytest.mark.micro,
-    pytest.mark.skipif(emulator.missing() is not None, reason=str(emulator.missing())),
+    pytest.mark.skipif(boards.missing() is not None, reason=str(boards.missing())),
 ]
 
 DIGITS = Path(__file__).parent.parent.parent / "models" / "digits_uint8.tflite"

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 from micro import host
 
-from tflite2q.cli import tflite2q
+from tflite2q.cli import options, tflite2q
 from tflite2q.errors import LimitError, Tflite2qError, UnsupportedError, UsageError
+from tflite2q.lower.targets import MICROS
 
 ROOT = Path(__file__).parent.parent.parent
 DIGITS = ROOT / "models" / "digits_uint8.tflite"
@@ -20,7 +24,7 @@ NEEDS_GCC = pytest.mark.skipif(host.compiler() is None, reason="gcc is not insta
 
 
 def convert(folder: Path, name: str, *options: str, target: str = "cortex-m4", scheme: str = "int8") -> Result:
-    where = ["-o", str(folder / "out.tflite"), "--lib", str(folder / name), "--target", target]
+    where = ["-o", str(folder / "out.tflite"), "--lib", f"{folder}/{name}", "--target", target]
     return CliRunner().invoke(tflite2q, ["convert", str(DIGITS), "--scheme", scheme, *where, *options])
 
 
@@ -75,6 +79,25 @@ def test_the_package_builds_the_example(tmp_path: Path) -> None:
         subprocess.run(["cmake", "--build", "build"], cwd=tmp_path, check=True)
 
 
+def test_a_folder_holds_what_the_package_does(tmp_path: Path) -> None:
+    assert convert(tmp_path, "digits.zip").exit_code == 0
+    (tmp_path / "out.tflite").unlink()
+    result = convert(tmp_path, "digits/")
+    assert result.exit_code == 0, result.output
+    with zipfile.ZipFile(tmp_path / "digits.zip") as packed:
+        for name in packed.namelist():
+            assert (tmp_path / name).read_bytes() == packed.read(name)
+    (tmp_path / "out.tflite").unlink()
+    again = refusal(convert(tmp_path, "digits"))  # it exists, and so do its files
+    assert isinstance(again, UsageError) and "exists already" in str(again)
+    assert convert(tmp_path, "digits", "--force").exit_code == 0
+    (tmp_path / "empty.d").mkdir()
+    assert convert(tmp_path, "empty.d", "--force").exit_code == 0
+    assert (tmp_path / "empty.d" / "src" / "empty.d.c").exists()
+    nowhere = refusal(convert(tmp_path, "no/where/", "--force"))
+    assert isinstance(nowhere, UsageError) and "there is no folder" in str(nowhere)
+
+
 def test_what_does_not_fit_is_said_before_anything_is_written(tmp_path: Path) -> None:
     error = refusal(convert(tmp_path, "digits.c", "--max-arena", "100"))
     assert isinstance(error, LimitError) and error.exit_code == 1 and "q." in str(error)
@@ -85,6 +108,27 @@ def test_what_has_no_kernel_is_refused_by_name(tmp_path: Path) -> None:
     error = refusal(convert(tmp_path, "digits.c", scheme="float32"))
     assert isinstance(error, UnsupportedError) and "q.conv2d" in str(error)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_fits_and_one_that_does_not(cli: Callable[..., Any], tmp_path: Path) -> None:
+    code, out, _ = cli("check", DIGITS, "--for", "cortex-m4", "--max-arena", "64kB")
+    assert code == 1 and "CONV_2D" in out and "have no kernel for cortex-m4" in out
+    assert "converted to int8 it fits: tflite2q convert" in out
+    assert convert(tmp_path, "digits.c").exit_code == 0
+    check = ("check", tmp_path / "out.tflite", "--for", "cortex-m4")
+    code, out, _ = cli(*check, "--max-arena", "64kB", "--max-flash", "1MB")
+    assert code == 0 and "fits cortex-m4, with an arena of" in out
+    code, out, _ = cli(*check, "--max-arena", "1k", "--max-flash", "1 KiB", "--json", "-")
+    found = json.loads(out)
+    assert code == 1 and not found["fits"] and (found["max_arena"], found["max_flash"]) == (1024, 1024)
+    assert len(found["excess"]) == 2 and all("q." in sentence for sentence in found["excess"])
+    for wrong in ("64qB", "kB", "-1", "1.5kB"):
+        assert cli(*check, "--max-arena", wrong).code == 2
+    assert cli("check", tmp_path / "out.tflite", "--for", "xnnpack", "--max-arena", "9").code == 2
+
+
+def test_the_options_name_the_microcontrollers() -> None:
+    assert tuple(target.name for target in MICROS) == options.MICROS
 
 
 def test_wrong_usage(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from tflite2q import convert
 from tflite2q.execution import reference
 from tflite2q.lower.targets import micro
-from tflite2q.micro import emulator, library, source
+from tflite2q.micro import boards, emulator, library, source
 
 QEMU = shutil.which("qemu-riscv32-static")
 DIGITS = Path(__file__).parent.parent.parent / "models" / "digits_uint8.tflite"
@@ -35,7 +35,7 @@ def test_digits(scheme: str, tmp_path: Path) -> None:
     made = library.make(graph, "model", target)
     (tmp_path / "model.c").write_text(source.source(made.program, made.plan))
     (tmp_path / "model.h").write_text(source.header(made.program, made.plan))
-    (tmp_path / "run.h").write_text(emulator.glue(made))
+    (tmp_path / "run.h").write_text(boards.glue(made))
     (tmp_path / "in.bin").write_bytes(codes.tobytes())
     host = str(Path(__file__).parent / "host.c")
     command = [sys.executable, "-m", "ziglang", "cc", "-target", "riscv32-linux-musl", "-O2", "-static", "-I."]

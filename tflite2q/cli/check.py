@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from tflite2q.cli.options import ANY_PATH, MODEL, command, json_option, runtime_option, signature_option
+from tflite2q.cli.options import (
+    ANY_PATH,
+    MICROS,
+    MODEL,
+    command,
+    json_option,
+    limit_options,
+    runtime_option,
+    signature_option,
+)
+
+if TYPE_CHECKING:
+    from tflite2q.evaluation.models import Loaded
+    from tflite2q.micro.library import Verdict
 
 BROKEN = 1
 
 
 @command(short_help="Show which rules of a runtime each layer of a model breaks.")
 @click.argument("model", type=MODEL)
-@runtime_option(required=True)
+@runtime_option(
+    required=True,
+    help="The runtime or accelerator whose rules are asked, or the microcontroller that the model must fit.",
+    more=MICROS,
+)
+@limit_options("For a microcontroller: the model does not fit if it")
 @click.option(
     "--data",
     type=ANY_PATH,
@@ -20,11 +40,17 @@ BROKEN = 1
 @click.option("--mend/--no-mend", default=True, help="Try which scheme would mend what is broken.  [default: mend]")
 @signature_option
 @json_option
-def check(model: str, runtime: str, data: str | None, mend: bool, signature: str | None, json_path: str | None) -> int:
+def check(
+    model: str, runtime: str, max_arena: int | None, max_flash: int | None, data: str | None, mend: bool,
+    signature: str | None, json_path: str | None,
+) -> int:  # fmt: skip
     """Show which rules of a runtime or accelerator each layer of a model breaks, with the source of each rule.
 
     Exits with 1 if a layer breaks a rule.  What would mend it is tried: the model is converted in memory to the
     schemes that suit the runtime, and checked again.  docs/runtimes.md lists the rules.
+
+    For a microcontroller: whether every layer has a kernel, and whether tensors fit --max-arena and constants fit
+    --max-flash (the code, some kB, comes on top).  Exits with 1, and names the layer, if not.
     """
     from tflite2q import pipeline
     from tflite2q.cli import models, output
@@ -32,9 +58,42 @@ def check(model: str, runtime: str, data: str | None, mend: bool, signature: str
     from tflite2q.report import json, rules
 
     output.check_json(json_path, model, data)
+    if runtime in MICROS:
+        with Progress() as progress:
+            progress(f"checking for {runtime}")
+            found = models.opened(model, {}, False, signature)
+            fit = _verdict(found, runtime, max_arena, max_flash, mend, data)
+        output.emit(json.fits(fit), json_path, lambda console: rules.fits(console, fit))
+        return 0 if fit.fits else BROKEN
+    if (max_arena, max_flash) != (None, None):
+        raise click.UsageError("--max-arena and --max-flash are for microcontrollers, such as --for cortex-m4")
     with Progress() as progress:
         progress(f"checking for {runtime}")
         found = models.opened(model, {}, True, signature)
         result = pipeline.check(found, runtime, mend, data, signature)
     output.emit(json.check(result), json_path, lambda console: rules.check(console, result))
     return BROKEN if result.breaches else 0
+
+
+def _verdict(
+    model: Loaded, name: str, max_arena: int | None, max_flash: int | None, mend: bool, data: str | None
+) -> Verdict:
+    """Whether a model fits; where it does not, also whether it would as int8."""
+    from dataclasses import replace
+
+    from tflite2q import pipeline
+    from tflite2q.errors import Tflite2qError
+    from tflite2q.evaluation.models import name_of
+    from tflite2q.lower.targets import micro
+    from tflite2q.micro import library
+
+    target = micro(name)
+    assert target is not None
+    found = library.verdict(model.graph, name_of(model), target, max_arena, max_flash)
+    if found.fits or not mend:
+        return found
+    try:
+        graph = pipeline.convert(model, "int8", data=data).graph
+    except Tflite2qError:  # it is int8 already, or cannot be
+        return found
+    return replace(found, mended=library.verdict(graph, found.model, target, max_arena, max_flash).fits)

@@ -39,6 +39,17 @@ if TYPE_CHECKING:
     from tflite2q.rewrites import Conversion
 
 GATE_FAILED = 1
+# Spelled out, so that --help imports nothing; a test compares them with micro.boards.
+EMULATED = (
+    "cortex-m0plus",
+    "cortex-m3",
+    "cortex-m4",
+    "cortex-m7",
+    "cortex-m33",
+    "cortex-m55",
+    "riscv32imac",
+    "esp32c3",
+)
 
 
 def _offset(context: click.Context, parameter: click.Parameter, value: str) -> int | None:
@@ -116,6 +127,12 @@ REPORTS = (
 @target_option
 @threads_option
 @remote_options
+@click.option(
+    "--emulate",
+    type=click.Choice(EMULATED),
+    help="Also run the code for this microcontroller in QEMU, on all samples, and count its instructions.  Without "
+    "OTHER and --scheme, ORIGINAL is compared with itself.",
+)
 @click.option("--speed/--no-speed", default=True, show_default=True, help="Whether to measure the time of a run.")
 @click.option(
     "--layer-samples",
@@ -151,9 +168,11 @@ def compare(
 
     Gates are bounds on figures: each failed one is named, and the exit code is 1.  A gate whose figure is not measured
     is an error.  With --stream the samples are the steps of one stream, for models that keep state.  With --rpc, or
-    --tracker and --key, the compiled models run on a remote device.
+    --tracker and --key, the compiled models run on a remote device; with --emulate, code for a microcontroller
+    runs in QEMU.
     """
-    if bool(others) == bool(schemes):
+    alone = options["emulate"] is not None and not (others or schemes)
+    if bool(others) == bool(schemes) and not alone:
         raise click.UsageError("give either a second model or --scheme NAME|FILE (each may be several)")
     if others and interface is not None:
         raise click.UsageError("--interface needs --scheme")
@@ -179,6 +198,8 @@ def compare(
     options |= {"gates": bounds, "device": remote.device(rpc, tracker, key, timeout)}
     options |= {"fit": None if fit == "auto" else fit}
     read = [models.opened(path, shapes, allow_unsupported, signature) for path in (original, *others)]
+    if alone:
+        read *= 2
     with Progress() as progress:
         results = _compared(read[0], read[1:], schemes, interface, progress, options)
     results = [_with_command(result) for result in results]

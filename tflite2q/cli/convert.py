@@ -17,6 +17,7 @@ from tflite2q.cli.options import (
     force_option,
     interface_option,
     json_option,
+    limit_options,
     max_pixels_option,
     memory_option,
     runtime_option,
@@ -58,20 +59,10 @@ UNCHANGED = ("skip", "copy", "fail")
     type=ANY_PATH,
     metavar="OUT.so",
     help="Also compile it with TVM to this shared library (.tar: its object files); for a microcontroller, write an "
-    "archive OUT.a or C OUT.c, and OUT.h, or a package OUT.zip for CMake, Zephyr and Arduino.",
+    "archive OUT.a or C OUT.c, and OUT.h, or a package OUT.zip for CMake, Zephyr and Arduino, or what "
+    "it holds into a folder OUT/.",
 )
-@click.option(
-    "--max-arena",
-    type=click.IntRange(min=0),
-    metavar="BYTES",
-    help="Of a microcontroller: fail with exit code 1 if the model needs more RAM for its tensors.",
-)
-@click.option(
-    "--max-flash",
-    type=click.IntRange(min=0),
-    metavar="BYTES",
-    help="Of a microcontroller: fail with exit code 1 if the model's constants need more flash.",
-)
+@limit_options("Of a microcontroller: fail with exit code 1 if the model")
 @target_option
 @threads_option
 @interface_option

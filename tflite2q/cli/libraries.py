@@ -13,14 +13,18 @@ Limits = tuple[int | None, int | None]  # bytes of the arena, bytes of constants
 
 
 def outputs(lib: str | None, target: str) -> dict[str, str | Path | None]:
-    """The files that `--lib` writes: a library, and for a microcontroller its header."""
+    """The files that `--lib` writes: a library, and for a microcontroller its header, or those of a package."""
     from tflite2q.lower.targets import micro
 
     if lib is None or micro(target) is None:
         return {"--lib": lib}
     from tflite2q.micro import library
 
-    return {"--lib": lib, "the header of --lib": library.header_of(lib)}
+    places = library.places(lib)
+    if library.is_folder(lib):  # which is made where it is not there yet
+        places = [place for place in places if Path(place).parent.is_dir()]
+        return {f"--lib ({place})": place for place in places}
+    return dict(zip(("--lib", "the header of --lib"), places, strict=False))
 
 
 def check(lib: str | None, target: str, limits: Limits) -> None:
@@ -61,6 +65,6 @@ def compiled(
         return [lib]
     from tflite2q.micro import library
 
-    made = library.make(graph, Path(lib).stem, small)
+    made = library.make(graph, library.stem_of(lib), small)
     library.check_fits(made, *limits)
     return library.save(made, lib, force)

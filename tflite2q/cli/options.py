@@ -196,11 +196,51 @@ RUNTIMES = (
 )  # spelled out, so that --help imports nothing; a test compares them with the table
 
 
+MICROS = ("cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55", "cortex-m85",
+          "riscv32imac", "esp32c3", "esp32s3")  # fmt: skip
+
+
 def runtime_option(
-    required: bool = False, help: str = "The runtime or accelerator whose rules are asked."
+    required: bool = False,
+    help: str = "The runtime or accelerator whose rules are asked.",
+    more: Sequence[str] = (),
 ) -> Callable[[F], F]:
-    """`--for RUNTIME`."""
-    return click.option("--for", "runtime", type=click.Choice(RUNTIMES), required=required, help=help)
+    """`--for RUNTIME`, or one of `more`."""
+    return click.option("--for", "runtime", type=click.Choice((*RUNTIMES, *more)), required=required, help=help)
+
+
+UNITS = {"": 1, "B": 1, "K": 1 << 10, "KB": 1 << 10, "KIB": 1 << 10, "M": 1 << 20, "MB": 1 << 20, "MIB": 1 << 20}
+
+
+class Bytes(click.IntRange):
+    """A number of bytes, perhaps in kB or MB: 1024 or 1024 * 1024 bytes, as memories of microcontrollers are sized."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        text = str(value).strip().upper()
+        digits = text.rstrip("BIKM ")
+        unit = UNITS.get(text[len(digits) :].strip())
+        if unit is None or not digits.isdecimal():
+            self.fail(f"{value!r} is no number of bytes, such as 65536, 64kB or 1MB", param, ctx)
+        return super().convert(int(digits) * unit, param, ctx)
+
+
+def limit_options(about: str) -> Callable[[F], F]:
+    """`--max-arena` and `--max-flash`."""
+    return together(
+        [
+            click.option(
+                "--max-arena",
+                type=Bytes(min=0),
+                metavar="BYTES",
+                help=f"{about} needs more RAM for its tensors and its state; 64kB and 1MB are understood.",
+            ),
+            click.option(
+                "--max-flash", type=Bytes(min=0), metavar="BYTES", help=f"{about} needs more flash for constants."
+            ),
+        ]
+    )
 
 
 interface_option = click.option(

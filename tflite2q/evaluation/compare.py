@@ -37,6 +37,7 @@ from tflite2q.evaluation.results import (
     quiet,
 )
 from tflite2q.evaluation.tasks.base import Task
+from tflite2q.micro import boards
 from tflite2q.rewrites import Conversion
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def compare(
     layer_samples: int | None = None,
     stream: bool = False,
     device: Device | None = None,
+    emulate: str | None = None,
     task: str = tasks.AUTO,
     label_names: FilePath | Sequence[str] | None = None,
     fit: Fit | None = None,
@@ -84,7 +86,9 @@ def compare(
     `label_names`: names of the classes, or a file of them.  With `stream` the samples are the steps of one stream, in
     order, for models that keep state; without, each starts from the initial state.  `speed` False does not time;
     `layer_samples` is the number of samples for layers and for the slow engines (0: none; None: 2, of a stream 50);
-    `device` runs the compiled models on another machine.  `gates`: bounds by name, as in `gates.KINDS`, or a TOML file
+    `device` runs the compiled models on another machine.  `emulate`, a microcontroller of
+    `tflite2q.micro.boards.EMULATED`, also runs its code in an emulator, and the reference kernels on all samples to
+    compare with.  `gates`: bounds by name, as in `gates.KINDS`, or a TOML file
     of them; the result's `failed_gates` lists those that it breaks.  `progress` is called as work proceeds.
 
     Raises DataError for models that cannot be compared or data that do not fit, UsageError for an unknown keyword, task
@@ -95,6 +99,8 @@ def compare(
     original, converted = read_once(original), read_once(converted)
     before, after = graph_of(original), graph_of(converted)
     comparison.check_comparable(before, after)
+    if emulate is not None:
+        boards.require(emulate)
     read = {"data": data, "labels": labels, "label names": label_names, "gates": gates}
     result = _before_running(original, converted, target)
     obstacle = why_not_run(before) or why_not_run(after)
@@ -106,7 +112,7 @@ def compare(
     chosen, info = request.task(task, label_names)
     samples = request.samples(chosen)
     few = layer_samples if layer_samples is not None else STREAM_LAYER_SAMPLES if stream else LAYER_SAMPLES
-    setup = Setup((before, after), target, threads, device, stream, few, progress)
+    setup = Setup((before, after), target, threads, device, stream, few, progress, emulate)
     setup.notes.extend(samples.notes)
     if labels is None and (unused := samples_of.unused_labels(data)) is not None:
         setup.notes.append(

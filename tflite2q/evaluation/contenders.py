@@ -12,22 +12,25 @@ import numpy.typing as npt
 
 from tflite2q import files
 from tflite2q.dialect.graph import Graph
-from tflite2q.errors import TargetError, Tflite2qError, hint
+from tflite2q.errors import TargetError, Tflite2qError, UnsupportedError, hint
 from tflite2q.evaluation.engines import (
     COMPILED,
     CONVERTED,
+    EMULATED,
     LITERT,
     LITERT_REFERENCE,
     ORIGINAL,
     REFERENCE,
     Called,
     Contender,
+    Emulated,
     Engine,
     InLitert,
 )
 from tflite2q.evaluation.results import Progress
 from tflite2q.execution import litert, reference, runtime
 from tflite2q.flatbuffer import writer
+from tflite2q.micro.emulator import Session
 
 if TYPE_CHECKING:
     from tflite2q.execution.remote import Device
@@ -65,8 +68,8 @@ class EveryValue:
 
 @dataclass
 class Setup:
-    """How both graphs are run; `few` is the number of samples for slow engines, `notes` collects what a user should
-    know."""
+    """How both graphs are run; `few` is the number of samples for slow engines, `emulate` the microcontroller whose
+    code runs in an emulator, too, `notes` collects what a user should know."""
 
     graphs: tuple[Graph, Graph]
     target: str
@@ -75,6 +78,7 @@ class Setup:
     stream: bool
     few: int
     progress: Progress
+    emulate: str | None = None
     notes: list[str] = field(default_factory=list)
     every: tuple[EveryValue, EveryValue] | None = None
 
@@ -82,14 +86,19 @@ class Setup:
     def models(self) -> tuple[tuple[str, Graph], ...]:
         return tuple(zip((ORIGINAL, CONVERTED), self.graphs, strict=True))
 
+    @property
+    def judged(self) -> int | None:
+        """The number of samples for the reference kernels; all (None) if an emulator is compared with them."""
+        return self.few if self.emulate is None or self.few == 0 else None
+
     @contextmanager
     def contenders(self) -> Iterator[list[Contender]]:
         """All engines with both models, in the order of the report; LiteRT's processes start while TVM compiles."""
         with ExitStack() as held:
             found = self._litert(held)
             compiled = self._compiled(held)
-            found += self._reference(None if compiled is None else self.few)
-            yield found + (compiled or [])
+            found += self._reference(None if compiled is None else self.judged)
+            yield found + (compiled or []) + self._emulated(held)
 
     def _reference(self, limit: int | None) -> list[Contender]:
         if limit == 0:
@@ -130,6 +139,26 @@ class Setup:
         session = Session(self.device)
         return session.upload(first), session.upload(second)
 
+    def _emulated(self, held: ExitStack) -> list[Contender]:
+        """Both models (one, if they are the same) as code for a microcontroller; raises TargetError where there is no
+        emulator, and what says why the converted model has no code."""
+        if self.emulate is None:
+            return []
+        rows = []
+        models = self.models[self.graphs[0] == self.graphs[1] :]
+        for number, (model, graph) in enumerate(models):
+            self.progress(f"building for the emulated {self.emulate}", number, len(models))
+            try:
+                session = Session(graph, self.emulate, self.stream)
+            except UnsupportedError as error:
+                if model == CONVERTED:
+                    raise
+                rows.append(Contender(EMULATED, model, graph, Absent(), failed=str(error)))
+                continue
+            held.callback(session.close)
+            rows.append(Contender(EMULATED, model, graph, Emulated(session)))
+        return rows
+
     def _litert(self, held: ExitStack) -> list[Contender]:
         """Both models in LiteRT, with both kinds of kernels."""
         if not litert.available():
@@ -147,7 +176,7 @@ class Setup:
         rows = []
         paths = {model: _written(folder, model, graph) for model, graph in self.models}
         for engine in (LITERT, LITERT_REFERENCE):
-            limit = self.few if engine == LITERT_REFERENCE else None
+            limit = self.judged if engine == LITERT_REFERENCE else None
             if limit == 0 or (stateful and engine == LITERT_REFERENCE):
                 continue
             for model, graph in self.models:

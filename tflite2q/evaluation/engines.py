@@ -22,16 +22,19 @@ from tflite2q.evaluation import data
 from tflite2q.evaluation.data import Dataset
 from tflite2q.evaluation.results import Progress, Timing, quiet
 from tflite2q.execution import litert
+from tflite2q.micro.emulator import Session
 
 Array = npt.NDArray[Any]
 Runner = Callable[..., list[Array]]
 
 LITERT, LITERT_REFERENCE, REFERENCE, COMPILED = "litert", "litert-reference", "reference", "compiled"
+EMULATED = "emulated"
 LABELS = {
     LITERT: "LiteRT",
     LITERT_REFERENCE: "LiteRT, reference kernels",
     REFERENCE: "tflite2q, reference",
     COMPILED: "tflite2q, compiled",
+    EMULATED: "tflite2q, emulated microcontroller",
 }
 ORIGINAL, CONVERTED = "original", "converted"
 
@@ -50,6 +53,16 @@ class Engine(ABC):
 
     @abstractmethod
     def finish(self) -> list[Array]: ...
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether it works in a process of its own, while this one does."""
+        return False
+
+    @property
+    def instructions(self) -> int | None:
+        """Of the longest run so far; None where nothing counts them."""
+        return None
 
 
 @dataclass
@@ -72,11 +85,36 @@ class InLitert(Engine):
     def __init__(self, child: litert.Child) -> None:
         self.child = child
 
+    @property
+    def overlaps(self) -> bool:
+        return True
+
     def start(self, arrays: Sequence[Array]) -> None:
         self.child.start(arrays)
 
     def finish(self) -> list[Array]:
         return self.child.finish()
+
+
+class Emulated(Engine):
+    """A model's code for a microcontroller, in an emulator."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    @property
+    def overlaps(self) -> bool:
+        return True
+
+    @property
+    def instructions(self) -> int | None:
+        return self.session.instructions
+
+    def start(self, arrays: Sequence[Array]) -> None:
+        self.session.start(arrays)
+
+    def finish(self) -> list[Array]:
+        return self.session.finish()
 
 
 @dataclass
@@ -121,7 +159,7 @@ def run_all(
             contender.outputs = None
         ready = [c for c in contenders if c.failed is None and (c.limit is None or index < c.limit)]
         # Children first, so that they work while this process does.
-        ready.sort(key=lambda c: not isinstance(c.run, InLitert))
+        ready.sort(key=lambda c: not c.run.overlaps)
         for contender in ready:
             moved = data.transfer(arrays, inputs, [contender.graph[name] for name in contender.graph.inputs])
             _guarded(contender, lambda c=contender, x=moved: c.run.start(x))  # type: ignore[misc]

@@ -95,6 +95,7 @@ class Judging:
             kernel_step_error=None if kernels is None else kernels.numbers.worst_steps,
             timing=contender.timing,
             failed=contender.failed,
+            instructions=contender.run.instructions,
         )
 
     def headline(self) -> Headline:

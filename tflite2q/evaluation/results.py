@@ -166,11 +166,13 @@ class Timing:
 class EngineRun:
     """One model in one engine.
 
-    `engine` is "litert", "litert-reference", "reference" (NumPy) or "compiled"; `model` "original" or "converted".
+    `engine` is "litert", "litert-reference", "reference" (NumPy), "compiled" or "emulated"; `model` "original" or
+    "converted".
     `score` is the task's first score over these `samples`; `agreement` and `max_step_error` compare with the original
     in the same engine, which shows the scheme's effect; `kernel_agreement` and `kernel_step_error` compare with the
     same model in LiteRT's reference kernels, over the samples that these ran too, which shows the effect of the
     engine's kernels.
+    `instructions` are those of the longest run on an emulated processor that counts them.
     `failed` is why there are no outputs.
     """
 
@@ -185,6 +187,7 @@ class EngineRun:
     kernel_step_error: float | None = None
     timing: Timing | None = None
     failed: str | None = None
+    instructions: int | None = None
 
 
 @dataclass(frozen=True)

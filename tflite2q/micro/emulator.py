@@ -1,17 +1,15 @@
-"""Models on emulated microcontrollers: QEMU's boards, with a program that runs samples and watches memory.
-
-Needs Debian's gcc-arm-none-eabi and qemu-system-arm.  QEMU counts an instruction as a nanosecond, and the boards'
-timers tick every 40 of them (25 MHz; 32 MHz on the M55's), so a run's instructions are known within one tick.
-"""
+"""Models on emulated microcontrollers: programs that run samples and watch memory, and what they say."""
 
 from __future__ import annotations
 
-import shutil
+import os
+import select
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -21,154 +19,133 @@ from tflite2q import files
 from tflite2q.dialect.graph import Graph
 from tflite2q.errors import TargetError
 from tflite2q.lower import targets
-from tflite2q.lower.targets import Micro
-from tflite2q.micro import build, library, source
-from tflite2q.micro.library import Library
+from tflite2q.micro import boards, library
 from tflite2q.micro.program import Port
 
 Array = npt.NDArray[Any]
 
-GUARD = 64
-TIMEOUT = 600.0
-
-
-@dataclass(frozen=True)
-class Board:
-    """A machine of QEMU: where memory is, nanoseconds of a tick of its timer, options of GCC that its processor has."""
-
-    machine: str
-    code: int
-    constants: int | None  # None: behind the code
-    ram: int
-    arena: int
-    tick: float
-    flags: tuple[str, ...]
-
-
-_M3 = Board("mps2-an385", 0, None, 0x20000000, 0x20100000, 40, ("-mcpu=cortex-m3",))
-_M4 = Board(
-    "mps2-an386", 0, None, 0x20000000, 0x20100000, 40, ("-mcpu=cortex-m4", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")
-)
-_M7 = Board(
-    "mps2-an500", 0, None, 0x20000000, 0x60000000, 40, ("-mcpu=cortex-m7", "-mfloat-abi=hard", "-mfpu=fpv5-d16")
-)
-_M33 = Board("mps2-an505", 0x10000000, None, 0x38000000, 0x80000000, 50, ("-mcpu=cortex-m33+nofp", "-mfloat-abi=soft"))
-_M55 = Board("mps3-an547", 0, 0x60000000, 0x20000000, 0x61000000, 31.25, ("-mcpu=cortex-m55", "-mfloat-abi=hard"))
-
-BOARDS: Mapping[str, Board] = {
-    "cortex-m0plus": _M3,  # which runs what an M0+ does
-    "cortex-m3": _M3,
-    "cortex-m4": _M4,
-    "cortex-m7": _M7,
-    "cortex-m33": _M33,
-    "cortex-m55": _M55,
-}
+TIMEOUT = 600.0  # seconds that a sample may take
+POLL = 0.5
+TOOK = np.dtype([("failed", "<u4"), ("ticks", "<u4"), ("stack", "<u4")])  # as main.c writes it
+GO = b"\1"  # before each sample, of which there may be no bytes
 
 
 @dataclass(frozen=True)
 class Ran:
     """Outputs of each sample; instructions and bytes of stack of the longest and deepest run; bytes of code and of
-    constants in the image, without the board's own."""
+    constants in the image, without the board's own.  None: not counted."""
 
     outputs: tuple[tuple[Array, ...], ...]
-    instructions: int
+    instructions: int | None
     stack: int
-    code: int
-    constants: int
+    code: int | None
+    constants: int | None
 
 
-def missing() -> str | None:
-    """What is not installed, as a sentence; None if emulation is possible."""
-    for program, package in (("arm-none-eabi-gcc", "gcc-arm-none-eabi"), ("qemu-system-arm", "qemu-system-arm")):
-        if shutil.which(program) is None:
-            return f"{program} is not installed (Debian: apt install {package})"
-    return None
+class Session:
+    """A model on an emulated microcontroller, for any number of samples; `close` (or a `with` block) ends it.
 
-
-def run(graph: Graph, target: str, samples: Sequence[Sequence[Array]], by: str = "a") -> Ran:
-    """`graph` on the board of `target` for each sample (an array for each input).
-
-    `by` is "a" for the archive that `convert` writes, "c" for its C compiled by GCC.  Raises TargetError where the
-    tools are missing, or the program fails, writes outside its memory or does not end.
+    With `stream`, samples are steps of one, else each starts from the initial state.  Raises what `boards.image` and
+    `library.make` raise.  `instructions` is of the longest run so far (None: nothing counts them), `stack` the bytes
+    that the deepest one took.
     """
-    found, board = targets.micro(target), BOARDS.get(target)
-    if found is None or board is None:
-        raise TargetError(f"there is no emulated board for {target!r}; there are {', '.join(BOARDS)}")
-    if (lacking := missing()) is not None:
-        raise TargetError(lacking)
-    made = library.make(graph, "model", found)
-    with files.temporary_folder() as folder:
-        image, code, constants = _image(made, found, board, folder, by)
-        content = b"".join(np.ascontiguousarray(array).tobytes() for sample in samples for array in sample)
-        (folder / "in.bin").write_bytes(content)
-        said = _emulated(board, image, folder)
-        found_outputs = outputs(made.program.outputs, (folder / "out.bin").read_bytes(), len(samples))
-    if said.get("failed") or said.get("runs") != len(samples):
-        raise TargetError(f"on the emulated {target}: the model failed or wrote outside its memory ({said})")
-    return Ran(found_outputs, round(said["ticks"] * board.tick), said["stack"], code, constants)
+
+    def __init__(self, graph: Graph, target: str, stream: bool = False, by: str = "a") -> None:
+        found = targets.micro(target)
+        if found is None:
+            raise TargetError(f"{target!r} is no microcontroller; emulated ones are {', '.join(boards.EMULATED)}")
+        if not hasattr(os, "mkfifo"):
+            raise TargetError("emulated microcontrollers need a system with named pipes, such as Linux")
+        self.target, self.made = target, library.make(graph, "model", found)
+        self.instructions: int | None = None
+        self.stack = 0
+        with ExitStack() as held:
+            folder = held.enter_context(files.temporary_folder())
+            self.image = boards.image(self.made, folder, by, stream)
+            self._in, self._out = (self._pipe(held, folder / name) for name in ("in.bin", "out.bin"))
+            self._child = subprocess.Popen(
+                self.image.command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, text=True,
+            )  # fmt: skip
+            held.callback(self._end)
+            self._held = held.pop_all()
+
+    @staticmethod
+    def _pipe(held: ExitStack, path: Any) -> int:
+        """A named pipe, open at both ends, so that neither the program nor this process waits for the other to."""
+        os.mkfifo(path)
+        found = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        held.callback(os.close, found)
+        return found
+
+    def start(self, arrays: Sequence[Array]) -> None:
+        """Begin a run."""
+        content = memoryview(GO + b"".join(np.ascontiguousarray(array).tobytes() for array in arrays))
+        deadline = time.monotonic() + TIMEOUT
+        while content:
+            self._wait(deadline, writing=True)
+            content = content[os.write(self._in, content[: 1 << 16]) :]
+
+    def finish(self) -> list[Array]:
+        """The outputs of the run that `start` began.  Raises TargetError where the program fails, writes outside its
+        memory or does not end."""
+        ports = self.made.program.outputs
+        size = sum(port.bytes for port in ports)
+        content = bytearray()
+        deadline = time.monotonic() + TIMEOUT
+        while len(content) < size + TOOK.itemsize:
+            self._wait(deadline, writing=False)
+            content += os.read(self._out, size + TOOK.itemsize - len(content))
+        (took,) = np.frombuffer(bytes(content[size:]), TOOK)
+        if took["failed"]:
+            why = "failed" if took["failed"] & 1 else "wrote outside its memory"
+            raise TargetError(f"on the emulated {self.target} the model {why}")
+        if self.image.tick:
+            self.instructions = max(self.instructions or 0, round(int(took["ticks"]) * self.image.tick))
+        self.stack = max(self.stack, int(took["stack"]))
+        return list(outputs(ports, bytes(content[:size]), 1)[0])
+
+    def close(self) -> None:
+        """End the program.  Safe to call twice."""
+        self._held.close()
+
+    def _wait(self, deadline: float, writing: bool) -> None:
+        """Return when the pipe is ready.  Raises TargetError if the program has ended, or takes too long."""
+        while time.monotonic() < deadline:
+            ready = select.select([] if writing else [self._out], [self._in] if writing else [], [], POLL)
+            if ready[0] or ready[1]:
+                return
+            if self._child.poll() is not None:
+                said = "" if self._child.stdout is None else self._child.stdout.read().strip()[-300:]
+                raise TargetError(f"the program on the emulated {self.target} ended: {said or self._child.returncode}")
+        raise TargetError(f"the emulated {self.target} did not end within {TIMEOUT:g} s")
+
+    def _end(self) -> None:
+        self._child.kill()
+        self._child.communicate()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
-def _image(made: Library, target: Micro, board: Board, folder: Path, by: str) -> tuple[Path, int, int]:
-    """The program in memory's form, bytes of the model's code and of its constants."""
-    header = source.header(made.program, made.plan)
-    (folder / "model.h").write_text(header)
-    (folder / "run.h").write_text(glue(made))
-    for name in ("startup.c", "main.c", "link.ld"):
-        (folder / name).write_text((resources.files("tflite2q.micro") / "board" / name).read_text())
-    text = source.source(made.program, made.plan)
-    gcc = ["arm-none-eabi-gcc", *board.flags, "-mthumb", "-O3", "-std=gnu99", "-ffunction-sections", "-fdata-sections"]
-    if by == "a":
-        (folder / "model.a").write_bytes(build.archive(text, header, "model", target))
-        model = "model.a"
-    else:
-        (folder / "model.c").write_text(text)
-        model = "model.o"
-        _do(
-            [*gcc, "-std=c99", "-ffp-contract=off", *target.gcc[:1], *board.flags[1:], "-c", "model.c", "-o", model],
-            folder,
-        )
-    places = {"CODE_ORIGIN": board.code, "RAM_ORIGIN": board.ram, "ARENA_ORIGIN": board.arena}
-    symbols = [f"-Wl,--defsym={name}={value:#x}" for name, value in places.items()]
-    constants = "ADDR(.init)+SIZEOF(.init)" if board.constants is None else hex(board.constants)
-    script = (folder / "link.ld").read_text().replace("CONST_ORIGIN", "" if board.constants is None else constants)
-    (folder / "link.ld").write_text(script)
-    linked = ["-nostartfiles", "--specs=nano.specs", "--specs=nosys.specs", "-Wl,-T,link.ld", "-Wl,--gc-sections",
-              "-Wl,--no-warn-rwx-segments", "startup.c", "main.c", model, "-o", "image.elf"]  # fmt: skip
-    _do([*gcc, *symbols, *linked], folder)
-    sizes = _do(["arm-none-eabi-size", "-A", model], folder).splitlines()
-    code = sum(int(line.split()[1]) for line in sizes if line.startswith(".text"))
-    data = sum(int(line.split()[1]) for line in sizes if line.startswith(".rodata"))
-    return folder / "image.elf", code, data
-
-
-def glue(made: Library) -> str:
-    """run.h: what main.c has to know of the model."""
-    program = made.program
-    lines = ['#include "model.h"', f"#define INVOKE {program.name}_invoke", f"#define ARENA_BYTES {made.plan.bytes}"]
-    for kind, ports in (("INPUT", program.inputs), ("OUTPUT", program.outputs)):
-        sizes = [port.bytes for port in ports]
-        room = sum(-(-size // 16) * 16 + GUARD for size in sizes) + GUARD
-        lines += [f"#define {kind}S {len(ports)}", f"#define {kind}_BYTES {{{', '.join(map(str, sizes)) or '0'}}}",
-                  f"#define {kind}_TOTAL {room}"]  # fmt: skip
-    return "\n".join(lines) + "\n"
-
-
-def _emulated(board: Board, image: Path, folder: Path) -> dict[str, int]:
-    """What the program said."""
-    command = ["qemu-system-arm", "-M", board.machine, "-nographic", "-monitor", "none", "-serial", "none", "-icount",
-               "shift=0", "-semihosting-config", "enable=on,target=native", "-kernel", str(image)]  # fmt: skip
-    try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise TargetError(f"the emulated {board.machine} did not end within {TIMEOUT:g} s") from error
-    words = [line.split() for line in (done.stderr + done.stdout).splitlines()]
-    said = {line[0]: int(line[1]) for line in words if len(line) == 2 and line[1].isdigit()}
-    if not {"runs", "failed", "ticks", "stack"} <= set(said):
-        raise TargetError(f"the program on the emulated {board.machine} failed: {(done.stderr + done.stdout).strip()}")
-    return said
+def run(graph: Graph, target: str, samples: Sequence[Sequence[Array]], by: str = "a", stream: bool = False) -> Ran:
+    """`graph` on the board of `target` for each sample (an array for each input), as a `Session` runs it."""
+    found = []
+    with Session(graph, target, stream, by) as session:
+        for sample in samples:
+            session.start(sample)
+            found.append(tuple(session.finish()))
+        image = session.image
+        return Ran(tuple(found), session.instructions, session.stack, image.code, image.constants)
 
 
 def outputs(ports: Sequence[Port], content: bytes, samples: int) -> tuple[tuple[Array, ...], ...]:
+    """What a program wrote, by samples and outputs."""
     step = sum(port.bytes for port in ports)
     if len(content) != step * samples:
         raise TargetError(f"the emulated program wrote {len(content)} bytes, not {step * samples}")
@@ -176,15 +153,8 @@ def outputs(ports: Sequence[Port], content: bytes, samples: int) -> tuple[tuple[
     for number in range(samples):
         at, arrays = number * step, []
         for port in ports:
-            arrays.append(np.frombuffer(content[at : at + port.bytes], port.dtype).reshape(port.shape))
+            part = content[at : at + port.bytes]
+            arrays.append(np.frombuffer(part, port.dtype).reshape(port.shape))
             at += port.bytes
         found.append(tuple(arrays))
     return tuple(found)
-
-
-def _do(command: Sequence[str], folder: Path) -> str:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        why = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[-300:])
-        raise TargetError(f"building for the emulated board failed: {why}")
-    return done.stdout

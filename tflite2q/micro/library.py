@@ -46,25 +46,70 @@ def make(graph: Graph, stem: str, target: Micro) -> Library:
 
 
 def check_fits(library: Library, max_arena: int | None, max_flash: int | None) -> None:
-    """Raise LimitError naming the layer that needs most, or with which the constants no longer fit."""
-    program, plan = library.program, library.plan
-    if max_arena is not None and plan.bytes > max_arena:
-        layer = program.steps[plan.peak]
-        need = memory.need_of(program, plan, plan.peak)
-        raise LimitError(
-            f"the arena has {plan.bytes} bytes and may have {max_arena}; most of it is for {layer.mnemonic} "
-            f"{layer.layer!r}, at which tensors of {need} bytes are needed; no plan is below {plan.bound}"
-        )
-    if max_flash is None or library.constant_bytes <= max_flash:
-        return
-    total = sum(table.bytes for table in program.constants)
-    for step in program.steps:
-        total += sum(table.bytes for table in step.tables)
-        if total > max_flash:
-            raise LimitError(
-                f"constants have {library.constant_bytes} bytes and may have {max_flash}; {step.mnemonic} "
-                f"{step.layer!r} is the first that does not fit"
-            )
+    """Raise LimitError with what `excess` says, if anything."""
+    if found := excess(library, max_arena, max_flash):
+        raise LimitError("; ".join(found))
+
+
+def excess(library: Library, max_arena: int | None, max_flash: int | None) -> list[str]:
+    """Why a library does not fit, a sentence for RAM and one for flash: the layer that needs most, and the layer with
+    which the constants no longer fit."""
+    program, plan, found = library.program, library.plan, list[str]()
+    if max_arena is not None and plan.bytes + program.state_bytes > max_arena:
+        state = f" and the state {program.state_bytes}" if program.states else ""
+        found.append(f"the arena has {plan.bytes} bytes{state} and may have {max_arena}{_most(program, plan)}")
+    if max_flash is not None and library.constant_bytes > max_flash:
+        total = sum(table.bytes for table in program.constants)
+        first = ""
+        for step in program.steps:
+            total += sum(table.bytes for table in step.tables)
+            if total > max_flash and not first:
+                first = f"; {step.mnemonic} {step.layer!r} is the first that does not fit"
+        found.append(f"constants have {library.constant_bytes} bytes and may have {max_flash}{first}")
+    return found
+
+
+def _most(program: Program, plan: memory.Plan) -> str:
+    """Which layer an arena is for."""
+    if not plan.items:
+        return ""
+    layer = program.steps[plan.peak]
+    need = memory.need_of(program, plan, plan.peak)
+    return (
+        f"; most of it is for {layer.mnemonic} {layer.layer!r}, at which tensors of {need} bytes are needed; "
+        f"no plan is below {plan.bound}"
+    )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a model of `layers` layers fits a microcontroller: layers without a kernel, what is too much (sentences),
+    and what it needs (None where a layer has no kernel).  `mended`: whether it would fit as int8 (None: not tried)."""
+
+    model: str
+    target: str
+    layers: int
+    refused: tuple[steps.Refused, ...]
+    excess: tuple[str, ...]
+    needs: Fit | None
+    max_arena: int | None = None
+    max_flash: int | None = None
+    mended: bool | None = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether every layer has a kernel, and nothing is too much."""
+        return not self.refused and not self.excess
+
+
+def verdict(graph: Graph, model: str, target: Micro, max_arena: int | None, max_flash: int | None) -> Verdict:
+    """Whether a graph fits, before anything is written."""
+    refused = steps.refused(graph, target.family)
+    if refused:
+        return Verdict(model, target.name, len(graph.ops), refused, (), None, max_arena, max_flash)
+    made = make(graph, "model", target)
+    too_much = tuple(excess(made, max_arena, max_flash))
+    return Verdict(model, target.name, len(graph.ops), (), too_much, fit(made), max_arena, max_flash)
 
 
 @dataclass(frozen=True)
@@ -81,13 +126,16 @@ class Need:
 
 @dataclass(frozen=True)
 class Fit:
-    """What a model needs on a microcontroller: bytes of the arena, of which no plan needs fewer than `bound`; bytes of
-    constants in flash; multiply-accumulates; and each step's share."""
+    """What a model needs on a microcontroller: bytes of the arena, of which no plan needs fewer than `bound`, and of
+    the state that stays between runs; bytes of constants in flash, of which `tables` are no weights or biases;
+    multiply-accumulates; and each step's share."""
 
     target: str
     arena: int
     bound: int
+    state: int
     constants: int
+    tables: int
     macs: int
     steps: tuple[Need, ...]
 
@@ -101,31 +149,60 @@ def fit(library: Library) -> Fit:
         for i, s in enumerate(program.steps)
     ]  # fmt: skip
     macs = sum(step.macs for step in program.steps)
-    return Fit(library.target.name, plan.bytes, plan.bound, library.constant_bytes, macs, tuple(needs))
+    return Fit(
+        library.target.name, plan.bytes, plan.bound, program.state_bytes, library.constant_bytes, program.table_bytes,
+        macs, tuple(needs),
+    )  # fmt: skip
+
+
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether a path names a folder, which gets what a package holds: it ends in a slash, or is one."""
+    return os.fspath(path).endswith(("/", os.sep)) or Path(path).is_dir()
+
+
+def stem_of(path: str | os.PathLike[str]) -> str:
+    """What the files of a library at `path` are called, without their endings."""
+    return Path(path).resolve().name if is_folder(path) else Path(path).stem
 
 
 def check_path(path: str | os.PathLike[str]) -> None:
-    """Raise UsageError for an ending that says nothing of what is written."""
-    if Path(path).suffix not in ENDINGS:
-        raise UsageError(f"{os.fspath(path)}: code for a microcontroller ends in {', '.join(ENDINGS)}; name it so")
+    """Raise UsageError for a name that says nothing of what is written, and a folder in none."""
+    if is_folder(path):
+        if not Path(path).resolve().parent.is_dir():
+            raise UsageError(f"{os.fspath(path)}: there is no folder {Path(path).parent}; make it first")
+    elif Path(path).suffix not in ENDINGS:
+        raise UsageError(
+            f"{os.fspath(path)}: code for a microcontroller ends in {', '.join(ENDINGS)}, or is a folder FOLDER/; "
+            "name it so"
+        )
 
 
-def header_of(path: str | os.PathLike[str]) -> str | None:
-    """The header that is written beside a library; None where it is in it."""
+def places(path: str | os.PathLike[str]) -> list[str]:
+    """The files that a library at `path` is written to."""
     found = Path(path)
-    return None if found.suffix == ".zip" else str(found.with_suffix(".h"))
+    if is_folder(path):
+        return [str(found / place) for place in package.places(stem_of(path))]
+    return [str(found), *([] if found.suffix == ".zip" else [str(found.with_suffix(".h"))])]
 
 
 def save(library: Library, path: str | os.PathLike[str], force: bool = False) -> list[str]:
-    """Write NAME.a or NAME.c and NAME.h beside it, or NAME.zip; the names written.
+    """Write NAME.a or NAME.c and NAME.h beside it, NAME.zip, or what that holds into a folder; the names written.
 
     Raises UsageError for files that exist.
     """
     check_path(path)
-    place = Path(path)
-    contents = library.files(place.suffix)
-    for name in contents:
-        files.refuse_overwrite(place.with_name(name), force)
-    for name, content in contents.items():
-        files.write(place.with_name(name), content, force)
-    return [str(place.with_name(name)) for name in contents]
+    folder = is_folder(path)
+    if folder:
+        text, header = source.source(library.program, library.plan), source.header(library.program, library.plan)
+        packed = package.contents(library.program, text, header)
+        contents = {Path(path) / place: content.encode() for place, content in packed.items()}
+    else:
+        contents = {Path(path).with_name(name): data for name, data in library.files(Path(path).suffix).items()}
+    for place in contents:
+        if place.parent.is_dir() or not folder:
+            files.refuse_overwrite(place, force)
+    for place, content in contents.items():
+        if folder:
+            place.parent.mkdir(parents=True, exist_ok=True)
+        files.write(place, content, force)
+    return [str(place) for place in contents]

@@ -12,26 +12,32 @@ from tflite2q.version import __version__
 EPOCH = (1980, 1, 1, 0, 0, 0)  # equal packages for equal models
 
 
+def places(stem: str) -> list[str]:
+    """Where files lie in the package of a model whose files are called `stem`."""
+    return ["CMakeLists.txt", "zephyr/module.yml", "library.properties", f"src/{stem}.c", f"src/{stem}.h"]
+
+
 def contents(program: Program, text: str, header: str) -> Mapping[str, str]:
     """Texts by their place in the package."""
     stem, name = program.stem, program.name
-    return {
-        "CMakeLists.txt": (
+    texts = (
+        (
             "# add_subdirectory(...) and link with it; in Zephyr, add this folder to ZEPHYR_EXTRA_MODULES.\n"
             f"if(DEFINED ZEPHYR_BASE)\n  zephyr_library_named({name})\n  zephyr_library_sources(src/{stem}.c)\n"
             "  zephyr_include_directories(src)\nelse()\n  cmake_minimum_required(VERSION 3.13)\n"
             f"  project({name} C)\n  add_library({name} STATIC src/{stem}.c)\n"
             f"  target_include_directories({name} PUBLIC src)\n  target_compile_options({name} PRIVATE -O3)\nendif()\n"
         ),
-        "zephyr/module.yml": f"name: {name}\nbuild:\n  cmake: .\n",
-        "library.properties": (
+        f"name: {name}\nbuild:\n  cmake: .\n",
+        (
             f"name={name}\nversion={__version__.split('.dev')[0]}\nauthor=tflite2q\nmaintainer=tflite2q\n"
             f"sentence=A neural network as C.\nparagraph=Made by tflite2q {__version__}.\ncategory=Data Processing\n"
             f"url=\narchitectures=*\nincludes={stem}.h\n"
         ),
-        f"src/{stem}.c": text,
-        f"src/{stem}.h": header,
-    }
+        text,
+        header,
+    )
+    return dict(zip(places(stem), texts, strict=True))
 
 
 def archive(program: Program, text: str, header: str) -> bytes:

@@ -86,15 +86,19 @@ def kind_of(form: Form) -> str:
     return KINDS[form.kind]
 
 
-def rescale_text(name: str, form: Form) -> tuple[str, tuple[Table, ...]]:
-    """The C initializer of a q_rescale, and its tables."""
+def rescale_text(name: str, form: Form, shared: bool = True) -> tuple[str, tuple[Table, ...]]:
+    """The C initializer of a q_rescale, and its tables; with `shared`, channels with one factor share an entry."""
+    parts = (form.m, form.n) if form.lower is None else (form.m, form.n, form.lower)
+    one = shared and all((part == part[:1]).all() for part in parts)
+    if one:
+        form = replace(form, m=form.m[:1], n=form.n[:1], lower=None if form.lower is None else form.lower[:1])
     zero = 2 * form.zero + 1 if form.kind == "fixed" else form.zero
     tables = [Table(f"{name}_m", form.m.astype(np.int32)), Table(f"{name}_n", form.n.astype(np.int8))]
     lower = "0"
     if form.lower is not None:
         lower = f"{name}_l"
         tables.append(Table(lower, form.lower.astype(np.int32)))
-    numbers = f"{zero}, {form.low}, {form.high}, {form.positive}, {form.negative}, {lower}"
+    numbers = f"{zero}, {form.low}, {form.high}, {form.positive}, {form.negative}, {lower}, {0 if one else -1}"
     return f"{{{name}_m, {name}_n, {numbers}}}", tuple(tables)
 
 
@@ -183,20 +187,21 @@ def _conv(name: str, conv: Conv2DContract, weights: Array, narrow: bool, form: F
 
 def _channels(name: str, form: Form, bias: Array, kernel: str) -> tuple[str, tuple[Table, ...]]:
     """The initializers of biases and rescaling, and their tables: one for each, or one of channels by twos or fours."""
-    rescale, tables = rescale_text(name, form)
+    rescale, tables = rescale_text(name, form, kernel != "q_rows")
     size = {"q_pairs": 2, "q_pairs_narrow": 2, "q_fours": 4, "q_fours_narrow": 4}.get(kernel)
     if size is None:
         return f".bias = {name}_b, .r = {rescale}", (Table(f"{name}_b", bias, True), *tables)
     missing = (0, -len(bias) % size)
     biases, m, n = (np.pad(part.astype(np.int64), missing).reshape(-1, size) for part in (bias, form.m, form.n))
-    if form.kind != "fixed":
-        m, n = m * 0, n * 0  # which the general form reads from tables of their own
-    else:
-        rescale, tables = rescale.replace(f"{name}_m, {name}_n", "0, 0"), ()
+    if form.kind != "fixed":  # which has factors in tables of their own
+        paired = Table(f"{name}_p", biases.astype(np.int32), True)
+        return f".pairs = {name}_p, .r = {rescale}", (paired, *tables)
+    rescale = rescale.replace(f"{name}_m, {name}_n", "0, 0")
     # Vector shifts go to the left: theirs are negative.
     shifts = n[:, :1] | n[:, 1:] << 16 if size == 2 else np.ascontiguousarray(-n, np.int8).view("<i4")
     grouped: Array = np.concatenate([biases, m, shifts], axis=1).astype(np.int32)
-    return f".pairs = {name}_p, .r = {rescale}", (Table(f"{name}_p", grouped), *tables)
+    paired = Table(f"{name}_p", grouped, True, grouped.nbytes - biases.size * grouped.itemsize)
+    return f".pairs = {name}_p, .r = {rescale}", (paired,)
 
 
 def interleaved(rows: Array, group: int, taps: int) -> Array:
@@ -284,7 +289,7 @@ def _depthwise(name: str, conv: DepthwiseConv2DContract, weights: Array, narrow:
     way = _way(conv, weights, narrow, family)
     pack = packed_nibbles if way.kernel == "q_depthwise_plain" else packed_words
     data = pack(way.weights.reshape(1, -1)) if narrow else way.weights.astype(np.int8)
-    rescale, tables = rescale_text(name, form)
+    rescale, tables = rescale_text(name, form, way.kernel == "q_depthwise_plain")
     kind = kind_of(form)
     bias = layout.folded_bias(conv, conv.x_zero_point if way.folded else 0)
     more = way.room - conv.out_c

@@ -20,15 +20,21 @@ CTYPES = {
 
 @dataclass(frozen=True)
 class Table:
-    """A constant in flash: its C name and data; `weights` marks those that the model's file holds as weights."""
+    """A constant in flash: its C name and data; `weights` marks those that the model's file holds as weights or biases,
+    all but `beside` bytes of it."""
 
     name: str
     data: Array
     weights: bool = False
+    beside: int = 0
 
     @property
     def bytes(self) -> int:
         return int(self.data.nbytes)
+
+    @property
+    def weight_bytes(self) -> int:
+        return self.bytes - self.beside if self.weights else 0
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,25 @@ class Buffer:
 
 
 @dataclass(frozen=True)
+class State:
+    """A variable that a model keeps from run to run: where it is in the caller's memory, and its first data."""
+
+    name: str
+    offset: int
+    initial: Table
+
+    @property
+    def bytes(self) -> int:
+        return self.initial.bytes
+
+    @property
+    def byte(self) -> int | None:
+        """The byte of which all first data are, if there is one."""
+        content = self.initial.data.tobytes()
+        return content[0] if content == content[:1] * len(content) else None
+
+
+@dataclass(frozen=True)
 class Port:
     """An input or output of the model; `source` is the buffer, input or table that an output has the bytes of."""
 
@@ -93,18 +118,27 @@ class Program:
     outputs: tuple[Port, ...]
     constants: tuple[Table, ...] = ()
     named: Mapping[str, str] = field(default_factory=dict)  # tables that are operands, by the value's name
+    states: tuple[State, ...] = ()
 
     @property
     def tables(self) -> tuple[Table, ...]:
-        return (*self.constants, *(table for step in self.steps for table in step.tables))
+        firsts = (state.initial for state in self.states if state.byte is None)
+        return (*self.constants, *(table for step in self.steps for table in step.tables), *firsts)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes that the caller keeps between runs."""
+        return max((state.offset + state.bytes for state in self.states), default=0)
 
     @property
     def weight_bytes(self) -> int:
-        return sum(table.bytes for table in self.tables if table.weights)
+        """Bytes of weights and biases."""
+        return sum(table.weight_bytes for table in self.tables)
 
     @property
     def table_bytes(self) -> int:
-        return sum(table.bytes for table in self.tables if not table.weights)
+        """Bytes of all other constants: multipliers, shifts, look-ups."""
+        return sum(table.bytes - table.weight_bytes for table in self.tables)
 
 
 def packed_nibbles(rows: Array) -> Array:

@@ -22,16 +22,16 @@ def source(program: Program, plan: Plan) -> str:
     parts = [
         f"/* {program.name}: made by tflite2q {__version__}. */",
         f'#include "{program.stem}.h"\n#include <stddef.h>\n#include <stdint.h>\n',
-        _kernel("common"),
+        kernel("common"),
     ]
     wanted = [name for step in program.steps for name in step.kernels]
     if "softmax16" in wanted:
         parts += [_table(table) for table in _unique(program) if table.name in ("q_exp16", "q_reciprocal16")]
-    parts += [_kernel(name) for name in dict.fromkeys(wanted)]
+    parts += [kernel(name) for name in dict.fromkeys(wanted)]
     parts += shared
     parts += [_table(table) for table in _unique(program) if not table.name.startswith("q_")]
     parts += own
-    parts.append(_invoke(program, plan))
+    parts += [_reset(program), _invoke(program, plan)]
     return "\n".join(parts)
 
 
@@ -53,7 +53,8 @@ def _texts(program: Program) -> tuple[list[str], list[str]]:
 
 
 @functools.cache
-def _kernel(name: str) -> str:
+def kernel(name: str) -> str:
+    """The text of the kernels in `c/NAME.h`."""
     return (resources.files("tflite2q.micro") / "c" / f"{name}.h").read_text()
 
 
@@ -84,16 +85,37 @@ def _invoke(program: Program, plan: Plan) -> str:
         if places[port.source] != f"outputs[{number}]":
             lines.append(f"  q_copy(outputs[{number}], {places[port.source]}, {port.bytes});")
     body = "\n".join(lines)
+    kept = "  int8_t *const s = (int8_t *)state;\n  (void)s;\n" if program.states else ""
     return (
-        f"int {program.name}_invoke(const void *const *inputs, void *const *outputs, void *arena) {{\n"
-        f"  int8_t *const q = (int8_t *)arena;\n  (void)q;\n  (void)inputs;\n{body}\n  return 0;\n}}\n"
+        f"{signature(program)} {{\n  int8_t *const q = (int8_t *)arena;\n  (void)q;\n  (void)inputs;\n{kept}"
+        f"{body}\n  return 0;\n}}\n"
     )
+
+
+def signature(program: Program) -> str:
+    """The declaration of the function that runs the model, without a semicolon."""
+    state = ", void *state" if program.states else ""
+    return f"int {program.name}_invoke(const void *const *inputs, void *const *outputs, void *arena{state})"
+
+
+def _reset(program: Program) -> str:
+    """The function that puts variables back to their first data; nothing for a model without them."""
+    if not program.states:
+        return ""
+    lines = []
+    for state in program.states:
+        at = f"s + {state.offset}"
+        fill = f"q_fill({at}, {state.byte}, {state.bytes});"
+        lines.append(f"  q_copy({at}, {state.initial.name}, {state.bytes});" if state.byte is None else f"  {fill}")
+    body = "\n".join(lines)
+    return f"void {program.name}_reset(void *state) {{\n  int8_t *const s = (int8_t *)state;\n{body}\n}}\n"
 
 
 def _places(program: Program, plan: Plan) -> dict[str, str]:
     """C expressions of where each tensor is."""
     places = {port.name: f"inputs[{number}]" for number, port in enumerate(program.inputs)}
     places |= program.named
+    places |= {state.name: f"(void *)(s + {state.offset})" for state in program.states}
     places |= {name: f"(void *)(q + {offset})" for name, offset in plan.offsets.items()}
     for number, port in enumerate(program.outputs):
         places.setdefault(port.source, f"outputs[{number}]")
@@ -111,16 +133,23 @@ def _called(step: Step, index: int, places: Mapping[str, str], plan: Plan) -> st
 def header(program: Program, plan: Plan) -> str:
     """NAME.h, for C and C++."""
     name, upper = program.name, program.name.upper()
+    kept, also = bool(program.states), " and a state" if program.states else ""
     lines = [
         f"/* {name}: made by tflite2q {__version__}.  docs/micro.md says how to call it. */",
         f"#ifndef {upper}_H\n#define {upper}_H\n",
         f"#define {upper}_ARENA_BYTES {plan.bytes}",
+        *([f"#define {upper}_STATE_BYTES {program.state_bytes}"] if kept else []),
         f"#define {upper}_INPUTS {len(program.inputs)}",
         f"#define {upper}_OUTPUTS {len(program.outputs)}",
     ]
     for kind, ports in (("INPUT", program.inputs), ("OUTPUT", program.outputs)):
         for number, port in enumerate(ports):
             lines += _port(f"{upper}_{kind}_{number}", port)
+    reset = f"""
+/* `state` points to {upper}_STATE_BYTES bytes aligned to 8, which a run reads and leaves for the next one.  This sets
+   them to what they are before the first run.  Streams with a state each do not mix. */
+void {name}_reset(void *state);
+"""
     lines.append(
         f"""
 #ifdef __cplusplus
@@ -129,9 +158,9 @@ extern "C" {{
 
 /* Runs the model once; 0 means that it ran.  `inputs` and `outputs` point to arrays of the types and bytes above,
    aligned to their elements; `arena` to {upper}_ARENA_BYTES bytes aligned to 16, which hold nothing between runs.
-   Outputs must not overlap inputs.  Several threads may run it at once, each with an arena of its own. */
-int {name}_invoke(const void *const *inputs, void *const *outputs, void *arena);
-
+   Outputs must not overlap inputs.  Several threads may run it at once, each with an arena of its own{also}. */
+{signature(program)};
+{reset if kept else ""}
 #ifdef __cplusplus
 }}
 #endif

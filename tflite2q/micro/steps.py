@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -13,19 +14,21 @@ from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op, Values
 from tflite2q.dialect.ops.binary import Compare, Extremum, Prelu, SquaredDifference
 from tflite2q.dialect.ops.eltwise import Add, Eltwise, Requantize
+from tflite2q.dialect.ops.recurrent import Lstm, Svdf
 from tflite2q.dialect.ops.reduce import Sum
 from tflite2q.dialect.ops.shape import Movement
 from tflite2q.dialect.ops.softmax import Softmax
+from tflite2q.dialect.ops.state import AssignVariable
 from tflite2q.dialect.types import STORAGE, Value
 from tflite2q.errors import UnsupportedError
 from tflite2q.kernels import contracts as kinds
 from tflite2q.kernels.contracts import Contract
 from tflite2q.lower import clamps, pads
 from tflite2q.lower.contracts import activations, contract_of
-from tflite2q.micro import elements, maps, movement, products
+from tflite2q.micro import elements, maps, movement, products, recurrent, states
 from tflite2q.micro.elements import Function
 from tflite2q.micro.products import Call
-from tflite2q.micro.program import ALIGNMENT, Buffer, Port, Program, Step, Table
+from tflite2q.micro.program import ALIGNMENT, Buffer, Port, Program, State, Step, Table
 
 WIDE = ("int64", "float64")
 HINT = "`tflite2q convert` without a microcontroller as its target writes it for larger processors"
@@ -36,21 +39,25 @@ def program(graph: Graph, stem: str, family: str = "plain") -> Program:
 
     Raises UnsupportedError that names the layer, its op and why, for the first op that no kernel computes.
     """
-    graph = folded(graph)
-    if graph.states:
-        raise UnsupportedError(
-            f"variable {graph.states[0].name!r}: models that keep state have no code for microcontrollers; {HINT}"
-        )
-    maker = _Maker(graph, identifier(stem), stem, family)
-    own = {i: contract for i, op in enumerate(graph.ops) if (contract := _contract(graph, op)) is not None}
-    found = clamps.merged(graph, pads.merged(graph, own))
-    maker.clamped = {graph.ops[i].name for i, contract in found.items() if own.get(i) is not contract}
-    for index, op in enumerate(graph.ops):
-        try:
-            maker.add(index, op, found.get(index))
-        except UnsupportedError as error:
-            raise UnsupportedError(f"{op.mnemonic} {op.name!r}: {error} ({HINT})") from error
+    maker = _Maker(folded(graph), identifier(stem), stem, family)
+    for found in maker.add_all():
+        raise UnsupportedError(f"{found.mnemonic} {found.layer!r}: {found.why} ({HINT})")
     return maker.program()
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A layer for which there is no kernel, and why."""
+
+    layer: str
+    mnemonic: str
+    operator: str
+    why: str
+
+
+def refused(graph: Graph, family: str) -> tuple[Refused, ...]:
+    """Every layer of a graph for which there is no kernel."""
+    return tuple(_Maker(folded(graph), "model", "model", family).add_all())
 
 
 def _contract(graph: Graph, op: Op) -> Contract | None:
@@ -73,20 +80,44 @@ class _Maker:
     constants: dict[str, Table] = field(default_factory=dict)
     same: dict[str, str] = field(default_factory=dict)  # values that have the bytes of another
     clamped: set[str] = field(default_factory=set)  # ops that do the work of a MAXIMUM or MINIMUM after them, too
+    views: dict[str, str] = field(default_factory=dict)  # what was read of a variable, by name: which one
+
+    @cached_property
+    def states(self) -> dict[str, State]:
+        """The variables that runs update, one behind the other."""
+        return states.placed(self.graph, self.name)
+
+    def add_all(self) -> Iterator[Refused]:
+        """Add the step of each op; yields those that no kernel computes."""
+        graph = self.graph
+        own = {i: contract for i, op in enumerate(graph.ops) if (contract := _contract(graph, op)) is not None}
+        found = clamps.merged(graph, pads.merged(graph, own))
+        self.clamped = {graph.ops[i].name for i, contract in found.items() if own.get(i) is not contract}
+        for index, op in enumerate(graph.ops):
+            try:
+                self.add(index, op, found.get(index))
+            except UnsupportedError as error:
+                yield Refused(op.name, op.mnemonic, op.builtin.name, str(error))
 
     def add(self, index: int, op: Op, contract: Contract | None) -> None:
         """The step of an op."""
         ins, outs = self.graph.ins(op), self.graph.outs(op)
-        if op.regions or op.updates:
-            raise UnsupportedError("runs graphs or keeps state, for which there is no kernel")
+        if op.regions:
+            raise UnsupportedError("runs graphs, for which there is no kernel")
+        if any(name not in self.states for name in op.written[len(op.outputs) :]):
+            raise UnsupportedError("updates a variable that is an input of the model")
         if any(0 in v.type.shape for v in (*ins, *outs) if v):
             raise UnsupportedError("has a tensor without elements")
         if contract is not None and contract.copies:
-            self.same[op.outputs[0]] = self.root(activations(op, contract)[0])
+            self._same(op, outs[0], activations(op, contract)[0])
             return
         symbol = f"{self.name}_{index}"
         if contract is not None and (call := self._by_contract(symbol, op, contract, ins)) is not None:
             self._call(op, activations(op, contract), call, contract)
+        elif isinstance(op, AssignVariable):
+            self._assign(op, ins["x"])
+        elif isinstance(op, Lstm | Svdf):
+            self._recurrent(symbol, op, ins)
         elif isinstance(op, Softmax):
             self._softmax(symbol, op, ins, outs[0])
         elif isinstance(op, Movement):
@@ -113,7 +144,7 @@ class _Maker:
         return None
 
     def _call(self, op: Op, names: Sequence[str], call: Call, contract: Contract) -> None:
-        self._step(op, call.call, names, (call.gap,) * len(names), call.scratch, call.kernels, call.text, call.tables)
+        self._step(op, call, names)
 
     def _softmax(self, symbol: str, op: Softmax, ins: Values, y: Value) -> None:
         x = ins["x"]
@@ -128,7 +159,7 @@ class _Maker:
             call = maps.softmax16(symbol, rows, classes, int(m), int(shift))
         else:
             call = maps.softmax(symbol, op.exponentials(x.type.scale), rows, classes, x.type.dtype, y.type.dtype)
-        self._step(op, call.call, [x.name], (call.gap,), call.scratch, call.kernels, call.text, call.tables)
+        self._step(op, call, [x.name])
 
     def _moved(self, symbol: str, op: Op, ins: Values, outs: Sequence[Value]) -> None:
         moved = [
@@ -144,7 +175,7 @@ class _Maker:
         names = [self.graph_name(ins[i]) for i in moved]
         for result, place in zip(outs, found, strict=True):
             if movement.identity(place) and ins[moved[0]].type.size == place.size:  # type: ignore[union-attr]
-                self.same[result.name] = self.root(names[0])
+                self._same(op, result, names[0])
                 continue
             if (
                 dtype not in ("int8", "uint8", "int16", "int32", "int64", "bool")
@@ -154,7 +185,7 @@ class _Maker:
             label = symbol if len(outs) == 1 else f"{symbol}_{outs.index(result)}"
             text = movement.function(label, place, len(names), dtype)
             call = f"{label}({', '.join(f'{{x{k}}}' for k in range(len(names)))}, {{y0}});"
-            self._step(op, call, names, (None,) * len(names), 0, (), "\0" + text, (), [result])
+            self._step(op, Call(call, (), "\0" + text, (), 0, None), names, outs=[result])
 
     def _elementwise(self, symbol: str, op: Op, contract: Contract | None, ins: Values, outs: Sequence[Value]) -> None:
         operands = [value for value in ins if value is not None]
@@ -162,7 +193,7 @@ class _Maker:
         if isinstance(op, Add) and op.name not in self.clamped:
             call = maps.add(symbol, op, operands[0], operands[1], outs[0])
             if call is not None:
-                self._step(op, call.call, names, (0, 0), 0, call.kernels, call.text, call.tables)
+                self._step(op, call, names)
                 return
         if not isinstance(contract, kinds.EltwiseContract):
             if not isinstance(op, Extremum | Prelu | Compare | SquaredDifference | Eltwise | Requantize):
@@ -173,60 +204,86 @@ class _Maker:
 
     def _function(self, symbol: str, op: Op, names: Sequence[str], made: Function) -> None:
         call = f"{symbol}({', '.join(f'{{x{k}}}' for k in range(len(names)))}, {{y0}});"
-        self._step(op, call, names, made.gaps, 0, (), "\0" + made.text, made.tables)
+        self._step(op, Call(call, (), "\0" + made.text, made.tables, 0, None), names, made.gaps)
+
+    def _same(self, op: Op, result: Value, source: str) -> None:
+        """`result` has the bytes of `source`; of a variable, those that it has now."""
+        root = self.root(source)
+        if root not in self.states:
+            self.same[result.name] = root
+            return
+        self.views[result.name] = root
+        copy = f"q_copy({{y0}}, {{x0}}, {self.states[root].bytes});"
+        self._step(op, Call(copy, (), "", (), 0, None), [source], outs=[result])
+
+    def _assign(self, op: Op, x: Value) -> None:
+        variable = op.written[0]
+        if self.root(self.graph_name(x)) == variable:
+            return
+        copy = f"q_copy({{y0}}, {{x0}}, {self.states[variable].bytes});"
+        self._step(op, Call(copy, (), "", (), 0, None), [x.name])
+
+    def _recurrent(self, symbol: str, op: Lstm | Svdf, ins: Values) -> None:
+        call = (
+            recurrent.lstm(symbol, op, ins)
+            if isinstance(op, Lstm)
+            else recurrent.svdf(symbol, op, ins, self.graph.outs(op)[0])
+        )
+        self._step(op, call, [ins["x"].name])
 
     def _step(
-        self, op: Op, call: str, names: Sequence[str], gaps: Sequence[int | None], scratch: int,
-        texts: Sequence[str], text: str, tables: Sequence[Table], outs: Sequence[Value] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        op: Op,
+        call: Call,
+        names: Sequence[str],
+        gaps: Sequence[int | None] | None = None,
+        outs: Sequence[Value] | None = None,
+    ) -> None:
+        """A call that reads `names` and writes the results of `op` (or `outs`), and the variables it updates."""
         results = self.graph.outs(op) if outs is None else outs
         for value in results:
             width = np.dtype(STORAGE[value.type.dtype]).itemsize
             self.buffers.append(Buffer(value.name, value.type.size * width, max(ALIGNMENT, width)))
-        reads = tuple(self.root(name) for name in names)
-        macs = op.macs(self.graph.ins(op), self.graph.outs(op))
-        written = tuple(value.name for value in results)
-        self.steps.append(
-            Step(
-                op.name,
-                op.mnemonic,
-                call,
-                reads,
-                written,
-                scratch,
-                tuple(gaps),
-                tuple(texts),
-                text,
-                tuple(tables),
-                macs,
-            )
-        )
+        updated = op.written[len(op.outputs) :] if outs is None else ()
+        step = Step(
+            op.name, op.mnemonic, call.call, tuple(self.root(name) for name in names),
+            (*(value.name for value in results), *updated), call.scratch,
+            (call.gap,) * len(names) if gaps is None else tuple(gaps), call.kernels, call.text, call.tables,
+            op.macs(self.graph.ins(op), self.graph.outs(op)),
+        )  # fmt: skip
+        self.steps.append(step)
 
     def root(self, name: str) -> str:
         return self.same.get(name, name)
 
     def graph_name(self, value: Value | None) -> str:
-        """The name of an operand; a constant becomes a table."""
+        """The name of an operand; a constant becomes a table, and so does a variable that nothing updates."""
         assert value is not None
-        if value.constant is not None and value.name not in self.graph.inputs and value.name not in self.constants:
-            self.constants[value.name] = Table(f"{self.name}_c{len(self.constants)}", value.data, True)
+        fixed = value.constant is not None or (value.variable and value.name not in self.states)
+        if fixed and value.name not in self.graph.inputs and value.name not in self.constants:
+            data = value.initial if value.constant is None else value.data
+            self.constants[value.name] = Table(f"{self.name}_c{len(self.constants)}", data, True)
         return value.name
 
     def program(self) -> Program:
         """What has been added, with the model's inputs and outputs."""
+        ends = {self.root(name) for name in self.graph.outputs}
+        steps, same = states.settled(self.steps, self.views, ends)
+        self.same = {name: same.get(root, root) for name, root in self.same.items()}
+        self.same.update(same)
         inputs, outputs = (
             tuple(self._port(self.graph[name]) for name in names) for names in (self.graph.inputs, self.graph.outputs)
         )
         return Program(
-            self.name, self.stem, self.family, tuple(self.steps), tuple(self.buffers), inputs, outputs,
-            tuple(self.constants.values()), {name: table.name for name, table in self.constants.items()},
+            self.name, self.stem, self.family, steps, tuple(b for b in self.buffers if b.name not in same),
+            inputs, outputs, tuple(self.constants.values()),
+            {name: table.name for name, table in self.constants.items()}, tuple(self.states.values()),
         )  # fmt: skip
 
     def _port(self, value: Value) -> Port:
         kind = value.type
         single = kind.quantized and kind.parameters.axis is None
-        if value.constant is not None and value.name not in self.graph.inputs:
-            self.graph_name(value)
+        self.graph_name(value)
         return Port(
             value.name, STORAGE[kind.dtype], kind.shape, kind.size * np.dtype(STORAGE[kind.dtype]).itemsize,
             kind.scale if single else None, kind.zero_point if single else None, self.root(value.name),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tflite2q.execution.runtime import OpTime
     from tflite2q.lower.capabilities import Capability
     from tflite2q.lower.graph import Choice
-    from tflite2q.micro.library import Fit
+    from tflite2q.micro.library import Fit, Verdict
 
 SCHEMA_VERSION = 1
 
@@ -123,8 +123,15 @@ def targets(found: Sequence[Capability]) -> Document:
 
 
 def micro(found: Fit) -> Document:
-    """Keys: target, arena, bound, constants (bytes), macs, steps: {layer, op, kernel, arena, constants, macs}."""
+    """Keys: target, arena, bound, state, constants, tables (bytes), macs, steps: {layer, op, kernel, arena, constants,
+    macs}."""
     return asdict(found)
+
+
+def fits(found: Verdict) -> Document:
+    """Keys: model, target, fits, layers, refused: {layer, mnemonic, operator, why}, excess (sentences), needs (as
+    `micro`), max_arena, max_flash, mended."""
+    return {"schema_version": SCHEMA_VERSION, "fits": found.fits, **asdict(found)}
 
 
 def profile(ops: Sequence[OpTime]) -> list[Document]:

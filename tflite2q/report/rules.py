@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from tflite2q.dialect.names import short
+from tflite2q.micro.library import Verdict
 from tflite2q.runtimes.check import Check, Trial
 from tflite2q.runtimes.rules import Breach
 
@@ -27,6 +28,34 @@ def check(console: Console, result: Check) -> None:
     _line(console, verdict(result))
     for sentence in mending(result):
         _line(console, sentence)
+
+
+def fits(console: Console, result: Verdict) -> None:
+    """Layers without a kernel, what is too much, and whether a model fits a microcontroller."""
+    for each in result.refused[:SHOWN]:
+        _line(console, f"{each.operator} {short(each.layer)}: {each.why}")
+    if len(result.refused) > SHOWN:
+        _line(console, f"and {len(result.refused) - SHOWN} more layers (all: --json FILE)")
+    for sentence in result.excess:
+        _line(console, sentence)
+    _line(console, fit_verdict(result))
+    if result.mended is not None:
+        would = f"fits: tflite2q convert {result.model} --scheme int8" if result.mended else "does not fit either"
+        _line(console, f"converted to int8 it {would}")
+
+
+def fit_verdict(result: Verdict) -> str:
+    """One sentence: whether it fits, and what it needs."""
+    if result.refused:
+        return f"{result.model}: {len(result.refused)} of {result.layers} layers have no kernel for {result.target}"
+    needs = result.needs
+    assert needs is not None
+    answer = "fits" if result.fits else "does not fit"
+    state = f", a state of {needs.state}" if needs.state else ""
+    return (
+        f"{result.model}: {answer} {result.target}, with an arena of {needs.arena} bytes{state} and {needs.constants} "
+        "bytes of constants beside the code"
+    )
 
 
 def fitted(console: Console, result: Check, suits: str) -> None:

@@ -83,6 +83,7 @@ def engines(result: Comparison) -> Rows | None:
     columns = (
         ("engine", False), ("model", False), ("samples", True), (measure if scored else "", True),
         ("as original here", True), ("as reference kernels", True), ("time", True), ("10 % to 90 %", True),
+        ("instructions", True),
     )  # fmt: skip
     rows = tuple(_engine(run, cosine) for run in result.engines if run.samples or run.timing is not None)
     return Rows("engines", columns, rows).without_empty() if rows else None
@@ -99,6 +100,7 @@ def _engine(run: EngineRun, cosine: bool) -> tuple[str, ...]:
         _alike(run.kernel_agreement, run.kernel_step_error, cosine),
         "" if timing is None else words.milliseconds(timing.median_ms),
         "" if timing is None else f"{timing.p10_ms:.3f} to {timing.p90_ms:.3f}",
+        "" if run.instructions is None else f"{run.instructions:,}",
     )
 
 

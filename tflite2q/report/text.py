@@ -292,7 +292,9 @@ def micro(console: Console, found: Fit) -> None:
     _line(
         console,
         f"on {found.target}: an arena of {found.arena} bytes (no plan needs fewer than {found.bound}), "
-        f"{found.constants} bytes of constants in flash beside the code, {_count(found.macs)} multiply-accumulates",
+        f"{f'a state of {found.state} bytes, ' if found.state else ''}"
+        f"{found.constants} bytes of constants in flash beside the code ({found.constants - found.tables} of weights "
+        f"and biases, {found.tables} of tables), {_count(found.macs)} multiply-accumulates",
     )
 
 

@@ -152,8 +152,7 @@ class Lstm(Op):
             steps_in = steps_of(core, x.data, x.type.shape, self.time_major)
             found, *states = layer.run(steps_in, hidden.data, cell.data)
             return (sequence_of(core, found, outs[0].type.shape, self.time_major), *states)
-        # The gates with a logistic function side by side, the one with tanh behind them.
-        gates = [gate for gate in ("input", "forget", "output", "cell") if ins.get(f"input_to_{gate}") is not None]
+        gates = gates_of(ins.values)
         batch_axis = 1 if self.time_major else 0
         batch, steps = x.type.shape[batch_axis], x.type.shape[1 - batch_axis]
         depth = x.type.shape[2]
@@ -182,9 +181,13 @@ class Lstm(Op):
         if source == "input":
             acc = core.add(acc, core.concat([ins[f"bias_{gate}"].data for gate in gates], 0))
         units = weights[0].type.shape[0]
-        real = [np.float32(w.type.scale) * np.float32(x.scale) / GATE_STEP for w in weights]
-        m, shift = rounding.quantize_multiplier(np.repeat(np.array(real, np.float64), units))
-        return multiply_fixed(core, acc, m, shift)
+        m, shift = gate_multipliers([w.type for w in weights], x)
+        return multiply_fixed(core, acc, np.repeat(m, units), np.repeat(shift, units))
+
+    @staticmethod
+    def bits(cell: TensorType) -> int:
+        """Integer bits of the cell's state."""
+        return 15 + _log2(cell)
 
     def step(self, core: Core[T], sums: T, c: T, coupled: bool, cell: TensorType, hidden: TensorType) -> tuple[T, T]:
         """The next cell (int16) and hidden state (int8) from the gates' sums; coupled: the input gate is 1 - forget."""
@@ -203,11 +206,22 @@ class Lstm(Op):
         if self.cell_clip > 0:
             limit = int(min(np.float32(self.cell_clip) / np.float32(cell.scale), np.float32(HALF_RANGE - 1)))
             state = core.clip(state, -limit, limit)
-        squashed = _by_table(core, tanh_table(15 + power), state)
+        squashed = _by_table(core, tanh_table(self.bits(cell)), state)
         inside = self.intermediates[HIDDEN].type
         real = np.float32(2.0**-15) / np.float32(inside.scale) * np.float32(2.0**-15)
         rescale = Rescale((float(real),), inside.zero_point, *hidden.range, hidden.dtype)
         return core.astype(state, "int16"), rescale.meaning(core, core.multiply(part(opened, count - 1), squashed))
+
+
+def gates_of(ins: Values) -> list[str]:
+    """The gates of an int8 LSTM: those with a logistic function side by side, the one with tanh behind them."""
+    return [gate for gate in ("input", "forget", "output", "cell") if ins.get(f"input_to_{gate}") is not None]
+
+
+def gate_multipliers(weights: Sequence[TensorType], x: TensorType) -> tuple[rounding.Ints, rounding.Ints]:
+    """(m, shift) of eq. 5, one each per gate: what takes sums of products of `x` to steps of 2**-12."""
+    real = [np.float32(kind.scale) * np.float32(x.scale) / GATE_STEP for kind in weights]
+    return rounding.quantize_multiplier(np.array(real, np.float64))
 
 
 def _width(ins: Operands[T], gates: list[str]) -> int:
@@ -285,8 +299,8 @@ class Svdf(Op):
             return self.real(core, ins)
         columns = core.astype(core.permute_dims(features.data, (1, 0)), "int32")
         acc = core.matmul(centred(core, x.data, x.type.zero_point), columns, "int32")
-        real = np.float32(x.type.scale) * np.float32(features.type.scale) / np.float32(state.type.scale)
-        newest = Rescale((float(real),), 0, -HALF_RANGE, HALF_RANGE - 1, "int16").meaning(core, acc)
+        to_state, to_result = self.rescalings(ins.values, y)
+        newest = to_state.meaning(core, acc)
         old = core.reshape(state.data, (batch, filters, memory))
         kept = core.strided_slice(old, (2,), (1,), (memory,), (1,))
         line = core.concat([kept, core.reshape(newest, (batch, filters, 1))], 2)
@@ -295,9 +309,14 @@ class Svdf(Op):
         total = core.sum(core.reshape(products, (batch, units, self.rank * memory)), (2,))
         if bias is not None:
             total = core.add(total, bias.data)
-        scale = np.float32(state.type.scale) * np.float32(times.type.scale) / np.float32(y.scale)
-        result = Rescale((float(scale),), y.zero_point, *y.range, y.dtype).meaning(core, total)
-        return result, core.reshape(line, (batch, filters * memory))
+        return to_result.meaning(core, total), core.reshape(line, (batch, filters * memory))
+
+    def rescalings(self, ins: Values, y: TensorType) -> tuple[Rescale, Rescale]:
+        """How sums of an int8 layer's features become the state's newest numbers, and sums over time the result."""
+        x, features, times, state = (np.float32(ins[n].type.scale) for n in ("x", "features", "times", "state"))
+        newest = Rescale((float(x * features / state),), 0, -HALF_RANGE, HALF_RANGE - 1, "int16")
+        real = state * times / np.float32(y.scale)
+        return newest, Rescale((float(real),), y.zero_point, *y.range, y.dtype)
 
     def real(self, core: Core[T], ins: Operands[T]) -> tuple[T, ...]:
         """The layer on real numbers, perhaps with integer weights."""

@@ -37,6 +37,7 @@ typedef struct {
   int32_t zero, low, high;
   int32_t positive, negative;
   const int32_t *lower;
+  int32_t each; /* -1; or 0: all channels have the factor of the first */
 } q_rescale;
 
 Q_INLINE int32_t q_clamp(int32_t v, int32_t low, int32_t high) { return v < low ? low : v > high ? high : v; }
@@ -66,7 +67,7 @@ Q_INLINE int32_t q_between(int64_t v, const q_rescale *r) {
 /* A product in float, to nearest, ties to even. */
 Q_INLINE int32_t q_float(int64_t a, const q_rescale *r, int32_t c) {
   float v, factor;
-  q_copy(&factor, &r->m[c], 4);
+  q_copy(&factor, &r->m[c & r->each], 4);
   v = (float)a * factor;
   Q_ROUNDED(v);
   v = v < (float)(r->low - r->zero) ? (float)(r->low - r->zero) : v;
@@ -79,6 +80,7 @@ Q_INLINE int32_t q_float(int64_t a, const q_rescale *r, int32_t c) {
 /* A product of integers; |a m| < 2^62.  With two multipliers, sums beyond 2^35 give the first or last code anyway. */
 Q_INLINE int32_t q_code64(int64_t a, const q_rescale *r, int32_t c, int kind) {
   if (kind == Q_FLOAT) return q_float(a, r, c);
+  c &= r->each;
   int64_t more = ((int64_t)1 << (r->n[c] - 1)) + (a < 0 ? r->negative : r->positive);
   if (kind == Q_DOUBLE) {
     const int64_t most = (int64_t)1 << 35;
@@ -108,8 +110,9 @@ Q_INLINE int32_t q_fixed(int32_t a, int32_t m, int32_t n, const q_rescale *r, in
 }
 
 Q_INLINE int32_t q_code(int32_t a, const q_rescale *r, int32_t c, int kind) {
-  if (kind == Q_FULL || kind == Q_FIXED) return q_fixed(a, r->m[c], r->n[c], r, kind);
-  if (kind == Q_EXACT) return q_between((int64_t)q_exact(a, r->m[c], r->n[c]) + r->zero, r);
+  const int32_t at = c & r->each;
+  if (kind == Q_FULL || kind == Q_FIXED) return q_fixed(a, r->m[at], r->n[at], r, kind);
+  if (kind == Q_EXACT) return q_between((int64_t)q_exact(a, r->m[at], r->n[at]) + r->zero, r);
   return q_code64(a, r, c, kind);
 }
 

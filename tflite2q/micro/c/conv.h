@@ -4,7 +4,7 @@ typedef struct {
   const void *w;       /* rows of `stride` bytes, zeros at their ends; 4-bit weights eight in a word */
   const int32_t *bias; /* the input's zero point is in it */
   q_rescale r;
-  const int32_t *pairs; /* of two or four channels: biases, multipliers, shifts, instead of tables of each */
+  const int32_t *pairs; /* of two or four channels: biases, and in fixed point multipliers and shifts */
   int32_t depth, stride;
   uint16_t in_h, in_w, in_c, out_h, out_w, out_c;
   uint16_t top, left, groups, batch;

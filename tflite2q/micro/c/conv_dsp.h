@@ -40,8 +40,8 @@ Q_INLINE void q_block(const q_conv *l, const uint32_t *x, int8_t *y0, int8_t *y1
   const q_rescale r = l->r;
   const int32_t *t = l->pairs;
   const uint32_t *const end = x + l->stride;
-  const int twice = (l->stride & 7) == 0;
-  for (int32_t left = l->out_c; left > 0; left -= 2, t += 5, y0 += 2, y1 += 2) {
+  const int twice = (l->stride & 7) == 0, step = kind == Q_FULL || kind == Q_FIXED ? 5 : 2;
+  for (int32_t left = l->out_c; left > 0; left -= 2, t += step, y0 += 2, y1 += 2) {
     int32_t a = t[0], b = t[1], d = a, e = b;
     const uint32_t *p = x;
     if (narrow) {

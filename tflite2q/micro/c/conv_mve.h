@@ -50,7 +50,7 @@ Q_INLINE void q_block(const q_conv *l, const int8_t *x, int32_t step, int8_t *y,
   const int32_t depth = l->depth, all = 4 * l->stride, columns = l->out_c;
   const int32_t *t = l->pairs;
   const int8_t *w = narrow ? unpacked : (const int8_t *)l->w;
-  for (int32_t c = 0; c < columns; c += 4, t += 9) {
+  for (int32_t c = 0; c < columns; c += 4, t += kind == Q_FULL || kind == Q_FIXED ? 9 : 4) {
     const int32_t b0 = t[0], b1 = t[1], b2 = t[2], b3 = t[3];
     const int8_t *p = x;
     int8_t *to = y + c;
