@@ -20,7 +20,7 @@ SHARE = 0.9  # of the memory that is free
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one job: seconds, and bytes of memory."""
+    """What one job may take: seconds, and bytes of memory."""
 
     seconds: float
     memory: int

@@ -62,7 +62,7 @@ UNCHANGED = ("skip", "copy", "fail")
     "archive OUT.a or C OUT.c, and OUT.h, or a package OUT.zip for CMake, Zephyr and Arduino, or what "
     "it holds into a folder OUT/.",
 )
-@limit_options("Of a microcontroller: fail with exit code 1 if the model")
+@limit_options("For a microcontroller: fail with exit code 1 if the model")
 @target_option
 @threads_option
 @interface_option

@@ -140,6 +140,10 @@ class Finite(click.FloatRange):
             self.fail(f"{value!r} is not a finite number", param, ctx)
         return found
 
+    def _describe_range(self) -> str:
+        """What help says of the bounds; click would print those that are not there."""
+        return "" if self.min is None and self.max is None else super()._describe_range()
+
 
 FINITE = Finite()
 NOT_NEGATIVE = Finite(min=0)

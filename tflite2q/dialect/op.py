@@ -257,7 +257,7 @@ class Op:
         return dtype != "int4" or "int4" in self.builtin.versions
 
     def constant_dtype(self, index: int, dtype: str) -> str:
-        """Of input `index`, an activation, where the others are of `dtype`; only a constant can be of another."""
+        """The dtype of input `index` where activations are of `dtype`; only a constant can have another."""
         return dtype
 
     def operand(self, index: int) -> Operand:

@@ -61,7 +61,7 @@ class Engine(ABC):
 
     @property
     def instructions(self) -> int | None:
-        """Of the longest run so far; None where nothing counts them."""
+        """Instructions of the longest run so far; None where nothing counts them."""
         return None
 
 

@@ -132,7 +132,7 @@ class LayerTally:
         return None if op is None else op.name
 
     def _histogram(self, name: str) -> Histogram | None:
-        """Of the first sample, in parts that are a whole number of the coarser model's steps."""
+        """The values of the first sample, in bins of a whole number of the coarser model's steps."""
         value, other = self.original[name], self.converted[name]
         if self.first is None or not (_single(value) and _single(other)):
             return None

@@ -233,7 +233,7 @@ class RealSums:
         return 0 if self.batch == 1 else pixel // self.pixels
 
     def real(self, value: Expr, scale: Expr, channels: Expr, bias: Expr, lanes: int) -> Expr:
-        """Of a vector of float32 sums; `scale` is the image's, `channels` and `bias` are vectors."""
+        """Real numbers for a vector of float32 sums; `scale` is the image's, `channels` and `bias` are vectors."""
         image = broadcast(scale, lanes)
         if self.channels_first:
             value = uncontracted(uncontracted(value * channels) * image)

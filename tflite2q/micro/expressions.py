@@ -103,7 +103,7 @@ class CCore:
         return self.subtract(Expr(literal(np.zeros(1, x.dtype)[0]), x.dtype), x)
 
     def trunc(self, x: Expr) -> Expr:
-        """Of numbers that fit 32 bits, which is what codes are made of."""
+        """Truncation toward zero; x must fit 32 bits, as everything that becomes a code does."""
         return self.bind(f"({CTYPES[x.dtype]})(int32_t){x.text}", x.dtype)
 
     def equal(self, a: Expr, b: Expr) -> Expr:

@@ -58,7 +58,7 @@ def with_error(found: Rounded, weights: Floats, hessian: Floats) -> Rounded:
 
 
 def better(first: Rounded, second: Rounded, grid: Grid) -> Rounded:
-    """Of each channel the one with the smaller error; of all channels where they share a scale."""
+    """The rounding with the smaller error, channel by channel; for all channels at once where they share a scale."""
     if not grid.per_channel:
         return second if second.error.sum() < first.error.sum() else first
     wins = second.error < first.error

@@ -84,7 +84,7 @@ def _same(layer: Layer) -> str | None:
 
 
 def _ratios(layer: Layer) -> str | None:
-    """Of sums each operand's scale to the result's, of products both operands' scales to the result's."""
+    """The ratios that XNNPACK checks: each operand's scale to the result's, or both operands' product to it."""
     kinds = [value.type for value in (*layer.role("activation"), *layer.outs)]
     if not all(kind.quantized and kind.parameters.axis is None for kind in kinds) or len(kinds) != 3:
         return None

@@ -191,7 +191,10 @@ def _area(core: Core[T], box: Sequence[T]) -> T:
 
 
 def intersection_over_union(core: Core[T], a: Sequence[T], b: Sequence[T]) -> T:
-    """Of boxes given as four broadcast coordinates (ymin, xmin, ymax, xmax); 0 where either has no area."""
+    """The intersection of boxes over their union; 0 where either has no area.
+
+    A box is four broadcast coordinates: ymin, xmin, ymax, xmax.
+    """
     zero = core.const(float32(0))
     sides = []
     for low, high in ((0, 2), (1, 3)):

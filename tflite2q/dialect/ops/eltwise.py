@@ -136,7 +136,7 @@ class Add(Eltwise):
 
     @staticmethod
     def multipliers(a: TensorType, b: TensorType, y: TensorType, headroom: int) -> tuple[float, float, float]:
-        """Of both operands, raised by `headroom` bits, and of their sum (eq. 15)."""
+        """The multipliers of both operands, raised by `headroom` bits, and of their sum (eq. 15)."""
         common = 2 * max(a.scale, b.scale)
         return a.scale / common, b.scale / common, common / float(np.float32(2.0**headroom * y.scale))
 

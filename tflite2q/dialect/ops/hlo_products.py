@@ -126,7 +126,7 @@ class HloConvolution(Hlo):
         return list(zip(flat[0::2], flat[1::2], strict=True))
 
     def extents(self, x: Shape) -> list[int]:
-        """Of x spread out and padded."""
+        """The sizes of the spatial axes of x, spread out and padded."""
         wide = [(x[axis] - 1) * s + 1 for axis, s in zip(self.spatial, self.steps(self.spread), strict=True)]
         return [n + before + after for n, (before, after) in zip(wide, self.margins(), strict=True)]
 

@@ -100,7 +100,7 @@ class Lstm(Op):
         self.check_shapes(ins)
 
     def verify_real(self, ins: Values) -> None:
-        """Of an LSTM of real numbers, perhaps with integer weights, which may have every option."""
+        """Check an LSTM of real numbers, perhaps with integer weights; it may have every option."""
         if ins["input_to_forget"].type.dtype == "float32":
             check_real(ins)
         else:

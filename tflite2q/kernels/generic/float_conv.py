@@ -3,7 +3,7 @@
 A tile of output pixels times a few vectors of output channels is kept in registers, as many as the target has; each
 step multiplies one broadcast input by vectors of weights and adds, which LLVM makes one fused instruction where there
 is one.  Where every channel is by itself, the inputs are vectors too, and all taps are unrolled so that neighbouring
-pixels share their loads.  The order of summation, which nobody prescribes, is that of memory.
+pixels share their loads.  Sums are in the order of memory.
 
 Multiply-adds limit the convolutions, loads the depthwise ones.
 """
@@ -237,7 +237,7 @@ class _Tile:
             store(each, load(each, 0, lanes=lanes) + value * w, 0, lanes=lanes)
 
     def _each_tap(self) -> Iterator[Expr]:
-        """Of channels by themselves, all taps in one go where they are few, so that neighbours share loads."""
+        """The taps one by one; depthwise layers with few taps unroll them, so that neighbours share loads."""
         if self.program.each_by_itself and self.program.taps <= UNROLLED_TAPS:
             yield from range(self.program.taps)
         else:

@@ -4,7 +4,7 @@ A tile of output pixels times a few vectors of output channels stays in register
 pixel, spreads it over a vector and multiplies it by the step's weights, which are read once for all pixels; LLVM makes
 one fused instruction of each product and sum where there is one.  Inputs are read where they are, as runs of
 consecutive elements (`tflite2q.kernels.gemm`); only images with padding are copied once.  Layers of few pixels take
-more vectors instead, so that as many sums are under way.  The order of summation, which nobody prescribes, is that of
+more vectors instead, so that as many sums are under way.  Sums are in the order of
 memory.
 
 With 6 x 2 vectors of 8 the inner loop is 12 multiply-adds to 8 loads, all sums in registers: what limits it is the

@@ -112,7 +112,7 @@ class Epilogue16:
         lanes = self.level.lanes
         if whole:
             return T.Bind(self._clamped(self._packed(rounded), "int16", lanes * len(rounded)))
-        # Before packing: LLVM 22 simplifies some clamps of packed vectors, of which parts are read, for ever.
+        # Before packing: LLVM 22 never ends on some clamps of packed vectors of which parts are read.
         return T.Bind(self._packed([T.Bind(self._clamped(v, "int32", lanes)) for v in rounded]))
 
     def _packed(self, pair: list[Expr]) -> Expr:
