@@ -25,16 +25,17 @@ RESULTS = ROOT / "build" / "compatibility.json"
 
 def main(arguments: Sequence[str]) -> int:
     options = _options(arguments)
-    files = list(dict.fromkeys(_files(options.folders)))
+    files = [file for file in dict.fromkeys(_files(options.folders)) if _wanted(file[1], options.only)]
     if not files:
-        print(f"no .tflite file in {', '.join(map(str, options.folders))}", file=sys.stderr)
+        print(f"no .tflite file in {', '.join(map(str, options.folders))} to examine", file=sys.stderr)
         return 2
     schemes = tuple(options.scheme or scheme.shipped())
     photos = options.photos if options.photos.is_dir() else None
     settings = Settings(
         options.time, int(options.memory * 2**30), tuple(options.level or levels.here()), schemes, photos
     )
-    rows = _examine_all(files, settings, options.jobs)
+    kept = page.kept(options.kept, settings) if options.kept else []
+    rows = joined(kept, _examine_all(files, settings, options.jobs))
     print(table.summary(rows))
     _write(options.json, json.dumps(page.record(rows, settings, options.folders), indent=1) + "\n")
     if options.page:
@@ -54,6 +55,8 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--scheme", action="append", help="only this scheme; may be repeated")
     parser.add_argument("--level", action="append", help="only this target; may be repeated")
     parser.add_argument("--json", type=Path, default=RESULTS, help="where all checks go (default build/)")
+    parser.add_argument("--only", action="append", help="only files whose name contains this; may be repeated")
+    parser.add_argument("--kept", type=Path, help="JSON of an earlier run of the same code; other files keep its rows")
     parser.add_argument("--page", type=Path, help="write the results as a page of Markdown, too")
     options = parser.parse_args(arguments)
     options.folders += paths(options.files)
@@ -89,6 +92,17 @@ def _files(folders: Sequence[Path]) -> Iterator[tuple[Path, str]]:
             yield whole, whole.name
         for path in sorted(p for p in whole.rglob("*") if p.suffix.lower() == ".tflite" and not p.is_dir()):
             yield path, f"{whole.name}/{path.relative_to(whole)}"
+
+
+def _wanted(name: str, parts: Sequence[str] | None) -> bool:
+    return not parts or any(part in name for part in parts)
+
+
+def joined(kept: Sequence[Row], new: Sequence[Row]) -> list[Row]:
+    """Rows of an earlier run, with the new ones in the places of those of the same files."""
+    by_name = {row.name: row for row in new}
+    found = [by_name.pop(row.name, row) for row in kept]
+    return [*found, *by_name.values()]
 
 
 def _examine_all(files: Sequence[tuple[Path, str]], settings: Settings, jobs: int) -> list[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections import Counter
@@ -103,6 +104,16 @@ def record(rows: Sequence[Row], settings: Settings, folders: Sequence[Path]) -> 
         "counts": count(rows),
         "files": [row.plain() for row in rows],
     }
+
+
+def kept(path: Path, settings: Settings) -> list[Row]:
+    """The rows of an earlier result.  Raises SystemExit if that was of other code, packages or limits."""
+    found = json.loads(path.read_text("utf-8"))
+    here = record([], settings, [])
+    for key in ("commit", "versions", "seconds", "memory", "levels"):
+        if found[key] != here[key]:
+            raise SystemExit(f"{path}: is of {key} {found[key]}, not {here[key]}; examine every file again")
+    return [Row.of(row) for row in found["files"]]
 
 
 def render(rows: Sequence[Row], settings: Settings, folders: Sequence[Path]) -> str:

@@ -67,6 +67,12 @@ class Row:
         """Names of the stages of a kind ("compiled", "scheme"), in order."""
         return list(dict.fromkeys(c.stage for c in self.checks if c.stage.startswith(f"{kind}/")))
 
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Row:
+        """What `plain` gave."""
+        checks = tuple(Check(**check) for check in plain["checks"])
+        return cls(plain["name"], plain["size"], checks, plain["seconds"])
+
     def plain(self) -> dict[str, Any]:
         """For JSON."""
         return {**asdict(self), "state": self.state, "unmeasured": self.unmeasured}

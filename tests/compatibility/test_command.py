@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,16 @@ def test_the_page_lists_what_is_wrong() -> None:
     text = page.render(rows(WRONG), Settings(schemes=("int8",)), [Path("../folder")])
     assert "| folder/m.tflite | scheme/int8 likeness | wrong | 0.0 dB |" in text
     assert 'FILES="../folder"' in text
+
+
+def test_rows_of_an_earlier_run_are_kept(tmp_path: Path) -> None:
+    settings = Settings(300.0, 1 << 30, ("native",), ("int8",), None)
+    rows = [Row(f"models/{name}.tflite", 7, (Check("load", "file", OK, "", {"db": 3.0}),), 1.5) for name in "abc"]
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(page.record(rows, settings, [tmp_path])))
+    kept = page.kept(path, settings)
+    assert kept == rows
+    new = [Row(f"models/{name}.tflite", 7, (Check("load", "file", WRONG),), 2.5) for name in "bd"]
+    assert command.joined(kept, new) == [rows[0], new[0], rows[2], new[1]]
+    with pytest.raises(SystemExit, match=r"is of seconds 300.0, not 5.0; examine every file again"):
+        page.kept(path, replace(settings, seconds=5.0))
