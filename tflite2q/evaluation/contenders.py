@@ -30,7 +30,6 @@ from tflite2q.evaluation.engines import (
 from tflite2q.evaluation.results import Progress
 from tflite2q.execution import litert, reference, runtime
 from tflite2q.flatbuffer import writer
-from tflite2q.micro.emulator import Session
 
 if TYPE_CHECKING:
     from tflite2q.execution.remote import Device
@@ -144,12 +143,14 @@ class Setup:
         emulator, and what says why the converted model has no code."""
         if self.emulate is None:
             return []
+        from tflite2q.micro import emulator
+
         rows = []
         models = self.models[self.graphs[0] == self.graphs[1] :]
         for number, (model, graph) in enumerate(models):
             self.progress(f"building for the emulated {self.emulate}", number, len(models))
             try:
-                session = Session(graph, self.emulate, self.stream)
+                session = emulator.Session(graph, self.emulate, self.stream)
             except UnsupportedError as error:
                 if model == CONVERTED:
                     raise
