@@ -28,6 +28,7 @@ from tflite2q.evaluation.results import (
     Source,
 )
 from tflite2q.evaluation.thumbnails import png
+from tflite2q.micro.memory import Block, Layout
 from tflite2q.report import explain, html
 from tflite2q.report.html import charts
 from tflite2q.report.html.charts import Spot
@@ -243,3 +244,16 @@ def test_chromium_runs_nothing_of_it_and_reads_it_as_it_was_written(
     read = browser("--dump-dom", page.as_uri())
     written = Tree(page.read_text(encoding="utf-8"))
     assert [tag for tag, _ in Tree(read).elements] == [tag for tag, _ in written.elements]
+
+
+def test_the_arena_is_a_box_for_each_tensor() -> None:
+    blocks = (Block(EVIL, 0, 600, 0, 1), Block("b", 600, 400, 1, 1))
+    page = html.comparison([replace(COMPARISON, memory=Layout("cortex-m4", 1000, ("conv", "fc"), blocks))])
+    boxes = [
+        attributes for tag, attributes in Tree(page).elements if (tag, attributes.get("class")) == ("rect", "block")
+    ]
+    (tall, wide), (low, thin) = ((float(box["height"] or 0), float(box["width"] or 0)) for box in boxes)
+    assert tall / low == pytest.approx(1.5, rel=1e-4) and wide / thin == pytest.approx(2, rel=1e-4)
+    assert float(boxes[1]["y"] or 0) + low == pytest.approx(float(boxes[0]["y"] or 0), abs=1e-3)
+    assert "<script>alert(1)" not in page and "1,000 bytes" in page
+    assert "block" not in {a.get("class") for _, a in Tree(html.comparison([COMPARISON])).elements}

@@ -233,6 +233,7 @@ def _with(result: Comparison, found: _Measured, setup: Setup) -> Comparison:
         speed=_speed(found.engines, setup.threads),
         headline=found.headline,
         engines=found.engines,
+        memory=setup.memory,
         notes=(*result.notes, *setup.notes, *_failures(found.engines)),
     )
 

@@ -30,6 +30,7 @@ from tflite2q.evaluation.engines import (
 from tflite2q.evaluation.results import Progress
 from tflite2q.execution import litert, reference, runtime
 from tflite2q.flatbuffer import writer
+from tflite2q.micro.memory import Layout
 
 if TYPE_CHECKING:
     from tflite2q.execution.remote import Device
@@ -80,6 +81,7 @@ class Setup:
     emulate: str | None = None
     notes: list[str] = field(default_factory=list)
     every: tuple[EveryValue, EveryValue] | None = None
+    memory: Layout | None = None  # of the converted model's code in an emulator
 
     @property
     def models(self) -> tuple[tuple[str, Graph], ...]:
@@ -158,6 +160,7 @@ class Setup:
                 continue
             held.callback(session.close)
             rows.append(Contender(EMULATED, model, graph, Emulated(session)))
+            self.memory = session.memory
         return rows
 
     def _litert(self, held: ExitStack) -> list[Contender]:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from tflite2q.micro.memory import Layout
+
 # Called with what is being done, how much of it is done, and how much there is.
 Progress = Callable[[str, int, int], None]
 
@@ -34,8 +36,7 @@ class Difference:
     `low` and `high` bound its 95 % confidence interval.  `lost` and `gained` count the samples that only the first, or
     only the second, answers correctly, and `p_value` is that of McNemar's exact test; all three are None for scores
     that are not right or wrong.  `decided`: the difference is more than noise at 95 %.  `samples_needed` is about how
-    many samples would decide a difference of this size; None if none was seen.
-    """
+    many samples would decide a difference of this size; None if none was seen."""
 
     value: float
     low: float
@@ -166,15 +167,13 @@ class Timing:
 class EngineRun:
     """One model in one engine.
 
-    `engine` is "litert", "litert-reference", "reference" (NumPy), "compiled" or "emulated"; `model` "original" or
-    "converted".
+    `engine` is "litert", "litert-reference", "reference", "compiled" or "emulated"; `model` "original" or "converted".
     `score` is the task's first score over these `samples`; `agreement` and `max_step_error` compare with the original
     in the same engine, which shows the scheme's effect; `kernel_agreement` and `kernel_step_error` compare with the
     same model in LiteRT's reference kernels, over the samples that these ran too, which shows the effect of the
     engine's kernels.
     `instructions` are those of the longest run on an emulated processor that counts them.
-    `failed` is why there are no outputs.
-    """
+    `failed` is why there are no outputs."""
 
     engine: str
     label: str
@@ -208,8 +207,7 @@ class Stage:
 class Headline:
     """What a user gains: the original in LiteRT, the converted model in LiteRT, and the converted one compiled.
 
-    `measure` says what scores and agreements are of.
-    """
+    `measure` says what scores and agreements are of."""
 
     measure: str
     stages: tuple[Stage, ...]
@@ -240,8 +238,7 @@ class Size:
 class Histogram:
     """How often the results of a layer lie in each of the equal parts of [low, high], in both models, over one sample.
 
-    `original_range` and `converted_range` are the least and the greatest number that each model's type can hold.
-    """
+    `original_range` and `converted_range` are the least and the greatest number that each model's type can hold."""
 
     low: float
     high: float
@@ -275,8 +272,7 @@ class Diagnosis:
 class LayerError:
     """Error of one layer's result inside the whole model: the layers before it have their errors too.
 
-    `sqnr_db` is signal to quantization noise in dB, None where there is no noise at all.
-    """
+    `sqnr_db` is signal to quantization noise in dB, None where there is no noise at all."""
 
     name: str
     op: str
@@ -375,8 +371,8 @@ class Provenance:
 class Comparison:
     """The whole comparison; parts that were not requested or could not be measured are None, and `notes` says why.
 
-    `other` is what `model` is compared with: the name of a file, or of the scheme it was converted to.
-    """
+    `other` is what `model` is compared with: a file, or the scheme it was converted to.  `memory` is the converted
+    model's on the microcontroller that was emulated."""
 
     model: str
     other: str
@@ -392,6 +388,7 @@ class Comparison:
     gates: tuple[Gate, ...] = ()
     environment: Environment | None = None
     provenance: Provenance | None = None
+    memory: Layout | None = None
 
     @property
     def failed_gates(self) -> tuple[Gate, ...]:

@@ -19,7 +19,7 @@ from tflite2q import files
 from tflite2q.dialect.graph import Graph
 from tflite2q.errors import TargetError
 from tflite2q.lower import targets
-from tflite2q.micro import boards, library
+from tflite2q.micro import boards, library, memory
 from tflite2q.micro.program import Port
 
 Array = npt.NDArray[Any]
@@ -69,6 +69,11 @@ class Session:
             )  # fmt: skip
             held.callback(self._end)
             self._held = held.pop_all()
+
+    @property
+    def memory(self) -> memory.Layout:
+        """Where tensors lie in the model's arena."""
+        return memory.layout(self.made.program, self.made.plan, self.target)
 
     @staticmethod
     def _pipe(held: ExitStack, path: Any) -> int:

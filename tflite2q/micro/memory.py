@@ -39,6 +39,33 @@ class Plan:
     peak: int  # the step that needs the most
 
 
+@dataclass(frozen=True)
+class Block:
+    """A tensor or scratch memory in an arena: where it lies, and from which layer to which (by number) it is needed."""
+
+    name: str
+    offset: int
+    bytes: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The arena of a model on a microcontroller: its bytes, the layers in their order, and what lies in it."""
+
+    target: str
+    bytes: int
+    layers: tuple[str, ...]
+    blocks: tuple[Block, ...]
+
+
+def layout(program: Program, plan: Plan, target: str) -> Layout:
+    """A plan as a picture shows it."""
+    blocks = (Block(i.name, plan.offsets[i.name], i.bytes, i.first, i.last) for i in plan.items)
+    return Layout(target, plan.bytes, tuple(step.layer for step in program.steps), tuple(blocks))
+
+
 def scratch_name(step: int) -> str:
     return f"scratch of step {step}"
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tflite2q.evaluation.results import Comparison, Histogram, Layer
+from tflite2q.micro.memory import Layout
 from tflite2q.report import words
 from tflite2q.report.html.markup import Node, node
 
@@ -39,6 +40,30 @@ def layers(lines: Sequence[Layer], worst: Sequence[str]) -> Node:
         if own is not None:
             height = _height(own)
             drawn.append(node("rect", x=10 * place + 3.5, width=3, y=100 - height, height=height, class_="own"))
+    return drawn
+
+
+def memory(found: Layout) -> Node:
+    """What lies in the arena: layers from left to right, bytes from the foot up."""
+    foot, left, right = SCATTER - MARGIN_BOTTOM, MARGIN_LEFT, WIDTH - MARGIN_RIGHT
+    across, up = (right - left) / max(len(found.layers), 1), (foot - MARGIN_TOP) / max(found.bytes, 1)
+    says = f"The arena of {found.bytes} bytes on {found.target}: {len(found.blocks)} tensors over {len(found.layers)} "
+    drawn = node("svg", viewBox=f"0 0 {WIDTH:g} {SCATTER:g}", role="img", aria_label=f"{says}layers", focusable="false",
+                 class_="memory")  # fmt: skip
+    for share in (0.0, 0.5, 1.0):
+        y = foot - share * found.bytes * up
+        drawn.append(node("line", x1=left, x2=right, y1=y, y2=y, class_="rule"))
+        drawn.append(node("text", f"{share * found.bytes:,.0f}", x=left - 6, y=y + 4, text_anchor="end"))
+    for block in found.blocks:
+        last = found.layers[block.last]
+        title = node("title", f"{block.name}: {block.bytes} bytes from {block.offset}, until {last}")
+        width, height = (block.last - block.first + 1) * across, block.bytes * up
+        place = {"x": left + block.first * across, "y": foot - (block.offset + block.bytes) * up}
+        drawn.append(node("rect", title, **place, width=width, height=height, class_="block"))
+    drawn.append(node("text", "layers", x=(left + right) / 2, y=SCATTER - 6, text_anchor="middle"))
+    drawn.append(
+        node("text", "bytes", x=14, y=foot / 2, text_anchor="middle", transform=f"rotate(-90 14 {foot / 2:g})")
+    )
     return drawn
 
 

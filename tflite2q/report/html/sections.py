@@ -57,6 +57,7 @@ def of(result: Comparison, place: Place) -> list[tuple[str, str, Node]]:
         ("accuracy", "Answers", _answers(accuracy)),
         ("changed", "Samples that changed their answer", _changed(accuracy)),
         ("engines", "Engines", _engines(result)),
+        ("memory", "Memory", _memory(result)),
         ("layers", "Layers", _layers(result, place)),
         ("provenance", "Where these figures come from", _provenance(result)),
     ]
@@ -194,6 +195,19 @@ def _engines(result: Comparison) -> list[Child]:
         "the engine's kernels. Times are medians, taken in turns."
     )
     return [node("p", about), drawn(rows)]
+
+
+def _memory(result: Comparison) -> list[Child]:
+    found = result.memory
+    if found is None or not found.blocks:
+        return []
+    largest = max(found.blocks, key=lambda block: block.bytes)
+    caption = (
+        f"The arena of the converted model on {found.target}: {found.bytes:,} bytes. Each box is a tensor, as wide as "
+        f"the layers that need it; the largest is {short(largest.name)} with {largest.bytes:,} bytes. Boxes overlap "
+        "where a result takes the place of an operand that nothing reads any more."
+    )
+    return [node("figure", charts.memory(found), node("figcaption", caption))]
 
 
 def _layers(result: Comparison, place: Place) -> list[Child]:

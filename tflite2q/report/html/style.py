@@ -70,6 +70,7 @@ svg text { fill: var(--faint); font: 15px system-ui, sans-serif; }
 .bar { fill: var(--first-fill); }
 .bar.worst { fill: var(--bad); }
 .own { fill: var(--text); }
+.block { fill: var(--second); fill-opacity: 0.45; stroke: var(--text); stroke-width: 0.6; }
 .rule { stroke: var(--line); fill: none; }
 .before { fill: var(--first-fill); stroke: none; }
 .after { fill: none; stroke: var(--second); stroke-width: 2; }
