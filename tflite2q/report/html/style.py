@@ -69,6 +69,7 @@ svg text { fill: var(--faint); font: 15px system-ui, sans-serif; }
 .ends span { overflow-wrap: anywhere; }
 .bar { fill: var(--first-fill); }
 .bar.worst { fill: var(--bad); }
+.bar.new { fill: var(--second); }
 .own { fill: var(--text); }
 .rule { stroke: var(--line); fill: none; }
 .before { fill: var(--first-fill); stroke: none; }
