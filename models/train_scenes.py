@@ -57,7 +57,7 @@ def real(codes: Codes) -> Floats:
 
 def main() -> None:
     """Load the digits, train on new scenes, write the files and say how many held-out scenes the network reads."""
-    print("training, about a quarter of an hour on one core", flush=True)
+    print("training, some minutes on one core", flush=True)
     digits = load_digits()
     glyphs, labels = digits.images / 16.0, digits.target.astype(np.int64)
     rng = np.random.default_rng(SEED)
