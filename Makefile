@@ -15,11 +15,11 @@ TIME   ?= 600
 MEMORY ?= 6
 SECONDS ?= 60
 
-DEMO_MODEL  := models/digits_uint8.tflite
-DEMO_DATA   := models/digits_test.npz
-DEMO_LABELS := models/digits_labels.csv
-DEMO_REPORT  = $(OUT)/digits.$(SCHEME).html
-DEMO_TEXT    = $(OUT)/digits.$(SCHEME).txt
+DEMO_MODEL  := models/scenes_uint8.tflite
+DEMO_DATA   := models/scenes_test.npz
+DEMO_LABELS := models/scenes_labels.csv
+DEMO_REPORT  = $(OUT)/scenes.$(SCHEME).html
+DEMO_TEXT    = $(OUT)/scenes.$(SCHEME).txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -53,7 +53,7 @@ $(VENV)/.dev: $(VENV)/.user
 demo: $(VENV)/.user ## convert and compare a real uint8 model, and say where the report is
 	@mkdir -p $(OUT)
 	$(CLI) inspect $(DEMO_MODEL) >$(DEMO_TEXT)
-	$(CLI) convert $(DEMO_MODEL) --scheme $(SCHEME) --force -o $(OUT)/digits.$(SCHEME).tflite >>$(DEMO_TEXT)
+	$(CLI) convert $(DEMO_MODEL) --scheme $(SCHEME) --force -o $(OUT)/scenes.$(SCHEME).tflite >>$(DEMO_TEXT)
 	$(CLI) compare $(DEMO_MODEL) --scheme $(SCHEME) --data $(DEMO_DATA) --labels $(DEMO_LABELS) --threads $(THREADS) \
 	  --html $(DEMO_REPORT) >>$(DEMO_TEXT)
 	@echo; echo "your report is at $(abspath $(DEMO_REPORT))"; echo
@@ -81,6 +81,7 @@ batch: $(VENV)/.user ## convert MODELS, or what MANIFEST=FILE.toml lists, with s
 .PHONY: models
 models: $(VENV)/.dev ## train and quantize the models in models/ again
 	$(PY) models/train_digits.py
+	OMP_NUM_THREADS=1 $(PY) models/train_scenes.py
 
 # --- working on it ---
 

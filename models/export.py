@@ -27,6 +27,8 @@ def to_graph(
     parameters: Parameters,
     grids: Mapping[str, Quantization],
     shapes: Mapping[str, tuple[int, ...]],
+    name: str,
+    description: str,
 ) -> Graph:
     """Return the network followed by a softmax, as a verified graph from the value `input` to the value `softmax`.
 
@@ -42,8 +44,7 @@ def to_graph(
     logits = values[-1]
     values.append(Value("softmax", logits.type.with_(quantization=SOFTMAX_OUTPUT)))
     ops.append(Softmax(inputs=(logits.name,), outputs=("softmax",)))
-    description = "Handwritten digits of 8x8 pixels, quantized to asymmetric uint8 per tensor"
-    return verify(Graph(("input",), ("softmax",), tuple(values), tuple(ops), name="digits", description=description))
+    return verify(Graph(("input",), ("softmax",), tuple(values), tuple(ops), name=name, description=description))
 
 
 def _constants(layer: Layer, parameters: Parameters, of_input: Quantization, shape: tuple[int, ...]) -> list[Value]:

@@ -26,13 +26,13 @@ def weight_grid(weights: Array) -> Quantization:
 
 
 def codes(real: Array, parameters: Quantization) -> Array:
-    """Return the nearest codes as whole float64 numbers, not yet clamped to the range of a type."""
-    return np.asarray(np.round(real / parameters.scale[0]) + parameters.zero_point[0], np.float64)
+    """Return the nearest codes as whole numbers in the dtype of `real`, not yet clamped to the range of a type."""
+    return np.round(real / parameters.scale[0]) + parameters.zero_point[0]
 
 
 def real(code: Array, parameters: Quantization) -> Array:
     """Return the real values that codes stand for."""
-    return np.asarray(parameters.scale[0] * (code - parameters.zero_point[0]), np.float64)
+    return parameters.scale[0] * (code - parameters.zero_point[0])
 
 
 def quantized_weights(weights: Array) -> tuple[NDArray[np.uint8], Quantization]:
@@ -61,7 +61,7 @@ class FakeQuantization:
 
     def weights(self, value: Array) -> Array:
         rounded, parameters = quantized_weights(value)
-        return real(rounded.astype(np.float64), parameters)
+        return real(rounded.astype(value.dtype), parameters)
 
     def activation(self, name: str, value: Array) -> tuple[Array, NDArray[np.bool_] | None]:
         if name in self._shared:

@@ -150,7 +150,7 @@ def test_help_is_what_make_alone_says(make: Make) -> None:
 def test_the_demo_begins_with_its_report(make: Make, tmp_path: Path) -> None:
     done = make("demo", f"OUT={tmp_path / 'out'}")
     assert done.returncode == 0, done.stderr
-    report = tmp_path / "out" / "digits.int8.html"
+    report = tmp_path / "out" / "scenes.int8.html"
     said = [
         line for line in done.stdout.splitlines() if line and not line.startswith(("/", "  --")) and "-m " not in line
     ]

@@ -11,10 +11,12 @@ from litert import run_litert
 from networks import Net
 
 import tflite2q
+from tflite2q.dialect.graph import Graph
 from tflite2q.errors import TargetError
 from tflite2q.evaluation import data, engines
 from tflite2q.evaluation.engines import Called, Contender
 from tflite2q.execution import litert
+from tflite2q.execution.runtime import OpTime
 
 
 def test_times_are_taken_in_turns() -> None:
@@ -112,3 +114,23 @@ def test_the_table_of_engines_names_what_each_shows(digits: Path, digits_data: t
     assert [stage.label for stage in (found.headline.stages if found.headline else ())] == [
         "original in LiteRT", "converted in LiteRT", "converted, compiled"
     ]  # fmt: skip
+
+
+def test_inserted_ops_count_with_the_next_layer_of_both_models(digits: Path) -> None:
+    """The times of the converted model add up to those of all its ops, whichever the original has."""
+    before, after = tflite2q.load(digits), tflite2q.convert(tflite2q.load(digits), "int8").graph
+    assert {op.name for op in after.ops} > {op.name for op in before.ops}  # the ends are casts to and from uint8
+
+    def profile(graph: Graph) -> Any:
+        return lambda *_: [OpTime(op.name, op.mnemonic, "", k + 1.0, None, 0.0) for k, op in enumerate(graph.ops)]
+
+    contenders = [
+        Contender(engines.COMPILED, model, graph, Called(lambda *_: []), profile=profile(graph))
+        for model, graph in ((engines.ORIGINAL, before), (engines.CONVERTED, after))
+    ]
+    picture = np.zeros((1, 8, 8, 1), np.uint8)
+    found = engines.time_ops(contenders, [picture], [before["input"]])
+    assert list(found) == [op.name for op in before.ops]
+    assert [pair.original for pair in found.values()] == [k + 1.0 for k in range(len(before.ops))]
+    assert sum(pair.converted for pair in found.values()) == sum(k + 1.0 for k in range(len(after.ops)))
+    assert engines.time_ops(contenders[:1], [picture], [before["input"]]) == {}

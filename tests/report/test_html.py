@@ -74,7 +74,8 @@ def full(evil: str = "") -> Comparison:
     accuracy = COMPARISON.accuracy
     assert accuracy is not None
     picture = png(np.zeros((4, 4, 1), np.uint8))
-    layers = (*COMPARISON.layers[:2], replace(COMPARISON.layers[2], diagnosis=DIAGNOSIS, name=f"logits{evil}"),
+    layers = (replace(COMPARISON.layers[0], ms=Pair(0.25, 0.125)), COMPARISON.layers[1],
+              replace(COMPARISON.layers[2], diagnosis=DIAGNOSIS, name=f"logits{evil}", ms=Pair(0.75, 0.25)),
               Layer(f"last{evil}", f"q.add{evil}", None, stays=f"why{evil}", clamp=evil or None))  # fmt: skip
     return replace(
         COMPARISON,
@@ -168,6 +169,19 @@ def test_bars_are_higher_the_more_noise_there_is() -> None:
     bars = list(charts.layers(lines, ["a"]).iter("rect"))
     assert [bar.get("height") for bar in bars] == ["100", "50", "1"]
     assert [bar.get("class") for bar in bars] == ["bar worst", "bar", "bar"]
+
+
+def test_times_of_layers_are_drawn_to_one_scale() -> None:
+    drawing = charts.times([("a", Pair(0.4, 0.1)), ("b", Pair(0.0, 0.2))])
+    assert [bar.get("height") for bar in drawing.iter("rect")] == ["100", "25", "0", "50"]
+    assert [title.text for title in drawing.iter("title")] == [
+        "1. a: 0.400 ms → 0.100 ms",
+        "2. b: 0.0000 ms → 0.200 ms",
+    ]
+    page = html.comparison([full()])
+    assert "the original, 1.000 ms in all, blue: the converted model, 0.375 ms" in page
+    untimed = replace(full(), layers=tuple(replace(line, ms=None) for line in full().layers))
+    assert "The time of each layer" not in html.comparison([untimed])
 
 
 def test_the_front_holds_what_no_other_model_beats() -> None:

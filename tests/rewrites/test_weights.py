@@ -17,7 +17,7 @@ from tflite2q.dialect import spans
 from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
 from tflite2q.rewrites import scheme
 from tflite2q.rewrites.scheme import Weights
-from tflite2q.rewrites.weights import convert_weights
+from tflite2q.rewrites.weights import convert_weights, one_scale
 
 PER_CHANNEL = Weights("int8", symmetric=True, granularity="per-channel")
 PER_TENSOR = Weights("int8", symmetric=True, granularity="per-tensor")
@@ -233,3 +233,30 @@ def test_large_weights_are_converted_in_parts(name: str, monkeypatch: pytest.Mon
     parts = tflite2q.convert(graph, name)
     assert parts.graph == whole.graph
     assert parts.layers == whole.layers
+
+
+ONE_SCALE = Quantization.per_tensor(0.5, 3)
+
+
+@pytest.mark.parametrize(
+    ("codes", "settings", "axis"),
+    [
+        ([[3, 130], [3, 0]], PER_CHANNEL, None),  # all channels keep 0.5
+        ([[3, 130], [3, 131]], PER_CHANNEL, 0),  # the second one is rescaled
+        ([[4, 10], [3, 5]], Weights("int4"), 0),  # kernels of int4 take a scale for each channel
+    ],
+)
+def test_channels_that_share_a_scale_need_it_once(codes: list[list[int]], settings: Weights, axis: int | None) -> None:
+    old = weights(np.array(codes, np.uint8).reshape(2, 1, 1, 2), ONE_SCALE)
+    several = convert_weights(old, 0, settings)
+    found = one_scale(several)
+    assert found.value.type.parameters.axis == axis
+    assert found.value.constant == several.value.constant
+    np.testing.assert_array_equal(real(found.value, 0), real(several.value, 0))
+    assert not found.rescaled.any() or found is several
+
+
+def test_weights_that_stay_keep_their_scales_as_the_file_has_them() -> None:
+    old = weights(np.ones((2, 1, 1, 2), np.int8), Quantization.per_channel([0.5, 0.5], 0))
+    kept = convert_weights(old, 0, PER_CHANNEL)
+    assert one_scale(kept) is kept

@@ -196,7 +196,7 @@ def compare(
     bounds = gates.read(gates_path) if gates_path is not None else {}
     bounds |= gates.checked({name: bound for name, bound in given.items() if bound is not None})
     options |= {"gates": bounds, "device": remote.device(rpc, tracker, key, timeout)}
-    options |= {"fit": None if fit == "auto" else fit}
+    options |= {"fit": None if fit == "auto" else fit, "profile": html_path is not None}
     read = [models.opened(path, shapes, allow_unsupported, signature) for path in (original, *others)]
     if alone:
         read *= 2

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy.typing as npt
 
 from tflite2q.dialect.graph import Graph
-from tflite2q.errors import hint, refuse_unknown
+from tflite2q.errors import Tflite2qError, hint, refuse_unknown
 from tflite2q.evaluation import comparison, engines, tasks, thumbnails
 from tflite2q.evaluation import data as samples_of
 from tflite2q.evaluation import gates as gates_of
@@ -30,6 +30,7 @@ from tflite2q.evaluation.results import (
     Headline,
     Layer,
     LayerError,
+    Pair,
     Progress,
     Size,
     Speed,
@@ -63,6 +64,7 @@ def compare(
     target: str = "native",
     threads: int = 1,
     speed: bool = True,
+    profile: bool = False,
     layer_samples: int | None = None,
     stream: bool = False,
     device: Device | None = None,
@@ -84,7 +86,8 @@ def compare(
     task does).  `task`: a name in `tasks.TASKS`, or "auto" to guess it from the outputs;
     `label_names`: names of the classes, or a file of them.  With `stream` the samples are the steps of one stream, in
     order, for models that keep state; without, each starts from the initial state.  `speed` False does not time;
-    `layer_samples` is the number of samples for layers and for the slow engines (0: none; None: 2, of a stream 50);
+    `profile` also times the compiled functions of each layer, which are compiled once more for that; `layer_samples` is
+    the number of samples for layers and for the slow engines (0: none; None: 2, of a stream 50);
     `device` runs the compiled models on another machine.  `emulate`, a microcontroller of
     `tflite2q.micro.boards.EMULATED`, also runs its code in an emulator, and the reference kernels on all samples to
     compare with.  `gates`: bounds by name, as in `gates.KINDS`, or a TOML file
@@ -123,7 +126,7 @@ def compare(
         setup.notes.append(hint("the model keeps state: every sample started from the initial one; see --stream"))
     truth = chosen.truth(samples, labels, label_offset)
     gates_of.foresee(bounds, chosen.name, truth is not None, speed)
-    result = _with(result, _measured(setup, chosen, info, samples, truth, speed), setup)
+    result = _with(result, _measured(setup, chosen, info, samples, truth, (speed, speed and profile)), setup)
     result = replace(result, provenance=provenance(original, converted, samples, read))
     return replace(result, gates=gates_of.evaluate(result, bounds))
 
@@ -201,10 +204,13 @@ class _Measured:
     headline: Headline
     engines: tuple[EngineRun, ...]
     layers: tuple[LayerError, ...]
+    ms: Mapping[str, Pair]
 
 
-def _measured(setup: Setup, task: Task[Any], info: TaskInfo, samples: Dataset, truth: Any, timed: bool) -> _Measured:
-    """Run all engines on all samples, then time them."""
+def _measured(
+    setup: Setup, task: Task[Any], info: TaskInfo, samples: Dataset, truth: Any, timed: tuple[bool, bool]
+) -> _Measured:
+    """Run all engines on all samples, then time them, and single layers, where `timed` says so."""
     before, after = setup.graphs
     layers = LayerTally(before, after)
     with setup.contenders() as contenders:
@@ -216,19 +222,29 @@ def _measured(setup: Setup, task: Task[Any], info: TaskInfo, samples: Dataset, t
                 layers.add(*(run.values for run in setup.every))
 
         engines.run_all(contenders, samples, comparison.inputs_of(before), seen, setup.progress)
-        if timed:
+        if timed[0]:
             engines.time_all(contenders, setup.progress)
+        ms = _op_times(setup, contenders, samples) if timed[1] else {}
         accuracy = judging.accuracy()
         changed = thumbnails.pictured(accuracy.changed, samples, comparison.inputs_of(before))
         accuracy = replace(accuracy, changed=changed)
-        return _Measured(accuracy, judging.headline(), judging.rows(), layers.result())
+        return _Measured(accuracy, judging.headline(), judging.rows(), layers.result(), ms)
+
+
+def _op_times(setup: Setup, contenders: Sequence[engines.Contender], samples: Dataset) -> Mapping[str, Pair]:
+    """The times of layers on the first sample; what cannot be timed becomes a note."""
+    try:
+        return engines.time_ops(contenders, samples.make(0), comparison.inputs_of(setup.graphs[0]), setup.progress)
+    except Tflite2qError as error:
+        setup.notes.append(f"layers were not timed: {error}")
+        return {}
 
 
 def _with(result: Comparison, found: _Measured, setup: Setup) -> Comparison:
     """The comparison with what was measured."""
     return replace(
         result,
-        layers=comparison.merge_layers(result.layers, found.layers),
+        layers=comparison.timed_layers(comparison.merge_layers(result.layers, found.layers), found.ms),
         accuracy=found.accuracy,
         speed=_speed(found.engines, setup.threads),
         headline=found.headline,

@@ -98,6 +98,11 @@ def merge_layers(done: Sequence[Layer], measured: Sequence[LayerError]) -> tuple
     return joined or tuple(done)
 
 
+def timed_layers(lines: Sequence[Layer], ms: Mapping[str, Pair]) -> tuple[Layer, ...]:
+    """The layers with the times of those that were timed."""
+    return tuple(replace(line, ms=ms.get(line.name)) for line in lines)
+
+
 def inputs_of(graph: Graph) -> list[Value]:
     """The values that a graph takes."""
     return [graph[name] for name in graph.inputs]

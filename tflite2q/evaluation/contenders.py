@@ -122,7 +122,8 @@ class Setup:
         for (model, graph), executable in zip(self.models, found, strict=True):
             held.callback(executable.close)
             run = executable.stream().step if self.stream else executable.run
-            rows.append(Contender(COMPILED, model, graph, Called(run), None, executable.times))
+            profile = None if self.device is not None else executable.profile
+            rows.append(Contender(COMPILED, model, graph, Called(run), None, executable.times, profile))
         return rows
 
     def _executables(self) -> tuple[Executable, Executable]:

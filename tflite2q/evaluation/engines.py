@@ -8,7 +8,7 @@ engines run the first samples only.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +20,11 @@ from tflite2q.dialect.types import Value
 from tflite2q.errors import DataError, Tflite2qError
 from tflite2q.evaluation import data
 from tflite2q.evaluation.data import Dataset
-from tflite2q.evaluation.results import Progress, Timing, quiet
+from tflite2q.evaluation.results import Pair, Progress, Timing, quiet
 from tflite2q.execution import litert
 
 if TYPE_CHECKING:
+    from tflite2q.execution.runtime import OpTime
     from tflite2q.micro.emulator import Session  # which loads TVM
 
 Array = npt.NDArray[Any]
@@ -129,6 +130,7 @@ class Contender:
     run: Engine
     limit: int | None = None
     time: Callable[[int], list[float]] | None = None
+    profile: Callable[..., list[OpTime]] | None = None
     failed: str | None = None
     timing: Timing | None = None
     outputs: list[Array] | None = field(default=None, repr=False)  # of the present sample
@@ -188,6 +190,38 @@ def time_all(contenders: Sequence[Contender], progress: Progress = quiet) -> Non
     timed = [c for c in contenders if c.time is not None and c.failed is None]
     for contender, timing in zip(timed, interleaved([c.time for c in timed], progress), strict=True):
         contender.timing = timing
+
+
+def time_ops(
+    contenders: Sequence[Contender], arrays: Sequence[Array], inputs: Sequence[Value], progress: Progress = quiet
+) -> dict[str, Pair]:
+    """Median milliseconds of each op of the original, by name, in both models' compiled code, each function timed by
+    itself on one sample; empty if they cannot be timed.
+
+    An op that only the converted model has counts with the next one that both have.
+    """
+    models = {c.model: c for c in contenders if c.profile is not None and c.failed is None}
+    if len(models) < 2:
+        return {}
+    found: dict[str, dict[str, float]] = {}
+    names = {op.name for op in models[ORIGINAL].graph.ops} & {op.name for op in models[CONVERTED].graph.ops}
+    for done, (model, contender) in enumerate(models.items()):
+        progress("timing layers", done, len(models))
+        moved = data.transfer(arrays, inputs, [contender.graph[name] for name in contender.graph.inputs])
+        assert contender.profile is not None
+        found[model] = _by_name(contender.profile(*moved), names)
+    progress("timing layers", len(models), len(models))
+    return {name: Pair(found[ORIGINAL][name], found[CONVERTED][name]) for name in found[ORIGINAL]}
+
+
+def _by_name(ops: Sequence[OpTime], names: Collection[str]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    carried = 0.0
+    for op in ops:
+        carried += op.ms
+        if op.op in names:
+            found[op.op], carried = carried, 0.0
+    return found
 
 
 def interleaved(

@@ -283,13 +283,12 @@ class LayerError:
 
 @dataclass(frozen=True)
 class Layer:
-    """One line of a report: the effect of the conversion on a layer (None: unknown) and its measurements (None: not
-    made).
+    """One line of a report: the effect of the conversion on a layer (None: unknown), and measurements (None: not made).
 
     `bound` is how far the result can be from the original's for equal real inputs, in steps of the new result (None
-    with a loss: there is no bound within the range of its codes); `clamp`
-    is the clamp added because only the range of the original's codes limited the result; `stays` is why the layer could
-    not follow the scheme.
+    with a loss: there is no bound within the range of its codes); `clamp` is the clamp added because only the range of
+    the original's codes limited the result; `stays` is why the layer could not follow the scheme; `ms` is the time of
+    its compiled functions.
     """
 
     name: str
@@ -303,6 +302,7 @@ class Layer:
     clamp: str | None = None
     stays: str | None = None
     diagnosis: Diagnosis | None = None
+    ms: Pair | None = None
 
 
 L = TypeVar("L", Layer, LayerError)

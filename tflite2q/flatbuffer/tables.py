@@ -120,10 +120,14 @@ def _flags(kind: str) -> Any:
 
 
 class Output:
-    """Writes a flatbuffer from its end to its start; each method returns the offset of what it wrote."""
+    """Writes a flatbuffer from its end to its start; each method returns the offset of what it wrote.
+
+    Equal vectors of numbers are written once, which the format allows: tensors have many equal shapes and zero points.
+    """
 
     def __init__(self, builder: flatbuffers.Builder) -> None:
         self.builder = builder
+        self.written: dict[tuple[str, bytes], int] = {}  # vectors of numbers
 
     def string(self, text: str) -> int:
         return int(self.builder.CreateString(text.encode("utf-8", "surrogateescape")))
@@ -137,7 +141,11 @@ class Output:
     def vector(self, values: Iterable[int | float] | None, dtype: str) -> int | None:
         if values is None:
             return None
-        return int(self.builder.CreateNumpyVector(np.array(list(values), dtype)))
+        array = np.array(list(values), dtype)
+        key = array.dtype.str, array.tobytes()
+        if key not in self.written:
+            self.written[key] = int(self.builder.CreateNumpyVector(array))
+        return self.written[key]
 
     def data(self, data: bytes | memoryview, alignment: int) -> int:
         """A byte vector whose first byte is aligned."""

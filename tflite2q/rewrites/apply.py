@@ -22,7 +22,7 @@ from tflite2q.rewrites.plan import Plan, is_activation
 from tflite2q.rewrites.scheme import Activations, Layer
 from tflite2q.rewrites.statistics import Observation
 from tflite2q.rewrites.traces import Exact
-from tflite2q.rewrites.weights import NewWeights, convert_weights
+from tflite2q.rewrites.weights import NewWeights, convert_weights, one_scale
 
 NOT_SAID = "FLOAT32"  # the type of a bias in an operator that states none
 
@@ -114,6 +114,8 @@ class Applier:
         gains = (input_gain(op, self.factors), 1 / output_gain(op, self.factors))
         scaled = op.source in self.factors or op.name in self.factors
         new = convert_weights(value, op.channel_axis, layer.weights, gains if scaled else None)
+        if layer.activations.dtype != "float32":  # dynamic-range kernels differ between the two forms
+            new = one_scale(new)
         self.weights[op.name] = new
         return self._replace(value, new.value)
 

@@ -8,7 +8,7 @@ Weights are handled as rows: one row per output channel, in units of that row's 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -101,6 +101,20 @@ def convert_weights(value: Value, axis: int, settings: Weights, gains: Gains | N
     new = value.with_(type=kind, constant=Constant(array))
     rescaled = sums != 0 if settings.dtype != "float32" else np.zeros(channels, bool)
     return NewWeights(new, rescaled, float(sums.max(initial=0.0)), value, axis, gains)
+
+
+def one_scale(new: NewWeights) -> NewWeights:
+    """New int8 weights of which no channel was rescaled and all have the same scale, with that scale for the tensor.
+
+    Integer kernels compute the same codes from it, no slower, and a file holds it once instead of for each channel.
+    """
+    q = new.value.type.quantization
+    if new.value is new.old or new.value.type.dtype != "int8" or q is None or q.axis is None or q.block:
+        return new
+    if new.rescaled.any() or len(set(q.scale)) > 1:
+        return new
+    kind = new.value.type.with_(quantization=Quantization.per_tensor(q.scale[0], 0))
+    return replace(new, value=new.value.with_(type=kind))
 
 
 def _lost(rows: Rows, units: rounding.Floats, base: rounding.Floats) -> rounding.Floats:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tflite2q.evaluation.results import Comparison, Histogram, Layer
+from tflite2q.evaluation.results import Comparison, Histogram, Layer, Pair
 from tflite2q.micro.memory import Layout
 from tflite2q.report import words
 from tflite2q.report.html.markup import Node, node
@@ -64,6 +64,25 @@ def memory(found: Layout) -> Node:
     drawn.append(
         node("text", "bytes", x=14, y=foot / 2, text_anchor="middle", transform=f"rotate(-90 14 {foot / 2:g})")
     )
+    return drawn
+
+
+def times(lines: Sequence[tuple[str, Pair]]) -> Node:
+    """A bar for each layer in graph order, as high as its time in the original; in it that in the converted model."""
+    most = max(max(ms.original, ms.converted) for _, ms in lines) or 1.0
+    says = f"Times of {len(lines)} layers in graph order, at most {words.milliseconds(most)}. "
+    says += "The table of all layers below holds the figures."
+    drawn = node("svg", viewBox=f"0 0 {10 * len(lines):g} 100", preserveAspectRatio="none", class_="bars", role="img",
+                 aria_label=says, focusable="false")  # fmt: skip
+    for place, (name, ms) in enumerate(lines):
+        before, after = (words.milliseconds(time) for time in (ms.original, ms.converted))
+        title = node("title", f"{place + 1}. {name}: {before} → {after}")
+        for time, x, width, kind in ((ms.original, 1.0, 8.0, "bar"), (ms.converted, 3.0, 4.0, "bar new")):
+            height = 100 * time / most
+            rect = node("rect", x=10 * place + x, width=width, y=100 - height, height=height, class_=kind)
+            if kind == "bar":
+                rect.append(title)
+            drawn.append(rect)
     return drawn
 
 

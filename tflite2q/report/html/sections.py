@@ -225,20 +225,43 @@ def _layers(result: Comparison, place: Place) -> list[Child]:
         origins = {layer.diagnosis.origin for layer in worst if layer.diagnosis is not None} - names
         roots = [layer for layer in measured if layer.name in origins]
         parts += [place.heading("The worst layers"), _cards([*worst, *roots], place)]
+    parts += _times(result.layers, place)
     if result.layers:
         parts.append(folded(f"all {len(result.layers)} layers: errors, and what was done", _every(result.layers)))
     return parts
 
 
+def _times(lines: Sequence[Layer], place: Place) -> list[Child]:
+    """The time of each layer in both models' compiled code."""
+    timed = [(line.name, line.ms) for line in lines if line.ms is not None]
+    if len(timed) < LEAST_BARS:
+        return []
+    sums = (sum(ms.original for _, ms in timed), sum(ms.converted for _, ms in timed))
+    before, after = (words.milliseconds(total) for total in sums)
+    caption = (
+        f"In graph order; grey: the original, {before} in all, blue: the converted model, {after}. Both are compiled "
+        "by tflite2q; each compiled function was timed by itself on one sample. LiteRT's Python package gives no times "
+        "of single layers. A layer without height is computed with its neighbour."
+    )
+    figure = node("figure", charts.times(timed), _ends([name for name, _ in timed]), node("figcaption", caption))
+    return [place.heading("The time of each layer"), figure]
+
+
+def _ends(names: Sequence[str]) -> Node:
+    """What stands under the ends of a chart of layers."""
+    texts = f"1. {short(names[0])}", f"{len(names)}. {short(names[-1])}"
+    return node("div", *(node("span", text) for text in texts), class_="ends", aria_hidden="true")
+
+
 def _bars(lines: Sequence[Layer], worst: Sequence[str]) -> Node:
-    ends = node("div", node("span", f"1. {short(lines[0].name)}"), node("span", f"{len(lines)}. "
-                f"{short(lines[-1].name)}"), class_="ends", aria_hidden="true")  # fmt: skip
     caption = (
         "Noise of each layer's result, in graph order: the full height is a signal to noise of 0 dB, no height one of "
         f"{charts.QUIET_DB:.0f} dB or more; lines at 20 and 40 dB. The narrow bar within is the noise that the layer "
         "makes itself, the rest came from earlier layers. The worst layers are red and described below."
     )
-    return node("figure", charts.layers(lines, worst), ends, node("figcaption", caption))
+    return node(
+        "figure", charts.layers(lines, worst), _ends([line.name for line in lines]), node("figcaption", caption)
+    )
 
 
 def _cards(lines: Sequence[Layer], place: Place) -> Node:
@@ -276,8 +299,9 @@ def _histogram(found: Histogram, line: Layer) -> Node:
 
 
 def _every(lines: Sequence[Layer]) -> Node:
+    timed = any(line.ms is not None for line in lines)
     columns = (("layer", False), ("op", False), ("signal to noise", True), ("largest error", True), ("made here", True),
-               ("what was done", False))  # fmt: skip
+               *((("original", True), ("converted", True)) if timed else ()), ("what was done", False))  # fmt: skip
     rows: list[list[Cell]] = []
     for line in lines:
         share = None if line.diagnosis is None else line.diagnosis.own_share
@@ -290,10 +314,17 @@ def _every(lines: Sequence[Layer]) -> Node:
                 quiet if line.sqnr_db is None else words.amount(line.sqnr_db, "dB"),
                 "" if line.max_step_error is None else words.amount(line.max_step_error, "steps"),
                 "" if share is None else words.percent(share),
+                *(_milliseconds(line) if timed else ()),
                 explain.done(line),
             ]
         )
     return of_cells("layers in graph order", columns, rows)
+
+
+def _milliseconds(line: Layer) -> tuple[str, str]:
+    if line.ms is None:
+        return "", ""
+    return words.milliseconds(line.ms.original), words.milliseconds(line.ms.converted)
 
 
 def _provenance(result: Comparison) -> list[Child]:

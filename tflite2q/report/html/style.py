@@ -69,6 +69,7 @@ svg text { fill: var(--faint); font: 15px system-ui, sans-serif; }
 .ends span { overflow-wrap: anywhere; }
 .bar { fill: var(--first-fill); }
 .bar.worst { fill: var(--bad); }
+.bar.new { fill: var(--second); }
 .own { fill: var(--text); }
 .block { fill: var(--second); fill-opacity: 0.45; stroke: var(--text); stroke-width: 0.6; }
 .rule { stroke: var(--line); fill: none; }
