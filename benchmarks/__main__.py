@@ -18,10 +18,15 @@ RENDER = {
     "schemes": tables.schemes,
     "recovery": tables.recovery,
     "floats": tables.floats,
+    "real": tables.real,
     "calls": tables.calls,
     "roofline": tables.roofline,
     "reconstruction": tables.reconstruction,
 }
+
+TIMED = ("speed", "real", "calls")
+
+UNLABELLED = ("speed", "real", "calls", "roofline")
 
 
 def main(arguments: list[str]) -> int:
@@ -33,11 +38,7 @@ def main(arguments: list[str]) -> int:
         print(json.dumps(found, indent=1) if options.json else micro.text(found), flush=True)
         return 0
     for what in options.what or list(RENDER):
-        result = (
-            _measure_speed(what, options)
-            if what in ("speed", "calls", "roofline")
-            else _measure_labelled(what, options)
-        )
+        result = _measure_speed(what, options) if what in UNLABELLED else _measure_labelled(what, options)
         if result is None:
             continue
         if options.only or options.scheme:
@@ -72,13 +73,15 @@ def _wanted(name: str, options: argparse.Namespace) -> bool:
 
 
 def _measure_speed(what: str, options: argparse.Namespace) -> dict[str, Any] | None:
-    from benchmarks import calls, roofline, speed
+    from benchmarks import calls, real, roofline, speed
 
     folder = options.shared / "models"
     models = [m for m in SPEED if _wanted(m.name, options) and m.path(folder).exists()]
     if not models:
         _report(f"{what} is not measured: {folder} holds none of the models")
         return None
+    if what == "real":
+        return real.measure(models, options.scheme or real.SCHEMES, folder, options.quick, _report)
     if what == "calls":
         return calls.measure(models, folder, options.quick, _report)
     if what == "roofline":

@@ -170,6 +170,21 @@ def floats(result: Result) -> str:
     return "\n".join(parts)
 
 
+def real(result: Result) -> str:
+    """Conversions whose activations are float32, by LiteRT and by compiled code."""
+    rows: Sequence[Row] = result["rows"]
+    schemes = list(dict.fromkeys(row["scheme"] for row in rows))
+    cells = [
+        (f"`{row['model']}`", f"`{row['scheme']}`", _ms(row["litert_ms"]), _ms(row["ours_ms"]),
+         _ratio(row["litert_ms"], row["ours_ms"]))
+        for row in rows
+    ]  # fmt: skip
+    for scheme in schemes:
+        ratios = [row["litert_ms"] / row["ours_ms"] for row in rows if row["scheme"] == scheme]
+        cells.append((f"geometric mean of {len(ratios)}", f"`{scheme}`", "", "", _geometric_mean(ratios)))
+    return f"{measured_on(result)}\n{_markdown(REAL_HEAD, cells)}"
+
+
 def calls(result: Result) -> str:
     """What a call costs beside its code, and samples a second with one worker and two."""
     cells = [
@@ -265,6 +280,7 @@ ROOFLINE_HEAD = ("layers", "number", "ms", "of the time", "limited by", "of the 
 
 ORIGINAL = "as imported"
 SCHEMES_HEAD = ("scheme", "top-1", "same answer", "bytes", "tflite2q, ms", "LiteRT, ms")
+REAL_HEAD = ("model", "scheme", "LiteRT, ms", "tflite2q, ms", "LiteRT / tflite2q")
 CALLS_HEAD = (
     "model, int8",
     "bytes in and out",

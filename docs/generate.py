@@ -217,6 +217,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "recovery": partial(measured, "recovery", "recovery"),
     "reconstruction": partial(measured, "reconstruction", "reconstruction"),
     "float-models": partial(measured, "floats", "floats"),
+    "real": partial(measured, "real", "real"),
     "calls": partial(measured, "calls", "calls"),
     "roofline": partial(measured, "roofline", "roofline"),
 }

@@ -119,3 +119,15 @@ def test_rows_measured_again_replace_those_kept(tmp_path: Path) -> None:
     assert [row["ms"] for row in tables.joined("schemes", new, tmp_path)["rows"]] == [1.0, 2.0]
     elsewhere = {**new, "environment": {**where, "processor": "another"}}
     assert [row["ms"] for row in tables.joined("schemes", elsewhere, tmp_path)["rows"]] == [2.0]
+
+
+def test_ratios_of_real_models_and_their_mean_by_scheme() -> None:
+    rows = [
+        {"model": "big", "scheme": "float32", "litert_ms": 9.0, "ours_ms": 3.0},
+        {"model": "small", "scheme": "float32", "litert_ms": 4.0, "ours_ms": 3.0},
+        {"model": "big", "scheme": "dynamic-range", "litert_ms": 2.0, "ours_ms": 4.0},
+    ]
+    text = tables.real({**speed_result(), "rows": rows})
+    assert "| `big` | `float32` | 9.00 | 3.00 | 3.00 |" in text
+    assert "| geometric mean of 2 | `float32` |  |  | 2.00 |" in text  # sqrt(3 * 4/3)
+    assert "| geometric mean of 1 | `dynamic-range` |  |  | 0.50 |" in text
