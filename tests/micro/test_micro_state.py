@@ -100,7 +100,7 @@ def test_many_recurrent_layers(name: str, tmp_path: Path) -> None:
 @NEEDS_GCC
 def test_functions_of_gates_are_the_tables(tmp_path: Path) -> None:
     """All arguments, with every number of integer bits that a layer may have, under sanitizers."""
-    text = "\n".join(source.kernel(name) for name in ("common", "recurrent"))
+    text = "\n".join(source.kernel(name) for name in ("common", "dot", "recurrent"))
     program = """
 #include <stddef.h>
 #include <stdint.h>
