@@ -28,7 +28,8 @@ SLOW = (
     "QUANTIZE-int8-uint8", "QUANTIZE-float32-int8", "DEQUANTIZE-int8", "SOFTMAX-int8", "SOFTMAX-uint8",
     "SOFTMAX-int16", "RESHAPE-int8", "TRANSPOSE-int8", "SLICE-int8", "STRIDED_SLICE-int8", "SPLIT-int8", "PACK-int8",
     "UNPACK-int8", "CONCATENATION-int8", "CONCATENATION-int16", "TILE-int8", "REVERSE_V2-int8",
-    "SPACE_TO_DEPTH-int8", "DEPTH_TO_SPACE-int8", "SELECT-int8", "SELECT_V2-int16", "CAST-uint8-int32",
+    "SPACE_TO_DEPTH-int8", "DEPTH_TO_SPACE-int8", "LOGISTIC-int16",
+    "TANH-int16", "GELU-int16", "EXP-int16", "RSQRT-int16", "SELECT-int8", "SELECT_V2-int16", "CAST-uint8-int32",
     "CAST-int32-uint8", "BITWISE_XOR-int8", "RIGHT_SHIFT-int16",
 )  # fmt: skip
 

@@ -141,7 +141,7 @@ def test_layers_of_reals_are_refused_by_name() -> None:
 
 
 @NEEDS_GCC
-@pytest.mark.parametrize("scheme", ["", "symmetric-int8"])
+@pytest.mark.parametrize("scheme", ["", "symmetric-int8", "int16x8"])
 def test_a_wake_word_model(scheme: str, tmp_path: Path) -> None:
     path = Path(SHARED) / "cases" / "stateful" / "okay_nabu.tflite"
     if not path.exists():

@@ -13,6 +13,7 @@ from tflite2q.dialect.fold import folded
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op, Values
 from tflite2q.dialect.ops.eltwise import Add
+from tflite2q.dialect.ops.lookup import Lookup
 from tflite2q.dialect.ops.recurrent import Lstm, Svdf
 from tflite2q.dialect.ops.reduce import Sum
 from tflite2q.dialect.ops.shape import Movement
@@ -25,7 +26,7 @@ from tflite2q.kernels import contracts as kinds
 from tflite2q.kernels.contracts import Contract
 from tflite2q.lower import clamps, pads
 from tflite2q.lower.contracts import activations, contract_of
-from tflite2q.micro import elements, maps, movement, products, recurrent, states, transposed
+from tflite2q.micro import elements, lookup16, maps, movement, products, recurrent, states, transposed
 from tflite2q.micro.elements import Function
 from tflite2q.micro.products import Call
 from tflite2q.micro.program import ALIGNMENT, Buffer, Port, Program, State, Step, Table
@@ -116,6 +117,8 @@ class _Maker:
             self._call(op, activations(op, contract), call, contract)
         elif isinstance(op, AssignVariable):
             self._assign(op, ins["x"])
+        elif isinstance(op, Lookup) and ins["x"].type.dtype == "int16":
+            self._step(op, lookup16.lookup(symbol, op, ins["x"], outs[0]), [ins["x"].name])
         elif isinstance(op, TransposeConv):
             self._step(op, transposed.transposed(symbol, op, ins, outs[0]), [ins["x"].name])
         elif isinstance(op, Lstm | Svdf):
