@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(host.compiler() is None, reason="gcc is not inst
 
 DIGITS = Path(__file__).parent.parent.parent / "models" / "digits_uint8.tflite"
 SCHEMES = ("int8", "symmetric-int8", "int16x8", "int8-w4", "power-of-two")
-QUICK = ("CONV_2D-int8", "DEPTHWISE_CONV_2D-int8", "FULLY_CONNECTED-int8")
+QUICK = ("CONV_2D-int8", "DEPTHWISE_CONV_2D-int8", "FULLY_CONNECTED-int8", "TRANSPOSE_CONV-int8")
 SLOW = (
     "CONV_2D-int16", "DEPTHWISE_CONV_2D-int16", "FULLY_CONNECTED-int16", "AVERAGE_POOL_2D-int8",
     "AVERAGE_POOL_2D-int16",
@@ -28,7 +28,9 @@ SLOW = (
     "QUANTIZE-int8-uint8", "QUANTIZE-float32-int8", "DEQUANTIZE-int8", "SOFTMAX-int8", "SOFTMAX-uint8",
     "SOFTMAX-int16", "RESHAPE-int8", "TRANSPOSE-int8", "SLICE-int8", "STRIDED_SLICE-int8", "SPLIT-int8", "PACK-int8",
     "UNPACK-int8", "CONCATENATION-int8", "CONCATENATION-int16", "TILE-int8", "REVERSE_V2-int8",
-    "SPACE_TO_DEPTH-int8", "DEPTH_TO_SPACE-int8",
+    "SPACE_TO_DEPTH-int8", "DEPTH_TO_SPACE-int8", "LOGISTIC-int16",
+    "TANH-int16", "GELU-int16", "EXP-int16", "RSQRT-int16", "SELECT-int8", "SELECT_V2-int16", "CAST-uint8-int32",
+    "CAST-int32-uint8", "BITWISE_XOR-int8", "RIGHT_SHIFT-int16",
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from tflite2q.arithmetic.numpy_core import NUMPY
 from tflite2q.arithmetic.rescale import ARITHMETICS, Rescale
+from tflite2q.micro.lookup16 import between, pieces
 from tflite2q.micro.rescaling import LOW_BITS, MOST_DOUBLE, Form, form_of
 
 Ints = npt.NDArray[np.int64]
@@ -53,3 +54,16 @@ def test_ties_of_products_in_float64_go_away_from_zero() -> None:
     form = form_of(rescale, 1, 2.0**20)
     a = np.arange(-2000, 2000)[:, None]
     np.testing.assert_array_equal(codes_of(form, a), rescale.meaning(NUMPY, a).astype(np.int64))
+
+
+def test_pieces_are_the_table_or_none() -> None:
+    rng = np.random.default_rng(0)
+    for steepest in (3, 100, 4000):
+        ends = np.clip(np.cumsum(rng.integers(-steepest, steepest + 1, 513)), -32768, 32767)
+        table = between(ends)
+        found = pieces(table)
+        assert found is not None
+        np.testing.assert_array_equal(between(found.astype(np.int64)), table)
+        table[int(rng.integers(1, 65535))] += 1
+        again = pieces(table)
+        assert again is None or np.array_equal(between(again.astype(np.int64)), table)

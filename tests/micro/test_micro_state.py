@@ -100,7 +100,7 @@ def test_many_recurrent_layers(name: str, tmp_path: Path) -> None:
 @NEEDS_GCC
 def test_functions_of_gates_are_the_tables(tmp_path: Path) -> None:
     """All arguments, with every number of integer bits that a layer may have, under sanitizers."""
-    text = "\n".join(source.kernel(name) for name in ("common", "recurrent"))
+    text = "\n".join(source.kernel(name) for name in ("common", "dot", "recurrent"))
     program = """
 #include <stddef.h>
 #include <stdint.h>
@@ -141,7 +141,7 @@ def test_layers_of_reals_are_refused_by_name() -> None:
 
 
 @NEEDS_GCC
-@pytest.mark.parametrize("scheme", ["", "symmetric-int8"])
+@pytest.mark.parametrize("scheme", ["", "symmetric-int8", "int16x8"])
 def test_a_wake_word_model(scheme: str, tmp_path: Path) -> None:
     path = Path(SHARED) / "cases" / "stateful" / "okay_nabu.tflite"
     if not path.exists():

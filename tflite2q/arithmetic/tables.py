@@ -273,7 +273,7 @@ SIGMOID_SAMPLES = 256  # of the logistic function at i / 24, in 1/65536
 
 
 @cache
-def _sigmoid_samples() -> Ints:
+def sigmoid_samples() -> Ints:
     """The function plus half of what a chord to the next sample is too low in its middle, so that chords lie around it.
 
     The last one is the largest uint16.
@@ -287,27 +287,32 @@ def _sigmoid_samples() -> Ints:
     return samples
 
 
-def _argument16(x: Codes, power_of_two_shifts: tuple[int, ...]) -> Ints:
-    """Codes of x times 3 in units of 2**-12, the abscissa of the sampled logistic function.
+def argument_factor(scale: float, tanh: bool) -> tuple[int, int, int]:
+    """(m, half, shift): codes c of that scale are at (c m + half) >> shift, c times 3 in units of 2**-12, which is the
+    abscissa of the sampled logistic function.
 
     Products beyond 32 bits, which scales from 5.3 on have, wrap as compiled C does.
     """
-    fraction, exponent = np.frexp(np.float32(x.scale))
+    fraction, exponent = np.frexp(np.float32(scale))
     left = 12 + int(exponent) - 1
-    if fraction == 0.5 and left in power_of_two_shifts:
-        return rounding.wrap32(x.every() * (3 << left))
-    multiplier, shift = float(x.scale) * 4096 * 3, 0
+    if fraction == 0.5 and left in ((0, 1) if tanh else range(16)):
+        return 3 << left, 0, 0
+    multiplier, shift = float(scale) * 4096 * 3, 0
     while multiplier <= 32767 / 2 and shift <= 30:
         multiplier, shift = multiplier * 2, shift + 1
     if multiplier >= 1 << 31:
-        raise UnsupportedError(f"a table for an input of scale {x.scale:g} is not supported")
-    half = 1 << (shift - 1) if shift else 0
-    return rounding.wrap32(x.every() * int(multiplier) + half) >> shift
+        raise UnsupportedError(f"a table for an input of scale {scale:g} is not supported")
+    return int(multiplier), 1 << (shift - 1) if shift else 0, shift
+
+
+def _argument16(x: Codes, tanh: bool) -> Ints:
+    m, half, shift = argument_factor(x.scale, tanh)
+    return rounding.wrap32(x.every() * m + half) >> shift
 
 
 def _between_samples(argument: Ints, bits: int, beyond: int) -> Ints:
     """The sampled logistic function at |argument|, raised by `bits` bits; `beyond` after the last sample."""
-    magnitude, samples = np.abs(argument), _sigmoid_samples()
+    magnitude, samples = np.abs(argument), sigmoid_samples()
     index = magnitude >> bits
     inside = np.minimum(index, SIGMOID_SAMPLES - 2)
     low, high = samples[inside], samples[inside + 1]
@@ -316,14 +321,14 @@ def _between_samples(argument: Ints, bits: int, beyond: int) -> Ints:
 
 
 def _logistic16(x: Codes) -> npt.NDArray[np.int16]:
-    argument = _argument16(x, tuple(range(16)))
+    argument = _argument16(x, False)
     value = _between_samples(argument, 9, 0x7FFF << 10)
     value = np.where(argument >= 0, value + (1 << 9), (1 << 25) - value + (1 << 9) - 1)
     return (value >> 10).astype(np.int16)
 
 
 def _tanh16(x: Codes) -> npt.NDArray[np.int16]:
-    argument = _argument16(x, (0, 1))
+    argument = _argument16(x, True)
     value = _between_samples(argument, 8, 0xFFFF << 8)
     value = np.where(argument >= 0, value - (1 << 23) + (1 << 7), -value + (1 << 23) + (1 << 7) - 1)
     return (value >> 8).astype(np.int16)

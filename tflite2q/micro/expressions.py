@@ -6,6 +6,7 @@ that the vocabulary gives it.  Integers wrap, so sums, products and left shifts 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +15,13 @@ from tflite2q.errors import UnsupportedError
 from tflite2q.micro.program import CTYPES, Array, Table
 
 UNSIGNED = {"int8": "uint32_t", "uint8": "uint32_t", "int16": "uint32_t", "int32": "uint32_t", "int64": "uint64_t"}
+
+
+def unsigned(dtype: str) -> str:
+    """The C type in which integers of a dtype wrap.  Raises UnsupportedError for those that are not computed with."""
+    if dtype not in UNSIGNED:
+        raise UnsupportedError(f"computes with {dtype}, for which there is no kernel")
+    return UNSIGNED[dtype]
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,7 @@ class CCore:
     def _wrapping(self, a: Expr, sign: str, b: Expr) -> Expr:
         if a.dtype.startswith("float"):
             return self.bind(f"{a.text} {sign} {b.text}", a.dtype)
-        kind = UNSIGNED[a.dtype]
+        kind = unsigned(a.dtype)
         return self.bind(f"({CTYPES[a.dtype]})(({kind}){a.text} {sign} ({kind}){b.text})", a.dtype)
 
     def add(self, a: Expr, b: Expr) -> Expr:
@@ -76,7 +84,7 @@ class CCore:
         return self.bind(f"{a.text} / {b.text}", a.dtype)
 
     def left_shift(self, a: Expr, b: Expr) -> Expr:
-        return self.bind(f"({CTYPES[a.dtype]})(({UNSIGNED[a.dtype]}){a.text} << {b.text})", a.dtype)
+        return self.bind(f"({CTYPES[a.dtype]})(({unsigned(a.dtype)}){a.text} << {b.text})", a.dtype)
 
     def right_shift(self, a: Expr, b: Expr) -> Expr:
         return self.bind(f"{a.text} >> {b.text}", a.dtype)
@@ -106,6 +114,10 @@ class CCore:
         """Truncation toward zero; x must fit 32 bits, as everything that becomes a code does."""
         return self.bind(f"({CTYPES[x.dtype]})(int32_t){x.text}", x.dtype)
 
+    def broadcast_to(self, x: Expr, shape: Sequence[int]) -> Expr:
+        """One element is what it is: loops find it in its tensor."""
+        return x
+
     def equal(self, a: Expr, b: Expr) -> Expr:
         return self.bind(f"{a.text} == {b.text}", "bool")
 
@@ -119,7 +131,7 @@ class CCore:
         return self.bind(f"{condition.text} ? {a.text} : {b.text}", a.dtype)
 
     def __getattr__(self, name: str) -> object:
-        raise UnsupportedError(f"needs the operation {name!r}, which there is not element by element")
+        raise UnsupportedError(f"has no kernel, and needs {name!r}, which there is not element by element")
 
 
 def literal(value: np.generic) -> str:

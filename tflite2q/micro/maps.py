@@ -62,12 +62,21 @@ def softmax(name: str, exponentials: np.ndarray, rows: int, classes: int, dtype:
 
 
 def softmax16(name: str, rows: int, classes: int, m: int, shift: int) -> Call:
-    """Rows of 16-bit codes, by interpolated tables of exp and of 1 / (1 + x)."""
+    """Rows of 16-bit codes, by linear pieces of exp and of 1 / (1 + x)."""
     from tflite2q.dialect.ops.softmax import int16_tables
+    from tflite2q.micro.lookup16 import pieces
 
-    exponential, reciprocal = int16_tables()
-    tables = (Table("q_exp16", exponential.astype(np.int16)), Table("q_reciprocal16", reciprocal.astype(np.int16)))
-    return Call(f"q_softmax16({{x0}}, {{y0}}, {rows}, {classes}, {m}, {shift});", ("softmax16",), "\0", tables, 0, None)
+    exponential, reciprocal = (pieces(table) for table in int16_tables())
+    assert exponential is not None and reciprocal is not None  # which they are made of
+    tables = (Table("q_exp16", exponential), Table("q_reciprocal16", reciprocal))
+    return Call(
+        f"q_softmax16({{x0}}, {{y0}}, {rows}, {classes}, {m}, {shift});",
+        ("lookup16", "softmax16"),
+        "\0",
+        tables,
+        0,
+        None,
+    )
 
 
 def add(name: str, op: Add, a: Value, b: Value, y: Value) -> Call | None:

@@ -116,7 +116,7 @@ def _geometry(conv: ConvolutionContract) -> str:
     )
 
 
-def _wrapper(name: str, kernel: str, layer: str, kind: str, types: tuple[str, str], scratch: bool) -> str:
+def wrapper(name: str, kernel: str, layer: str, kind: str, types: tuple[str, str], scratch: bool) -> str:
     """The function of one kind of rescaling: shared by all layers that have it."""
     more, passed = (", int8_t *scratch", "scratch, ") if scratch else ("", "")
     return (
@@ -174,11 +174,11 @@ def _conv(name: str, conv: Conv2DContract, weights: Array, narrow: bool, form: F
         f".stride = {stride}, {_geometry(conv)}, .groups = {conv.groups}, .zero = {conv.x_zero_point}, "
         f".narrow = {int(narrow)}}};\n"
     )
-    wrapper = f"{way.kernel}_{kind[2:].lower()}"
+    function = f"{way.kernel}_{kind[2:].lower()}"
     return Call(
-        f"{wrapper}(&{name}, {{x0}}, {{y0}}, {{scratch}});",
+        f"{function}(&{name}, {{x0}}, {{y0}}, {{scratch}});",
         ("conv", way.text),
-        _wrapper(wrapper, way.kernel, "q_conv", kind, ("int8_t", "int8_t"), True) + "\0" + struct,
+        wrapper(function, way.kernel, "q_conv", kind, ("int8_t", "int8_t"), True) + "\0" + struct,
         (Table(f"{name}_w", data, True), *tables),
         -(-way.scratch // 4) * 4,
         _gap(conv, 1, _pointwise(conv), BAND if family == "mve" else 2),
@@ -298,11 +298,11 @@ def _depthwise(name: str, conv: DepthwiseConv2DContract, weights: Array, narrow:
         f"static const q_depthwise {name} = {{.w = {name}_w, .bias = {name}_b, .r = {rescale}, {_geometry(conv)}, "
         f".multiplier = {conv.depth_multiplier}, .zero = {conv.x_zero_point}, .narrow = {int(narrow)}}};\n"
     )
-    wrapper = f"{way.kernel}_{kind[2:].lower()}"
+    function = f"{way.kernel}_{kind[2:].lower()}"
     return Call(
-        f"{wrapper}(&{name}, {{x0}}, {{y0}}{', {scratch}' if way.scratch else ''});",
+        f"{function}(&{name}, {{x0}}, {{y0}}{', {scratch}' if way.scratch else ''});",
         way.texts,
-        _wrapper(wrapper, way.kernel, "q_depthwise", kind, ("int8_t", "int8_t"), way.scratch > 0) + "\0" + struct,
+        wrapper(function, way.kernel, "q_depthwise", kind, ("int8_t", "int8_t"), way.scratch > 0) + "\0" + struct,
         (Table(f"{name}_w", data, True), Table(f"{name}_b", np.pad(bias, (0, more)), True), *tables),
         -(-way.scratch // 4) * 4,
         rows_gap(conv, way.ahead) if conv.batch == 1 else None,
@@ -328,12 +328,12 @@ def _wide(name: str, conv: ConvolutionContract, weights: Array, narrow: bool) ->
         f"{_geometry(conv)}, .groups = {getattr(conv, 'groups', 1)}, .narrow = {int(narrow)}, "
         f".depthwise = {int(depthwise)}}};\n"
     )
-    wrapper = f"q_wide_{kind[2:].lower()}{'_narrow' if narrow else ''}{'_64' if wide else ''}"
-    body = _wrapper(
-        wrapper, "q_wide_all", "q_wide", f"{kind}, {int(narrow)}, {int(wide)}", ("int16_t", "int16_t"), False
+    function = f"q_wide_{kind[2:].lower()}{'_narrow' if narrow else ''}{'_64' if wide else ''}"
+    body = wrapper(
+        function, "q_wide_all", "q_wide", f"{kind}, {int(narrow)}, {int(wide)}", ("int16_t", "int16_t"), False
     )
     return Call(
-        f"{wrapper}(&{name}, {{x0}}, {{y0}});",
+        f"{function}(&{name}, {{x0}}, {{y0}});",
         ("wide",),
         body + "\0" + struct,
         (

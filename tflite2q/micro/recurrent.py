@@ -90,7 +90,7 @@ def lstm(name: str, op: Lstm, ins: Values) -> Call:
         f"      q_copy(h, to, {units});\n    }}\n}}\n"
     )
     text = "\0" + "".join(texts) + loop
-    return Call(f"{name}({{x0}}, {{y1}}, {{y2}}, {{y0}});", ("recurrent",), text, tuple(tables), 0, None)
+    return Call(f"{name}({{x0}}, {{y1}}, {{y2}}, {{y0}});", ("dot", "recurrent"), text, tuple(tables), 0, None)
 
 
 def svdf(name: str, op: Svdf, ins: Values, y: Value) -> Call:
@@ -114,7 +114,9 @@ def svdf(name: str, op: Svdf, ins: Values, y: Value) -> Call:
         f"static const q_svdf_layer {name} = {{{name}_f, {name}_z, {'0' if bias is None else f'{name}_b'}, {name}_t, "
         f"{texts[0]}, {texts[1]}, {x.type.shape[0]}, {x.type.shape[1]}, {filters // op.rank}, {op.rank}, {memory}}};\n"
     )
-    return Call(f"q_svdf(&{name}, {{x0}}, {{y1}}, {{y0}});", ("recurrent",), "\0" + struct, tuple(tables), 0, None)
+    return Call(
+        f"q_svdf(&{name}, {{x0}}, {{y1}}, {{y0}});", ("dot", "recurrent"), "\0" + struct, tuple(tables), 0, None
+    )
 
 
 def _check(op: Lstm | Svdf, ins: Values, x: Value, states: Sequence[str]) -> None:

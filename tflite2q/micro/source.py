@@ -25,8 +25,7 @@ def source(program: Program, plan: Plan) -> str:
         kernel("common"),
     ]
     wanted = [name for step in program.steps for name in step.kernels]
-    if "softmax16" in wanted:
-        parts += [_table(table) for table in _unique(program) if table.name in ("q_exp16", "q_reciprocal16")]
+    parts += [_table(table) for table in _unique(program) if table.name.startswith("q_")]  # which kernels name
     parts += [kernel(name) for name in dict.fromkeys(wanted)]
     parts += shared
     parts += [_table(table) for table in _unique(program) if not table.name.startswith("q_")]

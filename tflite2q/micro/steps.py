@@ -12,20 +12,21 @@ import numpy as np
 from tflite2q.dialect.fold import folded
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op, Values
-from tflite2q.dialect.ops.binary import Compare, Extremum, Prelu, SquaredDifference
-from tflite2q.dialect.ops.eltwise import Add, Eltwise, Requantize
+from tflite2q.dialect.ops.eltwise import Add
+from tflite2q.dialect.ops.lookup import Lookup
 from tflite2q.dialect.ops.recurrent import Lstm, Svdf
 from tflite2q.dialect.ops.reduce import Sum
 from tflite2q.dialect.ops.shape import Movement
 from tflite2q.dialect.ops.softmax import Softmax
 from tflite2q.dialect.ops.state import AssignVariable
+from tflite2q.dialect.ops.transpose_conv import TransposeConv
 from tflite2q.dialect.types import STORAGE, Value
 from tflite2q.errors import UnsupportedError
 from tflite2q.kernels import contracts as kinds
 from tflite2q.kernels.contracts import Contract
 from tflite2q.lower import clamps, pads
 from tflite2q.lower.contracts import activations, contract_of
-from tflite2q.micro import elements, maps, movement, products, recurrent, states
+from tflite2q.micro import elements, lookup16, maps, movement, products, recurrent, states, transposed
 from tflite2q.micro.elements import Function
 from tflite2q.micro.products import Call
 from tflite2q.micro.program import ALIGNMENT, Buffer, Port, Program, State, Step, Table
@@ -116,6 +117,10 @@ class _Maker:
             self._call(op, activations(op, contract), call, contract)
         elif isinstance(op, AssignVariable):
             self._assign(op, ins["x"])
+        elif isinstance(op, Lookup) and ins["x"].type.dtype == "int16":
+            self._step(op, lookup16.lookup(symbol, op, ins["x"], outs[0]), [ins["x"].name])
+        elif isinstance(op, TransposeConv):
+            self._step(op, transposed.transposed(symbol, op, ins, outs[0]), [ins["x"].name])
         elif isinstance(op, Lstm | Svdf):
             self._recurrent(symbol, op, ins)
         elif isinstance(op, Softmax):
@@ -196,8 +201,6 @@ class _Maker:
                 self._step(op, call, names)
                 return
         if not isinstance(contract, kinds.EltwiseContract):
-            if not isinstance(op, Extremum | Prelu | Compare | SquaredDifference | Eltwise | Requantize):
-                raise UnsupportedError("there is no kernel of it for microcontrollers")
             contract = _general(op, operands, outs)
         made = elements.eltwise(symbol, contract)
         self._function(symbol, op, names, made)
@@ -291,10 +294,22 @@ class _Maker:
 
 
 def _general(op: Op, operands: Sequence[Value], outs: Sequence[Value]) -> kinds.EltwiseContract:
-    """An op of broadcasting operands without a contract of its own, as one."""
+    """An op without a contract of its own, as one of broadcasting operands.
+
+    Its meaning has only element-wise operations where it can be written as such, which is found out by writing it.
+    Raises UnsupportedError where the shape of its result is not that of its operands together.
+    """
     from tflite2q.dialect.op import Operands, Tensor
 
+    if len(outs) != 1 or not operands or op.updates:
+        raise UnsupportedError("there is no kernel of it for microcontrollers")
     y = outs[0].type
+    try:
+        whole = np.broadcast_shapes(*(value.type.shape for value in operands))
+    except ValueError:
+        whole = None
+    if whole != y.shape:
+        raise UnsupportedError("there is no kernel of it for microcontrollers")
 
     def meaning(core: object, *data: object) -> object:
         tensors = [Tensor(value, each) for value, each in zip(operands, data, strict=True)]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from tflite2q.arithmetic.core import Core
 from tflite2q.arithmetic.numpy_core import NumpyCore
@@ -135,13 +136,16 @@ class Lookup(Op):
         if not is_codes(x.type):
             name = f"{self.function} approximate" if self.approximate else self.function
             return (FORMULAS[name](core, x.data, x.type.dtype, self.alpha),)
-        options = Options(self.alpha, self.approximate)
-        table = tabulate(self.function, _codes(x.type), _codes(y), options)
+        table = self.table(x.type, y)
         index = core.astype(x.data, "int32")
         lowest = x.type.range[0]
         if lowest:
             index = core.subtract(index, core.const(np.array([lowest], np.int32)))
         return (core.take(core.const(table), index),)
+
+    def table(self, x: TensorType, y: TensorType) -> npt.NDArray[Any]:
+        """y's code for every code of x, lowest first."""
+        return tabulate(self.function, _codes(x), _codes(y), Options(self.alpha, self.approximate))
 
 
 @cache

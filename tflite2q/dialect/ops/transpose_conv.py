@@ -124,6 +124,14 @@ class TransposeConv(Op):
             return (activated(core, acc, self.activation, "float32"),)
         return (self.rescaling(ins.values, outs[0]).meaning(core, acc),)
 
+    def cropped(self, kernel: tuple[int, int], y: Shape) -> tuple[int, int]:
+        """Rows above and columns left of the output that filters reach and that are dropped."""
+        found = []
+        for stride, k, out in zip((self.stride_h, self.stride_w), kernel, y[1:3], strict=True):
+            count = -(-out // stride) if self.padding == "SAME" else -(-(out - k + 1) // stride)
+            found.append(max(0, (count - 1) * stride + k - out) // 2)
+        return found[0], found[1]
+
     def spread(self, core: Core[T], x: T, shape: Shape, kernel: tuple[int, int], y: Shape) -> T:
         """x with stride - 1 zeros behind each pixel, padded or cropped so that a plain convolution gives shape y."""
         n, height, width, c = shape
@@ -136,9 +144,9 @@ class TransposeConv(Op):
         apart = core.pad(core.reshape(x, (n, h, 1, w, 1, c)), (0,) * 6, (0, 0, s_h - 1, 0, s_w - 1, 0), 0)
         apart = core.reshape(apart, (n, h * s_h, w * s_w, c))
         begin, end, before, after = [], [], [], []
-        for extent, stride, k, out in zip((h * s_h, w * s_w), strides, kernel, y[1:3], strict=True):
-            count = -(-out // stride) if self.padding == "SAME" else -(-(out - k + 1) // stride)
-            first = k - 1 - max(0, (count - 1) * stride + k - out) // 2
+        cut = self.cropped(kernel, y)
+        for extent, k, out, margin in zip((h * s_h, w * s_w), kernel, y[1:3], cut, strict=True):
+            first = k - 1 - margin
             last = out + k - 1 - first - extent
             begin.append(max(-first, 0))
             end.append(extent + min(last, 0))
