@@ -5,6 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 
+MISSING = "-"
+
+
+def ms(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.3f}" if value < 1 else f"{value:.2f}"
+
+
+def ratio(a: float, b: float) -> str:
+    return f"{a / b:.2f}"
+
+
+def percent(share: float) -> str:
+    return f"{share * 100:.1f} %"
+
+
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     right = ["---"] + ["---:"] * (len(head) - 1)
     return "".join(f"| {' | '.join(line)} |\n" for line in (head, right, *rows))

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.environment import Environment
-from benchmarks.layout import markdown
+from benchmarks.layout import MISSING, markdown, ms, percent, ratio
 from benchmarks.models import RESULTS
 
 Result = Mapping[str, Any]
 Row = Mapping[str, Any]
 
-MISSING = "-"
 UNCHANGED = "unchanged"
 TVM_HEAD = "TVM's frontend"
 
@@ -53,10 +52,10 @@ def speed_summary(result: Result) -> str:
     cells = [
         (
             f"`{row['model']}` ({row['dtype']})",
-            _ms(row["litert_original_ms"]),
-            _ms(row["litert_int8_ms"]) if row["dtype"] == "uint8" else MISSING,
-            _ms(row["ours_int8_ms"]),
-            _ratio(row["litert_original_ms"], row["ours_int8_ms"]),
+            ms(row["litert_original_ms"]),
+            ms(row["litert_int8_ms"]) if row["dtype"] == "uint8" else MISSING,
+            ms(row["ours_int8_ms"]),
+            ratio(row["litert_original_ms"], row["ours_int8_ms"]),
         )
         for row in rows
     ]
@@ -78,7 +77,7 @@ def accuracy_summary(result: Result) -> str:
     models = list(dict.fromkeys(row["model"] for row in result["rows"]))
     by_key = {(row["model"], row["scheme"]): row for row in result["rows"]}
     original = {row["model"]: row["top1"][0] for row in result["rows"] if not row["problem"]}
-    cells = [("as imported", *(_percent(original[model]) for model in models))]
+    cells = [("as imported", *(percent(original[model]) for model in models))]
     for name in dict.fromkeys(row["scheme"] for row in result["rows"]):
         cells.append((f"`{name}`", *(_short(by_key[model, name]) for model in models)))
     samples = {row["model"]: row["samples"] for row in result["rows"] if not row["problem"]}
@@ -109,14 +108,14 @@ def recovery(result: Result) -> str:
             (
                 f"`{row['scheme']}`",
                 row["option"],
-                _percent(row["top1"][1]),
-                _percent(row["agreement"]),
+                percent(row["top1"][1]),
+                percent(row["agreement"]),
                 f"{row['distance']:.3f}",
             )
             for row in rows
         ]
         parts.append(
-            f"`{model}`, {samples} labelled samples, top-1 as imported {_percent(top1)}:\n\n"
+            f"`{model}`, {samples} labelled samples, top-1 as imported {percent(top1)}:\n\n"
             f"{markdown(RECOVERY_HEAD, cells)}"
         )
     return "\n".join(parts)
@@ -133,15 +132,15 @@ def reconstruction(result: Result) -> str:
             (
                 f"`{row['scheme']}`",
                 row["option"],
-                _percent(row["top1"][1]),
+                percent(row["top1"][1]),
                 f"{_points(row['low'])} to {_points(row['high'])}",
-                _percent(row["agreement"]),
+                percent(row["agreement"]),
                 str(row["size"]),
                 str(row["zipped"]),
             )
             for row in rows
         ]
-        base = _percent(rows[0]["top1"][0])
+        base = percent(rows[0]["top1"][0])
         parts.append(
             f"`{model}`, {rows[0]['samples']} samples, each held out once; `int8` has {base}:\n\n"
             f"{markdown(RECONSTRUCTION_HEAD, cells)}"
@@ -175,14 +174,14 @@ def real(result: Result) -> str:
     rows: Sequence[Row] = result["rows"]
     schemes = list(dict.fromkeys(row["scheme"] for row in rows))
     cells = [
-        (f"`{row['model']}`", f"`{row['scheme']}`", _ms(row["litert_ms"]), _ms(row["ours_ms"]),
-         _ratio(row["litert_ms"], row["ours_ms"]))
+        (f"`{row['model']}`", f"`{row['scheme']}`", ms(row["litert_ms"]), ms(row["ours_ms"]),
+         ratio(row["litert_ms"], row["ours_ms"]))
         for row in rows
     ]  # fmt: skip
     for scheme in schemes:
         ratios = [row["litert_ms"] / row["ours_ms"] for row in rows if row["scheme"] == scheme]
         cells.append((f"geometric mean of {len(ratios)}", f"`{scheme}`", "", "", _geometric_mean(ratios)))
-    return f"{measured_on(result)}\n{_markdown(REAL_HEAD, cells)}"
+    return f"{measured_on(result)}\n{markdown(REAL_HEAD, cells)}"
 
 
 def calls(result: Result) -> str:
@@ -192,8 +191,8 @@ def calls(result: Result) -> str:
             f"`{row['model']}`",
             str(row["bytes"]),
             *(f"{row[key]:.1f}" for key in ("code_us", "run_us", "out_us", "bound_us", "litert_us")),
-            _ratio(row["litert_us"], row["run_us"]),
-            _ratio(row["two_workers"], row["one_worker"]),
+            ratio(row["litert_us"], row["run_us"]),
+            ratio(row["two_workers"], row["one_worker"]),
         )
         for row in result["rows"]
     ]
@@ -211,7 +210,7 @@ def roofline(result: Result) -> str:
             (
                 row["kind"],
                 str(row["layers"]),
-                _ms(row["ms"]),
+                ms(row["ms"]),
                 f"{row['ms'] / total * 100:.0f} %",
                 row["bound"],
                 f"{row['limit_ms'] / row['ms'] * 100:.0f} %",
@@ -220,15 +219,15 @@ def roofline(result: Result) -> str:
             if row["ms"] >= SHOWN_SHARE * total
         ]
         layers = str(sum(row["layers"] for row in rows))
-        cells.append(("all", layers, _ms(total), "100 %", "", f"{limit / total * 100:.0f} %"))
+        cells.append(("all", layers, ms(total), "100 %", "", f"{limit / total * 100:.0f} %"))
         parts.append(f"`{model}`, int8:\n\n{markdown(ROOFLINE_HEAD, cells)}")
     return "\n".join(parts)
 
 
 def _float_cells(row: Row) -> list[str]:
     return [
-        MISSING if row["top1"] is None else _percent(row["top1"]),
-        _percent(row["agreement"]),
+        MISSING if row["top1"] is None else percent(row["top1"]),
+        percent(row["agreement"]),
         "equal" if row["sqnr"] is None else f"{row['sqnr']:.1f} dB",
         str(row["size"]),
     ]
@@ -312,17 +311,17 @@ def _speed_cells(row: Row) -> tuple[str, ...]:
     efficiency = row["macs"] / vnni / 1e6 / row["peak"] if row["peak"] else None
     return (
         f"`{row['model']}` ({row['dtype']})",
-        _ms(row["litert_original_ms"]),
-        _ms(row["litert_int8_ms"]),
-        _ms(row["ours_original_ms"]),
-        _ms(ours),
-        _ms(row["frontend_ms"]),
-        _ratio(row["litert_original_ms"], ours),
-        _ratio(row["litert_int8_ms"], ours),
-        _ratio(row["ours_original_ms"], ours),
+        ms(row["litert_original_ms"]),
+        ms(row["litert_int8_ms"]),
+        ms(row["ours_original_ms"]),
+        ms(ours),
+        ms(row["frontend_ms"]),
+        ratio(row["litert_original_ms"], ours),
+        ratio(row["litert_int8_ms"], ours),
+        ratio(row["ours_original_ms"], ours),
         f"{row['macs'] / ours / 1e6:.0f}",
-        _ms(row.get("vnni_ms")),
-        _ratio(row["litert_original_ms"], vnni),
+        ms(row.get("vnni_ms")),
+        ratio(row["litert_original_ms"], vnni),
         MISSING if efficiency is None else f"{efficiency:.0%}",
     )
 
@@ -360,7 +359,7 @@ def _accuracy_cells(row: Row) -> tuple[str, ...]:
         f"`{row['scheme']}`",
         _change(*row["top1"]),
         _change(*row["top5"]),
-        _percent(row["agreement"]),
+        percent(row["agreement"]),
         f"{rescaled} of {channels}",
         f"{row['size'][0]} → {row['size'][1] or MISSING}",
     )
@@ -374,34 +373,22 @@ def _scheme_cells(row: Row, about: Row | None, measured: Sequence[Row]) -> tuple
     if row["scheme"] == ORIGINAL:
         name = ORIGINAL
         if measured:
-            of_accuracy = (_percent(measured[0]["top1"][0]), MISSING, str(measured[0]["size"][0]))
+            of_accuracy = (percent(measured[0]["top1"][0]), MISSING, str(measured[0]["size"][0]))
     elif about is not None and not about["problem"]:
-        of_accuracy = (_percent(about["top1"][1]), _percent(about["agreement"]), str(about["size"][1] or MISSING))
-    return name, *of_accuracy, _ms(row["ours_ms"]), _ms(row["litert_ms"])
+        of_accuracy = (percent(about["top1"][1]), percent(about["agreement"]), str(about["size"][1] or MISSING))
+    return name, *of_accuracy, ms(row["ours_ms"]), ms(row["litert_ms"])
 
 
 def _short(row: Row) -> str:
     """Top-1 of a conversion, or a word where there is none."""
     if row["problem"]:
         return UNCHANGED if row["problem"] == UNCHANGED else MISSING
-    return _percent(row["top1"][1])
+    return percent(row["top1"][1])
 
 
 def _threads(count: int) -> str:
     return f"{'One thread' if count == 1 else f'{count} threads'}, milliseconds"
 
 
-def _ms(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.3f}" if value < 1 else f"{value:.2f}"
-
-
-def _ratio(a: float, b: float) -> str:
-    return f"{a / b:.2f}"
-
-
-def _percent(share: float) -> str:
-    return f"{share * 100:.1f} %"
-
-
 def _change(before: float, after: float) -> str:
-    return f"{before * 100:.1f} → {_percent(after)}"
+    return f"{before * 100:.1f} → {percent(after)}"
