@@ -37,7 +37,6 @@ from tflite2q.evaluation.results import (
     quiet,
 )
 from tflite2q.evaluation.tasks.base import Task
-from tflite2q.micro import boards
 from tflite2q.rewrites import Conversion
 
 if TYPE_CHECKING:
@@ -100,6 +99,8 @@ def compare(
     before, after = graph_of(original), graph_of(converted)
     comparison.check_comparable(before, after)
     if emulate is not None:
+        from tflite2q.micro import boards
+
         boards.require(emulate)
     read = {"data": data, "labels": labels, "label names": label_names, "gates": gates}
     result = _before_running(original, converted, target)

@@ -30,7 +30,6 @@ from tflite2q.evaluation.engines import (
 from tflite2q.evaluation.results import Progress
 from tflite2q.execution import litert, reference, runtime
 from tflite2q.flatbuffer import writer
-from tflite2q.micro.emulator import Session
 from tflite2q.micro.memory import Layout
 
 if TYPE_CHECKING:
@@ -146,6 +145,8 @@ class Setup:
         emulator, and what says why the converted model has no code."""
         if self.emulate is None:
             return []
+        from tflite2q.micro.emulator import Session  # which knows all kernels
+
         rows = []
         models = self.models[self.graphs[0] == self.graphs[1] :]
         for number, (model, graph) in enumerate(models):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,9 @@ from tflite2q.evaluation import data
 from tflite2q.evaluation.data import Dataset
 from tflite2q.evaluation.results import Progress, Timing, quiet
 from tflite2q.execution import litert
-from tflite2q.micro.emulator import Session
+
+if TYPE_CHECKING:
+    from tflite2q.micro.emulator import Session
 
 Array = npt.NDArray[Any]
 Runner = Callable[..., list[Array]]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
 from tflite2q.dialect.names import short
-from tflite2q.micro.library import Verdict
 from tflite2q.runtimes.check import Check, Trial
 from tflite2q.runtimes.rules import Breach
+
+if TYPE_CHECKING:
+    from tflite2q.micro.library import Verdict
 
 SHOWN = 5  # layers of a rule that are named
 
