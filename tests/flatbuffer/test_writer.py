@@ -21,7 +21,8 @@ from tflite2q.dialect.ops.shape import Reshape
 from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
 from tflite2q.errors import UnsupportedError, UsageError
 from tflite2q.evaluation import data
-from tflite2q.flatbuffer import reader, tables, writer
+from tflite2q.flatbuffer import reader, writer
+from tflite2q.flatbuffer.tables import Output
 
 MODELS = sorted(path.stem for path in (SHARED / "models").glob("*.tflite"))
 
@@ -178,7 +179,7 @@ def test_an_existing_file_is_kept_unless_forced(tmp_path: Path) -> None:
 
 
 def test_equal_vectors_of_numbers_are_written_once() -> None:
-    output = tables.Output(flatbuffers.Builder(0))
+    output = Output(flatbuffers.Builder(0))
     first = output.vector((1, 0), "int32")
     assert output.vector([1, 0], "int32") == first
     others = [output.vector((1, 0), "int64"), output.vector((1,), "int64"), output.vector((), "int32")]
