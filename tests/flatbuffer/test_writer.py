@@ -6,6 +6,7 @@ import io
 import zipfile
 from pathlib import Path
 
+import flatbuffers
 import numpy as np
 import pytest
 import tflite
@@ -21,6 +22,7 @@ from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
 from tflite2q.errors import UnsupportedError, UsageError
 from tflite2q.evaluation import data
 from tflite2q.flatbuffer import reader, writer
+from tflite2q.flatbuffer.tables import Output
 
 MODELS = sorted(path.stem for path in (SHARED / "models").glob("*.tflite"))
 
@@ -174,3 +176,11 @@ def test_an_existing_file_is_kept_unless_forced(tmp_path: Path) -> None:
     writer.save(small(), path, force=True)
     assert reader.load(path) == small()
     assert [file.name for file in tmp_path.iterdir()] == ["kept.tflite"]
+
+
+def test_equal_vectors_of_numbers_are_written_once() -> None:
+    output = Output(flatbuffers.Builder(0))
+    first = output.vector((1, 0), "int32")
+    assert output.vector([1, 0], "int32") == first
+    others = [output.vector((1, 0), "int64"), output.vector((1,), "int64"), output.vector((), "int32")]
+    assert len({first, *others}) == 4

@@ -301,5 +301,6 @@ def test_json_of_a_comparison() -> None:
         "clamp": None,
         "stays": None,
         "diagnosis": None,
+        "ms": None,
     }
     assert document["notes"] == ["something was not measured"]
