@@ -1,7 +1,7 @@
 """Train a small network on scikit-learn's handwritten digits, quantize it to asymmetric uint8 and write it as .tflite.
 
 Run as `python models/train_digits.py`. Beside this script it writes digits_uint8.tflite, the held-out images and
-labels, and SHA256SUMS. The same command writes the same bytes.
+labels, and SHA256SUMS.
 """
 
 import numpy as np

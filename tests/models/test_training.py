@@ -99,13 +99,15 @@ def test_clipped_activations_pass_no_gradient(quantize: ModuleType) -> None:
 
 
 @pytest.mark.slow
-def test_training_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_training_gives_the_same_data_and_as_good_a_model(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     for script in MODELS.glob("*.py"):
         copy(script, tmp_path)
-    subprocess.run([sys.executable, str(tmp_path / "train_digits.py")], check=True, timeout=600)
-    listed = set((MODELS / "SHA256SUMS").read_text().splitlines())
-    assert set((tmp_path / "SHA256SUMS").read_text().splitlines()) == {line for line in listed if "digits" in line}
+    command = [sys.executable, str(tmp_path / "train_digits.py")]
+    done = subprocess.run(command, check=True, timeout=1800, capture_output=True, text=True)
+    assert int(done.stdout.splitlines()[-1].split()[0]) >= 350
+    for name in ("digits_test.npz", "digits_labels.csv"):
+        assert (tmp_path / name).read_bytes() == (MODELS / name).read_bytes()
 
 
 def test_standardized_layers_begin_with_mean_0_and_variance_1(nn: ModuleType) -> None:
