@@ -161,7 +161,7 @@ def test_unchanged_models(cli: Cli, digits: Path, tmp_path: Path, how: str, code
 
 
 def test_gates_reports_and_exit_codes(cli: Cli, digits: Path, digits_data: tuple[Path, Path], tmp_path: Path) -> None:
-    (tmp_path / "gates.toml").write_text("min_agreement = 0.9\nmax_size_ratio = 1.2\n", encoding="utf-8")
+    (tmp_path / "gates.toml").write_text("min_agreement = 0.9\nmax_size_ratio = 1.1\n", encoding="utf-8")
     data, labels = digits_data
     reports = [f"--{kind}={tmp_path / name}" for kind, name in
                (("markdown", "r.md"), ("junit", "r.xml"), ("html", "r & r.html"), ("json", "r.json"))]  # fmt: skip

@@ -112,8 +112,8 @@ def test_the_action(place: Path, root: Path, tmp_path: Path) -> None:
     given = {"sources": "models\nmy models\n", "scheme": "int8", "output": "my out", "arguments": "--jobs\n2\n"}
     code, summary, outputs = action(root, given, tmp_path)
     assert code == 0
-    assert "2 conversions: 2 converted" in summary
-    assert json.loads(Path(outputs["json"]).read_text())["counts"] == {"converted": 2}
+    assert "3 conversions: 3 converted" in summary
+    assert json.loads(Path(outputs["json"]).read_text())["counts"] == {"converted": 3}
     assert Path(outputs["junit"]).exists()
     assert (place / "my out" / "a model.int8.tflite").exists()
 

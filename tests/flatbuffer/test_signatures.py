@@ -74,7 +74,7 @@ def test_one_is_converted_the_others_stay(key: str, place: int, tmp_path: Path) 
 def test_the_first_subgraph_is_the_model_unless_a_signature_is_given() -> None:
     graph = read(model())
     assert graph == read(model(), signature="encode")
-    assert graph.notes == ("2 further subgraphs are kept unchanged; --signature chooses 'decode', 'score'",)
+    assert graph.notes == ("2 further subgraphs are kept unchanged; signature chooses 'decode', 'score'",)
 
 
 def test_an_unknown_signature_is_refused() -> None:

@@ -164,7 +164,7 @@ def by_rows(core: Core[T], function: Callable[..., T], *operands: T) -> T:
     """`function(*operands)`, where each row (along the last axis) of the result depends on the same row of operands of
     one shape, or of one operand.
 
-    A core that has a `by_rows` of its own may work through the rows piece by piece.
+    A core whose class has a `by_rows` may work through the rows piece by piece.
     """
-    pieces: Callable[..., T] | None = getattr(core, "by_rows", None)
-    return function(*operands) if pieces is None else pieces(function, *operands)
+    pieces: Callable[..., T] | None = getattr(type(core), "by_rows", None)
+    return function(*operands) if pieces is None else pieces(core, function, *operands)
