@@ -19,6 +19,7 @@ import tflite2q
 from benchmarks import environment
 from benchmarks.contenders import Times, medians, timed
 from benchmarks.models import Model
+from tflite2q.errors import Unchanged
 from tflite2q.execution.runtime import Executable
 
 Report = Callable[[str], None]
@@ -58,7 +59,7 @@ def converted(path: Path, folder: Path) -> Path:
     """The model converted to int8, or as it is where it is int8 already."""
     try:
         conversion = tflite2q.convert(path, "int8")
-    except tflite2q.Unchanged:
+    except Unchanged:
         return path
     conversion.save(folder / path.name)
     return folder / path.name

@@ -25,6 +25,9 @@ FASTEST_CORES = 1  # TVM's affinity mode: threads on the fastest cores first
 # How many threads TVM may use at all.  Without it TVM asks the system again at every parallel region, which takes as
 # long as a small layer, and on x86 it believes that half of the processors are there.
 MOST_THREADS = "TVM_NUM_THREADS"
+# How often a thread of TVM's pool looks for work before it sleeps.  TVM's own 300,000 take half a second of every
+# processor, also for a model on one thread, whenever another thread first runs one; these cover the gaps within a run.
+PATIENCE = ("TVM_THREAD_POOL_SPIN_COUNT", "10000")
 
 _configured = threading.local()
 
@@ -102,6 +105,7 @@ def use_threads(count: int) -> None:
     """
     if getattr(_configured, "count", None) != count:
         os.environ.setdefault(MOST_THREADS, str(processors()))
+        os.environ.setdefault(*PATIENCE)
         tvm.get_global_func("runtime.config_threadpool")(FASTEST_CORES, count)
         _configured.count = count
 
