@@ -147,6 +147,7 @@ def test_help_is_what_make_alone_says(make: Make) -> None:
         assert f"\n  {target} " in done.stdout
 
 
+@pytest.mark.slow  # what it runs is run by .ci/run, too
 def test_the_demo_begins_with_its_report(make: Make, tmp_path: Path) -> None:
     done = make("demo", f"OUT={tmp_path / 'out'}")
     assert done.returncode == 0, done.stderr
