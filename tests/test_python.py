@@ -89,6 +89,7 @@ def test_a_report_writes_itself_in_every_form(digits: Path, digits_data: tuple[P
     assert type(dataclasses.replace(report, notes=())) is type(report)
 
 
+@pytest.mark.slow  # a search of the command line is among the quick tests
 def test_a_search_from_python_keeps_within_the_loss(
     digits: Path, digits_data: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -39,6 +39,7 @@ def test_damaged_models(name: str, shared: Path) -> None:
     fuzz((SHARED / f"{name}.tflite").read_bytes(), name, 300)
 
 
+@pytest.mark.slow  # a minute of damaged models is part of .ci/run
 @pytest.mark.usefixtures("little_memory")
 @pytest.mark.parametrize("name", LARGE)
 def test_damaged_large_models(name: str, shared: Path) -> None:

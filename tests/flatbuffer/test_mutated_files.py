@@ -77,6 +77,7 @@ def mutate_all(count: int, seed: str) -> None:
     assert outcomes["InvalidGraph"] > sum(outcomes.values()) // 20, outcomes
 
 
+@pytest.mark.slow  # a minute of damaged models is part of .ci/run
 @pytest.mark.usefixtures("little_memory")
 def test_mutated_models() -> None:
     mutate_all(3, "quick")

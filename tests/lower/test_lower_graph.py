@@ -79,7 +79,8 @@ def test_shared_model_by_kernels(shared: Path, name: str) -> None:
     assert_exact(reader.load(shared / "models" / f"{name}.tflite"), True)
 
 
-@pytest.mark.parametrize("name", ["ad01_int8", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_BY_CORE)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ad01_int8", *SLOW_BY_CORE])
 def test_shared_model_by_core_operations(shared: Path, name: str) -> None:
     assert_exact(reader.load(shared / "models" / f"{name}.tflite"), False)
 
