@@ -24,8 +24,6 @@ RENDER = {
     "reconstruction": tables.reconstruction,
 }
 
-TIMED = ("speed", "real", "calls")
-
 UNLABELLED = ("speed", "real", "calls", "roofline")
 
 

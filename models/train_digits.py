@@ -8,7 +8,7 @@ import numpy as np
 from nn import Array, Layer, initialize
 from numpy.lib.stride_tricks import sliding_window_view
 from sklearn.datasets import load_digits  # type: ignore[import-untyped]
-from training import Batches, Labels, Recipe, correct, exported, quantized, save
+from training import Batches, Labels, Recipe, correct, exported, quantized, save, shuffled
 
 from tflite2q.dialect.types import Quantization
 
@@ -62,9 +62,7 @@ def main() -> None:
     steps = len(training) // BATCH
 
     def epoch(rng: np.random.Generator) -> Batches:
-        order = rng.permutation(training)
-        for step in range(steps):
-            batch = order[step * BATCH : (step + 1) * BATCH]
+        for batch in shuffled(training, BATCH, rng):
             yield shifted(images[batch], rng), labels[batch]
 
     recipe = Recipe(

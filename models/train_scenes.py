@@ -10,7 +10,7 @@ from nn import Layer, initialize, standardized
 from scenes import Floats, scene
 from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 from train_digits import split
-from training import Batches, Codes, Labels, Recipe, correct, exported, quantized, save
+from training import Batches, Codes, Labels, Recipe, correct, exported, quantized, save, shuffled
 
 from tflite2q.dialect.types import Quantization
 
@@ -65,9 +65,7 @@ def main() -> None:
     steps = len(training) // BATCH
 
     def epoch(rng: np.random.Generator) -> Batches:
-        order = rng.permutation(training)
-        for step in range(steps):
-            batch = order[step * BATCH : (step + 1) * BATCH]
+        for batch in shuffled(training, BATCH, rng):
             yield real(drawn(glyphs, batch, glyphs[training], rng)), labels[batch]
 
     inputs = drawn(glyphs, held_out, glyphs[held_out], np.random.default_rng(SEED + 1))

@@ -25,6 +25,13 @@ Epoch = Callable[[np.random.Generator], Batches]
 """Gives the batches of one epoch: real images [N, H, W, C] and their labels."""
 
 
+def shuffled(samples: Labels, size: int, rng: np.random.Generator) -> Iterator[Labels]:
+    """The numbers of samples in random order, `size` at a time; what is left at the end is not used."""
+    order = rng.permutation(samples)
+    for step in range(len(samples) // size):
+        yield order[step * size : (step + 1) * size]
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A network, the grid of its input, and how it is trained.

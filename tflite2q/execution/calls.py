@@ -111,13 +111,10 @@ class Batch:
 
         Raises DataError as `Executable.run`.
         """
-        given = _fitting(arrays, self.inputs, "input")
+        given = self._check_inputs(arrays)
         if out is None:
             out = [np.empty(value.type.shape, STORAGE[value.type.dtype]) for value in self.outputs]
-        else:
-            for array, value in zip(_fitting(out, self.outputs, "output"), self.outputs, strict=True):
-                if not array.flags.writeable:
-                    raise DataError(f"output {value.name!r} cannot be written to an array that is read-only")
+        out = check_outputs(self.outputs, out)
         todo = iter(range(self.count))  # each number is taken by one thread
 
         def work() -> None:
@@ -127,7 +124,31 @@ class Batch:
 
         for done in [self._pool.submit(work) for _ in range(self._workers)]:
             done.result()
-        return list(out)
+        return out
+
+    def _check_inputs(self, arrays: Sequence[npt.ArrayLike]) -> list[Array]:
+        if len(arrays) != len(self.inputs):
+            raise DataError(f"the batch has {len(self.inputs)} inputs, got {len(arrays)} arrays")
+        found = [np.asarray(array) for array in arrays]
+        for array, value in zip(found, self.inputs, strict=True):
+            kind = value.type
+            if array.shape != kind.shape or array.dtype.name != STORAGE[kind.dtype]:
+                wanted, got = f"{kind.dtype}{list(kind.shape)}", f"{array.dtype.name}{list(array.shape)}"
+                raise DataError(f"input {value.name!r} must be {wanted}, got {got}")
+        return found
+
+
+def check_outputs(outputs: Sequence[Value], arrays: Sequence[Array]) -> list[Array]:
+    """The arrays that results are to be written to.  Raises DataError if they do not fit or cannot be written to."""
+    if len(arrays) != len(outputs):
+        raise DataError(f"the model has {len(outputs)} outputs, got {len(arrays)} arrays for them")
+    for value, array in zip(outputs, arrays, strict=True):
+        shape, dtype = value.type.shape, np.dtype(STORAGE[value.type.dtype])
+        if not (isinstance(array, np.ndarray) and (array.shape, array.dtype) == (shape, dtype)):
+            raise DataError(f"the array for output {value.name!r} must be {value.type.dtype}{list(shape)}")
+        if not array.flags.writeable:
+            raise DataError(f"the array for output {value.name!r} is read-only")
+    return list(arrays)
 
 
 def _repeated(value: Value, count: int) -> Value:
@@ -137,18 +158,6 @@ def _repeated(value: Value, count: int) -> Value:
         what = "has no axis to put samples one after the other" if not shape else "decides shapes"
         raise UsageError(f"{value.name!r} {what}; run the samples of this model one by one")
     return replace(value, type=replace(value.type, shape=(shape[0] * count, *shape[1:])))
-
-
-def _fitting(arrays: Sequence[npt.ArrayLike], values: Sequence[Value], what: str) -> list[Array]:
-    if len(arrays) != len(values):
-        raise DataError(f"the batch has {len(values)} {what}s, got {len(arrays)} arrays")
-    found = [np.asarray(array) for array in arrays]
-    for array, value in zip(found, values, strict=True):
-        kind = value.type
-        if array.shape != kind.shape or array.dtype.name != STORAGE[kind.dtype]:
-            wanted, got = f"{kind.dtype}{list(kind.shape)}", f"{array.dtype.name}{list(array.shape)}"
-            raise DataError(f"{what} {value.name!r} must be {wanted}, got {got}")
-    return found
 
 
 def _part(array: Array, sample: int, count: int) -> Array:

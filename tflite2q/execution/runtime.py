@@ -20,7 +20,7 @@ from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import STORAGE, Value
 from tflite2q.errors import DataError, TargetError, UsageError
 from tflite2q.execution import libraries, manifest
-from tflite2q.execution.calls import Array, Batch, Bound, Sample, Stream, mapped, raise_refusal
+from tflite2q.execution.calls import Array, Batch, Bound, Sample, Stream, check_outputs, mapped, raise_refusal
 from tflite2q.execution.manifest import Manifest
 from tflite2q.execution.reference import check_prescribed
 from tflite2q.execution.source import Source
@@ -188,7 +188,7 @@ class Executable:
         """
         if out is None:
             return self.advance(arrays, self.initial_states)[0]
-        places = self._check_outputs(out)
+        places = check_outputs(self.outputs, out)
         return self._call([*self._check_inputs(arrays), *self.initial_states], places)[: len(places)]
 
     def bind(self) -> Bound:
@@ -342,17 +342,6 @@ class Executable:
             check_prescribed(value, array)
             checked.append(array)
         return checked
-
-    def _check_outputs(self, arrays: Sequence[Array]) -> list[Array]:
-        if len(arrays) != len(self.outputs):
-            raise DataError(f"the model has {len(self.outputs)} outputs, got {len(arrays)} arrays for them")
-        for value, array in zip(self.outputs, arrays, strict=True):
-            shape, dtype = value.type.shape, np.dtype(STORAGE[value.type.dtype])
-            if not (isinstance(array, np.ndarray) and (array.shape, array.dtype) == (shape, dtype)):
-                raise DataError(f"the array for output {value.name!r} must be {value.type.dtype}{list(shape)}")
-            if not array.flags.writeable:
-                raise DataError(f"the array for output {value.name!r} is read-only")
-        return list(arrays)
 
     def _random_inputs(self) -> list[Array]:
         generator = np.random.default_rng(0)

@@ -91,10 +91,9 @@ def _sums(contract: DynamicConv2DContract, registers: Registers) -> tuple[Sums, 
 
 
 def _pack(contract: DynamicConv2DContract, pack: Callable[[Any], Arrays]) -> Arrays:
-    packed = pack(replace(contract, weights=contract.weights.astype(np.float32)))
+    reals = replace(contract, weights=contract.weights.astype(np.float32))
     # Scales lie as biases do.
-    scales = pack(replace(contract, weights=contract.weights.astype(np.float32), bias=contract.scales))["bias"]
-    return {**packed, "scales": scales}
+    return {**pack(reals), "scales": pack(replace(reals, bias=contract.scales))["bias"]}
 
 
 def _piece(weights: Array) -> int:
