@@ -98,7 +98,7 @@ class Session:
             self.close()
             raise TargetError(
                 f"{self.device.name} is {there}, and the library was compiled for {description.target} ({code}); "
-                f"compile it for {there}"
+                f"{hint('compile it with --target')} for {there}"
             )
         model = self.ask("uploading and loading the library", "load", os.path.abspath(path), threads)
         return RemoteExecutable(description, threads, self, model)
