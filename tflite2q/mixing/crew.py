@@ -133,7 +133,8 @@ class _Child:
             done, value = self._connection.recv()
         except (EOFError, OSError) as error:
             raise DataError(
-                hint("a process of the search was ended, perhaps for lack of memory; give fewer --jobs")
+                "a process of the search was ended, perhaps for lack of memory; "
+                + hint("give fewer --jobs, or continue by the same command")
             ) from error
         if not done:
             raise value
