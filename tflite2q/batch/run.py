@@ -56,6 +56,7 @@ class Batch:
         self._jobs, self._out = jobs, out
         self._cache = Cache(caches.place(out))
         self._records: dict[int, Record] = {}
+        self.kept = 0  # jobs whose result the cache holds, so that no run does them again
         places.make(out)
         try:
             if not force:
@@ -94,6 +95,7 @@ class Batch:
             key = caches.key(places.digest(content), name, job.settings)
             found = self._found(key)
             if found is not None and self._put(job, found):
+                self.kept += 1
                 return Record(job, found, time.monotonic() - started, True)
         except Tflite2qError as error:
             return self._refused(job, error, started)
@@ -126,6 +128,7 @@ class Batch:
                     outcome = replace(outcome, outputs=hashed)
                 if outcome.keeps:
                     self._cache.keep(working.key, outcome)
+                    self.kept += 1  # before its files can be seen
                 self._put(job, outcome, made)
                 record = Record(job, outcome, time.monotonic() - working.started, False)
             except UsageError as error:

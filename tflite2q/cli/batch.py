@@ -204,5 +204,5 @@ def _run(work: Batch, engine: Engine, found: Sequence[Job], progress: Progress) 
     try:
         return work.run(engine, told)
     except KeyboardInterrupt:
-        remark(f"{done} of {len(found)} are done and kept; the same command continues")
+        remark(f"{work.kept} of {len(found)} are done and kept; the same command continues")
         raise
