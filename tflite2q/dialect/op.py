@@ -39,6 +39,8 @@ CONTRACTS = (
     "resize_bilinear",
     "argmax",
     "concat",
+    "transpose_conv2d",
+    "batch_matmul",
 )
 
 

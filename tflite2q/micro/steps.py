@@ -12,6 +12,7 @@ import numpy as np
 from tflite2q.dialect.fold import folded
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op, Values
+from tflite2q.dialect.ops.dense import BatchMatmul
 from tflite2q.dialect.ops.eltwise import Add
 from tflite2q.dialect.ops.lookup import Lookup
 from tflite2q.dialect.ops.recurrent import Lstm, Svdf
@@ -62,7 +63,7 @@ def refused(graph: Graph, family: str) -> tuple[Refused, ...]:
 
 
 def _contract(graph: Graph, op: Op) -> Contract | None:
-    if op.regions:
+    if op.regions or isinstance(op, TransposeConv | BatchMatmul):  # which have no kernels by contract
         return None
     try:
         return contract_of(op, graph.ins(op), graph.outs(op))

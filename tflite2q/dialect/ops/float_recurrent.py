@@ -218,6 +218,13 @@ def check_lstm(ins: Values, prefix: str, batch: int, depth: int, states: tuple[s
         fits(f"{prefix}peephole_{gate}", cells)
     given = [ins.get(f"{prefix}{name}") is None for name in ("input_to_input", "recurrent_to_input", "bias_input")]
     require(len(set(given)) == 1, "the input gate has weights without a bias, or the other way round")
+    holes = [name for name in ("input", "forget", "output") if ins.get(f"{prefix}peephole_{name}") is not None]
+    coupled = given[0]
+    require(holes in ([], ["forget", "output"] if coupled else ["input", "forget", "output"]), "peepholes are missing")
+    require(
+        ins.get(f"{prefix}projection") is not None or ins.get(f"{prefix}projection_bias") is None,
+        "a projection has a bias without weights",
+    )
     if ins.get(f"{prefix}projection") is None:
         require(results == cells, f"{cells} cells but {results} results without a projection")
     fits(f"{prefix}projection", results, cells)
