@@ -73,12 +73,16 @@ def squashed(core: Core[T], x: T, activation: str) -> T:
     return core.tanh(x) if activation == "TANH" else activated(core, x, activation, "float32")
 
 
+def check_steps(shape: Sequence[int], time_major: bool, most: float = MOST_STEPS) -> None:
+    """Raise UnsupportedError for a sequence [batch, steps, depth], or steps first, of more than `most` or no steps."""
+    steps = shape[0 if time_major else 1]
+    supported(0 < steps <= most, f"a sequence of {steps} steps; 1 to {most} are possible")
+
+
 def steps_of(core: Core[T], x: T, shape: Sequence[int], time_major: bool) -> list[T]:
     """The inputs [batch, depth] of each step."""
     axis = 0 if time_major else 1
-    steps = shape[axis]
-    supported(steps <= MOST_STEPS, f"a sequence of {steps} steps; {MOST_STEPS} are possible")
-    parts = (core.strided_slice(x, (axis,), (step,), (step + 1,), (1,)) for step in range(steps))
+    parts = (core.strided_slice(x, (axis,), (step,), (step + 1,), (1,)) for step in range(shape[axis]))
     return [core.reshape(part, (shape[1 - axis], shape[2])) for part in parts]
 
 

@@ -5,6 +5,7 @@ State lives in variables, which a run reads and updates.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
@@ -20,10 +21,12 @@ from tflite2q.dialect.ops.common import centred, check_codes
 from tflite2q.dialect.ops.float_recurrent import (
     DYNAMIC,
     GATES,
+    MOST_STEPS,
     LstmCell,
     check_dynamic,
     check_lstm,
     check_real,
+    check_steps,
     lstm_units,
     lstm_weights,
     matrices,
@@ -114,6 +117,7 @@ class Lstm(Op):
         """All gates have the same cells; states are [batch, results] and [batch, cells]."""
         shape, cells = ins["x"].type.shape, ins["input_to_forget"].type.shape[0]
         require(len(shape) == 3, f"input must have 3 axes, has {len(shape)}")
+        check_steps(shape, self.time_major, MOST_STEPS if ins["x"].type.dtype == "float32" else math.inf)
         check_lstm(ins, "", shape[1 if self.time_major else 0], shape[2], ("hidden", "cell"))
         given = normalized(ins, [gate for gate in GATES if gate != "input" or ins.get("input_to_input") is not None])
         sized = all(ins[f"normalization_{gate}"].type.shape == (cells,) for gate in given)

@@ -20,6 +20,7 @@ from tflite2q.dialect.ops.float_recurrent import (
     check_lstm,
     check_real,
     check_rnn,
+    check_steps,
     lstm_units,
     lstm_weights,
     matrices,
@@ -100,6 +101,7 @@ class SequenceRnn(Recurrent):
     def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         self.check(ins, 3)
         shape = ins["x"].type.shape
+        check_steps(shape, self.time_major)
         check_rnn(ins, "", shape[1 if self.time_major else 0], shape[2])
 
     def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
@@ -161,6 +163,7 @@ class BidirectionalRnn(Bidirectional):
 
     def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         self.check(ins, 3)
+        check_steps(ins["x"].type.shape, self.time_major)
         supported(ins.get("aux") is None, "an auxiliary input")
         for prefix in ("fw_", "bw_"):
             check_rnn(ins, prefix, self.batch(ins), ins["x"].type.shape[2])
@@ -226,6 +229,7 @@ class BidirectionalLstm(Bidirectional):
 
     def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         self.check(ins, 3)
+        check_steps(ins["x"].type.shape, self.time_major)
         supported(ins.get("aux") is None, "an auxiliary input")
         for prefix in ("fw_", "bw_"):
             states = f"{prefix}hidden", f"{prefix}memory"
