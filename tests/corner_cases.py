@@ -352,6 +352,7 @@ PAIRS = (("uint8", "uint8"), ("uint8", "int8"), ("int8", "uint8"), ("int8", "int
          ("float32", "int8"), ("float32", "int16"))  # fmt: skip
 COMPARISONS = ("EQUAL", "LESS", "GREATER_EQUAL")
 
+
 def _offset_slice(d: Draw, dtype: str) -> Case:
     """Ends that count from where ranges begin, at the front too where a mask says so."""
     x = d.kind(d.shape(d.number(1, 5), 8), dtype)
