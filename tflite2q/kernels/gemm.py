@@ -83,8 +83,10 @@ class Geometry:
         return T.Bind((first * w + column * self.strides[1]) * c)
 
     def regular_runs(self) -> list[tuple[int, int, int]]:
-        """(first run, count, distance) of loops over the runs: one, if they lie equally far apart; one for each row of a
-        dilated kernel of many taps, whose text LLVM would otherwise take long for."""
+        """(first run, count, distance) of loops over the runs: one, if they lie equally far apart.
+
+        Dilated kernels of many taps, which LLVM would otherwise take long for, have one for each row.
+        """
         pitch = self.runs[1] - self.runs[0] if len(self.runs) > 1 else 0
         if all(run == i * pitch for i, run in enumerate(self.runs)):
             return [(0, len(self.runs), pitch)]
