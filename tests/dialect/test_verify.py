@@ -13,6 +13,7 @@ from tflite2q.dialect.graph import Graph, fresh, used, verify
 from tflite2q.dialect.ops import OPS
 from tflite2q.dialect.ops.shape import Reshape
 from tflite2q.dialect.parser import NOT_ATTRIBUTES
+from tflite2q.dialect.text import parse_graph
 from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
 from tflite2q.errors import Tflite2qError
 
@@ -66,6 +67,30 @@ def small() -> Graph:
     kind = TensorType((2,), "uint8", Quantization.per_tensor(0.5, 0))
     values = tuple(Value(name, kind) for name in ("x", "unused", "y"))
     return Graph(("x",), ("y",), values, (Reshape(inputs=("x",), outputs=("y",)),))
+
+
+RNN = (
+    "float32[2, 0, 3] %w : float32[4, 3] %r : float32[4, 4] %b : float32[4] %h : float32[2, 4] variable",
+    "q.sequence_rnn(%x, %w, %r, %b, %h)",
+)
+
+
+@pytest.mark.parametrize(
+    ("values", "op", "why"),
+    [
+        ("int8[] <0.5:0>", "q.log_softmax(%x)", "takes no single number"),
+        ("float32[2]", "q.lookup(%x) {function = SQRT, approximate = true}", "SQRT has no approximate form"),
+        ("float32[1, 2, 2, 0] %w : float32[1, 1, 1, 3]", "q.conv2d(%x, %w)", "0 input channels"),
+        ("float32[2, 2] %w : float32[2]", "q.concat(%x, %w) {axis = 1}", "differ in rank"),
+        (*RNN, "a sequence of 0 steps"),
+    ],
+)
+def test_what_kernels_cannot_compute_is_refused(values: str, op: str, why: str) -> None:
+    names = ("%x", *(name for name in ("%w", "%r", "%b") if f"{name} :" in values))
+    kind = values.split(" %")[0]
+    text = f"values {{ %x : {values} %y : {kind} }} ops {{ %y = {op} }}"
+    with pytest.raises(Tflite2qError, match=why):
+        verify(parse_graph(f'graph "g" {{ inputs ({", ".join(names)}) outputs (%y) {text} }}'))
 
 
 def test_unused_values_are_dropped_and_the_rest_keeps_its_order() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tflite2q.dialect.text import parse_graph
 from tflite2q.errors import DataError, TargetError, Tflite2qError, UsageError
 from tflite2q.execution import manifest, reference, runtime
 from tflite2q.execution.runtime import Executable
@@ -139,6 +140,29 @@ def test_saved_and_loaded(
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "")
     assert [file.name for file in tmp_path.iterdir()] == ["digits.so"]
+
+
+EMPTY = """
+graph "empty" {
+  inputs (%x) outputs (%y, %z)
+  values {
+    %x : int8[2, 0, 3] <0.5:1> %y : int8[2, 0, 3] <0.25:0> %z : int8[2, 2, 3] <0.5:1>
+    %some : int8[2, 2, 3] <0.5:1> = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
+  }
+  ops {
+    %y = q.add(%x, %x)
+    %z = q.concat(%x, %some) {axis = 1}
+  }
+}
+"""
+
+
+def test_tensors_without_elements(tmp_path: Path) -> None:
+    made = runtime.compile(parse_graph(EMPTY))
+    made.save(tmp_path / "empty.so")
+    for each in (made, runtime.load_library(tmp_path / "empty.so")):
+        y, z = each.run(np.zeros((2, 0, 3), np.int8))
+        assert y.shape == (2, 0, 3) and z.tolist() == [[[1, 2, 3], [4, 5, 6]], [[7, 8, 9], [10, 11, 12]]]
 
 
 def test_manifest_is_read_without_loading(library: Path, compiled: Executable) -> None:

@@ -53,6 +53,8 @@ class RelaxCore:
         """`x` as a relax expression; constants are embedded with their exact dtype."""
         if isinstance(x, (np.ndarray, np.generic)):
             array = np.ascontiguousarray(x).reshape(x.shape)
+            if not array.size:  # TVM writes such constants into libraries that it cannot load
+                return self.emit(R.zeros(array.shape, str(array.dtype)))
             return relax.const(array, dtype=str(array.dtype))
         return x
 
