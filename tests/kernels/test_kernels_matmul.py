@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import made
@@ -92,6 +93,12 @@ def test_any_factors(kind: str, seed: int) -> None:
 def test_other_registers(kind: str, target: str) -> None:
     for seed in (100, 101):
         check(drawn(seed, kind), made.target(target))
+
+
+@pytest.mark.parametrize("target", ["x86-64", "x86-64-v3", "x86-64-v4", "aarch64"])
+def test_accesses_stay_within_buffers_on_every_kind_of_registers(target: str) -> None:
+    for seed, kind in itertools.product(range(40, 43), KINDS):
+        assert faults(select(drawn(seed, kind), made.target(target)).plan.build()) == []
 
 
 @pytest.mark.parametrize("kind", ["int8", "dynamic"])

@@ -33,7 +33,7 @@ from tflite2q.kernels.contracts import (
 
 FLOAT = "float32"
 CODES = ("int8", "uint8", "int16")
-MOST_PHASES = 16  # output pixels between two input pixels
+MOST_PHASES = 1024  # output pixels between two input pixels
 MOST_WASTE = 4  # times as many weights as the kernel has
 
 
