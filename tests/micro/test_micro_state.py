@@ -140,6 +140,14 @@ def test_layers_of_reals_are_refused_by_name() -> None:
         library.make(case.graph, "model", target)
 
 
+def test_options_of_an_lstm_are_refused_by_name() -> None:
+    target = micro("cortex-m4")
+    assert target is not None
+    graph = next(iter(cases.cases("UNIDIRECTIONAL_SEQUENCE_LSTM-options", 1))).graph
+    with pytest.raises(UnsupportedError, match=r"q\.lstm .*an LSTM with peepholes"):
+        library.make(graph, "model", target)
+
+
 @NEEDS_GCC
 @pytest.mark.parametrize("scheme", ["", "symmetric-int8", "int16x8"])
 def test_a_wake_word_model(scheme: str, tmp_path: Path) -> None:
