@@ -10,13 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cases
 import pytest
 from click.testing import CliRunner, Result
 from micro import host
 
 from tflite2q.cli import options, tflite2q
 from tflite2q.errors import LimitError, Tflite2qError, UnsupportedError, UsageError
+from tflite2q.flatbuffer import writer
 from tflite2q.lower.targets import MICROS
+from tflite2q.micro import steps
 
 ROOT = Path(__file__).parent.parent.parent
 DIGITS = ROOT / "models" / "digits_uint8.tflite"
@@ -111,9 +114,12 @@ def test_what_has_no_kernel_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_a_model_that_fits_and_one_that_does_not(cli: Callable[..., Any], tmp_path: Path) -> None:
-    code, out, _ = cli("check", DIGITS, "--for", "cortex-m4", "--max-arena", "64kB")
-    assert code == 1 and "CONV_2D" in out and "have no kernel for cortex-m4" in out
+    refused = next(case for case in cases.cases("CONCATENATION-uint8", 4, seed=5) if steps.refused(case.graph, "dsp"))
+    (tmp_path / "parts.tflite").write_bytes(writer.write(refused.graph))
+    code, out, _ = cli("check", tmp_path / "parts.tflite", "--for", "cortex-m4", "--max-arena", "64kB")
+    assert code == 1 and "CONCATENATION" in out and "have no kernel for cortex-m4" in out
     assert "converted to int8 it fits: tflite2q convert" in out
+    assert cli("check", DIGITS, "--for", "cortex-m4", "--max-arena", "64kB").code == 0
     assert convert(tmp_path, "digits.c").exit_code == 0
     check = ("check", tmp_path / "out.tflite", "--for", "cortex-m4")
     code, out, _ = cli(*check, "--max-arena", "64kB", "--max-flash", "1MB")

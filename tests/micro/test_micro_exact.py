@@ -18,7 +18,10 @@ pytestmark = pytest.mark.skipif(host.compiler() is None, reason="gcc is not inst
 
 DIGITS = Path(__file__).parent.parent.parent / "models" / "digits_uint8.tflite"
 SCHEMES = ("int8", "symmetric-int8", "int16x8", "int8-w4", "power-of-two")
-QUICK = ("CONV_2D-int8", "DEPTHWISE_CONV_2D-int8", "FULLY_CONNECTED-int8", "TRANSPOSE_CONV-int8")
+QUICK = (
+    "CONV_2D-int8", "DEPTHWISE_CONV_2D-int8", "FULLY_CONNECTED-int8", "TRANSPOSE_CONV-int8", "CONV_2D-uint8",
+    "DEPTHWISE_CONV_2D-uint8", "BATCH_MATMUL-int8",
+)  # fmt: skip
 SLOW = (
     "CONV_2D-int16", "DEPTHWISE_CONV_2D-int16", "FULLY_CONNECTED-int16", "AVERAGE_POOL_2D-int8",
     "AVERAGE_POOL_2D-int16",
@@ -30,7 +33,11 @@ SLOW = (
     "UNPACK-int8", "CONCATENATION-int8", "CONCATENATION-int16", "TILE-int8", "REVERSE_V2-int8",
     "SPACE_TO_DEPTH-int8", "DEPTH_TO_SPACE-int8", "LOGISTIC-int16",
     "TANH-int16", "GELU-int16", "EXP-int16", "RSQRT-int16", "SELECT-int8", "SELECT_V2-int16", "CAST-uint8-int32",
-    "CAST-int32-uint8", "BITWISE_XOR-int8", "RIGHT_SHIFT-int16",
+    "CAST-int32-uint8", "BITWISE_XOR-int8", "RIGHT_SHIFT-int16", "FULLY_CONNECTED-uint8",
+    "TRANSPOSE_CONV-uint8", "TRANSPOSE_CONV-int16", "BATCH_MATMUL-int16", "DIV-int8",
+    "DIV-int16", "DIV-uint8", "DIV-int32", "FLOOR_DIV-int32", "FLOOR_MOD-int32", "RELU-int16", "RELU6-int16",
+    "LEAKY_RELU-int16", "ABS-int16", "NEG-int16", "SQRT-int16", "RESIZE_BILINEAR-int8", "RESIZE_BILINEAR-int16",
+    "RESIZE_BILINEAR-uint8", "ADD-uint8", "MEAN-uint8", "AVERAGE_POOL_2D-uint8", "MAX_POOL_2D-uint8",
 )  # fmt: skip
 
 

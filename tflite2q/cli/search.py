@@ -50,7 +50,7 @@ GOALS = ("size", "compressed", "flash", "ram", "speed")
     default=GOALS[0],
     show_default=True,
     help="What the mix should reduce: the size of the file, that size compressed, the time of a run on the target, or "
-    "on a microcontroller the constants in flash or the peak of activations in RAM.",
+    "on a microcontroller the constants in flash or the RAM during a run.",
 )
 @click.option(
     "--max-top1-drop",

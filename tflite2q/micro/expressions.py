@@ -41,6 +41,7 @@ class CCore:
     index: str = "c"
     lines: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
+    fails: bool = False  # whether statements set *failed where elements have no result
 
     def bind(self, text: str, dtype: str) -> Expr:
         if dtype == "float64":
@@ -82,6 +83,20 @@ class CCore:
 
     def divide(self, a: Expr, b: Expr) -> Expr:
         return self.bind(f"{a.text} / {b.text}", a.dtype)
+
+    def floor_divide(self, a: Expr, b: Expr) -> Expr:
+        """A divisor of 0 gives 0."""
+        if a.dtype.startswith("float"):
+            raise UnsupportedError("rounds quotients of floats, for which there is no kernel")
+        whole = self.bind(f"{b.text} == 0 ? 0 : {a.text} / {b.text}", a.dtype)
+        rest = self.subtract(a, self.multiply(whole, b))
+        return self.bind(f"{whole.text} - ({rest.text} != 0 && ({rest.text} < 0) != ({b.text} < 0))", a.dtype)
+
+    def demand(self, x: Expr, holds: Expr, message: str) -> Expr:
+        """The run goes on with x, and reports that it has failed."""
+        self.fails = True
+        self.lines.append(f"if (!{holds.text}) *failed = 1;")
+        return x
 
     def left_shift(self, a: Expr, b: Expr) -> Expr:
         return self.bind(f"({CTYPES[a.dtype]})(({unsigned(a.dtype)}){a.text} << {b.text})", a.dtype)

@@ -7,9 +7,10 @@ import numpy as np
 from tflite2q.arithmetic import rounding
 from tflite2q.arithmetic.rounding import code_range
 from tflite2q.dialect.ops.eltwise import ADD_HEADROOM, Add
+from tflite2q.dialect.ops.resize import ResizeBilinear
 from tflite2q.dialect.types import Value
 from tflite2q.errors import UnsupportedError
-from tflite2q.kernels.contracts import ArgMaxContract, LookupContract, PoolContract, ResizeBilinearContract
+from tflite2q.kernels.contracts import ArgMaxContract, LookupContract, PoolContract
 from tflite2q.micro.products import Call
 from tflite2q.micro.program import CTYPES, Table
 
@@ -96,24 +97,30 @@ def add(name: str, op: Add, a: Value, b: Value, y: Value) -> Call | None:
     return Call(f"q_add8(&{name}, {{x0}}, {{x1}}, {{y0}});", ("add",), "\0" + struct, (), 0, 0)
 
 
-def resize(name: str, contract: ResizeBilinearContract) -> Call:
-    """int8 images, interpolated in integers."""
-    if contract.in_float32:
-        raise UnsupportedError("uint8 images are resized in float32; convert to int8")
-    if max(contract.in_h, contract.in_w, contract.channels) > 65535:
+def resize(name: str, op: ResizeBilinear, x: Value, y: Value) -> Call:
+    """Images interpolated in integers, or in float32 for uint8."""
+    dtype = x.type.dtype
+    if dtype not in ("int8", "int16", "uint8"):
+        raise UnsupportedError(f"of {dtype}, for which there is no kernel")
+    (batch, in_h, in_w, channels), (_, out_h, out_w, _) = x.type.shape, y.type.shape
+    if max(x.type.shape) > 65535 or max(y.type.shape) > 65535:
         raise UnsupportedError("an extent above 65535")
+    positions, width = (op.positions, np.float32) if dtype == "uint8" else (op.fixed_positions, np.int16)
     tables = []
-    for letter, (first, second, fraction) in (("y", contract.rows), ("x", contract.columns)):
+    for letter, extent, out in (("y", in_h, out_h), ("x", in_w, out_w)):
+        first, second, fraction = positions(extent, out)
         tables += [
             Table(f"{name}_{letter}0", first.astype(np.uint16)), Table(f"{name}_{letter}1", second.astype(np.uint16)),
-            Table(f"{name}_f{letter}", fraction.astype(np.int16)),
+            Table(f"{name}_f{letter}", fraction.astype(width)),
         ]  # fmt: skip
     struct = (
         f"static const q_resize {name} = {{{name}_y0, {name}_y1, {name}_x0, {name}_x1, {name}_fy, {name}_fx, "
-        f"{contract.in_h}, {contract.in_w}, {contract.channels}, {len(contract.rows[0])}, {len(contract.columns[0])}, "
-        f"{contract.batch}}};\n"
+        f"{in_h}, {in_w}, {channels}, {out_h}, {out_w}, {batch}}};\n"
     )
-    return Call(f"q_resize8(&{name}, {{x0}}, {{y0}});", ("maps",), "\0" + struct, tuple(tables), 0, None)
+    kernel = f"q_resize_{dtype}"
+    shared = {"int8": f"Q_RESIZE({kernel}, int8_t, int32_t)\n", "int16": f"Q_RESIZE({kernel}, int16_t, int64_t)\n"}
+    text = shared.get(dtype, "") + "\0" + struct
+    return Call(f"{kernel}(&{name}, {{x0}}, {{y0}});", ("resize",), text, tuple(tables), 0, None)
 
 
 def argmax(name: str, contract: ArgMaxContract) -> Call:

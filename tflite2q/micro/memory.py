@@ -26,6 +26,7 @@ class Item:
     alignment: int
     first: int
     last: int
+    scratch: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def items_of(program: Program) -> list[Item]:
     items = [Item(n, b.bytes, b.alignment, first[n], last[n]) for n, b in known.items() if n in first and b.bytes]
     for index, step in enumerate(program.steps):
         if step.scratch:
-            items.append(Item(scratch_name(index), step.scratch, ALIGNMENT, index, index))
+            items.append(Item(scratch_name(index), step.scratch, ALIGNMENT, index, index, True))
     return items
 
 

@@ -12,10 +12,12 @@ import numpy as np
 from tflite2q.dialect.fold import folded
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op, Values
+from tflite2q.dialect.ops.dense import BatchMatmul
 from tflite2q.dialect.ops.eltwise import Add
 from tflite2q.dialect.ops.lookup import Lookup
 from tflite2q.dialect.ops.recurrent import Lstm, Svdf
 from tflite2q.dialect.ops.reduce import Sum
+from tflite2q.dialect.ops.resize import ResizeBilinear
 from tflite2q.dialect.ops.shape import Movement
 from tflite2q.dialect.ops.softmax import Softmax
 from tflite2q.dialect.ops.state import AssignVariable
@@ -26,7 +28,7 @@ from tflite2q.kernels import contracts as kinds
 from tflite2q.kernels.contracts import Contract
 from tflite2q.lower import clamps, pads
 from tflite2q.lower.contracts import activations, contract_of
-from tflite2q.micro import elements, lookup16, maps, movement, products, recurrent, states, transposed
+from tflite2q.micro import elements, lookup16, maps, matmul, movement, products, recurrent, states, transposed
 from tflite2q.micro.elements import Function
 from tflite2q.micro.products import Call
 from tflite2q.micro.program import ALIGNMENT, Buffer, Port, Program, State, Step, Table
@@ -43,6 +45,14 @@ def program(graph: Graph, stem: str, family: str = "plain") -> Program:
     maker = _Maker(folded(graph), identifier(stem), stem, family)
     for found in maker.add_all():
         raise UnsupportedError(f"{found.mnemonic} {found.layer!r}: {found.why} ({HINT})")
+    return maker.program()
+
+
+def outline(graph: Graph) -> Program:
+    """The program of a graph as far as memory is concerned: ops without a kernel read and write, and nothing more."""
+    maker = _Maker(folded(graph), "model", "model", "plain", opaque=True)
+    for _ in maker.add_all():
+        pass
     return maker.program()
 
 
@@ -76,6 +86,7 @@ class _Maker:
     name: str
     stem: str
     family: str
+    opaque: bool = False  # whether ops without a kernel become steps that say what they read and write
     steps: list[Step] = field(default_factory=list)
     buffers: list[Buffer] = field(default_factory=list)
     constants: dict[str, Table] = field(default_factory=dict)
@@ -98,7 +109,13 @@ class _Maker:
             try:
                 self.add(index, op, found.get(index))
             except UnsupportedError as error:
+                if self.opaque:
+                    self._opaque(op)
                 yield Refused(op.name, op.mnemonic, op.builtin.name, str(error))
+
+    def _opaque(self, op: Op) -> None:
+        reads = [v.name for v in self.graph.ins(op) if v is not None and v.constant is None]
+        self._step(op, Call("", (), "", (), 0, None), reads)
 
     def add(self, index: int, op: Op, contract: Contract | None) -> None:
         """The step of an op."""
@@ -121,6 +138,11 @@ class _Maker:
             self._step(op, lookup16.lookup(symbol, op, ins["x"], outs[0]), [ins["x"].name])
         elif isinstance(op, TransposeConv):
             self._step(op, transposed.transposed(symbol, op, ins, outs[0]), [ins["x"].name])
+        elif isinstance(op, ResizeBilinear):
+            self._step(op, maps.resize(symbol, op, ins["x"], outs[0]), [ins["x"].name])
+        elif isinstance(op, BatchMatmul):
+            call = matmul.matmul(symbol, op, ins, outs[0])
+            self._step(op, call, [self.graph_name(ins["a"]), self.graph_name(ins["b"])])
         elif isinstance(op, Lstm | Svdf):
             self._recurrent(symbol, op, ins)
         elif isinstance(op, Softmax):
@@ -142,8 +164,6 @@ class _Maker:
             return maps.pool(symbol, contract)
         if isinstance(contract, kinds.LookupContract):
             return maps.lookup(symbol, contract)
-        if isinstance(contract, kinds.ResizeBilinearContract):
-            return maps.resize(symbol, contract)
         if isinstance(contract, kinds.ArgMaxContract):
             return maps.argmax(symbol, contract)
         return None
@@ -206,7 +226,8 @@ class _Maker:
         self._function(symbol, op, names, made)
 
     def _function(self, symbol: str, op: Op, names: Sequence[str], made: Function) -> None:
-        call = f"{symbol}({', '.join(f'{{x{k}}}' for k in range(len(names)))}, {{y0}});"
+        taken = [*(f"{{x{k}}}" for k in range(len(names))), "{y0}", *(["&failed"] if made.fails else [])]
+        call = f"{symbol}({', '.join(taken)});"
         self._step(op, Call(call, (), "\0" + made.text, made.tables, 0, None), names, made.gaps)
 
     def _same(self, op: Op, result: Value, source: str) -> None:

@@ -16,7 +16,7 @@ from tflite2q.dialect.ops import hybrid
 from tflite2q.dialect.ops.common import FUSED, activated, centred, check_codes, is_codes
 from tflite2q.dialect.ops.conv import check_product, product_rescale, wide_accumulator
 from tflite2q.dialect.spans import Span, times, weighted_sum
-from tflite2q.dialect.types import Value
+from tflite2q.dialect.types import TensorType, Value
 
 T = TypeVar("T")
 
@@ -210,11 +210,14 @@ class BatchMatmul(Op):
             return (self.dynamic(core, factors[0], factors[1], ins),)
         if not codes:
             return (core.matmul(factors[0], factors[1], "float32"),)
-        accumulator = wide_accumulator(a.type, None)
-        scales = np.float32(a.type.scale) * np.array(b.type.parameters.scale, np.float32)
+        acc = core.matmul(factors[0], factors[1], wide_accumulator(a.type, None))
+        return (self.rescaling(a.type, b.type, y).meaning(core, acc),)
+
+    def rescaling(self, a: TensorType, b: TensorType, y: TensorType) -> Rescale:
+        """How sums of products of codes become codes."""
+        scales = np.float32(a.scale) * np.array(b.parameters.scale, np.float32)
         real = tuple(float(s) / y.scale for s in scales)
-        acc = core.matmul(factors[0], factors[1], accumulator)
-        return (product_rescale(a.type, y, real, "NONE", "tflite", accumulator).meaning(core, acc),)
+        return product_rescale(a, y, real, "NONE", "tflite", wide_accumulator(a, None))
 
     def dynamic(self, core: Core[T], a: T, b: T, ins: Operands[T]) -> T:
         """float32 rows of a times integer columns of b (eq. 41)."""
