@@ -40,7 +40,7 @@ def eltwise(name: str, contract: EltwiseContract) -> Function:
     inputs = [Expr(f"x{k}[{place(loops, k)}]", tensor.dtype) for k, tensor in enumerate(operands)]
     result = contract.meaning(core, *inputs)
     lines = [head(axis, extent) for axis, extent in enumerate(loops.extents)]
-    body = "\n".join(f"    {line}" for line in (*core.lines, f"*y++ = ({CTYPES[output.dtype]}){result.text};"))
+    body = "\n".join(f"    {line}" for line in (*core.needed(result), f"*y++ = ({CTYPES[output.dtype]}){result.text};"))
     heads = "\n  ".join(lines)
     parameters = [f"const {CTYPES[t.dtype]} *x{k}" for k, t in enumerate(operands)]
     takes = ", ".join([*parameters, f"{CTYPES[output.dtype]} *y", *(["int *failed"] if core.fails else [])])
@@ -79,7 +79,7 @@ def reduction(name: str, op: Sum, axes: tuple[int, ...], x: Value, y: Value) -> 
     outer = "\n  ".join(head(axis, shape[axis]) for axis in kept)
     inner = "\n    ".join(head(axis, shape[axis]) for axis in axes)
     at = " + ".join(f"i{axis} * {steps[axis]}" for axis in range(len(shape))) or "0"
-    body = "\n".join(f"    {line}" for line in core.lines)
+    body = "\n".join(f"    {line}" for line in core.needed(result))
     types = [CTYPES[STORAGE[v.type.dtype]] for v in (x, y)]
     text = (
         f"Q_KERNEL void {name}(const {types[0]} *x, {types[1]} *y) {{\n  {outer} {{\n    int32_t sum = 0;\n"

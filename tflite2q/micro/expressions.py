@@ -6,6 +6,7 @@ that the vocabulary gives it.  Integers wrap, so sums, products and left shifts 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +15,8 @@ import numpy as np
 from tflite2q.errors import UnsupportedError
 from tflite2q.micro.program import CTYPES, Array, Table
 
+NAME = re.compile(r"\bv\d+\b")  # of a variable
+VARIABLE = re.compile(r"(?:const )?\w+ (v\d+) = ")  # a statement that makes one
 UNSIGNED = {"int8": "uint32_t", "uint8": "uint32_t", "int16": "uint32_t", "int32": "uint32_t", "int64": "uint64_t"}
 
 
@@ -42,6 +45,17 @@ class CCore:
     lines: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     fails: bool = False  # whether statements set *failed where elements have no result
+
+    def needed(self, result: Expr) -> list[str]:
+        """The statements on which `result` depends, or that report failure."""
+        kept: list[str] = []
+        used = set(NAME.findall(result.text))
+        for line in reversed(self.lines):
+            found = VARIABLE.match(line)
+            if found is None or found[1] in used:
+                used |= set(NAME.findall(line))
+                kept.append(line)
+        return kept[::-1]
 
     def bind(self, text: str, dtype: str) -> Expr:
         if dtype == "float64":
