@@ -82,6 +82,31 @@ def test_the_package_builds_the_example(tmp_path: Path) -> None:
         subprocess.run(["cmake", "--build", "build"], cwd=tmp_path, check=True)
 
 
+@NEEDS_GCC
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="cmake is not installed")
+def test_packages_with_strange_names_build(tmp_path: Path) -> None:
+    assert convert(tmp_path, "my model (1).zip").exit_code == 0
+    with zipfile.ZipFile(tmp_path / "my model (1).zip") as packed:
+        packed.extractall(tmp_path)
+    (tmp_path / "my model (1)").rename(tmp_path / "package")
+    (tmp_path / "main.c").write_text(
+        '#include <stdint.h>\n#include "my model (1).h"\n'
+        "static uint8_t arena[MY_MODEL__1__ARENA_BYTES];\nint main(void) { return sizeof arena < 9; }\n"
+    )
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.13)\nproject(app C)\nadd_subdirectory(package)\nadd_executable(app main.c)\n"
+        "target_link_libraries(app my_model__1_)\n"
+    )
+    subprocess.run(["cmake", "-B", "build", "."], cwd=tmp_path, check=True)
+    subprocess.run(["cmake", "--build", "build"], cwd=tmp_path, check=True)
+
+
+def test_names_that_builds_cannot_take_are_refused(tmp_path: Path) -> None:
+    for name in ('a"b.c', "a\\b.zip", "a\nb.c", "a;b.zip", "$a.zip"):
+        error = refusal(convert(tmp_path, name))
+        assert isinstance(error, UsageError) and "choose another one" in str(error)
+
+
 def test_a_folder_holds_what_the_package_does(tmp_path: Path) -> None:
     assert convert(tmp_path, "digits.zip").exit_code == 0
     (tmp_path / "out.tflite").unlink()

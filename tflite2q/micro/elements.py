@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tflite2q.dialect.ops.reduce import Sum
+from tflite2q.dialect.ops.reduce import ReduceExtremum, Sum
 from tflite2q.dialect.types import STORAGE, Value
 from tflite2q.kernels.contracts import EltwiseContract
 from tflite2q.kernels.generic.eltwise import Loops
@@ -86,6 +86,22 @@ def reduction(name: str, op: Sum, axes: tuple[int, ...], x: Value, y: Value) -> 
         f"    {inner}\n      sum += x[{at}];\n{body}\n    *y++ = ({types[1]}){result.text};\n  }}\n}}\n"
     )
     return Function(text, tuple(core.tables), (None,))
+
+
+def extremum(name: str, op: ReduceExtremum, axes: tuple[int, ...], x: Value) -> Function:
+    """`NAME(x, y)` for the largest or smallest integers over `axes`."""
+    shape, kind = x.type.shape, CTYPES[STORAGE[x.type.dtype]]
+    kept = [axis for axis in range(len(shape)) if axis not in axes]
+    steps = [int(np.prod(shape[axis + 1 :], dtype=np.int64)) for axis in range(len(shape))]
+    outer = "\n  ".join(head(axis, shape[axis]) for axis in kept)
+    inner = "\n    ".join(head(axis, shape[axis]) for axis in axes)
+    first, every = (" + ".join(f"i{a} * {steps[a]}" for a in some) or "0" for some in (kept, range(len(shape))))
+    text = (
+        f"Q_KERNEL void {name}(const {kind} *x, {kind} *y) {{\n  {outer} {{\n    {kind} best = x[{first}];\n"
+        f"    {inner}\n      if (x[{every}] {'<' if op.smallest else '>'} best) best = x[{every}];\n"
+        f"    *y++ = best;\n  }}\n}}\n"
+    )
+    return Function(text, (), (None,))
 
 
 def head(axis: int, extent: int) -> str:

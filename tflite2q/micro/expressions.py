@@ -133,6 +133,9 @@ class CCore:
         raised = self.bind(f"{x.text} > {first} ? {x.text} : {first}", x.dtype)
         return self.bind(f"{raised.text} < {last} ? {raised.text} : {last}", x.dtype)
 
+    def sqrt(self, x: Expr) -> Expr:
+        return self.bind(f"q_sqrt({x.text})", x.dtype)
+
     def abs(self, x: Expr) -> Expr:
         return self.maximum(x, self.negative(x))
 

@@ -166,7 +166,11 @@ def stem_of(path: str | os.PathLike[str]) -> str:
 
 
 def check_path(path: str | os.PathLike[str]) -> None:
-    """Raise UsageError for a name that says nothing of what is written, and a folder in none."""
+    """Raise UsageError for a name that says not what is written, or that builds cannot take, and a folder in none."""
+    packed = is_folder(path) or Path(path).suffix == ".zip"  # CMake reads names as lists with variables
+    if bad := [c for c in stem_of(path) if c in ('"\\;$' if packed else '"\\') or not c.isprintable()]:
+        by = "CMake" if bad[0] in ";$" else "C"
+        raise UsageError(f"{os.fspath(path)}: {by} takes no file with {bad[0]!r} in its name; choose another one")
     if is_folder(path):
         if not Path(path).resolve().parent.is_dir():
             raise UsageError(f"{os.fspath(path)}: there is no folder {Path(path).parent}; make it first")

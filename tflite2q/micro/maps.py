@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from tflite2q.arithmetic import rounding
 from tflite2q.arithmetic.rounding import code_range
+from tflite2q.dialect.op import Values
 from tflite2q.dialect.ops.eltwise import ADD_HEADROOM, Add
+from tflite2q.dialect.ops.reduce import ArgExtremum
 from tflite2q.dialect.ops.resize import ResizeBilinear
-from tflite2q.dialect.types import Value
+from tflite2q.dialect.types import STORAGE, Value
 from tflite2q.errors import UnsupportedError
-from tflite2q.kernels.contracts import ArgMaxContract, LookupContract, PoolContract
+from tflite2q.kernels.contracts import LookupContract, PoolContract
 from tflite2q.micro.products import Call
 from tflite2q.micro.program import CTYPES, Table
+
+INTEGERS = ("int8", "uint8", "int16", "int32", "int64")
 
 
 def pool(name: str, contract: PoolContract) -> Call:
@@ -123,11 +129,13 @@ def resize(name: str, op: ResizeBilinear, x: Value, y: Value) -> Call:
     return Call(f"{kernel}(&{name}, {{x0}}, {{y0}});", ("resize",), text, tuple(tables), 0, None)
 
 
-def argmax(name: str, contract: ArgMaxContract) -> Call:
-    """The first largest or smallest of each row."""
-    kernel = f"q_arg_{'min' if contract.smallest else 'max'}_{contract.x_dtype}_{contract.dtype}"
-    text = (
-        f"Q_ARG({kernel}, {CTYPES[contract.x_dtype]}, {CTYPES[contract.dtype]}, {'<' if contract.smallest else '>'})\n"
-    )
-    call = f"{kernel}({{x0}}, {{y0}}, {contract.rows}, {contract.classes});"
+def argmax(name: str, op: ArgExtremum, ins: Values, y: Value) -> Call:
+    """The first largest or smallest along an axis."""
+    x, axis = ins["x"].type, op.axis(ins)
+    if STORAGE[x.dtype] not in INTEGERS:
+        raise UnsupportedError(f"of {x.dtype}, for which there is no kernel")
+    kernel = f"q_arg_{'min' if op.smallest else 'max'}_{x.dtype}_{y.type.dtype}"
+    text = f"Q_ARG({kernel}, {CTYPES[x.dtype]}, {CTYPES[y.type.dtype]}, {'<' if op.smallest else '>'})\n"
+    rows, inner = math.prod(x.shape[:axis]), math.prod(x.shape[axis + 1 :])
+    call = f"{kernel}({{x0}}, {{y0}}, {rows}, {x.shape[axis]}, {inner});"
     return Call(call, ("maps",), text + "\0", (), 0, None)

@@ -313,7 +313,8 @@ class _Way:
 def _way(conv: DepthwiseConv2DContract, weights: Array, narrow: bool, family: str, of_bytes: bool) -> _Way:
     plain = conv.depth_multiplier == 1 and conv.batch == 1
     window = conv.kernel == (3, 3) and conv.dilation == (1, 1) and conv.strides in ((1, 1), (2, 2))
-    if family == "dsp" and plain and window and conv.in_c % 4 == 0 and conv.padding[1] <= 1 and _within(conv):
+    rings = family == "dsp" or (family == "mve" and of_bytes)  # eight lanes of 16 bits do not hold products of bytes
+    if rings and plain and window and conv.in_c % 4 == 0 and conv.padding[1] <= 1 and _within(conv):
         step = (conv.in_w + conv.padding[1] + 3) // 2
         packed = np.pad(weights.reshape(9, -1).T.reshape(-1), (0, 3))
         texts = ("conv", "depthwise", "depthwise_dsp")

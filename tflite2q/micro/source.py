@@ -133,7 +133,11 @@ def _called(step: Step, index: int, places: Mapping[str, str], plan: Plan) -> st
 def header(program: Program, plan: Plan) -> str:
     """NAME.h, for C and C++."""
     name, upper = program.name, program.name.upper()
-    or_fails = ", 1 that an operator has no result for its operands (a divisor of 0)" if program.fails else ""
+    or_fails = (
+        ", 1 that an operator has no result for its operands (a divisor of 0, an index out of range)"
+        if program.fails
+        else ""
+    )
     kept, also = bool(program.states), " and a state" if program.states else ""
     lines = [
         f"/* {name}: made by tflite2q {__version__}.  docs/micro.md says how to call it. */",

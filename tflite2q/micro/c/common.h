@@ -173,3 +173,23 @@ Q_INLINE int32_t q_dual(uint32_t a, uint32_t b, int32_t sum) {
 #endif
 Q_INLINE uint32_t q_halves_even(uint32_t w, int bytes) { return bytes ? w & 0x00FF00FFu : q_even(w); }
 Q_INLINE uint32_t q_halves_odd(uint32_t w, int bytes) { return bytes ? (w >> 8) & 0x00FF00FFu : q_odd(w); }
+
+/* The square root, to nearest, ties to even; of processors without floating point, too. */
+Q_INLINE float q_sqrt(float x) {
+  uint32_t bits, root = 0;
+  q_copy(&bits, &x, 4);
+  int32_t exponent = (int32_t)(bits >> 23 & 255) - 127;
+  uint64_t rest = bits & 0x7FFFFF;
+  if (bits << 1 == 0 || bits == 0x7F800000u || bits << 1 > 0xFF000000u) return x; /* zeros, infinity, NaN */
+  if (bits >> 31) bits = 0x7FC00000u;
+  else {
+    if (exponent > -127) rest |= 0x800000;
+    else for (exponent = -126; !(rest >> 23); exponent--) rest <<= 1;
+    rest <<= exponent & 1 ? 26 : 25; /* the root has 25 bits: one more than what stays */
+    for (uint32_t bit = 1u << 24; bit; bit >>= 1)
+      if ((uint64_t)(root | bit) * (root | bit) <= rest) root |= bit;
+    bits = ((root + 1) >> 1) + ((uint32_t)((exponent >> 1) + 126) << 23); /* no root lies half way */
+  }
+  q_copy(&x, &bits, 4);
+  return x;
+}

@@ -82,11 +82,13 @@ Q_INLINE int32_t q_zeros(uint32_t v) {
     }                                                                                                            \
   }
 
-#define Q_ARG(NAME, TYPE, INDEX, BETTER)                                              \
-  Q_KERNEL void NAME(const TYPE *x, INDEX *y, int32_t rows, int32_t n) {              \
-    for (int32_t r = 0; r < rows; r++, x += n) {                                      \
-      int32_t best = 0;                                                               \
-      for (int32_t i = 1; i < n; i++) if (x[i] BETTER x[best]) best = i;              \
-      y[r] = best;                                                                    \
-    }                                                                                 \
+/* The first of the best of n elements that lie `inner` apart. */
+#define Q_ARG(NAME, TYPE, INDEX, BETTER)                                                          \
+  Q_KERNEL void NAME(const TYPE *x, INDEX *y, int32_t rows, int32_t n, int32_t inner) {           \
+    for (int32_t r = 0; r < rows; r++, x += n * inner)                                            \
+      for (int32_t k = 0; k < inner; k++) {                                                       \
+        int32_t best = 0;                                                                         \
+        for (int32_t i = 1; i < n; i++) if (x[i * inner + k] BETTER x[best * inner + k]) best = i; \
+        *y++ = best;                                                                              \
+      }                                                                                           \
   }
