@@ -74,11 +74,7 @@ def _most(program: Program, plan: memory.Plan) -> str:
     if not plan.items:
         return ""
     layer = program.steps[plan.peak]
-    need = memory.need_of(program, plan, plan.peak)
-    return (
-        f"; most of it is for {layer.mnemonic} {layer.layer!r}, at which tensors of {need} bytes are needed; "
-        f"no plan is below {plan.bound}"
-    )
+    return f"; most of it is for {layer.mnemonic} {layer.layer!r}, for which no plan is below {plan.bound}"
 
 
 @dataclass(frozen=True)
@@ -144,7 +140,7 @@ def fit(library: Library) -> Fit:
     """What a library needs, before anything is compiled."""
     program, plan = library.program, library.plan
     needs = [
-        Need(s.layer, s.mnemonic, s.call.split("(")[0], memory.need_of(program, plan, i),
+        Need(s.layer, s.mnemonic, s.call.split("(")[0], plan.needs[i],
              sum(table.bytes for table in s.tables), s.macs)
         for i, s in enumerate(program.steps)
     ]  # fmt: skip
