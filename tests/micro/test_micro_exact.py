@@ -10,12 +10,14 @@ import pytest
 from micro import host
 
 from tflite2q import convert, load
-from tflite2q.dialect.graph import Graph
-from tflite2q.errors import Unchanged, UnsupportedError
+from tflite2q.dialect.graph import Graph, verify
+from tflite2q.dialect.text import parse_graph
+from tflite2q.errors import DataError, Unchanged, UnsupportedError
 from tflite2q.execution import reference
 
 pytestmark = pytest.mark.skipif(host.compiler() is None, reason="gcc is not installed")
 
+PLAIN = "%i : int32[1] %j : int32[1] %y : int32[1]"
 DIGITS = Path(__file__).parent.parent.parent / "models" / "digits_uint8.tflite"
 SCHEMES = ("int8", "symmetric-int8", "int16x8", "int8-w4", "power-of-two", "asymmetric-uint8")
 QUICK = (
@@ -75,6 +77,35 @@ def test_many_products(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", SLOW)
 def test_other_ops(name: str, tmp_path: Path) -> None:
     compare(name, 6, tmp_path)
+
+
+PARTIAL = {
+    "q.gather(%x, %i) version 2": ("int32", (3, 4, -1)),
+    "q.div(%i, %j)": ("int32", (1, 0)),
+}
+
+
+@pytest.mark.parametrize("op", PARTIAL)
+def test_a_run_without_a_result_says_so(op: str, tmp_path: Path) -> None:
+    """An index out of range, a divisor of 0: the program that runs the C ends with an error."""
+    dtype, seconds = PARTIAL[op]
+    inputs = "%x, %i" if "%x" in op else "%i, %j"
+    values = "%x : int8[4] <0.5:0> %i : int32[1] %y : int8[1] <0.5:0>"
+    graph = parse_graph(
+        f'graph "g" {{\n inputs ({inputs}) outputs (%y)\n values {{\n {values if "%x" in op else PLAIN}\n }}\n'
+        f" ops {{\n %y = {op}\n }}\n}}\n"
+    )
+    verify(graph)
+    first = np.arange(4, dtype=np.int8) if "%x" in op else np.array([7], np.int32)
+    for second in seconds:
+        arrays = (first, np.array([second], dtype))
+        try:
+            reference.run(graph, *arrays)
+        except DataError:
+            with pytest.raises(AssertionError):
+                host.run(graph, arrays, "plain", tmp_path)
+        else:
+            check(graph, arrays, "plain", tmp_path)
 
 
 @pytest.mark.parametrize(("scheme", "family"), [("int8", "dsp"), ("int8-w4", "mve")])
