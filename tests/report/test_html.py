@@ -17,16 +17,8 @@ import pytest
 from PIL import Image
 from report.test_reports import COMPARISON
 
-from tflite2q.evaluation.results import (
-    Change,
-    Comparison,
-    Diagnosis,
-    Histogram,
-    Layer,
-    Pair,
-    Provenance,
-    Source,
-)
+from tflite2q.evaluation.figures import Change, Pair
+from tflite2q.evaluation.results import Comparison, Diagnosis, Histogram, Layer, Provenance, Source
 from tflite2q.evaluation.thumbnails import png
 from tflite2q.micro.memory import Block, Layout
 from tflite2q.report import explain, html

@@ -18,11 +18,11 @@ from tflite2q import files
 from tflite2q.dialect import needs
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import STORAGE, Value
-from tflite2q.errors import DataError, TargetError, UsageError
+from tflite2q.errors import TargetError, UsageError
 from tflite2q.execution import libraries, manifest
-from tflite2q.execution.calls import Array, Batch, Bound, Sample, Stream, check_outputs, mapped, raise_refusal
+from tflite2q.execution.calls import Array, Batch, Bound, Sample, Stream, mapped, raise_refusal
+from tflite2q.execution.checks import Inputs, check_outputs
 from tflite2q.execution.manifest import Manifest
-from tflite2q.execution.reference import check_prescribed
 from tflite2q.execution.source import Source
 from tflite2q.lower import targets
 
@@ -146,7 +146,7 @@ class Executable:
         self.threads = threads
         self._source = source
         self._library = library
-        self._kinds = [(value.type.shape, np.dtype(STORAGE[value.type.dtype])) for value in description.inputs]
+        self._checks = Inputs(description.inputs)
         self._code: Any = None
         self._making = threading.Lock()
         # Those that no thread is using; the last one used is the next to be used, and the one that is timed.
@@ -189,7 +189,7 @@ class Executable:
         if out is None:
             return self.advance(arrays, self.initial_states)[0]
         places = check_outputs(self.outputs, out)
-        return self._call([*self._check_inputs(arrays), *self.initial_states], places)[: len(places)]
+        return self._call([*self._checks.checked(arrays), *self.initial_states], places)[: len(places)]
 
     def bind(self) -> Bound:
         """Inputs and outputs that stay in place from run to run, for calls that copy nothing.  Raises TargetError."""
@@ -228,7 +228,7 @@ class Executable:
 
     def advance(self, arrays: Sequence[npt.ArrayLike], states: Sequence[Array]) -> tuple[list[Array], list[Array]]:
         """The outputs for inputs `arrays` from `states`, and the states after that; raises as `run`."""
-        results = self._call([*self._check_inputs(arrays), *states])
+        results = self._call([*self._checks.checked(arrays), *states])
         return results[: len(self.outputs)], results[len(self.outputs) :]
 
     def _call(self, checked: Sequence[Array], out: Sequence[Array] = ()) -> list[Array]:
@@ -267,7 +267,7 @@ class Executable:
             raise UsageError("a loaded library cannot be profiled; profile the model it was compiled from")
         from tflite2q.lower.profile import profile
 
-        checked = self._check_inputs(arrays) if arrays else self._random_inputs()
+        checked = self._checks.checked(arrays) if arrays else self._random_inputs()
         from tflite2q.lower.machine import use_threads
 
         self.require_runnable()
@@ -327,21 +327,6 @@ class Executable:
                     assert self._source is not None
                     self._code = self._source.built.executable
             return Worker(self._code, [*self._random_inputs(), *self.initial_states], self.threads)
-
-    def _check_inputs(self, arrays: Sequence[npt.ArrayLike]) -> list[Array]:
-        if len(arrays) != len(self.inputs):
-            raise DataError(f"the model takes {len(self.inputs)} inputs, got {len(arrays)}")
-        checked = []
-        for value, given, (shape, dtype) in zip(self.inputs, arrays, self._kinds, strict=True):
-            array = np.asarray(given)
-            if array.shape != shape or array.dtype != dtype:
-                raise DataError(
-                    f"input {value.name!r} must be {value.type.dtype}{list(shape)}, "
-                    f"got {array.dtype.name}{list(array.shape)}; convert it first"
-                )
-            check_prescribed(value, array)
-            checked.append(array)
-        return checked
 
     def _random_inputs(self) -> list[Array]:
         generator = np.random.default_rng(0)

@@ -6,6 +6,7 @@ which takes four times as long as the rest.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import tvm
@@ -22,12 +23,31 @@ def link(module: Any, target: Any, exec_mode: str) -> Any:
     builder = relax.ExecBuilder()
     rest = _vmcodegen(builder, module, exec_mode)
     functions = {name: f for name, f in rest.functions.items() if isinstance(f, tirx.PrimFunc)}
-    code = _machine_code(functions, target) if functions else None
+    code = _machine_code(functions, target, _given_foreign(module)) if functions else None
     return VMExecutable(_ffi_api.VMLink(builder, target, code, [], constants))
 
 
-def _machine_code(functions: dict[Any, Any], target: Any) -> Any:
-    """A runtime module of TIR functions: LLVM's optimized IR, from which machine code is made when needed."""
+def _given_foreign(module: Any) -> frozenset[str]:
+    """The names of functions that the graph calls with its own parameters: tensors that a caller has made."""
+    found: set[str] = set()
+
+    def visit(expression: Any) -> None:
+        called = isinstance(expression, relax.Call) and isinstance(expression.op, tvm.ir.GlobalVar)
+        if called and any(parameter.same_as(given) for parameter in parameters for given in expression.args):
+            found.add(expression.op.name_hint)
+
+    for function in module.functions.values():
+        if isinstance(function, relax.Function):
+            parameters = list(function.params)
+            relax.analysis.post_order_visit(function, visit)
+    return frozenset(found)
+
+
+def _machine_code(functions: dict[Any, Any], target: Any, checked: Collection[str]) -> Any:
+    """A runtime module of TIR functions: LLVM's optimized IR, from which machine code is made when needed.
+
+    Only those named in `checked` check their arguments.
+    """
     full, finish, _ = tirx.get_default_tir_pipeline(target)
     host = target.with_host(target)
     kernels = {name: f for name, f in functions.items() if KERNEL in f.attrs}
@@ -36,6 +56,9 @@ def _machine_code(functions: dict[Any, Any], target: Any) -> Any:
     for part, passes in ((kernels, _kernel_passes()), (others, full)):
         if part:
             lowered.update(passes(tirx.transform.BindTarget(host)(tvm.IRModule(part))))
+    for variable, function in lowered.functions.items():
+        if variable.name_hint not in checked:
+            lowered.update_func(variable, function.with_body(_unchecked(function.body)))
     return tvm.get_global_func("target.build.llvm")(finish()(lowered), target)
 
 
@@ -55,3 +78,18 @@ def _kernel_passes() -> Any:
             tirx.transform.MakePackedAPI(),
         ]
     )
+
+
+def _unchecked(statement: Any) -> Any:
+    """The body of a function of TVM's calling convention without the checks of its arguments.
+
+    The graph calls functions with tensors that it made itself, to fit.  The checks of each of ten arguments are more
+    code than most kernels, and take LLVM longer.  What the function computes, and checks itself, is left as it is.
+    """
+    if isinstance(statement, tirx.SeqStmt):
+        kept = [each for each in statement.seq if not isinstance(each, (tirx.AssertStmt, tirx.IfThenElse))]
+        parts = [_unchecked(each) for each in kept]
+        return parts[0] if len(parts) == 1 else tirx.SeqStmt(parts)
+    if isinstance(statement, tirx.AttrStmt) and statement.attr_key != "compute_scope":
+        return tirx.AttrStmt(statement.node, statement.attr_key, statement.value, _unchecked(statement.body))
+    return statement
