@@ -23,7 +23,7 @@ def link(module: Any, target: Any, exec_mode: str) -> Any:
     builder = relax.ExecBuilder()
     rest = _vmcodegen(builder, module, exec_mode)
     functions = {name: f for name, f in rest.functions.items() if isinstance(f, tirx.PrimFunc)}
-    code = _machine_code(functions, target, _given_foreign(module)) if functions else None
+    code = machine_code(functions, target, _given_foreign(module)) if functions else None
     return VMExecutable(_ffi_api.VMLink(builder, target, code, [], constants))
 
 
@@ -43,7 +43,7 @@ def _given_foreign(module: Any) -> frozenset[str]:
     return frozenset(found)
 
 
-def _machine_code(functions: dict[Any, Any], target: Any, checked: Collection[str]) -> Any:
+def machine_code(functions: dict[Any, Any], target: Any, checked: Collection[str]) -> Any:
     """A runtime module of TIR functions: LLVM's optimized IR, from which machine code is made when needed.
 
     Only those named in `checked` check their arguments.
