@@ -1,8 +1,9 @@
-"""Which compiled functions check the tensors that they get."""
+"""Which compiled functions check the tensors that they get, and how code is spread over object files."""
 
 from __future__ import annotations
 
 import re
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,12 @@ import tvm
 from tvm import relax
 
 import tflite2q
+from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.ops import Div
+from tflite2q.dialect.types import TensorType, Value
+from tflite2q.errors import DataError
 from tflite2q.execution import reference
+from tflite2q.lower import codegen
 from tflite2q.lower.build import build
 from tflite2q.lower.graph import lower
 from tflite2q.lower.target import resolve, tvm_target
@@ -48,3 +54,44 @@ def test_functions_that_get_what_others_made_check_nothing(built: Any) -> None:
     kernels = {name: checks[name] for name in checks if "vmtir" not in name}
     assert len(kernels) > 10
     assert [name for name, checked in kernels.items() if checked] == [next(n for n in kernels if "conv2d" in n)]
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of libraries, so that code is made as object files."""
+    monkeypatch.setenv("TFLITE2Q_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def test_object_files_compute_what_code_in_memory_does(digits: Path, kept: Path) -> None:
+    graph = tflite2q.convert(digits, "int8").graph
+    exe = tflite2q.compile(graph)
+    pixels = np.arange(64, dtype=np.uint8).reshape(1, 8, 8, 1) % 16
+    np.testing.assert_array_equal(exe.run(pixels)[0], reference.run(graph, pixels)[0])
+    exe.save(kept / "digits.tar")
+    with tarfile.open(kept / "digits.tar") as archive:
+        assert len([name for name in archive.getnames() if name.startswith("lib")]) > 2
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_threads(
+    digits: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for threads in (1, 3):
+        monkeypatch.setattr(codegen, "processors", lambda threads=threads: threads)
+        monkeypatch.setenv("TFLITE2Q_CACHE", str(kept / str(threads)))
+        tflite2q.compile(digits).save(kept / f"{threads}.so")
+        found.append((kept / f"{threads}.so").read_bytes())
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("place", ["memory", "library"])
+def test_a_refusal_says_the_same_from_an_object_file(place: str, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if place == "memory":
+        monkeypatch.setenv("TFLITE2Q_CACHE", "off")
+    values = tuple(Value(name, TensorType((4,), "int32")) for name in "xyz")
+    graph = Graph(("x", "y"), ("z",), values, (Div(inputs=("x", "y"), outputs=("z",)),))
+    exe = tflite2q.compile(graph)
+    assert exe.run(np.full(4, 7, np.int32), np.full(4, 2, np.int32))[0].tolist() == [3] * 4
+    with pytest.raises(DataError, match="a divisor is 0"):
+        exe.run(np.ones(4, np.int32), np.array([1, 1, 0, 1], np.int32))

@@ -325,7 +325,7 @@ class Executable:
                     self._code = load(self._library)
                 else:
                     assert self._source is not None
-                    self._code = self._source.built.executable
+                    self._code = self._source.in_memory()
             return Worker(self._code, [*self._random_inputs(), *self.initial_states], self.threads)
 
     def _random_inputs(self) -> list[Array]:
