@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from tflite2q.lower.graph import Choice
     from tflite2q.lower.machine import Worker
 
+MOST_THREADS = 1 << 12
+
 # Shared libraries of the systems that code is compiled for, WebAssembly's object, and an archive of object files.
 ENDINGS = (".so", ".dylib", ".dll", ".wasm", ".o", ".tar")
 
@@ -344,8 +346,8 @@ class Executable:
 
 
 def _check_threads(threads: int) -> None:
-    if threads < 1:
-        raise UsageError(f"threads must be at least 1, got {threads}")
+    if not 1 <= threads <= MOST_THREADS:
+        raise UsageError(f"threads must be 1 to {MOST_THREADS}, got {threads}")
 
 
 def _check_runnable(description: Manifest) -> None:
