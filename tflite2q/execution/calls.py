@@ -10,12 +10,11 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import numpy as np
 import numpy.typing as npt
 
-from tflite2q.dialect.types import STORAGE, Value
+from tflite2q.dialect.types import Value
 from tflite2q.errors import DataError, UsageError, refusal
-from tflite2q.execution.checks import Inputs, check_outputs, check_prescribed
+from tflite2q.execution.checks import Inputs, Outputs, check_prescribed
 
 if TYPE_CHECKING:
     from tflite2q.execution.runtime import Executable
@@ -100,7 +99,7 @@ class Batch:
         self.executable, self.count = executable, count
         self.inputs = tuple(_repeated(value, count) for value in executable.inputs)
         self.outputs = tuple(_repeated(value, count) for value in executable.outputs)
-        self._checks = Inputs(self.inputs)
+        self._inputs, self._outputs = Inputs(self.inputs), Outputs(self.outputs)
         self._pool = ThreadPoolExecutor(min(workers, count))
         self._workers = min(workers, count)
 
@@ -112,20 +111,18 @@ class Batch:
 
         Raises DataError as `Executable.run`.
         """
-        given = self._checks.checked(arrays)
-        if out is None:
-            out = [np.empty(value.type.shape, STORAGE[value.type.dtype]) for value in self.outputs]
-        out = check_outputs(self.outputs, out)
+        given = self._inputs.checked(arrays)
+        found = self._outputs.made() if out is None else list(self._outputs.checked(out))
         todo = iter(range(self.count))  # each number is taken by one thread
 
         def work() -> None:
             for sample in todo:
-                ins, outs = ([_part(array, sample, self.count) for array in side] for side in (given, out))
+                ins, outs = ([_part(array, sample, self.count) for array in side] for side in (given, found))
                 self.executable.run(*ins, out=outs)
 
         for done in [self._pool.submit(work) for _ in range(self._workers)]:
             done.result()
-        return out
+        return found
 
 
 def _repeated(value: Value, count: int) -> Value:

@@ -18,7 +18,7 @@ class Inputs:
     """The values that a model's inputs are checked against; what is known about them is worked out once."""
 
     def __init__(self, values: Iterable[Value]) -> None:
-        self._expected = [(value, value.type.shape, np.dtype(STORAGE[value.type.dtype])) for value in values]
+        self._expected = _expected(values)
 
     def checked(self, given: Sequence[npt.ArrayLike]) -> list[Array]:
         """The inputs as arrays.  Raises DataError if their number, shapes, dtypes or prescribed data do not fit."""
@@ -42,14 +42,27 @@ def check_prescribed(value: Value, array: Array) -> None:
         raise DataError(f"input {value.name!r} sets a shape and must be {need}, as the model declares; got {given}")
 
 
-def check_outputs(outputs: Sequence[Value], arrays: Sequence[Array]) -> list[Array]:
-    """The arrays that results are to be written to.  Raises DataError if they do not fit or cannot be written to."""
-    if len(arrays) != len(outputs):
-        raise DataError(f"the model has {len(outputs)} outputs, got {len(arrays)} arrays for them")
-    for value, array in zip(outputs, arrays, strict=True):
-        shape, dtype = value.type.shape, np.dtype(STORAGE[value.type.dtype])
-        if not (isinstance(array, np.ndarray) and (array.shape, array.dtype) == (shape, dtype)):
-            raise DataError(f"the array for output {value.name!r} must be {value.type.dtype}{list(shape)}")
-        if not array.flags.writeable:
-            raise DataError(f"the array for output {value.name!r} is read-only")
-    return list(arrays)
+class Outputs:
+    """The values that a model's outputs are written to arrays as; what is known about them is worked out once."""
+
+    def __init__(self, values: Iterable[Value]) -> None:
+        self._expected = _expected(values)
+
+    def made(self) -> list[Array]:
+        """New arrays for all outputs."""
+        return [np.empty(shape, dtype) for _, shape, dtype in self._expected]
+
+    def checked(self, given: Sequence[Array]) -> Sequence[Array]:
+        """The arrays that results are written to.  Raises DataError if they do not fit or cannot be written to."""
+        if len(given) != len(self._expected):
+            raise DataError(f"the model has {len(self._expected)} outputs, got {len(given)} arrays for them")
+        for (value, shape, dtype), array in zip(self._expected, given, strict=True):
+            if not (isinstance(array, np.ndarray) and array.shape == shape and array.dtype == dtype):
+                raise DataError(f"the array for output {value.name!r} must be {value.type.dtype}{list(shape)}")
+            if not array.flags.writeable:
+                raise DataError(f"the array for output {value.name!r} is read-only")
+        return given
+
+
+def _expected(values: Iterable[Value]) -> list[tuple[Value, tuple[int, ...], np.dtype[Any]]]:
+    return [(value, value.type.shape, np.dtype(STORAGE[value.type.dtype])) for value in values]

@@ -21,7 +21,7 @@ from tflite2q.dialect.types import STORAGE, Value
 from tflite2q.errors import TargetError, UsageError
 from tflite2q.execution import libraries, manifest
 from tflite2q.execution.calls import Array, Batch, Bound, Sample, Stream, mapped, raise_refusal
-from tflite2q.execution.checks import Inputs, check_outputs
+from tflite2q.execution.checks import Inputs, Outputs
 from tflite2q.execution.manifest import Manifest
 from tflite2q.execution.source import Source
 from tflite2q.lower import targets
@@ -148,7 +148,8 @@ class Executable:
         self.threads = threads
         self._source = source
         self._library = library
-        self._checks = Inputs(description.inputs)
+        self._takes, self._gives = Inputs(description.inputs), Outputs(description.outputs)
+        self._initial = [value.data for value in description.states]
         self._code: Any = None
         self._making = threading.Lock()
         # Those that no thread is using; the last one used is the next to be used, and the one that is timed.
@@ -188,10 +189,8 @@ class Executable:
         Raises DataError if they do not fit or have no defined result, such as an index out of range;
         TargetError if the code is for another machine.
         """
-        if out is None:
-            return self.advance(arrays, self.initial_states)[0]
-        places = check_outputs(self.outputs, out)
-        return self._call([*self._checks.checked(arrays), *self.initial_states], places)[: len(places)]
+        places = () if out is None else self._gives.checked(out)
+        return self._call(self._takes.checked(arrays) + self._initial, places)[: len(self.manifest.outputs)]
 
     def bind(self) -> Bound:
         """Inputs and outputs that stay in place from run to run, for calls that copy nothing.  Raises TargetError."""
@@ -226,11 +225,11 @@ class Executable:
     @property
     def initial_states(self) -> list[Array]:
         """What the model's variables hold before the first run, in the manifest's order."""
-        return [value.data for value in self.manifest.states]
+        return list(self._initial)
 
     def advance(self, arrays: Sequence[npt.ArrayLike], states: Sequence[Array]) -> tuple[list[Array], list[Array]]:
         """The outputs for inputs `arrays` from `states`, and the states after that; raises as `run`."""
-        results = self._call([*self._checks.checked(arrays), *states])
+        results = self._call([*self._takes.checked(arrays), *states])
         return results[: len(self.outputs)], results[len(self.outputs) :]
 
     def _call(self, checked: Sequence[Array], out: Sequence[Array] = ()) -> list[Array]:
@@ -269,7 +268,7 @@ class Executable:
             raise UsageError("a loaded library cannot be profiled; profile the model it was compiled from")
         from tflite2q.lower.profile import profile
 
-        checked = self._checks.checked(arrays) if arrays else self._random_inputs()
+        checked = self._takes.checked(arrays) if arrays else self._random_inputs()
         from tflite2q.lower.machine import use_threads
 
         self.require_runnable()
