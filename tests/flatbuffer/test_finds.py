@@ -172,6 +172,15 @@ def test_a_constant_of_the_largest_scale_becomes_real_without_warnings() -> None
     assert np.isposinf(constant.data[0])
 
 
+@pytest.mark.parametrize("index", [0, 1])  # the input, so that the bias is beyond float32; the weights
+def test_weights_and_biases_beyond_the_range_of_real_numbers(index: int) -> None:
+    graph = read(schema.encode(handmade.with_tensor(index, scale=(3e38,))))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = rewrites.convert(graph, scheme.find("float32")).graph
+    assert any(v.constant is not None and np.isinf(v.data).any() for v in found.values)
+
+
 def test_line_ends_in_names_do_not_break_a_message() -> None:
     error = UnsupportedError("custom a\nb\r\nc").at("model.tflite")
     assert str(error) == "model.tflite: custom a\\nb\\r\\nc"

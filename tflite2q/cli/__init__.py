@@ -30,6 +30,7 @@ COMMANDS: tuple[click.Command, ...] = (inspect, convert, run_command, compare, c
 WRONG_USAGE = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+LONGEST = 4000  # characters of a message
 
 NO_MEMORY = "not enough memory for this model; choose smaller inputs with --shape if the file leaves their size open"
 NO_MEMORY_IN_TVM = "bad_alloc"
@@ -98,5 +99,8 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo(f"tflite2q: {printable(' '.join(message.split()))}", err=True)
+    line = printable(" ".join(message.split()))
+    if len(line) > LONGEST:  # a value of many pages was given: what was wrong stands before and behind it
+        line = f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
+    click.echo(f"tflite2q: {line}", err=True)
     return code
