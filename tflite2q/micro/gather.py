@@ -10,7 +10,7 @@ from tflite2q.dialect.op import Values
 from tflite2q.dialect.ops.movement import Gather, GatherNd
 from tflite2q.dialect.types import STORAGE, Value
 from tflite2q.errors import UnsupportedError
-from tflite2q.micro.products import Call
+from tflite2q.micro.calls import Call
 from tflite2q.micro.program import CTYPES
 
 INDICES = ("int8", "int16", "int32", "int64")

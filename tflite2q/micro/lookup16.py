@@ -11,7 +11,7 @@ from tflite2q.arithmetic.numpy_core import NUMPY
 from tflite2q.arithmetic.rescale import multiply_fixed
 from tflite2q.dialect.ops.lookup import Lookup
 from tflite2q.dialect.types import Value
-from tflite2q.micro.products import Call
+from tflite2q.micro.calls import Call
 from tflite2q.micro.program import Array, Table
 
 TWICE = 2  # in place of a nudge: products are rounded twice

@@ -15,7 +15,7 @@ from tflite2q.dialect.ops.resize import ResizeBilinear
 from tflite2q.dialect.types import STORAGE, Value
 from tflite2q.errors import UnsupportedError
 from tflite2q.kernels.contracts import LookupContract, PoolContract
-from tflite2q.micro.products import Call
+from tflite2q.micro.calls import Call
 from tflite2q.micro.program import CTYPES, Table
 
 INTEGERS = ("int8", "uint8", "int16", "int32", "int64")

@@ -11,8 +11,8 @@ from tflite2q.dialect.ops.dense import BatchMatmul
 from tflite2q.dialect.types import STORAGE, Value
 from tflite2q.errors import UnsupportedError
 from tflite2q.kernels.generic.eltwise import Loops
+from tflite2q.micro.calls import Call, kind_of, rescale_text
 from tflite2q.micro.elements import head, place
-from tflite2q.micro.products import Call, kind_of, rescale_text
 from tflite2q.micro.program import CTYPES
 from tflite2q.micro.rescaling import form_of
 

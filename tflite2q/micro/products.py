@@ -10,25 +10,12 @@ from tflite2q.arithmetic.numpy_core import NUMPY
 from tflite2q.errors import UnsupportedError
 from tflite2q.kernels import layout
 from tflite2q.kernels.contracts import Conv2DContract, ConvolutionContract, DenseContract, DepthwiseConv2DContract
+from tflite2q.micro.calls import MOST_TIED, Call, kind_of, rescale_text, tied, words, wrapper
 from tflite2q.micro.program import Array, Table, packed_nibbles, packed_words
 from tflite2q.micro.rescaling import Form, form_of
 
-MOST_TIED = 2**23  # what biases stay below that share a word with a shift
 SETTLED = 15  # bits of a step of channels without weights; codes of 8 bits stay below MOST_TIED
 BAND = 8  # pixels that the kernels for Helium take at a time
-KINDS = {"fixed": "Q_APART", "linear": "Q_LINEAR", "double": "Q_DOUBLE", "exact": "Q_EXACT", "float32": "Q_FLOAT"}
-
-
-@dataclass(frozen=True)
-class Call:
-    """What a layer needs: C of the call, texts of kernels, own text, tables, scratch bytes, gap."""
-
-    call: str
-    kernels: tuple[str, ...]
-    text: str
-    tables: tuple[Table, ...]
-    scratch: int
-    gap: int | None
 
 
 def product(name: str, contract: ConvolutionContract | DenseContract, dtype: str, family: str) -> Call:
@@ -103,44 +90,6 @@ def settled(conv: ConvolutionContract) -> ConvolutionContract:
     )
 
 
-def tied(form: Form, bias: Array) -> bool:
-    """Whether biases and shifts of channels share words."""
-    return form.kind == "fixed" and bool(np.abs(bias.astype(np.int64)).max(initial=0) < MOST_TIED)
-
-
-def kind_of(form: Form, tied: bool = False) -> str:
-    """The C constant of a form's kind; `tied`: biases and shifts share words."""
-    if not tied:
-        return KINDS[form.kind]
-    return "Q_FULL" if (form.low, form.high) == (-128, 127) else "Q_FIXED"
-
-
-def words(form: Form, bias: Array, tied: bool, left: bool) -> Array:
-    """int32: biases, and where they are tied shifts in their last bytes: to the right, or to the `left`."""
-    wide = bias.astype(np.int64)
-    return (wide << 8 | (-form.n if left else form.n) & 255 if tied else wide).astype(np.int32)
-
-
-def rescale_text(name: str, form: Form, shared: bool = True, tied: bool = False) -> tuple[str, tuple[Table, ...]]:
-    """The C initializer of a q_rescale, and its tables; with `shared`, channels with one factor share an entry; `tied`
-    shifts are elsewhere."""
-    parts = [part for part in (form.m, None if tied else form.n, form.lower) if part is not None]
-    one = shared and all((part == part[:1]).all() for part in parts)
-    if one:
-        form = replace(form, m=form.m[:1], n=form.n[:1], lower=None if form.lower is None else form.lower[:1])
-    zero = 2 * form.zero + 1 if form.kind == "fixed" else form.zero
-    tables = [Table(f"{name}_m", form.m.astype(np.int32))]
-    shifts = "0" if tied else f"{name}_n"
-    if not tied:
-        tables.append(Table(shifts, form.n.astype(np.int8)))
-    lower = "0"
-    if form.lower is not None:
-        lower = f"{name}_l"
-        tables.append(Table(lower, form.lower.astype(np.int32)))
-    numbers = f"{zero}, {form.low}, {form.high}, {form.positive}, {form.negative}, {lower}, {0 if one else -1}"
-    return f"{{{name}_m, {shifts}, {numbers}}}", tuple(tables)
-
-
 def _geometry(conv: ConvolutionContract) -> str:
     small = (*conv.kernel, *conv.strides, *conv.dilation)
     if max(conv.in_h, conv.in_w, conv.in_c, conv.out_h, conv.out_w, conv.out_c, *conv.padding[:2]) > 65535:
@@ -152,15 +101,6 @@ def _geometry(conv: ConvolutionContract) -> str:
         f".out_w = {conv.out_w}, .out_c = {conv.out_c}, .top = {conv.padding[0]}, .left = {conv.padding[1]}, "
         f".batch = {conv.batch}, .kh = {conv.kernel[0]}, .kw = {conv.kernel[1]}, .sh = {conv.strides[0]}, "
         f".sw = {conv.strides[1]}, .dh = {conv.dilation[0]}, .dw = {conv.dilation[1]}"
-    )
-
-
-def wrapper(name: str, kernel: str, layer: str, kind: str, types: tuple[str, str], scratch: bool) -> str:
-    """The function of one kind of rescaling: shared by all layers that have it."""
-    more, passed = (", int8_t *scratch", "scratch, ") if scratch else ("", "")
-    return (
-        f"Q_KERNEL void {name}(const {layer} *l, const {types[0]} *x, {types[1]} *y{more}) "
-        f"{{ {kernel}(l, x, y, {passed}{kind}); }}\n"
     )
 
 

@@ -30,8 +30,8 @@ from tflite2q.kernels.contracts import Contract
 from tflite2q.lower import clamps, pads
 from tflite2q.lower.contracts import activations, contract_of
 from tflite2q.micro import elements, gather, lookup16, maps, matmul, movement, products, recurrent, states, transposed
+from tflite2q.micro.calls import Call
 from tflite2q.micro.elements import Function
-from tflite2q.micro.products import Call
 from tflite2q.micro.program import ALIGNMENT, Buffer, Port, Program, State, Step, Table
 
 WIDE = ("int64", "float64")

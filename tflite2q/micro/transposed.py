@@ -8,7 +8,7 @@ from tflite2q.dialect.op import Values
 from tflite2q.dialect.ops.transpose_conv import TransposeConv
 from tflite2q.dialect.types import TensorType, Value
 from tflite2q.errors import UnsupportedError
-from tflite2q.micro.products import Call, kind_of, rescale_text, wrapper
+from tflite2q.micro.calls import Call, kind_of, rescale_text, wrapper
 from tflite2q.micro.program import CTYPES, Table
 from tflite2q.micro.rescaling import form_of
 
