@@ -174,6 +174,7 @@ class Concat(Movement):
         shapes = [part.type.shape for part in ins.every("x")]
         rank = len(shapes[0])
         require(-rank <= self.axis < rank, f"axis {self.axis} does not exist")
+        require(all(len(shape) == rank for shape in shapes), f"parts {[list(s) for s in shapes]} differ in rank")
         axis = self.axis % rank
         rest = {tuple(n for i, n in enumerate(shape) if i != axis) for shape in shapes}
         require(len(rest) == 1, f"parts {[list(s) for s in shapes]} differ beside axis {axis}")
