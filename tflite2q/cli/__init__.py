@@ -30,7 +30,7 @@ COMMANDS: tuple[click.Command, ...] = (inspect, convert, run_command, compare, c
 WRONG_USAGE = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
-LONGEST = 4000  # characters of a message
+LONGEST = 2000  # characters of a message
 
 NO_MEMORY = "not enough memory for this model; choose smaller inputs with --shape if the file leaves their size open"
 NO_MEMORY_IN_TVM = "bad_alloc"

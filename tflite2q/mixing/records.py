@@ -11,7 +11,6 @@ from tflite2q.mixing.fronts import Candidate
 from tflite2q.mixing.mix import Mix
 from tflite2q.rewrites.scheme import Scheme
 
-
 MOST_JOBS = 1024  # processes, of a hundred MB each: more is a slip
 
 
