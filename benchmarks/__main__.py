@@ -21,10 +21,11 @@ RENDER = {
     "real": tables.real,
     "calls": tables.calls,
     "roofline": tables.roofline,
+    "start": tables.start,
     "reconstruction": tables.reconstruction,
 }
 
-UNLABELLED = ("speed", "real", "calls", "roofline")
+UNLABELLED = ("speed", "real", "calls", "roofline", "start")
 
 
 def main(arguments: list[str]) -> int:
@@ -71,7 +72,7 @@ def _wanted(name: str, options: argparse.Namespace) -> bool:
 
 
 def _measure_speed(what: str, options: argparse.Namespace) -> dict[str, Any] | None:
-    from benchmarks import calls, real, roofline, speed
+    from benchmarks import calls, real, roofline, speed, start
 
     folder = options.shared / "models"
     models = [m for m in SPEED if _wanted(m.name, options) and m.path(folder).exists()]
@@ -84,6 +85,8 @@ def _measure_speed(what: str, options: argparse.Namespace) -> dict[str, Any] | N
         return calls.measure(models, folder, options.quick, _report)
     if what == "roofline":
         return roofline.measure(models, folder, options.quick, _report)
+    if what == "start":
+        return start.measure(models, folder, options.quick, _report)
     return speed.measure(models, folder, options.quick, not options.no_frontend, _report)
 
 

@@ -199,6 +199,22 @@ def calls(result: Result) -> str:
     return f"{measured_on(result)}\n{markdown(CALLS_HEAD, cells)}"
 
 
+def start(result: Result) -> str:
+    """What comes before the first result."""
+    cells = [
+        (
+            f"`{row['model']}`",
+            f"{row['cold_s']:.1f}",
+            f"{row['cached_s']:.2f}",
+            f"{row['load_s'] * 1e3:.1f}",
+            f"{row['bytes'] / 1e6:.2f}",
+        )
+        for row in result["rows"]
+    ]
+    imported = f"`import tflite2q` takes {result['import_s'] * 1e3:.0f} ms.\n"
+    return f"{measured_on(result)}\n{imported}\n{markdown(START_HEAD, cells)}"
+
+
 def roofline(result: Result) -> str:
     """How near each kind of layer comes to its own limit."""
     limits = ", ".join(f"{name} {value:.0f} GB/s" for name, value in result["bandwidth"].items())
@@ -280,6 +296,7 @@ ROOFLINE_HEAD = ("layers", "number", "ms", "of the time", "limited by", "of the 
 ORIGINAL = "as imported"
 SCHEMES_HEAD = ("scheme", "top-1", "same answer", "bytes", "tflite2q, ms", "LiteRT, ms")
 REAL_HEAD = ("model", "scheme", "LiteRT, ms", "tflite2q, ms", "LiteRT / tflite2q")
+START_HEAD = ("model", "first output, s", "the same from the cache, s", "library loaded, ms", "library, MB")
 CALLS_HEAD = (
     "model, int8",
     "bytes in and out",

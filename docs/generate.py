@@ -220,6 +220,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "real": partial(measured, "real", "real"),
     "calls": partial(measured, "calls", "calls"),
     "roofline": partial(measured, "roofline", "roofline"),
+    "start": partial(measured, "start", "start"),
 }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from surroundings import EMULATE, ROOT, SHARED, Outcome
+from surroundings import EMULATE, KEPT, ROOT, SHARED, Outcome
 
 pytest_plugins = ["levels"]
 
@@ -19,7 +19,6 @@ pytest_plugins = ["levels"]
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
-KEPT = "TFLITE2Q_TESTS_KEPT"
 _MADE = pytest.StashKey[str]()
 LONG = ("test_docs.py", "test_packaging.py", "test_python.py")
 COMPILE_THE_SAME = {"batch", "cli", "e2e", "evaluation", "report", "runtimes", "search", *LONG}
@@ -37,6 +36,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--emulate"):
         os.environ[EMULATE] = "1"  # read by workers, too
+    # Hundreds of commands are started: each would compile all modules again.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if KEPT not in os.environ:  # workers share the folder
         os.environ[KEPT] = config.stash[_MADE] = tempfile.mkdtemp(prefix="tflite2q-tests-")
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
 EMULATE = "TFLITE2Q_EMULATE"  # environment: set by `pytest --emulate`
+KEPT = "TFLITE2Q_TESTS_KEPT"  # the folder of what one run of the tests shares
 SHARED = ROOT.parent / "shared"
 
 

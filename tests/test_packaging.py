@@ -79,7 +79,13 @@ def installed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-def test_the_wheel_has_every_file(root: Path, installed: Path) -> None:
+# One test of the wheel: two would each build and install it, in processes of their own.
+def test_the_wheel_has_every_file_and_works(root: Path, digits: Path, installed: Path, tmp_path: Path) -> None:
+    assert_every_file(root, installed)
+    assert_works(digits, installed, tmp_path)
+
+
+def assert_every_file(root: Path, installed: Path) -> None:
     (wheel,) = installed.parents[2].glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -89,7 +95,7 @@ def test_the_wheel_has_every_file(root: Path, installed: Path) -> None:
     assert not [name for name in names if name.startswith(("tests/", "models/", "benchmarks/"))]
 
 
-def test_the_wheel_works_like_the_checkout(digits: Path, installed: Path, tmp_path: Path) -> None:
+def assert_works(digits: Path, installed: Path, tmp_path: Path) -> None:
     command = installed.parent / "tflite2q"
     environment = {**os.environ, "PYTHONPATH": ""}
 

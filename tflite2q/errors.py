@@ -108,6 +108,10 @@ class UsageError(Tflite2qError):
     exit_code = 2
 
 
+class NativeError(Tflite2qError):
+    """Native code, or the system, ended the process that something ran in."""
+
+
 class LimitError(Tflite2qError):
     """A bound that was asked for, on accuracy or memory, cannot be kept."""
 

@@ -122,11 +122,12 @@ def _code(status: int, told: bytes, number: int) -> int:
     if number:
         os.write(2, f"tflite2q: {ENDINGS[signal.Signals(number)]}\n".encode())
         return 128 + number
-    os.write(2, f"tflite2q: {_why(status)}\n".encode())
+    os.write(2, f"tflite2q: {why(status)}\n".encode())
     return DIED
 
 
-def _why(status: int) -> str:
+def why(status: int) -> str:
+    """What ended a process, by its status: native code, or the system."""
     if not os.WIFSIGNALED(status):
         code = os.waitstatus_to_exitcode(status)
         return (

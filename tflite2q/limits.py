@@ -7,6 +7,7 @@ The limits are variables of the environment, so that child processes have the sa
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +20,9 @@ MAX_MEMORY = "TFLITE2Q_MAX_MEMORY"  # GB, as in --max-memory
 
 PIXELS = 100_000_000  # of one picture, unless set
 GIGABYTE = 1 << 30
+BLOCK = 1 << 12  # bytes that tell a text from another file
+LARGE_BLOCK = 1 << 24
+WIDE = (b"\xff\xfe", b"\xfe\xff")  # byte order marks of UTF-16
 TEXT = 1 << 28  # bytes of a list of labels, of annotations, of a scheme: far beyond any that is meant
 
 
@@ -30,7 +34,7 @@ def pixels() -> int:
 def memory() -> int:
     """The bytes that one stage of a run may need: the limit that is set, else what this machine has."""
     given = _number(MAX_MEMORY)
-    return machine_memory() if given is None else int(given * GIGABYTE)
+    return machine_memory() if given is None else int(min(given * GIGABYTE, sys.maxsize))
 
 
 def machine_memory() -> int:
@@ -61,13 +65,24 @@ def readable(size: int) -> str:
     return f"{size / GIGABYTE:,.1f} GB" if size >= GIGABYTE // 10 else f"{size / (1 << 20):,.1f} MB"
 
 
-def head(path: str | os.PathLike[str], most: int) -> bytes:
-    """The bytes of a file.  Raises OSError, and ValueError for one of more than `most` bytes, or that never ends."""
+def head(path: str | os.PathLike[str], most: int, text: bool = False) -> bytes:
+    """The bytes of a file.
+
+    Raises OSError, and ValueError for one of more than `most` bytes, or that never ends; with `text` also, before all
+    of it is read, for one that holds zero bytes and no UTF-16.
+    """
     with open(path, "rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
+        blocks = [file.read(min(BLOCK, most + 1))]
+        size = len(blocks[0])
+        if text and b"\0" in blocks[0] and not blocks[0].startswith(WIDE):
+            raise ValueError("is not a text: it holds zero bytes")
+        while blocks[-1] and size <= most:
+            # Not all at once: the memory for what is asked for is taken before it is known whether it is there.
+            blocks.append(file.read(min(LARGE_BLOCK, most + 1 - size)))
+            size += len(blocks[-1])
+    if size > most:
         raise ValueError(f"is longer than {most:,} bytes")
-    return content
+    return b"".join(blocks)
 
 
 def text(path: str | os.PathLike[str]) -> str:
@@ -75,9 +90,8 @@ def text(path: str | os.PathLike[str]) -> str:
 
     Raises OSError, UnicodeDecodeError, and ValueError for a file that is longer than any text or never ends.
     """
-    content = head(path, TEXT)
-    wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
-    return content.decode("utf-16" if wide else "utf-8-sig")
+    content = head(path, TEXT, text=True)
+    return content.decode("utf-16" if content.startswith(WIDE) else "utf-8-sig")
 
 
 def _number(variable: str) -> float | None:

@@ -26,6 +26,7 @@ from tflite2q.evaluation.models import FilePath, Loaded, Model, content_of, grap
 from tflite2q.evaluation.results import Comparison, Progress, quiet
 from tflite2q.execution import reference as interpreter
 from tflite2q.flatbuffer import reader
+from tflite2q.isolation import isolated
 from tflite2q.report.report import Report
 from tflite2q.rewrites import Conversion
 from tflite2q.rewrites import scheme as schemes_of
@@ -47,6 +48,7 @@ __all__ = [
     "compile",
     "convert",
     "inspect",
+    "isolated",
     "load",
     "load_library",
     "reference",

@@ -60,7 +60,7 @@ def test_counting() -> None:
     assert products(["smlal2\tv1.4s, v2.8h, v3.h[1]", "mul\tv1.4s, v2.4s, v3.4s"]) == ["smlal"]
 
 
-@pytest.mark.parametrize("types", ["int8", "uint8"])
+@pytest.mark.parametrize("types", ["int8", pytest.param("uint8", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("target", LEVELS)
 @pytest.mark.parametrize(
     "layer",

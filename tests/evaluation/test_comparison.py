@@ -15,6 +15,7 @@ from tflite2q.dialect.types import Quantization, TensorType, Value
 from tflite2q.errors import DataError
 from tflite2q.evaluation import comparison, data
 from tflite2q.evaluation.data import Dataset
+from tflite2q.evaluation.figures import Pair
 from tflite2q.evaluation.results import Layer, LayerError
 from tflite2q.execution import reference
 from tflite2q.flatbuffer import reader
@@ -52,8 +53,8 @@ def test_accuracy_by_hand() -> None:
     after = Replay([4, 0, 4, 0, 0, 0], [0, 0, 0, 0, 0, 40], dtype="int8")
     result = comparison.measure_accuracy(original, converted, before, after, dataset(2, [0, 1]))
     assert result.samples == 2
-    assert result.top1 == comparison.Pair(0.5, 0.5)
-    assert result.top5 == comparison.Pair(1.0, 1.0)
+    assert result.top1 == Pair(0.5, 0.5)
+    assert result.top5 == Pair(1.0, 1.0)
     assert result.agreement_top1 == 1.0
     assert result.max_step_error == 2.0
     assert result.mean_abs_error == pytest.approx(1.0 / 12)
@@ -73,15 +74,15 @@ def test_disagreement_and_top5() -> None:
     after = Replay([1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1])
     result = comparison.measure_accuracy(model, model, before, after, dataset(2, [0, 5]))
     assert result.agreement_top1 == 0.5
-    assert result.top1 == comparison.Pair(0.5, 0.0)
-    assert result.top5 == comparison.Pair(0.5, 0.0)  # class 5 is never among the first five, class 0 only before
+    assert result.top1 == Pair(0.5, 0.0)
+    assert result.top5 == Pair(0.5, 0.0)  # class 5 is never among the first five, class 0 only before
 
 
 def test_equal_scores_count_for_the_lower_class() -> None:
     model = graph("uint8", 1.0, 0)
     rows = ([9, 9, 0, 0, 0, 0], [0, 9, 0, 0, 0, 0])
     result = comparison.measure_accuracy(model, model, Replay(*rows), Replay(*rows), dataset(2, [0, 1]))
-    assert result.top1 == comparison.Pair(1.0, 1.0)
+    assert result.top1 == Pair(1.0, 1.0)
 
 
 def test_labels_need_scores() -> None:

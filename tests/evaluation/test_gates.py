@@ -11,16 +11,8 @@ import pytest
 
 from tflite2q.errors import UsageError
 from tflite2q.evaluation import gates
-from tflite2q.evaluation.results import (
-    Accuracy,
-    Comparison,
-    EngineRun,
-    Figure,
-    Pair,
-    Score,
-    Size,
-    Timing,
-)
+from tflite2q.evaluation.figures import Figure, Pair, Score
+from tflite2q.evaluation.results import Accuracy, Comparison, EngineRun, Size, Timing
 
 ACCURACY = Accuracy(
     "photos", 200, Pair(0.85, 0.845), None, 0.98, 3.0, 0.01, agreement=0.98,

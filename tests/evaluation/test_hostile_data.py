@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import warnings
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from PIL import Image
 from tflite2q import limits
 from tflite2q.dialect.types import Quantization, TensorType, Value
 from tflite2q.errors import DataError
-from tflite2q.evaluation import arrays, data, labels
+from tflite2q.evaluation import arrays, data, images, labels
 
 SIDE = 16
 Array = np.ndarray
@@ -143,6 +146,36 @@ def test_pixels_are_counted_before_they_are_decoded(tmp_path: Path, monkeypatch:
         seen(tmp_path / "a.png")
 
 
+def test_palettes_whose_colours_are_partly_transparent(tmp_path: Path) -> None:
+    picture = Image.fromarray(colours()).quantize(16)
+    picture.save(tmp_path / "a.png", transparency=bytes(range(16)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(seen(tmp_path / "a.png"), np.asarray(picture.convert("RGB")))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "tif", "png", "webp"])
+@pytest.mark.parametrize("orientation", [0, 1, 3, 5, 6, 7, 8, 9, 200])
+def test_boxes_are_drawn_on_the_picture_that_the_model_saw(tmp_path: Path, suffix: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{suffix}"
+    Image.new("RGB", (40, 20)).save(path, exif=exif)
+    frame = images.Pictures((path,), (1, SIDE, SIDE, 3), "pad").frame(0)
+    assert (frame.width, frame.height) == images.decoded(path, "RGB").size
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    Image.fromarray(colours()).save(tmp_path / "a.png")
+    make(tmp_path / "b.png")
+    with pytest.raises(DataError, match=r"b\.png: is no file; .* skip_bad=True"):
+        list(data.load(tmp_path, [value()]))
+    found = data.load(tmp_path, [value()], skip_bad=True)
+    assert found.names == ("a.png",)
+    assert "b.png: is no file" in found.notes[0]
+
+
 def test_no_file_is_taken_for_a_program(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
     with pytest.raises(DataError, match="not a readable image"):
@@ -192,6 +225,60 @@ def test_archives_that_unpack_to_more_than_there_is(tmp_path: Path, monkeypatch:
     monkeypatch.setenv(limits.MAX_MEMORY, "0.05")
     with pytest.raises(DataError, match=r"needs 64\.0 MB of memory, more than the 51\.2 MB .* see TFLITE2Q_MAX_MEMORY"):
         data.load(tmp_path / "bomb.npz", [value()])
+
+
+def test_members_that_are_no_arrays_are_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("notes.bin", bytes(1 << 26))
+        archive.writestr("x.npy", _member("|u1", (1, 3), b"abc"))
+    opened = []
+    right = zipfile.ZipFile.open
+    monkeypatch.setattr(
+        zipfile.ZipFile, "open", lambda self, info, *more: opened.append(info.filename) or right(self, info, *more)
+    )
+    assert list(arrays.load(tmp_path / "x.npz")) == ["x"]
+    assert set(opened) == {"x.npy"}
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.npz"])
+def test_arrays_that_never_end(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).symlink_to("/dev/zero")
+    with pytest.raises(DataError, match="is no file"):
+        data.load(tmp_path / name, [value()])
+
+
+def test_numbers_beyond_the_range_of_an_input(tmp_path: Path) -> None:
+    kind = Quantization.per_tensor(0.5, 3)
+    numbers = np.array([[1e300, -1e300, 1.0]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        [found] = data.load(numbers, [Value("x", TensorType((1, 3), "int8", kind))]).make(0)
+        assert found.tolist() == [[127, -128, 5]]
+        with pytest.raises(DataError, match="takes float32, and the data has numbers beyond it"):
+            data.load(numbers, [Value("x", TensorType((1, 3), "float32"))]).make(0)
+
+
+def test_names_that_no_file_can_have() -> None:
+    for name in ("x" * 300 + ".png", "a\0.png"):
+        with pytest.raises(DataError, match="no such file or folder"):
+            data.load(name, [value()])
+
+
+def test_an_archive_of_no_arrays(tmp_path: Path) -> None:
+    zipfile.ZipFile(tmp_path / "x.npz", "w").close()
+    with pytest.raises(DataError, match="holds no array; the model needs"):
+        data.load(tmp_path / "x.npz", [value()])
+
+
+@pytest.mark.parametrize("dtype", [">i2", ">u2", ">f4", ">f8"])
+def test_arrays_of_another_order_of_bytes(tmp_path: Path, dtype: str) -> None:
+    numbers = np.array([[1, 2, 300]], dtype)
+    np.save(tmp_path / "x.npy", numbers)
+    np.savez(tmp_path / "x.npz", x=numbers)
+    for name in ("x.npy", "x.npz"):
+        [found] = arrays.load(tmp_path / name).values()
+        assert found.dtype == numbers.dtype.newbyteorder("=") and found.dtype.isnative
+        assert found.tolist() == numbers.tolist()
 
 
 @pytest.mark.parametrize("shape", [(1 << 40,), (-5, 2), (1 << 20, 1 << 20)])
@@ -273,6 +360,23 @@ def test_one_bad_label_does_not_drop_the_others(bad: bytes, tmp_path: Path) -> N
     with pytest.raises(DataError, match=r"label 2 is .*not a whole number.*with skip_bad=True"):
         read(content, tmp_path)
     assert read(content, tmp_path, skip_bad=True) == [1, labels.UNKNOWN, 3]
+
+
+@pytest.mark.parametrize("bad", [b"nan", b"1e0", b"2.5", b"9" * 40, b"inf"])
+def test_a_first_label_that_is_no_label_is_no_heading(bad: bytes, tmp_path: Path) -> None:
+    # As a heading it would be gone, and all labels would be those of the samples before.
+    (tmp_path / "labels.txt").write_bytes(bad + b"\n1\n2\n3\n")
+    with pytest.raises(DataError, match="label 1 is"):
+        labels.read(tmp_path / "labels.txt", NAMES, True, False)
+
+
+def test_a_first_file_of_another_kind_is_no_heading(tmp_path: Path) -> None:
+    Image.fromarray(colours()).save(tmp_path / "b.png")
+    (tmp_path / "list.csv").write_text("a.jp2,1\nb.png,2\n")
+    with pytest.raises(DataError, match=r"a\.jp2 does not exist"):
+        data.load(tmp_path / "list.csv", [value()])
+    (tmp_path / "list.csv").write_text("file,label\nb.png,2\n")
+    assert len(data.load(tmp_path / "list.csv", [value()])) == 1
 
 
 def test_a_quote_that_is_not_closed_harms_its_own_line_alone(tmp_path: Path) -> None:

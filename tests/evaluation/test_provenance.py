@@ -13,7 +13,7 @@ from PIL import Image
 import tflite2q
 from tflite2q.dialect.types import Quantization, TensorType, Value
 from tflite2q.evaluation import data, thumbnails
-from tflite2q.evaluation.results import Change
+from tflite2q.evaluation.figures import Change
 
 IMAGE = Value("x", TensorType((1, 300, 200, 3), "uint8", Quantization.per_tensor(1.0, 0)))
 

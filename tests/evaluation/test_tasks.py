@@ -374,7 +374,7 @@ def test_movenet_by_hand(shared: Path) -> None:
     moved = [data.transfer(s, [graph[graph.inputs[0]]], after.inputs) for s in samples]
     b = np.concatenate([after.run(*s)[0].reshape(-1, 3) for s in moved])
     pixels = 192 * np.sqrt(((a[:, :2] - b[:, :2]).astype(float) ** 2).sum(1))
-    shown = a[:, 2] >= 0.2
+    shown = a[:, 2] >= 0.3
     figures = {figure.name: figure.value for figure in found.figures}
     assert figures["distance"] == pytest.approx(pixels[shown].mean(), rel=1e-5)
     assert figures["distance_max"] == pytest.approx(pixels[shown].max(), rel=1e-5)

@@ -166,7 +166,7 @@ def test_what_does_not_fit_a_batch_is_refused(executable: Executable, images: li
     batch = executable.batch(2, 2)
     with pytest.raises(DataError, match=r"must be uint8\[2, 8, 8, 1\], got uint8\[1, 8, 8, 1\]"):
         batch.run(images[0])
-    with pytest.raises(DataError, match="the batch has 1 inputs, got 0 arrays"):
+    with pytest.raises(DataError, match="the model takes 1 inputs, got 0"):
         batch.run()
     with pytest.raises(DataError, match="is read-only"):
         batch.run(np.concatenate(images[:2]), out=[np.broadcast_to(np.uint8(0), (2, 10))])

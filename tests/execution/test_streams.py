@@ -26,6 +26,7 @@ from tflite2q.rewrites import scheme as schemes
 Array = npt.NDArray[Any]
 RECURRENT = ("UNIDIRECTIONAL_SEQUENCE_LSTM-int8", "UNIDIRECTIONAL_SEQUENCE_LSTM-coupled", "SVDF-int8")
 SCHEMES = ("int8", "int16x8", "symmetric-int8", "float32", "asymmetric-uint8", "int8-w4", "symmetric-uint8")
+QUICK = ("int8", "int16x8", "symmetric-int8", "float32")
 
 
 def stepped(stream: Any, inputs: Array) -> list[Array]:
@@ -52,7 +53,9 @@ def test_a_stream_is_what_litert_computes(dtype: str) -> None:
     assert not np.array_equal(stepped(stream, inputs[:1])[0], judged[0][:1])  # it has not forgotten
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(
+    "scheme", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SCHEMES]
+)
 def test_conversions_keep_state(scheme: str) -> None:
     graph = streaming()
     try:

@@ -20,7 +20,7 @@ Array = npt.NDArray[Any]
 
 FAMILIES = ("plain", "dsp", "mve")
 SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-DEXACT")
-STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wno-unused-function", "-Werror", "-ffp-contract=off", "-O1")
+STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-ffp-contract=off", "-O1")
 
 
 def compiler() -> str | None:

@@ -21,7 +21,7 @@ pytestmark = [
 
 DIGITS = Path(__file__).parent.parent.parent / "models" / "digits_uint8.tflite"
 TARGETS = ("cortex-m3", "cortex-m4", "cortex-m33", "cortex-m55")
-SCHEMES = ("int8", "symmetric-int8", "int16x8", "int8-w4", "power-of-two")
+SCHEMES = ("int8", "symmetric-int8", "int16x8", "int8-w4", "power-of-two", "asymmetric-uint8")
 MODELS = ("kws_ref_model", "ad01_int8", "vww_96_int8", "pretrainedResnet_quant", "mobilenet_v1_0.25_128_quant")
 MOST_STACK = 2048
 
@@ -51,6 +51,7 @@ def check(graph: Graph, target: str, by: str, samples: int = 2) -> None:
 @pytest.mark.parametrize(("target", "scheme", "by"), [
     ("cortex-m3", "power-of-two", "a"), ("cortex-m4", "int8", "a"), ("cortex-m4", "int16x8", "c"),
     ("cortex-m33", "int8-w4", "a"), ("cortex-m55", "int8", "a"), ("cortex-m55", "symmetric-int8", "c"),
+    ("cortex-m4", "asymmetric-uint8", "c"), ("cortex-m55", "asymmetric-uint8", "a"),
 ])  # fmt: skip
 def test_digits_on_each_kind_of_processor(target: str, scheme: str, by: str) -> None:
     check(converted(DIGITS, scheme), target, by)

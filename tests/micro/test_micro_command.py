@@ -10,13 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cases
 import pytest
 from click.testing import CliRunner, Result
 from micro import host
 
 from tflite2q.cli import options, tflite2q
 from tflite2q.errors import LimitError, Tflite2qError, UnsupportedError, UsageError
+from tflite2q.flatbuffer import writer
 from tflite2q.lower.targets import MICROS
+from tflite2q.micro import steps
 
 ROOT = Path(__file__).parent.parent.parent
 DIGITS = ROOT / "models" / "digits_uint8.tflite"
@@ -79,6 +82,31 @@ def test_the_package_builds_the_example(tmp_path: Path) -> None:
         subprocess.run(["cmake", "--build", "build"], cwd=tmp_path, check=True)
 
 
+@NEEDS_GCC
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="cmake is not installed")
+def test_packages_with_strange_names_build(tmp_path: Path) -> None:
+    assert convert(tmp_path, "my model (1).zip").exit_code == 0
+    with zipfile.ZipFile(tmp_path / "my model (1).zip") as packed:
+        packed.extractall(tmp_path)
+    (tmp_path / "my model (1)").rename(tmp_path / "package")
+    (tmp_path / "main.c").write_text(
+        '#include <stdint.h>\n#include "my model (1).h"\n'
+        "static uint8_t arena[MY_MODEL__1__ARENA_BYTES];\nint main(void) { return sizeof arena < 9; }\n"
+    )
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.13)\nproject(app C)\nadd_subdirectory(package)\nadd_executable(app main.c)\n"
+        "target_link_libraries(app my_model__1_)\n"
+    )
+    subprocess.run(["cmake", "-B", "build", "."], cwd=tmp_path, check=True)
+    subprocess.run(["cmake", "--build", "build"], cwd=tmp_path, check=True)
+
+
+def test_names_that_builds_cannot_take_are_refused(tmp_path: Path) -> None:
+    for name in ('a"b.c', "a\\b.zip", "a\nb.c", "a;b.zip", "$a.zip"):
+        error = refusal(convert(tmp_path, name))
+        assert isinstance(error, UsageError) and "choose another one" in str(error)
+
+
 def test_a_folder_holds_what_the_package_does(tmp_path: Path) -> None:
     assert convert(tmp_path, "digits.zip").exit_code == 0
     (tmp_path / "out.tflite").unlink()
@@ -111,9 +139,12 @@ def test_what_has_no_kernel_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_a_model_that_fits_and_one_that_does_not(cli: Callable[..., Any], tmp_path: Path) -> None:
-    code, out, _ = cli("check", DIGITS, "--for", "cortex-m4", "--max-arena", "64kB")
-    assert code == 1 and "CONV_2D" in out and "have no kernel for cortex-m4" in out
+    refused = next(case for case in cases.cases("CONCATENATION-uint8", 4, seed=5) if steps.refused(case.graph, "dsp"))
+    (tmp_path / "parts.tflite").write_bytes(writer.write(refused.graph))
+    code, out, _ = cli("check", tmp_path / "parts.tflite", "--for", "cortex-m4", "--max-arena", "64kB")
+    assert code == 1 and "CONCATENATION" in out and "have no kernel for cortex-m4" in out
     assert "converted to int8 it fits: tflite2q convert" in out
+    assert cli("check", DIGITS, "--for", "cortex-m4", "--max-arena", "64kB").code == 0
     assert convert(tmp_path, "digits.c").exit_code == 0
     check = ("check", tmp_path / "out.tflite", "--for", "cortex-m4")
     code, out, _ = cli(*check, "--max-arena", "64kB", "--max-flash", "1MB")

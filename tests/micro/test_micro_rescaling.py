@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import pytest
+from micro import host
 
 from tflite2q.arithmetic.numpy_core import NUMPY
 from tflite2q.arithmetic.rescale import ARITHMETICS, Rescale
-from tflite2q.micro.lookup16 import between, pieces
+from tflite2q.micro import source
+from tflite2q.micro.lookup16 import bent, between, pieces
 from tflite2q.micro.rescaling import LOW_BITS, MOST_DOUBLE, Form, form_of
 
 Ints = npt.NDArray[np.int64]
@@ -54,6 +58,33 @@ def test_ties_of_products_in_float64_go_away_from_zero() -> None:
     form = form_of(rescale, 1, 2.0**20)
     a = np.arange(-2000, 2000)[:, None]
     np.testing.assert_array_equal(codes_of(form, a), rescale.meaning(NUMPY, a).astype(np.int64))
+
+
+def test_functions_that_bend_at_the_zero_point_are_the_table_or_none() -> None:
+    codes = np.arange(-32768, 32768)
+    for below, above, zero, result in ((0.0, 0.7312345, 0, 0), (-0.1234567, 1.9012345, 500, -7), (-1.0, -1.0, 0, 0)):
+        away = codes - zero
+        real = np.where(away < 0, below, above) * away
+        table = np.rint(real).astype(np.int64).clip(-32768 - result, 32767 - result) + result
+        assert bent(table, zero, result) is not None
+        assert bent(np.where(codes == 1234, table + 1, table), zero, result) is None
+    assert bent(np.rint(np.sqrt(np.maximum(codes, 0)) * 100).astype(np.int64), 0, 0) is None
+
+
+@pytest.mark.skipif(host.compiler() is None, reason="gcc is not installed")
+def test_square_roots_are_those_of_ieee(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    bits = rng.integers(0, 0x7F800001, 20000).astype(np.uint32)
+    edges = np.array([0, 1, 2, 0x7FFFFF, 0x800000, 0x3F800000, 0x7F7FFFFF, 0x7F800000, 0x80000000], np.uint32)
+    values = np.concatenate([bits, edges, np.square(np.arange(1, 4096, dtype=np.float32)).view(np.uint32)])
+    program = (
+        "#include <stdint.h>\n#include <stdio.h>\n" + source.kernel("common")
+        + f"static const uint32_t v[] = {{{','.join(map(str, values))}}};\n"
+        "int main(void) { for (unsigned i = 0; i < sizeof v / 4; i++) { float x; q_copy(&x, v + i, 4); x = q_sqrt(x);"
+        " fwrite(&x, 4, 1, stdout); } return 0; }\n"
+    )  # fmt: skip
+    found = np.frombuffer(host.output_of(program, tmp_path), np.uint32)
+    np.testing.assert_array_equal(found, np.sqrt(values.view(np.float32)).view(np.uint32))
 
 
 def test_pieces_are_the_table_or_none() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,13 @@ from networks import Net, everything
 
 import tflite2q
 from tflite2q.dialect.graph import Graph
-from tflite2q.errors import SchemeError, Unchanged
+from tflite2q.errors import SchemeError, Unchanged, UnsupportedError
 from tflite2q.evaluation import calibration
 from tflite2q.evaluation.data import transfer
 from tflite2q.execution import reference
 from tflite2q.flatbuffer import reader, writer
+from tflite2q.reconstruction.moments import DAMPING, Moments, Sums, compensated, steadied
+from tflite2q.reconstruction.rounding import Path as Order
 from tflite2q.reconstruction.streams import Stream
 from tflite2q.rewrites import Conversion, scheme
 
@@ -234,3 +238,37 @@ def test_levels(levels: int, ends: tuple[int, int]) -> None:
 def test_levels_and_blocks_that_there_are_not(text: str) -> None:
     with pytest.raises(SchemeError, match=r"levels|block"):
         scheme.parse(text, "tested")
+
+
+@pytest.mark.parametrize("how", ["hessian", "adaptive"])
+@pytest.mark.parametrize("codes", [[7], [7, 7], [0, 0, 0], [3, 200]])
+def test_few_samples_and_equal_ones(how: str, codes: Sequence[int], digits: Path) -> None:
+    # Inputs that do not change have a covariance of rounding errors alone.
+    pictures = np.random.default_rng(1).integers(0, 17, (1, 8, 8, 1), dtype=np.uint8)
+    samples = np.concatenate([pictures + np.uint8(code) for code in codes])
+    asked = scheme.parse(f'{FOUR_BITS}recover.reconstruct = "{how}"\n', "few")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = tflite2q.convert(tflite2q.load(digits), asked, data=samples)
+    x = transfer([samples[:1]], [tflite2q.load(digits)["input"]], [found.graph[found.graph.inputs[0]]])
+    assert np.isfinite(reference.run(found.graph, *x)[0]).all()
+
+
+def test_covariances_of_rounding_errors_have_factors() -> None:
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        x = np.repeat(random.normal(size=(1, 1, 24)), 3, 1).astype(np.float32)
+        sums = Sums()
+        sums.add(x, np.ones((1, 3, 2), np.float32))
+        h = Moments.of(sums, True).damped(DAMPING)
+        factor = Order.of(h).factor
+        assert np.isfinite(factor).all() and (np.diagonal(factor, axis1=1, axis2=2) > 0).all()
+        assert np.isfinite(compensated((sums, sums), True, np.ones((1, 24, 2)))).all()
+
+
+def test_covariances_that_are_fine_are_taken_as_they_are() -> None:
+    seen: list[Any] = []
+    h = np.eye(3)[None]
+    assert steadied(h, lambda m: seen.append(m) or m) is h
+    with pytest.raises(UnsupportedError, match="beyond the numbers"):
+        steadied(np.full((1, 3, 3), np.nan), np.linalg.cholesky)

@@ -1,6 +1,8 @@
 """A batch that is killed at random moments and resumed ends in the same tree of bytes as one that was left alone.
 
-python -m reliability.batches KILLS [SEED]      in tests/; with the shared models and cases, if they are there
+python -m reliability.batches KILLS [SEED [MODELS [SECONDS]]]      in tests/; with the shared models and cases, if there
+
+The sources must not change meanwhile: what is kept is kept for one version of them.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from pathlib import Path
 from batch.faults import site
 from surroundings import ROOT, SHARED
 
+SECONDS = 5  # that one model may take: on a busy machine good ones may take longer
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 Tree = dict[str, bytes]
 
@@ -73,7 +76,7 @@ class Campaign:
     def start(self, out: str, arguments: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         path = os.pathsep.join([self.site, str(ROOT), os.environ.get("PYTHONPATH", "")])
         environment = {**os.environ, "TMPDIR": str(self.folder / "temporary"), "PYTHONPATH": path}
-        limits = ("--time", "5", "--memory", "1", "--jobs", "2", *arguments)
+        limits = ("--time", str(SECONDS), "--memory", "1", "--jobs", "2", *arguments)
         return subprocess.Popen(
             [sys.executable, "-m", "tflite2q", "batch", "models", "--scheme", "int8", "-o", out, *limits],
             cwd=self.folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -148,6 +151,7 @@ def campaign(count: int, kills: int, seed: int = 0, arguments: Sequence[str] = (
 
 
 if __name__ == "__main__":
-    found = campaign(60, *map(int, sys.argv[1:]))
+    count, seed, several, SECONDS = (*map(int, sys.argv[1:5]), *(0, 60, SECONDS)[len(sys.argv) - 2 :])
+    found = campaign(several, count, seed)
     print("\n".join(found.wrong) or f"{found.met} kills met a run, nothing wrong")
     sys.exit(bool(found.wrong))

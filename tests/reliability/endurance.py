@@ -1,6 +1,6 @@
 """The same thing many times in one process: memory must not grow.
 
-python -m reliability.endurance [SHARE]      in tests/; SHARE of the full numbers, 1 if not given
+python -m reliability.endurance [SHARE [NAME]]      in tests/; SHARE of the full numbers, 1 if not given; one of them
 
 Each line gives the resident memory after the first tenth of the rounds, when caches are full, and after the last.
 """
@@ -75,8 +75,9 @@ def network(seed: int = 0) -> Graph:
     return net.graph(net.conv(net.conv(x, "a", 8, (0.1, 120), size=3), "b", 4, (0.1, 128)))
 
 
-def measured(share: float = 1.0) -> list[Flat]:
-    """Runs, conversions, compared samples and compiles: 100,000, 500, 20,000 and 500 times `share`."""
+def measured(share: float = 1.0, only: str = "") -> list[Flat]:
+    """Runs, conversions, compared samples and compiles: 100,000, 500, 20,000 and 500 times `share`; or those of one
+    name."""
     graph, int8 = network(), scheme.find("int8")
     data = write(graph)
     executable = runtime.compile(graph)
@@ -93,15 +94,16 @@ def measured(share: float = 1.0) -> list[Flat]:
         new = rewrites.convert(read(data), int8)
         compare(graph, new, data=samples, speed=False, layer_samples=0)
 
-    return [
-        repeated("runs", count(100_000), lambda _: executable.run(x)),
-        repeated("conversions", count(500), convert),
-        repeated(f"comparisons of {SAMPLES} samples", count(10), compared),
-        repeated("compiles", count(500), lambda index: runtime.compile(network(index)).run(x)),
-    ]
+    what: tuple[tuple[str, int, Callable[[int], object]], ...] = (
+        ("runs", 100_000, lambda _: executable.run(x)),
+        ("conversions", 500, convert),
+        (f"comparisons of {SAMPLES} samples", 10, compared),
+        ("compiles", 500, lambda index: runtime.compile(network(index)).run(x)),
+    )
+    return [repeated(name, count(full), once) for name, full, once in what if name.startswith(only)]
 
 
 if __name__ == "__main__":
     os.environ["TFLITE2Q_CACHE"] = "off"  # each compile is one
-    found = measured(*map(float, sys.argv[1:]))
+    found = measured(*map(float, sys.argv[1:2]), *sys.argv[2:3])
     sys.exit(not all(each.flat for each in found))

@@ -4,14 +4,17 @@ python -m reliability.fuzz SECONDS FOLDER [SEED]      in tests/; finds are left 
 python -m reliability.fuzz FILE [FILE ...]            says what becomes of files, finds for example
 
 Models of one op of every family, of small networks and of the project are damaged in bytes, tables and fields; what
-was read is damaged again.  Everything happens in child processes of limited memory, which the parent ends when they
-hang.  A model may be refused by a Tflite2qError of one line, soon; all else is a find: another exception, a death, too
-much time or memory, a graph that changes when it is written and read, results that change, results unlike LiteRT's.
+was read is damaged again.  All are read; of those that can be read a share is written and read again, and a share goes
+through everything, which takes many times as long.  It happens in child processes of limited memory, which the parent
+ends when they hang.  A model may be refused by a Tflite2qError of one line, soon; all else is a find: another
+exception, a death, too much time or memory, a graph that changes when it is written and read, results that change,
+results unlike LiteRT's.
 `reliability.guided` runs the same with the guidance of coverage.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import mmap
 import os
@@ -52,7 +55,10 @@ SCHEMES = ("int8", "int16x8", "symmetric-int8", "asymmetric-uint8", "float32", "
 SECONDS = 20  # that one model may take
 HEADROOM = 1 << 30  # bytes of memory that damaged models may take
 MOST_ELEMENTS = 1 << 16  # of all values of a model that is also run
-BATCH = 400  # models for each child
+BATCH = 1500  # models for each child
+WRITTEN, WHOLE = 0.25, 0.1  # shares, of the models that can be read, of those written again, and of those used in full
+AGAIN = 0.02  # share of the models that can be read which is kept to be damaged again
+TOLD = 1.0  # seconds after which a child tells what it has done
 DEEP_EVERY, DEEP = 60, 16  # in every so many batches one of models that are compiled and judged, of so many
 KEPT = 3000  # files that are damaged again
 
@@ -85,16 +91,23 @@ def small(graph: Graph) -> bool:
     return sum(value.type.size for value in graph.values) <= MOST_ELEMENTS
 
 
-def use(data: bytes, scheme_name: str, allow: bool) -> str:
-    """Everything one does with a model, but compile it; says how far it came.  Raises Wrong."""
+def use(data: bytes, scheme_name: str, allow: bool, share: float = 0.0) -> str:
+    """Everything one does with a model, but compile it; says how far it came.  Raises Wrong.
+
+    A `share` above WHOLE ends it after the model is written, one above WRITTEN when it is read.
+    """
     stage = "read"
     try:
         graph = read(data, allow)
+        if share > WRITTEN:
+            return "read"
         stage = "write"
         again = read(write(graph), allow)
         # Options of carried operators may be NaN, which is unlike itself.
         if again != graph and print_graph(again) != print_graph(graph):
             raise Wrong("a written file reads as another graph")
+        if share > WHOLE:
+            return "written"
         stage = "run"
         check_runnable(graph)
         runs = small(graph)
@@ -214,6 +227,7 @@ class Run:
 
     def batch(self, number: int, deep: bool) -> None:
         """One child's models."""
+        gc.freeze()  # else the child's collector would look through, and so copy, all that the parent knows
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
@@ -278,22 +292,26 @@ class Run:
         limited()
         warnings.simplefilter("error")  # users would see them
         numpy_core.MOST_ITERATIONS = 20  # random counts keep loops running; they are refused early
+        told = time.monotonic()
         for index, (data, numbers) in enumerate(self._models(number)):
             if index == BATCH:
                 return
             self._mark(data)
             outcome = self.judged(data, numbers, answers)
-            if outcome == "used" and numbers.random() < 0.05:
+            if outcome in ("read", "written", "used") and numbers.random() < AGAIN:
                 answers.write(f"keep {data.hex()}\n")
             answers.write(f"done {outcome}\n")
-            answers.flush()
+            if time.monotonic() - told > TOLD:
+                told = time.monotonic()
+                answers.flush()
 
     def judged(self, data: bytes, numbers: random.Random, answers: Any) -> str:
         try:
             with soon(SECONDS):
-                outcome = use(data, numbers.choice(SCHEMES), numbers.random() < 0.5)
+                outcome = use(data, numbers.choice(SCHEMES), numbers.random() < 0.5, numbers.random())
         except Exception as error:
             answers.write(f"find {signature(error)} {data.hex()}\n")
+            answers.flush()
             return "find, told above"
         return outcome
 

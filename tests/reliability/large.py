@@ -14,18 +14,20 @@ from pathlib import Path
 from networks import Net
 
 from tflite2q.dialect.ops.dense import Dense
-from tflite2q.flatbuffer import writer
+from tflite2q.flatbuffer import schema, writer
 
 SIDE = 2048  # of the weights of a layer: 4 MB
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a conversion took: its bytes, bytes of memory beyond those of `--version`, seconds of a processor."""
+    """What a conversion took: the model's bytes, bytes of memory beyond those of `--version`, seconds of a processor;
+    and the lines of progress, step by step."""
 
     size: int
     memory: int
     seconds: float
+    steps: tuple[str, ...]
 
 
 def chain(megabytes: int) -> bytes:
@@ -43,12 +45,21 @@ def chain(megabytes: int) -> bytes:
 def conversion(model: Path, scheme: str, *more: str) -> Cost:
     """What `tflite2q convert` takes, in a process of its own."""
     base = _run(["--version"])[0]
-    memory, seconds = _run(["convert", str(model), "--scheme", scheme, "-o", str(model.with_suffix(".out")), *more])
-    return Cost(model.stat().st_size, memory - base, seconds)
+    output = str(model.with_suffix(".out"))
+    memory, seconds, steps = _run(["convert", str(model), "--scheme", scheme, "-o", output, "--force", "-v", *more])
+    return Cost(model.stat().st_size, memory - base, seconds, steps)
 
 
-def _run(arguments: list[str]) -> tuple[int, float]:
-    """Most resident bytes of the command, and its seconds of a processor."""
+def external(model: bytes) -> bytes:
+    """The model with its constants behind the flatbuffer, where those beyond 2 GB must be."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "flatbuffer"))
+    from handmade import with_external_buffers
+
+    return with_external_buffers(schema.decode(model))
+
+
+def _run(arguments: list[str]) -> tuple[int, float, tuple[str, ...]]:
+    """Most resident bytes of the command, its seconds of a processor, and its lines of progress."""
     code = (
         # Not getrusage's figure, which begins with what the parent had.
         "import sys, time\nfrom tflite2q.cli import run\ncode = run(sys.argv[1:])\n"
@@ -59,16 +70,20 @@ def _run(arguments: list[str]) -> tuple[int, float]:
     if done.returncode:
         raise RuntimeError(done.stderr[-500:])
     memory, seconds = done.stderr.split()[-2:]
-    return int(memory) * 1024, float(seconds)
+    steps = tuple(line for line in done.stderr.splitlines() if line.endswith(" s"))
+    return int(memory) * 1024, float(seconds), steps
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "large.tflite")
-        path.write_bytes(chain(int(sys.argv[1])))
+        made = chain(int(sys.argv[1]))
+        path.write_bytes(external(made) if sys.argv[2:] == ["external"] else made)
+        del made
         for name in ("int8", "symmetric-int8", "float32"):
             cost = conversion(path, name)
             print(
-                f"{name}: {cost.size / 1e6:.0f} MB, {cost.memory / cost.size:.1f} times its size, {cost.seconds:.1f} s",
+                f"{name}: {cost.size / 1e6:.0f} MB, {cost.memory / cost.size:.1f} times its size, "
+                f"{cost.seconds:.1f} s; " + ", ".join(step.removeprefix("tflite2q: ") for step in cost.steps),
                 flush=True,
             )

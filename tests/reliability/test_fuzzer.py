@@ -30,6 +30,8 @@ def network() -> bytes:
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> fuzz.Run:
     monkeypatch.setattr(fuzz, "seeds", lambda: [network()])
     monkeypatch.setattr(fuzz, "BATCH", 60)
+    monkeypatch.setattr(fuzz, "WRITTEN", 1.0)
+    monkeypatch.setattr(fuzz, "WHOLE", 1.0)
     return fuzz.Run(tmp_path, "0")
 
 

@@ -17,16 +17,8 @@ import pytest
 from PIL import Image
 from report.test_reports import COMPARISON
 
-from tflite2q.evaluation.results import (
-    Change,
-    Comparison,
-    Diagnosis,
-    Histogram,
-    Layer,
-    Pair,
-    Provenance,
-    Source,
-)
+from tflite2q.evaluation.figures import Change, Pair
+from tflite2q.evaluation.results import Comparison, Diagnosis, Histogram, Layer, Provenance, Source
 from tflite2q.evaluation.thumbnails import png
 from tflite2q.micro.memory import Block, Layout
 from tflite2q.report import explain, html
@@ -144,7 +136,7 @@ def test_the_page_holds_the_figures_and_the_verdict() -> None:
     for wanted in (
         "1 of 2 gates failed:", "max_top1_drop: drop of top-1 is 0.5 points, the bound is at most 0.2 points",
         "within noise; about 4,711 samples", "84.5 %", "4.00 times as fast", "-10.0 %", "dog", "0" * 64,
-        "tflite2q compare", "Accumulated from layer conv1;bias: only 2.0 % of the noise is made here.",
+        "tflite2q compare", "Accumulated from layer conv1;…: only 2.0 % of the noise is made here.",
     ):  # fmt: skip
         assert wanted in text, wanted
 
@@ -152,7 +144,7 @@ def test_the_page_holds_the_figures_and_the_verdict() -> None:
 def test_reasons_of_a_layer_in_plain_words() -> None:
     layer = replace(COMPARISON.layers[0], diagnosis=DIAGNOSIS)
     assert explain.reasons(layer) == [
-        "Accumulated from layer conv1;bias: only 2.0 % of the noise is made here.",
+        "Accumulated from layer conv1;…: only 2.0 % of the noise is made here.",
         "Saturates at the clamp: 3.4 % of its results lie beyond the new range.",
         "Wastes 2.5 bits of range: no sample uses them (in the original: 0.2 bits).",
         "Its step is 2.00 times as wide as the original's.",

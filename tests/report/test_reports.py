@@ -13,26 +13,20 @@ import pytest
 from rich.console import Console
 
 from tflite2q.dialect import names
+from tflite2q.evaluation.figures import Change, ClassLine, Difference, Figure, Pair, Score, TaskInfo
 from tflite2q.evaluation.inspection import Inspection, LayerInfo, SchemeEffect, TensorInfo
 from tflite2q.evaluation.prediction import Class, Prediction, Summary
 from tflite2q.evaluation.results import (
     Accuracy,
-    Change,
-    ClassLine,
     Comparison,
-    Difference,
     EngineRun,
     Environment,
-    Figure,
     Gate,
     Headline,
     Layer,
-    Pair,
-    Score,
     Size,
     Speed,
     Stage,
-    TaskInfo,
     Timing,
 )
 from tflite2q.report import json, junit, markdown, text, words

@@ -48,6 +48,8 @@ COMPILED_ALIKE = {
     "int8-16-levels",
     "int8-w2",
     "int8-w3",
+    "int8-w4",
+    "int8-per-tensor",
     "int8-w4-dw8",
     "mixed-depthwise",
     "mixed-first-last",

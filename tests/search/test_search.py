@@ -351,5 +351,5 @@ def test_schemes_that_do_not_differ_are_refused(digits: Path, samples: Dataset) 
         find(graph, samples, schemes=("int8", "int8"))
     with pytest.raises(UsageError, match="goal"):
         find(graph, samples, goal="beauty")
-    with pytest.raises(UsageError, match="no layer has less peak of activations in RAM under int8-w4 than under int8"):
+    with pytest.raises(UsageError, match="no layer has less RAM during a run under int8-w4 than under int8"):
         find(graph, samples, goal="ram", sensitivity_samples=2)

@@ -13,7 +13,9 @@ import click
 from tflite2q.cli.options import (
     ANY_PATH,
     FILE,
+    MOST_JOBS,
     POSITIVE,
+    PathName,
     allow_unsupported_option,
     at_most_one_to_stdout,
     command,
@@ -70,7 +72,7 @@ comparison_options = together(
 )  # fmt: skip
 @click.option("--schemes", "listed", metavar="A,B,...", help="Several schemes at once.")
 @click.option(
-    "-o", "--output", type=click.Path(file_okay=False), required=True, metavar="FOLDER",
+    "-o", "--output", type=PathName(file_okay=False), required=True, metavar="FOLDER",
     help="The folder, or its URL in an object store, for MODEL-stem.SCHEME.tflite and its report, with the folders "
     "that the sources have.",
 )  # fmt: skip
@@ -89,7 +91,9 @@ comparison_options = together(
 @task_options
 @pixel_options
 @threads_option
-@click.option("--jobs", type=click.IntRange(min=1), help="Models at once.  [default: one for each processor]")
+@click.option(
+    "--jobs", type=click.IntRange(min=1, max=MOST_JOBS), help="Models at once.  [default: one for each processor]"
+)
 @click.option(
     "--time", "seconds", type=POSITIVE, default=600.0, show_default=True, metavar="SECONDS",
     help="Time limit of each model.",
@@ -155,7 +159,7 @@ def batch(
 def _engine(dask: str | None, jobs: int, seconds: float, memory: float | None, found: Sequence[Job]) -> Engine:
     from tflite2q.batch import cluster, local
 
-    held = None if memory is None else int(memory * 1e9)
+    held = None if memory is None else max(int(min(memory * 1e9, sys.maxsize)), 1)
     if dask is not None:
         return cluster.Cluster(dask, seconds, held, [job.settings for job in found])
     return local.Local(jobs, local.Limits(seconds, held or local.fair_memory(jobs)))

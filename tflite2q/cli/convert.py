@@ -11,6 +11,7 @@ import click
 from tflite2q.cli.options import (
     ANY_PATH,
     MODEL,
+    PathName,
     Piped,
     allow_unsupported_option,
     command,
@@ -50,7 +51,7 @@ UNCHANGED = ("skip", "copy", "fail")
 @click.option(
     "-o",
     "--output",
-    type=click.Path(allow_dash=True),
+    type=PathName(allow_dash=True),
     help="The .tflite to write; '-' writes it to stdout, and the report to stderr.  "
     "[default: MODEL-stem.SCHEME.tflite beside MODEL]",
 )

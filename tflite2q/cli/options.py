@@ -8,25 +8,38 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import click
 
 from tflite2q.cli.verbosity import Verbosity, choose
 
+MOST_JOBS = 1024  # processes, of a hundred MB each: more is a slip
+LONGEST = 18  # digits of a size
+HEAD, BLOCK = 1 << 12, 1 << 20  # bytes that tell what a stream is, and that are copied at once
 PROGRAM = 1 << 30  # bytes that the program takes itself, with TVM and its threads
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-FILE = click.Path(dir_okay=False)
-ANY_PATH = click.Path()
+
+class PathName(click.Path):
+    """The name of a file or folder; an empty one, as of a variable that is not set, would be the folder one is in."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "" or (isinstance(value, str) and "\0" in value):
+            self.fail("an empty name is no path" if not value else "a path holds no zero byte", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FILE = PathName(dir_okay=False)
+ANY_PATH = PathName()
 
 
 class Piped(str):
     """The path of a temporary file that holds a model given on stdin."""
 
 
-class _Model(click.Path):
+class _Model(PathName):
     """The path of a model; '-' reads it from stdin into a file that lasts as long as the command."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -37,11 +50,28 @@ class _Model(click.Path):
 
         if ctx.meta.setdefault("tflite2q.stdin", param) is not param:
             raise click.UsageError("only one file can come from stdin", ctx)
-        content = sys.stdin.buffer.read()
-        suffix = ".tflite" if b"\0" in content[:256] else TEXT_SUFFIX  # text has no zero bytes, a flatbuffer many
+        if sys.stdin is None:
+            raise click.UsageError("stdin is closed; give a file", ctx)
+        head = sys.stdin.buffer.read(HEAD)
+        suffix = ".tflite" if b"\0" in head[:256] else TEXT_SUFFIX  # text has no zero bytes, a flatbuffer many
         path = Path(ctx.with_resource(files.temporary_folder())) / f"stdin{suffix}"
-        path.write_bytes(content)
+        with path.open("wb") as file:
+            file.write(head)
+            if suffix == TEXT_SUFFIX or head[4:8] == b"TFL3":  # what is no model may never end
+                _copied(sys.stdin.buffer, file)
         return Piped(path)
+
+
+def _copied(source: BinaryIO, file: BinaryIO) -> None:
+    """Copy the rest of a model, unless it is more than could be read.  Raises UnsupportedError."""
+    from tflite2q import limits
+    from tflite2q.errors import UnsupportedError
+
+    size = 0
+    while block := source.read(BLOCK):
+        size += len(block)
+        limits.require_memory(2 * size, "reading a model from stdin", UnsupportedError)
+        file.write(block)
 
 
 MODEL = _Model(dir_okay=False, allow_dash=True)
@@ -102,7 +132,7 @@ def report_options(kinds: Sequence[tuple[str, str]]) -> Callable[[F], F]:
             click.option(
                 f"--{kind}",
                 f"{kind.replace('-', '_')}_path",
-                type=click.Path(dir_okay=False, allow_dash=True),
+                type=PathName(dir_okay=False, allow_dash=True),
                 metavar="FILE",
                 help=text,
             )
@@ -121,7 +151,7 @@ json_option = click.option(
     "--json",
     "json_path",
     metavar="FILE",
-    type=click.Path(dir_okay=False, allow_dash=True),
+    type=PathName(dir_okay=False, allow_dash=True),
     help="Also write the result as JSON to FILE; '-' prints it instead of the text.",
 )
 allow_unsupported_option = click.option(
@@ -150,12 +180,16 @@ NOT_NEGATIVE = Finite(min=0)
 POSITIVE = Finite(min=0, min_open=True)
 
 
+def _is_size(text: str) -> bool:
+    return text.isdecimal() and len(text) <= LONGEST and int(text) > 0
+
+
 def _shapes(context: click.Context, parameter: click.Parameter, given: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """NAME=1x224x224x3, several times, to shapes by name."""
     found = {}
     for text in given:
         name, equals, sizes = text.rpartition("=")
-        if not equals or not name or not all(size.isdecimal() and int(size) > 0 for size in sizes.split("x")):
+        if not equals or not name or not all(map(_is_size, sizes.split("x"))):
             raise click.BadParameter(f"{text!r} is not NAME=SIZExSIZE..., such as image=1x224x224x3")
         if name in found:
             raise click.BadParameter(f"{name!r} is given two shapes")
@@ -225,7 +259,7 @@ class Bytes(click.IntRange):
         text = str(value).strip().upper()
         digits = text.rstrip("BIKM ")
         unit = UNITS.get(text[len(digits) :].strip())
-        if unit is None or not digits.isdecimal():
+        if unit is None or not digits.isdecimal() or len(digits) > LONGEST:
             self.fail(f"{value!r} is no number of bytes, such as 65536, 64kB or 1MB", param, ctx)
         return super().convert(int(digits) * unit, param, ctx)
 
@@ -274,7 +308,7 @@ task_options = together(
         ),
         click.option(
             "--label-names",
-            type=click.Path(dir_okay=False),
+            type=PathName(dir_okay=False),
             metavar="FILE",
             help="Names of the classes, one a line.  [default: the label file packed behind the model, if any]",
         ),
@@ -316,7 +350,7 @@ def _confined(context: click.Context, parameter: click.Parameter, given: float |
         import resource
 
         before = resource.getrlimit(resource.RLIMIT_DATA)
-        most = int(given * (1 << 30)) + PROGRAM
+        most = int(min(given * (1 << 30) + PROGRAM, sys.maxsize // 2))
         if before[0] in (-1, resource.RLIM_INFINITY) or most < before[0]:
             resource.setrlimit(resource.RLIMIT_DATA, (most, before[1]))
             context.call_on_close(lambda: resource.setrlimit(resource.RLIMIT_DATA, before))

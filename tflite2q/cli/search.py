@@ -13,6 +13,7 @@ from tflite2q.cli.options import (
     ANY_PATH,
     FINITE,
     MODEL,
+    MOST_JOBS,
     POSITIVE,
     command,
     force_option,
@@ -50,7 +51,7 @@ GOALS = ("size", "compressed", "flash", "ram", "speed")
     default=GOALS[0],
     show_default=True,
     help="What the mix should reduce: the size of the file, that size compressed, the time of a run on the target, or "
-    "on a microcontroller the constants in flash or the peak of activations in RAM.",
+    "on a microcontroller the constants in flash or the RAM during a run.",
 )
 @click.option(
     "--max-top1-drop",
@@ -69,14 +70,18 @@ GOALS = ("size", "compressed", "flash", "ram", "speed")
     help="Schemes to choose from, names or .toml files; every layer starts with the first.",
 )
 @click.option("--budget", type=POSITIVE, metavar="MIN", help="Finish within this many minutes.")
-@click.option("--jobs", type=click.IntRange(min=1), help="Processes that measure.  [default: one for each processor]")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1, max=MOST_JOBS),
+    help="Processes that measure.  [default: one for each processor]",
+)
 @click.option(
     "--dask", metavar="ADDRESS",
     help="Measure on the Dask cluster whose scheduler has this address; needs tflite2q[cluster].",
 )  # fmt: skip
 @click.option(
     "--seed",
-    type=int,
+    type=click.IntRange(min=0),
     default=0,
     show_default=True,
     help="Seed for drawing the samples that choose, and those of them on which layers are measured.",

@@ -18,6 +18,8 @@ from tflite2q.errors import DataError, Tflite2qError
 
 Array = npt.NDArray[Any]
 
+SUFFIX = ".npy"  # of the members of an archive that are arrays
+
 
 def load(path: str | os.PathLike[str]) -> dict[str, Array]:
     """The arrays of a .npz by name, or that of a .npy as "".
@@ -27,12 +29,14 @@ def load(path: str | os.PathLike[str]) -> dict[str, Array]:
     """
     where = Path(path)
     try:
+        if where.exists() and not where.is_file():  # what never ends would be searched to its end
+            raise DataError(f"{where}: is no file; give a .npy or .npz")
         if zipfile.is_zipfile(where):
             return _archive(where)
         with where.open("rb") as file:
             _checked(where, "", file, os.fstat(file.fileno()).st_size)
             file.seek(0)
-            return {"": np.load(file, allow_pickle=False)}
+            return {"": _native(np.load(file, allow_pickle=False))}
     except Tflite2qError as error:
         raise error from None
     except MemoryError as error:
@@ -58,14 +62,22 @@ def _archive(where: Path) -> dict[str, Array]:
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
             raise DataError(f"{where}: holds {twice[0]!r} {names.count(twice[0])} times; write it once")
+        members = {i.filename.removesuffix(SUFFIX): i for i in archive.infolist() if i.filename.endswith(SUFFIX)}
         total = 0
-        for info in archive.infolist():
-            if info.filename.endswith(".npy"):
-                with archive.open(info) as member:
-                    total += _checked(where, info.filename.removesuffix(".npy"), member, info.file_size)  # type: ignore[arg-type]
+        for name, info in members.items():
+            with archive.open(info) as member:
+                total += _checked(where, name, member, info.file_size)  # type: ignore[arg-type]
         limits.require_memory(total, f"{where}: unpacked, it", DataError)
-    with np.load(where, allow_pickle=False) as loaded:
-        return {key: loaded[key] for key in loaded.files if isinstance(loaded[key], np.ndarray)}
+        found = {}
+        for name, info in members.items():  # and no others, which nothing bounds
+            with archive.open(info) as member:
+                found[name] = _native(np.lib.format.read_array(member, allow_pickle=False))
+        return found
+
+
+def _native(array: Array) -> Array:
+    """The array in this machine's order of bytes."""
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _checked(where: Path, name: str, file: BinaryIO, length: int) -> int:

@@ -18,6 +18,7 @@ from tflite2q.evaluation.contenders import Setup
 from tflite2q.evaluation.data import Dataset, Normalization, Source
 from tflite2q.evaluation.engines import COMPILED, CONVERTED, LITERT, ORIGINAL
 from tflite2q.evaluation.environment import environment
+from tflite2q.evaluation.figures import Pair, TaskInfo
 from tflite2q.evaluation.geometry import Fit
 from tflite2q.evaluation.judging import Judging
 from tflite2q.evaluation.layers import LayerTally
@@ -30,11 +31,9 @@ from tflite2q.evaluation.results import (
     Headline,
     Layer,
     LayerError,
-    Pair,
     Progress,
     Size,
     Speed,
-    TaskInfo,
     quiet,
 )
 from tflite2q.evaluation.tasks.base import Task
@@ -116,7 +115,7 @@ def compare(
     chosen, info = request.task(task, label_names)
     samples = request.samples(chosen)
     few = layer_samples if layer_samples is not None else STREAM_LAYER_SAMPLES if stream else LAYER_SAMPLES
-    setup = Setup((before, after), target, threads, device, stream, few, progress, emulate)
+    setup = Setup((before, after), target, threads, device, stream, few, progress, emulate, speed, speed and profile)
     setup.notes.extend(samples.notes)
     if labels is None and (unused := samples_of.unused_labels(data)) is not None:
         setup.notes.append(
@@ -126,7 +125,7 @@ def compare(
         setup.notes.append(hint("the model keeps state: every sample started from the initial one; see --stream"))
     truth = chosen.truth(samples, labels, label_offset)
     gates_of.foresee(bounds, chosen.name, truth is not None, speed)
-    result = _with(result, _measured(setup, chosen, info, samples, truth, (speed, speed and profile)), setup)
+    result = _with(result, _measured(setup, chosen, info, samples, truth), setup)
     result = replace(result, provenance=provenance(original, converted, samples, read))
     return replace(result, gates=gates_of.evaluate(result, bounds))
 
@@ -207,10 +206,8 @@ class _Measured:
     ms: Mapping[str, Pair]
 
 
-def _measured(
-    setup: Setup, task: Task[Any], info: TaskInfo, samples: Dataset, truth: Any, timed: tuple[bool, bool]
-) -> _Measured:
-    """Run all engines on all samples, then time them, and single layers, where `timed` says so."""
+def _measured(setup: Setup, task: Task[Any], info: TaskInfo, samples: Dataset, truth: Any) -> _Measured:
+    """Run all engines on all samples, then time them, and single layers, as far as that is asked for."""
     before, after = setup.graphs
     layers = LayerTally(before, after)
     with setup.contenders() as contenders:
@@ -222,9 +219,9 @@ def _measured(
                 layers.add(*(run.values for run in setup.every))
 
         engines.run_all(contenders, samples, comparison.inputs_of(before), seen, setup.progress)
-        if timed[0]:
+        if setup.speed:
             engines.time_all(contenders, setup.progress)
-        ms = _op_times(setup, contenders, samples) if timed[1] else {}
+        ms = _op_times(setup, contenders, samples) if setup.profile else {}
         accuracy = judging.accuracy()
         changed = thumbnails.pictured(accuracy.changed, samples, comparison.inputs_of(before))
         accuracy = replace(accuracy, changed=changed)

@@ -13,14 +13,10 @@ from tflite2q.dialect.types import Value
 from tflite2q.errors import DataError
 from tflite2q.evaluation import data, tasks
 from tflite2q.evaluation.data import Dataset
+from tflite2q.evaluation.figures import Pair
 from tflite2q.evaluation.layers import LayerTally
 from tflite2q.evaluation.likeness import Numbers, Whole
-from tflite2q.evaluation.results import Accuracy as Accuracy
-from tflite2q.evaluation.results import Comparison as Comparison
-from tflite2q.evaluation.results import Layer, LayerError, Progress, quiet
-from tflite2q.evaluation.results import Pair as Pair
-from tflite2q.evaluation.results import Size as Size
-from tflite2q.evaluation.results import Speed as Speed
+from tflite2q.evaluation.results import Accuracy, Layer, LayerError, Progress, quiet
 
 Array = npt.NDArray[Any]
 Runner = Callable[..., list[Array]]

@@ -69,7 +69,8 @@ class EveryValue:
 @dataclass
 class Setup:
     """How both graphs are run; `few` is the number of samples for slow engines, `emulate` the microcontroller whose
-    code runs in an emulator, too, `notes` collects what a user should know."""
+    code runs in an emulator, too, `speed` and `profile` tell whether models and single layers are timed, `notes`
+    collects what a user should know."""
 
     graphs: tuple[Graph, Graph]
     target: str
@@ -79,6 +80,8 @@ class Setup:
     few: int
     progress: Progress
     emulate: str | None = None
+    speed: bool = False
+    profile: bool = False
     notes: list[str] = field(default_factory=list)
     every: tuple[EveryValue, EveryValue] | None = None
     memory: Layout | None = None  # of the converted model's code in an emulator

@@ -99,8 +99,12 @@ class Normalization:
     given: bool = False
 
     def __post_init__(self) -> None:
-        if self.std == 0:
-            raise DataError("the standard deviation of pixels (std) must not be 0")
+        with np.errstate(all="ignore"):  # as `encode` computes, in float32
+            ends = (np.array([0, 255], np.float32) - np.float32(self.mean)) / np.float32(self.std)
+        if not np.isfinite(ends).all():
+            raise DataError(
+                f"pixels have no values with a mean of {self.mean:g} and a standard deviation of {self.std:g}"
+            )
 
     @staticmethod
     def of(mean: float | None, std: float | None) -> Normalization:
@@ -222,7 +226,7 @@ def encode(array: Array, value: Value, pixels: Normalization = Normalization()) 
 def _from_file(
     where: Path, inputs: Sequence[Value], limit: int | None, pixels: Normalization, fit: Fit, skip_bad: bool
 ) -> Dataset:
-    if not where.exists():
+    if not os.path.exists(where):  # False for names that no file can have, too
         raise DataError(f"{where}: no such file or folder")
     if where.suffix.lower() in (".npy", ".npz"):
         return _arrays(where, arrays.load(where), inputs, limit, pixels)
@@ -273,8 +277,8 @@ def _image_files(where: Path, skip_bad: bool) -> tuple[list[Path], npt.NDArray[n
     if where.suffix.lower() != ".csv":
         raise DataError(f"{where}: data is a folder of images, an image, a .csv of file,label, a .npy or a .npz")
     rows = labels_of.rows(where)
-    if rows and Path(rows[0][0]).suffix.lower() not in IMAGE_SUFFIXES:
-        rows = rows[1:]
+    if rows and not Path(rows[0][0]).suffix and not (where.parent / rows[0][0]).is_file():
+        rows = rows[1:]  # a heading
     if not rows:
         raise DataError(f"{where}: lists no image files; expected lines of file,label")
     files, notes = [where.parent / row[0] for row in rows], []
@@ -339,7 +343,7 @@ def _array_for(where: Path, value: Value, inputs: Sequence[Value], stored: Mappi
     if len(inputs) == 1 and len(candidates) == 1:
         return stored[candidates[0]]
     wanted = ", ".join(repr(v.name) for v in inputs)
-    held = ", ".join(repr(key) for key in stored if key) or "one array"
+    held = ", ".join(repr(key) for key in stored if key) or ("one array" if stored else "no array")
     raise DataError(f"{where}: holds {held}; the model needs a .npz with an array named for each input: {wanted}")
 
 
@@ -369,10 +373,18 @@ def _transfer(array: Array, source: Value, target: Value) -> Array:
 def _from_real(array: Array, value: Value) -> Array:
     dtype = value.type.dtype
     if dtype.startswith("float"):
-        return array.astype(STORAGE[dtype])
+        with np.errstate(over="ignore"):
+            found = array.astype(STORAGE[dtype])
+        if array.dtype.itemsize > found.dtype.itemsize and not np.isfinite(found).all():
+            raise DataError(f"input {value.name!r} takes {dtype}, and the data has numbers beyond it; scale them")
+        return found
     if not value.type.quantized:
         raise DataError(f"input {value.name!r} takes {dtype} without quantization parameters; give integers, not reals")
-    return rounding.quantize(array, value.type.scale, value.type.zero_point, dtype)
+    scale, zero_point = value.type.scale, value.type.zero_point
+    if array.dtype.itemsize > 4:  # what no code stands for may have no float32 either
+        low, high = rounding.code_range(dtype)
+        array = np.clip(array, (low - zero_point - 1) * float(scale), (high - zero_point + 1) * float(scale))
+    return rounding.quantize(array, scale, zero_point, dtype)
 
 
 def _random(generator: np.random.Generator, value: Value) -> Array:

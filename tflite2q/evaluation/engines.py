@@ -20,7 +20,8 @@ from tflite2q.dialect.types import Value
 from tflite2q.errors import DataError, Tflite2qError
 from tflite2q.evaluation import data
 from tflite2q.evaluation.data import Dataset
-from tflite2q.evaluation.results import Pair, Progress, Timing, quiet
+from tflite2q.evaluation.figures import Pair
+from tflite2q.evaluation.results import Progress, Timing, quiet
 from tflite2q.execution import litert
 
 if TYPE_CHECKING:

@@ -33,8 +33,10 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".t
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # JPEG opens MPO, too
 DECODERS = 2  # threads; Pillow decodes and resizes without the interpreter's lock
 AHEAD = 8  # pictures that may wait, decoded
-ORIENTATION = 0x0112  # EXIF; from 5 on width and height are exchanged
+ORIENTATION = 0x0112  # EXIF
+TURNED = (5, 6, 7, 8)  # orientations that exchange width and height
 BITS_PER_SAMPLE = 258  # TIFF
+SKIP = "remove it from the data, or leave such pictures out with --skip-bad"
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,7 @@ class Pictures:
     def frame(self, index: int) -> Frame:
         """How a picture lies in the input; reads little more than its header."""
         with opened(self.files[index]) as found:
-            size = found.size[::-1] if found.getexif().get(ORIENTATION, 1) >= 5 else found.size
-            return frame(size, (self.shape[2], self.shape[1]), self.fit)
+            return frame(upright(found), (self.shape[2], self.shape[1]), self.fit)
 
 
 @contextmanager
@@ -70,6 +71,8 @@ def opened(file: Path) -> Iterator[Image.Image]:
     if most > (Image.MAX_IMAGE_PIXELS or most):
         Image.MAX_IMAGE_PIXELS = most  # Pillow's own limit, which is lower, and a warning
     try:
+        if not file.is_file():  # opening a pipe waits for a writer
+            raise DataError(f"{file}: {'is no file' if file.exists() else 'does not exist'}; {hint(SKIP)}")
         with Image.open(file, formats=FORMATS) as found:
             if found.width * found.height > most:
                 raise _too_large(file, f"{found.width}x{found.height} pixels are", most)
@@ -84,6 +87,12 @@ def opened(file: Path) -> Iterator[Image.Image]:
         raise DataError(f"{file}: not a readable image; remove it from the data or repair it") from error
 
 
+def upright(picture: Image.Image) -> tuple[int, int]:
+    """Width and height of an opened picture as `decoded` turns it.  Pillow's size of a TIFF is that already."""
+    turned = picture.format != "TIFF" and picture.getexif().get(ORIENTATION) in TURNED
+    return picture.size[::-1] if turned else picture.size
+
+
 def _too_large(file: Path, claim: str, most: int) -> DataError:
     return DataError(f"{file}: {claim} more than the {most:,} allowed; {hint('scale it down, or see --max-pixels')}")
 
@@ -95,7 +104,10 @@ def decoded(file: Path, mode: str) -> Image.Image:
     with opened(file) as found:
         if found.mode == "LAB":
             raise DataError(f"{file}: has colours in LAB; save the image as RGB")
-        return ImageOps.exif_transpose(eight_bits(found, file)).convert(mode)
+        picture = ImageOps.exif_transpose(eight_bits(found, file))
+        if picture.mode in ("P", "PA") and "transparency" in picture.info:
+            picture = picture.convert("RGBA")  # else Pillow warns, of transparency that is not asked for
+        return picture.convert(mode)
 
 
 def laid(picture: Image.Image, place: Frame, file: Path) -> Array:

@@ -9,8 +9,9 @@ from typing import Any
 from tflite2q.evaluation.contenders import of
 from tflite2q.evaluation.data import Dataset
 from tflite2q.evaluation.engines import COMPILED, CONVERTED, LITERT, LITERT_REFERENCE, ORIGINAL, REFERENCE, Contender
+from tflite2q.evaluation.figures import Difference, TaskInfo
 from tflite2q.evaluation.likeness import Alike, Numbers, Whole, first_difference
-from tflite2q.evaluation.results import Accuracy, Difference, EngineRun, Headline, Stage, TaskInfo
+from tflite2q.evaluation.results import Accuracy, EngineRun, Headline, Stage
 from tflite2q.evaluation.tasks.base import Grade, Task, Truth
 
 Key = tuple[str, str]  # engine, model

@@ -64,7 +64,7 @@ def read(
     if where.suffix.lower() in (".npy", ".npz"):
         return in_order(where, of_arrays(where, arrays.load(where)), names, may_be_more), []
     found = rows(where)
-    if found and whole_number(found[0][-1]) is None and any(whole_number(row[-1]) is not None for row in found):
+    if found and _is_heading(found[0][-1]) and any(whole_number(row[-1]) is not None for row in found):
         found = found[1:]
     bad = [(number, row) for number, row in enumerate(found, start=1) if whole_number(row[-1]) is None]
     if bad and not skip_bad:
@@ -80,6 +80,15 @@ def read(
     numbers = [whole_number(row[-1]) for row in found]
     known = np.array([UNKNOWN if number is None else number for number in numbers], np.int64)
     return in_order(where, known, names, may_be_more), notes
+
+
+def _is_heading(cell: str) -> bool:
+    """Whether a first label is a word: a number that is no label, or none, must not pass for one."""
+    try:
+        float(cell)
+    except ValueError:
+        return bool(cell) and whole_number(cell) is None
+    return False
 
 
 SKIP = "mend it, or leave such samples out with --skip-bad"

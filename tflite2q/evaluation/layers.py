@@ -15,8 +15,9 @@ from tflite2q.dialect.op import Op, Operands, Tensor
 from tflite2q.dialect.types import Value
 from tflite2q.errors import Tflite2qError
 from tflite2q.evaluation import data
+from tflite2q.evaluation.figures import Pair
 from tflite2q.evaluation.likeness import sqnr, steps
-from tflite2q.evaluation.results import Diagnosis, Histogram, LayerError, Pair, worst_layers
+from tflite2q.evaluation.results import Diagnosis, Histogram, LayerError, worst_layers
 from tflite2q.execution import reference
 
 Array = npt.NDArray[Any]

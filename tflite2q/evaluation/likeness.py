@@ -13,7 +13,8 @@ import numpy.typing as npt
 from tflite2q.dialect.types import Value
 from tflite2q.evaluation import data
 from tflite2q.evaluation.data import Dataset
-from tflite2q.evaluation.results import Accuracy, ClassLine, Difference, Figure, Pair, Score, TaskInfo
+from tflite2q.evaluation.figures import ClassLine, Difference, Figure, Pair, Score, TaskInfo
+from tflite2q.evaluation.results import Accuracy
 from tflite2q.evaluation.tasks.base import Grade, Graded, Task, Truth, mean_of
 
 Array = npt.NDArray[Any]

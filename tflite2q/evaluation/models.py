@@ -67,9 +67,11 @@ def _from_text(path: FilePath, shapes: Mapping[str, Sequence[int]] | None) -> Gr
     if shapes:
         raise UsageError(f"{os.fspath(path)}: shapes can be chosen only for .tflite files; this text states its own")
     try:
-        text = limits.head(path, LONGEST_TEXT).decode()
-    except ValueError as error:
+        text = limits.head(path, LONGEST_TEXT, text=True).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
         raise ModelError(f"{os.fspath(path)}: is not UTF-8 text; a .tflite file needs another name") from error
+    except ValueError as error:
+        raise ModelError(f"{os.fspath(path)}: {error}; a .tflite file needs another name") from error
     try:
         return verify(parse_graph(text))
     except InvalidGraph as error:

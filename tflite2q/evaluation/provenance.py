@@ -36,7 +36,8 @@ def _model(role: str, model: Model) -> Iterator[Source]:
         content = model.content() if isinstance(model, Loaded) else content_of(model)
     except (Tflite2qError, OSError):
         return
-    yield Source(role, name_of(model), len(content), hashlib.sha256(content).hexdigest())
+    name = f"the original by scheme {model.scheme.name}" if isinstance(model, Conversion) else name_of(model)
+    yield Source(role, name, len(content), hashlib.sha256(content).hexdigest())
 
 
 def _source(role: str, given: Any, samples: Dataset | None) -> Iterator[Source]:

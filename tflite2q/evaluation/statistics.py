@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tflite2q.evaluation.results import Difference
+from tflite2q.evaluation.figures import Difference
 
 Z_95 = 1.959963984540054  # two-sided 95 % of the normal distribution
 Z_80 = 0.8416212335729143  # one-sided 80 %: the power for which samples are counted

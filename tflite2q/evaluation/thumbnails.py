@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from tflite2q.dialect.types import Value
 from tflite2q.evaluation.data import Dataset
-from tflite2q.evaluation.results import Change
+from tflite2q.evaluation.figures import Change
 
 Array = npt.NDArray[Any]
 

@@ -10,12 +10,11 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import numpy as np
 import numpy.typing as npt
 
-from tflite2q.dialect.types import STORAGE, Value
+from tflite2q.dialect.types import Value
 from tflite2q.errors import DataError, UsageError, refusal
-from tflite2q.execution.reference import check_prescribed
+from tflite2q.execution.checks import Inputs, Outputs, check_prescribed
 
 if TYPE_CHECKING:
     from tflite2q.execution.runtime import Executable
@@ -100,6 +99,7 @@ class Batch:
         self.executable, self.count = executable, count
         self.inputs = tuple(_repeated(value, count) for value in executable.inputs)
         self.outputs = tuple(_repeated(value, count) for value in executable.outputs)
+        self._inputs, self._outputs = Inputs(self.inputs), Outputs(self.outputs)
         self._pool = ThreadPoolExecutor(min(workers, count))
         self._workers = min(workers, count)
 
@@ -111,44 +111,18 @@ class Batch:
 
         Raises DataError as `Executable.run`.
         """
-        given = self._check_inputs(arrays)
-        if out is None:
-            out = [np.empty(value.type.shape, STORAGE[value.type.dtype]) for value in self.outputs]
-        out = check_outputs(self.outputs, out)
+        given = self._inputs.checked(arrays)
+        found = self._outputs.made() if out is None else list(self._outputs.checked(out))
         todo = iter(range(self.count))  # each number is taken by one thread
 
         def work() -> None:
             for sample in todo:
-                ins, outs = ([_part(array, sample, self.count) for array in side] for side in (given, out))
+                ins, outs = ([_part(array, sample, self.count) for array in side] for side in (given, found))
                 self.executable.run(*ins, out=outs)
 
         for done in [self._pool.submit(work) for _ in range(self._workers)]:
             done.result()
-        return out
-
-    def _check_inputs(self, arrays: Sequence[npt.ArrayLike]) -> list[Array]:
-        if len(arrays) != len(self.inputs):
-            raise DataError(f"the batch has {len(self.inputs)} inputs, got {len(arrays)} arrays")
-        found = [np.asarray(array) for array in arrays]
-        for array, value in zip(found, self.inputs, strict=True):
-            kind = value.type
-            if array.shape != kind.shape or array.dtype.name != STORAGE[kind.dtype]:
-                wanted, got = f"{kind.dtype}{list(kind.shape)}", f"{array.dtype.name}{list(array.shape)}"
-                raise DataError(f"input {value.name!r} must be {wanted}, got {got}")
         return found
-
-
-def check_outputs(outputs: Sequence[Value], arrays: Sequence[Array]) -> list[Array]:
-    """The arrays that results are to be written to.  Raises DataError if they do not fit or cannot be written to."""
-    if len(arrays) != len(outputs):
-        raise DataError(f"the model has {len(outputs)} outputs, got {len(arrays)} arrays for them")
-    for value, array in zip(outputs, arrays, strict=True):
-        shape, dtype = value.type.shape, np.dtype(STORAGE[value.type.dtype])
-        if not (isinstance(array, np.ndarray) and (array.shape, array.dtype) == (shape, dtype)):
-            raise DataError(f"the array for output {value.name!r} must be {value.type.dtype}{list(shape)}")
-        if not array.flags.writeable:
-            raise DataError(f"the array for output {value.name!r} is read-only")
-    return list(arrays)
 
 
 def _repeated(value: Value, count: int) -> Value:

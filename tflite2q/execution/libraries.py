@@ -80,8 +80,8 @@ def find(name: str) -> tuple[str, Manifest] | None:
 
 def keep(name: str, write: Callable[[Path], None]) -> str | None:
     """Let `write` make the library called `name`; its path, or None if it cannot be kept."""
-    where = _usable(folder(), make=True)
-    if where is None or min(_free(where), _free(Path(tempfile.gettempdir()))) < ROOM:
+    where = place()
+    if where is None:
         return None
     path = where / f"{name}{SUFFIX}"
     try:
@@ -91,6 +91,14 @@ def keep(name: str, write: Callable[[Path], None]) -> str | None:
         return None
     _shrink(where, path)
     return str(path)
+
+
+def place() -> Path | None:
+    """The folder where libraries can be kept now; None if they cannot."""
+    where = _usable(folder(), make=True)
+    if where is None or min(_free(where), _free(Path(tempfile.gettempdir()))) < ROOM:
+        return None
+    return where
 
 
 def adopt(name: str, library: str | os.PathLike[str]) -> None:

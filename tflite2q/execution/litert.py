@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from tflite2q import guard
 from tflite2q.errors import TargetError
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ class Child:
     def __init__(self, path: str, threads: int, kernels: str = DEFAULT) -> None:
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 -- as long as the child
         self._child = subprocess.Popen(
-            [sys.executable, "-m", MODULE, path, str(threads), kernels],
+            [sys.executable, "-m", MODULE, path, str(threads), kernels, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._complaints,
@@ -118,13 +120,12 @@ def _receive(stream: BinaryIO) -> tuple[dict[str, Any], list[npt.NDArray[Any]]]:
     return head, arrays
 
 
-def _serve(path: str, threads: int, kernels: str) -> None:
+def _serve(path: str, threads: int, kernels: str, parent: int) -> None:
     """The child: run or time the model on request until stdin ends."""
-    import os
-
     import numpy as np
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
+    guard.die_with(parent)  # a model may run long, and nobody would wait for it
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what LiteRT prints must not come between the answers
     resolver = OpResolverType.BUILTIN_REF if kernels == REFERENCE else OpResolverType.AUTO
@@ -155,4 +156,4 @@ def _serve(path: str, threads: int, kernels: str) -> None:
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    _serve(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))

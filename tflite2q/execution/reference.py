@@ -14,8 +14,8 @@ from tflite2q.dialect.fold import folded
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Operands, Tensor
 from tflite2q.dialect.ops.opaque import check_runnable
-from tflite2q.dialect.types import STORAGE, Value
 from tflite2q.errors import DataError
+from tflite2q.execution.checks import Inputs
 
 Array = npt.NDArray[Any]
 
@@ -74,7 +74,7 @@ def steps(
     """
     check_runnable(graph)
     needs.require_run(graph)
-    yield from _Run().steps(folded(graph), check_inputs(graph, inputs), states or {})
+    yield from _Run().steps(folded(graph), Inputs(graph[name] for name in graph.inputs).checked(inputs), states or {})
 
 
 def core() -> NumpyCore:
@@ -118,26 +118,3 @@ class _Run:
             for name, result in zip(op.written, results, strict=True):
                 values[name] = result
                 yield name, result
-
-
-def check_prescribed(value: Value, array: Array) -> None:
-    """Raise DataError if an input differs from the value with which the model's shapes were computed."""
-    if value.constant is not None and not np.array_equal(value.data, array):
-        need, given = value.data.reshape(-1).tolist(), array.reshape(-1).tolist()
-        raise DataError(f"input {value.name!r} sets a shape and must be {need}, as the model declares; got {given}")
-
-
-def check_inputs(graph: Graph, inputs: Sequence[npt.ArrayLike]) -> list[Array]:
-    """The inputs as arrays.  Raises DataError if their number, shapes, dtypes or prescribed data do not fit."""
-    if len(inputs) != len(graph.inputs):
-        raise DataError(f"the model takes {len(graph.inputs)} inputs, got {len(inputs)}")
-    arrays = []
-    for name, given in zip(graph.inputs, inputs, strict=True):
-        kind, array = graph[name].type, np.asarray(given)
-        if array.shape != kind.shape or array.dtype.name != STORAGE[kind.dtype]:
-            raise DataError(
-                f"input {name!r} must be {kind.dtype}{list(kind.shape)}, got {array.dtype.name}{list(array.shape)}"
-            )
-        check_prescribed(graph[name], array)
-        arrays.append(array)
-    return arrays

@@ -28,6 +28,7 @@ from tflite2q.execution.runtime import Executable, OpTime
 from tflite2q.lower import targets
 
 MODULE = "tflite2q.lower.device"
+LONGEST = 1e6  # seconds to wait: the system takes no number that is much larger
 STARTUP_SECONDS = 60.0  # importing TVM, on a busy machine
 
 
@@ -60,9 +61,11 @@ def device(rpc: str | None, tracker: str | None = None, key: str | None = None, 
     if address is None:
         return None
     host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
+    if not colon or not host or not port.isdecimal() or len(port) > 5 or not 0 < int(port) < 65536:
         raise UsageError(f"{address!r} is not of the form HOST:PORT")
-    return Device(host.strip("[]"), int(port), key, timeout)
+    if not timeout > 0:
+        raise UsageError(f"a timeout is seconds above 0, not {timeout:g}")
+    return Device(host.strip("[]"), int(port), key, min(timeout, LONGEST))
 
 
 class Session:

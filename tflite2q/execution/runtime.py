@@ -18,17 +18,19 @@ from tflite2q import files
 from tflite2q.dialect import needs
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import STORAGE, Value
-from tflite2q.errors import DataError, TargetError, UsageError
+from tflite2q.errors import TargetError, UsageError
 from tflite2q.execution import libraries, manifest
-from tflite2q.execution.calls import Array, Batch, Bound, Sample, Stream, check_outputs, mapped, raise_refusal
+from tflite2q.execution.calls import Array, Batch, Bound, Sample, Stream, mapped, raise_refusal
+from tflite2q.execution.checks import Inputs, Outputs
 from tflite2q.execution.manifest import Manifest
-from tflite2q.execution.reference import check_prescribed
 from tflite2q.execution.source import Source
 from tflite2q.lower import targets
 
 if TYPE_CHECKING:
     from tflite2q.lower.graph import Choice
     from tflite2q.lower.machine import Worker
+
+MOST_THREADS = 1 << 12
 
 # Shared libraries of the systems that code is compiled for, WebAssembly's object, and an archive of object files.
 ENDINGS = (".so", ".dylib", ".dll", ".wasm", ".o", ".tar")
@@ -146,7 +148,8 @@ class Executable:
         self.threads = threads
         self._source = source
         self._library = library
-        self._kinds = [(value.type.shape, np.dtype(STORAGE[value.type.dtype])) for value in description.inputs]
+        self._takes, self._gives = Inputs(description.inputs), Outputs(description.outputs)
+        self._initial = [value.data for value in description.states]
         self._code: Any = None
         self._making = threading.Lock()
         # Those that no thread is using; the last one used is the next to be used, and the one that is timed.
@@ -186,10 +189,8 @@ class Executable:
         Raises DataError if they do not fit or have no defined result, such as an index out of range;
         TargetError if the code is for another machine.
         """
-        if out is None:
-            return self.advance(arrays, self.initial_states)[0]
-        places = check_outputs(self.outputs, out)
-        return self._call([*self._check_inputs(arrays), *self.initial_states], places)[: len(places)]
+        places = () if out is None else self._gives.checked(out)
+        return self._call(self._takes.checked(arrays) + self._initial, places)[: len(self.manifest.outputs)]
 
     def bind(self) -> Bound:
         """Inputs and outputs that stay in place from run to run, for calls that copy nothing.  Raises TargetError."""
@@ -224,11 +225,11 @@ class Executable:
     @property
     def initial_states(self) -> list[Array]:
         """What the model's variables hold before the first run, in the manifest's order."""
-        return [value.data for value in self.manifest.states]
+        return list(self._initial)
 
     def advance(self, arrays: Sequence[npt.ArrayLike], states: Sequence[Array]) -> tuple[list[Array], list[Array]]:
         """The outputs for inputs `arrays` from `states`, and the states after that; raises as `run`."""
-        results = self._call([*self._check_inputs(arrays), *states])
+        results = self._call([*self._takes.checked(arrays), *states])
         return results[: len(self.outputs)], results[len(self.outputs) :]
 
     def _call(self, checked: Sequence[Array], out: Sequence[Array] = ()) -> list[Array]:
@@ -267,7 +268,7 @@ class Executable:
             raise UsageError("a loaded library cannot be profiled; profile the model it was compiled from")
         from tflite2q.lower.profile import profile
 
-        checked = self._check_inputs(arrays) if arrays else self._random_inputs()
+        checked = self._takes.checked(arrays) if arrays else self._random_inputs()
         from tflite2q.lower.machine import use_threads
 
         self.require_runnable()
@@ -325,23 +326,8 @@ class Executable:
                     self._code = load(self._library)
                 else:
                     assert self._source is not None
-                    self._code = self._source.built.executable
+                    self._code = self._source.in_memory()
             return Worker(self._code, [*self._random_inputs(), *self.initial_states], self.threads)
-
-    def _check_inputs(self, arrays: Sequence[npt.ArrayLike]) -> list[Array]:
-        if len(arrays) != len(self.inputs):
-            raise DataError(f"the model takes {len(self.inputs)} inputs, got {len(arrays)}")
-        checked = []
-        for value, given, (shape, dtype) in zip(self.inputs, arrays, self._kinds, strict=True):
-            array = np.asarray(given)
-            if array.shape != shape or array.dtype != dtype:
-                raise DataError(
-                    f"input {value.name!r} must be {value.type.dtype}{list(shape)}, "
-                    f"got {array.dtype.name}{list(array.shape)}; convert it first"
-                )
-            check_prescribed(value, array)
-            checked.append(array)
-        return checked
 
     def _random_inputs(self) -> list[Array]:
         generator = np.random.default_rng(0)
@@ -359,8 +345,8 @@ class Executable:
 
 
 def _check_threads(threads: int) -> None:
-    if threads < 1:
-        raise UsageError(f"threads must be at least 1, got {threads}")
+    if not 1 <= threads <= MOST_THREADS:
+        raise UsageError(f"threads must be 1 to {MOST_THREADS}, got {threads}")
 
 
 def _check_runnable(description: Manifest) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.text import digest
+from tflite2q.errors import TargetError
 from tflite2q.execution import libraries, manifest
 from tflite2q.execution.manifest import Manifest
 from tflite2q.lower import targets
@@ -67,9 +68,27 @@ class Source:
 
     @cached_property
     def built(self) -> Built:
+        return self._built(self.linked)
+
+    @cached_property
+    def linked(self) -> bool:
+        """Whether the code becomes a library, before it is run here, and not machine code in memory."""
+        from tflite2q.lower.link import linker
+
+        try:
+            linker(self.named.spec.get("mtriple"))
+        except TargetError:
+            return False
+        return libraries.place() is not None
+
+    def in_memory(self) -> Any:
+        """An executable that can be run as it is."""
+        return (self._built(False) if self.linked else self.built).executable
+
+    def _built(self, objects: bool) -> Built:
         from tflite2q.lower.build import build
 
-        return build(self.lowered.module, self.target, self.exec_mode, self.description.encode())
+        return build(self.lowered.module, self.target, self.exec_mode, self.description.encode(), objects)
 
     def export(self, path: Path) -> None:
         """Write the library, in the form that the ending of `path` says, sealed."""

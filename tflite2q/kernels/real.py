@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from tvm.target import codegen
 
 from tflite2q.kernels.contracts import Array, FloatConv2DContract
+from tflite2q.kernels.features import has
 from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, load, store_first
 
 FLOAT = "float32"
@@ -31,7 +31,7 @@ class Registers:
     def of(target: Any) -> Registers:
         """Those of `target` (a tvm.target.Target), or few and narrow ones where they are not known."""
         for features, found in _REGISTERS:
-            if codegen.llvm_cpu_has_features(features, target):
+            if has(target, *features):
                 return found
         return Registers(4, 16, 2)
 

@@ -19,8 +19,11 @@ Expr = Any  # a TIR expression, scalar or vector, or a Python number
 Buffer = Any
 Buffers = Mapping[str, Buffer]
 
+# Attribute of functions that may refuse to run: the error they end with.
+REFUSES = "tflite2q.refuses"
+
 __all__ = [
-    "Buffer", "Buffers", "Expr", "T", "broadcast", "function", "load", "local", "part", "shuffle", "store",
+    "REFUSES", "Buffer", "Buffers", "Expr", "T", "broadcast", "function", "load", "local", "part", "shuffle", "store",
     "store_first", "uncontracted", "vector", "view", "wrapping_add",
 ]  # fmt: skip
 

@@ -35,18 +35,21 @@ class Built:
     functions: frozenset[str]
 
 
-def build(module: Any, target: Any, exec_mode: str = EXEC_MODES[0], manifest: bytes = b"") -> Built:
+def build(
+    module: Any, target: Any, exec_mode: str = EXEC_MODES[0], manifest: bytes = b"", objects: bool = False
+) -> Built:
     """Machine code of `module` (a tvm.IRModule with a function `main`) for `target` (a tvm.target.Target).
 
     `exec_mode` "compiled" turns the sequence of kernel calls into machine code too; "bytecode" interprets it.  The
-    library's function `manifest` returns `manifest` as a tensor of bytes.
+    library's function `manifest` returns `manifest` as a tensor of bytes.  With `objects` the code is in object files,
+    made by several threads: the executable can be exported, and not be run as it is.
     """
     module = _with_manifest(module, manifest)
     with target:
         grouped = _grouping()(module)
         fused = transform.FuseTIR()(grouped)
         planned = _planning()(fused)
-    executable = link(planned, target, exec_mode)
+    executable = link(planned, target, exec_mode, objects)
     functions = (call.args[0].name_hint for _, call in _kernel_calls(fused))
     calls = tuple(Call(*pair) for pair in zip(functions, _op_indices(grouped), strict=True))
     names = frozenset(name.name_hint for name, function in fused.functions.items() if isinstance(function, PrimFunc))

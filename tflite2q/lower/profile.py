@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import tvm
 from tvm import relax
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from tflite2q.lower.build import build, op_index
+from tflite2q.lower.codegen import Compiler
 from tflite2q.lower.machine import machine, tensor
 
 
@@ -78,8 +78,7 @@ def _timed(function: Callable[..., Any], arguments: Sequence[Any]) -> float:
 
 def _overheads(target: Any, counts: set[int]) -> dict[int, float]:
     """Seconds that a call of a function of so many tensors takes if it does nothing."""
-    module = tvm.IRModule({f"empty{count}": _empty(count) for count in counts})
-    compiled = tvm.compile(module, target=target)
+    compiled = Compiler(target).module({f"empty{count}": _empty(count) for count in counts})
     one = tensor([0])
     found = {}
     for count in counts:

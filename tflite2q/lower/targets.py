@@ -125,6 +125,8 @@ _NOTABLE = (
 )  # fmt: skip
 
 # Options of TVM's kind llvm that do not change what is computed ("fast-math" does, for instance).
+SHOWN = 100  # characters of a target in a message
+MOST_DIGITS = 10  # of a number
 _OPTIONS = ("num-cores", "mfloat-abi", "mabi", "opt-level", "vector-width", "device", "model", "keys")
 
 # Features of the kernel interface (/proc/cpuinfo) under LLVM's names, where the program makes use of them.
@@ -166,8 +168,8 @@ def find(name: str) -> Target:
 def _from_json(text: str) -> Target:
     try:
         spec = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise TargetError(f"target {text!r} is not valid JSON: {error}") from error
+    except (ValueError, RecursionError) as error:  # also of numbers with more digits than Python reads
+        raise TargetError(f"target {text[:SHOWN]!r} is not valid JSON: {error}") from error
     return from_spec(text, spec)
 
 
@@ -181,12 +183,15 @@ def from_spec(name: str, spec: Mapping[str, Any]) -> Target:
     if unknown:
         known = ", ".join(("mtriple", "mcpu", "mattr", *_OPTIONS))
         raise TargetError(f"target {name!r}: key {unknown[0]!r} is not supported; there are {known}")
-    switches = spec.get("mattr", ())
-    attributes = tuple(str(s) for s in (switches.split(",") if isinstance(switches, str) else switches))
+    for key in ("mtriple", "mcpu"):
+        if not isinstance(spec.get(key, ""), str) or "\0" in spec.get(key, ""):
+            raise TargetError(f"target {name[:SHOWN]!r}: {key} is a text, such as x86_64-linux-gnu or skylake")
+    switches = spec.get("mattr", [])
+    listed = switches.split(",") if isinstance(switches, str) else switches
+    if not isinstance(listed, list | tuple) or not all(isinstance(s, str) and "\0" not in s for s in listed):
+        raise TargetError(f'target {name[:SHOWN]!r}: mattr is a list of features, such as ["+avx2"]')
     options = tuple((key, spec[key]) for key in _OPTIONS if key in spec)
-    return Target(
-        name, "as given", str(spec.get("mtriple", "")), str(spec.get("mcpu", "")), attributes, options=options
-    )
+    return Target(name, "as given", spec.get("mtriple", ""), spec.get("mcpu", ""), tuple(listed), options=options)
 
 
 def _option(word: str, text: str) -> tuple[str, Any]:
@@ -194,7 +199,7 @@ def _option(word: str, text: str) -> tuple[str, Any]:
     key, equals, value = word.lstrip("-").partition("=")
     if not word.startswith("-") or not equals or not value:
         raise TargetError(f"target {text!r}: {word!r} is not of the form -key=value")
-    return key, int(value) if value.isdigit() else value
+    return key, int(value) if value.isdigit() and len(value) < MOST_DIGITS else value
 
 
 def native_target(mcpu: str, implied: frozenset[str], withheld: frozenset[str] = frozenset()) -> Target:

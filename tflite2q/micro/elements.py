@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tflite2q.dialect.ops.reduce import Sum
+from tflite2q.dialect.ops.reduce import ReduceExtremum, Sum
 from tflite2q.dialect.types import STORAGE, Value
 from tflite2q.kernels.contracts import EltwiseContract
 from tflite2q.kernels.generic.eltwise import Loops
@@ -18,11 +18,13 @@ from tflite2q.micro.program import CTYPES, Table
 
 @dataclass(frozen=True)
 class Function:
-    """A C function: its text, the tables it reads, and how many bytes before each operand its result may begin."""
+    """A C function: its text, the tables it reads, how many bytes before each operand its result may begin, and whether
+    it reports elements that have no result (by a last parameter)."""
 
     text: str
     tables: tuple[Table, ...]
     gaps: tuple[int | None, ...]
+    fails: bool = False
 
 
 def eltwise(name: str, contract: EltwiseContract) -> Function:
@@ -35,22 +37,22 @@ def eltwise(name: str, contract: EltwiseContract) -> Function:
     loops = Loops.of(output.shape, [t.shape for t in operands] + [a.shape for a in along])
     depth = len(loops.extents)
     core = CCore(name, last, index=f"i{depth - 1}")
-    inputs = [Expr(f"x{k}[{_place(loops, k)}]", tensor.dtype) for k, tensor in enumerate(operands)]
+    inputs = [Expr(f"x{k}[{place(loops, k)}]", tensor.dtype) for k, tensor in enumerate(operands)]
     result = contract.meaning(core, *inputs)
-    lines = [f"for (int32_t i{axis} = 0; i{axis} < {extent}; i{axis}++)" for axis, extent in enumerate(loops.extents)]
-    body = "\n".join(f"    {line}" for line in (*core.lines, f"*y++ = ({CTYPES[output.dtype]}){result.text};"))
+    lines = [head(axis, extent) for axis, extent in enumerate(loops.extents)]
+    body = "\n".join(f"    {line}" for line in (*core.needed(result), f"*y++ = ({CTYPES[output.dtype]}){result.text};"))
     heads = "\n  ".join(lines)
     parameters = [f"const {CTYPES[t.dtype]} *x{k}" for k, t in enumerate(operands)]
-    takes = ", ".join([*parameters, f"{CTYPES[output.dtype]} *y"])
+    takes = ", ".join([*parameters, f"{CTYPES[output.dtype]} *y", *(["int *failed"] if core.fails else [])])
     text = f"Q_KERNEL void {name}({takes}) {{\n  {heads} {{\n{body}\n  }}\n}}\n"
     width = np.dtype(output.dtype).itemsize
     gaps = tuple(
         max(0, t.size * (width - np.dtype(t.dtype).itemsize)) if t.size == output.size else None for t in operands
     )
-    return Function(text, tuple(core.tables), gaps)
+    return Function(text, tuple(core.tables), gaps, core.fails)
 
 
-def _place(loops: Loops, operand: int) -> str:
+def place(loops: Loops, operand: int) -> str:
     """Where operand number `operand` has the element of the current indices."""
     present, step, terms = loops.present[operand], 1, []
     for axis in reversed(range(len(loops.extents))):
@@ -74,17 +76,34 @@ def reduction(name: str, op: Sum, axes: tuple[int, ...], x: Value, y: Value) -> 
     steps = [int(np.prod(shape[axis + 1 :], dtype=np.int64)) for axis in range(len(shape))]
     core = _Reduced(name, 1)
     result: Any = op.codes(core, Expr("sum", "int32"), axes, x, y)  # type: ignore[arg-type]
-    outer = "\n  ".join(_for(axis, shape) for axis in kept)
-    inner = "\n    ".join(_for(axis, shape) for axis in axes)
-    place = " + ".join(f"i{axis} * {steps[axis]}" for axis in range(len(shape))) or "0"
-    body = "\n".join(f"    {line}" for line in core.lines)
+    outer = "\n  ".join(head(axis, shape[axis]) for axis in kept)
+    inner = "\n    ".join(head(axis, shape[axis]) for axis in axes)
+    at = " + ".join(f"i{axis} * {steps[axis]}" for axis in range(len(shape))) or "0"
+    body = "\n".join(f"    {line}" for line in core.needed(result))
     types = [CTYPES[STORAGE[v.type.dtype]] for v in (x, y)]
     text = (
         f"Q_KERNEL void {name}(const {types[0]} *x, {types[1]} *y) {{\n  {outer} {{\n    int32_t sum = 0;\n"
-        f"    {inner}\n      sum += x[{place}];\n{body}\n    *y++ = ({types[1]}){result.text};\n  }}\n}}\n"
+        f"    {inner}\n      sum += x[{at}];\n{body}\n    *y++ = ({types[1]}){result.text};\n  }}\n}}\n"
     )
     return Function(text, tuple(core.tables), (None,))
 
 
-def _for(axis: int, shape: Sequence[int]) -> str:
-    return f"for (int32_t i{axis} = 0; i{axis} < {shape[axis]}; i{axis}++)"
+def extremum(name: str, op: ReduceExtremum, axes: tuple[int, ...], x: Value) -> Function:
+    """`NAME(x, y)` for the largest or smallest integers over `axes`."""
+    shape, kind = x.type.shape, CTYPES[STORAGE[x.type.dtype]]
+    kept = [axis for axis in range(len(shape)) if axis not in axes]
+    steps = [int(np.prod(shape[axis + 1 :], dtype=np.int64)) for axis in range(len(shape))]
+    outer = "\n  ".join(head(axis, shape[axis]) for axis in kept)
+    inner = "\n    ".join(head(axis, shape[axis]) for axis in axes)
+    first, every = (" + ".join(f"i{a} * {steps[a]}" for a in some) or "0" for some in (kept, range(len(shape))))
+    text = (
+        f"Q_KERNEL void {name}(const {kind} *x, {kind} *y) {{\n  {outer} {{\n    {kind} best = x[{first}];\n"
+        f"    {inner}\n      if (x[{every}] {'<' if op.smallest else '>'} best) best = x[{every}];\n"
+        f"    *y++ = best;\n  }}\n}}\n"
+    )
+    return Function(text, (), (None,))
+
+
+def head(axis: int, extent: int) -> str:
+    """The head of a loop over an axis."""
+    return f"for (int32_t i{axis} = 0; i{axis} < {extent}; i{axis}++)"

@@ -6,6 +6,7 @@ that the vocabulary gives it.  Integers wrap, so sums, products and left shifts 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +15,8 @@ import numpy as np
 from tflite2q.errors import UnsupportedError
 from tflite2q.micro.program import CTYPES, Array, Table
 
+NAME = re.compile(r"\bv\d+\b")  # of a variable
+VARIABLE = re.compile(r"(?:const )?\w+ (v\d+) = ")  # a statement that makes one
 UNSIGNED = {"int8": "uint32_t", "uint8": "uint32_t", "int16": "uint32_t", "int32": "uint32_t", "int64": "uint64_t"}
 
 
@@ -41,6 +44,18 @@ class CCore:
     index: str = "c"
     lines: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
+    fails: bool = False  # whether statements set *failed where elements have no result
+
+    def needed(self, result: Expr) -> list[str]:
+        """The statements on which `result` depends, or that report failure."""
+        kept: list[str] = []
+        used = set(NAME.findall(result.text))
+        for line in reversed(self.lines):
+            found = VARIABLE.match(line)
+            if found is None or found[1] in used:
+                used |= set(NAME.findall(line))
+                kept.append(line)
+        return kept[::-1]
 
     def bind(self, text: str, dtype: str) -> Expr:
         if dtype == "float64":
@@ -83,6 +98,20 @@ class CCore:
     def divide(self, a: Expr, b: Expr) -> Expr:
         return self.bind(f"{a.text} / {b.text}", a.dtype)
 
+    def floor_divide(self, a: Expr, b: Expr) -> Expr:
+        """A divisor of 0 gives 0."""
+        if a.dtype.startswith("float"):
+            raise UnsupportedError("rounds quotients of floats, for which there is no kernel")
+        whole = self.bind(f"{b.text} == 0 ? 0 : {a.text} / {b.text}", a.dtype)
+        rest = self.subtract(a, self.multiply(whole, b))
+        return self.bind(f"{whole.text} - ({rest.text} != 0 && ({rest.text} < 0) != ({b.text} < 0))", a.dtype)
+
+    def demand(self, x: Expr, holds: Expr, message: str) -> Expr:
+        """The run goes on with x, and reports that it has failed."""
+        self.fails = True
+        self.lines.append(f"if (!{holds.text}) *failed = 1;")
+        return x
+
     def left_shift(self, a: Expr, b: Expr) -> Expr:
         return self.bind(f"({CTYPES[a.dtype]})(({unsigned(a.dtype)}){a.text} << {b.text})", a.dtype)
 
@@ -103,6 +132,9 @@ class CCore:
         first, last = (literal(np.array([b]).astype(x.dtype)[0]) for b in (low, high))
         raised = self.bind(f"{x.text} > {first} ? {x.text} : {first}", x.dtype)
         return self.bind(f"{raised.text} < {last} ? {raised.text} : {last}", x.dtype)
+
+    def sqrt(self, x: Expr) -> Expr:
+        return self.bind(f"q_sqrt({x.text})", x.dtype)
 
     def abs(self, x: Expr) -> Expr:
         return self.maximum(x, self.negative(x))

@@ -74,11 +74,7 @@ def _most(program: Program, plan: memory.Plan) -> str:
     if not plan.items:
         return ""
     layer = program.steps[plan.peak]
-    need = memory.need_of(program, plan, plan.peak)
-    return (
-        f"; most of it is for {layer.mnemonic} {layer.layer!r}, at which tensors of {need} bytes are needed; "
-        f"no plan is below {plan.bound}"
-    )
+    return f"; most of it is for {layer.mnemonic} {layer.layer!r}, for which no plan is below {plan.bound}"
 
 
 @dataclass(frozen=True)
@@ -144,7 +140,7 @@ def fit(library: Library) -> Fit:
     """What a library needs, before anything is compiled."""
     program, plan = library.program, library.plan
     needs = [
-        Need(s.layer, s.mnemonic, s.call.split("(")[0], memory.need_of(program, plan, i),
+        Need(s.layer, s.mnemonic, s.call.split("(")[0], plan.needs[i],
              sum(table.bytes for table in s.tables), s.macs)
         for i, s in enumerate(program.steps)
     ]  # fmt: skip
@@ -166,7 +162,11 @@ def stem_of(path: str | os.PathLike[str]) -> str:
 
 
 def check_path(path: str | os.PathLike[str]) -> None:
-    """Raise UsageError for a name that says nothing of what is written, and a folder in none."""
+    """Raise UsageError for a name that says not what is written, or that builds cannot take, and a folder in none."""
+    packed = is_folder(path) or Path(path).suffix == ".zip"  # CMake reads names as lists with variables
+    if bad := [c for c in stem_of(path) if c in ('"\\;$' if packed else '"\\') or not c.isprintable()]:
+        by = "CMake" if bad[0] in ";$" else "C"
+        raise UsageError(f"{os.fspath(path)}: {by} takes no file with {bad[0]!r} in its name; choose another one")
     if is_folder(path):
         if not Path(path).resolve().parent.is_dir():
             raise UsageError(f"{os.fspath(path)}: there is no folder {Path(path).parent}; make it first")

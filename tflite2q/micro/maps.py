@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from tflite2q.arithmetic import rounding
 from tflite2q.arithmetic.rounding import code_range
+from tflite2q.dialect.op import Values
 from tflite2q.dialect.ops.eltwise import ADD_HEADROOM, Add
-from tflite2q.dialect.types import Value
+from tflite2q.dialect.ops.reduce import ArgExtremum
+from tflite2q.dialect.ops.resize import ResizeBilinear
+from tflite2q.dialect.types import STORAGE, Value
 from tflite2q.errors import UnsupportedError
-from tflite2q.kernels.contracts import ArgMaxContract, LookupContract, PoolContract, ResizeBilinearContract
-from tflite2q.micro.products import Call
+from tflite2q.kernels.contracts import LookupContract, PoolContract
+from tflite2q.micro.calls import Call
 from tflite2q.micro.program import CTYPES, Table
+
+INTEGERS = ("int8", "uint8", "int16", "int32", "int64")
 
 
 def pool(name: str, contract: PoolContract) -> Call:
@@ -96,31 +103,39 @@ def add(name: str, op: Add, a: Value, b: Value, y: Value) -> Call | None:
     return Call(f"q_add8(&{name}, {{x0}}, {{x1}}, {{y0}});", ("add",), "\0" + struct, (), 0, 0)
 
 
-def resize(name: str, contract: ResizeBilinearContract) -> Call:
-    """int8 images, interpolated in integers."""
-    if contract.in_float32:
-        raise UnsupportedError("uint8 images are resized in float32; convert to int8")
-    if max(contract.in_h, contract.in_w, contract.channels) > 65535:
+def resize(name: str, op: ResizeBilinear, x: Value, y: Value) -> Call:
+    """Images interpolated in integers, or in float32 for uint8."""
+    dtype = x.type.dtype
+    if dtype not in ("int8", "int16", "uint8"):
+        raise UnsupportedError(f"of {dtype}, for which there is no kernel")
+    (batch, in_h, in_w, channels), (_, out_h, out_w, _) = x.type.shape, y.type.shape
+    if max(x.type.shape) > 65535 or max(y.type.shape) > 65535:
         raise UnsupportedError("an extent above 65535")
+    positions, width = (op.positions, np.float32) if dtype == "uint8" else (op.fixed_positions, np.int16)
     tables = []
-    for letter, (first, second, fraction) in (("y", contract.rows), ("x", contract.columns)):
+    for letter, extent, out in (("y", in_h, out_h), ("x", in_w, out_w)):
+        first, second, fraction = positions(extent, out)
         tables += [
             Table(f"{name}_{letter}0", first.astype(np.uint16)), Table(f"{name}_{letter}1", second.astype(np.uint16)),
-            Table(f"{name}_f{letter}", fraction.astype(np.int16)),
+            Table(f"{name}_f{letter}", fraction.astype(width)),
         ]  # fmt: skip
     struct = (
         f"static const q_resize {name} = {{{name}_y0, {name}_y1, {name}_x0, {name}_x1, {name}_fy, {name}_fx, "
-        f"{contract.in_h}, {contract.in_w}, {contract.channels}, {len(contract.rows[0])}, {len(contract.columns[0])}, "
-        f"{contract.batch}}};\n"
+        f"{in_h}, {in_w}, {channels}, {out_h}, {out_w}, {batch}}};\n"
     )
-    return Call(f"q_resize8(&{name}, {{x0}}, {{y0}});", ("maps",), "\0" + struct, tuple(tables), 0, None)
+    kernel = f"q_resize_{dtype}"
+    shared = {"int8": f"Q_RESIZE({kernel}, int8_t, int32_t)\n", "int16": f"Q_RESIZE({kernel}, int16_t, int64_t)\n"}
+    text = shared.get(dtype, "") + "\0" + struct
+    return Call(f"{kernel}(&{name}, {{x0}}, {{y0}});", ("resize",), text, tuple(tables), 0, None)
 
 
-def argmax(name: str, contract: ArgMaxContract) -> Call:
-    """The first largest or smallest of each row."""
-    kernel = f"q_arg_{'min' if contract.smallest else 'max'}_{contract.x_dtype}_{contract.dtype}"
-    text = (
-        f"Q_ARG({kernel}, {CTYPES[contract.x_dtype]}, {CTYPES[contract.dtype]}, {'<' if contract.smallest else '>'})\n"
-    )
-    call = f"{kernel}({{x0}}, {{y0}}, {contract.rows}, {contract.classes});"
+def argmax(name: str, op: ArgExtremum, ins: Values, y: Value) -> Call:
+    """The first largest or smallest along an axis."""
+    x, axis = ins["x"].type, op.axis(ins)
+    if STORAGE[x.dtype] not in INTEGERS:
+        raise UnsupportedError(f"of {x.dtype}, for which there is no kernel")
+    kernel = f"q_arg_{'min' if op.smallest else 'max'}_{x.dtype}_{y.type.dtype}"
+    text = f"Q_ARG({kernel}, {CTYPES[x.dtype]}, {CTYPES[y.type.dtype]}, {'<' if op.smallest else '>'})\n"
+    rows, inner = math.prod(x.shape[:axis]), math.prod(x.shape[axis + 1 :])
+    call = f"{kernel}({{x0}}, {{y0}}, {rows}, {x.shape[axis]}, {inner});"
     return Call(call, ("maps",), text + "\0", (), 0, None)

@@ -26,17 +26,28 @@ class Item:
     alignment: int
     first: int
     last: int
+    scratch: bool = False
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Offsets of tensors and of each step's scratch (by `scratch_name`), bytes in all, and what no plan goes below."""
+    """Offsets of tensors and of each step's scratch (by `scratch_name`), bytes in all, and bytes that each step
+    needs at least, by itself."""
 
     offsets: Mapping[str, int]
     bytes: int
-    bound: int
     items: tuple[Item, ...]
-    peak: int  # the step that needs the most
+    needs: tuple[int, ...]
+
+    @property
+    def bound(self) -> int:
+        """What no plan goes below."""
+        return max(self.needs, default=0)
+
+    @property
+    def peak(self) -> int:
+        """The step that needs the most."""
+        return self.needs.index(self.bound) if self.needs else 0
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,7 @@ def items_of(program: Program) -> list[Item]:
     items = [Item(n, b.bytes, b.alignment, first[n], last[n]) for n, b in known.items() if n in first and b.bytes]
     for index, step in enumerate(program.steps):
         if step.scratch:
-            items.append(Item(scratch_name(index), step.scratch, ALIGNMENT, index, index))
+            items.append(Item(scratch_name(index), step.scratch, ALIGNMENT, index, index, True))
     return items
 
 
@@ -108,9 +119,10 @@ def plan(program: Program) -> Plan:
     """Places everything; deterministic."""
     items = items_of(program)
     gaps = gaps_of(program, items)
-    bound, peak = _bound(program, items, gaps)
+    needs = _needs(program, items, gaps)
+    bound = max(needs, default=0)
     if not items:
-        return Plan({}, 0, 0, (), 0)
+        return Plan({}, 0, (), needs)
     best: dict[str, int] = {}
     least = None
     for order in _orders(items):
@@ -121,7 +133,7 @@ def plan(program: Program) -> Plan:
         if least <= bound:
             break
     assert least is not None
-    return Plan(best, -(-least // ALIGNMENT) * ALIGNMENT, bound, tuple(items), peak)
+    return Plan(best, -(-least // ALIGNMENT) * ALIGNMENT, tuple(items), needs)
 
 
 def _orders(items: list[Item]) -> list[list[Item]]:
@@ -181,9 +193,9 @@ def _apart(a: Item, at: int, b: Item, bt: int, gaps: Mapping[tuple[str, str], in
     return (a.name, b.name) in gaps and bt + gaps[a.name, b.name] <= at
 
 
-def _bound(program: Program, items: Sequence[Item], gaps: Mapping[tuple[str, str], int]) -> tuple[int, int]:
-    """What the most demanding step needs at least, and its number."""
-    most, peak = 0, 0
+def _needs(program: Program, items: Sequence[Item], gaps: Mapping[tuple[str, str], int]) -> tuple[int, ...]:
+    """Bytes of everything alive at each step, less what its result may overlap."""
+    needs = []
     for index, step in enumerate(program.steps):
         alive = [item for item in items if item.first <= index <= item.last]
         need = sum(item.bytes for item in alive)
@@ -194,12 +206,5 @@ def _bound(program: Program, items: Sequence[Item], gaps: Mapping[tuple[str, str
             for name in set(step.reads)
             if (name, y) in gaps and name in sizes and y in sizes
         ]
-        need -= max([0, *saved])
-        if need > most:
-            most, peak = need, index
-    return most, peak
-
-
-def need_of(program: Program, found: Plan, step: int) -> int:
-    """Bytes of everything alive at a step."""
-    return sum(item.bytes for item in found.items if item.first <= step <= item.last)
+        needs.append(need - max([0, *saved]))
+    return tuple(needs)

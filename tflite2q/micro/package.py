@@ -20,12 +20,13 @@ def places(stem: str) -> list[str]:
 def contents(program: Program, text: str, header: str) -> Mapping[str, str]:
     """Texts by their place in the package."""
     stem, name = program.stem, program.name
+    quoted = f'"src/{stem}.c"'
     texts = (
         (
             "# add_subdirectory(...) and link with it; in Zephyr, add this folder to ZEPHYR_EXTRA_MODULES.\n"
-            f"if(DEFINED ZEPHYR_BASE)\n  zephyr_library_named({name})\n  zephyr_library_sources(src/{stem}.c)\n"
+            f"if(DEFINED ZEPHYR_BASE)\n  zephyr_library_named({name})\n  zephyr_library_sources({quoted})\n"
             "  zephyr_include_directories(src)\nelse()\n  cmake_minimum_required(VERSION 3.13)\n"
-            f"  project({name} C)\n  add_library({name} STATIC src/{stem}.c)\n"
+            f"  project({name} C)\n  add_library({name} STATIC {quoted})\n"
             f"  target_include_directories({name} PUBLIC src)\n  target_compile_options({name} PRIVATE -O3)\nendif()\n"
         ),
         f"name: {name}\nbuild:\n  cmake: .\n",

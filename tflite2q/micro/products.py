@@ -10,23 +10,12 @@ from tflite2q.arithmetic.numpy_core import NUMPY
 from tflite2q.errors import UnsupportedError
 from tflite2q.kernels import layout
 from tflite2q.kernels.contracts import Conv2DContract, ConvolutionContract, DenseContract, DepthwiseConv2DContract
+from tflite2q.micro.calls import MOST_TIED, Call, kind_of, rescale_text, tied, words, wrapper
 from tflite2q.micro.program import Array, Table, packed_nibbles, packed_words
 from tflite2q.micro.rescaling import Form, form_of
 
+SETTLED = 15  # bits of a step of channels without weights; codes of 8 bits stay below MOST_TIED
 BAND = 8  # pixels that the kernels for Helium take at a time
-KINDS = {"fixed": "Q_FIXED", "linear": "Q_LINEAR", "double": "Q_DOUBLE", "exact": "Q_EXACT", "float32": "Q_FLOAT"}
-
-
-@dataclass(frozen=True)
-class Call:
-    """What a layer needs: C of the call, texts of kernels, own text, tables, scratch bytes, gap."""
-
-    call: str
-    kernels: tuple[str, ...]
-    text: str
-    tables: tuple[Table, ...]
-    scratch: int
-    gap: int | None
 
 
 def product(name: str, contract: ConvolutionContract | DenseContract, dtype: str, family: str) -> Call:
@@ -35,29 +24,49 @@ def product(name: str, contract: ConvolutionContract | DenseContract, dtype: str
     Raises UnsupportedError for types that no kernel has.
     """
     conv = contract.conv2d() if isinstance(contract, DenseContract) else contract
+    if conv.x_dtype in ("int8", "uint8"):
+        conv = settled(conv)
     weights = layout.centered_weights(conv)
+    narrow = dtype == "int4"
+    if conv.x_dtype == "uint8" and conv.rescale.dtype == "uint8":
+        return _of_bytes(name, conv, family)
     if weights.min(initial=0) < -128 or weights.max(initial=0) > 127:
         raise UnsupportedError("weights with their zero point taken off need more than 8 bits; convert to int8")
-    narrow = dtype == "int4"
     if conv.x_dtype == "int16" and conv.rescale.dtype == "int16":
         return _wide(name, conv, weights, narrow)
     if conv.x_dtype != "int8" or conv.rescale.dtype != "int8":
-        raise UnsupportedError(f"codes are {conv.x_dtype}; there are kernels for int8 and int16: convert to one")
-    conv = settled(conv)
+        raise UnsupportedError(f"codes are {conv.x_dtype} and {conv.rescale.dtype}; there are kernels for one type")
+    return _eight(name, conv, weights, narrow, family)
+
+
+def _of_bytes(name: str, conv: ConvolutionContract, family: str) -> Call:
+    """uint8: codes of weights stay as they are, for 8 bits do not hold them without their zero point."""
+    if conv.weights.dtype != np.uint8 or len(set(conv.weight_zero_points)) != 1:
+        raise UnsupportedError(f"weights of uint8 codes are {conv.weights.dtype}; there are kernels for uint8")
+    if 255 * 255 * (conv.weights.size // conv.out_c) >= 2**31:
+        raise UnsupportedError("sums may leave 32 bits")
+    return _eight(name, conv, conv.weights.view(np.int8).astype(np.int64), False, family, True)
+
+
+def _eight(
+    name: str, conv: ConvolutionContract, weights: Array, narrow: bool, family: str, of_bytes: bool = False
+) -> Call:
+    """The call of a product of 8-bit codes; `weights` as they lie in flash."""
     bound = layout.accumulator_bound(conv)
     if bound.max(initial=0) >= 2**31:
         raise UnsupportedError("sums may leave 32 bits")
     form = form_of(conv.rescale, conv.out_c, bound)
     if isinstance(conv, DepthwiseConv2DContract):
-        return _depthwise(name, conv, weights, narrow, form, family)
+        return _depthwise(name, conv, weights, narrow, form, family, of_bytes)
     assert isinstance(conv, Conv2DContract)
-    return _conv(name, conv, weights, narrow, form, family)
+    return _conv(name, conv, weights, narrow, form, family, of_bytes)
 
 
 def settled(conv: ConvolutionContract) -> ConvolutionContract:
-    """The same codes with small biases and factors of its own for channels that give one code whatever the input.
+    """The same codes by biases alone, with factors of their own, for channels that give one code whatever the input.
 
     Converters leave such channels with weights near 0 and huge biases, which would need wider arithmetic for all.
+    Channels that need none stay, so that those of a layer may share their factor.
     """
     if conv.rescale.arithmetic != "fixed" or conv.bias is None or conv.accumulator != "int32":
         return conv
@@ -66,40 +75,19 @@ def settled(conv: ConvolutionContract) -> ConvolutionContract:
     ends = np.stack([bias - reach, bias + reach])
     inside = (np.abs(ends) < 2**31).all(axis=0)
     codes = conv.rescale.meaning(NUMPY, ends.clip(-(2**31), 2**31 - 1).astype(np.int32)).astype(np.int64)
-    _, shift = conv.rescale.fixed_point()
-    one = inside & (codes[0] == codes[1]) & (np.broadcast_to(shift, bias.shape) <= 0)
-    small = one & (reach < 2**18)  # a quarter of a step where 2^20 are one
-    below, above = (
-        one & ~small & (reach < 2**28) & (codes[0] == code) for code in (conv.rescale.low, conv.rescale.high)
-    )
+    shift = np.broadcast_to(conv.rescale.fixed_point()[1], bias.shape)
+    easy = (np.abs(bias) + reach < MOST_TIED) & (shift < 0)
+    one = inside & (codes[0] == codes[1]) & (shift <= 0) & ~easy
+    if not one.any():
+        return conv
     real = np.broadcast_to(np.asarray(conv.rescale.real), bias.shape)
-    choices = [small, below, above]
-    new = np.select(choices, [(codes[0] - conv.rescale.zero_point) << 20, -(2**29), 2**29], bias)
-    factors = np.select(choices, [2.0**-20, 0.25, 0.25], real)
-    return replace(conv, bias=new, rescale=replace(conv.rescale, real=tuple(factors.tolist())))
-
-
-def kind_of(form: Form) -> str:
-    """The C constant of a form's kind."""
-    if form.kind == "fixed" and (form.low, form.high) == (-128, 127):
-        return "Q_FULL"
-    return KINDS[form.kind]
-
-
-def rescale_text(name: str, form: Form, shared: bool = True) -> tuple[str, tuple[Table, ...]]:
-    """The C initializer of a q_rescale, and its tables; with `shared`, channels with one factor share an entry."""
-    parts = (form.m, form.n) if form.lower is None else (form.m, form.n, form.lower)
-    one = shared and all((part == part[:1]).all() for part in parts)
-    if one:
-        form = replace(form, m=form.m[:1], n=form.n[:1], lower=None if form.lower is None else form.lower[:1])
-    zero = 2 * form.zero + 1 if form.kind == "fixed" else form.zero
-    tables = [Table(f"{name}_m", form.m.astype(np.int32)), Table(f"{name}_n", form.n.astype(np.int8))]
-    lower = "0"
-    if form.lower is not None:
-        lower = f"{name}_l"
-        tables.append(Table(lower, form.lower.astype(np.int32)))
-    numbers = f"{zero}, {form.low}, {form.high}, {form.positive}, {form.negative}, {lower}, {0 if one else -1}"
-    return f"{{{name}_m, {name}_n, {numbers}}}", tuple(tables)
+    zero = conv.along_channels(np.asarray(conv.weight_zero_points, conv.weights.dtype))
+    return replace(
+        conv,
+        weights=np.where(conv.along_channels(one), zero, conv.weights),
+        bias=np.where(one, (codes[0] - conv.rescale.zero_point) << SETTLED, bias),
+        rescale=replace(conv.rescale, real=tuple(np.where(one, 2.0**-SETTLED, real).tolist())),
+    )
 
 
 def _geometry(conv: ConvolutionContract) -> str:
@@ -116,15 +104,6 @@ def _geometry(conv: ConvolutionContract) -> str:
     )
 
 
-def wrapper(name: str, kernel: str, layer: str, kind: str, types: tuple[str, str], scratch: bool) -> str:
-    """The function of one kind of rescaling: shared by all layers that have it."""
-    more, passed = (", int8_t *scratch", "scratch, ") if scratch else ("", "")
-    return (
-        f"Q_KERNEL void {name}(const {layer} *l, const {types[0]} *x, {types[1]} *y{more}) "
-        f"{{ {kernel}(l, x, y, {passed}{kind}); }}\n"
-    )
-
-
 @dataclass(frozen=True)
 class _Layout:
     """How a family computes a convolution: kernel, its text in `c/`, rows of weights side by side and taps of each in
@@ -137,7 +116,7 @@ class _Layout:
     scratch: int
 
 
-def _layout(conv: Conv2DContract, narrow: bool, family: str) -> _Layout:
+def _layout(conv: Conv2DContract, narrow: bool, family: str, of_bytes: bool) -> _Layout:
     depth = conv.weights.size // conv.out_c
     stride = -(-depth // 4) * 4
     direct = _pointwise(conv)
@@ -150,7 +129,7 @@ def _layout(conv: Conv2DContract, narrow: bool, family: str) -> _Layout:
         aligned = direct and depth == stride
         if narrow:
             return _Layout("q_pairs_narrow", "conv_dsp", 2, 4, (6 if aligned else 7) * stride)
-        if aligned and conv.out_h * conv.out_w == 1:
+        if aligned and conv.out_h * conv.out_w == 1 and not of_bytes:
             return _Layout("q_single", "conv_dsp", 4, 4, 2 * stride)
         return _Layout("q_pairs", "conv_dsp", 2, 4, (4 if aligned else 5) * stride)
     if family == "dsp":
@@ -159,48 +138,57 @@ def _layout(conv: Conv2DContract, narrow: bool, family: str) -> _Layout:
     return _Layout("q_convolve", "conv_plain", 1, 0, unpacked + (0 if direct else 2 * depth))
 
 
-def _conv(name: str, conv: Conv2DContract, weights: Array, narrow: bool, form: Form, family: str) -> Call:
-    way = _layout(conv, narrow, family)
+def _conv(
+    name: str, conv: Conv2DContract, weights: Array, narrow: bool, form: Form, family: str, of_bytes: bool
+) -> Call:
+    way = _layout(conv, narrow, family, of_bytes)
     rows = weights.reshape(conv.out_c, -1)
     depth = rows.shape[1]
     stride = -(-depth // 4) * 4
     padded = np.pad(rows, ((0, 0), (0, stride - depth)))
     data = interleaved(padded if way.taps or not narrow else rows, way.rows, way.taps)
     data = packed_words(data) if narrow else data
-    kind = kind_of(form)
-    constants, tables = _channels(name, form, layout.folded_bias(conv, conv.x_zero_point), way.kernel)
+    bias = layout.folded_bias(conv, conv.x_zero_point)
+    kind = kind_of(form, tied(form, bias))
+    constants, tables = _channels(name, form, bias, way.kernel)
     struct = (
         f"static const q_conv {name} = {{.w = {name}_w, {constants}, .depth = {depth}, "
-        f".stride = {stride}, {_geometry(conv)}, .groups = {conv.groups}, .zero = {conv.x_zero_point}, "
-        f".narrow = {int(narrow)}}};\n"
+        f".stride = {stride}, {_geometry(conv)}, .groups = {conv.groups}, {_codes(conv, narrow, of_bytes)}}};\n"
     )
-    function = f"{way.kernel}_{kind[2:].lower()}"
+    kernel = f"{way.kernel}_bytes" if of_bytes else way.kernel
+    function = f"{kernel}_{kind[2:].lower()}"
     return Call(
         f"{function}(&{name}, {{x0}}, {{y0}}, {{scratch}});",
         ("conv", way.text),
-        wrapper(function, way.kernel, "q_conv", kind, ("int8_t", "int8_t"), True) + "\0" + struct,
+        wrapper(function, kernel, "q_conv", kind, ("int8_t", "int8_t"), True) + "\0" + struct,
         (Table(f"{name}_w", data, True), *tables),
         -(-way.scratch // 4) * 4,
         _gap(conv, 1, _pointwise(conv), BAND if family == "mve" else 2),
     )
 
 
+def _codes(conv: ConvolutionContract, narrow: bool, of_bytes: bool) -> str:
+    """The fields that say what codes mean."""
+    zero = conv.x_zero_point - 256 if conv.x_zero_point > 127 else conv.x_zero_point  # a byte, whatever its sign
+    known = f".zero = {zero}, .narrow = {int(narrow)}"
+    return f"{known}, .weight_zero = {conv.weight_zero_points[0]}" if of_bytes else known
+
+
 def _channels(name: str, form: Form, bias: Array, kernel: str) -> tuple[str, tuple[Table, ...]]:
     """The initializers of biases and rescaling, and their tables: one for each, or one of channels by twos or fours."""
-    rescale, tables = rescale_text(name, form, kernel != "q_rows")
+    together = tied(form, bias)
+    rescale, tables = rescale_text(name, form, tied=together)
     size = {"q_pairs": 2, "q_pairs_narrow": 2, "q_fours": 4, "q_fours_narrow": 4}.get(kernel)
+    firsts = words(form, bias, together, size == 4)
     if size is None:
-        return f".bias = {name}_b, .r = {rescale}", (Table(f"{name}_b", bias, True), *tables)
+        return f".bias = {name}_b, .r = {rescale}", (Table(f"{name}_b", firsts, True), *tables)
     missing = (0, -len(bias) % size)
-    biases, m, n = (np.pad(part.astype(np.int64), missing).reshape(-1, size) for part in (bias, form.m, form.n))
-    if form.kind != "fixed":  # which has factors in tables of their own
-        paired = Table(f"{name}_p", biases.astype(np.int32), True)
-        return f".pairs = {name}_p, .r = {rescale}", (paired, *tables)
-    rescale = rescale.replace(f"{name}_m, {name}_n", "0, 0")
-    # Vector shifts go to the left: theirs are negative.
-    shifts = n[:, :1] | n[:, 1:] << 16 if size == 2 else np.ascontiguousarray(-n, np.int8).view("<i4")
-    grouped: Array = np.concatenate([biases, m, shifts], axis=1).astype(np.int32)
-    paired = Table(f"{name}_p", grouped, True, grouped.nbytes - biases.size * grouped.itemsize)
+    biases, m = (np.pad(part, missing).reshape(-1, size).astype(np.int32) for part in (firsts, form.m))
+    if not together:  # factors are in tables of their own
+        return f".pairs = {name}_p, .r = {rescale}", (Table(f"{name}_p", biases, True), *tables)
+    rescale = rescale.replace(f"{name}_m", "0")
+    grouped: Array = np.concatenate([biases, m], axis=1)
+    paired = Table(f"{name}_p", grouped, True, m.nbytes)
     return f".pairs = {name}_p, .r = {rescale}", (paired,)
 
 
@@ -262,16 +250,17 @@ class _Way:
     ahead: int
 
 
-def _way(conv: DepthwiseConv2DContract, weights: Array, narrow: bool, family: str) -> _Way:
+def _way(conv: DepthwiseConv2DContract, weights: Array, narrow: bool, family: str, of_bytes: bool) -> _Way:
     plain = conv.depth_multiplier == 1 and conv.batch == 1
     window = conv.kernel == (3, 3) and conv.dilation == (1, 1) and conv.strides in ((1, 1), (2, 2))
-    if family == "dsp" and plain and window and conv.in_c % 4 == 0 and conv.padding[1] <= 1 and _within(conv):
+    rings = family == "dsp" or (family == "mve" and of_bytes)  # eight lanes of 16 bits do not hold products of bytes
+    if rings and plain and window and conv.in_c % 4 == 0 and conv.padding[1] <= 1 and _within(conv):
         step = (conv.in_w + conv.padding[1] + 3) // 2
         packed = np.pad(weights.reshape(9, -1).T.reshape(-1), (0, 3))
         texts = ("conv", "depthwise", "depthwise_dsp")
         scratch = 12 * conv.in_c * step + (packed.size + 8 if narrow else 0)
         return _Way("q_depthwise_3x3", texts, packed, True, conv.out_c, scratch, 3)
-    if family == "mve" and plain and weights.min() >= -127:
+    if family == "mve" and plain and weights.min() >= -127 and not of_bytes:
         room = -(-conv.out_c // 8) * 8
         scratch = 8 * conv.kernel[0] * conv.kernel[1] + conv.in_c + (weights.size + 8 if narrow else 0)
         return _Way(
@@ -285,24 +274,29 @@ def _within(conv: ConvolutionContract) -> bool:
     return (conv.out_w - 1) * conv.strides[1] + 3 <= conv.in_w + conv.padding[1] + 2
 
 
-def _depthwise(name: str, conv: DepthwiseConv2DContract, weights: Array, narrow: bool, form: Form, family: str) -> Call:
-    way = _way(conv, weights, narrow, family)
+def _depthwise(
+    name: str, conv: DepthwiseConv2DContract, weights: Array, narrow: bool, form: Form, family: str, of_bytes: bool
+) -> Call:
+    way = _way(conv, weights, narrow, family, of_bytes)
     pack = packed_nibbles if way.kernel == "q_depthwise_plain" else packed_words
     data = pack(way.weights.reshape(1, -1)) if narrow else way.weights.astype(np.int8)
-    rescale, tables = rescale_text(name, form, way.kernel == "q_depthwise_plain")
-    kind = kind_of(form)
     bias = layout.folded_bias(conv, conv.x_zero_point if way.folded else 0)
+    together = tied(form, bias)
+    rescale, tables = rescale_text(name, form, way.kernel == "q_depthwise_plain", together)
+    kind = kind_of(form, together)
+    bias = words(form, bias, together, way.kernel == "q_depthwise_lanes")
     more = way.room - conv.out_c
     tables = tuple(replace(table, data=np.pad(table.data, (0, more))) for table in tables)
     struct = (
         f"static const q_depthwise {name} = {{.w = {name}_w, .bias = {name}_b, .r = {rescale}, {_geometry(conv)}, "
-        f".multiplier = {conv.depth_multiplier}, .zero = {conv.x_zero_point}, .narrow = {int(narrow)}}};\n"
+        f".multiplier = {conv.depth_multiplier}, {_codes(conv, narrow, of_bytes)}}};\n"
     )
-    function = f"{way.kernel}_{kind[2:].lower()}"
+    kernel = f"{way.kernel}_bytes" if of_bytes else way.kernel
+    function = f"{kernel}_{kind[2:].lower()}"
     return Call(
         f"{function}(&{name}, {{x0}}, {{y0}}{', {scratch}' if way.scratch else ''});",
         way.texts,
-        wrapper(function, way.kernel, "q_depthwise", kind, ("int8_t", "int8_t"), way.scratch > 0) + "\0" + struct,
+        wrapper(function, kernel, "q_depthwise", kind, ("int8_t", "int8_t"), way.scratch > 0) + "\0" + struct,
         (Table(f"{name}_w", data, True), Table(f"{name}_b", np.pad(bias, (0, more)), True), *tables),
         -(-way.scratch // 4) * 4,
         rows_gap(conv, way.ahead) if conv.batch == 1 else None,

@@ -126,6 +126,11 @@ class Program:
         return (*self.constants, *(table for step in self.steps for table in step.tables), *firsts)
 
     @property
+    def fails(self) -> bool:
+        """Whether runs may fail, as steps report in a variable."""
+        return any("&failed" in step.call for step in self.steps)
+
+    @property
     def state_bytes(self) -> int:
         """Bytes that the caller keeps between runs."""
         return max((state.offset + state.bytes for state in self.states), default=0)

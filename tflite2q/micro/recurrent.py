@@ -15,8 +15,8 @@ from tflite2q.dialect.ops.integer_lstm import options_of
 from tflite2q.dialect.ops.recurrent import SOURCES, Lstm, Svdf, gate_multipliers, gates_of
 from tflite2q.dialect.types import Value
 from tflite2q.errors import UnsupportedError
+from tflite2q.micro.calls import Call, rescale_text
 from tflite2q.micro.expressions import CCore, Expr
-from tflite2q.micro.products import Call, rescale_text
 from tflite2q.micro.program import Array, Table
 from tflite2q.micro.rescaling import Form
 

@@ -85,9 +85,10 @@ def _invoke(program: Program, plan: Plan) -> str:
             lines.append(f"  q_copy(outputs[{number}], {places[port.source]}, {port.bytes});")
     body = "\n".join(lines)
     kept = "  int8_t *const s = (int8_t *)state;\n  (void)s;\n" if program.states else ""
+    kept += "  int failed = 0;\n" if program.fails else ""
     return (
         f"{signature(program)} {{\n  int8_t *const q = (int8_t *)arena;\n  (void)q;\n  (void)inputs;\n{kept}"
-        f"{body}\n  return 0;\n}}\n"
+        f"{body}\n  return {'failed' if program.fails else '0'};\n}}\n"
     )
 
 
@@ -132,6 +133,11 @@ def _called(step: Step, index: int, places: Mapping[str, str], plan: Plan) -> st
 def header(program: Program, plan: Plan) -> str:
     """NAME.h, for C and C++."""
     name, upper = program.name, program.name.upper()
+    or_fails = (
+        ", 1 that an operator has no result for its operands (a divisor of 0, an index out of range)"
+        if program.fails
+        else ""
+    )
     kept, also = bool(program.states), " and a state" if program.states else ""
     lines = [
         f"/* {name}: made by tflite2q {__version__}.  docs/micro.md says how to call it. */",
@@ -155,8 +161,9 @@ void {name}_reset(void *state);
 extern "C" {{
 #endif
 
-/* Runs the model once; 0 means that it ran.  `inputs` and `outputs` point to arrays of the types and bytes above,
-   aligned to their elements; `arena` to {upper}_ARENA_BYTES bytes aligned to 16, which hold nothing between runs.
+/* Runs the model once; 0 means that it ran{or_fails}.
+   `inputs` and `outputs` point to arrays of the types and bytes above, aligned to their elements; `arena` to
+   {upper}_ARENA_BYTES bytes aligned to 16, which hold nothing between runs.
    Outputs must not overlap inputs.  Several threads may run it at once, each with an arena of its own{also}. */
 {signature(program)};
 {reset if kept else ""}

@@ -15,8 +15,10 @@ from tflite2q.dialect.op import Op, Values
 from tflite2q.dialect.ops.dense import BatchMatmul
 from tflite2q.dialect.ops.eltwise import Add
 from tflite2q.dialect.ops.lookup import Lookup
+from tflite2q.dialect.ops.movement import Gather, GatherNd
 from tflite2q.dialect.ops.recurrent import Lstm, Svdf
-from tflite2q.dialect.ops.reduce import Sum
+from tflite2q.dialect.ops.reduce import ArgExtremum, ReduceExtremum, Sum
+from tflite2q.dialect.ops.resize import ResizeBilinear
 from tflite2q.dialect.ops.shape import Movement
 from tflite2q.dialect.ops.softmax import Softmax
 from tflite2q.dialect.ops.state import AssignVariable
@@ -27,9 +29,9 @@ from tflite2q.kernels import contracts as kinds
 from tflite2q.kernels.contracts import Contract
 from tflite2q.lower import clamps, pads
 from tflite2q.lower.contracts import activations, contract_of
-from tflite2q.micro import elements, lookup16, maps, movement, products, recurrent, states, transposed
+from tflite2q.micro import elements, gather, lookup16, maps, matmul, movement, products, recurrent, states, transposed
+from tflite2q.micro.calls import Call
 from tflite2q.micro.elements import Function
-from tflite2q.micro.products import Call
 from tflite2q.micro.program import ALIGNMENT, Buffer, Port, Program, State, Step, Table
 
 WIDE = ("int64", "float64")
@@ -44,6 +46,14 @@ def program(graph: Graph, stem: str, family: str = "plain") -> Program:
     maker = _Maker(folded(graph), identifier(stem), stem, family)
     for found in maker.add_all():
         raise UnsupportedError(f"{found.mnemonic} {found.layer!r}: {found.why} ({HINT})")
+    return maker.program()
+
+
+def outline(graph: Graph) -> Program:
+    """The program of a graph as far as memory is concerned: ops without a kernel read and write, and nothing more."""
+    maker = _Maker(folded(graph), "model", "model", "plain", opaque=True)
+    for _ in maker.add_all():
+        pass
     return maker.program()
 
 
@@ -77,6 +87,7 @@ class _Maker:
     name: str
     stem: str
     family: str
+    opaque: bool = False  # whether ops without a kernel become steps that say what they read and write
     steps: list[Step] = field(default_factory=list)
     buffers: list[Buffer] = field(default_factory=list)
     constants: dict[str, Table] = field(default_factory=dict)
@@ -99,7 +110,13 @@ class _Maker:
             try:
                 self.add(index, op, found.get(index))
             except UnsupportedError as error:
+                if self.opaque:
+                    self._opaque(op)
                 yield Refused(op.name, op.mnemonic, op.builtin.name, str(error))
+
+    def _opaque(self, op: Op) -> None:
+        reads = [v.name for v in self.graph.ins(op) if v is not None and v.constant is None]
+        self._step(op, Call("", (), "", (), 0, None), reads)
 
     def add(self, index: int, op: Op, contract: Contract | None) -> None:
         """The step of an op."""
@@ -115,25 +132,41 @@ class _Maker:
             return
         symbol = f"{self.name}_{index}"
         if contract is not None and (call := self._by_contract(symbol, op, contract, ins)) is not None:
-            self._call(op, activations(op, contract), call, contract)
+            self._step(op, call, activations(op, contract))
         elif isinstance(op, AssignVariable):
             self._assign(op, ins["x"])
-        elif isinstance(op, Lookup) and ins["x"].type.dtype == "int16":
-            self._step(op, lookup16.lookup(symbol, op, ins["x"], outs[0]), [ins["x"].name])
-        elif isinstance(op, TransposeConv):
-            self._step(op, transposed.transposed(symbol, op, ins, outs[0]), [ins["x"].name])
-        elif isinstance(op, Lstm | Svdf):
-            self._recurrent(symbol, op, ins)
+        elif (found := self._by_op(symbol, op, ins, outs[0])) is not None:
+            self._step(op, *found)
         elif isinstance(op, Softmax):
             self._softmax(symbol, op, ins, outs[0])
         elif isinstance(op, Movement):
             self._moved(symbol, op, ins, outs)
-        elif isinstance(op, Sum) and ins["x"].type.dtype in ("int8", "uint8", "int16") and outs[0].type.quantized:
-            x = ins["x"]
-            made = elements.reduction(symbol, op, op.axes(ins), x, outs[0])
-            self._function(symbol, op, [x.name], made)
+        elif isinstance(op, Sum | ReduceExtremum) and (made := _reduced(symbol, op, ins, outs[0])) is not None:
+            self._function(symbol, op, [ins["x"].name], made)
         else:
             self._elementwise(symbol, op, contract, ins, outs)
+
+    def _by_op(self, symbol: str, op: Op, ins: Values, y: Value) -> tuple[Call, list[str]] | None:
+        """The call of an op for which there is a kernel, and what it reads."""
+        if isinstance(op, BatchMatmul):
+            return matmul.matmul(symbol, op, ins, y), [self.graph_name(ins["a"]), self.graph_name(ins["b"])]
+        if isinstance(op, Gather | GatherNd) and ins["indices"].constant is None:
+            return gather.gather(symbol, op, ins, y), [self.graph_name(ins["x"]), ins["indices"].name]
+        if isinstance(op, Lookup) and ins["x"].type.dtype == "int16":
+            call = lookup16.lookup(symbol, op, ins["x"], y)
+        elif isinstance(op, TransposeConv):
+            call = transposed.transposed(symbol, op, ins, y)
+        elif isinstance(op, ResizeBilinear):
+            call = maps.resize(symbol, op, ins["x"], y)
+        elif isinstance(op, ArgExtremum):
+            call = maps.argmax(symbol, op, ins, y)
+        elif isinstance(op, Lstm):
+            call = recurrent.lstm(symbol, op, ins)
+        elif isinstance(op, Svdf):
+            call = recurrent.svdf(symbol, op, ins, y)
+        else:
+            return None
+        return call, [ins["x"].name]
 
     def _by_contract(self, symbol: str, op: Op, contract: Contract, ins: Values) -> Call | None:
         if isinstance(contract, kinds.ConvolutionContract | kinds.DenseContract):
@@ -143,14 +176,7 @@ class _Maker:
             return maps.pool(symbol, contract)
         if isinstance(contract, kinds.LookupContract):
             return maps.lookup(symbol, contract)
-        if isinstance(contract, kinds.ResizeBilinearContract):
-            return maps.resize(symbol, contract)
-        if isinstance(contract, kinds.ArgMaxContract):
-            return maps.argmax(symbol, contract)
         return None
-
-    def _call(self, op: Op, names: Sequence[str], call: Call, contract: Contract) -> None:
-        self._step(op, call, names)
 
     def _softmax(self, symbol: str, op: Softmax, ins: Values, y: Value) -> None:
         x = ins["x"]
@@ -207,7 +233,8 @@ class _Maker:
         self._function(symbol, op, names, made)
 
     def _function(self, symbol: str, op: Op, names: Sequence[str], made: Function) -> None:
-        call = f"{symbol}({', '.join(f'{{x{k}}}' for k in range(len(names)))}, {{y0}});"
+        taken = [*(f"{{x{k}}}" for k in range(len(names))), "{y0}", *(["&failed"] if made.fails else [])]
+        call = f"{symbol}({', '.join(taken)});"
         self._step(op, Call(call, (), "\0" + made.text, made.tables, 0, None), names, made.gaps)
 
     def _same(self, op: Op, result: Value, source: str) -> None:
@@ -226,14 +253,6 @@ class _Maker:
             return
         copy = f"q_copy({{y0}}, {{x0}}, {self.states[variable].bytes});"
         self._step(op, Call(copy, (), "", (), 0, None), [x.name])
-
-    def _recurrent(self, symbol: str, op: Lstm | Svdf, ins: Values) -> None:
-        call = (
-            recurrent.lstm(symbol, op, ins)
-            if isinstance(op, Lstm)
-            else recurrent.svdf(symbol, op, ins, self.graph.outs(op)[0])
-        )
-        self._step(op, call, [ins["x"].name])
 
     def _step(
         self,
@@ -292,6 +311,15 @@ class _Maker:
             value.name, STORAGE[kind.dtype], kind.shape, kind.size * np.dtype(STORAGE[kind.dtype]).itemsize,
             kind.scale if single else None, kind.zero_point if single else None, self.root(value.name),
         )  # fmt: skip
+
+
+def _reduced(symbol: str, op: Sum | ReduceExtremum, ins: Values, y: Value) -> Function | None:
+    x = ins["x"]
+    if isinstance(op, ReduceExtremum):
+        return elements.extremum(symbol, op, op.axes(ins), x) if STORAGE[x.type.dtype] in maps.INTEGERS else None
+    if x.type.dtype in ("int8", "uint8", "int16") and y.type.quantized:
+        return elements.reduction(symbol, op, op.axes(ins), x, y)
+    return None
 
 
 def _general(op: Op, operands: Sequence[Value], outs: Sequence[Value]) -> kinds.EltwiseContract:

@@ -7,6 +7,7 @@ import sys
 from multiprocessing.connection import Connection
 from typing import Any
 
+from tflite2q import guard
 from tflite2q.mixing.crew import Shared
 
 
@@ -33,4 +34,5 @@ def serve(connection: Connection) -> None:
 
 
 if __name__ == "__main__":
+    guard.die_with(int(sys.argv[2]))  # it may measure for long, and nobody would wait for it
     serve(Connection(int(sys.argv[1])))

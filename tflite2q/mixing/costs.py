@@ -11,7 +11,7 @@ from typing import TypeVar
 from tflite2q.dialect.graph import Graph
 from tflite2q.execution import remote, runtime
 from tflite2q.flatbuffer import writer
-from tflite2q.mixing import liveness
+from tflite2q.micro import peak
 from tflite2q.mixing.context import maker
 from tflite2q.mixing.crew import Budget
 
@@ -81,9 +81,9 @@ GOALS = {
         Goal(
             "ram",
             "bytes",
-            "peak of activations in RAM",
-            lambda graph: float(liveness.peak(graph).bytes),
-            lambda graph, op: float(liveness.held(graph, op)),
+            "RAM during a run",
+            lambda graph: float(peak.peak(graph).bytes),
+            lambda graph, op: float(peak.held(graph, op)),
             adds=False,
         ),
         Goal("speed", "ms", "time of a run", None, None),

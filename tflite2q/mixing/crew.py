@@ -6,6 +6,7 @@ What is measured is a pure function of its arguments, so all give the same resul
 from __future__ import annotations
 
 import math
+import os
 import pickle
 import queue
 import socket
@@ -111,7 +112,7 @@ class _Child:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", CHILD, str(theirs.fileno())],
+                [sys.executable, "-m", CHILD, str(theirs.fileno()), str(os.getpid())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
             )
@@ -195,7 +196,7 @@ def done(
         if not running:
             return
         patience = left()
-        finished, _ = wait(running, None if patience == math.inf else max(patience, 0), FIRST_COMPLETED)
+        finished, _ = wait(running, None if patience > threading.TIMEOUT_MAX else max(patience, 0), FIRST_COMPLETED)
         if not finished:
             for future in running:
                 future.cancel()

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 from tflite2q.dialect.graph import Graph
 from tflite2q.evaluation.results import Progress
-from tflite2q.mixing import borders, liveness, measure
+from tflite2q.micro import peak
+from tflite2q.mixing import borders, measure
 from tflite2q.mixing.choosing import spread
 from tflite2q.mixing.context import Context
 from tflite2q.mixing.costs import Clock, Goal, layer_time
@@ -228,7 +229,7 @@ class Fronts:
         most for its error, or that saves most."""
         mixes: list[dict[str, int]] = [{}]
         mix: dict[str, int] = {}
-        least = liveness.peak(self.context.graph(mix))
+        least = peak.peak(self.context.graph(mix))
         best = least.bytes
         while True:
             near = self._near({*least.values, least.op}, {o.op for o in options})
@@ -237,7 +238,7 @@ class Fronts:
                 return mixes
             chosen = max(open_to, key=lambda o: (o.saving / (1 if by_size else max(o.error, FEW)), o.op))
             mix = {**mix, chosen.op: chosen.scheme}
-            least = liveness.peak(self.context.graph(mix))
+            least = peak.peak(self.context.graph(mix))
             if least.bytes < best:
                 best = least.bytes
                 mixes.append(mix)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tflite2q.errors import UsageError
 from tflite2q.execution.remote import Device
 from tflite2q.mixing.evidence import Loss
 from tflite2q.mixing.fronts import Candidate
 from tflite2q.mixing.mix import Mix
 from tflite2q.rewrites.scheme import Scheme
+
+MOST_JOBS = 1024  # processes, of a hundred MB each: more is a slip
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class Settings:
     `goal` is a name of `costs.GOALS` (speed: on `target` with `threads`, on this machine or on `device`); `max_drop` in
     points of top-1 (without labels: of agreement with the original); `budget` in minutes for the whole search;
     `sensitivity_samples` of the choosing half compare layers and candidates; `jobs` processes measure (None: one for
-    each processor).
+    each processor).  Raises UsageError for numbers that make no sense.
     """
 
     goal: str = "size"
@@ -31,6 +34,14 @@ class Settings:
     label_offset: int | None = None
     jobs: int | None = None
     device: Device | None = None
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UsageError(f"a seed is a number from 0 on, not {self.seed}")
+        if self.jobs is not None and not 1 <= self.jobs <= MOST_JOBS:
+            raise UsageError(f"jobs must be 1 to {MOST_JOBS}, got {self.jobs}")
+        if self.budget is not None and not self.budget > 0:
+            raise UsageError(f"a budget is minutes above 0, not {self.budget:g}")
 
 
 DEFAULTS = Settings()

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tflite2q import files
+from tflite2q import files, limits
 from tflite2q.dialect.graph import Graph
 from tflite2q.flatbuffer import writer
 
@@ -32,11 +32,12 @@ class State:
 
     def _read(self, path: Path) -> dict[str, Any]:
         try:
-            found = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError):  # unreadable or cut off: measured again
+            found = json.loads(limits.text(path))
+        except (OSError, ValueError, RecursionError):  # unreadable or cut off: measured again
             return {}
         same = isinstance(found, dict) and found.get("identity") == self.identity
-        return dict(found["measured"]) if same else {}
+        measured = found.get("measured") if same else None
+        return measured if isinstance(measured, dict) else {}
 
     def get(self, key: str) -> Any:
         return self.known.get(key)

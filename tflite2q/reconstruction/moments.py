@@ -5,16 +5,22 @@ The samples are kept in two halves, so that what is learnt from one can be tried
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
+from tflite2q.errors import UnsupportedError
 from tflite2q.reconstruction.grid import Floats, Reals
+
+T = TypeVar("T")
 
 # How much the weights may be moved to mend what came before: parts of the mean input's energy that speak against it.
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 # The part of the mean input's energy that is added to each input's own, so that no direction is free (GPTQ).
 DAMPING = 0.01
+TINY = float(np.finfo(np.float32).tiny)
 
 
 @dataclass
@@ -81,17 +87,36 @@ class Moments:
         """The covariance with `part` of the mean input's variance added to each."""
         inputs = self.h.shape[1]
         energy = np.trace(self.h, axis1=1, axis2=2)[:, None, None] / inputs
-        least = np.finfo(np.float32).tiny
-        return np.asarray(self.h + np.maximum(energy * part, least) * np.eye(inputs))
+        return np.asarray(self.h + np.maximum(energy * part, TINY) * np.eye(inputs))
 
     def ideal(self, weights: Floats, ridge: float) -> Floats:
         """The weights near `weights` [groups, inputs, channels] whose results are nearest to those wanted (eq. R3)."""
-        return np.asarray(weights + np.linalg.solve(self.damped(ridge), self.xt - self.h @ weights))
+        wanted = self.xt - self.h @ weights
+        return np.asarray(weights + steadied(self.damped(ridge), lambda h: np.linalg.solve(h, wanted)))
+
+
+def steadied(matrix: Floats, use: Callable[[Floats], T]) -> T:
+    """What `use` makes of a covariance [groups, inputs, inputs]; where it is singular, or has negative directions, of
+    one with as little more on its diagonal as helps.
+
+    The covariance of inputs that hardly change is what rounding errors leave of a difference of equal numbers.
+    Raises UnsupportedError for numbers that are not finite.
+    """
+    largest, inputs = float(np.abs(matrix).max(initial=0.0)), matrix.shape[1]
+    more = 0.0
+    while np.isfinite(largest) and more <= 16 * max(inputs * largest, TINY):  # then no direction is negative
+        try:
+            return use(matrix if more == 0 else matrix + more * np.eye(inputs))
+        except np.linalg.LinAlgError:
+            more = max(4 * more, float(np.finfo(np.float64).eps) * largest, TINY)
+    raise UnsupportedError("a layer's inputs are beyond the numbers that weights can be reconstructed with")
 
 
 def compensated(halves: tuple[Sums, Sums], biased: bool, weights: Floats) -> Floats:
     """The real weights to round: those moved so that they mend errors of the inputs, as far as that holds for samples
-    that were not looked at."""
+    that were not looked at.  With one sample there are none of these."""
+    if not all(half.rows for half in halves):
+        return weights
     one, two = (Moments.of(half, biased) for half in halves)
     best, least = None, one.loss(weights).sum() + two.loss(weights).sum()
     for ridge in RIDGES:

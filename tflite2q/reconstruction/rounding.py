@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tflite2q.reconstruction.grid import Floats, Grid, Reals
+from tflite2q.reconstruction.moments import steadied
 
 BLOCK = 32  # inputs that are rounded before the rest hears of their errors
 ROUNDS = 3  # of descent, each with the scales refitted
@@ -81,9 +82,13 @@ class Path:
     def of(hessian: Floats) -> Path:
         order = np.argsort(-np.diagonal(hessian, axis1=1, axis2=2), axis=1, kind="stable")
         ordered = np.take_along_axis(np.take_along_axis(hessian, order[:, :, None], 1), order[:, None, :], 2)
-        inverse = np.linalg.inv(ordered)
-        factor = np.linalg.cholesky((inverse + inverse.swapaxes(1, 2)) / 2)
-        return Path(order, factor.swapaxes(1, 2).astype(np.float32))
+        return Path(order, steadied(ordered, _factor).swapaxes(1, 2).astype(np.float32))
+
+
+def _factor(hessian: Floats) -> Floats:
+    """The lower Cholesky factor of the inverse.  Raises LinAlgError."""
+    inverse = np.linalg.inv(hessian)
+    return np.asarray(np.linalg.cholesky((inverse + inverse.swapaxes(1, 2)) / 2))
 
 
 def spread(weights: Floats, path: Path, scales: Reals, grid: Grid) -> Rounded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tflite2q.dialect.names import short
 from tflite2q.evaluation.results import Diagnosis, Layer
 from tflite2q.report import words
 
@@ -51,7 +52,7 @@ def _source(layer: Layer, found: Diagnosis) -> list[str]:
     share = words.percent(found.own_share)
     if found.origin is not None:
         part = f"only {share}" if found.own_share > 0 else "none"
-        return [f"Accumulated from layer {found.origin}: {part} of the noise is made here."]
+        return [f"Accumulated from layer {short(found.origin)}: {part} of the noise is made here."]
     if layer.loss == "exact" and found.own_share > 0:
         return [f"{share} of the noise is made here, by kernels that round otherwise for the new type."]
     return [f"{share} of the noise is made here."]

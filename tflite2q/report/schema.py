@@ -7,7 +7,8 @@ import typing
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from tflite2q.evaluation.results import Comparison, Environment, Figure, Gate
+from tflite2q.evaluation.figures import Figure
+from tflite2q.evaluation.results import Comparison, Environment, Gate
 from tflite2q.report.json import SCHEMA_VERSION
 
 Schema = dict[str, Any]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tflite2q.evaluation.results import Accuracy, ClassLine, Comparison, EngineRun, Stage
+from tflite2q.evaluation.figures import ClassLine
+from tflite2q.evaluation.results import Accuracy, Comparison, EngineRun, Stage
 from tflite2q.report import words
 
 WORST_CLASSES = 5

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from tflite2q.errors import hint
-from tflite2q.evaluation.results import Accuracy, Comparison, Difference, Figure, Gate, Stage
+from tflite2q.evaluation.figures import Difference, Figure
+from tflite2q.evaluation.results import Accuracy, Comparison, Gate, Stage
 
 OFTEN = 1000  # digits of a p-value
 

@@ -52,8 +52,9 @@ def convert_bias(
 
 
 def real_bias(value: Value, old: Sequence[float]) -> Value:
-    """`value` as float32 real numbers."""
-    array = (value.data.reshape(-1) * np.array(old)).astype(np.float32).reshape(value.type.shape)
+    """`value` as float32 real numbers; those beyond their range are infinite."""
+    with np.errstate(over="ignore"):
+        array = (value.data.reshape(-1) * np.array(old)).astype(np.float32).reshape(value.type.shape)
     return value.with_(type=value.type.with_(dtype="float32", quantization=None), constant=Constant(array))
 
 

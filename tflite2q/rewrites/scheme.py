@@ -19,6 +19,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from tflite2q import limits
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.ops import BY_MNEMONIC
 from tflite2q.errors import SchemeError
@@ -199,11 +200,14 @@ def find(scheme: str | os.PathLike[str] | Scheme, interface: str | None = None) 
         known = ", ".join(shipped())
         raise SchemeError(f"scheme {text!r} does not exist{_nearest(text, shipped())}; shipped schemes: {known}")
     try:
-        return parse(path.read_text("utf-8-sig"), path.stem, where=text)
+        content = limits.text(path)
     except OSError as error:
-        raise SchemeError(f"{text}: cannot be read: {error.strerror}") from error
+        raise SchemeError(f"{text}: cannot be read: {error.strerror}; check the path") from error
     except UnicodeDecodeError as error:
-        raise SchemeError(f"{text}: is not a text file ({error.reason})") from error
+        raise SchemeError(f"{text}: is not a text file ({error.reason}); save it as UTF-8") from error
+    except ValueError as error:
+        raise SchemeError(f"{text}: {error}; give a scheme file") from error
+    return parse(content, path.stem, where=text)
 
 
 def parse(text: str, name: str, where: str | None = None) -> Scheme:

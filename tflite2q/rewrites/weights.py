@@ -86,7 +86,8 @@ def convert_weights(value: Value, axis: int, settings: Weights, gains: Gains | N
     for part in parts:
         units, base = _gained(value, axis, gains, part)
         if settings.dtype == "float32":
-            codes = (units * base[:, None]).astype(np.float32)
+            with np.errstate(over="ignore"):  # beyond the range of float32
+                codes = (units * base[:, None]).astype(np.float32)
             sums[part] = np.abs(codes - units * base[:, None]).sum(axis=1)
         else:
             rows = _fit(units, base, settings, _is_real(value), integers)

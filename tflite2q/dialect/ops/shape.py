@@ -32,7 +32,9 @@ class Movement(Op):
             require(y.type.dtype == x.type.dtype, f"moves {x.type.dtype} into {y.type.dtype}")
 
     def ties(self, dtype: str) -> tuple[tuple[str, ...], ...]:
-        moved = [name for index, name in enumerate(self.inputs) if name and self.operand(index).role == "activation"]
+        slots = self.slots
+        last = len(slots) - 1
+        moved = [n for index, n in enumerate(self.inputs) if n and slots[min(index, last)].role == "activation"]
         return ((*moved, *self.outputs),)
 
     def reach(self, ins: Values, spans: Named[Span], outs: Sequence[Value]) -> Span:

@@ -8,7 +8,7 @@ from typing import Any
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import Value
 from tflite2q.errors import UsageError
-from tflite2q.evaluation.results import TaskInfo
+from tflite2q.evaluation.figures import TaskInfo
 from tflite2q.evaluation.tasks import label_names
 from tflite2q.evaluation.tasks.base import Interface as Interface
 from tflite2q.evaluation.tasks.base import Task

@@ -17,8 +17,8 @@ from tflite2q.dialect.types import Value
 from tflite2q.errors import DataError
 from tflite2q.evaluation import data
 from tflite2q.evaluation.data import Dataset
+from tflite2q.evaluation.figures import Change, ClassLine, Difference, Figure
 from tflite2q.evaluation.geometry import Fit
-from tflite2q.evaluation.results import Change, ClassLine, Difference, Figure
 
 Array = npt.NDArray[Any]
 A = TypeVar("A")

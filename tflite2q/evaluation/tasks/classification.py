@@ -13,7 +13,7 @@ from tflite2q.errors import DataError
 from tflite2q.evaluation import labels as labels_of
 from tflite2q.evaluation import statistics
 from tflite2q.evaluation.data import Dataset
-from tflite2q.evaluation.results import Change, ClassLine, Difference, Figure
+from tflite2q.evaluation.figures import Change, ClassLine, Difference, Figure
 from tflite2q.evaluation.tasks.base import MOST_CHANGES, Array, Grade, Graded, Interface, Likeness, Tally, Task, Truth
 from tflite2q.evaluation.tasks.label_names import fitting
 

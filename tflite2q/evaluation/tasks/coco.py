@@ -15,7 +15,7 @@ from tflite2q import limits
 from tflite2q.errors import DataError, UsageError
 from tflite2q.evaluation import statistics
 from tflite2q.evaluation.data import Dataset
-from tflite2q.evaluation.results import ClassLine, Difference
+from tflite2q.evaluation.figures import ClassLine, Difference
 from tflite2q.evaluation.tasks.base import Array, Grade, Graded, Truth
 from tflite2q.evaluation.tasks.detection import Boxes, Detection
 from tflite2q.evaluation.tasks.keypoints import Keypoints, Points

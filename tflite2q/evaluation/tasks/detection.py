@@ -11,8 +11,8 @@ import numpy as np
 from tflite2q.dialect.types import Value
 from tflite2q.errors import hint
 from tflite2q.evaluation.data import Dataset
+from tflite2q.evaluation.figures import Change, ClassLine, Figure
 from tflite2q.evaluation.geometry import Fit
-from tflite2q.evaluation.results import Change, ClassLine, Figure
 from tflite2q.evaluation.tasks.base import MOST_CHANGES, Array, Interface, Likeness, Tally, Task, Truth, mean_of
 from tflite2q.evaluation.tasks.label_names import fitting
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from tflite2q.dialect.types import Value
 from tflite2q.evaluation.data import Dataset
+from tflite2q.evaluation.figures import Change, ClassLine, Figure
 from tflite2q.evaluation.geometry import Fit
-from tflite2q.evaluation.results import Change, ClassLine, Figure
 from tflite2q.evaluation.tasks.base import MOST_CHANGES, Array, Interface, Likeness, Tally, Task, Truth, mean_of
 
 FEWEST = 5  # keypoints that an output of three or two columns must have to look like them

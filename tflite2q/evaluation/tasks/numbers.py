@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tflite2q.dialect.types import Value
-from tflite2q.evaluation.results import Figure
+from tflite2q.evaluation.figures import Figure
 from tflite2q.evaluation.tasks.base import Array, Interface, Likeness, Tally, Task
 from tflite2q.evaluation.tasks.classification import POOLING_OPS
 

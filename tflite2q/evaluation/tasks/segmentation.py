@@ -14,9 +14,9 @@ from tflite2q.dialect.types import Value
 from tflite2q.errors import DataError
 from tflite2q.evaluation import arrays, statistics
 from tflite2q.evaluation.data import Dataset
+from tflite2q.evaluation.figures import Change, ClassLine, Difference, Figure
 from tflite2q.evaluation.geometry import Fit
 from tflite2q.evaluation.images import IMAGE_SUFFIXES, opened
-from tflite2q.evaluation.results import Change, ClassLine, Difference, Figure
 from tflite2q.evaluation.tasks.base import MOST_CHANGES, Array, Grade, Graded, Interface, Likeness, Tally, Task, Truth
 from tflite2q.evaluation.tasks.classification import SURE
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from tflite2q.kernels.features import has
 from tflite2q.kernels.refusals import Because, Refusal
 from tflite2q.kernels.tir import Expr, T, load, local, shuffle, store, vector, wrapping_add
 
@@ -36,11 +37,9 @@ class Level:
 
     def lacks(self, target: Any) -> Refusal | None:
         """Why `target` (a tvm.target.Target) cannot run this level."""
-        from tvm.target import codegen
-
         if target.kind.name != "llvm" or not str(target.attrs["mtriple"]).startswith(("aarch64", "arm64")):
             return Refusal(Because.PROCESSOR, "the target is not a 64-bit Arm")
-        missing = [f for f in self.features if not codegen.llvm_cpu_has_features(f, target)]
+        missing = [f for f in self.features if not has(target, f)]
         return Refusal(Because.INSTRUCTIONS, f"the target has no {' or '.join(missing)}") if missing else None
 
 

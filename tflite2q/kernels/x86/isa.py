@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tflite2q.kernels.contracts import Array
+from tflite2q.kernels.features import has
 from tflite2q.kernels.refusals import Because, Refusal
 from tflite2q.kernels.tir import Expr, T, broadcast, shuffle, vector
 
@@ -220,14 +221,8 @@ def lacks(features: tuple[str, ...], target: Any) -> Refusal | None:
     """Why `target` (a tvm.target.Target) cannot run code that takes `features`, by LLVM's names."""
     if target.kind.name != "llvm" or not str(target.attrs["mtriple"]).startswith(("x86", "i386", "i686")):
         return Refusal(Because.PROCESSOR, "the target is not an x86")
-    missing = [f for f in features if not _has_feature(target, f)]
+    missing = [f for f in features if not has(target, f)]
     return Refusal(Because.INSTRUCTIONS, f"the target has no {' or '.join(missing)}") if missing else None
-
-
-def _has_feature(target: Any, feature: str) -> bool:
-    from tvm.target import codegen
-
-    return bool(codegen.llvm_cpu_has_features(feature, target))
 
 
 def _unpack(size: int, unit: int, half: int) -> list[int]:

@@ -26,9 +26,12 @@
 #include <arm_mve.h>
 #endif
 
-/* kinds of rescaling: fixed point to all codes of int8, fixed point, products of integers with multipliers of 31 and
-   of 53 bits, fixed point in 64 bits, a product in float */
-enum { Q_FULL, Q_FIXED, Q_LINEAR, Q_DOUBLE, Q_EXACT, Q_FLOAT };
+/* kinds of rescaling: fixed point to all codes of int8, fixed point, fixed point with shifts in a table, products of
+   integers with multipliers of 31 and of 53 bits, fixed point in 64 bits, a product in float */
+enum { Q_FULL, Q_FIXED, Q_APART, Q_LINEAR, Q_DOUBLE, Q_EXACT, Q_FLOAT };
+
+/* Whether a channel's bias and shift share a word: 256 bias + shift. */
+#define Q_TIED(KIND) ((KIND) == Q_FULL || (KIND) == Q_FIXED)
 
 /* Rescaling of sums, by channels: multiplier, shift, bias; see the equations in the manual of tflite2q. */
 typedef struct {
@@ -101,19 +104,36 @@ Q_INLINE int32_t q_halved8(int32_t h) {
 #endif
 }
 
-/* Fixed point with a channel's multiplier and shift. */
+/* h >> n, of which the last byte counts. */
+Q_INLINE int32_t q_shifted(int32_t h, int32_t n) {
+#if defined(Q_DSP)
+  int32_t r;
+  __asm__("asr %0, %1, %2" : "=r"(r) : "r"(h), "r"(n));
+  return r;
+#else
+  return h >> (n & 31);
+#endif
+}
+
+/* Fixed point with a channel's multiplier, and its shift in the last byte of n. */
 Q_INLINE int32_t q_fixed(int32_t a, int32_t m, int32_t n, const q_rescale *r, int kind) {
   int32_t h = q_high(a, m);
   h += h >> 31;
-  h = (h >> n) + r->zero;
+  h = q_shifted(h, n) + r->zero;
   return kind == Q_FULL ? q_halved8(h) : q_clamp(h >> 1, r->low, r->high);
 }
 
 Q_INLINE int32_t q_code(int32_t a, const q_rescale *r, int32_t c, int kind) {
   const int32_t at = c & r->each;
-  if (kind == Q_FULL || kind == Q_FIXED) return q_fixed(a, r->m[at], r->n[at], r, kind);
+  if (kind == Q_APART) return q_fixed(a, r->m[at], r->n[at], r, kind);
   if (kind == Q_EXACT) return q_between((int64_t)q_exact(a, r->m[at], r->n[at]) + r->zero, r);
   return q_code64(a, r, c, kind);
+}
+
+/* A sum's first value and, at its end, its code; `word`: the channel's bias, and in tied kinds its shift. */
+Q_INLINE int32_t q_first(int32_t word, int kind) { return Q_TIED(kind) ? word >> 8 : word; }
+Q_INLINE int32_t q_last(int32_t a, int32_t word, const q_rescale *r, int32_t c, int kind) {
+  return Q_TIED(kind) ? q_fixed(a, r->m[c & r->each], word, r, kind) : q_code(a, r, c, kind);
 }
 
 Q_INLINE uint32_t q_word(const void *p) {
@@ -121,6 +141,9 @@ Q_INLINE uint32_t q_word(const void *p) {
   q_copy(&w, p, 4);
   return w;
 }
+
+/* Codes of kernels for `bytes` are uint8, of others int8. */
+Q_INLINE int32_t q_element(int8_t v, int bytes) { return bytes ? (uint8_t)v : v; }
 
 /* Bytes 0 and 2 (sxtb16) and 1 and 3 (sxtb16 ... ror 8) of a word as halves; two products of halves and a sum. */
 #if defined(Q_DSP)
@@ -148,3 +171,25 @@ Q_INLINE int32_t q_dual(uint32_t a, uint32_t b, int32_t sum) {
   return sum + (int16_t)a * (int16_t)b + (int16_t)(a >> 16) * (int16_t)(b >> 16);
 }
 #endif
+Q_INLINE uint32_t q_halves_even(uint32_t w, int bytes) { return bytes ? w & 0x00FF00FFu : q_even(w); }
+Q_INLINE uint32_t q_halves_odd(uint32_t w, int bytes) { return bytes ? (w >> 8) & 0x00FF00FFu : q_odd(w); }
+
+/* The square root, to nearest, ties to even; of processors without floating point, too. */
+Q_INLINE float q_sqrt(float x) {
+  uint32_t bits, root = 0;
+  q_copy(&bits, &x, 4);
+  int32_t exponent = (int32_t)(bits >> 23 & 255) - 127;
+  uint64_t rest = bits & 0x7FFFFF;
+  if (bits << 1 == 0 || bits == 0x7F800000u || bits << 1 > 0xFF000000u) return x; /* zeros, infinity, NaN */
+  if (bits >> 31) bits = 0x7FC00000u;
+  else {
+    if (exponent > -127) rest |= 0x800000;
+    else for (exponent = -126; !(rest >> 23); exponent--) rest <<= 1;
+    rest <<= exponent & 1 ? 26 : 25; /* the root has 25 bits: one more than what stays */
+    for (uint32_t bit = 1u << 24; bit; bit >>= 1)
+      if ((uint64_t)(root | bit) * (root | bit) <= rest) root |= bit;
+    bits = ((root + 1) >> 1) + ((uint32_t)((exponent >> 1) + 126) << 23); /* no root lies half way */
+  }
+  q_copy(&x, &bits, 4);
+  return x;
+}

@@ -2,14 +2,15 @@
 
 typedef struct {
   const void *w;       /* rows of `stride` bytes, zeros at their ends; 4-bit weights eight in a word */
-  const int32_t *bias; /* the input's zero point is in it */
+  const int32_t *bias; /* the input's zero point is in it, and in tied kinds the shift */
   q_rescale r;
-  const int32_t *pairs; /* of two or four channels: biases, and in fixed point multipliers and shifts */
+  const int32_t *pairs; /* of two or four channels: biases, and in tied kinds multipliers */
   int32_t depth, stride;
   uint16_t in_h, in_w, in_c, out_h, out_w, out_c;
   uint16_t top, left, groups, batch;
   uint8_t kh, kw, sh, sw, dh, dw;
   int8_t zero, narrow; /* narrow: weights of 4 bits */
+  uint8_t weight_zero; /* of kernels for bytes, whose weights are uint8 */
 } q_conv;
 
 /* A copy of a few bytes, without a call. */
@@ -73,6 +74,13 @@ Q_INLINE void q_unpack(const uint8_t *w, int8_t *to, int32_t n) {
     q_copy(to + i, &a, 4);
     q_copy(to + i + 4, &b, 4);
   }
+}
+
+/* What the weights' zero point adds to each sum over a row of bytes; 0 for other kernels. */
+Q_INLINE int32_t q_offset(const q_conv *l, const int8_t *row, int bytes) {
+  int32_t sum = 0;
+  if (bytes) for (int32_t k = 0; k < l->depth; k++) sum += (uint8_t)row[k];
+  return -l->weight_zero * sum;
 }
 
 /* A row of weights as bytes; those of 4 bits fill up the last eight, which may be four more than the row's stride. */

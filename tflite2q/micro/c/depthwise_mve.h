@@ -1,5 +1,6 @@
 /* Depthwise convolutions by eight channels at once (Helium).  The products of two taps are added in 16 bits, which
-   weights from -127 to 127 never leave.  Tables of multipliers, shifts and biases have room for whole eights. */
+   weights from -127 to 127 never leave.  Tables of multipliers and biases have room for whole eights; shifts are to the left,
+   as vectors take them: below 0; vectors shift by the last byte of each word. */
 
 #if defined(Q_MVE)
 Q_INLINE int32x4_t q_quarter(int32x4_t a, int32x4_t m, int32x4_t n, int32_t zero) {
@@ -14,7 +15,7 @@ Q_INLINE void q_eight(const q_depthwise *l, const int8_t *w, const q_rescale *r,
   const int32_t columns = l->out_c;
   w += c;
   const int32x4x2_t bias = vld2q_s32(l->bias + c);
-  int32x4_t even = bias.val[0], odd = bias.val[1];
+  int32x4_t even = vshrq_n_s32(bias.val[0], 8), odd = vshrq_n_s32(bias.val[1], 8);
   for (; taps >= 2; taps -= 2, row += 2) {
     const int8_t *const x0 = row[0] + c, *const x1 = row[1] + c;
     int16x8_t s = vmulq_s16(vldrbq_z_s16(x0, p), vldrbq_z_s16(w, p));
@@ -30,9 +31,8 @@ Q_INLINE void q_eight(const q_depthwise *l, const int8_t *w, const q_rescale *r,
     odd = vaddq_s32(odd, vmovltq_s16(s));
   }
   const int32x4x2_t m = vld2q_s32(r->m + c);
-  const int16x8_t n = vnegq_s16(vldrbq_s16(r->n + c));
-  even = q_quarter(even, m.val[0], vmovlbq_s16(n), r->zero);
-  odd = q_quarter(odd, m.val[1], vmovltq_s16(n), r->zero);
+  even = q_quarter(even, m.val[0], bias.val[0], r->zero);
+  odd = q_quarter(odd, m.val[1], bias.val[1], r->zero);
   const int16x8_t codes = vqmovntq_s32(vqmovnbq_s32(vdupq_n_s16(0), even), odd);
   vstrbq_p_s16(y + c, vmaxq_s16(vminq_s16(codes, vdupq_n_s16((int16_t)r->high)), vdupq_n_s16((int16_t)r->low)), p);
 }
@@ -42,7 +42,7 @@ Q_INLINE void q_all_eight(const q_depthwise *l, const int8_t *w, const q_rescale
   const int32_t columns = l->out_c;
   w += c;
   const int32x4x2_t bias = vld2q_s32(l->bias + c);
-  int32x4_t even = bias.val[0], odd = bias.val[1];
+  int32x4_t even = vshrq_n_s32(bias.val[0], 8), odd = vshrq_n_s32(bias.val[1], 8);
   for (; taps >= 2; taps -= 2, row += 2) {
     const int8_t *const x0 = row[0] + c, *const x1 = row[1] + c;
     int16x8_t s = vmulq_s16(vldrbq_s16(x0), vldrbq_s16(w));
@@ -58,9 +58,8 @@ Q_INLINE void q_all_eight(const q_depthwise *l, const int8_t *w, const q_rescale
     odd = vaddq_s32(odd, vmovltq_s16(s));
   }
   const int32x4x2_t m = vld2q_s32(r->m + c);
-  const int16x8_t n = vnegq_s16(vldrbq_s16(r->n + c));
-  even = q_quarter(even, m.val[0], vmovlbq_s16(n), r->zero);
-  odd = q_quarter(odd, m.val[1], vmovltq_s16(n), r->zero);
+  even = q_quarter(even, m.val[0], bias.val[0], r->zero);
+  odd = q_quarter(odd, m.val[1], bias.val[1], r->zero);
   const int16x8_t codes = vqmovntq_s32(vqmovnbq_s32(vdupq_n_s16(0), even), odd);
   vstrbq_s16(y + c, vmaxq_s16(vminq_s16(codes, vdupq_n_s16((int16_t)r->high)), vdupq_n_s16((int16_t)r->low)));
 }
@@ -71,7 +70,7 @@ Q_INLINE void q_taps(const q_depthwise *l, const int8_t *w, const q_rescale *r, 
                      int kind) {
   const int32_t columns = l->out_c;
 #if defined(Q_MVE)
-  if (kind == Q_FULL || kind == Q_FIXED) {
+  if (Q_TIED(kind)) {
     int32_t c = 0;
     for (; c + 8 <= columns; c += 8) q_all_eight(l, w, r, row, c, taps, y);
     if (c < columns) q_eight(l, w, r, row, c, taps, y, vctp16q((uint32_t)(columns - c)));
@@ -79,9 +78,9 @@ Q_INLINE void q_taps(const q_depthwise *l, const int8_t *w, const q_rescale *r, 
   }
 #endif
   for (int32_t c = 0; c < columns; c++) {
-    int32_t a = l->bias[c];
+    int32_t a = q_first(l->bias[c], kind);
     for (int32_t t = 0; t < taps; t++) a += row[t][c] * w[t * columns + c];
-    y[c] = (int8_t)q_code(a, r, c, kind);
+    y[c] = (int8_t)q_last(a, Q_TIED(kind) ? -l->bias[c] : 0, r, c, kind);
   }
 }
 

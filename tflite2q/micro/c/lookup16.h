@@ -27,3 +27,25 @@ Q_KERNEL void q_sigmoid16(const uint16_t *samples, const int16_t *x, int16_t *y,
     else y[i] = (int16_t)((at < 0 ? (1 << 25) - v + 511 : v + 512) >> 10);
   }
 }
+
+/* Functions that are linear on both sides of the zero point; `nudge` is added to products below 0, or is 2: products are
+   rounded twice. */
+typedef struct {
+  int32_t m[2];
+  int8_t n[2], nudge[2];
+  int32_t zero, result_zero, low, high;
+} q_bend;
+
+Q_KERNEL void q_bent(const q_bend *l, const int16_t *x, int16_t *y, int32_t n) {
+  for (int32_t i = 0; i < n; i++) {
+    const int32_t away = x[i] - l->zero, side = away >= 0;
+    const int64_t p = (int64_t)away * l->m[side];
+    const int64_t v = l->nudge[side] == 2 ? q_exact(away, l->m[side], -l->n[side]) : (p + ((int64_t)1 << (l->n[side] - 1)) + (p < 0 ? l->nudge[side] : 0)) >> l->n[side];
+    y[i] = (int16_t)(v < l->low - l->result_zero ? l->low : v > l->high - l->result_zero ? l->high : v + l->result_zero);
+  }
+}
+
+/* table: what codes become, the lowest first. */
+Q_KERNEL void q_table16(const int16_t *table, const int16_t *x, int16_t *y, int32_t n) {
+  for (int32_t i = 0; i < n; i++) y[i] = table[x[i] + 32768];
+}

@@ -1,4 +1,4 @@
-/* Pooling, look-ups, softmax, resizing, positions of extrema. */
+/* Pooling, look-ups, softmax, positions of extrema. */
 
 typedef struct {
   uint16_t in_h, in_w, channels, out_h, out_w, top, left, batch;
@@ -82,34 +82,13 @@ Q_INLINE int32_t q_zeros(uint32_t v) {
     }                                                                                                            \
   }
 
-typedef struct {
-  const uint16_t *y0, *y1, *x0, *x1; /* neighbours of each row and column */
-  const int16_t *fy, *fx;            /* how far beyond the first, in 1/1024 */
-  uint16_t in_h, in_w, channels, out_h, out_w, batch;
-} q_resize;
-
-Q_KERNEL void q_resize8(const q_resize *l, const int8_t *x, int8_t *y) {
-  for (int32_t n = 0; n < l->batch; n++, x += l->in_h * l->in_w * l->channels)
-    for (int32_t i = 0; i < l->out_h; i++)
-      for (int32_t j = 0; j < l->out_w; j++) {
-        const int32_t fy = l->fy[i], fx = l->fx[j];
-        const int32_t wa = (1024 - fy) * (1024 - fx), wb = (1024 - fy) * fx, wd = fy * (1024 - fx), we = fy * fx;
-        const int8_t *a = x + (l->y0[i] * l->in_w + l->x0[j]) * l->channels;
-        const int8_t *b = x + (l->y0[i] * l->in_w + l->x1[j]) * l->channels;
-        const int8_t *d = x + (l->y1[i] * l->in_w + l->x0[j]) * l->channels;
-        const int8_t *e = x + (l->y1[i] * l->in_w + l->x1[j]) * l->channels;
-        for (int32_t c = 0; c < l->channels; c++) {
-          const int32_t t = a[c] * wa + b[c] * wb + d[c] * wd + e[c] * we; /* at most 2^27 */
-          *y++ = (int8_t)((t + (t > 0 ? 1 << 19 : -(1 << 19))) / (1 << 20));
-        }
-      }
-}
-
-#define Q_ARG(NAME, TYPE, INDEX, BETTER)                                              \
-  Q_KERNEL void NAME(const TYPE *x, INDEX *y, int32_t rows, int32_t n) {              \
-    for (int32_t r = 0; r < rows; r++, x += n) {                                      \
-      int32_t best = 0;                                                               \
-      for (int32_t i = 1; i < n; i++) if (x[i] BETTER x[best]) best = i;              \
-      y[r] = best;                                                                    \
-    }                                                                                 \
+/* The first of the best of n elements that lie `inner` apart. */
+#define Q_ARG(NAME, TYPE, INDEX, BETTER)                                                          \
+  Q_KERNEL void NAME(const TYPE *x, INDEX *y, int32_t rows, int32_t n, int32_t inner) {           \
+    for (int32_t r = 0; r < rows; r++, x += n * inner)                                            \
+      for (int32_t k = 0; k < inner; k++) {                                                       \
+        int32_t best = 0;                                                                         \
+        for (int32_t i = 1; i < n; i++) if (x[i * inner + k] BETTER x[best * inner + k]) best = i; \
+        *y++ = best;                                                                              \
+      }                                                                                           \
   }

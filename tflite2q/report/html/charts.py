@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tflite2q.evaluation.results import Comparison, Histogram, Layer, Pair
+from tflite2q.evaluation.figures import Pair
+from tflite2q.evaluation.results import Comparison, Histogram, Layer
 from tflite2q.micro.memory import Layout
 from tflite2q.report import words
 from tflite2q.report.html.markup import Node, node

@@ -7,16 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tflite2q.dialect.names import short
-from tflite2q.evaluation.results import (
-    Accuracy,
-    Change,
-    Comparison,
-    Gate,
-    Histogram,
-    Layer,
-    Stage,
-    worst_layers,
-)
+from tflite2q.evaluation.figures import Change
+from tflite2q.evaluation.results import Accuracy, Comparison, Gate, Histogram, Layer, Stage, worst_layers
 from tflite2q.report import explain, markdown, tables, words
 from tflite2q.report.html import charts
 from tflite2q.report.html.markup import Child, Node, node

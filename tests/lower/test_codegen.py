@@ -1,0 +1,97 @@
+"""Which compiled functions check the tensors that they get, and how code is spread over object files."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tvm
+from tvm import relax
+
+import tflite2q
+from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.ops import Div
+from tflite2q.dialect.types import TensorType, Value
+from tflite2q.errors import DataError
+from tflite2q.execution import reference
+from tflite2q.lower import codegen
+from tflite2q.lower.build import build
+from tflite2q.lower.graph import lower
+from tflite2q.lower.target import resolve, tvm_target
+
+
+@pytest.fixture(scope="module")
+def built(digits: Path) -> Any:
+    target = tvm_target(resolve("native"))
+    return build(lower(tflite2q.load(digits), target).module, target).executable
+
+
+def test_what_a_caller_gives_is_checked(built: Any, digits: Path) -> None:
+    main = relax.VirtualMachine(built, tvm.cpu())["main"]
+    pixels = np.arange(64, dtype=np.uint8).reshape(1, 8, 8, 1) % 16
+    expected = reference.run(tflite2q.load(digits), pixels)[0]
+    np.testing.assert_array_equal(np.from_dlpack(main(tvm.runtime.tensor(pixels))[0]), expected)
+    for wrong in (pixels[:, :7], pixels.astype(np.float32), pixels[0]):
+        with pytest.raises((RuntimeError, ValueError, TypeError)):
+            main(tvm.runtime.tensor(wrong))
+
+
+def test_rows_that_lie_apart_are_refused(built: Any) -> None:
+    main = relax.VirtualMachine(built, tvm.cpu())["main"]
+    memory = np.from_dlpack(tvm.runtime.tensor(np.zeros((1, 8, 16, 1), np.uint8)))
+    with pytest.raises((RuntimeError, ValueError)):
+        main(tvm.runtime.from_dlpack(memory[:, :, ::2]))
+
+
+def test_functions_that_get_what_others_made_check_nothing(built: Any) -> None:
+    (code,) = built.mod.imports
+    found = re.finditer(r"^define [^\n]*@__tvm_ffi_(\w+)\((.*?)^}", code.inspect_source("ll"), re.MULTILINE | re.DOTALL)
+    checks = {match[1]: "@__tvm_set_raised" in match[2] for match in found}
+    kernels = {name: checks[name] for name in checks if "vmtir" not in name}
+    assert len(kernels) > 10
+    assert [name for name, checked in kernels.items() if checked] == [next(n for n in kernels if "conv2d" in n)]
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of libraries, so that code is made as object files."""
+    monkeypatch.setenv("TFLITE2Q_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def test_object_files_compute_what_code_in_memory_does(digits: Path, kept: Path) -> None:
+    graph = tflite2q.convert(digits, "int8").graph
+    exe = tflite2q.compile(graph)
+    pixels = np.arange(64, dtype=np.uint8).reshape(1, 8, 8, 1) % 16
+    np.testing.assert_array_equal(exe.run(pixels)[0], reference.run(graph, pixels)[0])
+    exe.save(kept / "digits.tar")
+    with tarfile.open(kept / "digits.tar") as archive:
+        assert len([name for name in archive.getnames() if name.startswith("lib")]) > 2
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_threads(
+    digits: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for threads in (1, 3):
+        monkeypatch.setattr(codegen, "processors", lambda threads=threads: threads)
+        monkeypatch.setenv("TFLITE2Q_CACHE", str(kept / str(threads)))
+        tflite2q.compile(digits).save(kept / f"{threads}.so")
+        found.append((kept / f"{threads}.so").read_bytes())
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("place", ["memory", "library"])
+def test_a_refusal_says_the_same_from_an_object_file(place: str, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if place == "memory":
+        monkeypatch.setenv("TFLITE2Q_CACHE", "off")
+    values = tuple(Value(name, TensorType((4,), "int32")) for name in "xyz")
+    graph = Graph(("x", "y"), ("z",), values, (Div(inputs=("x", "y"), outputs=("z",)),))
+    exe = tflite2q.compile(graph)
+    assert exe.run(np.full(4, 7, np.int32), np.full(4, 2, np.int32))[0].tolist() == [3] * 4
+    with pytest.raises(DataError, match="a divisor is 0"):
+        exe.run(np.ones(4, np.int32), np.array([1, 1, 0, 1], np.int32))
