@@ -301,7 +301,7 @@ def _strided_slice(d: Draw, dtype: str) -> Case:
             strides[-1], begin[-1] = 1, d.number(-n, n - 1)
             end[-1] = begin[-1] + 1
     rank = len(x.shape)
-    masks = {name: sum(1 << a for a in range(rank) if d.chance(0.4)) & ~shrink for name in ("begin_mask", "end_mask")}
+    masks = {name: sum(1 << a for a in range(rank) if d.chance(0.4)) for name in ("begin_mask", "end_mask")}
     operands = (d.input(x), d.ints(*begin), d.ints(*end), d.ints(*strides))
     return d.case(ops.StridedSlice, operands, x.with_(shape=()), shrink_axis_mask=shrink, **masks)
 
@@ -352,6 +352,19 @@ PAIRS = (("uint8", "uint8"), ("uint8", "int8"), ("int8", "uint8"), ("int8", "int
          ("float32", "int8"), ("float32", "int16"))  # fmt: skip
 COMPARISONS = ("EQUAL", "LESS", "GREATER_EQUAL")
 
+
+def _offset_slice(d: Draw, dtype: str) -> Case:
+    """Ends that count from where ranges begin, at the front too where a mask says so."""
+    x = d.kind(d.shape(d.number(1, 5), 8), dtype)
+    begin, end, mask = [], [], 0
+    for axis, n in enumerate(x.shape):
+        begin.append(d.number(-n, n - 1))
+        end.append(d.number(1, n - begin[-1] % n))
+        mask |= (1 << axis) * d.chance(0.2)
+    operands = (d.input(x), d.ints(*begin), d.ints(*end), d.ints(*[1] * len(begin)))
+    return d.case(ops.StridedSlice, operands, x.with_(shape=()), begin_mask=mask, offset=True)
+
+
 CORNERS: Mapping[str, Family] = {
     **each("CONV_2D", CODES, _convolution, ops.Conv2D),
     **each("DEPTHWISE_CONV_2D", CODES, _convolution, ops.DepthwiseConv2D),
@@ -385,6 +398,7 @@ CORNERS: Mapping[str, Family] = {
     **each("RESIZE_NEAREST_NEIGHBOR", NUMBERS, _resize, ops.ResizeNearest),
     **each("CONCATENATION", NUMBERS, _concat),
     **each("STRIDED_SLICE", NUMBERS, _strided_slice),
+    **each("STRIDED_SLICE-offset", NUMBERS, _offset_slice),
     **each("GATHER", NUMBERS, _gather),
     **each("TFLite_Detection_PostProcess", ("uint8", "float32"), _detection, regular=False),
     **each("TFLite_Detection_PostProcess-regular", ("uint8", "float32"), _detection, regular=True),

@@ -111,8 +111,12 @@ def _pad(d: Draw, dtype: str) -> Case:
     x = TensorType(d.shape(d.number(1, 4)), dtype)
     interior = tuple(d.number(0, 2) for _ in x.shape)
     wide = [n + (n - 1) * i for n, i in zip(x.shape, interior, strict=True)]
-    low = tuple(d.number(-((n - 1) // 2), 3) for n in wide)
-    high = tuple(d.number(-((n - 1) // 2), 3) for n in wide)
+    if d.chance(0.3):  # margins that drop more than there is take the rest from the other side
+        ends = [(d.number(-n - 2, -1), d.number(n + 3, n + 5)) for n in wide]
+        low, high = zip(*(pair if d.chance(0.5) else pair[::-1] for pair in ends), strict=True)
+    else:
+        low = tuple(d.number(-((n - 1) // 2), 3) for n in wide)
+        high = tuple(d.number(-((n - 1) // 2), 3) for n in wide)
     value = TensorType((), dtype)
     operands = (d.input(x), d.constant(d.data(value)))
     return d.case(ops.HloPad, operands, value, low=low, high=high, interior=interior)

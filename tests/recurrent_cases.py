@@ -1,4 +1,4 @@
-"""Cases of recurrent layers on real numbers; part of `cases`."""
+"""Cases of recurrent layers on real numbers, and of the int8 LSTM with options; part of `cases`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from draw import Case, Draw, Family
 
 from tflite2q.dialect import ops
-from tflite2q.dialect.types import TensorType
+from tflite2q.dialect.types import Quantization, TensorType, Value
 
 REAL = "float32"
 SPREAD = 0.4
@@ -42,7 +42,10 @@ def _inputs(d: Draw, dtype: str) -> dict[str, bool]:
 
 
 def _clips(d: Draw, projected: bool) -> dict[str, float]:
-    return {"cell_clip": d.pick((0.0, 0.0, 0.5)), "projection_clip": d.pick((0.0, 0.3)) if projected else 0.0}
+    return {
+        "cell_clip": d.pick((0.0, 0.0, 0.5)),
+        "projection_clip": d.pick((0.0, float(np.float32(0.3)))) if projected else 0.0,
+    }
 
 
 def _lstm_weights(
@@ -114,13 +117,60 @@ def _sequence_rnn(d: Draw, dtype: str = REAL) -> Case:
     return d.case(ops.SequenceRnn, operands, TensorType((), REAL), **options)
 
 
-def _bidirectional_rnn(d: Draw) -> Case:
+def _bidirectional_rnn(d: Draw, dtype: str = REAL) -> Case:
     time_major, merged, (batch, steps, depth) = d.chance(0.5), d.chance(0.5), d.shape(3, 5)
+    again = dtype != REAL and time_major  # LiteRT reads a sequence as many times as it has steps
+    steps = min(steps, 2) if again else steps  # a code that got the other side of a border changes ever more
     x = _sequence(d, time_major, batch, steps, depth)
-    operands = (x, *_rnn_weights(d, batch, depth), *_rnn_weights(d, batch, depth), None, None, None)
-    options = {"time_major": time_major, "merged": merged, "activation": d.pick(FUSED)}
+    both = [_rnn_weights(d, batch, depth, dtype) for _ in range(2)]
+    operands = (x, *both[0], *both[1], None, None, None)
+    fused = ("RELU6", "TANH") if again else FUSED
+    options = {"time_major": time_major, "merged": merged, "activation": d.pick(fused), **_inputs(d, dtype)}
+    if again and merged and batch > 1:
+        options["asymmetric_inputs"] = True  # LiteRT's process ends otherwise
     kinds = [TensorType((), REAL)] * (1 if merged else 2)
     return d.case(ops.BidirectionalRnn, operands, *kinds, **options)
+
+
+def _codes(d: Draw, dtype: str, scale: float, *shape: int) -> str:
+    kind = TensorType(shape, dtype, Quantization.per_tensor(scale, 0))
+    data = d.data(kind)
+    return d.constant(np.maximum(data, -127) if dtype == "int8" else data, kind)
+
+
+def _integer_lstm(d: Draw) -> Case:
+    """int8 with a 16-bit cell, with some of the options; LiteRT reads beyond peepholes of fewer cells than results."""
+    coupled, peepholes, projected = d.chance(0.3), d.chance(0.5), d.chance(0.5)
+    normalized, time_major = d.chance(0.5), d.chance(0.5)
+    batch, steps, depth, cells = d.number(1, 3), d.number(1, 4), d.number(1, 6), d.number(1, 8)
+    results = d.number(1, cells if peepholes else 8) if projected else cells
+    gates = range(1, 4) if coupled else range(4)
+    x = d.kind((steps, batch, depth) if time_major else (batch, steps, depth), "int8", d.scale(0.005, 0.1))
+    hidden = TensorType((batch, results), "int8", Quantization.per_tensor(d.scale(0.004, 0.03), d.number(-5, 5)))
+    cell = TensorType((batch, cells), "int16", Quantization.per_tensor(2.0 ** -d.number(9, 14), 0))
+    operands: list[str | None] = [None] * 24
+    operands[0] = d.input(x)
+    for gate in gates:
+        operands[1 + gate] = _codes(d, "int8", d.scale(0.005, 0.05), cells, depth)
+        operands[5 + gate] = _codes(d, "int8", d.scale(0.005, 0.05), cells, results)
+        bias = TensorType((cells,), "int32", Quantization.per_tensor(x.scale * 0.01, 0))
+        most = 3_000_000 if normalized else 3000
+        operands[12 + gate] = d.constant(d.rng.integers(-most, most, cells), bias)
+        if peepholes and gate != 2:
+            operands[9 + min(gate, 2)] = _codes(d, "int16", d.scale(1e-6, 1e-4), cells)
+        if normalized:
+            operands[20 + gate] = _codes(d, "int16", d.scale(1e-6, 1e-4), cells)
+    if projected:
+        operands[16] = _codes(d, "int8", d.scale(0.005, 0.05), results, cells)
+        bias = TensorType((results,), "int32", Quantization.per_tensor(1e-4, 0))
+        operands[17] = d.constant(d.rng.integers(-3000, 3000, results), bias) if d.chance(0.5) else None
+    operands[18], operands[19] = d.state(hidden), d.state(cell)
+    scales = [Quantization.per_tensor(d.scale(1e-4, 1e-2) if normalized else 2.0**-12, 0) for _ in range(4)]
+    inside = [Value(f"inside{i}", TensorType((), "int16", scale)) for i, scale in enumerate(scales)]
+    within = Quantization.per_tensor(d.scale(0.004, 0.01), d.number(-5, 5)) if projected else hidden.quantization
+    inside.append(Value("inside4", TensorType((), "int8", within)))
+    options = {"time_major": time_major, "intermediates": tuple(inside), **_clips(d, projected)}
+    return d.case(ops.Lstm, operands, hidden.with_(shape=()), **options)
 
 
 def _basic_lstm(d: Draw) -> Case:
@@ -156,11 +206,12 @@ LAYERS: Mapping[str, Callable[..., Case]] = {
     "BIDIRECTIONAL_SEQUENCE_LSTM": _bidirectional_lstm,
     "RNN": _rnn,
     "UNIDIRECTIONAL_SEQUENCE_RNN": _sequence_rnn,
+    "BIDIRECTIONAL_SEQUENCE_RNN": _bidirectional_rnn,
     "SVDF": _svdf,
 }
 FAMILIES: Mapping[str, Family] = {
     **{f"{name}-float32": make for name, make in LAYERS.items()},
     **{f"{name}-float32-int8": partial(make, dtype="int8") for name, make in LAYERS.items()},
-    "BIDIRECTIONAL_SEQUENCE_RNN-float32": _bidirectional_rnn,
+    "UNIDIRECTIONAL_SEQUENCE_LSTM-options": _integer_lstm,
     "LSTM-float32": _basic_lstm,
 }

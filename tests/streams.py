@@ -38,6 +38,33 @@ def run_stream(model: bytes, inputs: Sequence[Array], engine: str = "ref", outpu
             return [arrays[name] for name in arrays.files]
 
 
+def run_signatures(model: bytes, calls: Sequence[str], inputs: Array) -> Array:
+    """What LiteRT's reference kernels give for each call of a signature of one input and one output, by one
+    interpreter; calls of signatures without any give what was there before."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, given, taken = Path(folder, "m.tflite"), Path(folder, "in.npy"), Path(folder, "out.npy")
+        path.write_bytes(model)
+        np.save(given, inputs)
+        command = [sys.executable, __file__, str(path), str(given), str(taken), *calls]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        if done.returncode != 0:
+            raise EngineFailed(f"exit {done.returncode}: {done.stderr.strip()[-500:]}")
+        return np.asarray(np.load(taken))
+
+
+def _signatures(model: str, given: str, taken: str, calls: Sequence[str]) -> None:
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    interpreter = Interpreter(model_path=model, experimental_op_resolver_type=OpResolverType.BUILTIN_REF)
+    signatures = interpreter.get_signature_list()
+    results = []
+    for key, x in zip(calls, np.load(given), strict=True):
+        names = signatures[key]["inputs"]
+        found = interpreter.get_signature_runner(key)(**dict.fromkeys(names, x))
+        results.append(next(iter(found.values())) if names else results[-1])
+    np.save(taken, np.stack(results))
+
+
 def _child(model: str, given: str, taken: str, engine: str, outputs: str) -> None:
     with np.load(given) as arrays:
         inputs = [arrays[name] for name in arrays.files]
@@ -77,4 +104,7 @@ def _micro(model: str, outputs: int) -> Any:
 
 
 if __name__ == "__main__":
-    _child(*sys.argv[1:])
+    if sys.argv[2].endswith(".npy"):
+        _signatures(*sys.argv[1:4], sys.argv[4:])
+    else:
+        _child(*sys.argv[1:])

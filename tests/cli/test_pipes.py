@@ -73,3 +73,14 @@ def test_verbose_says_each_step(digits: Path, tmp_path: Path, capfd: pytest.Capt
     said = [line.rpartition(":")[0] for line in capfd.readouterr().err.splitlines()]
     steps = ("reading", "converting", "compiling for native", "writing")
     assert said == [f"tflite2q: {step}" for step in steps]
+
+
+@pytest.mark.parametrize(
+    "asked", [["inspect", "MODEL", "--json", "-"], ["convert", "MODEL", "--scheme", "int8", "-o", "-"]]
+)
+def test_a_closed_stdout_that_is_asked_for_is_said(
+    digits: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdout", None)  # as Python has it where it was closed
+    assert run([str(digits) if each == "MODEL" else each for each in asked]) == 2
+    assert "stdout is closed, and '-' asks for it" in capsys.readouterr().err

@@ -191,6 +191,7 @@ def test_variables_trade_places() -> None:
     [
         "UNIDIRECTIONAL_SEQUENCE_LSTM-int8",
         pytest.param("UNIDIRECTIONAL_SEQUENCE_LSTM-coupled", marks=pytest.mark.slow),
+        pytest.param("UNIDIRECTIONAL_SEQUENCE_LSTM-options", marks=pytest.mark.slow),
         "SVDF-int8",
     ],
 )
@@ -214,6 +215,7 @@ def test_recurrent_layers_keep_their_variables(family: str) -> None:
         "SVDF",
         "RNN",
         pytest.param("UNIDIRECTIONAL_SEQUENCE_RNN", marks=pytest.mark.slow),
+        pytest.param("BIDIRECTIONAL_SEQUENCE_RNN", marks=pytest.mark.slow),
     ],
 )
 def test_recurrent_layers_with_integer_weights_keep_their_variables(family: str) -> None:

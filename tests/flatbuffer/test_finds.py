@@ -9,6 +9,7 @@ import handmade
 import numpy as np
 import pytest
 from cases import cases
+from patience import soon
 
 from tflite2q import rewrites
 from tflite2q.dialect.graph import Graph, verify
@@ -20,6 +21,7 @@ from tflite2q.dialect.ops.hlo_movement import HloIota
 from tflite2q.dialect.ops.lookup import Lookup
 from tflite2q.dialect.ops.movement import StridedSlice
 from tflite2q.dialect.ops.pool import AveragePool2D
+from tflite2q.dialect.ops.shape import Concat
 from tflite2q.dialect.ops.softmax import Softmax
 from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
 from tflite2q.errors import InvalidGraph, ModelError, Tflite2qError, UnsupportedError
@@ -179,6 +181,16 @@ def test_weights_and_biases_beyond_the_range_of_real_numbers(index: int) -> None
         warnings.simplefilter("error")
         found = rewrites.convert(graph, scheme.find("float32")).graph
     assert any(v.constant is not None and np.isinf(v.data).any() for v in found.values)
+
+
+def test_an_op_that_reads_a_value_many_times_takes_its_time_once() -> None:
+    many = 8000
+    kind = TensorType((1, 4), "uint8", Quantization.per_tensor(0.5, 3))
+    values = (Value("x", kind), Value("y", kind.with_(shape=(many, 4))))
+    graph = verify(Graph(("x",), ("y",), values, (Concat(inputs=("x",) * many, outputs=("y",), axis=0),)))
+    with soon(20):  # where every operand was looked at for every operand it took a minute
+        found = rewrites.convert(graph, scheme.find("int8")).graph
+    assert max(len(op.inputs) for op in found.ops) == many
 
 
 def test_line_ends_in_names_do_not_break_a_message() -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from streams import run_stream
+from streams import run_signatures, run_stream
 
+import tflite2q
 from tflite2q.dialect.text import parse_graph, print_graph
 from tflite2q.errors import InvalidGraph, ModelError, Tflite2qError, UnsupportedError
 from tflite2q.execution.reference import Stream
@@ -141,7 +142,6 @@ def test_subgraphs_behind_an_initialization_keep_their_callers() -> None:
     assert read(write(graph), allow_unsupported=True) == graph
 
 
-OTHER = SubgraphRecord("other", (TENSORS[1],), (), (), (handle(0),))
 REFUSED: dict[str, tuple[Callable[[], ModelRecord], str, type[Tflite2qError]]] = {
     "an initialization that computes": (
         lambda: setup(operators=(*SETUP.operators, OperatorRecord(NEG, (1,), (1,)))),
@@ -161,16 +161,6 @@ REFUSED: dict[str, tuple[Callable[[], ModelRecord], str, type[Tflite2qError]]] =
     "nothing sets it": (
         lambda: replace(main(operators=OPERATORS[1:]), subgraphs=main(operators=OPERATORS[1:]).subgraphs[:1]),
         "variable 'sum' is read before anything sets it",
-        UnsupportedError,
-    ),
-    "shared": (
-        lambda: replace(MODEL, subgraphs=(*MODEL.subgraphs, OTHER)),
-        "variable 'sum' is shared with subgraph 2",
-        UnsupportedError,
-    ),
-    "a signature of the initialization": (
-        lambda: replace(MODEL, signatures=(SignatureRecord("reset", (), (), 1),)),
-        "a signature is for a subgraph that CALL_ONCE runs",
         UnsupportedError,
     ),
     "a handle as an operand": (
@@ -213,6 +203,47 @@ REFUSED: dict[str, tuple[Callable[[], ModelRecord], str, type[Tflite2qError]]] =
         ModelError,
     ),
 }
+
+
+def two_signatures() -> ModelRecord:
+    """ "add" keeps a sum, "take" subtracts from it, "reset" is what initializes it, for both."""
+    taken = SubgraphRecord(
+        "taken",
+        TENSORS,
+        (0,),
+        (4,),
+        (*OPERATORS[:4], replace(OPERATORS[4], code=len(NAMES), options_type="SubOptions"), OPERATORS[5]),
+    )
+    return replace(
+        MODEL,
+        codes=(*MODEL.codes, OperatorCode("SUB", 2)),
+        subgraphs=(*MODEL.subgraphs, taken),
+        signatures=(
+            SignatureRecord("add", (("x", 0),), (("sum", 4),), 0),
+            SignatureRecord("reset", (), (), 1),
+            SignatureRecord("take", (("x", 0),), (("sum", 4),), 2),
+        ),
+    )
+
+
+@pytest.mark.parametrize("signature", ["add", "take"])
+@pytest.mark.parametrize("scheme", [None, "int16x8"])
+def test_a_variable_of_two_signatures(signature: str, scheme: str | None) -> None:
+    """It keeps its type, and what initializes it for both does so once for the written model, too."""
+    data = schema.encode(two_signatures())
+    graph = read(data, signature=signature)
+    assert [other.name for other in graph.others] == [n for n in ("main", "setup", "taken") if n != graph.name]
+    assert read(write(graph), signature=signature) == graph
+    inputs = np.random.default_rng(0).integers(-20, 28, (20, 4), np.int8)
+    new = graph if scheme is None else tflite2q.convert(graph, scheme).graph
+    assert new.states[0].type == graph.states[0].type
+    calls = [("add", "take", "take", "reset", "add", "add")[i % 6] for i in range(20)]
+    if scheme is None:
+        np.testing.assert_array_equal(run_signatures(data, calls, inputs), run_signatures(write(new), calls, inputs))
+        stream = Stream(graph)
+        ours = [stream.step(x)[0] for x in inputs]
+        alone = run_signatures(data, [signature] * 20, inputs)
+        np.testing.assert_array_equal(np.stack(ours), alone)
 
 
 @pytest.mark.parametrize("name", REFUSED)

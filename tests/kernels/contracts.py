@@ -25,10 +25,12 @@ from tflite2q.kernels.contracts import (
     FixedSum,
     FloatConv2DContract,
     LookupContract,
+    MatmulContract,
     PoolContract,
     ResizeBilinearContract,
     SoftmaxContract,
     Tensor,
+    TransposeConv2DContract,
 )
 
 Named = Iterator[tuple[str, Contract]]
@@ -214,6 +216,40 @@ def dynamic_layers() -> Named:
     )  # fmt: skip
 
 
+def transposed_layers() -> Named:
+    """Convolutions whose channels become pixels."""
+    for name, types in {"int8": "int8", "uint8": "uint8", "int16": "int16"}.items():
+        made = conv(f"transposed {name}", (5, 6, 12), 32, **{**WINDOW, "types": (types, types)})
+        yield f"of {name}", TransposeConv2DContract(made, (2, 2), (0, 1), (9, 11))  # type: ignore[arg-type]
+    real = dict(real_layers())["window"]
+    assert isinstance(real, FloatConv2DContract)
+    yield "of float32", TransposeConv2DContract(real, (1, 17), (0, 0), (6, 119))
+
+
+def matrix_products() -> Named:
+    rescale = Rescale(multipliers("matmul", 1, -10), 3, -128, 127, "int8")
+    for flips in itertools.product((False, True), repeat=2):
+        a = Tensor((2, 40, 9) if flips[0] else (2, 9, 40), "float32")
+        b = Tensor((2, 70, 40) if flips[1] else (2, 40, 70), "float32")
+        name = f"transposed {flips}"
+        yield f"{name}, float32", MatmulContract(a=a, b=b, transposed=flips)
+        small = replace(b, dtype="int8"), replace(a, dtype="int8")
+        yield (
+            f"{name}, int8",
+            MatmulContract(a=small[1], b=small[0], transposed=flips, zero_points=(-5, 7), rescale=rescale),
+        )
+        if not flips[0]:
+            scales = np.array(multipliers("matmul", 70, -8), np.float32)
+            yield (
+                f"{name}, dynamic",
+                MatmulContract(a=a, b=small[0], transposed=flips, scales=scales, asymmetric=flips[1]),
+            )
+    yield (
+        "one for all",
+        MatmulContract(a=Tensor((3, 5, 6), "float32"), b=Tensor((1, 6, 3), "float32"), transposed=(False, False)),
+    )
+
+
 def pools() -> Named:
     shapes: dict[str, Facts] = {
         "global": {"in_h": 7, "in_w": 7, "channels": 130, "out_h": 1, "out_w": 1, "window": (7, 7)},
@@ -375,6 +411,8 @@ FAMILIES: dict[str, Callable[[], Named]] = {
     "dense": dense_layers,
     "float32": real_layers,
     "dynamic": dynamic_layers,
+    "transposed": transposed_layers,
+    "matmul": matrix_products,
     "pool": pools,
     "lookup": lookups,
     "element_wise": element_wise,

@@ -53,6 +53,7 @@ CONVOLUTIONS: dict[str, dict[str, Any]] = {
     },
     "deeper than a tile": {"size": (5, 9, 72), "out_c": 80, "kernel": (1, 3), "padding": (0, 1, 0, 1), "batch": 3},
     "no multiple of a tile's depth": {"size": (7, 7, 201), "out_c": 130, "dtype": "uint8"},
+    "dilated, many taps": {"size": (9, 11, 6), "out_c": 20, "kernel": (4, 5), "dilation": (1, 2)},
     "dilated rows, 48 channels": {"size": (9, 8, 33), "out_c": 48, "kernel": (2, 2), "dilation": (3, 1)},
     "no bias, one pixel": {"size": (1, 1, 64), "out_c": 65, "bias": False, "dtype": "uint8"},
 }  # fmt: skip

@@ -27,6 +27,13 @@ LAYERS: dict[str, dict[str, Any]] = {
     "first-layer": {"size": (21, 23, 3), "out_c": 32, "strides": (2, 2), **SAME_3X3},
     "uneven": {"size": (11, 12, 7), "out_c": 19, "kernel": (2, 5), "strides": (3, 1), "padding": (0, 2, 1, 2)},
     "dilated": {"size": (12, 11, 5), "out_c": 24, "dilation": (2, 3), "kernel": (3, 3), "padding": (2, 3, 2, 3)},
+    "dilated-many-taps": {
+        "size": (11, 13, 6),
+        "out_c": 20,
+        "dilation": (1, 2),
+        "kernel": (4, 5),
+        "padding": (1, 4, 2, 4),
+    },
     "groups": {"size": (7, 6, 24), "out_c": 36, "groups": 3, **SAME_3X3},
     "depthwise": {"size": (9, 10, 50), "out_c": 50, "groups": 50, **SAME_3X3},
     "depthwise-stride": {"size": (9, 10, 33), "out_c": 33, "groups": 33, "strides": (2, 2), **SAME_3X3},

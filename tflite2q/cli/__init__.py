@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shlex
 import sys
@@ -16,6 +15,7 @@ from tflite2q.cli.check import check
 from tflite2q.cli.compare import compare
 from tflite2q.cli.convert import convert
 from tflite2q.cli.inspect import inspect
+from tflite2q.cli.output import Closed
 from tflite2q.cli.printable import printable
 from tflite2q.cli.run import run_command
 from tflite2q.cli.schemes import schemes
@@ -30,7 +30,7 @@ COMMANDS: tuple[click.Command, ...] = (inspect, convert, run_command, compare, c
 WRONG_USAGE = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
-LONGEST = 4000  # characters of a message
+LONGEST = 2000  # characters of a message
 
 NO_MEMORY = "not enough memory for this model; choose smaller inputs with --shape if the file leaves their size open"
 NO_MEMORY_IN_TVM = "bad_alloc"
@@ -61,7 +61,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code; errors become one line on stderr."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started the process
-            setattr(sys, name, io.StringIO())
+            setattr(sys, name, Closed())
     try:
         line = shlex.join(["tflite2q", *arguments])  # for reports
         with command_line():

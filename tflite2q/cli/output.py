@@ -15,12 +15,23 @@ import click
 from tflite2q import files
 from tflite2q.cli.printable import printable
 from tflite2q.cli.verbosity import Verbosity, current
+from tflite2q.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 # The width of a table in a file or a pipe: wide enough for all names.
 PLAIN_WIDTH = 200
+
+
+class Closed(io.StringIO):
+    """Stands for a stream that whoever started the process had closed."""
+
+
+def require_stdout() -> None:
+    """Raise UsageError if what '-' asks for would be lost."""
+    if isinstance(sys.stdout, Closed):
+        raise UsageError("stdout is closed, and '-' asks for it; give a file")
 
 
 def check_json(json_path: str | None, *inputs: str | None) -> None:
@@ -31,6 +42,7 @@ def check_json(json_path: str | None, *inputs: str | None) -> None:
 def write(path: str | None, content: str) -> None:
     """Write a report to `path`, replacing what is there; '-' prints it."""
     if path == "-":
+        require_stdout()
         click.echo(content, nl=False)
     elif path is not None:
         files.write(Path(path), content.encode(), force=True)
@@ -39,6 +51,7 @@ def write(path: str | None, content: str) -> None:
 def write_bytes(path: Path, content: bytes | memoryview, force: bool) -> None:
     """Write a file of any kind; '-' is stdout.  Errors as `files.write`."""
     if str(path) == "-":
+        require_stdout()
         sys.stdout.buffer.write(content)
     else:
         files.write(path, content, force)
@@ -56,6 +69,7 @@ def emit(
     `silent`: another report has been printed instead.  `err`: text goes to stderr, because a file goes to stdout.
     """
     if json_path == "-":
+        require_stdout()
         click.echo(encoded(document), nl=False)
         return
     if not silent and current() is not Verbosity.QUIET:

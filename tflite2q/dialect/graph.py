@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -263,7 +263,7 @@ def inner_name(op: Op, region: Graph, name: str) -> str:
 
 def fresh(names: Iterable[str], wish: str) -> str:
     """`wish`, or `wish` with the first number behind it that makes it a new name."""
-    taken = set(names)
+    taken = names if isinstance(names, Mapping | Set) else set(names)
     if wish not in taken:
         return wish
     number = 1

@@ -12,9 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 
+import numpy as np
+
 from tflite2q.arithmetic.core import Core
 from tflite2q.dialect.spans import EVERYTHING, Span
-from tflite2q.dialect.types import Quantization, TensorType, Value
+from tflite2q.dialect.types import STORAGE, Quantization, TensorType, Value
 from tflite2q.errors import InvalidGraph, UnsupportedError
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ CONTRACTS = (
     "resize_bilinear",
     "argmax",
     "concat",
+    "transpose_conv2d",
+    "batch_matmul",
 )
 
 
@@ -290,7 +294,12 @@ class Op:
         raise NotImplementedError
 
     def compute(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        """What `meaning` gives, scalars without axes: the constants of the core vocabulary have at least one."""
+        """What `meaning` gives, scalars without axes: the constants of the core vocabulary have at least one.
+
+        Of results without elements there is nothing to compute.
+        """
+        if outs and not self.updates and all(0 in y.type.shape for y in outs):
+            return tuple(core.const(np.zeros(y.type.shape, STORAGE[y.type.dtype])) for y in outs)
         results = self.meaning(core, ins, outs)
         kinds = [*(y.type for y in outs), *(ins[slot].type for slot in self.updates)]
         return tuple(r if kind.held else core.reshape(r, ()) for r, kind in zip(results, kinds, strict=True))

@@ -99,8 +99,12 @@ class Normalization:
     given: bool = False
 
     def __post_init__(self) -> None:
-        if self.std == 0:
-            raise DataError("the standard deviation of pixels (std) must not be 0")
+        with np.errstate(all="ignore"):  # as `encode` computes, in float32
+            ends = (np.array([0, 255], np.float32) - np.float32(self.mean)) / np.float32(self.std)
+        if not np.isfinite(ends).all():
+            raise DataError(
+                f"pixels have no values with a mean of {self.mean:g} and a standard deviation of {self.std:g}"
+            )
 
     @staticmethod
     def of(mean: float | None, std: float | None) -> Normalization:
@@ -368,17 +372,19 @@ def _transfer(array: Array, source: Value, target: Value) -> Array:
 
 def _from_real(array: Array, value: Value) -> Array:
     dtype = value.type.dtype
-    with np.errstate(over="ignore"):  # codes end at the ends of their range
-        if dtype.startswith("float"):
+    if dtype.startswith("float"):
+        with np.errstate(over="ignore"):
             found = array.astype(STORAGE[dtype])
-            if array.dtype.itemsize > found.dtype.itemsize and not np.isfinite(found).all():
-                raise DataError(f"input {value.name!r} takes {dtype}, and the data has numbers beyond it; scale them")
-            return found
-        if not value.type.quantized:
-            raise DataError(
-                f"input {value.name!r} takes {dtype} without quantization parameters; give integers, not reals"
-            )
-        return rounding.quantize(array, value.type.scale, value.type.zero_point, dtype)
+        if array.dtype.itemsize > found.dtype.itemsize and not np.isfinite(found).all():
+            raise DataError(f"input {value.name!r} takes {dtype}, and the data has numbers beyond it; scale them")
+        return found
+    if not value.type.quantized:
+        raise DataError(f"input {value.name!r} takes {dtype} without quantization parameters; give integers, not reals")
+    scale, zero_point = value.type.scale, value.type.zero_point
+    if array.dtype.itemsize > 4:  # what no code stands for may have no float32 either
+        low, high = rounding.code_range(dtype)
+        array = np.clip(array, (low - zero_point - 1) * float(scale), (high - zero_point + 1) * float(scale))
+    return rounding.quantize(array, scale, zero_point, dtype)
 
 
 def _random(generator: np.random.Generator, value: Value) -> Array:

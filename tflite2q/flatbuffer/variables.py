@@ -7,9 +7,11 @@ graph:  %h: variable = constant;           %y = q.read_variable(%h);  q.assign_v
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.ops.opaque import Opaque
 from tflite2q.dialect.types import STORAGE, Value
 from tflite2q.errors import ModelError, UnsupportedError
 from tflite2q.flatbuffer.records import (
@@ -41,7 +43,7 @@ class Variables:
     """The variables of one subgraph, by the index of the tensor that stands for each.
 
     `handles` maps every tensor that is a handle to the one that stands for its variable; `once` are the subgraphs that
-    do nothing but initialize.
+    do nothing but initialize, for this subgraph alone.
     """
 
     by_tensor: Mapping[int, Variable] = field(default_factory=dict)
@@ -52,8 +54,8 @@ class Variables:
 def found(model: ModelRecord, index: int) -> Variables:
     """The variables of subgraph `index`.
 
-    Raises UnsupportedError for variables that are shared with other parts of the model, or initialized by more than
-    constants; ModelError for references that lead nowhere.
+    Raises UnsupportedError for variables that more than constants initialize; ModelError for references that lead
+    nowhere.
     """
     return _Finder(model, index).variables()
 
@@ -69,13 +71,12 @@ class _Finder:
         initial: dict[Key, TensorRecord] = {}
         for place in sorted(once):
             initial.update(self.assigned(place))
-        self.check_alone(once)
         first: dict[Key, int] = {}
         for tensor, key in self.keys.items():
             first.setdefault(key, tensor)
         self.check_handles()
         by_tensor = {first[key]: self.variable(key, uses, initial.get(key)) for key, uses in self.uses().items()}
-        return Variables(by_tensor, {tensor: first[key] for tensor, key in self.keys.items()}, once)
+        return Variables(by_tensor, {tensor: first[key] for tensor, key in self.keys.items()}, once - self.needed())
 
     def name(self, op: OperatorRecord) -> str:
         if not 0 <= op.code < len(self.model.codes):
@@ -120,19 +121,11 @@ class _Finder:
     def has_data(self, tensor: TensorRecord) -> bool:
         return 0 < tensor.buffer < len(self.model.buffers) and len(self.model.buffers[tensor.buffer]) > 0
 
-    def check_alone(self, once: frozenset[int]) -> None:
-        """Raise UnsupportedError where another subgraph uses the same variables or the same initialization."""
-        mine = set(self.keys.values())
-        for index, graph in enumerate(self.model.subgraphs):
-            if index == self.index or index in once:
-                continue
-            shared = mine & set(self.handles_of(index).values())
-            if shared:
-                raise UnsupportedError(f"variable {_text(min(shared)[1])!r} is shared with subgraph {index}")
-            if any(place in once for op in graph.operators for place in called(op)):
-                raise UnsupportedError(f"subgraph {index} runs an initialization of this one")
-        if any(signature.subgraph in once for signature in self.model.signatures):
-            raise UnsupportedError("a signature is for a subgraph that CALL_ONCE runs")
+    def needed(self) -> frozenset[int]:
+        """The subgraphs that other ones call, or that a signature is for."""
+        others = (graph for index, graph in enumerate(self.model.subgraphs) if index != self.index)
+        places = {place for graph in others for op in graph.operators for place in called(op)}
+        return frozenset(places | {signature.subgraph for signature in self.model.signatures})
 
     def check_handles(self) -> None:
         """Raise UnsupportedError where a handle is used for more than reading and assigning."""
@@ -218,6 +211,28 @@ def handle_operator(value: Value, tensor: int, code: int) -> OperatorRecord:
     container, shared = (name.encode("utf-8", "surrogateescape") for name in names)
     options: dict[str, OptionValue] = {"Container": container, "SharedName": shared}
     return OperatorRecord(code, (), (tensor,), options_type="VarHandleOptions", options=options)
+
+
+def initializations(state: Value, others: Sequence[Graph]) -> Iterator[int]:
+    """The places of the further subgraphs that do nothing but assign constants, among them its initial data to `state`.
+
+    They are called instead of a new one: what has initialized a variable for another subgraph does not do so again.
+    """
+    for place, graph in enumerate(others):
+        handles: dict[str, tuple[str, str]] = {}
+        assigned: dict[tuple[str, str], Value] = {}
+        for op in graph.ops:
+            if not isinstance(op, Opaque) or op.code not in (HANDLE, ASSIGN):
+                break
+            if op.variable is not None:
+                handles[op.outputs[0]] = op.variable
+            elif op.inputs[0] in handles and op.inputs[1] is not None:
+                assigned[handles[op.inputs[0]]] = graph[op.inputs[1]]
+        else:
+            resource = state.resource
+            source = None if resource is None else assigned.get((resource.container, resource.shared_name))
+            if source is not None and resource is not None and source.constant == resource.initial:
+                yield place
 
 
 def once_operator(subgraph: int, code: int) -> OperatorRecord:

@@ -99,12 +99,11 @@ def _digest(data: bytes | memoryview) -> bytes:
 
 def _model(graph: Graph) -> ModelRecord:
     ordered = (*graph.others[: graph.place], graph, *graph.others[graph.place :])
-    initialized = [v for v in graph.values if v.resource is not None and v.resource.initial is not None]
+    initialized, called = _initialized(graph, ordered)
     shared = _Shared(len(ordered) + bool(initialized))
     metadata = tuple((name, shared.buffer(data)) for name, data in graph.metadata)
     writers = [_Writer(each, index, shared) for index, each in enumerate(ordered)]
-    if initialized:
-        writers[graph.place].once = len(writers)
+    writers[graph.place].once = (*called, len(writers)) if initialized else called
     subgraphs = [writer.subgraph() for writer in writers]
     if initialized:
         subgraphs.append(_initialization(initialized, shared))
@@ -118,6 +117,19 @@ def _model(graph: Graph) -> ModelRecord:
         signatures=tuple(signature for writer in writers for signature in writer.signatures()),
         metadata=metadata,
     )
+
+
+def _initialized(graph: Graph, ordered: Sequence[Graph]) -> tuple[list[Value], tuple[int, ...]]:
+    """The variables that get initial data from a subgraph to be made, and the subgraphs that give them to others."""
+    made, called = list[Value](), set[int]()
+    for value in graph.values:
+        if value.resource is not None and value.resource.initial is not None:
+            place = next(variables.initializations(value, ordered), None)
+            if place is None:
+                made.append(value)
+            else:
+                called.add(place)
+    return made, tuple(sorted(called))
 
 
 def _initialization(states: Sequence[Value], shared: _Shared) -> SubgraphRecord:
@@ -134,11 +146,11 @@ def _initialization(states: Sequence[Value], shared: _Shared) -> SubgraphRecord:
 
 
 class _Writer:
-    """One subgraph; `once` is the one that initializes its variables, if any."""
+    """One subgraph; `once` are those that initialize its variables."""
 
     def __init__(self, graph: Graph, place: int, shared: _Shared) -> None:
         self.graph, self.place, self.shared = graph, place, shared
-        self.once: int | None = None
+        self.once: tuple[int, ...] = ()
         inside = {value.name: value for op in graph.ops for value in op.intermediates}
         self.tensors = (*graph.values, *inside.values())
         self.index = {value.name: index for index, value in enumerate(self.tensors)}
@@ -158,8 +170,8 @@ class _Writer:
 
     def preparation(self) -> Iterator[OperatorRecord]:
         """What comes before the ops: the initialization of variables, and their handles."""
-        if self.once is not None:
-            yield variables.once_operator(self.once, self.shared.code(OperatorCode(variables.ONCE)))
+        for subgraph in self.once:
+            yield variables.once_operator(subgraph, self.shared.code(OperatorCode(variables.ONCE)))
         for value in self.graph.values:
             if value.resource is not None:
                 code = self.shared.code(OperatorCode(variables.HANDLE))

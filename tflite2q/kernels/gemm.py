@@ -23,6 +23,7 @@ from tflite2q.kernels.loops import PARALLEL_MACS, padded_image
 from tflite2q.kernels.refusals import Because, Refusal, other_types
 from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, view
 
+FEW_TAPS = 9  # of a dilated kernel, each of which has a text of its own
 CHUNKS = 16  # pieces into which a parallel layer's pixels are cut, at most
 
 
@@ -82,10 +83,16 @@ class Geometry:
         return T.Bind((first * w + column * self.strides[1]) * c)
 
     def regular_runs(self) -> list[tuple[int, int, int]]:
-        """(first run, count, distance) of loops over the runs: one, if they lie equally far apart."""
+        """(first run, count, distance) of loops over the runs: one, if they lie equally far apart.
+
+        Dilated kernels of many taps, which LLVM would otherwise take long for, have one for each row.
+        """
         pitch = self.runs[1] - self.runs[0] if len(self.runs) > 1 else 0
         if all(run == i * pitch for i, run in enumerate(self.runs)):
             return [(0, len(self.runs), pitch)]
+        row = next(i for i, run in enumerate(self.runs) if run != i * pitch)
+        if len(self.runs) > FEW_TAPS:
+            return [(first, row, pitch) for first in range(0, len(self.runs), row)]
         return [(i, 1, 0) for i in range(len(self.runs))]
 
     def addresses(self, first: Expr, count: int) -> list[Expr]:

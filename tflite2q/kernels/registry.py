@@ -21,9 +21,11 @@ from tflite2q.kernels.contracts import (
     EltwiseContract,
     FloatConv2DContract,
     LookupContract,
+    MatmulContract,
     PoolContract,
     ResizeBilinearContract,
     SoftmaxContract,
+    TransposeConv2DContract,
 )
 from tflite2q.kernels.frame import Kernel, Plan
 from tflite2q.kernels.generic.argmax import GenericArgMax
@@ -36,9 +38,11 @@ from tflite2q.kernels.generic.float_depthwise import FloatDepthwise
 from tflite2q.kernels.generic.float_gemm import FloatGemm
 from tflite2q.kernels.generic.linear_lookup import GenericLinearLookup
 from tflite2q.kernels.generic.lookup import GenericLookup
+from tflite2q.kernels.generic.matmul import GenericMatmul
 from tflite2q.kernels.generic.pool import GenericPool
 from tflite2q.kernels.generic.resize import GenericResize
 from tflite2q.kernels.generic.softmax import GenericSoftmax
+from tflite2q.kernels.generic.transpose_conv import GenericTransposeConv
 from tflite2q.kernels.refusals import Refusal
 from tflite2q.kernels.x86.add16 import X86Add16
 from tflite2q.kernels.x86.conv import X86Conv
@@ -68,6 +72,7 @@ KERNELS: dict[type[Contract], tuple[Kernel, ...]] = {
     DenseContract: (*_X86_CONV, *_X86_CONV16, *_ARM_CONV, GenericConv()),
     FloatConv2DContract: (FloatDepthwise(), FloatGemm(), GenericFloatConv()),
     DynamicConv2DContract: (*_X86_DYNAMIC, GenericDynamicConv()),
+    MatmulContract: (GenericMatmul(),),
     PoolContract: (GenericPool(),),
     LookupContract: (X86Lookup(), ArmLookup(), GenericLinearLookup(), GenericLookup()),
     EltwiseContract: (*_X86_PLANE, *_X86_ADD16, ArmFmaAdd(), GenericEltwise()),
@@ -75,6 +80,7 @@ KERNELS: dict[type[Contract], tuple[Kernel, ...]] = {
     ResizeBilinearContract: (GenericResize(),),
     ArgMaxContract: (GenericArgMax(),),
     ConcatContract: (GenericConcat(),),
+    TransposeConv2DContract: (GenericTransposeConv(lambda contract, target: select(contract, target).plan),),
 }
 
 

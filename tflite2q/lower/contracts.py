@@ -23,9 +23,10 @@ from tflite2q.dialect.ops.reduce import ArgExtremum
 from tflite2q.dialect.ops.resize import ResizeBilinear
 from tflite2q.dialect.ops.shape import Concat
 from tflite2q.dialect.ops.softmax import Softmax
+from tflite2q.dialect.ops.transpose_conv import TransposeConv
 from tflite2q.dialect.types import STORAGE, TensorType, Value
 from tflite2q.kernels import contracts, layout
-from tflite2q.lower import real
+from tflite2q.lower import matmul, real, transposed
 
 EIGHT_BITS = ("int8", "uint8")
 CODES = (*EIGHT_BITS, "int16")
@@ -40,6 +41,8 @@ def contract_of(op: Op, ins: Values, outs: Sequence[Value]) -> contracts.Contrac
 
 def activations(op: Op, contract: contracts.Contract) -> list[str]:
     """Names of the values that are the contract's inputs, in its order."""
+    if isinstance(op, TransposeConv):
+        return [op.reads("x")]
     names = [name for name in op.inputs if name is not None]
     return names[: len(contract.inputs)]
 
@@ -264,6 +267,8 @@ _BUILDERS: Mapping[str, Callable[[Op, Values, Sequence[Value]], contracts.Contra
     "resize_bilinear": _resize_bilinear,
     "argmax": _argmax,
     "concat": _concat,
+    "transpose_conv2d": transposed.transposed,
+    "batch_matmul": matmul.matmul,
 }
 
 if set(_BUILDERS) != set(CONTRACTS):

@@ -60,7 +60,9 @@ def _free_values(op: Op, contract: Contract | None) -> Iterator[str]:
     """Operands and results of `op` that may be stored either way."""
     if contract is not None and contract.storable:
         names = activations(op, contract)
-        others = [name for name in op.inputs if name is not None][len(names) :]
+        others = list(op.inputs)
+        for name in names:
+            others.remove(name)
         yield from (name for name in (*names, *op.outputs) if name not in others)
     elif contract is None and isinstance(op, Reshape):
         yield from (str(op.inputs[0]), op.outputs[0])

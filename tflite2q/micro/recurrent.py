@@ -11,6 +11,7 @@ import numpy as np
 from tflite2q.arithmetic.gemmlowp16 import logistic_table, tanh_table
 from tflite2q.arithmetic.rescale import Rescale
 from tflite2q.dialect.op import Values
+from tflite2q.dialect.ops.integer_lstm import options_of
 from tflite2q.dialect.ops.recurrent import SOURCES, Lstm, Svdf, gate_multipliers, gates_of
 from tflite2q.dialect.types import Value
 from tflite2q.errors import UnsupportedError
@@ -62,6 +63,9 @@ def lstm(name: str, op: Lstm, ins: Values) -> Call:
     """The call of an int8 LSTM, which reads x and updates both states.  Raises UnsupportedError for others."""
     x, hidden, cell = ins["x"], ins["hidden"].type, ins["cell"].type
     _check(op, ins, x, ("hidden", "cell"))
+    options = options_of(ins)
+    if options:
+        raise UnsupportedError(f"an LSTM with {' and '.join(options)}")
     gates = gates_of(ins)
     batch, steps = (x.type.shape[axis] for axis in ((1, 0) if op.time_major else (0, 1)))
     depth, units = x.type.shape[2], hidden.shape[1]
@@ -77,7 +81,7 @@ def lstm(name: str, op: Lstm, ins: Values) -> Call:
     unit = _Unit(core, units, op.bits(cell))
     old = (core.bind("c[u]", "int16"),)
     wide: Any = tuple(core.astype(each, "int64") for each in sums)
-    (c,), (h,) = op.step(unit, wide, old, len(gates) == 3, cell, hidden)  # type: ignore[arg-type]
+    (c,), (h,) = op.step(unit, wide, old, len(gates) == 3, cell, op.inside(hidden, False))  # type: ignore[arg-type]
     body = "\n".join(f"        {line}" for line in (*core.lines, f"c[u] = {c.text};", f"to[u] = {h.text};"))
     at = "t * {b} + n" if op.time_major else "n * {s} + t"
     place = at.format(b=batch, s=steps)

@@ -73,7 +73,7 @@ def refused(graph: Graph, family: str) -> tuple[Refused, ...]:
 
 
 def _contract(graph: Graph, op: Op) -> Contract | None:
-    if op.regions:
+    if op.regions or isinstance(op, TransposeConv | BatchMatmul):  # which have no kernels by contract
         return None
     try:
         return contract_of(op, graph.ins(op), graph.outs(op))

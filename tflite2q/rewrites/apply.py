@@ -151,14 +151,12 @@ class Applier:
     def _before_rounding(self, op: Op, bias: int | None, weights: Value, layer: Layer) -> Exact:
         """The op's weights and bias in real numbers."""
         new = self.weights[op.name]
-        q = new.value.type.quantization
-        real = new.value.data.astype(np.float64) if q is None else q.real(new.value.data)
         added = None
         if bias is not None and self._value(op, bias).constant is not None:
             old = self._value(op, bias)
             added = old.data.reshape(-1).astype(np.float64) * np.array(self._bias_units(op, old, weights))
         gains = input_gain(op, self.factors), output_gain(op, self.factors)
-        return Exact(real - new.error, added, new.rescaled, *gains, layer)
+        return Exact(new, added, new.rescaled, *gains, layer)
 
     def _correction(self, op: Op, x: str) -> list[float] | None:
         """Minus the mean error of each output channel due to the weights' errors (eq. S7)."""
@@ -206,7 +204,8 @@ class Applier:
     def _with_version(self, op: Op) -> Op:
         """`op` with the operator version that the dtypes of operands which changed need."""
         now = [self.editor.values[name].type.dtype for name in op.inputs if name is not None]
-        before = {value.type.dtype for value in self.graph.values if value.name in op.inputs and not self.provisional}
+        known = {} if self.provisional else self.graph.by_name
+        before = {known[name].type.dtype for name in op.inputs if name is not None and name in known}
         changed = [op.builtin.versions.get(dtype, 1) for dtype in now if dtype not in before]
         return op.with_(version=max(op.version, *changed, 1))
 

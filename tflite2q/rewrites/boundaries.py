@@ -65,7 +65,7 @@ class _Guard:
         for op in self.graph.ops:
             name_before = op.name
             op = self.editor.replace_inputs(op, renamed)
-            op = op.with_(inputs=tuple(self._operand(op, i, n) for i, n in enumerate(op.inputs)))
+            op = op.with_(inputs=self._operands(op))
             kept_outputs = [name for name in op.outputs if self._splits(op, name)]
             for name in kept_outputs:
                 inner = self.editor.add(self.editor.values[name], near=name)
@@ -80,6 +80,14 @@ class _Guard:
     def _splits(self, op: Op, name: str) -> bool:
         """Whether a free op's result is a model output that keeps its type; a converting op makes any type itself."""
         return name in self.pinned and self.wants[op.name] is not None and not casts(op, self.graph)
+
+    def _operands(self, op: Op) -> tuple[str | None, ...]:
+        """The values that `op` must read; an op may read one a thousand times."""
+        found: dict[tuple[str | None, str], str | None] = {}
+        for index, name in enumerate(op.inputs):
+            if (name, op.operand(index).role) not in found:
+                found[name, op.operand(index).role] = self._operand(op, index, name)
+        return tuple(found[name, op.operand(index).role] for index, name in enumerate(op.inputs))
 
     def _operand(self, op: Op, index: int, name: str | None) -> str | None:
         """The value that `op` must read instead of `name`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from tflite2q.dialect.graph import Graph, fresh, used
 from tflite2q.dialect.op import Op
@@ -17,27 +17,31 @@ class Editor:
         self._graph = graph
         self.values: dict[str, Value] = dict(graph.by_name)
         self.ops: list[Op] = list(graph.ops)
+        self._behind: dict[str, list[str]] = {}  # values that stand behind another one, the first to be added last
 
     def graph(self) -> Graph:
         """The edited graph, without unused values, in the original order."""
-        return used(self._graph.with_(values=tuple(self.values.values()), ops=tuple(self.ops)))
+        return used(self._graph.with_(values=tuple(self._in_order()), ops=tuple(self.ops)))
+
+    def _in_order(self) -> Iterator[Value]:
+        moved = {name for names in self._behind.values() for name in names}
+        known = dict.fromkeys(
+            (*self._graph.by_name, *self.values)
+        )  # also those behind which others stand that are gone
+        waiting = [name for name in reversed(known) if name not in moved]
+        while waiting:
+            name = waiting.pop()
+            waiting += self._behind.get(name, ())
+            if name in self.values:
+                yield self.values[name]
 
     def add(self, value: Value, near: str | None = None) -> str:
         """Add `value` under its name, or a new one made of it; after value `near` if given.  Returns the name."""
         name = fresh(self.values, value.name)
-        self._insert(value.with_(name=name), near)
+        self.values[name] = value.with_(name=name)
+        if near is not None:
+            self._behind.setdefault(near, []).append(name)
         return name
-
-    def _insert(self, value: Value, near: str | None) -> None:
-        if near is None:
-            self.values[value.name] = value
-            return
-        ordered: dict[str, Value] = {}
-        for name, old in self.values.items():
-            ordered[name] = old
-            if name == near:
-                ordered[value.name] = value
-        self.values = ordered
 
     def constant(self, value: Value) -> str:
         """A constant by its name, or under a new name if another consumer already holds something else there."""

@@ -15,6 +15,7 @@ import numpy as np
 from tflite2q.arithmetic import rounding
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
+from tflite2q.dialect.ops.opaque import shared_variables
 from tflite2q.dialect.types import Quantization, TensorType
 from tflite2q.rewrites.plan import Plan, activation_operands, activations_of, is_activation
 from tflite2q.rewrites.scheme import Activations, Layer
@@ -68,12 +69,14 @@ def _state_layers(graph: Graph, plan: Plan) -> dict[str, Layer]:
 
 
 def _held(graph: Graph, plan: Plan) -> frozenset[str]:
-    """The ops that keep the type of a variable because one of them cannot follow the scheme, or their types differ."""
+    """The ops that keep the type of a variable because one of them cannot follow the scheme, their types differ, or
+    further subgraphs use it."""
     held: set[str] = set()
+    shared = shared_variables(graph)
     for name, users in _users(graph).items():
         kinds = {(v.type.dtype, v.type.quantization) for op in users for v in activations_of(op, graph)}
         kinds.add((graph[name].type.dtype, graph[name].type.quantization))
-        if len(kinds) > 1 or any(plan.wanted(op, graph) is None for op in users):
+        if name in shared or len(kinds) > 1 or any(plan.wanted(op, graph) is None for op in users):
             held.update(op.name for op in users)
     return frozenset(held)
 

@@ -14,22 +14,32 @@ from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.eltwise import Dequantize
 from tflite2q.dialect.types import Value
 from tflite2q.rewrites.scheme import Layer
+from tflite2q.rewrites.weights import NewWeights
 
 
 @dataclass(frozen=True)
 class Exact:
-    """A layer's weights, and its bias if it has one, in real numbers before they were rounded.
+    """A layer's weights as they became, and its bias, if it has one, in real numbers before it was rounded.
 
     `rescaled` are the channels whose weights were rounded.  Channels of the operand and of the result were divided by
     `source_gain` and `result_gain` (equalization): the numbers are those of the divided channels.
     """
 
-    weights: rounding.Floats
+    new: NewWeights
     bias: rounding.Floats | None
     rescaled: npt.NDArray[np.bool_]
     source_gain: rounding.Floats
     result_gain: rounding.Floats
     settings: Layer
+
+    @property
+    def weights(self) -> rounding.Floats:
+        """The weights in real numbers before they were rounded; computed when asked for, as they take eight times the
+        memory of int8 ones."""
+        value = self.new.value
+        q = value.type.quantization
+        real = value.data.astype(np.float64) if q is None else q.real(value.data)
+        return np.asarray(real - self.new.error)
 
 
 @dataclass(frozen=True)

@@ -230,7 +230,7 @@ class Conv2D(Convolution):
         super().verify(ins, outs)
         x, weights = ins["x"], ins["weights"]
         channels, filters = x.type.shape[3], weights.type.shape
-        fits = filters[3] > 0 and channels % filters[3] == 0 and filters[0] % (channels // filters[3]) == 0
+        fits = 0 < filters[3] <= channels and channels % filters[3] == 0 and filters[0] % (channels // filters[3]) == 0
         require(fits, f"{channels} input channels do not split into groups for weights {list(filters)}")
         if hybrid.is_hybrid(x.type, weights.type):
             alone = self.groups(x.type, weights.type) == 1 or self.asymmetric(weights.type)

@@ -139,6 +139,7 @@ class BatchMatmul(Op):
     asymmetric_inputs: bool = attribute("AsymmetricQuantizeInputs", False)
 
     mnemonic: ClassVar[str] = "q.batch_matmul"
+    contract: ClassVar[str | None] = "batch_matmul"
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("BATCH_MATMUL", "BatchMatMulOptions", {"int8": 2, "int16": 3}),)
     operands: ClassVar[tuple[Operand, ...]] = (Operand("a"), Operand("b"))
     floats: ClassVar[bool] = True
@@ -213,8 +214,9 @@ class BatchMatmul(Op):
         acc = core.matmul(factors[0], factors[1], wide_accumulator(a.type, None))
         return (self.rescaling(a.type, b.type, y).meaning(core, acc),)
 
-    def rescaling(self, a: TensorType, b: TensorType, y: TensorType) -> Rescale:
-        """How sums of products of codes become codes."""
+    @staticmethod
+    def rescaling(a: TensorType, b: TensorType, y: TensorType) -> Rescale:
+        """How sums of products of codes become codes of y."""
         scales = np.float32(a.scale) * np.array(b.parameters.scale, np.float32)
         real = tuple(float(s) / y.scale for s in scales)
         return product_rescale(a, y, real, "NONE", "tflite", wide_accumulator(a, None))

@@ -73,12 +73,16 @@ def squashed(core: Core[T], x: T, activation: str) -> T:
     return core.tanh(x) if activation == "TANH" else activated(core, x, activation, "float32")
 
 
+def check_steps(shape: Sequence[int], time_major: bool, most: float = MOST_STEPS) -> None:
+    """Raise UnsupportedError for a sequence [batch, steps, depth], or steps first, of more than `most` or no steps."""
+    steps = shape[0 if time_major else 1]
+    supported(0 < steps <= most, f"a sequence of {steps} steps; 1 to {most} are possible")
+
+
 def steps_of(core: Core[T], x: T, shape: Sequence[int], time_major: bool) -> list[T]:
     """The inputs [batch, depth] of each step."""
     axis = 0 if time_major else 1
-    steps = shape[axis]
-    supported(steps <= MOST_STEPS, f"a sequence of {steps} steps; {MOST_STEPS} are possible")
-    parts = (core.strided_slice(x, (axis,), (step,), (step + 1,), (1,)) for step in range(steps))
+    parts = (core.strided_slice(x, (axis,), (step,), (step + 1,), (1,)) for step in range(shape[axis]))
     return [core.reshape(part, (shape[1 - axis], shape[2])) for part in parts]
 
 
@@ -218,6 +222,13 @@ def check_lstm(ins: Values, prefix: str, batch: int, depth: int, states: tuple[s
         fits(f"{prefix}peephole_{gate}", cells)
     given = [ins.get(f"{prefix}{name}") is None for name in ("input_to_input", "recurrent_to_input", "bias_input")]
     require(len(set(given)) == 1, "the input gate has weights without a bias, or the other way round")
+    holes = [name for name in ("input", "forget", "output") if ins.get(f"{prefix}peephole_{name}") is not None]
+    coupled = given[0]
+    require(holes in ([], ["forget", "output"] if coupled else ["input", "forget", "output"]), "peepholes are missing")
+    require(
+        ins.get(f"{prefix}projection") is not None or ins.get(f"{prefix}projection_bias") is None,
+        "a projection has a bias without weights",
+    )
     if ins.get(f"{prefix}projection") is None:
         require(results == cells, f"{cells} cells but {results} results without a projection")
     fits(f"{prefix}projection", results, cells)

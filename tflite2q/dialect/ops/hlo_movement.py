@@ -211,16 +211,19 @@ class HloPad(HloMovement):
         x = dilated(core, ins["x"].data, shape, self.interior, value)
         here = list(wide)
         for axis, (low, high) in enumerate(zip(self.low, self.high, strict=True)):
-            first, last = max(-low, 0), here[axis] + min(high, 0)
-            if first or last < here[axis]:
+            size, total = here[axis], low + here[axis] + high
+            first, last = min(max(-low, 0), size), size + min(high, 0)
+            if first or last < size:
                 x = core.strided_slice(x, (axis,), (first,), (max(last, first),), (1,))
-                here[axis] = max(last - first, 0)
-            margins = [(*here[:axis], max(n, 0), *here[axis + 1 :]) for n in (low, high)]
-            before, after = (core.broadcast_to(value, margin) for margin in margins)
-            parts = [(before, low > 0), (x, here[axis] > 0), (after, high > 0)]
-            used = [part for part, wanted in parts if wanted]
+            kept = max(last - first, 0)
+            # A margin that drops more than there is takes the rest from the other one.
+            before = min(max(low, 0), total)
+            counts = (before, total - before - kept)
+            margins = (core.broadcast_to(value, (*here[:axis], n, *here[axis + 1 :])) for n in counts)
+            parts = zip((next(margins), x, next(margins)), (counts[0], kept, counts[1]), strict=True)
+            used = [part for part, count in parts if count]
             x = core.concat(used, axis) if len(used) > 1 else used[0] if used else x
-            here[axis] += max(low, 0) + max(high, 0)
+            here[axis] = total
         return (core.reshape(x, outs[0].type.shape),)
 
 

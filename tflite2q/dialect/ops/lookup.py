@@ -105,6 +105,7 @@ class Lookup(Op):
         supported(x.type.dtype == y.type.dtype, f"input is {x.type.dtype} but result {y.type.dtype}")
         supported(is_codes(x.type) or x.type.dtype in PLAIN, f"{x.name!r} is {x.type.dtype}")
         require(is_codes(x.type) == is_codes(y.type), "input and result must both be quantized or neither")
+        require(not self.approximate or self.function == "GELU", f"{self.function} has no approximate form")
         if is_codes(x.type):
             supported(self.function in FUNCTIONS, f"{self.function} takes real numbers, not {x.type.dtype} codes")
             require(len(x.type.parameters.scale) == 1, f"{x.name!r} is quantized per channel")

@@ -120,11 +120,13 @@ class StridedSlice(Movement):
 
     def indices(self, i: int, first: int, last: int, stride: int, extent: int) -> range:
         """The indices that range `i` takes on an axis of `extent`."""
-        if self.offset:
-            last += first
+        if self.offset:  # which counts from where the range really begins
+            bounded = min(max(first + extent if first < 0 else first, 0), extent)
+            last += 0 if self.begin_mask >> i & 1 and stride > 0 else bounded
         if self.shrink_axis_mask >> i & 1:
             # TensorFlow refuses it, and LiteRT's kernels then write nothing.
             require(stride > 0, f"stride {stride} on an axis that is dropped")
+            first = 0 if self.begin_mask >> i & 1 else first
             index = first + extent if first < 0 else first
             require(0 <= index < extent, f"index {first} on an axis of {extent}")
             return range(index, index + 1)

@@ -56,6 +56,7 @@ class RowWise(Op):
 
     def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         check_numbers(ins["x"], outs[0])
+        require(len(ins["x"].type.shape) > 0, "takes no single number")
 
     def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
         return (ins["x"].type.shape,)

@@ -44,12 +44,28 @@ class Opaque(Op):
     def builtin(self) -> Builtin:
         return Builtin(self.code, self.options_type, custom=self.custom)
 
+    @property
+    def variable(self) -> tuple[str, str] | None:
+        """Container and shared name of the variable that a VAR_HANDLE is a handle of, None for other operators."""
+        if self.code != "VAR_HANDLE" or self.custom:
+            return None
+        options = dict(self.options)
+        container, shared = (bytes(options.get(name, b"")) for name in ("Container", "SharedName"))
+        return container.decode("utf-8", "surrogateescape"), shared.decode("utf-8", "surrogateescape")
+
     def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
         return tuple(y.type.shape for y in outs)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> NoReturn:
         kind = "custom operator" if self.custom else "operator"
         raise UnsupportedError(f"{self.name!r}: the {kind} {self.code} cannot be run; the model can only be converted")
+
+
+def shared_variables(graph: Graph) -> frozenset[str]:
+    """The variables of a graph that its further subgraphs use, too: their types cannot change."""
+    used = {op.variable for other in graph.others for op in other.ops if isinstance(op, Opaque)}
+    mine = ((value.name, value.resource) for value in graph.values if value.resource is not None)
+    return frozenset(name for name, known in mine if (known.container, known.shared_name) in used)
 
 
 def check_runnable(graph: Graph) -> None:

@@ -5,7 +5,8 @@ State lives in variables, which a run reads and updates.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
@@ -17,14 +18,16 @@ from tflite2q.arithmetic.gemmlowp16 import logistic_table, tanh_table
 from tflite2q.arithmetic.rescale import Rescale, int_const, multiply_fixed, rounding_shift_right
 from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, Values, attribute, require
 from tflite2q.dialect.ops.common import centred, check_codes
-from tflite2q.dialect.ops.eltwise import exact_log2
 from tflite2q.dialect.ops.float_recurrent import (
     DYNAMIC,
     GATES,
+    MOST_STEPS,
     LstmCell,
     check_dynamic,
     check_lstm,
     check_real,
+    check_steps,
+    lstm_units,
     lstm_weights,
     matrices,
     real_numbers,
@@ -33,8 +36,9 @@ from tflite2q.dialect.ops.float_recurrent import (
     steps_of,
 )
 from tflite2q.dialect.ops.hybrid import products, quantized
+from tflite2q.dialect.ops.integer_lstm import GateSums, check_options, log2, normalized, projected
 from tflite2q.dialect.types import TensorType, Value
-from tflite2q.errors import InvalidGraph, UnsupportedError
+from tflite2q.errors import UnsupportedError
 
 T = TypeVar("T")
 
@@ -54,11 +58,11 @@ def _lstm_operands() -> tuple[Operand, ...]:
 
 
 SOURCES = ("input", "recurrent")  # what gates have weights for
-REFUSED: Mapping[str, str] = {
-    **{f"peephole_{gate}": "peepholes" for gate in ("input", "forget", "output")},
-    "projection": "a projection",
-    **{f"normalization_{gate}": "layer normalization" for gate in GATES},
-}
+Inner = Callable[[Sequence[str], T, T], T]  # of sums of gates side by side, and the cell's state that they see
+
+
+def _as_they_are(gates: Sequence[str], sums: T, cell: T) -> T:
+    return sums
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +82,7 @@ class Lstm(Op):
     operands: ClassVar[tuple[Operand, ...]] = _lstm_operands()
     dtypes: ClassVar[tuple[str, ...]] = ("int8",)
     updates: ClassVar[tuple[str, ...]] = ("hidden", "cell")
-    deviation: ClassVar[str] = "float32 within 1e-5; int8 without peepholes, projection and layer normalization"
+    deviation: ClassVar[str] = "float32 within 1e-5"
     hybrid_deviation: ClassVar[str] = DYNAMIC
 
     def verify(self, ins: Values, outs: Sequence[Value]) -> None:
@@ -88,16 +92,18 @@ class Lstm(Op):
             return
         if x.type.dtype != "int8" or ins["input_to_forget"].type.dtype != "int8":
             raise UnsupportedError(f"{self.name!r}: only the int8 LSTM is supported, this one reads {x.type.dtype}")
-        for name, what in REFUSED.items():
-            if ins.get(name) is not None:
-                raise UnsupportedError(f"{self.name!r}: an LSTM with {what} is not supported")
         check_codes(x, hidden, outs[0])
         require(cell.type.dtype == "int16", f"cell state is {cell.type.dtype}, not int16")
-        _log2(cell.type)
-        described = len(self.intermediates) > HIDDEN and self.intermediates[HIDDEN].type.quantized
-        require(described, "the parameters of the hidden state are missing")
-        require(len(x.type.shape) == 3, f"input must have 3 axes, has {len(x.type.shape)}")
+        log2(cell.type)
+        require(len(self.intermediates) > HIDDEN, "the parameters of the hidden state are missing")
         self.check_shapes(ins)
+        gates = gates_of(ins)
+        inside = (HIDDEN, *map(GATES.index, normalized(ins, gates)))
+        described = all(self.intermediates[index].type.quantized for index in inside)
+        require(described, "the parameters of the hidden state, or of normalized gates, are missing")
+        for name in (f"{source}_to_{gate}" for source in SOURCES for gate in gates):
+            require(ins[name].type.quantized, f"{name} has no quantization parameters")
+        check_options(ins)
 
     def verify_real(self, ins: Values) -> None:
         """Check an LSTM of real numbers, perhaps with integer weights; it may have every option."""
@@ -105,42 +111,25 @@ class Lstm(Op):
             check_real(ins)
         else:
             check_dynamic(self, ins, matrices(""))
-        shape, units = ins["x"].type.shape, ins["input_to_forget"].type.shape[0]
-        require(len(shape) == 3, f"input must have 3 axes, has {len(shape)}")
-        check_lstm(ins, "", shape[1 if self.time_major else 0], shape[2], ("hidden", "cell"))
-        given = [gate for gate in GATES if ins.get(f"normalization_{gate}") is not None]
-        wanted = [gate for gate in GATES if gate != "input" or ins.get("input_to_input") is not None]
-        require(given in ([], wanted), "some gates are normalized, others not")
-        sized = all(ins[f"normalization_{gate}"].type.shape == (units,) for gate in given)
-        require(sized, f"normalization does not fit {units} cells")
+        self.check_shapes(ins)
 
     def check_shapes(self, ins: Values) -> None:
-        """All gates have the same units; both states are [batch, units]."""
-        x, recurrent = ins["x"].type.shape, ins["recurrent_to_forget"].type.shape
-        batch, units = x[1 if self.time_major else 0], recurrent[0] if recurrent else 0
-        for gate in GATES:
-            for source, columns in zip(SOURCES, (x[2], units), strict=True):
-                weights = ins.get(f"{source}_to_{gate}")
-                fits = weights is None or weights.type.shape == (units, columns)
-                require(fits, f"weights of the {gate} gate do not fit {units} units and {columns} inputs")
-                scaled = weights is None or weights.type.quantized
-                require(scaled, f"weights of the {gate} gate have no quantization parameters")
-            bias = ins.get(f"bias_{gate}")
-            require(bias is None or bias.type.shape == (units,), f"bias of the {gate} gate does not fit {units} units")
-            complete = (bias is None) == (ins.get(f"input_to_{gate}") is None)
-            require(complete, f"the {gate} gate has weights without a bias, or the other way round")
-        for state in ("hidden", "cell"):
-            shape = ins[state].type.shape
-            require(shape == (batch, units), f"{state} state is {list(shape)}, not [{batch}, {units}]")
+        """All gates have the same cells; states are [batch, results] and [batch, cells]."""
+        shape, cells = ins["x"].type.shape, ins["input_to_forget"].type.shape[0]
+        require(len(shape) == 3, f"input must have 3 axes, has {len(shape)}")
+        check_steps(shape, self.time_major, MOST_STEPS if ins["x"].type.dtype == "float32" else math.inf)
+        check_lstm(ins, "", shape[1 if self.time_major else 0], shape[2], ("hidden", "cell"))
+        given = normalized(ins, [gate for gate in GATES if gate != "input" or ins.get("input_to_input") is not None])
+        sized = all(ins[f"normalization_{gate}"].type.shape == (cells,) for gate in given)
+        require(sized, f"normalization does not fit {cells} cells")
 
     def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
-        recurrent = ins["recurrent_to_forget"].type.shape
-        require(len(recurrent) == 2, f"recurrent weights must have 2 axes, have {len(recurrent)}")
-        return ((*ins["x"].type.shape[:2], recurrent[1]),)
+        return ((*ins["x"].type.shape[:2], lstm_units(ins)),)
 
     def macs(self, ins: Values, outs: Sequence[Value]) -> int:
         steps = int(np.prod(ins["x"].type.shape[:2]))
-        weights = (ins.get(f"{source}_to_{gate}") for source in SOURCES for gate in GATES)
+        names = (*(f"{source}_to_{gate}" for source in SOURCES for gate in GATES), "projection")
+        weights = (ins.get(name) for name in names)
         return steps * sum(value.type.size for value in weights if value is not None)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
@@ -152,65 +141,93 @@ class Lstm(Op):
             steps_in = steps_of(core, x.data, x.type.shape, self.time_major)
             found, *states = layer.run(steps_in, hidden.data, cell.data)
             return (sequence_of(core, found, outs[0].type.shape, self.time_major), *states)
-        gates = gates_of(ins.values)
+        return self.codes(core, ins, outs[0].type)
+
+    def codes(self, core: Core[T], ins: Operands[T], y: TensorType) -> tuple[T, ...]:
+        """The int8 LSTM (eq. 32)."""
+        x, hidden, cell, gates = ins["x"], ins["hidden"].type, ins["cell"].type, gates_of(ins.values)
         batch_axis = 1 if self.time_major else 0
         batch, steps = x.type.shape[batch_axis], x.type.shape[1 - batch_axis]
-        depth = x.type.shape[2]
+        width = len(gates) * cell.shape[1]
         sequence = x.data if self.time_major else core.permute_dims(x.data, (1, 0, 2))
-        rows = core.reshape(sequence, (steps * batch, depth))
-        from_input = self.products(core, ins, "input", gates, x.type, rows)
-        from_input = core.clip(from_input, -HALF_RANGE, HALF_RANGE - 1)
-        wide = core.reshape(from_input, (steps, batch, _width(ins, gates)))
-        h, c = hidden.data, cell.data
+        rows = core.reshape(sequence, (steps * batch, x.type.shape[2]))
+        from_input = core.clip(self.products(core, ins, "input", gates, x.type, rows), -HALF_RANGE, HALF_RANGE - 1)
+        wide = core.reshape(from_input, (steps, batch, width))
+        inner = self.inner(core, ins, gates)
+        shortened = ins.get("projection") is not None
+        inside = self.inside(hidden, shortened)
+        h, c = ins["hidden"].data, ins["cell"].data
         results = []
         for step in range(steps):
-            now = core.strided_slice(wide, (0,), (step,), (step + 1,), (1,))
-            now = core.reshape(now, (batch, _width(ins, gates)))
-            recurrent = self.products(core, ins, "recurrent", gates, hidden.type, h)
+            now = core.reshape(core.strided_slice(wide, (0,), (step,), (step + 1,), (1,)), (batch, width))
+            recurrent = self.products(core, ins, "recurrent", gates, hidden, h)
             sums = core.clip(core.add(now, recurrent), -HALF_RANGE, HALF_RANGE - 1)
-            c, h = self.step(core, sums, c, len(gates) == 3, cell.type, hidden.type)
-            results.append(core.reshape(h, (1, *hidden.type.shape)))
-        y = core.concat(results, 0)
-        return (y if self.time_major else core.permute_dims(y, (1, 0, 2)), h, c)
+            c, h = self.step(core, sums, c, len(gates) == 3, cell, inside, inner)
+            if shortened:
+                h = projected(core, ins, h, self.intermediates[HIDDEN].type, y, self.projection_clip)
+            results.append(core.reshape(h, (1, *hidden.shape)))
+        found = core.concat(results, 0)
+        return (found if self.time_major else core.permute_dims(found, (1, 0, 2)), h, c)
 
     def products(self, core: Core[T], ins: Operands[T], source: str, gates: list[str], x: TensorType, data: T) -> T:
         """Sums of all gates side by side, in steps of 2**-12; int64.  Biases go with the input's products."""
         weights = [ins[f"{source}_to_{gate}"] for gate in gates]
         columns = core.permute_dims(core.concat([w.data for w in weights], 0), (1, 0))
         acc = core.matmul(centred(core, data, x.zero_point), core.astype(columns, "int32"), "int32")
-        if source == "input":
+        if source == "input" and ins.get("normalization_output") is None:
             acc = core.add(acc, core.concat([ins[f"bias_{gate}"].data for gate in gates], 0))
         units = weights[0].type.shape[0]
-        m, shift = gate_multipliers([w.type for w in weights], x)
+        m, shift = gate_multipliers([w.type for w in weights], x, list(self.gate_steps(ins.values, gates).values()))
         return multiply_fixed(core, acc, np.repeat(m, units), np.repeat(shift, units))
+
+    def gate_steps(self, ins: Values, gates: Sequence[str]) -> dict[str, np.float32]:
+        """What one is worth in the sum of each gate: its own scale if it is normalized afterwards."""
+        if ins.get("normalization_output") is None:
+            return dict.fromkeys(gates, GATE_STEP)
+        return {gate: np.float32(self.intermediates[GATES.index(gate)].type.scale) for gate in gates}
+
+    def inner(self, core: Core[T], ins: Operands[T], gates: Sequence[str]) -> Inner[T]:
+        """What happens to sums of gates before their activations."""
+        if ins.get("peephole_output") is None and ins.get("normalization_output") is None:
+            return _as_they_are
+        return GateSums(core, ins, self.gate_steps(ins.values, gates), not self.time_major)
+
+    def inside(self, hidden: TensorType, shortened: bool) -> Rescale:
+        """How products of 2 times 15 bits become codes of the hidden state; `shortened`: of what is projected."""
+        kind = self.intermediates[HIDDEN].type
+        real = np.float32(2.0**-15) / np.float32(kind.scale) * np.float32(2.0**-15)
+        zero_point = -kind.zero_point if shortened else kind.zero_point
+        return Rescale((float(real),), zero_point, *hidden.range, hidden.dtype)
 
     @staticmethod
     def bits(cell: TensorType) -> int:
         """Integer bits of the cell's state."""
-        return 15 + _log2(cell)
+        return 15 + log2(cell)
 
-    def step(self, core: Core[T], sums: T, c: T, coupled: bool, cell: TensorType, hidden: TensorType) -> tuple[T, T]:
+    def step(
+        self, core: Core[T], sums: T, c: T, coupled: bool, cell: TensorType, inside: Rescale,
+        inner: Inner[T] = _as_they_are,
+    ) -> tuple[T, T]:  # fmt: skip
         """The next cell (int16) and hidden state (int8) from the gates' sums; coupled: the input gate is 1 - forget."""
-        units, count = cell.shape[1], 2 if coupled else 3
+        units, early = cell.shape[1], ("forget",) if coupled else ("input", "forget")
+        count = len(early) + 1
 
         def part(x: T, first: int, parts: int = 1) -> T:
             return core.strided_slice(x, (1,), (first * units,), ((first + parts) * units,), (1,))
 
-        opened = _by_table(core, logistic_table(3), part(sums, 0, count))
-        forget, admitted = part(opened, count - 2), _by_table(core, tanh_table(3), part(sums, count))
+        opened = _by_table(core, logistic_table(3), inner(early, part(sums, 0, count - 1), c))
+        admitted = _by_table(core, tanh_table(3), inner(("cell",), part(sums, count), c))
+        forget = part(opened, count - 2)
         admit = core.subtract(int_const(core, HALF_RANGE - 1), forget) if coupled else part(opened, 0)
-        power = _log2(cell)
+        power = log2(cell)
         kept = rounding_shift_right(core, core.multiply(forget, core.astype(c, "int64")), 15)
         added = rounding_shift_right(core, core.multiply(admit, admitted), 30 + power)
         state = core.clip(core.add(kept, added), -HALF_RANGE, HALF_RANGE - 1)
-        if self.cell_clip > 0:
-            limit = int(min(np.float32(self.cell_clip) / np.float32(cell.scale), np.float32(HALF_RANGE - 1)))
-            state = core.clip(state, -limit, limit)
+        limit = int(min(np.float32(self.cell_clip) / np.float32(cell.scale), np.float32(HALF_RANGE - 1)))
+        state = core.clip(state, -limit, limit) if limit > 0 else state
+        shown = _by_table(core, logistic_table(3), inner(("output",), part(sums, count - 1), state))
         squashed = _by_table(core, tanh_table(self.bits(cell)), state)
-        inside = self.intermediates[HIDDEN].type
-        real = np.float32(2.0**-15) / np.float32(inside.scale) * np.float32(2.0**-15)
-        rescale = Rescale((float(real),), inside.zero_point, *hidden.range, hidden.dtype)
-        return core.astype(state, "int16"), rescale.meaning(core, core.multiply(part(opened, count - 1), squashed))
+        return core.astype(state, "int16"), inside.meaning(core, core.multiply(shown, squashed))
 
 
 def gates_of(ins: Values) -> list[str]:
@@ -218,22 +235,13 @@ def gates_of(ins: Values) -> list[str]:
     return [gate for gate in ("input", "forget", "output", "cell") if ins.get(f"input_to_{gate}") is not None]
 
 
-def gate_multipliers(weights: Sequence[TensorType], x: TensorType) -> tuple[rounding.Ints, rounding.Ints]:
-    """(m, shift) of eq. 5, one each per gate: what takes sums of products of `x` to steps of 2**-12."""
-    real = [np.float32(kind.scale) * np.float32(x.scale) / GATE_STEP for kind in weights]
+def gate_multipliers(
+    weights: Sequence[TensorType], x: TensorType, steps: Sequence[np.float32] = ()
+) -> tuple[rounding.Ints, rounding.Ints]:
+    """(m, shift) of eq. 5, one each per gate: what takes sums of products of `x` to steps of 2**-12, or of `steps`."""
+    units = steps or [GATE_STEP] * len(weights)
+    real = [np.float32(w.scale) * np.float32(x.scale) / step for w, step in zip(weights, units, strict=True)]
     return rounding.quantize_multiplier(np.array(real, np.float64))
-
-
-def _width(ins: Operands[T], gates: list[str]) -> int:
-    return len(gates) * ins[f"input_to_{gates[0]}"].type.shape[0]
-
-
-def _log2(cell: TensorType) -> int:
-    """log2 of the cell state's scale.  Raises InvalidGraph if that is no power of two."""
-    power = exact_log2(cell.scale)
-    if power is None:
-        raise InvalidGraph("the cell state's scale must be a power of two")
-    return power
 
 
 def _by_table(core: Core[T], table: np.ndarray[tuple[int, ...], np.dtype[np.int16]], x: T) -> T:

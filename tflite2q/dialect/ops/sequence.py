@@ -13,12 +13,14 @@ from tflite2q.arithmetic.core import Core
 from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, Values, attribute, require, supported
 from tflite2q.dialect.ops.float_recurrent import (
     DYNAMIC,
+    MOST_STEPS,
     LstmCell,
     RnnCell,
     check_dynamic,
     check_lstm,
     check_real,
     check_rnn,
+    check_steps,
     lstm_units,
     lstm_weights,
     matrices,
@@ -99,6 +101,7 @@ class SequenceRnn(Recurrent):
     def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         self.check(ins, 3)
         shape = ins["x"].type.shape
+        check_steps(shape, self.time_major)
         check_rnn(ins, "", shape[1 if self.time_major else 0], shape[2])
 
     def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
@@ -141,7 +144,12 @@ class BidirectionalRnn(Bidirectional):
     """Two plain recurrent layers, one from the start and one from the end."""
 
     mnemonic: ClassVar[str] = "q.bidirectional_rnn"
-    hybrid_deviation: ClassVar[str] = ""
+    integer: ClassVar[tuple[str, ...]] = tuple(
+        f"{prefix}{name}" for prefix in ("fw_", "bw_") for name in ("weights", "recurrent")
+    )
+    hybrid_deviation: ClassVar[str] = (
+        f"{DYNAMIC}; several batches, time major, merged and symmetric: LiteRT's process ends"
+    )
     updates: ClassVar[tuple[str, ...]] = ("fw_hidden", "bw_hidden")
     builtins: ClassVar[tuple[Builtin, ...]] = (
         Builtin("BIDIRECTIONAL_SEQUENCE_RNN", "BidirectionalSequenceRNNOptions"),
@@ -155,9 +163,19 @@ class BidirectionalRnn(Bidirectional):
 
     def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         self.check(ins, 3)
+        check_steps(ins["x"].type.shape, self.time_major)
         supported(ins.get("aux") is None, "an auxiliary input")
         for prefix in ("fw_", "bw_"):
             check_rnn(ins, prefix, self.batch(ins), ins["x"].type.shape[2])
+        steps = ins["x"].type.shape[0]
+        fits = self.passes(ins) * steps <= MOST_STEPS
+        supported(fits, f"a time major sequence of {steps} steps with int8 weights, which TFLite reads {steps} times")
+
+    def passes(self, ins: Values) -> int:
+        """How many times TFLite's kernel goes through the sequence, from the state that the last time left: as many
+        times as it has steps where weights are integers and time comes first."""
+        again = self.time_major and ins["fw_weights"].type.dtype != "float32"
+        return ins["x"].type.shape[0] if again else 1
 
     def units(self, ins: Values) -> list[int]:
         return [ins["fw_bias"].type.size, ins["bw_bias"].type.size]
@@ -169,8 +187,10 @@ class BidirectionalRnn(Bidirectional):
         steps = steps_of(core, ins["x"].data, ins["x"].type.shape, self.time_major)
         results, states = [], []
         for prefix in ("fw_", "bw_"):
-            cell = RnnCell(core, ins, prefix, self.activation)
+            cell = RnnCell(core, ins, prefix, self.activation, asymmetric=self.asymmetric_inputs)
             found, state = cell.run(steps, ins[f"{prefix}hidden"].data, prefix == "bw_")
+            for _ in range(1, self.passes(ins.values)):
+                found, state = cell.run(steps, state, prefix == "bw_")
             results.append(found)
             states.append(state)
         return (*self.joined(core, ins, self.units(ins.values), results), *states)
@@ -209,6 +229,7 @@ class BidirectionalLstm(Bidirectional):
 
     def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         self.check(ins, 3)
+        check_steps(ins["x"].type.shape, self.time_major)
         supported(ins.get("aux") is None, "an auxiliary input")
         for prefix in ("fw_", "bw_"):
             states = f"{prefix}hidden", f"{prefix}memory"

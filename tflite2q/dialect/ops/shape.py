@@ -32,7 +32,9 @@ class Movement(Op):
             require(y.type.dtype == x.type.dtype, f"moves {x.type.dtype} into {y.type.dtype}")
 
     def ties(self, dtype: str) -> tuple[tuple[str, ...], ...]:
-        moved = [name for index, name in enumerate(self.inputs) if name and self.operand(index).role == "activation"]
+        slots = self.slots
+        last = len(slots) - 1
+        moved = [n for index, n in enumerate(self.inputs) if n and slots[min(index, last)].role == "activation"]
         return ((*moved, *self.outputs),)
 
     def reach(self, ins: Values, spans: Named[Span], outs: Sequence[Value]) -> Span:
@@ -174,6 +176,7 @@ class Concat(Movement):
         shapes = [part.type.shape for part in ins.every("x")]
         rank = len(shapes[0])
         require(-rank <= self.axis < rank, f"axis {self.axis} does not exist")
+        require(all(len(shape) == rank for shape in shapes), f"parts {[list(s) for s in shapes]} differ in rank")
         axis = self.axis % rank
         rest = {tuple(n for i, n in enumerate(shape) if i != axis) for shape in shapes}
         require(len(rest) == 1, f"parts {[list(s) for s in shapes]} differ beside axis {axis}")

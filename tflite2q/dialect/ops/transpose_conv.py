@@ -39,6 +39,7 @@ class TransposeConv(Op):
     rescale: str = attribute(None, "tflite")
 
     mnemonic: ClassVar[str] = "q.transpose_conv2d"
+    contract: ClassVar[str | None] = "transpose_conv2d"
     builtins: ClassVar[tuple[Builtin, ...]] = (
         Builtin("TRANSPOSE_CONV", "TransposeConvOptions", {"int8": 2, "int16": 2}),
     )

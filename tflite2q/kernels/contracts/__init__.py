@@ -23,7 +23,9 @@ from tflite2q.kernels.contracts.products import (
     DepthwiseConv2DContract,
     DynamicConv2DContract,
     FloatConv2DContract,
+    MatmulContract,
     ProductContract,
+    TransposeConv2DContract,
 )
 
 __all__ = [
@@ -42,9 +44,11 @@ __all__ = [
     "FixedSum",
     "FloatConv2DContract",
     "LookupContract",
+    "MatmulContract",
     "PoolContract",
     "ProductContract",
     "ResizeBilinearContract",
     "SoftmaxContract",
     "Tensor",
+    "TransposeConv2DContract",
 ]

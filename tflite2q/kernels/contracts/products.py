@@ -230,3 +230,76 @@ class DynamicConv2DContract(FloatConv2DContract):
     scales: Array
     asymmetric: bool
     channels_first: bool
+
+
+@dataclass(frozen=True, eq=False)
+class TransposeConv2DContract(Contract):
+    """A transposed convolution as a convolution of stride 1, whose channels are those of the output pixels that lie
+    between two pixels of the input.
+
+    y[n, i, j, c] = conv[n, r // down, s // right, (r % down * right + s % right) * out_c + c]
+    with (down, right) = `strides`, (r, s) = (i, j) + `first` and out_c channels of y.
+    """
+
+    conv: Conv2DContract | FloatConv2DContract
+    strides: tuple[int, int]
+    first: tuple[int, int]
+    out_size: tuple[int, int]
+
+    @property
+    def storable(self) -> bool:  # type: ignore[override]
+        return self.conv.storable
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return self.conv.inputs
+
+    @property
+    def output(self) -> Tensor:
+        y = self.conv.output
+        return Tensor((y.shape[0], *self.out_size, y.shape[3] // math.prod(self.strides)), y.dtype)
+
+    def _stored(self, inputs: Sequence[bool], output: bool) -> TransposeConv2DContract:
+        conv = self.conv.stored(inputs, output)
+        assert isinstance(conv, Conv2DContract)
+        return replace(self, conv=conv)
+
+    def clamped(self, low: float, high: float) -> TransposeConv2DContract | None:
+        conv = self.conv.clamped(low, high)
+        return None if conv is None else replace(self, conv=conv)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MatmulContract(Contract):
+    """y[i] = a[i] b[i], a [batch, rows, depth] and b [batch, depth, columns] both computed; one of batch 1 serves all.
+
+    Factors that are `transposed` have their last two axes the other way round.  Numbers are float32; or codes with
+    `zero_points`, rescaled; or float32 in a, which is not transposed, each row quantized in every run (eq. 39, 40 if
+    `asymmetric`), and codes in b, with `scales` float32 [columns]:
+
+        sum * (scale of the row * scales), rounded to float32 each time.
+    """
+
+    storable = False
+
+    a: Tensor
+    b: Tensor
+    transposed: tuple[bool, bool]
+    zero_points: tuple[int, int] = (0, 0)
+    rescale: Rescale | None = None
+    scales: Array | None = None
+    asymmetric: bool = False
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return (self.a, self.b)
+
+    @property
+    def depth(self) -> int:
+        return self.a.shape[1 if self.transposed[0] else 2]
+
+    @property
+    def output(self) -> Tensor:
+        rows, columns = self.a.shape[2 if self.transposed[0] else 1], self.b.shape[1 if self.transposed[1] else 2]
+        dtype = "float32" if self.rescale is None else self.rescale.dtype
+        return Tensor((max(self.a.shape[0], self.b.shape[0]), rows, columns), dtype)

@@ -1,0 +1,95 @@
+"""BATCH_MATMUL as a kernel contract: as a dense layer where b is one constant matrix, else as a product of two."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tflite2q.arithmetic.rescale import Rescale
+from tflite2q.dialect.op import Op, Values
+from tflite2q.dialect.ops.dense import BatchMatmul
+from tflite2q.dialect.ops.hybrid import is_hybrid
+from tflite2q.dialect.types import Value
+from tflite2q.kernels import layout
+from tflite2q.kernels.contracts import (
+    Contract,
+    DenseContract,
+    DynamicConv2DContract,
+    FloatConv2DContract,
+    MatmulContract,
+    Tensor,
+)
+
+FLOAT, INT8 = "float32", "int8"
+
+
+def matmul(op: Op, ins: Values, outs: Sequence[Value]) -> Contract | None:
+    """None for 16 bits, where leading axes broadcast in both factors, and for columns that are quantized."""
+    a, b, y = ins["a"], ins["b"], outs[0]
+    if not isinstance(op, BatchMatmul) or (a.type.dtype, b.type.dtype) not in (
+        (FLOAT, FLOAT), (FLOAT, INT8), (INT8, INT8),
+    ):  # fmt: skip
+        return None
+    batches = [math.prod(value.type.shape[:-2]) for value in (a, b)]
+    whole = math.prod(y.type.shape[:-2])
+    # Rows that are quantized must lie in order; copied there, TVM would let their codes overwrite them too early.
+    scattered = is_hybrid(a.type, b.type) and op.transpose_a
+    if scattered or any(n not in (1, whole) for n in batches):
+        return None
+    if b.constant is not None and batches[1] == 1 and not op.transpose_a:
+        return _dense(op, a, b, y)
+    return _matmul(op, a, b, y, batches)
+
+
+def _matmul(op: BatchMatmul, a: Value, b: Value, y: Value, batches: Sequence[int]) -> MatmulContract | None:
+    shapes = [(n, *value.type.shape[-2:]) for n, value in zip(batches, (a, b), strict=True)]
+    facts: dict[str, Any] = {
+        "a": Tensor(shapes[0], a.type.dtype),
+        "b": Tensor(shapes[1], b.type.dtype),
+        "transposed": (op.transpose_a, op.transpose_b),
+    }
+    depth = op.matrix(a, 0)[1]
+    if is_hybrid(a.type, b.type):
+        facts |= {"scales": _scales(op, b), "asymmetric": op.asymmetric_inputs}
+    elif a.type.dtype == INT8:
+        facts |= {
+            "zero_points": (a.type.zero_point, b.type.zero_point),
+            "rescale": op.rescaling(a.type, b.type, y.type),
+        }
+    return MatmulContract(**facts) if a.type.dtype == b.type.dtype == FLOAT or depth < MOST_DEPTH else None
+
+
+MOST_DEPTH = 2**31 // 255**2  # of codes, whose sums fit 32 bits
+
+
+def _scales(op: BatchMatmul, b: Value) -> Any:
+    """float32 [columns]."""
+    return np.array(np.broadcast_to(np.array(b.type.parameters.scale, np.float32), (op.matrix(b, 1)[1],)))
+
+
+def _dense(op: BatchMatmul, a: Value, b: Value, y: Value) -> Contract | None:
+    depth, units = op.matrix(b, 1)
+    matrix = b.data.reshape(b.type.shape[-2:])
+    columns = np.ascontiguousarray(matrix if op.transpose_b else matrix.T)  # [units, depth]
+    if a.type.dtype == INT8:
+        rescale: Rescale = op.rescaling(a.type, b.type, y.type)
+        contract = DenseContract(
+            rows=a.type.size // depth, depth=depth, units=units, weights=columns, rescale=rescale, x_dtype=INT8,
+            x_zero_point=a.type.zero_point, weight_zero_points=(b.type.zero_point,), bias=None,
+        )  # fmt: skip
+        return contract if layout.accumulator_bound(contract.conv2d()).max(initial=0) < layout.MOST else None
+    facts: dict[str, Any] = {
+        "x": Tensor((a.type.size // depth, 1, 1, depth), FLOAT), "out_size": (1, 1), "strides": (1, 1),
+        "dilation": (1, 1), "padding": (0, 0, 0, 0), "groups": 1, "bias": None,
+        "weights": np.ascontiguousarray(columns.T).reshape(1, 1, depth, units),
+    }  # fmt: skip
+    if b.type.dtype == FLOAT:
+        return FloatConv2DContract(**facts)
+    if layout.largest_sum(facts["weights"]) >= 2**31:
+        return None
+    return DynamicConv2DContract(
+        **facts, scales=_scales(op, b), asymmetric=op.asymmetric_inputs, channels_first=False
+    )  # fmt: skip
