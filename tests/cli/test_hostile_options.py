@@ -14,6 +14,9 @@ from surroundings import ROOT
 
 import tflite2q
 from tflite2q.dialect.text import print_graph
+from tflite2q.errors import DataError, UsageError
+from tflite2q.evaluation.data import Normalization
+from tflite2q.mixing import Settings
 
 Cli = Callable[..., "tuple[int, str, str]"]
 
@@ -36,6 +39,8 @@ def check(told: tuple[int, str, str], code: int, why: str) -> None:
         (["convert", "MODEL", "--scheme", "int8", "--max-arena", f"{DIGITS}MB"], "is no number of bytes"),
         (["batch", "MODEL", "--scheme", "int8", "-o", "out", "--jobs", "1000000"], "--jobs"),
         (["search", "MODEL", "--data", "x", "-o", "m.toml", "--jobs", "1000000"], "--jobs"),
+        (["search", "MODEL", "--data", "x", "-o", "m.toml", "--seed", "-1"], "--seed"),
+        (["run", "MODEL", "--input", "MODEL", "--rpc", f"host:{DIGITS}"], "is not of the form HOST:PORT"),
         (["run", "MODEL", "--input", ""], "an empty name is no path"),
         (["run", "", "--input", "x.npy"], "an empty name is no path"),
         (["compare", "MODEL", "--scheme", "int8", "--data", ""], "an empty name is no path"),
@@ -109,3 +114,21 @@ def test_a_text_takes_the_memory_of_its_size(digits: Path, tmp_path: Path) -> No
         return repr(tflite2q.load(text))
 
     assert tflite2q.isolated(load) == repr(tflite2q.load(digits))
+
+
+def test_more_threads_than_any_machine_has(digits: Path) -> None:
+    for threads in (10**30, 0):
+        with pytest.raises(UsageError, match="threads must be 1 to 4096"):
+            tflite2q.compile(tflite2q.load(digits), threads=threads)
+
+
+@pytest.mark.parametrize("settings", [{"seed": -1}, {"jobs": 10**6}, {"budget": 0}])
+def test_searches_that_make_no_sense(settings: dict[str, int]) -> None:
+    with pytest.raises(UsageError):
+        Settings(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("mean", "std"), [(1e300, 1.0), (1.0, 1e-300), (0.0, 0.0), (float("nan"), 1.0)])
+def test_pixels_without_values(mean: float, std: float) -> None:
+    with pytest.raises(DataError, match="pixels have no values"):
+        Normalization(mean, std)

@@ -115,3 +115,23 @@ def test_data_of_every_type_is_read_again() -> None:
         value = Value("x", kind, Constant(np.array(array, dtype)))
         made = manifest.Manifest("1", "model", "native", {}, (), (value,), (Value("y", kind),))
         assert manifest.decode(made.encode()) == made
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "why"),
+    [
+        (("spec", "mtriple"), 5, "spec.mtriple is int"),
+        (("spec", "mcpu"), ["a"], "spec.mcpu is list"),
+        (("schema_version",), True, "version True"),
+        (("inputs", 0, "quantization", "axis"), 10**30, "axis"),
+        (("inputs", 0, "quantization", "zero_point"), [2**70], "zero point"),
+    ],
+)
+def test_values_that_contradict_themselves(library: bytes, place: tuple[Any, ...], value: Any, why: str) -> None:
+    found = content(library)
+    inner = found
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    with pytest.raises(DataError, match=why):
+        manifest.decode(encoded(found))

@@ -15,6 +15,7 @@ from pathlib import Path
 from tflite2q.batch import keeper, work
 from tflite2q.batch.records import DIED, Outcome, Settings
 
+PARTING = 0.5  # seconds for a keeper to end its job and itself
 SHARE = 0.9  # of the memory that is free
 
 
@@ -99,7 +100,11 @@ class Keeper:
         assert process.stdin is not None and process.stdout is not None
         with contextlib.suppress(OSError):
             process.stdin.close()  # it ends its job when requests end
-        process.wait()
+        try:
+            process.wait(PARTING)
+        except subprocess.TimeoutExpired:  # it is still loading the program, perhaps; its job ends with it
+            process.kill()
+            process.wait()
         process.stdout.close()
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
-from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.graph import Graph, check_value
 from tflite2q.dialect.types import STORAGE, Constant, Quantization, TensorType, Value
 from tflite2q.errors import DataError, InvalidGraph
 
@@ -78,14 +78,14 @@ def decode(data: bytes) -> Manifest:
         if not isinstance(content, dict):
             raise ValueError("it is not an object")
         version = content.get("schema_version")
-        if version not in (SCHEMA_VERSION, STATES_VERSION):
+        if type(version) is not int or version not in (SCHEMA_VERSION, STATES_VERSION):
             raise ValueError(f"version {version}, not {SCHEMA_VERSION} or {STATES_VERSION}")
         pairs = [_list_of(str, pair, "kernels") for pair in _list_of(list, content.get("kernels"), "kernels")]
         return Manifest(
             _a(str, content.get("tflite2q"), "tflite2q"),
             _a(str, content.get("model"), "model"),
             _a(str, content.get("target"), "target"),
-            _a(dict, content.get("spec"), "spec"),
+            _spec(content.get("spec")),
             tuple(_list_of(str, content.get("features"), "features")),
             _values(content.get("inputs"), "inputs"),
             _values(content.get("outputs"), "outputs"),
@@ -183,7 +183,17 @@ def _value(tensor: Mapping[str, Any]) -> Value:
     kind = TensorType(shape, dtype, parameters)
     prescribed = tensor.get("data")
     constant = None if prescribed is None else Constant(_filled(_list_of(float, prescribed, f"data of {name}"), kind))
-    return Value(name, kind, constant)
+    value = Value(name, kind, constant)
+    check_value(value)
+    return value
+
+
+def _spec(found: Any) -> dict[str, Any]:
+    """TVM's target, whose triple and processor are texts."""
+    spec = _a(dict, found, "spec")
+    for key in ("mtriple", "mcpu"):
+        _a(str, spec.get(key, ""), f"spec.{key}")
+    return spec
 
 
 def _a(kind: type[T], found: Any, what: str) -> T:
