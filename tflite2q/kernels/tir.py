@@ -7,6 +7,7 @@ are explicit (`load` and `store` of so many lanes), so that what LLVM sees is al
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import tvm
@@ -19,12 +20,12 @@ Expr = Any  # a TIR expression, scalar or vector, or a Python number
 Buffer = Any
 Buffers = Mapping[str, Buffer]
 
-# Attribute of functions that may refuse to run: the error they end with.
-REFUSES = "tflite2q.refuses"
+ERRORS = "tflite2q.errors"  # attribute of functions that may end with an error: the messages
+_errors: ContextVar[set[str]] = ContextVar("errors of the function that is being built")
 
 __all__ = [
-    "REFUSES", "Buffer", "Buffers", "Expr", "T", "broadcast", "function", "load", "local", "part", "shuffle", "store",
-    "store_first", "uncontracted", "vector", "view", "wrapping_add",
+    "ERRORS", "Buffer", "Buffers", "Expr", "T", "broadcast", "demand", "function", "load", "local", "part", "shuffle",
+    "store", "store_first", "uncontracted", "vector", "view", "wrapping_add",
 ]  # fmt: skip
 
 
@@ -36,18 +37,30 @@ def function(
     Buffers do not alias.  Relax must not take a one-input function for a reshape (its HasReshapePattern looks at
     functions of two buffers and expects a root block), so lowering always passes at least one constant.
     """
-    with IRBuilder() as builder:
-        with T.prim_func():
-            T.func_name("kernel")
-            T.func_attr({"tirx.noalias": True})
-            names = [f"x{i}" for i in range(len(inputs))] + [f"c{i}" for i in range(len(constants))] + ["y"]
-            body(
-                *[
-                    T.arg(n, T.buffer(t.shape, t.dtype))
-                    for n, t in zip(names, [*inputs, *constants, output], strict=True)
-                ]
-            )
-    return builder.get()
+    errors: set[str] = set()
+    outer = _errors.set(errors)
+    try:
+        with IRBuilder() as builder:
+            with T.prim_func():
+                T.func_name("kernel")
+                T.func_attr({"tirx.noalias": True})
+                names = [f"x{i}" for i in range(len(inputs))] + [f"c{i}" for i in range(len(constants))] + ["y"]
+                body(
+                    *[
+                        T.arg(n, T.buffer(t.shape, t.dtype))
+                        for n, t in zip(names, [*inputs, *constants, output], strict=True)
+                    ]
+                )
+    finally:
+        _errors.reset(outer)
+    built = builder.get()
+    return built.with_attr(ERRORS, sorted(errors)) if errors else built
+
+
+def demand(condition: Expr, message: str) -> Any:
+    """A frame for what follows where `condition` holds; where it does not, the function ends with an error."""
+    _errors.get().add(message)
+    return T.Assert(condition, message)
 
 
 def load(buffer: Buffer, *index: Expr, lanes: int = 1) -> Expr:

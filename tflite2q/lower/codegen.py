@@ -16,7 +16,7 @@ from tvm import relax, tirx
 from tvm.relax.vm_build import VMExecutable, _ffi_api, _vmcodegen
 
 from tflite2q import files
-from tflite2q.kernels.tir import REFUSES
+from tflite2q.kernels.tir import ERRORS
 from tflite2q.lower.machine import processors
 
 KERNEL = "tflite2q.kernel"  # attribute of the functions that `kernels` built
@@ -86,8 +86,8 @@ class Compiler:
         return self._optimized(lowered)
 
     def may_be_apart(self, name: str, function: Any) -> bool:
-        """Whether a function can be in another object file: a kernel with no error but one that is known."""
-        return KERNEL in function.attrs and name not in self.checked
+        """Whether a function can be in another object file: a kernel that has one error at most."""
+        return KERNEL in function.attrs and name not in self.checked and len(function.attrs.get(ERRORS, ())) <= 1
 
     def objects(self, kernels: Mapping[str, Any]) -> list[Any]:
         """Modules of machine code, which exporting writes as they are."""
@@ -130,8 +130,8 @@ class Compiler:
         """
         arguments = [tirx.Var(each, kind) for each, kind in CONVENTION]
         done = tirx.call_extern("int32", f"{name}{APART}", *arguments) == 0
-        message = tvm.ir.StringImm(kernel.attrs.get(REFUSES, f"{name} failed"))
-        raised = tirx.AssertStmt(done, tvm.ir.StringImm("RuntimeError"), [message])
+        (message,) = kernel.attrs.get(ERRORS, (f"{name} failed",))
+        raised = tirx.AssertStmt(done, tvm.ir.StringImm("RuntimeError"), [tvm.ir.StringImm(message)])
         body = tirx.SeqStmt([raised, tirx.Return(tirx.IntImm("int32", 0))])
         attributes = {"global_symbol": f"{PREFIX}{name}", "calling_conv": PACKED, "target": self._host}
         return tirx.PrimFunc(arguments, body, tvm.ir.PrimType("int32")).with_attr(attributes)

@@ -11,17 +11,16 @@ from typing import Any
 
 from tflite2q.errors import REFUSED
 from tflite2q.kernels.contracts import Tensor
-from tflite2q.kernels.tir import REFUSES, Buffer, T, function, view
+from tflite2q.kernels.tir import Buffer, T, demand, function, view
 
 
 def demanding(tensor: Tensor, message: str) -> Any:
     """A PrimFunc of (x, marks int8, y): y is x, unless a mark is zero."""
 
     def body(x: Buffer, marks: Buffer, y: Buffer) -> None:
-        T.func_attr({REFUSES: REFUSED + message})
         flat = [view(buffer, (tensor.size,), str(buffer.dtype)) for buffer in (x, marks, y)]
         with T.serial(tensor.size) as i:
-            with T.Assert(T.NE(flat[1][i], T.int8(0)), REFUSED + message):
+            with demand(T.NE(flat[1][i], T.int8(0)), REFUSED + message):
                 T.buffer_store(flat[2], flat[0][i], [i])
 
     return function([tensor, Tensor(tensor.shape, "int8")], [], tensor, body)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from tflite2q.kernels.refusals import Because, Refusal
-from tflite2q.kernels.tir import REFUSES, Buffer, Expr, T
+from tflite2q.kernels.tir import Buffer, Expr, T, demand
 from tflite2q.kernels.x86 import isa
 
 NAME = "amx"
@@ -17,7 +17,6 @@ FEATURES = ("amx-tile", "amx-int8", *isa.AVX512VNNI.features)
 
 # arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA): Documentation/arch/x86/xstate.rst of Linux.
 PERMISSION = (158, 0x1023, 18)
-DENIED = "the system does not grant the matrix unit (AMX)"
 
 _PRODUCTS = {"uint8": "tdpbusd", "int8": "tdpbssd"}
 
@@ -30,10 +29,9 @@ def lacks(target: Any) -> Refusal | None:
 
 
 def ask() -> None:
-    """Ask Linux for the unit, which a process must once, and may again.  It is asked where the kernel begins."""
-    T.func_attr({REFUSES: DENIED})
+    """Ask Linux for the unit, which a process must once, and may again."""
     granted = T.call_extern("int64", "syscall", *(T.int64(number) for number in PERMISSION))
-    with T.Assert(T.EQ(granted, T.int64(0)), DENIED):
+    with demand(T.EQ(granted, T.int64(0)), "the system does not grant the matrix unit (AMX)"):
         T.evaluate(0)
 
 
