@@ -31,6 +31,15 @@ def test_an_exit_is_an_error() -> None:
         tflite2q.isolated(lambda: ctypes.CDLL(None).exit(1))
 
 
+def test_an_exit_is_an_error_beside_threads_that_wait(digits: Path) -> None:
+    """TVM's threads are there, and waiting, when the process is forked."""
+    exe = tflite2q.compile(tflite2q.load(digits), threads=2)
+    exe.run(np.zeros((1, 8, 8, 1), np.uint8))
+    time.sleep(0.1)
+    with pytest.raises(NativeError, match="exit code 1"):
+        tflite2q.isolated(lambda: ctypes.CDLL(None).exit(1), seconds=20)
+
+
 def test_an_access_beyond_memory_is_an_error() -> None:
     with pytest.raises(NativeError, match="SIGSEGV"):
         tflite2q.isolated(lambda: ctypes.string_at(8))

@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -63,18 +64,27 @@ def _answer(parent: int, writing: int, work: Callable[[], Any]) -> NoReturn:
     code = 1
     try:
         guard.die_with(parent)
-        try:
-            found: tuple[bool, Any] = True, work()
-            sys.stdout.flush()  # before the answer, after which this process is ended
-            sys.stderr.flush()
-        except BaseException as error:
-            found = False, error
+        # In a thread of its own: where native code calls exit, C++ ends what the calling thread holds, and what the
+        # one that was forked holds may wait for TVM's threads, which were not.
+        with ThreadPoolExecutor(1) as fresh:
+            found = fresh.submit(_outcome, work).result()
         message = _packed(found)
         with os.fdopen(writing, "wb") as pipe:
             pipe.write(len(message).to_bytes(8, "little") + message)
         code = 0
     finally:
         os._exit(code)
+
+
+def _outcome(work: Callable[[], Any]) -> tuple[bool, Any]:
+    """True and the result, or False and the error."""
+    try:
+        found = work()
+        sys.stdout.flush()  # before the answer, after which this process is ended
+        sys.stderr.flush()
+    except BaseException as error:
+        return False, error
+    return True, found
 
 
 def _packed(found: tuple[bool, Any]) -> bytes:

@@ -43,15 +43,26 @@ def single_op_graphs(draw: st.DrawFn, cls) -> Graph:
     return Graph(free, op.outputs, (*inputs, *outputs), (op,))
 
 
-@pytest.mark.parametrize("cls", OPS, ids=lambda cls: cls.mnemonic)
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=st.data())
-def test_ops_refuse_what_does_not_fit_in_our_words(cls, data: st.DataObject) -> None:
-    graph = data.draw(single_op_graphs(cls))
+def verified(graph: Graph) -> None:
     try:
         assert verify(graph) is graph
     except Tflite2qError as error:
         assert str(error)
+
+
+@pytest.mark.parametrize("cls", OPS, ids=lambda cls: cls.mnemonic)
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_ops_refuse_what_does_not_fit_in_our_words(cls, data: st.DataObject) -> None:
+    verified(data.draw(single_op_graphs(cls)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cls", OPS, ids=lambda cls: cls.mnemonic)
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_ops_refuse_what_does_not_fit_in_our_words_at_length(cls, data: st.DataObject) -> None:
+    verified(data.draw(single_op_graphs(cls)))
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))

@@ -16,8 +16,14 @@ from tflite2q.flatbuffer.reader import read
 from tflite2q.flatbuffer.schema import encode
 
 SHARED = Path(__file__).parents[3] / "shared" / "models"
-SMALL = ("kws_ref_model", "vww_96_int8", "pretrainedResnet_quant", "split_concat", "unknown_custom_op", "ad01_int8")
-LARGE = ("mobilenet_v1_0.25_128_quant", "keras_lstm_mnist_ptq", "movenet_single_pose_lightning_ptq")
+SMALL = ("kws_ref_model", "split_concat", "unknown_custom_op", "ad01_int8")
+LARGE = (
+    "vww_96_int8",
+    "pretrainedResnet_quant",
+    "mobilenet_v1_0.25_128_quant",
+    "keras_lstm_mnist_ptq",
+    "movenet_single_pose_lightning_ptq",
+)
 
 
 def fuzz(data: bytes, seed: str, count: int) -> None:

@@ -32,7 +32,7 @@ def cases() -> list[Any]:
     for path in MODELS:
         for name in SCHEMES:
             slow = [pytest.mark.slow] if path.stat().st_size > LARGE else []
-            kept = [] if name == "symmetric-int8" else [pytest.mark.slow]
+            kept = slow if name == "symmetric-int8" else [pytest.mark.slow]
             found.append(pytest.param(path.stem, name, "keep", marks=kept))
             found.append(pytest.param(path.stem, name, "scheme", marks=slow))
     return found

@@ -176,9 +176,8 @@ def test_what_the_other_half_refutes_is_not_chosen(
     assert found.chosen.confirmed is not None and found.chosen.confirmed.points == 0.0
 
 
-@pytest.mark.parametrize(
-    "goal", [pytest.param("compressed", marks=pytest.mark.slow), pytest.param("flash", marks=pytest.mark.slow), "ram"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("goal", ["compressed", "flash", "ram"])
 def test_goals_are_figures_of_the_converted_model(digits: Path, samples: Dataset, goal: str) -> None:
     schemes = ("int16x8", "int8") if goal == "ram" else SCHEMES
     found = find(tflite2q.load(digits), samples, schemes=schemes, goal=goal, max_drop=20.0)
