@@ -64,6 +64,11 @@ UNCHANGED = ("skip", "copy", "fail")
     "it holds into a folder OUT/.",
 )
 @limit_options("For a microcontroller: fail with exit code 1 if the model")
+@click.option(
+    "--io-in-arena",
+    is_flag=True,
+    help="For a microcontroller: inputs and outputs lie in the arena, at offsets that the header tells.",
+)
 @target_option
 @threads_option
 @interface_option
@@ -114,6 +119,7 @@ def convert(
     lib: str | None,
     max_arena: int | None,
     max_flash: int | None,
+    io_in_arena: bool,
     target: str,
     threads: int,
     interface: str | None,
@@ -159,7 +165,7 @@ def convert(
     name = str(runtime) if chosen is None else chosen.name
     path = _output(model, output, name)
     _refuse({"--output": path, **libraries.outputs(lib, target), "--json": json_path}, [model, data], force)
-    libraries.check(lib, target, limits := (max_arena, max_flash))
+    libraries.check(lib, target, limits := libraries.Limits(max_arena, max_flash, io_in_arena))
     found = found or models.watched(model, shapes, allow_unsupported, signature)
     with Progress() as progress:
         progress("converting")

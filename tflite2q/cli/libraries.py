@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from tflite2q.cli.progress import Progress
     from tflite2q.dialect.graph import Graph
 
-Limits = tuple[int | None, int | None]  # bytes of the arena, bytes of constants
+
+class Limits(NamedTuple):
+    """What a microcontroller has: bytes of the arena, which also holds inputs and outputs if `whole`, and bytes of
+    constants."""
+
+    arena: int | None
+    flash: int | None
+    whole: bool = False
 
 
 def outputs(lib: str | None, target: str) -> dict[str, str | Path | None]:
@@ -33,8 +40,9 @@ def check(lib: str | None, target: str, limits: Limits) -> None:
     from tflite2q.lower.targets import micro
 
     small = micro(target)
-    if limits != (None, None) and (small is None or lib is None):
-        raise UsageError("--max-arena and --max-flash are for --lib with a microcontroller as --target")
+    if limits != Limits(None, None) and (small is None or lib is None):
+        options = "--max-arena, --max-flash and --io-in-arena"
+        raise UsageError(f"{options} are for --lib with a microcontroller as --target")
     if lib is None:
         return
     if small is not None:
@@ -65,6 +73,6 @@ def compiled(
         return [lib]
     from tflite2q.micro import library
 
-    made = library.make(graph, library.stem_of(lib), small)
-    library.check_fits(made, *limits)
+    made = library.make(graph, library.stem_of(lib), small, limits.whole)
+    library.check_fits(made, limits.arena, limits.flash)
     return library.save(made, lib, force)

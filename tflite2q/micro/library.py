@@ -39,10 +39,11 @@ class Library:
         return {f"{self.program.stem}{ending}": code, f"{self.program.stem}.h": header.encode()}
 
 
-def make(graph: Graph, stem: str, target: Micro) -> Library:
-    """The code of `graph`; functions are named after `stem`.  Raises UnsupportedError that names the layer and op."""
+def make(graph: Graph, stem: str, target: Micro, whole: bool = False) -> Library:
+    """The code of `graph`; functions are named after `stem`, and the arena also holds inputs and outputs if it holds
+    the `whole`.  Raises UnsupportedError that names the layer and op."""
     program = steps.program(graph, stem, target.family)
-    return Library(target, program, memory.plan(program))
+    return Library(target, program, memory.plan(program, whole))
 
 
 def check_fits(library: Library, max_arena: int | None, max_flash: int | None) -> None:

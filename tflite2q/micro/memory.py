@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tflite2q.micro.program import ALIGNMENT, Program
 
@@ -32,12 +32,16 @@ class Item:
 @dataclass(frozen=True)
 class Plan:
     """Offsets of tensors and of each step's scratch (by `scratch_name`), bytes in all, and bytes that each step
-    needs at least, by itself."""
+    needs at least, by itself.  `inputs` and `outputs` are the offsets of the model's own, None where the caller has
+    them.
+    """
 
     offsets: Mapping[str, int]
     bytes: int
     items: tuple[Item, ...]
     needs: tuple[int, ...]
+    inputs: tuple[int, ...] | None = None
+    outputs: tuple[int, ...] | None = None
 
     @property
     def bound(self) -> int:
@@ -81,9 +85,15 @@ def scratch_name(step: int) -> str:
     return f"scratch of step {step}"
 
 
-def items_of(program: Program) -> list[Item]:
-    """What has to be placed.  An output's buffer and the model's inputs are the caller's."""
-    outside = {port.source for port in program.outputs}
+def copy_name(output: int) -> str:
+    """The name of an output that is a copy of what lies elsewhere."""
+    return f"output {output}"
+
+
+def items_of(program: Program, whole: bool = False) -> list[Item]:
+    """What has to be placed.  Unless the arena holds the whole, an output's buffer and the model's inputs are the
+    caller's."""
+    outside = {port.source for port in program.outputs if not whole}
     known = {buffer.name: buffer for buffer in program.buffers if buffer.name not in outside}
     first: dict[str, int] = {}
     last: dict[str, int] = {}
@@ -96,7 +106,21 @@ def items_of(program: Program) -> list[Item]:
     for index, step in enumerate(program.steps):
         if step.scratch:
             items.append(Item(scratch_name(index), step.scratch, ALIGNMENT, index, index, True))
-    return items
+    return _with_ports(program, items, last) if whole else items
+
+
+def _with_ports(program: Program, items: Sequence[Item], last: Mapping[str, int]) -> list[Item]:
+    """Inputs from before the first step, outputs until after the last, beside the other items."""
+    end = max(len(program.steps) - 1, 0)
+    kept = {port.source for port in program.outputs}
+    ports = [Item(p.name, p.bytes, p.alignment, 0, last.get(p.name, 0)) for p in program.inputs if p.bytes]
+    found = [replace(item, last=end) if item.name in kept else item for item in [*ports, *items]]
+    copied = [port.source not in {item.name for item in items} for port in program.outputs]
+    return found + [
+        Item(copy_name(number), port.bytes, port.alignment, end, end)
+        for number, port in enumerate(program.outputs)
+        if copied[number] and port.bytes
+    ]
 
 
 def gaps_of(program: Program, items: Sequence[Item]) -> dict[tuple[str, str], int]:
@@ -115,9 +139,20 @@ def gaps_of(program: Program, items: Sequence[Item]) -> dict[tuple[str, str], in
     return gaps
 
 
-def plan(program: Program) -> Plan:
-    """Places everything; deterministic."""
-    items = items_of(program)
+def plan(program: Program, whole: bool = False) -> Plan:
+    """Places everything, the model's inputs and outputs too if the arena holds the `whole`; deterministic."""
+    found = _plan(program, items_of(program, whole))
+    if not whole:
+        return found
+    inputs = tuple(found.offsets.get(port.name, 0) for port in program.inputs)
+    outputs = tuple(
+        found.offsets.get(copy_name(number), found.offsets.get(port.source, 0))
+        for number, port in enumerate(program.outputs)
+    )
+    return replace(found, inputs=inputs, outputs=outputs)
+
+
+def _plan(program: Program, items: list[Item]) -> Plan:
     gaps = gaps_of(program, items)
     needs = _needs(program, items, gaps)
     bound = max(needs, default=0)

@@ -104,6 +104,11 @@ class Port:
     zero_point: int | None
     source: str
 
+    @property
+    def alignment(self) -> int:
+        """Of its buffer in the arena."""
+        return max(ALIGNMENT, np.dtype(self.dtype).itemsize)
+
 
 @dataclass(frozen=True)
 class Program:

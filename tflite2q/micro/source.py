@@ -81,13 +81,15 @@ def _invoke(program: Program, plan: Plan) -> str:
     for index, step in enumerate(program.steps):
         lines.append(f"  {_called(step, index, places, plan)}")
     for number, port in enumerate(program.outputs):
-        if places[port.source] != f"outputs[{number}]":
-            lines.append(f"  q_copy(outputs[{number}], {places[port.source]}, {port.bytes});")
+        place = f"outputs[{number}]" if plan.outputs is None else _inside(plan.outputs[number])
+        if places[port.source] != place:
+            lines.append(f"  q_copy({place}, {places[port.source]}, {port.bytes});")
     body = "\n".join(lines)
     kept = "  int8_t *const s = (int8_t *)state;\n  (void)s;\n" if program.states else ""
     kept += "  int failed = 0;\n" if program.fails else ""
+    unused = "".join(f"  (void){name};\n" for name in ("q", "inputs", "outputs"))
     return (
-        f"{signature(program)} {{\n  int8_t *const q = (int8_t *)arena;\n  (void)q;\n  (void)inputs;\n{kept}"
+        f"{signature(program)} {{\n  int8_t *const q = (int8_t *)arena;\n{unused}{kept}"
         f"{body}\n  return {'failed' if program.fails else '0'};\n}}\n"
     )
 
@@ -116,7 +118,7 @@ def _places(program: Program, plan: Plan) -> dict[str, str]:
     places = {port.name: f"inputs[{number}]" for number, port in enumerate(program.inputs)}
     places |= program.named
     places |= {state.name: f"(void *)(s + {state.offset})" for state in program.states}
-    places |= {name: f"(void *)(q + {offset})" for name, offset in plan.offsets.items()}
+    places |= {name: _inside(offset) for name, offset in plan.offsets.items()}
     for number, port in enumerate(program.outputs):
         places.setdefault(port.source, f"outputs[{number}]")
     return places
@@ -126,8 +128,12 @@ def _called(step: Step, index: int, places: Mapping[str, str], plan: Plan) -> st
     names = {f"x{k}": places[name] for k, name in enumerate(step.reads)}
     names |= {f"y{k}": places.get(name, "") for k, name in enumerate(step.writes)}
     offset = plan.offsets.get(scratch_name(index))
-    names["scratch"] = "(void *)0" if offset is None else f"(void *)(q + {offset})"
+    names["scratch"] = "(void *)0" if offset is None else _inside(offset)
     return step.call.format(**names)
+
+
+def _inside(offset: int) -> str:
+    return f"(void *)(q + {offset})"
 
 
 def header(program: Program, plan: Plan) -> str:
@@ -147,9 +153,14 @@ def header(program: Program, plan: Plan) -> str:
         f"#define {upper}_INPUTS {len(program.inputs)}",
         f"#define {upper}_OUTPUTS {len(program.outputs)}",
     ]
-    for kind, ports in (("INPUT", program.inputs), ("OUTPUT", program.outputs)):
+    for kind, ports, offsets in (
+        ("INPUT", program.inputs, plan.inputs),
+        ("OUTPUT", program.outputs, plan.outputs),
+    ):
         for number, port in enumerate(ports):
             lines += _port(f"{upper}_{kind}_{number}", port)
+            if offsets is not None:
+                lines.append(f"#define {upper}_{kind}_{number}_OFFSET {offsets[number]}")
     reset = f"""
 /* `state` points to {upper}_STATE_BYTES bytes aligned to 8, which a run reads and leaves for the next one.  This sets
    them to what they are before the first run.  Streams with a state each do not mix. */
@@ -162,9 +173,8 @@ extern "C" {{
 #endif
 
 /* Runs the model once; 0 means that it ran{or_fails}.
-   `inputs` and `outputs` point to arrays of the types and bytes above, aligned to their elements; `arena` to
-   {upper}_ARENA_BYTES bytes aligned to 16, which hold nothing between runs.
-   Outputs must not overlap inputs.  Several threads may run it at once, each with an arena of its own{also}. */
+   {_ports(upper, plan)}
+   Several threads may run it at once, each with an arena of its own{also}. */
 {signature(program)};
 {reset if kept else ""}
 #ifdef __cplusplus
@@ -174,6 +184,20 @@ extern "C" {{
 #endif"""
     )
     return "\n".join(lines) + "\n"
+
+
+def _ports(upper: str, plan: Plan) -> str:
+    """Where a caller finds inputs and outputs."""
+    arena = f"{upper}_ARENA_BYTES bytes aligned to 16"
+    if plan.inputs is not None:
+        return (
+            f"`arena` points to {arena}, which hold inputs and outputs at the\n   offsets above.  A run overwrites the "
+            "inputs.  `inputs` and `outputs` are not read and may be null."
+        )
+    return (
+        "`inputs` and `outputs` point to arrays of the types and bytes above, aligned to their elements; `arena` to\n"
+        f"   {arena}, which hold nothing between runs.\n   Outputs must not overlap inputs."
+    )
 
 
 def _port(prefix: str, port: Port) -> list[str]:
