@@ -38,7 +38,7 @@ if len(sys.argv) > 2:
     executable.save(sys.argv[2])
 """
 LOAD = """
-import sys, time, numpy as np, tvm, tflite2q.execution.runtime, tflite2q
+import sys, time, numpy as np, tvm, tflite2q.pipeline
 start = time.perf_counter()
 executable = tflite2q.load_library(sys.argv[1])
 print(time.perf_counter() - start)
