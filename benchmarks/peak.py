@@ -35,12 +35,13 @@ def gmacs(threads: int = 1) -> float | None:
 
 
 def peak(isa: Level, target: Any, threads: int = 1) -> float:
-    """10^9 multiply-accumulates a second into independent accumulators in registers.
+    """10^9 multiply-accumulates of bytes a second, by the fastest products there are, into independent accumulators in
+    registers.
 
     Dot products take the same operands again and again, and nothing is read from memory.  Where a product is several
     instructions a compiler would do these once, so that operands come from the first cache instead, as in a kernel.
     """
-    chains = isa.accumulators
+    chains, product = isa.accumulators, isa.unsaturated or isa.bytes
     count = 4 * isa.lanes
     sets = 1 if isa.dots else VARIED
 
@@ -51,10 +52,10 @@ def peak(isa: Level, target: Any, threads: int = 1) -> float:
                 store(accumulator, broadcast(T.int32(0), isa.lanes), 0, lanes=isa.lanes)
 
             def inputs(at: Expr | int) -> Any:
-                return isa.bytes.inputs(T.reinterpret(vector("int32", isa.lanes), load(x, at, 0, lanes=count)))
+                return product.inputs(T.reinterpret(vector("int32", isa.lanes), load(x, at, 0, lanes=count)))
 
             def weights(at: Expr | int) -> Any:
-                return isa.bytes.weights(lambda offset, lanes: load(w, at, offset, lanes=lanes))
+                return product.weights(lambda offset, lanes: load(w, at, offset, lanes=lanes))
 
             fixed = (inputs(0), weights(0)) if isa.dots else None
             with T.serial(ITERATIONS) as iteration:
@@ -62,14 +63,14 @@ def peak(isa: Level, target: Any, threads: int = 1) -> float:
                 rows = [inputs((iteration + row) % sets) for row in range(2)] if fixed is None else []
                 for number, accumulator in enumerate(accumulators):
                     factors = fixed or (rows[number % 2], weights((iteration + number // 2) % sets))
-                    value = isa.bytes.add(load(accumulator, 0, lanes=isa.lanes), *factors)
+                    value = product.add(load(accumulator, 0, lanes=isa.lanes), *factors)
                     store(accumulator, value, 0, lanes=isa.lanes)
             for i, accumulator in enumerate(accumulators):
                 store(y, load(accumulator, 0, lanes=isa.lanes), thread, i * isa.lanes, lanes=isa.lanes)
 
     tensors = (
         Tensor((sets, count), "uint8"),
-        Tensor((sets, count), f"int{isa.bytes.bits}"),
+        Tensor((sets, count), f"int{product.bits}"),
         Tensor((threads, chains * isa.lanes), "int32"),
     )
     code = function(tensors[:1], tensors[1:2], tensors[2], body).with_attr("global_symbol", "peak")
