@@ -46,22 +46,22 @@ def steps(
         b"".join(np.ascontiguousarray(array).tobytes() for sample in samples for array in sample)
     )
     host = Path(__file__).parent / "host.c"
-    _do(["gcc", *STRICT, *flags, "-c", "model.c"], folder)
-    _do(["gcc", "-std=c11", *flags, "-I.", str(host), "model.o", "-o", "model"], folder)
-    _do(["./model"], folder)
+    do(["gcc", *STRICT, *flags, "-c", "model.c"], folder)
+    do(["gcc", "-std=c11", *flags, "-I.", str(host), "model.o", "-o", "model"], folder)
+    do(["./model"], folder)
     return emulator.outputs(made.program.outputs, (folder / "out.bin").read_bytes(), len(samples))
 
 
 def output_of(program: str, folder: Path) -> bytes:
     """What a C program writes."""
     (folder / "program.c").write_text(program)
-    _do(["gcc", "-std=c11", "-O1", *SANITIZED, "program.c", "-o", "program"], folder)
+    do(["gcc", "-std=c11", "-O1", *SANITIZED, "program.c", "-o", "program"], folder)
     done = subprocess.run(["./program"], cwd=folder, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()[-2000:]
     return done.stdout
 
 
-def _do(command: Sequence[str], folder: Path) -> None:
+def do(command: Sequence[str], folder: Path) -> None:
     quiet = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}  # the program ends with all it has
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=quiet)
     assert done.returncode == 0, f"{' '.join(command)}:\n{(done.stderr or done.stdout)[-3000:]}"

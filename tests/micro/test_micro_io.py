@@ -57,8 +57,8 @@ def outputs(graph: Graph, inputs: list[Any], family: str, folder: Path) -> list[
     }
     (folder / "main.c").write_text(MAIN % names)
     (folder / "in.bin").write_bytes(b"".join(np.ascontiguousarray(array).tobytes() for array in inputs))
-    host._do(["gcc", *host.STRICT, *host.SANITIZED, "model.c", "main.c", "-o", "model"], folder)
-    host._do(["./model"], folder)
+    host.do(["gcc", *host.STRICT, *host.SANITIZED, "model.c", "main.c", "-o", "model"], folder)
+    host.do(["./model"], folder)
     (found,) = emulator.outputs(made.program.outputs, (folder / "out.bin").read_bytes(), 1)
     return list(found)
 

@@ -17,13 +17,14 @@ from tflite2q.kernels import layout
 from tflite2q.kernels.contracts import (
     Contract,
     DenseContract,
-    DynamicConv2DContract,
     FloatConv2DContract,
     MatmulContract,
     Tensor,
 )
+from tflite2q.lower import real
+from tflite2q.lower.real import FLOAT
 
-FLOAT, INT8 = "float32", "int8"
+INT8 = "int8"
 
 
 def matmul(op: Op, ins: Values, outs: Sequence[Value]) -> Contract | None:
@@ -81,15 +82,7 @@ def _dense(op: BatchMatmul, a: Value, b: Value, y: Value) -> Contract | None:
             x_zero_point=a.type.zero_point, weight_zero_points=(b.type.zero_point,), bias=None,
         )  # fmt: skip
         return contract if layout.accumulator_bound(contract.conv2d()).max(initial=0) < layout.MOST else None
-    facts: dict[str, Any] = {
-        "x": Tensor((a.type.size // depth, 1, 1, depth), FLOAT), "out_size": (1, 1), "strides": (1, 1),
-        "dilation": (1, 1), "padding": (0, 0, 0, 0), "groups": 1, "bias": None,
-        "weights": np.ascontiguousarray(columns.T).reshape(1, 1, depth, units),
-    }  # fmt: skip
+    facts = {**real.dense(a, columns.T), "bias": None}
     if b.type.dtype == FLOAT:
         return FloatConv2DContract(**facts)
-    if layout.largest_sum(facts["weights"]) >= 2**31:
-        return None
-    return DynamicConv2DContract(
-        **facts, scales=_scales(op, b), asymmetric=op.asymmetric_inputs, channels_first=False
-    )  # fmt: skip
+    return real.dynamic(facts, _scales(op, b), op.asymmetric_inputs)

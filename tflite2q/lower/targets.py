@@ -124,9 +124,10 @@ _NOTABLE = (
     "neon", "dotprod", "i8mm", "sve", "c", "v", "simd128",
 )  # fmt: skip
 
-# Options of TVM's kind llvm that do not change what is computed ("fast-math" does, for instance).
 SHOWN = 100  # characters of a target in a message
 MOST_DIGITS = 10  # of a number
+
+# Options of TVM's kind llvm that do not change what is computed ("fast-math" does, for instance).
 _OPTIONS = ("num-cores", "mfloat-abi", "mabi", "opt-level", "vector-width", "device", "model", "keys")
 
 # Features of the kernel interface (/proc/cpuinfo) under LLVM's names, where the program makes use of them.

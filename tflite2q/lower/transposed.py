@@ -25,13 +25,13 @@ from tflite2q.kernels.contracts import (
     Array,
     Contract,
     Conv2DContract,
-    DynamicConv2DContract,
     FloatConv2DContract,
     Tensor,
     TransposeConv2DContract,
 )
+from tflite2q.lower import real
+from tflite2q.lower.real import FLOAT
 
-FLOAT = "float32"
 CODES = ("int8", "uint8", "int16")
 MOST_PHASES = 1024  # output pixels between two input pixels
 MOST_WASTE = 4  # times as many weights as the kernel has
@@ -97,7 +97,7 @@ def _codes(op: TransposeConv, ins: Values, y: Value, shape: _Shape) -> Conv2DCon
     if x.type.dtype not in CODES or STORAGE[weights.type.dtype] not in ("int8", "uint8"):
         return None
     rescale, zero_points = op.rescaling(ins, y), weights.type.parameters.zero_point
-    real = tuple(np.tile(rescale.real, math.prod(shape.strides)).tolist()) if len(rescale.real) > 1 else rescale.real
+    factors = tuple(shape.tiled(np.array(rescale.real)).tolist()) if len(rescale.real) > 1 else rescale.real
     phases = shape.weights(weights.data, zero_points[0])
     batch, in_h, in_w, in_c = x.type.shape
     contract = Conv2DContract(
@@ -105,7 +105,7 @@ def _codes(op: TransposeConv, ins: Values, y: Value, shape: _Shape) -> Conv2DCon
         out_c=phases.shape[0], strides=(1, 1), dilation=(1, 1), padding=shape.padding, groups=1,
         x_dtype=x.type.dtype, x_zero_point=x.type.zero_point, weights=phases, weight_zero_points=zero_points[:1],
         bias=None if bias is None else shape.tiled(bias.data.reshape(-1)),
-        rescale=replace(rescale, real=real),
+        rescale=replace(rescale, real=factors),
         accumulator=wide_accumulator(x.type, None if bias is None else bias.type),
     )  # fmt: skip
     return contract if layout.accumulator_bound(contract).max(initial=0) < layout.MOST else None
@@ -124,7 +124,5 @@ def _real(op: TransposeConv, ins: Values, shape: _Shape) -> FloatConv2DContract 
     }  # fmt: skip
     if not is_hybrid(x.type, weights.type):
         return FloatConv2DContract(**facts)
-    if layout.largest_sum(hwio) >= 2**31:
-        return None
-    scales = np.broadcast_to(np.array(weights.type.parameters.scale, np.float32), (weights.type.shape[0],))
-    return DynamicConv2DContract(**facts, scales=shape.tiled(scales), asymmetric=True, channels_first=False)
+    scale = np.array(weights.type.parameters.scale)
+    return real.dynamic(facts, scale if len(scale) == 1 else shape.tiled(scale), asymmetric=True)
