@@ -50,7 +50,7 @@ def test_out_is_written(executable: Executable, images: list[Array], expected: l
 @pytest.mark.parametrize(
     ("out", "why"),
     [
-        ([], "the model has 1 outputs, got 0 arrays"),
+        ([], "for each output of the model, 1; got 0"),
         ([np.zeros((10,), np.uint8)], r"must be uint8\[1, 10\]"),
         ([np.zeros((1, 10), np.int8)], r"must be uint8\[1, 10\]"),
         ([[0] * 10], r"must be uint8\[1, 10\]"),
@@ -166,7 +166,7 @@ def test_what_does_not_fit_a_batch_is_refused(executable: Executable, images: li
     batch = executable.batch(2, 2)
     with pytest.raises(DataError, match=r"must be uint8\[2, 8, 8, 1\], got uint8\[1, 8, 8, 1\]"):
         batch.run(images[0])
-    with pytest.raises(DataError, match="the model takes 1 inputs, got 0"):
+    with pytest.raises(DataError, match="the model takes 1 input, got 0"):
         batch.run()
     with pytest.raises(DataError, match="is read-only"):
         batch.run(np.concatenate(images[:2]), out=[np.broadcast_to(np.uint8(0), (2, 10))])

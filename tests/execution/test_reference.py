@@ -147,8 +147,8 @@ def test_run_gives_the_outputs_in_order_and_run_every_all_values() -> None:
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ([], "the model takes 1 inputs, got 0"),
-        ([np.zeros((1, 2), np.uint8)] * 2, "the model takes 1 inputs, got 2"),
+        ([], "the model takes 1 input, got 0"),
+        ([np.zeros((1, 2), np.uint8)] * 2, "the model takes 1 input, got 2"),
         ([np.zeros((2, 1), np.uint8)], r"input 'x' must be uint8\[1, 2\], got uint8\[2, 1\]"),
         ([np.zeros((1, 2), np.int8)], r"input 'x' must be uint8\[1, 2\], got int8\[1, 2\]"),
     ],

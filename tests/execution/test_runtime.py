@@ -61,8 +61,8 @@ def test_outputs_are_independent_of_the_next_run(compiled: Executable, image: np
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda x: [], "takes 1 inputs, got 0"),
-        (lambda x: [x, x], "takes 1 inputs, got 2"),
+        (lambda x: [], "takes 1 input, got 0"),
+        (lambda x: [x, x], "takes 1 input, got 2"),
         (lambda x: [x[0]], "got uint8"),
         (lambda x: [x.astype("int8")], "got int8"),
         (lambda x: [x.astype("float32")], "got float32"),

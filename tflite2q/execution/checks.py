@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -15,24 +15,39 @@ Array = npt.NDArray[Any]
 
 
 class Inputs:
-    """The values that a model's inputs are checked against; what is known about them is worked out once."""
+    """The values that a model's inputs are checked against.
+
+    It happens at every call of a model, of which some take ten microseconds.  So what is expected is worked out once,
+    and shapes and dtypes are compared as a whole; the first that does not fit is looked for only where they differ.
+    """
 
     def __init__(self, values: Iterable[Value]) -> None:
-        self._expected = _expected(values)
+        self._values = tuple(values)
+        self._kinds = _kinds(self._values)
+        self._prescribed = [(index, value) for index, value in enumerate(self._values) if value.constant is not None]
 
     def checked(self, given: Sequence[npt.ArrayLike]) -> list[Array]:
         """The inputs as arrays.  Raises DataError if their number, shapes, dtypes or prescribed data do not fit."""
-        if len(given) != len(self._expected):
-            raise DataError(f"the model takes {len(self._expected)} inputs, got {len(given)}")
-        arrays = [np.asarray(each) for each in given]
-        for (value, shape, dtype), array in zip(self._expected, arrays, strict=True):
-            if array.shape != shape or array.dtype != dtype:
-                raise DataError(
-                    f"input {value.name!r} must be {value.type.dtype}{list(shape)}, "
-                    f"got {array.dtype.name}{list(array.shape)}; convert it first"
-                )
-            check_prescribed(value, array)
+        arrays = list(map(np.asarray, given))
+        if [(array.shape, array.dtype) for array in arrays] != self._kinds:
+            self._refuse(arrays)
+        for index, value in self._prescribed:
+            check_prescribed(value, arrays[index])
         return arrays
+
+    def _refuse(self, arrays: Sequence[Array]) -> NoReturn:
+        expected, given = len(self._values), len(arrays)
+        if given != expected:
+            raise DataError(f"the model takes {expected} {'input' if expected == 1 else 'inputs'}, got {given}")
+        value, array = next(
+            (value, array)
+            for value, kind, array in zip(self._values, self._kinds, arrays, strict=True)
+            if (array.shape, array.dtype) != kind
+        )
+        raise DataError(
+            f"input {value.name!r} must be {value.type.dtype}{list(value.type.shape)}, "
+            f"got {array.dtype.name}{list(array.shape)}; convert it first"
+        )
 
 
 def check_prescribed(value: Value, array: Array) -> None:
@@ -46,23 +61,24 @@ class Outputs:
     """The values that a model's outputs are written to arrays as; what is known about them is worked out once."""
 
     def __init__(self, values: Iterable[Value]) -> None:
-        self._expected = _expected(values)
+        self._values = tuple(values)
+        self._kinds = _kinds(self._values)
 
     def made(self) -> list[Array]:
         """New arrays for all outputs."""
-        return [np.empty(shape, dtype) for _, shape, dtype in self._expected]
+        return [np.empty(shape, dtype) for shape, dtype in self._kinds]
 
     def checked(self, given: Sequence[Array]) -> Sequence[Array]:
         """The arrays that results are written to.  Raises DataError if they do not fit or cannot be written to."""
-        if len(given) != len(self._expected):
-            raise DataError(f"the model has {len(self._expected)} outputs, got {len(given)} arrays for them")
-        for (value, shape, dtype), array in zip(self._expected, given, strict=True):
-            if not (isinstance(array, np.ndarray) and array.shape == shape and array.dtype == dtype):
-                raise DataError(f"the array for output {value.name!r} must be {value.type.dtype}{list(shape)}")
+        if len(given) != len(self._kinds):
+            raise DataError(f"out must hold an array for each output of the model, {len(self._kinds)}; got {len(given)}")
+        for value, kind, array in zip(self._values, self._kinds, given, strict=False):
+            if not isinstance(array, np.ndarray) or (array.shape, array.dtype) != kind:
+                raise DataError(f"the array for output {value.name!r} must be {value.type.dtype}{list(kind[0])}")
             if not array.flags.writeable:
                 raise DataError(f"the array for output {value.name!r} is read-only")
         return given
 
 
-def _expected(values: Iterable[Value]) -> list[tuple[Value, tuple[int, ...], np.dtype[Any]]]:
-    return [(value, value.type.shape, np.dtype(STORAGE[value.type.dtype])) for value in values]
+def _kinds(values: Iterable[Value]) -> list[tuple[tuple[int, ...], np.dtype[Any]]]:
+    return [(value.type.shape, np.dtype(STORAGE[value.type.dtype])) for value in values]

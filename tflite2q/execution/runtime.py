@@ -189,8 +189,11 @@ class Executable:
         Raises DataError if they do not fit or have no defined result, such as an index out of range;
         TargetError if the code is for another machine.
         """
+        checked = self._takes.checked(arrays)
         places = () if out is None else self._gives.checked(out)
-        return self._call(self._takes.checked(arrays) + self._initial, places)[: len(self.manifest.outputs)]
+        if not self._initial:
+            return self._call(checked, places)
+        return self._call(checked + self._initial, places)[: len(self.manifest.outputs)]
 
     def bind(self) -> Bound:
         """Inputs and outputs that stay in place from run to run, for calls that copy nothing.  Raises TargetError."""

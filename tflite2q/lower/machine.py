@@ -33,6 +33,7 @@ _configured = threading.local()
 
 # What arrays' own indexing calls, too, after a microsecond of checks.
 _item = tvm.get_global_func("ffi.ArrayGetItem")
+_from_dlpack = np.from_dlpack
 
 
 def load(path: str) -> Any:
@@ -62,7 +63,7 @@ class Worker:
         self._arguments = [tensor(array) for array in arguments]
         self._places = [np.from_dlpack(argument) for argument in self._arguments]
         self._threads = threads
-        self._indices = range(0)  # of the results, known after the first run
+        self._count = 0  # of the results, known after the first run
 
     @property
     def places(self) -> list[Array]:
@@ -72,7 +73,8 @@ class Worker:
     def run(self, arrays: Sequence[Array], out: Sequence[Array] = ()) -> list[Array]:
         """All results for `arrays`, one for each argument, of its shape and dtype: the first ones in `out`, the others
         copies."""
-        for place, array in zip(self._places, arrays, strict=True):
+        # One for each, as the caller has checked; `strict` would take as long as copying a small input.
+        for place, array in zip(self._places, arrays, strict=False):
             place[...] = array
         found = self.results()
         if not out:
@@ -80,15 +82,17 @@ class Worker:
             return [result.copy() for result in found]
         for place, result in zip(out, found, strict=False):
             place[...] = result
-        return [*out, *(result.copy() for result in found[len(out) :])]
+        return [*out, *[result.copy() for result in found[len(out) :]]]
 
     def results(self) -> list[Array]:
         """All results for what the arguments hold, in memory that the next call may write to."""
         use_threads(self._threads)
         found = self._main(*self._arguments)
-        if not self._indices:
-            self._indices = range(len(found))
-        return [np.from_dlpack(_item(found, index)) for index in self._indices]
+        if self._count == 1:
+            return [_from_dlpack(_item(found, 0))]
+        if not self._count:
+            self._count = len(found)
+        return [_from_dlpack(_item(found, index)) for index in range(self._count)]
 
     def times(self, runs: int) -> list[float]:
         """Milliseconds of each of `runs` runs on the arguments of the last one."""
