@@ -108,6 +108,10 @@ class UsageError(Tflite2qError):
     exit_code = 2
 
 
+class OutputError(UsageError):
+    """The system refuses to write an output: the disk is full, say, or the folder is read-only."""
+
+
 class NativeError(Tflite2qError):
     """Native code, or the system, ended the process that something ran in."""
 

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tflite2q.errors import UsageError, hint
+from tflite2q.errors import OutputError, UsageError, hint
 
 OWNER = "tflite2q-"  # in the names of temporary files and folders; the number of the process that owns one follows
 
@@ -69,7 +69,7 @@ def replacing(path: str | Path, force: bool = False, tidy: bool = True) -> Itera
 
     What is not a regular file (/dev/null, a pipe) is written directly; of a link, the file that it leads to is
     replaced.  With `tidy`, which reads the whole folder, what a process that was killed left beside `path` is removed.
-    Raises UsageError if `path` exists and `force` is not given, or if it cannot be written.
+    Raises UsageError if `path` exists and `force` is not given, OutputError if it cannot be written.
     """
     refuse_overwrite(path, force)
     direct = _is_device(path)
@@ -82,7 +82,7 @@ def replacing(path: str | Path, force: bool = False, tidy: bool = True) -> Itera
         if not direct:
             temporary.replace(where)
     except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror or error}; give another place") from error
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}; give another place") from error
     finally:
         if not direct:
             with suppress(OSError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -39,6 +40,24 @@ def outputs(out: Path) -> list[str]:
 def jobs(outcome: Any) -> dict[str, dict[str, Any]]:
     """The jobs in printed JSON by model and scheme."""
     return {f"{job['model']} {job['scheme']}": job for job in json.loads(outcome.out)["jobs"]}
+
+
+@pytest.mark.parametrize("most", [13_000, 1000])
+def test_what_cannot_be_written_is_said_and_tried_again(cli: Cli, digits: Path, tmp_path: Path, most: int) -> None:
+    """A limit of the size of files, which the model itself or only its larger conversion breaks, is as a full disk."""
+    tflite2q.convert(digits, "int8").save(tmp_path / "alone.tflite")
+    assert digits.stat().st_size < 13_000 < (tmp_path / "alone.tflite").stat().st_size
+    command = [sys.executable, "-m", "tflite2q", "batch", str(digits), "--scheme", "int8", "-o", "out"]
+
+    def bounded() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+    done = subprocess.run(command, cwd=tmp_path, preexec_fn=bounded, capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert "1 not written" in done.stdout
+    assert "cannot be written: File too large" in done.stdout
+    assert outputs(tmp_path / "out") == []
+    assert cli("batch", digits, "--scheme", "int8", "-o", tmp_path / "out").code == 0
 
 
 def test_one_bad_model_harms_no_other(cli: Cli, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from reliability import interrupts
 from reliability.kills import COMMANDS, kills
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends signals")
@@ -22,3 +23,12 @@ def test_kills_at_any_moment(name: str) -> None:
     assert not found.wrong
     assert any(line.endswith("new") for line in found.ended)
     assert any(line.endswith(("old", "absent")) for line in found.ended)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", interrupts.COMMANDS)
+def test_interrupts_at_any_moment(name: str) -> None:
+    """Their time is measured and not tested: it is that of the machine, too."""
+    found = interrupts.interrupts(name, 9)
+    assert not found.wrong
+    assert set(found.codes) & set(interrupts.ENDS.values())

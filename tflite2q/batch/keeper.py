@@ -26,9 +26,11 @@ from typing import Any
 from tflite2q import guard
 from tflite2q.batch import work
 from tflite2q.batch.group import resident, usage
-from tflite2q.batch.records import BUG, DIED, MEMORY, TIME
+from tflite2q.batch.records import BUG, DIED, MEMORY, TIME, UNWRITTEN
+from tflite2q.errors import OutputError
 
 DONE = "done"
+MOST_SAID = 1 << 14  # bytes of what a job said last, which are looked at
 POLL_SECONDS = 0.1
 GROUP_SECONDS = 0.5  # between looks at the whole group, which read a file for each process of the machine
 
@@ -61,9 +63,10 @@ def main() -> None:
 def run(folder: Path, seconds: float, memory: int) -> tuple[str, str]:
     """Do the job that was laid out in `folder`; how it ended, and why.  Nothing of its group is left."""
     keeper = os.getpid()
+    log = os.memfd_create("log")  # of what the job says, which a full disk must not swallow
     child = os.fork()
     if child == 0:
-        _child(folder, keeper)
+        _child(folder, keeper, log)
     with contextlib.suppress(OSError):  # the child does it too; whoever is first
         os.setpgid(child, child)
     started = time.monotonic()
@@ -73,41 +76,49 @@ def run(folder: Path, seconds: float, memory: int) -> tuple[str, str]:
         # The leader is not reaped yet, so its number cannot have gone to another group.
         os.killpg(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
+        said = os.pread(log, MOST_SAID, max(0, os.fstat(log).st_size - MOST_SAID)).decode("utf-8", "replace")
+        os.close(log)
     if how == TIME:
         return TIME, f"it took more than {seconds:g} s and was ended; give a longer --time"
     if how == MEMORY:
         return MEMORY, f"it took more than {memory / 1e9:g} GB of memory and was ended; give a larger --memory"
-    return _ended(status, folder)
+    return _ended(status, said, folder)
 
 
-def _ended(status: int, folder: Path) -> tuple[str, str]:
+def _ended(status: int, said: str, folder: Path) -> tuple[str, str]:
     """How a job that ended by itself did."""
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
         name = signal.Signals(-code).name
         more = ", which is what a machine short of memory sends" if name == "SIGKILL" else ""
         return DIED, f"its process was ended by {name}{more}; convert it alone to see more"
+    lines = said.strip().splitlines()
+    if code == os.EX_IOERR and lines:
+        return UNWRITTEN, lines[-1]
+    if code and not lines:
+        return DIED, guard.why(status)
     if code or not (folder / work.RESULT).exists():
-        lines = (folder / "stderr").read_text("utf-8", "replace").strip().splitlines()
-        return BUG, f"{lines[-1] if lines else f'exit code {code}'}; this is a bug, convert it alone to see where"
+        return BUG, f"{lines[-1] if lines else 'no result'}; this is a bug, convert it alone to see where"
     return DONE, ""
 
 
-def _child(folder: Path, keeper: int) -> None:
+def _child(folder: Path, keeper: int, log: int) -> None:
     """The forked process: does the job and ends."""
     code = 1
     try:
         os.setpgid(0, 0)
         _end_with(keeper)
-        with open(os.devnull, "rb") as nothing, (folder / "stderr").open("wb") as log:
+        with open(os.devnull, "rb") as nothing:
             os.dup2(nothing.fileno(), 0)
-            os.dup2(log.fileno(), 1)
-            os.dup2(log.fileno(), 2)
-        (folder / "tmp").mkdir()
-        os.environ["TMPDIR"] = str(folder / "tmp")
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.environ["TMPDIR"] = str(folder / work.TEMPORARY)
         tempfile.tempdir = None
         work.perform(folder)
         code = 0
+    except OutputError as error:
+        os.write(2, f"\n{error}".encode(errors="replace"))
+        code = os.EX_IOERR
     except BaseException:
         os.write(2, traceback.format_exc().encode(errors="replace"))
     finally:

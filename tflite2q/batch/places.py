@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tflite2q import files
-from tflite2q.errors import UsageError
+from tflite2q.errors import OutputError, UsageError
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _LOCAL = re.compile(r"(file|local)://", re.IGNORECASE)
@@ -306,12 +306,12 @@ def listed(url: str) -> list[str] | None:
 
 
 def write(url: str, content: bytes) -> None:
-    """Write an object.  Raises UsageError."""
+    """Write an object.  Raises OutputError."""
     folder, _, name = url.rpartition("/")
     try:
         Store(folder).write(name, content)
     except OSError as error:
-        raise UsageError(
+        raise OutputError(
             f"{url}: cannot be written: {error.strerror or error}; check the URL and credentials"
         ) from error
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 CONVERTED, UNCHANGED, GATES, REFUSED = "converted", "unchanged", "gates failed", "refused"
+UNWRITTEN = "not written"
 TIME, MEMORY, DIED, BUG = "time limit", "memory limit", "died", "internal error"
-STATES = (CONVERTED, UNCHANGED, GATES, REFUSED, TIME, MEMORY, DIED, BUG)
+STATES = (CONVERTED, UNCHANGED, GATES, REFUSED, UNWRITTEN, TIME, MEMORY, DIED, BUG)
 FINE = (CONVERTED, UNCHANGED)
 USABLE = (*FINE, GATES)  # those that have outputs
 
@@ -88,7 +89,8 @@ class Outcome:
 
     @property
     def keeps(self) -> bool:
-        """Whether the same job would end so again; limits, deaths and errors of our own may not be the job's fault."""
+        """Whether the same job would end so again; a full disk, limits, deaths and errors of our own may not be its
+        fault."""
         return self.state in (*USABLE, REFUSED)
 
 

@@ -16,8 +16,8 @@ from tflite2q.batch import cache as caches
 from tflite2q.batch import places, work
 from tflite2q.batch.cache import Cache
 from tflite2q.batch.places import Place
-from tflite2q.batch.records import REFUSED, USABLE, Job, Outcome, Record, Settings, Summary
-from tflite2q.errors import Tflite2qError, UsageError
+from tflite2q.batch.records import REFUSED, UNWRITTEN, USABLE, Job, Outcome, Record, Settings, Summary
+from tflite2q.errors import OutputError, Tflite2qError, UsageError
 
 # Called with the record of each job as it ends.
 Told = Callable[[Record], None]
@@ -140,7 +140,7 @@ class Batch:
 
     def _refused(self, job: Job, error: Tflite2qError, started: float) -> Record:
         """The record of a job that cannot be done; outputs of an earlier run would pass for its own."""
-        outcome = Outcome(REFUSED, str(error))
+        outcome = Outcome(UNWRITTEN if isinstance(error, OutputError) else REFUSED, str(error))
         with suppress(UsageError):
             self._put(job, outcome)
         return Record(job, outcome, time.monotonic() - started, False)
@@ -190,8 +190,8 @@ class Batch:
                     )
 
 
-def _unwritable(path: str, error: OSError) -> UsageError:
-    return UsageError(f"{path}: cannot be written: {error.strerror or error}; check the path and free space")
+def _unwritable(path: str, error: OSError) -> OutputError:
+    return OutputError(f"{path}: cannot be written: {error.strerror or error}; check the path and free space")
 
 
 def _read(path: str) -> bytes:

@@ -12,8 +12,20 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tflite2q.batch.records import CONVERTED, GATES, PAGE, REFUSED, UNCHANGED, Outcome, Settings, library
-from tflite2q.errors import CARRY_HINT, Tflite2qError, Unchanged, UnsupportedError, command_line
+from tflite2q import files
+from tflite2q.batch.records import (
+    CONVERTED,
+    GATES,
+    MEMORY,
+    PAGE,
+    REFUSED,
+    UNCHANGED,
+    UNWRITTEN,
+    Outcome,
+    Settings,
+    library,
+)
+from tflite2q.errors import CARRY_HINT, OutputError, Tflite2qError, Unchanged, UnsupportedError, command_line
 
 if TYPE_CHECKING:
     from tflite2q.evaluation.models import Loaded
@@ -22,12 +34,14 @@ if TYPE_CHECKING:
 
 RESULT = "result.json"
 OUT = "out"
+TEMPORARY = "tmp"  # for what native code writes on its way
 
 
 def prepare(folder: Path, name: str, content: bytes, settings: Settings) -> None:
-    """Lay out the folder in which `perform` runs: the model, and links to where its data lie."""
+    """Lay out the folder in which `perform` runs: the model, and links to where its data lie.  Raises OSError."""
     (folder / "in").mkdir()
     (folder / OUT).mkdir(exist_ok=True)
+    (folder / TEMPORARY).mkdir()
     (folder / "in" / name).write_bytes(content)
     linked = {}
     for what, path in settings.paths.items():
@@ -38,7 +52,7 @@ def prepare(folder: Path, name: str, content: bytes, settings: Settings) -> None
 
 
 def perform(folder: Path) -> None:
-    """Do the job that was laid out in `folder`."""
+    """Do the job that was laid out in `folder`.  Raises OutputError if what became of it cannot be written there."""
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     given = job["settings"]
     settings = Settings(**{**given, "targets": tuple(given["targets"])})
@@ -46,14 +60,14 @@ def perform(folder: Path) -> None:
     try:
         with command_line():  # on which every batch begins, wherever its jobs are done
             outcome = converted(job["name"], settings, folder / OUT)
+    except OutputError as error:
+        outcome = Outcome(UNWRITTEN, str(error))
     except Tflite2qError as error:
         carriable = isinstance(error, UnsupportedError) and error.carriable and not settings.allow_unsupported
         outcome = Outcome(REFUSED, f"{error}; {CARRY_HINT}" if carriable else str(error))
     except MemoryError:
-        outcome = Outcome(REFUSED, f"{job['name']}: not enough memory for this model")
-    temporary = folder / f"{RESULT}.part"
-    temporary.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
-    temporary.replace(folder / RESULT)
+        outcome = Outcome(MEMORY, f"{job['name']}: not enough memory for this model")
+    _write(folder / RESULT, json.dumps(asdict(outcome)))
 
 
 def converted(name: str, settings: Settings, out: Path) -> Outcome:
@@ -76,7 +90,7 @@ def converted(name: str, settings: Settings, out: Path) -> Outcome:
         new, same = model, str(error)
     content = model.content() if same else content_of(new)
     if not same or settings.unchanged == "copy":
-        (out / ".tflite").write_bytes(content)
+        files.write(out / ".tflite", content, tidy=False)
     for target in settings.targets:
         pipeline.compile(new, target, settings.threads).save(out / library(target))
     return _reported(model, new, settings, same, len(content), out)
@@ -98,8 +112,8 @@ def _reported(
         result = replace(result, notes=(same, *result.notes)) if same else result
         if result.provenance is not None:  # equal inputs give equal bytes, whenever that is
             result = replace(result, provenance=replace(result.provenance, date=None))
-        (out / ".md").write_text(markdown.comparison([result]), encoding="utf-8")
-        (out / PAGE).write_text(html.comparison([result]), encoding="utf-8")
+        _write(out / ".md", markdown.comparison([result]))
+        _write(out / PAGE, html.comparison([result]))
     else:
         result = Comparison(
             model=Path(model.path).name,
@@ -111,11 +125,15 @@ def _reported(
             notes=(same,) if isinstance(new, Loaded) else new.notes,
         )
     document = documents.comparison(result)
-    (out / ".json").write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    _write(out / ".json", json.dumps(document, indent=2, allow_nan=False) + "\n")
     gates = tuple((gate.name, words.gate(gate), gate.passed) for gate in result.gates)
     state = GATES if result.failed_gates else UNCHANGED if same else CONVERTED
     reason = "; ".join(words.gate(gate) for gate in result.failed_gates) or same
     return Outcome(state, reason, {}, _figures(result), gates, result.notes)
+
+
+def _write(path: Path, text: str) -> None:
+    files.write(path, text.encode(), tidy=False)
 
 
 def _figures(result: Comparison) -> dict[str, str]:

@@ -71,7 +71,9 @@ class Outputs:
     def checked(self, given: Sequence[Array]) -> Sequence[Array]:
         """The arrays that results are written to.  Raises DataError if they do not fit or cannot be written to."""
         if len(given) != len(self._kinds):
-            raise DataError(f"out must hold an array for each output of the model, {len(self._kinds)}; got {len(given)}")
+            raise DataError(
+                f"out must hold an array for each output of the model, {len(self._kinds)}; got {len(given)}"
+            )
         for value, kind, array in zip(self._values, self._kinds, given, strict=False):
             if not isinstance(array, np.ndarray) or (array.shape, array.dtype) != kind:
                 raise DataError(f"the array for output {value.name!r} must be {value.type.dtype}{list(kind[0])}")
