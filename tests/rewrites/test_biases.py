@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from math import floor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ import tflite2q
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
+from tflite2q.errors import InvalidGraph
 from tflite2q.rewrites.biases import convert_bias
 
 LIMIT = 2**31 - 1
@@ -69,3 +72,12 @@ def test_ties_go_away_from_zero() -> None:
     bias = Value("b", TensorType((8,), "int32", Quantization.per_tensor(0.5, 0)), Constant(codes))
     new = convert_bias(bias, [0.5] * 8, [1.0] * 8, Quantization.per_tensor(1.0, 0))
     assert new.data.tolist() == [-3, -2, -1, 0, 1, 1, 2, 3]
+
+
+def test_a_scale_that_float32_does_not_hold_is_refused_where_it_would_be(digits: Path) -> None:
+    """The product of an input's scale and a weight's can be less than the least float32."""
+    graph = tflite2q.load(digits)
+    least = replace(graph["conv1"].type, quantization=Quantization.per_tensor(1e-45, 0))
+    values = (replace(value, type=least) if value.name == "conv1" else value for value in graph.values)
+    with pytest.raises(InvalidGraph, match=r"op 2 q.depthwise_conv2d 'block1/depthwise': a scale .* not 0"):
+        tflite2q.convert(graph.with_(values=tuple(values)), "int8")

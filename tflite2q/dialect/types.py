@@ -43,8 +43,9 @@ class Quantization:
             raise InvalidGraph(f"{len(self.scale)} scales with {len(self.zero_point)} zero points")
         if self.axis is None and len(self.scale) != 1:
             raise InvalidGraph(f"{len(self.scale)} scales without an axis")
-        if any(not np.isfinite(s) or s <= 0 or float(np.float32(s)) != s for s in self.scale):
-            raise InvalidGraph("a scale must be a positive, finite float32")
+        for scale in self.scale:
+            if not np.isfinite(scale) or scale <= 0 or float(np.float32(scale)) != scale:
+                raise InvalidGraph(f"a scale must be a positive, finite float32, not {scale:g}")
 
     @staticmethod
     def per_tensor(scale: float, zero_point: int) -> Quantization:

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tflite2q.arithmetic import rounding
-from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.graph import Graph, located
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
+from tflite2q.errors import InvalidGraph
 from tflite2q.rewrites.biases import BIAS_DTYPES, accumulator_units, convert_bias, real_bias
 from tflite2q.rewrites.clamps import Cut
 from tflite2q.rewrites.edit import Editor
@@ -54,7 +55,11 @@ class Applier:
     def run(self) -> Graph:
         for name, kind in self.types.items():
             self.editor.values[name] = _retyped(self.editor.values[name], kind)
-        self.editor.ops = [self._op(op) for op in self.graph.ops]
+        for index, op in enumerate(self.graph.ops):
+            try:
+                self.editor.ops[index] = self._op(op)
+            except InvalidGraph as error:  # a bias's scale that float32 does not hold, say
+                raise located(index, op, error) from error
         return self.editor.graph()
 
     def _op(self, op: Op) -> Op:
