@@ -19,8 +19,8 @@ from typing import Any
 from tflite2q import files
 from tflite2q.batch import cache, work
 from tflite2q.batch.local import Keeper, Limits, fair_memory
-from tflite2q.batch.records import DIED, Outcome, Settings
-from tflite2q.errors import UsageError, hint
+from tflite2q.batch.records import DIED, UNWRITTEN, Outcome, Settings
+from tflite2q.errors import OutputError, UsageError, hint
 
 PATIENCE = 10.0  # seconds for a scheduler to answer
 AHEAD = 2  # jobs for each thread of the workers, so that none waits for this program
@@ -46,12 +46,16 @@ def perform(
         raise UsageError(_unlike(os.uname().nodename, cache.version(True), version))
     if not hasattr(_mine, "keeper"):
         _mine.keeper = Keeper()  # it ends with this process
-    with files.temporary_folder() as folder:
-        settings = _unpacked(folder / "data", settings, packs)
-        work.prepare(folder, name, content, settings)
-        limits = Limits(seconds, memory or fair_memory(_threads()))
-        outcome = _mine.keeper.run(folder, limits, settings.running)
-        return asdict(outcome), {path.name: path.read_bytes() for path in (folder / work.OUT).iterdir()}
+    try:
+        with files.temporary_folder() as folder:
+            settings = _unpacked(folder / "data", settings, packs)
+            work.prepare(folder, name, content, settings)
+            limits = Limits(seconds, memory or fair_memory(_threads()))
+            outcome = _mine.keeper.run(folder, limits, settings.running)
+            return asdict(outcome), {path.name: path.read_bytes() for path in (folder / work.OUT).iterdir()}
+    except OSError as error:
+        reason = f"cannot be written on the worker {os.uname().nodename}: {error.strerror or error}"
+        return asdict(Outcome(UNWRITTEN, f"{reason}; check the free space of its TMPDIR")), {}
 
 
 def _threads() -> int:
@@ -217,8 +221,12 @@ class Cluster:
 
         try:
             found, contents = done.result(timeout=PATIENCE)
-            for ending, content in contents.items():
-                (folder / work.OUT / ending).write_bytes(content)
+            try:
+                for ending, content in contents.items():
+                    files.write(folder / work.OUT / ending, content, tidy=False)
+            except OutputError as error:
+                answer.set_result(Outcome(UNWRITTEN, str(error)))
+                return
             gates = [tuple(gate) for gate in found["gates"]]
             answer.set_result(Outcome(**{**found, "gates": gates}))
         except KilledWorker:
