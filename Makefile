@@ -93,7 +93,7 @@ lint: $(VENV)/.dev ## ruff, mypy --strict, import rules, generated documents
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/lint-imports --config setup.cfg
+	$(VENV)/bin/lint-imports
 	$(PY) docs/generate.py --check
 
 .PHONY: format
