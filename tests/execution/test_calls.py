@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from streaming import streaming
 import tflite2q
 from tflite2q.errors import DataError, UsageError
 from tflite2q.evaluation.models import load
-from tflite2q.execution import reference, runtime
+from tflite2q.execution import calls, reference, runtime
 from tflite2q.execution.runtime import Executable
 
 Array = np.ndarray[Any, Any]
@@ -92,6 +94,14 @@ def test_graphs_with_several_inputs_and_outputs_are_bound() -> None:
             np.testing.assert_array_equal(place, given)
 
 
+@pytest.fixture(params=[0.0, float("inf")], ids=["threads", "one thread"])
+def worth(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> float:
+    """Calls seem longer, or shorter, than what handing them to another thread takes."""
+    monkeypatch.setattr(calls, "HANDING_OVER", request.param)
+    return float(request.param)
+
+
+@pytest.mark.usefixtures("worth")
 @pytest.mark.parametrize("workers", [None, 1, 2, 5])
 def test_many_samples_keep_their_order(
     executable: Executable, images: list[Array], expected: list[Array], workers: int | None
@@ -104,6 +114,24 @@ def test_many_samples_keep_their_order(
     assert list(executable.map([])) == []
 
 
+@pytest.mark.parametrize(("seconds", "threads"), [(0.0, {0}), (0.002, {1, 2})])
+def test_calls_that_are_over_soon_stay_in_one_thread(seconds: float, threads: set[int]) -> None:
+    """Others are spread over two threads once three calls have shown how long they take."""
+    seen = []
+
+    def call(x: Array) -> list[Array]:
+        seen.append(threading.current_thread())
+        time.sleep(seconds)
+        return [x]
+
+    samples = list(np.arange(100).reshape(100, 1))
+    assert [int(found[0]) for (found,) in calls.mapped(call, samples, 2)] == list(range(100))
+    assert set(seen[:3]) == {threading.current_thread()}
+    numbers = {thread: number for number, thread in enumerate(dict.fromkeys(seen))}
+    assert {numbers[thread] for thread in seen[3:]} == threads
+
+
+@pytest.mark.usefixtures("worth")
 def test_samples_may_be_endless(executable: Executable, images: list[Array], expected: list[Array]) -> None:
     taken = 0
 
@@ -118,6 +146,7 @@ def test_samples_may_be_endless(executable: Executable, images: list[Array], exp
     assert taken < 1000
 
 
+@pytest.mark.usefixtures("worth")
 def test_a_sample_that_does_not_fit_is_an_error(executable: Executable, images: list[Array]) -> None:
     with pytest.raises(DataError, match=r"must be uint8\[1, 8, 8, 1\]"):
         list(executable.map([*images[:40], images[0][0]]))
@@ -136,6 +165,7 @@ def test_the_example_of_the_document(root: Path, monkeypatch: pytest.MonkeyPatch
         np.testing.assert_array_equal(names[name], wanted[0])
 
 
+@pytest.mark.usefixtures("worth")
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_batch_is_its_samples(
     executable: Executable, images: list[Array], expected: list[Array], workers: int

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy.typing as npt
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 Sample = npt.ArrayLike | tuple[npt.ArrayLike, ...]
 
+# A call that takes less than so many seconds is not worth another thread; so many calls show it.
+HANDING_OVER = 1.2e-4
+TRIED = 3
 # Samples that a thread of `Executable.map` takes at once.
 PIECE_BYTES = 1 << 15
 PIECE_SAMPLES = 32
@@ -102,6 +106,7 @@ class Batch:
         self._inputs, self._outputs = Inputs(self.inputs), Outputs(self.outputs)
         self._pool = ThreadPoolExecutor(min(workers, count))
         self._workers = min(workers, count)
+        self._shortest: float | None = None  # seconds of a call
 
     def __repr__(self) -> str:
         return f"<Batch of {self.count} by {self._workers} threads of {self.executable!r}>"
@@ -113,14 +118,22 @@ class Batch:
         """
         given = self._inputs.checked(arrays)
         found = self._outputs.made() if out is None else list(self._outputs.checked(out))
-        todo = iter(range(self.count))  # each number is taken by one thread
 
-        def work() -> None:
-            for sample in todo:
+        def work(samples: Iterable[int]) -> None:
+            for sample in samples:
                 ins, outs = ([_part(array, sample, self.count) for array in side] for side in (given, found))
                 self.executable.run(*ins, out=outs)
 
-        for done in [self._pool.submit(work) for _ in range(self._workers)]:
+        if self._shortest is None:  # the first call takes longer than all others
+            work([0])
+            started = time.perf_counter()
+            work([0])
+            self._shortest = time.perf_counter() - started
+        if self._shortest < HANDING_OVER:
+            work(range(self.count))
+            return found
+        todo = iter(range(self.count))  # each number is taken by one thread
+        for done in [self._pool.submit(work, todo) for _ in range(self._workers)]:
             done.result()
         return found
 
@@ -140,17 +153,33 @@ def _part(array: Array, sample: int, count: int) -> Array:
 
 
 def mapped(run: Callable[..., list[Array]], samples: Iterable[Sample], workers: int) -> Iterator[list[Array]]:
-    """The results of `run` for each sample, in order, by threads that are kept busy with pieces of the samples."""
+    """The results of `run` for each sample, in order, by threads that are kept busy with pieces of the samples.
 
-    def work(piece: Sequence[Sample]) -> list[list[Array]]:
-        return [run(*sample) if isinstance(sample, tuple) else run(sample) for sample in piece]
+    A call of a small model is over before another thread has woken up.  So a few calls come first, in the caller's own
+    thread; if they are that short, the others follow there.
+    """
 
-    pieces = iter(partial(_piece, iter(samples)), [])
+    def call(sample: Sample) -> list[Array]:
+        return run(*sample) if isinstance(sample, tuple) else run(sample)
+
+    rest, shortest = iter(samples), float("inf")
+    for sample in islice(rest, TRIED):
+        if _bytes(sample) > PIECE_BYTES:  # no small model
+            rest = chain([sample], rest)
+            break
+        started = time.perf_counter()
+        result = call(sample)
+        shortest = min(shortest, time.perf_counter() - started)
+        yield result
+    if shortest < HANDING_OVER:
+        yield from map(call, rest)
+        return
+    pieces = iter(partial(_piece, rest), [])
     with ThreadPoolExecutor(workers) as pool:
-        ahead = deque(pool.submit(work, piece) for piece in islice(pieces, 2 * workers))
+        ahead = deque(pool.submit(list, map(call, piece)) for piece in islice(pieces, 2 * workers))
         while ahead:
             yield from ahead.popleft().result()
-            ahead.extend(pool.submit(work, piece) for piece in islice(pieces, 1))
+            ahead.extend(pool.submit(list, map(call, piece)) for piece in islice(pieces, 1))
 
 
 def _piece(samples: Iterator[Sample]) -> list[Sample]:
@@ -159,10 +188,14 @@ def _piece(samples: Iterator[Sample]) -> list[Sample]:
     size = 0
     for sample in samples:
         found.append(sample)
-        size += sum(getattr(array, "nbytes", 0) for array in (sample if isinstance(sample, tuple) else (sample,)))
+        size += _bytes(sample)
         if size > PIECE_BYTES or len(found) == PIECE_SAMPLES:
             break
     return found
+
+
+def _bytes(sample: Sample) -> int:
+    return sum(getattr(array, "nbytes", 0) for array in (sample if isinstance(sample, tuple) else (sample,)))
 
 
 def raise_refusal(error: RuntimeError) -> NoReturn:
