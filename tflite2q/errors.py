@@ -26,6 +26,14 @@ _IN_PYTHON = {
 }  # fmt: skip
 _on_command_line = False
 
+LONGEST_NAME = 400  # characters of a quoted name in a message; fused layers are called by the names of all their parts
+_QUOTED = re.compile(r"""(?<!\w)(['"])(?:\\.|(?!\1).)*\1""")  # as repr quotes
+
+
+def _elided(quoted: re.Match[str]) -> str:
+    text, half = quoted[0], LONGEST_NAME // 2
+    return text if len(text) <= LONGEST_NAME else f"{text[:half]}...{text[-half:]}"
+
 
 @contextmanager
 def command_line() -> Iterator[None]:
@@ -47,12 +55,14 @@ def hint(text: str) -> str:
 
 
 class Tflite2qError(Exception):
-    """Base of all errors that a user can cause or act on.  The message is one line, whatever names it holds."""
+    """Base of all errors that a user can cause or act on.  The message is one line, whatever names it holds; of names
+    that are very long it has the beginning and the end."""
 
     exit_code = 3
 
     def __str__(self) -> str:
-        return super().__str__().replace("\r", "\\r").replace("\n", "\\n")
+        text = super().__str__().replace("\r", "\\r").replace("\n", "\\n")
+        return _QUOTED.sub(_elided, text) if len(text) > 2 * LONGEST_NAME else text
 
     def at(self: E, place: str) -> E:
         """The same error, prefixed with the place where it occurred."""

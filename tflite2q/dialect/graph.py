@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -165,7 +166,7 @@ def check_value(value: Value) -> None:
         raise InvalidGraph(f"value {value.name!r}: dtype {kind.dtype} is not known")
     if any(size < 0 for size in kind.shape):
         raise InvalidGraph(f"value {value.name!r}: shape {list(kind.shape)} is not static; fix the dynamic dimensions")
-    if kind.size > LARGEST or len(kind.shape) > MOST_AXES:
+    if math.prod(max(size, 1) for size in kind.shape) > LARGEST or len(kind.shape) > MOST_AXES:
         raise InvalidGraph(f"value {value.name!r}: shape {list(kind.shape[:MOST_AXES])} is too large")
     if kind.quantization is not None:
         _verify_quantization(value, kind.quantization)

@@ -77,6 +77,12 @@ def option_defaults(table: str) -> Mapping[str, OptionValue]:
     return found
 
 
+@cache
+def option_zeros(table: str) -> Mapping[str, OptionValue]:
+    """The options of an operator without its options table: TFLite's kernels then find all of them 0."""
+    return {name: type(default)() for name, default in option_defaults(table).items()}
+
+
 def _reader(table: str, builder: flatbuffers.Builder) -> Any:
     """A reader of the options table that `builder` has begun."""
     builder.Finish(getattr(tflite, f"{table}End")(builder))

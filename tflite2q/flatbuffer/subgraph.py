@@ -336,6 +336,8 @@ def _attributes(cls: type[Op], builtin: Builtin, record: OperatorRecord) -> dict
     if table not in (None, builtin.options) and not builtin.custom and (builtin.options or names.option_fields(table)):
         raise UnsupportedError(f"has {table} instead of {builtin.options or 'no options'}")
     options = flexbuffer.decode(record.custom_options) if builtin.custom else dict(record.options)
+    if table is None and builtin.options and not builtin.custom:
+        options = dict(names.option_zeros(builtin.options))
     for field in cls.attributes():
         option, enum = field.metadata["option"], field.metadata["enum"]
         if option in options:
@@ -345,9 +347,9 @@ def _attributes(cls: type[Op], builtin: Builtin, record: OperatorRecord) -> dict
             if enum is not None and value not in names.enum_names(enum):
                 raise UnsupportedError(f"{option} {value!r} is unknown")
             found[field.name] = value if enum is None else names.enum_names(enum)[int(value)]  # type: ignore[arg-type]
-    if builtin.custom:  # TFLite's custom kernels, too, ignore keys that they do not know
+    if builtin.custom or table is None:  # TFLite's custom kernels, too, ignore keys that they do not know
         return found
-    defaults = names.option_defaults(record.options_type) if record.options_type else {}
+    defaults = names.option_defaults(table)
     for option, value in options.items():
         if option not in cls.subgraphs and value != defaults[option]:
             raise UnsupportedError(f"option {option} = {value!r} is not supported")

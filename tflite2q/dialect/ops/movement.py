@@ -103,6 +103,9 @@ class StridedSlice(Movement):
         require(dots <= 1, "more than one ellipsis")
         free = len(shape) - (len(begin) - added - dots)
         require(free >= 0, f"{len(begin)} ranges for {len(shape)} axes")
+        # LiteRT makes new axes of bits that stand for no range, in the place of axes that are left as they are.
+        unnamed = self.new_axis_mask >> len(begin) & (1 << free) - 1
+        require(dots > 0 or not unnamed, f"new_axis_mask {self.new_axis_mask:#b} for {len(begin)} ranges")
         taken: list[range] = []
         kept: list[int] = []
         for i, (first, last, stride) in enumerate(zip(begin, end, strides, strict=True)):

@@ -70,6 +70,11 @@ class ShapeOf(Op):
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x", "plain"),)
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8", "int16")
 
+    def verify(self, ins: Values, outs: Sequence[Value]) -> None:
+        wanted = "INT32" if self.rank else self.output_type
+        require(wanted in ("INT32", "INT64"), f"a shape of {wanted.lower()}")
+        require(outs[0].type.dtype == wanted.lower(), f"{outs[0].name!r} is {outs[0].type.dtype}, not {wanted.lower()}")
+
     def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
         return ((),) if self.rank else ((len(ins["x"].type.shape),),)
 
