@@ -239,6 +239,13 @@ def matrix_products() -> Named:
             f"{name}, int8",
             MatmulContract(a=small[1], b=small[0], transposed=flips, zero_points=(-5, 7), rescale=rescale),
         )
+        wide = Rescale(multipliers("matmul", 1 if flips[1] else 70, -16), 0, -32768, 32767, "int16", "fixed16")
+        for dtype in ("int16", "int8"):
+            second = replace(b, dtype=dtype)
+            yield (
+                f"{name}, int16 by {dtype}",
+                MatmulContract(a=replace(a, dtype="int16"), b=second, transposed=flips, rescale=wide),
+            )
         if not flips[0]:
             scales = np.array(multipliers("matmul", 70, -8), np.float32)
             yield (
