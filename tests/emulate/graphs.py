@@ -229,6 +229,12 @@ class Growth(Draw):
     def softmax(self, x: str) -> str:
         return self.layer(ops.Softmax, (x,), self.kind((), self.dtype, 1.0), beta=self.pick((1.0, 1.0, 0.7)))
 
+    def argmax(self, x: str) -> str:
+        axis, smallest = self.constant(np.array(3, np.int32)), self.chance(0.3)
+        return self.layer(
+            ops.ArgExtremum, (x, axis), TensorType((), "int32"), output_type="INT32", smallest=smallest, version=2
+        )
+
 
 def graph(seed: int) -> Case:
     """The graph of a number, and inputs for it."""
@@ -249,6 +255,8 @@ def graph(seed: int) -> Case:
         last = d.dense(d.flatten(last))
         if d.chance(0.5) and d.value(last).type.shape[1] > 1:
             last = d.softmax(last)
+    elif d.chance(0.2):
+        d.argmax(last if d.chance(0.5) else d.resize(last))
     read = {name for op in d.ops for name in op.inputs}
     ends = tuple(v.name for v in d.values if v.name not in read and v.constant is None and v.name not in d.inputs)
     made = Graph(tuple(d.inputs), ends, tuple(d.values), tuple(d.ops), name=f"graph{seed}")

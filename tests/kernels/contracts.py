@@ -28,6 +28,7 @@ from tflite2q.kernels.contracts import (
     MatmulContract,
     PoolContract,
     ResizeBilinearContract,
+    ResizedArgMaxContract,
     SoftmaxContract,
     Tensor,
     TransposeConv2DContract,
@@ -238,6 +239,13 @@ def matrix_products() -> Named:
             f"{name}, int8",
             MatmulContract(a=small[1], b=small[0], transposed=flips, zero_points=(-5, 7), rescale=rescale),
         )
+        wide = Rescale(multipliers("matmul", 1 if flips[1] else 70, -16), 0, -32768, 32767, "int16", "fixed16")
+        for dtype in ("int16", "int8"):
+            second = replace(b, dtype=dtype)
+            yield (
+                f"{name}, int16 by {dtype}",
+                MatmulContract(a=replace(a, dtype="int16"), b=second, transposed=flips, rescale=wide),
+            )
         if not flips[0]:
             scales = np.array(multipliers("matmul", 70, -8), np.float32)
             yield (
@@ -358,7 +366,7 @@ def positions(extent: int, out: int, dtype: str) -> tuple[Array, Array, Array]:
     at = np.arange(out) * extent * 1024 // out + 300
     first = np.minimum(at // 1024, extent - 1)
     beyond = at - first * 1024
-    weights = beyond if dtype == "int8" else (beyond / 1024).astype(np.float32)
+    weights = beyond if dtype in ("int8", "int16") else (beyond / 1024).astype(np.float32)
     return first, np.minimum(first + 1, extent - 1), weights
 
 
@@ -366,10 +374,15 @@ def others() -> Named:
     for dtype, classes in itertools.product(("int8", "uint8"), (2, 21, 1001)):
         exponentials = np.sort(numbers(f"softmax{classes}", (256,), 0, 2**31 - 1))[::-1].copy()
         yield f"softmax of {classes}, {dtype}", SoftmaxContract(3, classes, dtype, exponentials)
-    for dtype, channels in itertools.product(("int8", "uint8"), (3, 16, 21)):
+    for dtype, channels in itertools.product(("int8", "uint8", "int16", "float32"), (3, 16, 21)):
         rows, columns = positions(5, 13, dtype), positions(7, 11, dtype)
-        yield f"resize {channels}, {dtype}", ResizeBilinearContract(2, 5, 7, channels, rows, columns, dtype)
-    for dtype, smallest, classes in itertools.product(("int8", "uint8"), (False, True), (1, 5, 21, 1001)):
+        resize = ResizeBilinearContract(2, 5, 7, channels, rows, columns, dtype)
+        yield f"resize {channels}, {dtype}", resize
+        argmax = ArgMaxContract(2 * 13 * 11, channels, dtype, "int32", dtype == "uint8")
+        yield f"argmax of resized {channels}, {dtype}", ResizedArgMaxContract(resize, argmax)
+    for dtype, smallest, classes in itertools.product(
+        ("int8", "uint8", "int16", "float32"), (False, True), (1, 5, 21, 1001)
+    ):
         yield f"argmax of {classes}, {dtype}, {smallest}", ArgMaxContract(33, classes, dtype, "int64", smallest)
     for dtype, (rows, lengths) in itertools.product(
         ("int8", "uint8", "int16"), ((1, (5, 300)), (129, (64, 1, 21)), (1000, (400, 130)))

@@ -12,12 +12,13 @@ from emulate.bounds import faults
 
 from tflite2q.arithmetic.numpy_core import NumpyCore
 from tflite2q.arithmetic.rescale import Rescale
+from tflite2q.arithmetic.rounding import code_range
 from tflite2q.dialect.ops.hybrid import quantized
 from tflite2q.kernels.contracts import Array, FloatConv2DContract, MatmulContract, Tensor, TransposeConv2DContract
 from tflite2q.kernels.registry import select
 
 UNIT_ROUNDOFF = 2.0**-24
-KINDS = ("float32", "int8", "dynamic")
+KINDS = ("float32", "int8", "dynamic", "int16", "int16 by int8")
 
 
 def drawn(seed: int, kind: str) -> MatmulContract:
@@ -30,14 +31,19 @@ def drawn(seed: int, kind: str) -> MatmulContract:
     a = (batches[0], depth, rows) if flips[0] else (batches[0], rows, depth)
     b = (batches[1], columns, depth) if flips[1] else (batches[1], depth, columns)
     facts: dict[str, Any] = {
-        "a": Tensor(a, "int8" if kind == "int8" else "float32"),
-        "b": Tensor(b, "float32" if kind == "float32" else "int8"),
+        "a": Tensor(a, {"float32": "float32", "int8": "int8", "dynamic": "float32"}.get(kind, "int16")),
+        "b": Tensor(b, kind if kind in ("float32", "int16") else "int8"),
         "transposed": flips,
     }
     if kind == "int8":
         zeros = (int(rng.integers(-128, 128)), int(rng.integers(-128, 128)))
         real = float(np.exp(rng.uniform(-2, 2)) / (74 * 74 * np.sqrt(depth)) * 40)
         facts |= {"zero_points": zeros, "rescale": Rescale((real,), int(rng.integers(-50, 50)), -128, 127, "int8")}
+    elif kind.startswith("int16"):
+        spread = np.exp(rng.uniform(-2, 2, 1 if kind == "int16" or rng.random() < 0.5 else columns))
+        real = spread * 2.0 ** (0 if kind == "int16" else 8) / (18900 * np.sqrt(depth))
+        arithmetic = "float64" if rng.random() < 0.2 else "fixed16"
+        facts["rescale"] = Rescale(tuple(real.tolist()), 0, -32768, 32767, "int16", arithmetic)
     elif kind == "dynamic":
         scales = rng.uniform(1e-3, 0.1, columns).astype(np.float32)
         facts |= {"scales": scales, "asymmetric": bool(rng.random() < 0.5)}
@@ -48,7 +54,8 @@ def factors(contract: MatmulContract, seed: int) -> list[Array]:
     rng = np.random.default_rng(seed)
     made_up = []
     for tensor in contract.inputs:
-        codes = rng.integers(-128, 128, tensor.shape)
+        low, high = code_range("int8" if tensor.dtype == "float32" else tensor.dtype)
+        codes = rng.integers(low, high + 1, tensor.shape)
         made_up.append((rng.normal(size=tensor.shape) if tensor.dtype == "float32" else codes).astype(tensor.dtype))
     return made_up
 
@@ -68,7 +75,8 @@ def check(contract: MatmulContract, target: Any, seed: int = 4) -> None:
     got = made.run(built, target, a, b)
     if contract.rescale is not None:
         wide = [x.astype(np.int64) - zero for x, zero in zip((left, right), contract.zero_points, strict=True)]
-        want = contract.rescale.meaning(NumpyCore(), np.matmul(*wide).astype(np.int32))
+        accumulator = np.int64 if contract.a.dtype == "int16" else np.int32
+        want = contract.rescale.meaning(NumpyCore(), np.matmul(*wide).astype(accumulator))
         np.testing.assert_array_equal(got, want)
     elif contract.scales is not None:
         found = quantized(NumpyCore(), left.reshape(-1, left.shape[2]), contract.asymmetric)
@@ -110,6 +118,21 @@ def test_sums_beyond_what_float32_holds(kind: str) -> None:
     else:
         facts |= {"scales": np.full(20, 0.01, np.float32), "asymmetric": True}
     check(MatmulContract(**facts), made.target())
+
+
+@pytest.mark.parametrize("b", ["int8", "int16"])
+def test_sums_of_16_bits_beyond_32(b: str) -> None:
+    """All codes the lowest: sums of 36 and 44 bits, the longest with digits that float64 must hold."""
+    low = code_range(b)[0]
+    facts: dict[str, Any] = {"a": Tensor((1, 3, 9001), "int16"), "b": Tensor((1, 9001, 20), b)}
+    real = 30000.5 / (9001 * 32768 * -low)
+    rescale = Rescale((real,), 0, -32768, 32767, "int16", "fixed16")
+    contract = MatmulContract(**facts, transposed=(False, False), rescale=rescale)
+    built = select(contract, made.target()).plan.build()
+    inputs = [np.full(tensor.shape, code_range(tensor.dtype)[0], tensor.dtype) for tensor in contract.inputs]
+    inputs[1][0, 5, 7] += 1
+    want = rescale.meaning(NumpyCore(), np.matmul(*(x.astype(np.int64) for x in inputs)))
+    np.testing.assert_array_equal(made.run(built, made.target(), *inputs), want)
 
 
 def test_a_transposed_convolution_is_put_together() -> None:

@@ -33,6 +33,13 @@ def lane_count(channels: int, most: int) -> int:
     return 1 << (min(channels, most).bit_length() - 1)
 
 
+def even_lanes(channels: int, most: int, register: int) -> int:
+    """The power of two up to `most` whose overlapping blocks cover `channels` with the fewest registers of `register`
+    lanes, of equal ones the largest."""
+    sizes = [1 << k for k in range(lane_count(channels, most).bit_length())]
+    return min(sizes, key=lambda lanes: (-(-channels // lanes) * -(-lanes // register), -lanes))
+
+
 def centered_weights(contract: ConvolutionContract) -> Array:
     """Weights minus their zero points, int64, in the contract's layout."""
     zero = contract.along_channels(np.asarray(contract.weight_zero_points, np.int64))

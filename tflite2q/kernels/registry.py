@@ -24,6 +24,7 @@ from tflite2q.kernels.contracts import (
     MatmulContract,
     PoolContract,
     ResizeBilinearContract,
+    ResizedArgMaxContract,
     SoftmaxContract,
     TransposeConv2DContract,
 )
@@ -41,6 +42,7 @@ from tflite2q.kernels.generic.lookup import GenericLookup
 from tflite2q.kernels.generic.matmul import GenericMatmul
 from tflite2q.kernels.generic.pool import GenericPool
 from tflite2q.kernels.generic.resize import GenericResize
+from tflite2q.kernels.generic.resized_argmax import GenericResizedArgMax
 from tflite2q.kernels.generic.softmax import GenericSoftmax
 from tflite2q.kernels.generic.transpose_conv import GenericTransposeConv
 from tflite2q.kernels.refusals import Refusal
@@ -79,6 +81,7 @@ KERNELS: dict[type[Contract], tuple[Kernel, ...]] = {
     SoftmaxContract: (GenericSoftmax(),),
     ResizeBilinearContract: (GenericResize(),),
     ArgMaxContract: (GenericArgMax(),),
+    ResizedArgMaxContract: (GenericResizedArgMax(),),
     ConcatContract: (GenericConcat(),),
     TransposeConv2DContract: (GenericTransposeConv(lambda contract, target: select(contract, target).plan),),
 }

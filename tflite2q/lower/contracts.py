@@ -216,21 +216,23 @@ def _softmax(op: Op, ins: Values, outs: Sequence[Value]) -> contracts.Contract |
 
 def _resize_bilinear(op: Op, ins: Values, outs: Sequence[Value]) -> contracts.Contract | None:
     x = ins[0]
-    if x is None or x.type.dtype not in EIGHT_BITS or not isinstance(op, ResizeBilinear):
+    if x is None or x.type.dtype not in (*CODES, real.FLOAT) or not isinstance(op, ResizeBilinear):
         return None
     batch, in_h, in_w, channels = x.type.shape
-    positions = op.fixed_positions if x.type.dtype == "int8" else op.positions
+    positions = op.fixed_positions if x.type.dtype in ("int8", "int16") else op.positions
     rows, columns = (positions(extent, out) for extent, out in zip((in_h, in_w), outs[0].type.shape[1:3], strict=True))
     return contracts.ResizeBilinearContract(batch, in_h, in_w, channels, rows, columns, x.type.dtype)
 
 
 def _argmax(op: Op, ins: Values, outs: Sequence[Value]) -> contracts.Contract | None:
     x = ins[0]
-    if x is None or x.type.dtype not in EIGHT_BITS or not isinstance(op, ArgExtremum):
+    if x is None or x.type.dtype not in (*CODES, real.FLOAT) or not isinstance(op, ArgExtremum):
         return None
     if op.axis(ins) != len(x.type.shape) - 1:
         return None
     classes = x.type.shape[-1]
+    if x.type.dtype != real.FLOAT and classes > 2 ** (16 if x.type.dtype == "int16" else 20):
+        return None  # a code and its index share 32 bits
     return contracts.ArgMaxContract(x.type.size // classes, classes, x.type.dtype, outs[0].type.dtype, op.smallest)
 
 

@@ -14,7 +14,7 @@ from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.shape import Pad, Reshape
 from tflite2q.kernels.contracts import Contract
 from tflite2q.kernels.registry import prefers_unsigned
-from tflite2q.lower import clamps, pads
+from tflite2q.lower import clamps, pads, resized
 from tflite2q.lower.contracts import activations, contract_of
 
 
@@ -22,7 +22,7 @@ def contracts(graph: Graph, target: Any) -> dict[int, Contract]:
     """By index of op, the contract it gives to a kernel; ops without one are not in it."""
     every = enumerate(graph.ops)
     found = {i: c for i, op in every if (c := contract_of(op, graph.ins(op), graph.outs(op))) is not None}
-    found = clamps.merged(graph, pads.merged(graph, found))
+    found = resized.merged(graph, clamps.merged(graph, pads.merged(graph, found)))
     if not prefers_unsigned(target):
         return found
     shifted = _shifted_values(graph, found)

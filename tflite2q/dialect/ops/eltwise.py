@@ -10,7 +10,7 @@ import numpy as np
 
 from tflite2q.arithmetic import rounding
 from tflite2q.arithmetic.core import Core, by_rows
-from tflite2q.arithmetic.rescale import Rescale, int_const, multiply_fixed, round_half_away, rounding_shift_right
+from tflite2q.arithmetic.rescale import Rescale, multiply_fixed, round_half_away, rounding_shift_right
 from tflite2q.dialect.op import (
     Builtin,
     Named,
@@ -256,8 +256,12 @@ def quantize_real(core: Core[T], x: T, y: TensorType) -> T:
     ratio = core.divide(x, core.const(np.array([y.scale], np.float32)))
     # Clamped while still real, so that the cast cannot overflow; half a step of room keeps rounding unaffected.
     bounded = core.clip(ratio, low - y.zero_point - 1.0, high - y.zero_point + 1.0)
-    code = core.add(core.astype(round_half_away(core, bounded, "float32"), "int64"), int_const(core, y.zero_point))
-    return core.astype(core.clip(code, low, high), y.dtype)
+    # 64-bit integers, which many processors cast one by one, only where 32 bits would overflow.
+    wide = "int64" if y.dtype == "int32" else "int32"
+    code = core.clip(
+        core.astype(round_half_away(core, bounded, "float32"), wide), low - y.zero_point, high - y.zero_point
+    )
+    return core.astype(core.add(code, core.const(np.full(1, y.zero_point, wide))), y.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -264,7 +264,10 @@ class ReduceLogical(Reduce):
 
 @dataclass(frozen=True, kw_only=True)
 class ArgExtremum(Op):
-    """Index of the first largest (smallest) element along a constant axis, which disappears."""
+    """Index of the first largest (smallest) element along a constant axis, which disappears.
+
+    NaN is passed over; where there is nothing else, the index is 0.  LiteRT differs with NaN on the last axis.
+    """
 
     smallest: bool = attribute(None, False)
     output_type: str = attribute("OutputType", "INT64", enum="TensorType")
@@ -293,6 +296,9 @@ class ArgExtremum(Op):
         x = ins["x"].data
         if self.smallest:
             x = reversed_order(core, x, ins["x"].type.dtype)
+        if ins["x"].type.dtype == "float32":
+            least = core.const(np.array([-np.inf], np.float32))
+            x = core.where(core.less_equal(least, x), x, least)
         return (core.astype(core.argmax(x, self.axis(ins.values)), outs[0].type.dtype),)
 
 

@@ -123,10 +123,9 @@ class ResizeBilinear(Resize):
             corner = gather_constant(core, gather_constant(core, x, rows, 1), columns, 2)
             term = core.multiply(core.astype(corner, "float32"), core.const(row_weight))
             terms.append(core.multiply(term, core.const(column_weight)))
-        total = reduce(core.add, terms)
-        if dtype == "float32":
-            return total
-        return core.astype(core.add(total, core.const(np.array([0.5], np.float32))), dtype)
+        rounding = 0.0 if dtype == "float32" else 0.5  # adding 0 turns -0 into 0
+        total = core.add(reduce(core.add, terms), core.const(np.array([rounding], np.float32)))
+        return total if dtype == "float32" else core.astype(total, dtype)
 
     def in_integers(self, core: Core[T], x: T, shape: Shape, y: Shape, dtype: str) -> T:
         (y0, y1, fy), (x0, x1, fx) = (self.fixed_positions(shape[axis], y[axis]) for axis in (1, 2))

@@ -14,6 +14,7 @@ from tflite2q.kernels.contracts.maps import (
     LookupContract,
     PoolContract,
     ResizeBilinearContract,
+    ResizedArgMaxContract,
     SoftmaxContract,
 )
 from tflite2q.kernels.contracts.products import (
@@ -48,6 +49,7 @@ __all__ = [
     "PoolContract",
     "ProductContract",
     "ResizeBilinearContract",
+    "ResizedArgMaxContract",
     "SoftmaxContract",
     "Tensor",
     "TransposeConv2DContract",

@@ -203,11 +203,13 @@ class SoftmaxContract(Contract):
 
 @dataclass(frozen=True, eq=False)
 class ResizeBilinearContract(Contract):
-    """x [batch, in_h, in_w, channels] to [batch, out_h, out_w, channels], same 8-bit dtype.
+    """x [batch, in_h, in_w, channels] to [batch, out_h, out_w, channels], same dtype: codes of 8 or 16 bits or float32.
 
     `rows` and `columns` say for each output row (column): index of the first and the second input row it lies between
     (int64), and how far beyond the first - in steps of 2**-10 (int64), where the mean of codes - offset is taken in
-    integers and rounded half away from zero, or as float32, where it is taken in float32 and half up.
+    integers and rounded half away from zero, or as float32, where it is taken in float32: four terms
+    x * weight of the row * weight of the column, column after column, each product and sum rounded.  Codes add 0.5 to
+    their sum and truncate it; real numbers add 0, which leaves no -0.
     """
 
     stored_alike = True
@@ -241,7 +243,10 @@ class ResizeBilinearContract(Contract):
 
 @dataclass(frozen=True)
 class ArgMaxContract(Contract):
-    """Index of the first largest (or smallest) code of each row: x [rows, classes] to [rows] of int32 or int64."""
+    """Index of the first largest (or smallest) number of each row: x [rows, classes] to [rows] of int32 or int64.
+
+    NaN is passed over; a row of nothing else gives 0.
+    """
 
     storable = False
 
@@ -258,6 +263,24 @@ class ArgMaxContract(Contract):
     @property
     def output(self) -> Tensor:
         return Tensor((self.rows,), self.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class ResizedArgMaxContract(Contract):
+    """The second of the first's output, whose pixels are its rows."""
+
+    storable = False
+
+    resize: ResizeBilinearContract
+    argmax: ArgMaxContract
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return self.resize.inputs
+
+    @property
+    def output(self) -> Tensor:
+        return self.argmax.output
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 b is copied first, in panels of a few vectors of columns, row after row; a where its rows do not lie in order, or are
 codes.  A tile of rows of a times a panel stays in registers, as in `tflite2q.kernels.generic.float_gemm`.  Codes are
 multiplied as float32 numbers, which is exact as long as sums stay below 2^24; longer ones are added up in int32.
+Codes of 16 bits are multiplied as float64 numbers, half as many at a time; they hold all sums.
 
-What limits it is the multiplier of float32 numbers; the copies, where there are few rows.
+What limits it is the multiplier of real numbers; the copies, where there are few rows.
 """
 
 from __future__ import annotations
@@ -29,14 +30,16 @@ from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, loca
 EXACT = 2**24  # integers that float32 holds
 UNROLLED = 4  # steps in one go of a loop
 LANES = 16  # of a vector that is copied
+WIDE_CODES = "int16"
 
 
 @dataclass(frozen=True)
 class Program:
     """What the text of the function depends on: tensors as in `MatmulContract`, and how the result is tiled.
 
-    `piece`: how many products join an int32 sum at once; 0: sums are float32.  `epilogue`: of codes; `dynamic`: rows
-    of a are quantized, and whether with zero points.
+    `piece`: how many products join an int32 sum at once; 0: sums are of `number`.  `epilogue`: of codes, whose
+    constants are those of every column if `by_column`; `dynamic`: rows of a are quantized, and whether with zero
+    points.
     """
 
     a: Tensor
@@ -50,23 +53,31 @@ class Program:
     rows: int
     piece: int
     epilogue: Epilogue | None
+    by_column: bool
     dynamic: bool | None
 
     @staticmethod
     def of(contract: MatmulContract, registers: Registers) -> Program:
         _, rows, columns = contract.output.shape
-        lanes = layout.lane_count(columns, registers.lanes)
+        wide = contract.a.dtype == WIDE_CODES
+        lanes = layout.lane_count(columns, registers.lanes // 2 if wide else registers.lanes)
         vectors = min(registers.weights, columns // lanes)
         most = min(rows, registers.pixels(vectors))
         reach, rescale = largest_product(contract), contract.rescale
-        epilogue = None if rescale is None else Epilogue.of(rescale, np.array([reach * contract.depth]))
+        bound, accumulator = np.array([reach * contract.depth]), "int64" if wide else "int32"
+        epilogue = None if rescale is None else Epilogue.of(rescale, bound, accumulator)
         dynamic = None if contract.scales is None else contract.asymmetric
-        whole = contract.b.dtype == FLOAT or reach * contract.depth < EXACT
+        whole = wide or contract.b.dtype == FLOAT or reach * contract.depth < EXACT
         return Program(
             contract.a, contract.b, contract.output, contract.transposed, contract.zero_points, contract.depth,
             lanes, vectors, math.ceil(rows / math.ceil(rows / most)), 0 if whole else (EXACT - 1) // reach,
-            epilogue, dynamic,
+            epilogue, rescale is not None and len(rescale.real) > 1, dynamic,
         )  # fmt: skip
+
+    @property
+    def number(self) -> str:
+        """The type of factors and sums."""
+        return "float64" if self.a.dtype == WIDE_CODES else FLOAT
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -77,7 +88,8 @@ class Program:
         if self.dynamic is not None:
             return {"scales": Tensor((self.output.shape[2],), FLOAT)}
         kinds = {} if self.epilogue is None else self.epilogue.constants
-        return {name: Tensor((1, self.lanes), dtype) for name, dtype in kinds.items()}
+        count = self.output.shape[2] if self.by_column else self.lanes
+        return {name: Tensor((1, count), dtype) for name, dtype in kinds.items()}
 
     @property
     def width(self) -> int:
@@ -103,24 +115,24 @@ class Program:
                 tile.emit(image, block, T.Bind(T.min(t * self.rows, rows - self.rows)))
 
     def _rows(self, a: Buffer) -> tuple[Buffer, Scales | None]:
-        """a as float32 [batch * rows, depth], and the scales of its rows if they are quantized here."""
+        """a as numbers [batch * rows, depth], and the scales of its rows if they are quantized here."""
         batch, rows = self.a.shape[0], self.output.shape[1]
         flat, shape = view(a, self.a.shape, self.a.dtype), (batch * rows, self.depth)
         if self.transposed[0]:
-            turned = T.decl_buffer((batch, rows, self.depth), FLOAT)
+            turned = T.decl_buffer((batch, rows, self.depth), self.number)
             self._turned(flat, turned)
             flat = turned
         elif self.a.dtype != FLOAT:
             flat = self._widened(view(a, shape, self.a.dtype))
         if self.dynamic is None:
-            return view(flat, shape, FLOAT), None
+            return view(flat, shape, self.number), None
         images = Images((batch * rows, 1, 1, self.depth), (0, 0, 0, 0), self.dynamic)
         scales = images.scales(flat)
         return view(images.reals(flat, scales), shape, FLOAT), scales
 
     def _widened(self, rows: Buffer) -> Buffer:
         count = self.a.shape[0] * self.output.shape[1]
-        wide = T.decl_buffer((count, self.depth), FLOAT)
+        wide = T.decl_buffer((count, self.depth), self.number)
         with region(count, count * self.depth * 8) as row:
 
             def copied(at: Expr, lanes: int) -> None:
@@ -130,16 +142,16 @@ class Program:
         return wide
 
     def _real(self, factor: int, codes: Expr, lanes: int) -> Expr:
-        """Numbers of factor 0 or 1 as float32, without their zero point."""
+        """Numbers of factor 0 or 1, without their zero point."""
         if self.inputs[factor].dtype == FLOAT:
             return codes
         wide = T.cast(codes, vector("int32", lanes))
         zero_point = self.zero_points[factor]
         centred = wide - broadcast(T.int32(zero_point), lanes) if zero_point else wide
-        return T.cast(centred, vector(FLOAT, lanes))
+        return T.cast(centred, vector(self.number, lanes))
 
     def _turned(self, source: Buffer, target: Buffer) -> None:
-        """target[i, r, k] = source[i, k, r], of a, as float32."""
+        """target[i, r, k] = source[i, k, r], of a, as numbers."""
         batch, rows = self.a.shape[0], self.output.shape[1]
         side = min(layout.lane_count(rows, self.lanes), layout.lane_count(self.depth, self.lanes))
         across = math.ceil(rows / side)
@@ -154,10 +166,10 @@ class Program:
                 store(target, values, image, row + i, k, lanes=side)
 
     def _panels(self, b: Buffer) -> Buffer:
-        """b as float32 [batch, blocks, depth, width]."""
+        """b as numbers [batch, blocks, depth, width]."""
         batch, blocks, lanes = self.b.shape[0], self.blocks, self.lanes
         source = view(b, self.b.shape, self.b.dtype)
-        panels = T.decl_buffer((batch, blocks, self.depth, self.width), FLOAT)
+        panels = T.decl_buffer((batch, blocks, self.depth, self.width), self.number)
         with region(batch * blocks, batch * blocks * self.depth * self.width * 8) as index:
             image, block = T.Bind(index // blocks), T.Bind(index % blocks)
             first = T.Bind(self.start(block))
@@ -214,13 +226,15 @@ class GenericMatmul:
     def plan(self, contract: MatmulContract, target: Any) -> Plan:
         program = Program.of(contract, Registers.of(target))
         types = "float32" if contract.b.dtype == FLOAT else "f32s8" if contract.rescale is None else contract.a.dtype
+        types = "s16s8" if (contract.a.dtype, contract.b.dtype) == (WIDE_CODES, "int8") else types
         arithmetic = "" if contract.rescale is None else f"_{contract.rescale.arithmetic}"
         name = f"{types}_matmul{arithmetic}_{program.rows}x{program.width}__generic"
 
         def pack() -> Arrays:
             if contract.scales is not None:
                 return {"scales": contract.scales}
-            channels: Array = np.zeros((1, program.lanes), np.int64)
+            zeros: Array = np.zeros((1, program.lanes), np.int64)
+            channels = np.arange(program.output.shape[2])[None] if program.by_column else zeros
             known = program.epilogue is not None and contract.rescale is not None
             return program.epilogue.pack(contract.rescale, channels) if known else {}  # type: ignore[union-attr,arg-type]
 
@@ -244,7 +258,7 @@ class _Tile:
         count = p.output.shape[1]
         first = T.Bind((image if p.a.shape[0] > 1 else 0) * count + row)
         panel = T.Bind(image if p.b.shape[0] > 1 else T.int32(0))
-        sums = [[local(lanes, FLOAT) for _ in range(p.vectors)] for _ in range(p.rows)]
+        sums = [[local(lanes, p.number) for _ in range(p.vectors)] for _ in range(p.rows)]
 
         def step(k: Expr) -> None:
             w = [T.Bind(load(self.panels, panel, block, k, v * lanes, lanes=lanes)) for v in range(p.vectors)]
@@ -261,9 +275,9 @@ class _Tile:
                 store(self.y, self._result(value, first + r, column), below + r, column, lanes=lanes)
 
     def _whole(self, sums: list[list[Buffer]], step: Callable[[Expr], None]) -> list[list[Expr]]:
-        """float32 sums of all steps."""
+        """Sums of all steps."""
         lanes, depth = self.program.lanes, self.program.depth
-        _clear(sums, FLOAT, lanes)
+        _clear(sums, self.program.number, lanes)
         with T.serial(depth // UNROLLED) as i:
             for j in range(UNROLLED):
                 step(i * UNROLLED + j)
@@ -287,11 +301,11 @@ class _Tile:
         return [[load(total, 0, lanes=lanes) for total in each] for each in totals]
 
     def _result(self, value: Expr, row: Expr, column: Expr) -> Expr:
-        """Results of sums, which are float32, or int32 if they were added up in pieces."""
+        """Results of sums, which are of `number`, or int32 if they were added up in pieces."""
         p, lanes = self.program, self.program.lanes
         if p.epilogue is not None:
-            whole = value if p.piece else T.cast(value, vector("int32", lanes))
-            codes = p.epilogue.codes(T.Bind(whole), self.constants, (0, 0), lanes)
+            whole = value if p.piece else T.cast(value, vector("int64" if p.number == "float64" else "int32", lanes))
+            codes = p.epilogue.codes(T.Bind(whole), self.constants, (0, column if p.by_column else 0), lanes)
             return T.cast(codes, vector(p.output.dtype, lanes))
         if self.scales is None:
             return value
@@ -300,7 +314,7 @@ class _Tile:
 
 
 def _clear(sums: list[list[Buffer]], dtype: str, lanes: int) -> None:
-    zero = T.float32(0.0) if dtype == FLOAT else T.int32(0)
+    zero = T.int32(0) if dtype == "int32" else T.FloatImm(dtype, 0.0)
     for each in sums:
         for value in each:
             store(value, broadcast(zero, lanes), 0, lanes=lanes)
