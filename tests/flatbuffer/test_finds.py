@@ -13,13 +13,15 @@ from patience import soon
 
 from tflite2q import rewrites
 from tflite2q.dialect.graph import Graph, verify
+from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops import Dequantize
 from tflite2q.dialect.ops.detection import DetectionPostprocess
-from tflite2q.dialect.ops.eltwise import Add
+from tflite2q.dialect.ops.eltwise import Add, Requantize
 from tflite2q.dialect.ops.hlo import HloSelect
 from tflite2q.dialect.ops.hlo_movement import HloIota
 from tflite2q.dialect.ops.lookup import Lookup
 from tflite2q.dialect.ops.movement import StridedSlice
+from tflite2q.dialect.ops.plain import ShapeOf
 from tflite2q.dialect.ops.pool import AveragePool2D
 from tflite2q.dialect.ops.shape import Concat
 from tflite2q.dialect.ops.softmax import Softmax
@@ -196,3 +198,59 @@ def test_an_op_that_reads_a_value_many_times_takes_its_time_once() -> None:
 def test_line_ends_in_names_do_not_break_a_message() -> None:
     error = UnsupportedError("custom a\nb\r\nc").at("model.tflite")
     assert str(error) == "model.tflite: custom a\\nb\\r\\nc"
+
+
+def test_of_long_names_a_message_has_the_ends() -> None:
+    """Names are what a damaged file says: thousands of characters, with quotes among them."""
+    name = "begin" + "\x00'" * 3000 + "the end"
+    message = str(InvalidGraph(f"tensor 3 {name!r}: {'a' * 300!r} must be 'int8', or the model's type"))
+    assert message.startswith("tensor 3 \"begin\\x00'")
+    assert message.endswith(f"the end\": {'a' * 300!r} must be 'int8', or the model's type")
+    assert len(message) < 1000
+
+
+def checked(op: Op, x: TensorType, y: TensorType) -> Graph:
+    return verify(Graph(("x",), ("y",), (Value("x", x), Value("y", y)), (op,)))
+
+
+CODES = TensorType((256,), "int8", Quantization.per_tensor(0.5, 3))
+
+
+def test_integers_of_four_bits_are_not_requantized() -> None:
+    four = TensorType((256,), "int4", Quantization.per_tensor(0.5, 0))
+    for x, y in ((CODES, four), (four, CODES)):
+        with pytest.raises(UnsupportedError, match="is int4; QUANTIZE neither reads nor gives that"):
+            checked(Requantize(inputs=("x",), outputs=("y",)), x, y)
+
+
+@pytest.mark.parametrize(("dtype", "option"), [("uint8", "INT32"), ("int32", "INT64"), ("float32", "FLOAT32")])
+def test_a_shape_has_the_type_that_its_options_say(dtype: str, option: str) -> None:
+    with pytest.raises(InvalidGraph, match=r"a shape of float32|'y' is u?int.*, not int"):
+        checked(ShapeOf(inputs=("x",), outputs=("y",), output_type=option), CODES, TensorType((1,), dtype))
+
+
+def test_a_tensor_without_elements_can_be_too_large() -> None:
+    with pytest.raises(InvalidGraph, match="is too large"):
+        checked(HloIota(inputs=(), outputs=("y",)), CODES, TensorType((0, 1 << 30, 1 << 30), "float32"))
+
+
+def test_new_axes_where_there_is_no_range() -> None:
+    """LiteRT makes them of axes that are there."""
+    y = CODES.with_(shape=(1, 256))
+    bounds = [Value(name, TensorType((1,), "int32"), Constant(np.array([1], np.int32))) for name in "bes"]
+    for mask, allowed in ((1, True), (3, False), (5, True)):
+        op = StridedSlice(inputs=("x", *"bes"), outputs=("y",), new_axis_mask=mask)
+        graph = Graph(("x",), ("y",), (Value("x", CODES), *bounds, Value("y", y)), (op,))
+        if allowed:
+            verify(graph)
+            continue
+        with pytest.raises(InvalidGraph, match="new_axis_mask 0b11 for 1 ranges"):
+            verify(graph)
+
+
+@pytest.mark.parametrize("family", ["UNIDIRECTIONAL_SEQUENCE_LSTM-float32", "BIDIRECTIONAL_SEQUENCE_LSTM-float32-int8"])
+def test_an_lstm_of_real_numbers_needs_an_activation(family: str) -> None:
+    """LiteRT's kernels then multiply by what lay in a buffer."""
+    graph = next(cases(family, 1)).graph
+    with pytest.raises(UnsupportedError, match="without an activation"):
+        verify(graph.with_(ops=(graph.ops[0].with_(activation="NONE"),)))

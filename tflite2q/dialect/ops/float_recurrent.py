@@ -68,6 +68,12 @@ def check_dynamic(op: Op, ins: Values, integer: Sequence[str]) -> None:
         require(symmetric, f"{value.name!r} has a zero point; {op.builtin.name} takes none but 0 here")
 
 
+def check_activation(activation: str) -> None:
+    """Raise UnsupportedError for an LSTM without one: of the cell's memory, LiteRT's kernels then take what its place
+    held before."""
+    supported(activation != "NONE", "an LSTM of real numbers without an activation; give it TANH or another one")
+
+
 def squashed(core: Core[T], x: T, activation: str) -> T:
     """A recurrent layer's activation."""
     return core.tanh(x) if activation == "TANH" else activated(core, x, activation, "float32")

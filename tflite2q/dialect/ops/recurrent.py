@@ -23,6 +23,7 @@ from tflite2q.dialect.ops.float_recurrent import (
     GATES,
     MOST_STEPS,
     LstmCell,
+    check_activation,
     check_dynamic,
     check_lstm,
     check_real,
@@ -107,6 +108,7 @@ class Lstm(Op):
 
     def verify_real(self, ins: Values) -> None:
         """Check an LSTM of real numbers, perhaps with integer weights; it may have every option."""
+        check_activation(self.activation)
         if ins["input_to_forget"].type.dtype == "float32":
             check_real(ins)
         else:
