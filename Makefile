@@ -112,7 +112,7 @@ test-slow: $(VENV)/.dev ## the tests that `make test` leaves out
 # The emulated machine is made first, once, so that a machine that cannot be made is an error and not skipped tests.
 .PHONY: emulator
 emulator: $(VENV)/.dev
-	@PYTHONPATH=tests $(PY) -m aarch64.emulator
+	@$(PY) -m benchmarks.emulator
 
 .PHONY: test-aarch64
 test-aarch64: emulator ## run Arm code under an emulator; needs Debian's qemu-user-static and debootstrap

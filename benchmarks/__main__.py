@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import layout, tables
+from benchmarks import arm_tables, layout, tables
 from benchmarks.models import ROOT, SHARED, SPEED, labelled
 
 RENDER = {
@@ -23,9 +23,12 @@ RENDER = {
     "roofline": tables.roofline,
     "start": tables.start,
     "reconstruction": tables.reconstruction,
+    "arm": arm_tables.arm,
 }
+# Those that take what not every machine has are measured if they are named.
+BY_NAME = ("arm",)
 
-UNLABELLED = ("speed", "real", "calls", "roofline", "start")
+UNLABELLED = ("speed", "real", "calls", "roofline", "start", "arm")
 
 
 def main(arguments: list[str]) -> int:
@@ -36,7 +39,7 @@ def main(arguments: list[str]) -> int:
         found = micro.measure()
         print(json.dumps(found, indent=1) if options.json else micro.text(found), flush=True)
         return 0
-    for what in options.what or list(RENDER):
+    for what in options.what or [each for each in RENDER if each not in BY_NAME]:
         result = _measure_speed(what, options) if what in UNLABELLED else _measure_labelled(what, options)
         if result is None:
             continue
@@ -52,7 +55,9 @@ def main(arguments: list[str]) -> int:
 
 def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("what", nargs="*", choices=[[], *RENDER, "micro"], help="which tables (default: all but micro)")
+    parser.add_argument(
+        "what", nargs="*", choices=[[], *RENDER, "micro"], help="which tables (default: all but arm and micro)"
+    )
     parser.add_argument("--shared", type=Path, default=SHARED, help="folder with models/ and images/")
     parser.add_argument(
         "--only", action="append", help="only models whose name contains this; kept results of others stay"
@@ -72,7 +77,7 @@ def _wanted(name: str, options: argparse.Namespace) -> bool:
 
 
 def _measure_speed(what: str, options: argparse.Namespace) -> dict[str, Any] | None:
-    from benchmarks import calls, real, roofline, speed, start
+    from benchmarks import arm, calls, real, roofline, speed, start
 
     folder = options.shared / "models"
     models = [m for m in SPEED if _wanted(m.name, options) and m.path(folder).exists()]
@@ -85,6 +90,8 @@ def _measure_speed(what: str, options: argparse.Namespace) -> dict[str, Any] | N
         return calls.measure(models, folder, options.quick, _report)
     if what == "roofline":
         return roofline.measure(models, folder, options.quick, _report)
+    if what == "arm":
+        return arm.measure(models, folder, options.quick, _report)
     if what == "start":
         return start.measure(models, folder, options.quick, _report)
     return speed.measure(models, folder, options.quick, not options.no_frontend, _report)
