@@ -115,7 +115,7 @@ emulator: $(VENV)/.dev
 	@$(PY) -m benchmarks.emulator
 
 .PHONY: test-aarch64
-test-aarch64: emulator ## run Arm code under an emulator; needs Debian's qemu-user-static and debootstrap
+test-aarch64: emulator ## run Arm code under an emulator; needs Debian's qemu-user-static, qemu-user and debootstrap
 	$(PY) -m pytest -n $(JOBS) -m aarch64 tests/aarch64
 
 .PHONY: test-aarch64-quick
@@ -157,6 +157,10 @@ docs: $(VENV)/.dev ## write the generated documents again (commands, ops, scheme
 .PHONY: bench
 bench: $(VENV)/.dev ## measure speed against LiteRT and print the tables
 	$(PY) -m benchmarks
+
+.PHONY: bench-arm
+bench-arm: emulator ## count instructions on emulated Arm processors against LiteRT's; needs qemu-user and gcc too
+	$(PY) -m benchmarks arm --write
 
 .PHONY: wheel
 wheel: $(VENV)/.dev ## build the wheel and the source archive into dist/

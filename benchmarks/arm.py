@@ -104,9 +104,8 @@ class Machine:
         if not root.exists():
             (root / "proc").mkdir(parents=True)
             (root / "proc" / "cpuinfo").write_text(processor.cpuinfo())
-            for each in (self.folder / "root").iterdir():
-                if each.name != "proc":
-                    (root / each.name).symlink_to(each)
+            for name in ("bin", "etc", "lib", "usr"):
+                (root / name).symlink_to(self.folder / "root" / name)
         running = emulator.Emulator(self.folder, processor.cpu, root)
         script = Path(counted.__file__)
         return running.command("-P", script, kind, *paths, path=[self.litert])[1:]

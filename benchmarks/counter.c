@@ -47,7 +47,7 @@ static const struct {
     {0x9FC0F400, 0x0F80E000, DOT},    /* the same, by element */
     {0xBFE0FC00, 0x0E809C00, DOT},    /* usdot */
     {0xBF40F400, 0x0F00F000, DOT},    /* usdot, sudot, by element */
-    {0x9F20BC00, 0x0E208000, WIDENING}, /* smlal, umlal, smlsl, umlsl */
+    {0x9F20DC00, 0x0E208000, WIDENING}, /* smlal, umlal, smlsl, umlsl */
     {0x9F20FC00, 0x0E20C000, WIDENING}, /* smull, umull */
     {0x9F00B400, 0x0F002000, WIDENING}, /* smlal and others by element */
     {0x9F00F400, 0x0F00A000, WIDENING}, /* smull, umull by element */
