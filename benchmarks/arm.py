@@ -49,6 +49,7 @@ _V8_2 = f"{_V8} atomics fphp asimdhp asimdrdm lrcpc dcpop asimddp"
 _V8_6 = f"{_V8_2} jscvt fcma sha3 sm3 sm4 sha512 asimdfhm dit uscat ilrcpc flagm ssbs dcpodp i8mm bf16"
 PROCESSORS = (
     Processor("Cortex-A53 (NEON)", "cortex-a53", "cortex-a53", "0xd03", "0x0", 4, _V8),
+    Processor("Cortex-A72 (NEON)", "cortex-a72", "cortex-a72", "0xd08", "0x0", 3, _V8),
     Processor("Cortex-A76 (dot products)", "cortex-a76", "cortex-a76", "0xd0b", "0x4", 1, _V8_2),
     Processor("Neoverse V1 (8-bit matrix products)", "max,sme=off", "graviton3", "0xd40", "0x1", 1, f"{_V8_6} sve"),
 )
@@ -73,7 +74,7 @@ class Row:
 
 def measure(models: Sequence[Model], folder: Path, quick: bool, report: Report) -> dict[str, Any]:
     """All rows, ready for JSON; `quick` takes the processor with dot products only.  Raises SystemExit."""
-    processors = PROCESSORS[1:2] if quick else PROCESSORS
+    processors = PROCESSORS[2:3] if quick else PROCESSORS
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="tflite2q-bench-") as temporary:
         place = Path(temporary)
