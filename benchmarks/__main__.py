@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
         result = _measure_speed(what, options) if what in UNLABELLED else _measure_labelled(what, options)
         if result is None:
             continue
-        if options.only or options.scheme:
+        if options.only or options.scheme or options.processor:
             result = tables.joined(what, result)
         print(json.dumps(result, indent=1) if options.json else layout.text(RENDER[what](result)), flush=True)
         if options.write:
@@ -63,6 +63,9 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         "--only", action="append", help="only models whose name contains this; kept results of others stay"
     )
     parser.add_argument("--scheme", action="append", help="only this scheme; kept results of others stay")
+    parser.add_argument(
+        "--processor", action="append", help="only Arm processors whose name contains this; kept results of others stay"
+    )
     parser.add_argument("--limit", type=int, help="samples of each model for accuracy")
     parser.add_argument("--quantizer", metavar="PYTHON", help="the Python of an environment with ai-edge-quantizer")
     parser.add_argument("--quick", action="store_true", help="fewer runs: figures to look at, not to publish")
@@ -91,7 +94,7 @@ def _measure_speed(what: str, options: argparse.Namespace) -> dict[str, Any] | N
     if what == "roofline":
         return roofline.measure(models, folder, options.quick, _report)
     if what == "arm":
-        return arm.measure(models, folder, options.quick, _report)
+        return arm.measure(models, folder, options.processor or [""], _report)
     if what == "start":
         return start.measure(models, folder, options.quick, _report)
     return speed.measure(models, folder, options.quick, not options.no_frontend, _report)

@@ -72,9 +72,13 @@ class Row:
     products: tuple[int, int, int]
 
 
-def measure(models: Sequence[Model], folder: Path, quick: bool, report: Report) -> dict[str, Any]:
-    """All rows, ready for JSON; `quick` takes the processor with dot products only.  Raises SystemExit."""
-    processors = PROCESSORS[2:3] if quick else PROCESSORS
+def measure(models: Sequence[Model], folder: Path, named: Sequence[str], report: Report) -> dict[str, Any]:
+    """All rows of processors whose name contains one of `named`, ready for JSON.  Raises SystemExit."""
+    processors = [each for each in PROCESSORS if any(part in each.name for part in named)]
+    if not processors:
+        raise SystemExit(
+            f"no processor is called {named[0]!r}; there are {', '.join(each.name for each in PROCESSORS)}"
+        )
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="tflite2q-bench-") as temporary:
         place = Path(temporary)
