@@ -112,10 +112,10 @@ test-slow: $(VENV)/.dev ## the tests that `make test` leaves out
 # The emulated machine is made first, once, so that a machine that cannot be made is an error and not skipped tests.
 .PHONY: emulator
 emulator: $(VENV)/.dev
-	@PYTHONPATH=tests $(PY) -m aarch64.emulator
+	@$(PY) -m benchmarks.emulator
 
 .PHONY: test-aarch64
-test-aarch64: emulator ## run Arm code under an emulator; needs Debian's qemu-user-static and debootstrap
+test-aarch64: emulator ## run Arm code under an emulator; needs Debian's qemu-user-static, qemu-user and debootstrap
 	$(PY) -m pytest -n $(JOBS) -m aarch64 tests/aarch64
 
 .PHONY: test-aarch64-quick
@@ -157,6 +157,10 @@ docs: $(VENV)/.dev ## write the generated documents again (commands, ops, scheme
 .PHONY: bench
 bench: $(VENV)/.dev ## measure speed against LiteRT and print the tables
 	$(PY) -m benchmarks
+
+.PHONY: bench-arm
+bench-arm: emulator ## count instructions on emulated Arm processors against LiteRT's; needs qemu-user and gcc too
+	$(PY) -m benchmarks arm --write
 
 .PHONY: wheel
 wheel: $(VENV)/.dev ## build the wheel and the source archive into dist/

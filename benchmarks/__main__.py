@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import layout, tables
+from benchmarks import arm_tables, layout, tables
 from benchmarks.models import ROOT, SHARED, SPEED, labelled
 
 RENDER = {
@@ -23,9 +23,12 @@ RENDER = {
     "roofline": tables.roofline,
     "start": tables.start,
     "reconstruction": tables.reconstruction,
+    "arm": arm_tables.arm,
 }
+# Those that take what not every machine has are measured if they are named.
+BY_NAME = ("arm",)
 
-UNLABELLED = ("speed", "real", "calls", "roofline", "start")
+UNLABELLED = ("speed", "real", "calls", "roofline", "start", "arm")
 
 
 def main(arguments: list[str]) -> int:
@@ -36,11 +39,11 @@ def main(arguments: list[str]) -> int:
         found = micro.measure()
         print(json.dumps(found, indent=1) if options.json else micro.text(found), flush=True)
         return 0
-    for what in options.what or list(RENDER):
+    for what in options.what or [each for each in RENDER if each not in BY_NAME]:
         result = _measure_speed(what, options) if what in UNLABELLED else _measure_labelled(what, options)
         if result is None:
             continue
-        if options.only or options.scheme:
+        if options.only or options.scheme or options.processor:
             result = tables.joined(what, result)
         print(json.dumps(result, indent=1) if options.json else layout.text(RENDER[what](result)), flush=True)
         if options.write:
@@ -52,12 +55,17 @@ def main(arguments: list[str]) -> int:
 
 def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("what", nargs="*", choices=[[], *RENDER, "micro"], help="which tables (default: all but micro)")
+    parser.add_argument(
+        "what", nargs="*", choices=[[], *RENDER, "micro"], help="which tables (default: all but arm and micro)"
+    )
     parser.add_argument("--shared", type=Path, default=SHARED, help="folder with models/ and images/")
     parser.add_argument(
         "--only", action="append", help="only models whose name contains this; kept results of others stay"
     )
     parser.add_argument("--scheme", action="append", help="only this scheme; kept results of others stay")
+    parser.add_argument(
+        "--processor", action="append", help="only Arm processors whose name contains this; kept results of others stay"
+    )
     parser.add_argument("--limit", type=int, help="samples of each model for accuracy")
     parser.add_argument("--quantizer", metavar="PYTHON", help="the Python of an environment with ai-edge-quantizer")
     parser.add_argument("--quick", action="store_true", help="fewer runs: figures to look at, not to publish")
@@ -72,7 +80,7 @@ def _wanted(name: str, options: argparse.Namespace) -> bool:
 
 
 def _measure_speed(what: str, options: argparse.Namespace) -> dict[str, Any] | None:
-    from benchmarks import calls, real, roofline, speed, start
+    from benchmarks import arm, calls, real, roofline, speed, start
 
     folder = options.shared / "models"
     models = [m for m in SPEED if _wanted(m.name, options) and m.path(folder).exists()]
@@ -85,6 +93,8 @@ def _measure_speed(what: str, options: argparse.Namespace) -> dict[str, Any] | N
         return calls.measure(models, folder, options.quick, _report)
     if what == "roofline":
         return roofline.measure(models, folder, options.quick, _report)
+    if what == "arm":
+        return arm.measure(models, folder, options.processor or [""], _report)
     if what == "start":
         return start.measure(models, folder, options.quick, _report)
     return speed.measure(models, folder, options.quick, not options.no_frontend, _report)

@@ -180,7 +180,7 @@ def real(result: Result) -> str:
     ]  # fmt: skip
     for scheme in schemes:
         ratios = [row["litert_ms"] / row["ours_ms"] for row in rows if row["scheme"] == scheme]
-        cells.append((f"geometric mean of {len(ratios)}", f"`{scheme}`", "", "", _geometric_mean(ratios)))
+        cells.append((f"geometric mean of {len(ratios)}", f"`{scheme}`", "", "", geometric_mean(ratios)))
     return f"{measured_on(result)}\n{markdown(REAL_HEAD, cells)}"
 
 
@@ -257,7 +257,7 @@ def joined(name: str, new: Result, folder: Path = RESULTS) -> dict[str, Any]:
     same = all(old["environment"].get(key) == new["environment"][key] for key in ("processor", "versions"))
 
     def key(row: Row) -> tuple[Any, ...]:
-        return tuple(row.get(field) for field in ("model", "scheme", "option", "threads"))
+        return tuple(row.get(field) for field in ("model", "scheme", "option", "threads", "processor"))
 
     rows = {key(row): row for row in (old["rows"] if same else [])} | {key(row): row for row in new["rows"]}
     return {**new, "rows": list(rows.values())}
@@ -358,13 +358,13 @@ def _means(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
         (f"{TVM_HEAD} / tflite2q original", "all it imports", imported, "frontend_ms", "ours_original_ms"),
     )
     return [
-        (name, f"{len(chosen)}, {which}", _geometric_mean([row[above] / row[below] for row in chosen]))
+        (name, f"{len(chosen)}, {which}", geometric_mean([row[above] / row[below] for row in chosen]))
         for name, which, chosen, above, below in kinds
         if chosen
     ]
 
 
-def _geometric_mean(ratios: Sequence[float]) -> str:
+def geometric_mean(ratios: Sequence[float]) -> str:
     return f"{math.exp(math.fsum(map(math.log, ratios)) / len(ratios)):.2f}"
 
 

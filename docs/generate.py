@@ -124,15 +124,15 @@ def micros() -> str:
 
 
 def measured(name: str, render: str) -> str:
-    """A table of measured results, made by benchmarks/tables.py from what `make bench` left in benchmarks/results."""
+    """A table of measured results, made from what `python -m benchmarks` left in benchmarks/results."""
     sys.path.insert(0, str(ROOT))
-    from benchmarks import tables
+    from benchmarks import arm_tables, tables
 
     try:
         result = tables.read(name)
     except FileNotFoundError:
         return f"No results are recorded; `python -m benchmarks {name} --write` measures them.\n"
-    return str(getattr(tables, render)(result))
+    return str(getattr(arm_tables if name == "arm" else tables, render)(result))
 
 
 def kernels() -> str:
@@ -221,6 +221,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "calls": partial(measured, "calls", "calls"),
     "roofline": partial(measured, "roofline", "roofline"),
     "start": partial(measured, "start", "start"),
+    "arm": partial(measured, "arm", "arm"),
 }
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from aarch64.emulator import CPUS, Emulator, Unavailable, prepared
+
+from benchmarks.emulator import CPUS, Emulator, Unavailable, prepared
 
 
 @pytest.fixture(scope="session", params=CPUS)

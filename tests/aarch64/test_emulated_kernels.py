@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tvm
-from aarch64.emulator import Emulator
 from aarch64.layers import Layer, codes
 from kernels import integer
 from plans import built as built_by
 from plans import refusal
 
+from benchmarks.emulator import Emulator
 from tflite2q.arithmetic.rescale import Rescale
 from tflite2q.arithmetic.rounding import code_range
 from tflite2q.kernels.arm import isa

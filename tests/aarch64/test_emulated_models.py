@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from aarch64.emulator import Emulator
 from aarch64.targets import TARGETS
 
 import tflite2q
+from benchmarks.emulator import Emulator
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import STORAGE
 from tflite2q.errors import Unchanged

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from aarch64.emulator import CPUS, Emulator
 from aarch64.targets import TARGETS
 from cases import FAMILIES, cases
 
+from benchmarks.emulator import CPUS, Emulator
 from tflite2q.execution import reference, runtime
 
 pytestmark = pytest.mark.aarch64

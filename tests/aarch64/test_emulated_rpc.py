@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from aarch64.emulator import Emulator
 from aarch64.targets import TARGETS
 from ports import LOOPBACK, PATIENCE, free_port, wait_for
 
 import tflite2q
+from benchmarks.emulator import Emulator
 from tflite2q.errors import TargetError
 from tflite2q.execution import reference, remote
 

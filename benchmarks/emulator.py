@@ -20,9 +20,11 @@ from pathlib import Path
 SUITE = "bookworm"
 PYTHON = "3.11"  # the one that the suite has
 DEBIAN = ("python3", "libstdc++6", "libgomp1", "libatomic1", "zlib1g", "libzstd1", "libxml2")
+LITERT = ("ai-edge-litert",)  # what benchmarks compare with
 WHEELS = ("numpy", "ml_dtypes", "typing_extensions", "tornado", "psutil", "cloudpickle")
 SAME_VERSION = ("apache-tvm", "apache-tvm-ffi")
-PLATFORMS = ("manylinux_2_34_aarch64", "manylinux_2_28_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
+GLIBC = ("2_34", "2_28", "2_27", "2_17")
+PLATFORMS = (*(f"manylinux_{version}_aarch64" for version in GLIBC), "manylinux2014_aarch64")
 QEMU = "qemu-aarch64-static"
 CPUS = ("cortex-a53", "cortex-a76", "max")  # NEON; with dot products; with 8-bit matrix products too
 
@@ -33,10 +35,11 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Emulator:
-    """One emulated processor (`cpu` in qemu's words) on the shared root."""
+    """One emulated processor (`cpu` in qemu's words) on the shared root, or on another one that stands for it."""
 
     folder: Path
     cpu: str
+    root: Path | None = None
 
     def command(self, *arguments: str | Path, path: Sequence[Path] = ()) -> list[str]:
         """The command line that runs the emulated Python with `arguments`; `path` goes before its own packages."""
@@ -45,7 +48,16 @@ class Emulator:
         python = root / "usr" / "bin" / f"python{PYTHON}"
         environment = [f"PYTHONPATH={search}", f"PYTHONHOME={root / 'usr'}", "PYTHONDONTWRITEBYTECODE=1"]
         options = [part for setting in environment for part in ("-E", setting)]
-        return [QEMU, "-cpu", self.cpu, "-L", str(root), *options, str(python), *(str(a) for a in arguments)]
+        return [
+            QEMU,
+            "-cpu",
+            self.cpu,
+            "-L",
+            str(self.root or root),
+            *options,
+            str(python),
+            *(str(a) for a in arguments),
+        ]
 
     def run(self, *arguments: str | Path, timeout: float = 900) -> str:
         """Run the emulated Python to its end and return what it printed.  Fails the caller if it fails."""
@@ -79,7 +91,7 @@ def prepared() -> Path:
 
 def _prepared(folder: Path) -> Path:
     done = folder / "complete"
-    versions = " ".join(f"{name}=={importlib.metadata.version(name)}" for name in SAME_VERSION)
+    versions = _pinned(SAME_VERSION)
     if done.is_file() and done.read_text() == versions:
         _require(QEMU)
         return folder
@@ -88,9 +100,26 @@ def _prepared(folder: Path) -> Path:
         raise Unavailable("making the emulated root needs the rights of root: run `make test-aarch64` once as root")
     if not (folder / "root" / "unpacked").is_file():
         _make_root(folder / "root")
-    _make_packages(folder / "packages", versions.split())
+    _make_packages(folder / "packages", [*WHEELS, *versions.split()])
     done.write_text(versions)
     return folder
+
+
+def litert() -> Path:
+    """A folder with LiteRT's package for 64-bit Arm, of the version that is installed here.  Raises Unavailable."""
+    folder = prepared() / "litert"
+    with open(folder.parent / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        versions = _pinned(LITERT)
+        done = folder / "complete"
+        if not done.is_file() or done.read_text() != versions:
+            _make_packages(folder, versions.split())
+            done.write_text(versions)
+    return folder
+
+
+def _pinned(packages: Sequence[str]) -> str:
+    return " ".join(f"{name}=={importlib.metadata.version(name)}" for name in packages)
 
 
 def _require(*programs: str) -> None:
@@ -110,11 +139,11 @@ def _make_root(root: Path) -> None:
     (root / "unpacked").touch()
 
 
-def _make_packages(folder: Path, pinned: Sequence[str]) -> None:
+def _make_packages(folder: Path, wanted: Sequence[str]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     platforms = [part for name in PLATFORMS for part in ("--platform", name)]
     options = ["--quiet", "--no-deps", "--only-binary=:all:", "--python-version", PYTHON, "--target", str(folder)]
-    _call(sys.executable, "-m", "pip", "install", *options, *platforms, *WHEELS, *pinned)
+    _call(sys.executable, "-m", "pip", "install", *options, *platforms, *wanted)
 
 
 def _call(*command: str) -> None:
