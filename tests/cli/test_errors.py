@@ -322,3 +322,14 @@ def test_a_report_does_not_replace_the_model(cli: Cli, digits: Path, tmp_path: P
     check_line(err)
     assert "is the input" in err
     assert model.read_bytes() == digits.read_bytes()
+
+
+def test_a_file_that_ends_too_early_is_no_interruption(cli: Cli, digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """click takes every EOFError for an interruption by the user."""
+
+    def short(*arguments: object) -> None:
+        raise EOFError("marshal data too short")
+
+    monkeypatch.setattr("tflite2q.evaluation.models.load", short)
+    with pytest.raises(EOFError, match="too short"):
+        cli("inspect", digits)

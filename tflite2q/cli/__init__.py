@@ -78,6 +78,8 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(error.format_message(), WRONG_USAGE)
     except (click.Abort, KeyboardInterrupt) as ended:
         cause = ended.__cause__ if isinstance(ended, click.Abort) else ended
+        if isinstance(cause, EOFError):  # click takes it for the end of what a user types, which nobody is asked for
+            raise cause from None
         if isinstance(cause, Terminated):
             return _fail("terminated", cause.exit_code)
         return _fail("interrupted", INTERRUPTED)
