@@ -114,9 +114,12 @@ def test_many_samples_keep_their_order(
     assert list(executable.map([])) == []
 
 
-@pytest.mark.parametrize(("seconds", "threads"), [(0.0, {0}), (0.002, {1, 2})])
-def test_calls_that_are_over_soon_stay_in_one_thread(seconds: float, threads: set[int]) -> None:
+@pytest.mark.parametrize(("seconds", "threads"), [(0.0, {0}), (0.03, {1, 2})])
+def test_calls_that_are_over_soon_stay_in_one_thread(
+    seconds: float, threads: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Others are spread over two threads once three calls have shown how long they take."""
+    monkeypatch.setattr(calls, "HANDING_OVER", 0.02)
     seen = []
 
     def call(x: Array) -> list[Array]:
@@ -124,8 +127,8 @@ def test_calls_that_are_over_soon_stay_in_one_thread(seconds: float, threads: se
         time.sleep(seconds)
         return [x]
 
-    samples = list(np.arange(100).reshape(100, 1))
-    assert [int(found[0]) for (found,) in calls.mapped(call, samples, 2)] == list(range(100))
+    samples = list(np.arange(40).reshape(40, 1))
+    assert [int(found[0]) for (found,) in calls.mapped(call, samples, 2)] == list(range(40))
     assert set(seen[:3]) == {threading.current_thread()}
     numbers = {thread: number for number, thread in enumerate(dict.fromkeys(seen))}
     assert {numbers[thread] for thread in seen[3:]} == threads
