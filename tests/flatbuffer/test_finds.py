@@ -20,7 +20,7 @@ from tflite2q.dialect.ops.eltwise import Add, Requantize
 from tflite2q.dialect.ops.hlo import HloSelect
 from tflite2q.dialect.ops.hlo_movement import HloIota
 from tflite2q.dialect.ops.lookup import Lookup
-from tflite2q.dialect.ops.movement import StridedSlice
+from tflite2q.dialect.ops.movement import Reverse, StridedSlice
 from tflite2q.dialect.ops.plain import ShapeOf
 from tflite2q.dialect.ops.pool import AveragePool2D
 from tflite2q.dialect.ops.shape import Concat
@@ -254,3 +254,20 @@ def test_an_lstm_of_real_numbers_needs_an_activation(family: str) -> None:
     graph = next(cases(family, 1)).graph
     with pytest.raises(UnsupportedError, match="without an activation"):
         verify(graph.with_(ops=(graph.ops[0].with_(activation="NONE"),)))
+
+
+@pytest.mark.parametrize("family", ["UNIDIRECTIONAL_SEQUENCE_LSTM-int8", "BIDIRECTIONAL_SEQUENCE_LSTM-float32"])
+@pytest.mark.parametrize("clip", ["cell_clip", "projection_clip"])
+def test_bounds_of_magnitudes_are_not_negative(family: str, clip: str) -> None:
+    graph = next(cases(family, 1)).graph
+    for bound in (-1.0, float("-inf")):
+        with pytest.raises(InvalidGraph, match=f"clips at {bound:g}"):
+            verify(graph.with_(ops=(graph.ops[0].with_(**{clip: bound}),)))
+
+
+def test_axes_are_integers() -> None:
+    axes = Value("a", TensorType((1,), "float32"), Constant(np.array([np.nan], np.float32)))
+    op = Reverse(inputs=("x", "a"), outputs=("y",))
+    graph = Graph(("x",), ("y",), (Value("x", CODES), axes, Value("y", CODES)), (op,))
+    with pytest.raises(InvalidGraph, match="'a' is float32 where integers are needed"):
+        reference.run(verify(graph), np.zeros(256, np.int8))

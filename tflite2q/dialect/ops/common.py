@@ -58,6 +58,7 @@ def axis_of(axis: int, rank: int) -> int:
 
 def integers(value: Value) -> list[int]:
     """The entries of a constant integer operand, flattened.  Raises InvalidGraph if it is not constant."""
+    require(value.data.dtype.kind in "iub", f"{value.name!r} is {value.type.dtype} where integers are needed")
     return [int(entry) for entry in value.data.reshape(-1)]
 
 

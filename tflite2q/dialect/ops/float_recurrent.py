@@ -74,6 +74,11 @@ def check_activation(activation: str) -> None:
     supported(activation != "NONE", "an LSTM of real numbers without an activation; give it TANH or another one")
 
 
+def check_clips(*clips: float) -> None:
+    """Raise InvalidGraph for a bound of magnitudes that is below 0; 0 is no bound."""
+    require(all(clip >= 0 for clip in clips), f"clips at {min(clips):g}")
+
+
 def squashed(core: Core[T], x: T, activation: str) -> T:
     """A recurrent layer's activation."""
     return core.tanh(x) if activation == "TANH" else activated(core, x, activation, "float32")

@@ -24,6 +24,7 @@ from tflite2q.dialect.ops.float_recurrent import (
     MOST_STEPS,
     LstmCell,
     check_activation,
+    check_clips,
     check_dynamic,
     check_lstm,
     check_real,
@@ -88,6 +89,7 @@ class Lstm(Op):
 
     def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         x, hidden, cell = ins["x"], ins["hidden"], ins["cell"]
+        check_clips(self.cell_clip, self.projection_clip)
         if x.type.dtype == "float32":
             self.verify_real(ins)
             return

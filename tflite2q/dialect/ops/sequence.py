@@ -17,6 +17,7 @@ from tflite2q.dialect.ops.float_recurrent import (
     LstmCell,
     RnnCell,
     check_activation,
+    check_clips,
     check_dynamic,
     check_lstm,
     check_real,
@@ -231,6 +232,7 @@ class BidirectionalLstm(Bidirectional):
     def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         self.check(ins, 3)
         check_activation(self.activation)
+        check_clips(self.cell_clip, self.projection_clip)
         check_steps(ins["x"].type.shape, self.time_major)
         supported(ins.get("aux") is None, "an auxiliary input")
         for prefix in ("fw_", "bw_"):
