@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
-GRACE = 0.8  # seconds after an interrupt in which a command must show that it ends; native code does not
+GRACE = 0.6  # seconds after an interrupt in which a command must show that it ends; native code does not
 REACTING = b"\xff"
 PARTING = 5.0  # seconds for cleaning up, and for what native code does as the process ends, which may hang
 ENDINGS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
