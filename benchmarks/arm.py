@@ -135,9 +135,7 @@ def _rows(
         report(f"{processor.name}: {kind} on {len(files)} files")
         blocks, printed = counting.between_marks(plugin, machine.command(processor, kind, files))
         shares = [int(line) for line in printed.split()]
-        size = (
-            len(counted.BLOCKS) + 1
-        )  # the last one is what comes between a model's last mark and the next one's first
+        size = len(counted.BLOCKS) + 1  # the last is between a model's last mark and the next one's first
         return {file: inference(blocks[i * size :][: size - 1], shares[i]) for i, file in enumerate(files)}
 
     theirs = count("litert", list(dict.fromkeys([*originals.values(), *int8.values()])))

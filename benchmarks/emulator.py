@@ -48,16 +48,8 @@ class Emulator:
         python = root / "usr" / "bin" / f"python{PYTHON}"
         environment = [f"PYTHONPATH={search}", f"PYTHONHOME={root / 'usr'}", "PYTHONDONTWRITEBYTECODE=1"]
         options = [part for setting in environment for part in ("-E", setting)]
-        return [
-            QEMU,
-            "-cpu",
-            self.cpu,
-            "-L",
-            str(self.root or root),
-            *options,
-            str(python),
-            *(str(a) for a in arguments),
-        ]
+        machine = [QEMU, "-cpu", self.cpu, "-L", str(self.root or root)]
+        return [*machine, *options, str(python), *(str(a) for a in arguments)]
 
     def run(self, *arguments: str | Path, timeout: float = 900) -> str:
         """Run the emulated Python to its end and return what it printed.  Fails the caller if it fails."""

@@ -221,16 +221,14 @@ class Cluster:
 
         try:
             found, contents = done.result(timeout=PATIENCE)
-            try:
-                for ending, content in contents.items():
-                    files.write(folder / work.OUT / ending, content, tidy=False)
-            except OutputError as error:
-                answer.set_result(Outcome(UNWRITTEN, str(error)))
-                return
+            for ending, content in contents.items():
+                files.write(folder / work.OUT / ending, content, tidy=False)
             gates = [tuple(gate) for gate in found["gates"]]
             answer.set_result(Outcome(**{**found, "gates": gates}))
         except KilledWorker:
             answer.set_result(Outcome(DIED, "several Dask workers were lost while they did it; see their logs"))
+        except OutputError as error:
+            answer.set_result(Outcome(UNWRITTEN, str(error)))
         except UsageError as error:
             answer.set_exception(error)
         except BaseException as error:  # cancelled or lost: whatever Dask calls it, it has no result

@@ -124,15 +124,16 @@ class Batch:
                 ins, outs = ([_part(array, sample, self.count) for array in side] for side in (given, found))
                 self.executable.run(*ins, out=outs)
 
-        if self._shortest is None:  # the first call takes longer than all others
-            work([0])
-            started = time.perf_counter()
-            work([0])
-            self._shortest = time.perf_counter() - started
-        if self._shortest < HANDING_OVER:
-            work(range(self.count))
-            return found
         todo = iter(range(self.count))  # each number is taken by one thread
+        if self._shortest is None:
+            self._shortest = float("inf")
+            for sample in islice(todo, TRIED):
+                started = time.perf_counter()
+                work([sample])
+                self._shortest = min(self._shortest, time.perf_counter() - started)
+        if self._workers == 1 or self._shortest < HANDING_OVER:
+            work(todo)
+            return found
         for done in [self._pool.submit(work, todo) for _ in range(self._workers)]:
             done.result()
         return found

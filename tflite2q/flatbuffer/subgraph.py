@@ -335,9 +335,12 @@ def _attributes(cls: type[Op], builtin: Builtin, record: OperatorRecord) -> dict
     table = record.options_type
     if table not in (None, builtin.options) and not builtin.custom and (builtin.options or names.option_fields(table)):
         raise UnsupportedError(f"has {table} instead of {builtin.options or 'no options'}")
-    options = flexbuffer.decode(record.custom_options) if builtin.custom else dict(record.options)
-    if table is None and builtin.options and not builtin.custom:
+    if builtin.custom:
+        options = flexbuffer.decode(record.custom_options)
+    elif table is None and builtin.options:
         options = dict(names.option_zeros(builtin.options))
+    else:
+        options = dict(record.options)
     for field in cls.attributes():
         option, enum = field.metadata["option"], field.metadata["enum"]
         if option in options:

@@ -33,7 +33,6 @@ _configured = threading.local()
 
 # What arrays' own indexing calls, too, after a microsecond of checks.
 _item = tvm.get_global_func("ffi.ArrayGetItem")
-_from_dlpack = np.from_dlpack
 
 
 def load(path: str) -> Any:
@@ -89,10 +88,10 @@ class Worker:
         use_threads(self._threads)
         found = self._main(*self._arguments)
         if self._count == 1:
-            return [_from_dlpack(_item(found, 0))]
+            return [np.from_dlpack(_item(found, 0))]
         if not self._count:
             self._count = len(found)
-        return [_from_dlpack(_item(found, index)) for index in range(self._count)]
+        return [np.from_dlpack(_item(found, index)) for index in range(self._count)]
 
     def times(self, runs: int) -> list[float]:
         """Milliseconds of each of `runs` runs on the arguments of the last one."""
