@@ -30,9 +30,9 @@ LONGEST_NAME = 400  # characters of a quoted name in a message; fused layers are
 _QUOTED = re.compile(r"""(?<!\w)(['"])(?:\\.|(?!\1).)*\1""")  # as repr quotes
 
 
-def _elided(quoted: re.Match[str]) -> str:
-    text, half = quoted[0], LONGEST_NAME // 2
-    return text if len(text) <= LONGEST_NAME else f"{text[:half]}...{text[-half:]}"
+def ends(text: str, most: int, gap: str) -> str:
+    """The beginning and the end of a text that is longer than `most` characters, with `gap` between them."""
+    return text if len(text) <= most else f"{text[: most // 2]}{gap}{text[-(most // 2) :]}"
 
 
 @contextmanager
@@ -62,7 +62,11 @@ class Tflite2qError(Exception):
 
     def __str__(self) -> str:
         text = super().__str__().replace("\r", "\\r").replace("\n", "\\n")
-        return _QUOTED.sub(_elided, text) if len(text) > 2 * LONGEST_NAME else text
+        return (
+            _QUOTED.sub(lambda quoted: ends(quoted[0], LONGEST_NAME, "..."), text)
+            if len(text) > 2 * LONGEST_NAME
+            else text
+        )
 
     def at(self: E, place: str) -> E:
         """The same error, prefixed with the place where it occurred."""

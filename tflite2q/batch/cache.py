@@ -167,7 +167,7 @@ class Cache:
             return None
         try:
             found: dict[str, Any] = json.loads(self.place.read(f"entries/{key}.json"))
-            outcome = Outcome(**{**found, "gates": [(a, b, bool(c)) for a, b, c in found["gates"]]})
+            outcome = Outcome.of(found)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
         return outcome if all(self.has(each) for each in outcome.outputs.values()) else None

@@ -223,8 +223,7 @@ class Cluster:
             found, contents = done.result(timeout=PATIENCE)
             for ending, content in contents.items():
                 files.write(folder / work.OUT / ending, content, tidy=False)
-            gates = [tuple(gate) for gate in found["gates"]]
-            answer.set_result(Outcome(**{**found, "gates": gates}))
+            answer.set_result(Outcome.of(found))
         except KilledWorker:
             answer.set_result(Outcome(DIED, "several Dask workers were lost while they did it; see their logs"))
         except OutputError as error:

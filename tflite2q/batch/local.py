@@ -75,7 +75,7 @@ class Keeper:
         if answer["how"] != keeper.DONE:
             return Outcome(answer["how"], answer["reason"].replace(f"{folder}/in/", ""))
         found = json.loads((folder / work.RESULT).read_text(encoding="utf-8"))
-        return Outcome(**{**found, "gates": [tuple(gate) for gate in found["gates"]]})
+        return Outcome.of(found)
 
     def _started(self) -> subprocess.Popen[str] | None:
         with self._lock:

@@ -87,6 +87,12 @@ class Outcome:
     gates: Sequence[tuple[str, str, bool]] = ()
     notes: Sequence[str] = ()
 
+    @staticmethod
+    def of(document: Mapping[str, Any]) -> Outcome:
+        """From JSON of its fields."""
+        gates = [(name, said, bool(passed)) for name, said, passed in document["gates"]]
+        return Outcome(**{**document, "gates": gates})
+
     @property
     def keeps(self) -> bool:
         """Whether the same job would end so again; a full disk, limits, deaths and errors of our own may not be its

@@ -21,7 +21,7 @@ from tflite2q.cli.run import run_command
 from tflite2q.cli.schemes import schemes
 from tflite2q.cli.search import search
 from tflite2q.cli.targets import targets
-from tflite2q.errors import Tflite2qError, command_line
+from tflite2q.errors import Tflite2qError, command_line, ends
 from tflite2q.guard import Terminated
 from tflite2q.version import __version__
 
@@ -101,8 +101,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    line = printable(" ".join(message.split()))
-    if len(line) > LONGEST:  # a value of many pages was given: what was wrong stands before and behind it
-        line = f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
+    # If a value of many pages was given, what was wrong stands before and behind it.
+    line = ends(printable(" ".join(message.split())), LONGEST, " ... ")
     click.echo(f"tflite2q: {line}", err=True)
     return code
