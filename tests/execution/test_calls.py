@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from streaming import streaming
 import tflite2q
 from tflite2q.errors import DataError, UsageError
 from tflite2q.evaluation.models import load
-from tflite2q.execution import calls, reference, runtime
+from tflite2q.execution import reference, runtime
 from tflite2q.execution.runtime import Executable
 
 Array = np.ndarray[Any, Any]
@@ -94,14 +92,6 @@ def test_graphs_with_several_inputs_and_outputs_are_bound() -> None:
             np.testing.assert_array_equal(place, given)
 
 
-@pytest.fixture(params=[0.0, float("inf")], ids=["threads", "one thread"])
-def worth(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> float:
-    """Calls seem longer, or shorter, than what handing them to another thread takes."""
-    monkeypatch.setattr(calls, "HANDING_OVER", request.param)
-    return float(request.param)
-
-
-@pytest.mark.usefixtures("worth")
 @pytest.mark.parametrize("workers", [None, 1, 2, 5])
 def test_many_samples_keep_their_order(
     executable: Executable, images: list[Array], expected: list[Array], workers: int | None
@@ -114,27 +104,6 @@ def test_many_samples_keep_their_order(
     assert list(executable.map([])) == []
 
 
-@pytest.mark.parametrize(("seconds", "threads"), [(0.0, {0}), (0.03, {1, 2})])
-def test_calls_that_are_over_soon_stay_in_one_thread(
-    seconds: float, threads: set[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Others are spread over two threads once three calls have shown how long they take."""
-    monkeypatch.setattr(calls, "HANDING_OVER", 0.02)
-    seen = []
-
-    def call(x: Array) -> list[Array]:
-        seen.append(threading.current_thread())
-        time.sleep(seconds)
-        return [x]
-
-    samples = list(np.arange(40).reshape(40, 1))
-    assert [int(found[0]) for (found,) in calls.mapped(call, samples, 2)] == list(range(40))
-    assert set(seen[:3]) == {threading.current_thread()}
-    numbers = {thread: number for number, thread in enumerate(dict.fromkeys(seen))}
-    assert {numbers[thread] for thread in seen[3:]} == threads
-
-
-@pytest.mark.usefixtures("worth")
 def test_samples_may_be_endless(executable: Executable, images: list[Array], expected: list[Array]) -> None:
     taken = 0
 
@@ -149,10 +118,12 @@ def test_samples_may_be_endless(executable: Executable, images: list[Array], exp
     assert taken < 1000
 
 
-@pytest.mark.usefixtures("worth")
 def test_a_sample_that_does_not_fit_is_an_error(executable: Executable, images: list[Array]) -> None:
-    with pytest.raises(DataError, match=r"must be uint8\[1, 8, 8, 1\]"):
-        list(executable.map([*images[:40], images[0][0]]))
+    for workers in (1, 2):
+        results = executable.map([*images[:40], images[0][0], *images], workers)
+        assert len(list(itertools.islice(results, 40))) == 40
+        with pytest.raises(DataError, match=r"must be uint8\[1, 8, 8, 1\]"):
+            next(results)
     with pytest.raises(UsageError, match="at least 1"):
         executable.map(images, 0)
 
@@ -168,7 +139,6 @@ def test_the_example_of_the_document(root: Path, monkeypatch: pytest.MonkeyPatch
         np.testing.assert_array_equal(names[name], wanted[0])
 
 
-@pytest.mark.usefixtures("worth")
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_batch_is_its_samples(
     executable: Executable, images: list[Array], expected: list[Array], workers: int
@@ -183,16 +153,20 @@ def test_a_batch_is_its_samples(
     assert [value.type.shape for value in (*batch.inputs, *batch.outputs)] == [(20, 8, 8, 1), (20, 10)]
 
 
-def test_a_batch_of_a_drawn_graph_is_its_samples() -> None:
-    graph = everything(3)
-    batch = tflite2q.compile(graph, threads=2, batch=5)
-    generator = np.random.default_rng(0)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_batch_of_a_drawn_graph_is_its_samples(seed: int) -> None:
+    graph = everything(seed)
+    count = 70
+    batch = tflite2q.compile(graph, threads=2, batch=count)
+    generator = np.random.default_rng(seed)
     inputs = [generator.integers(0, 256, value.type.shape, np.uint8) for value in batch.inputs]
     found = batch.run(*inputs)
-    for sample in range(5):
-        wanted = reference.run(graph, *(np.split(array, 5)[sample] for array in inputs))
-        for whole, part in zip(found, wanted, strict=True):
-            np.testing.assert_array_equal(np.split(whole, 5)[sample], part)
+    strided = [np.zeros((len(array), 2, *array.shape[1:]), array.dtype)[:, 0] for array in found]
+    assert all(x is y for x, y in zip(batch.run(*inputs, out=strided), strided, strict=True))
+    for sample in range(0, count, 9):
+        wanted = reference.run(graph, *(np.split(array, count)[sample] for array in inputs))
+        for whole, part in zip((*found, *strided), (*wanted, *wanted), strict=True):
+            np.testing.assert_array_equal(np.split(whole, count)[sample], part)
 
 
 def test_what_does_not_fit_a_batch_is_refused(executable: Executable, images: list[Array]) -> None:

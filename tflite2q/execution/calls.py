@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
+from math import prod
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import numpy as np
 import numpy.typing as npt
 
 from tflite2q.dialect.types import Value
 from tflite2q.errors import DataError, UsageError, refusal
-from tflite2q.execution.checks import Inputs, Outputs, check_prescribed
+from tflite2q.execution.checks import Inputs, Outputs, check_prescribed, kinds
 
 if TYPE_CHECKING:
     from tflite2q.execution.runtime import Executable
@@ -24,10 +25,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 Sample = npt.ArrayLike | tuple[npt.ArrayLike, ...]
 
-# A call that takes less than so many seconds is not worth another thread; so many calls show it.
-HANDING_OVER = 1.2e-4
-TRIED = 3
-# Samples that a thread of `Executable.map` takes at once.
+# Samples that a call of the code computes at most: these many bytes of inputs, or one sample, and no more than so many.
 PIECE_BYTES = 1 << 15
 PIECE_SAMPLES = 32
 
@@ -106,7 +104,8 @@ class Batch:
         self._inputs, self._outputs = Inputs(self.inputs), Outputs(self.outputs)
         self._pool = ThreadPoolExecutor(min(workers, count))
         self._workers = min(workers, count)
-        self._shortest: float | None = None  # seconds of a call
+        # The last thread to finish has the others wait for at most one piece, so there are several for each.
+        self._piece = max(1, min(executable.capacity, count // (4 * self._workers)))
 
     def __repr__(self) -> str:
         return f"<Batch of {self.count} by {self._workers} threads of {self.executable!r}>"
@@ -116,27 +115,31 @@ class Batch:
 
         Raises DataError as `Executable.run`.
         """
-        given = self._inputs.checked(arrays)
+        given = [_rows(array, self.count) for array in self._inputs.checked(arrays)]
         found = self._outputs.made() if out is None else list(self._outputs.checked(out))
+        rows = [_rows(array, self.count) for array in found]
+        todo = iter(range(0, self.count, self._piece))  # each number is taken by one thread
 
-        def work(samples: Iterable[int]) -> None:
-            for sample in samples:
-                ins, outs = ([_part(array, sample, self.count) for array in side] for side in (given, found))
-                self.executable.run(*ins, out=outs)
+        def work() -> None:
+            for first in todo:
+                part = slice(first, first + self._piece)
+                self.executable.run_rows([side[part] for side in given], [side[part] for side in rows])
 
-        todo = iter(range(self.count))  # each number is taken by one thread
-        if self._shortest is None:
-            self._shortest = float("inf")
-            for sample in islice(todo, TRIED):
-                started = time.perf_counter()
-                work([sample])
-                self._shortest = min(self._shortest, time.perf_counter() - started)
-        if self._workers == 1 or self._shortest < HANDING_OVER:
-            work(todo)
-            return found
-        for done in [self._pool.submit(work, todo) for _ in range(self._workers)]:
-            done.result()
+        others = [self._pool.submit(work) for _ in range(self._workers - 1)]
+        try:
+            work()
+        finally:
+            for done in others:
+                done.result()
+        for array, made in zip(found, rows, strict=True):
+            if not np.shares_memory(array, made):
+                array[...] = made.view(array.dtype).reshape(array.shape)
         return found
+
+
+def _rows(array: Array, count: int) -> Array:
+    """The bytes of `count` samples, one row for each; a copy if they do not lie one after the other."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).reshape(count, array.nbytes // count)
 
 
 def _repeated(value: Value, count: int) -> Value:
@@ -148,55 +151,37 @@ def _repeated(value: Value, count: int) -> Value:
     return replace(value, type=replace(value.type, shape=(shape[0] * count, *shape[1:])))
 
 
-def _part(array: Array, sample: int, count: int) -> Array:
-    rows = len(array) // count
-    return array[sample * rows : (sample + 1) * rows]
+def capacity(inputs: Iterable[Value]) -> int:
+    """How many samples of a model one call computes at most: many small ones, which take less time than a call."""
+    size = sum(prod(shape) * dtype.itemsize for shape, dtype in kinds(inputs))
+    return max(1, min(PIECE_SAMPLES, PIECE_BYTES // max(1, size)))
 
 
-def mapped(run: Callable[..., list[Array]], samples: Iterable[Sample], workers: int) -> Iterator[list[Array]]:
-    """The results of `run` for each sample, in order, by threads that are kept busy with pieces of the samples.
-
-    A call of a small model is over before another thread has woken up.  So a few calls come first, in the caller's own
-    thread; if they are that short, the others follow there.
-    """
-
-    def call(sample: Sample) -> list[Array]:
-        return run(*sample) if isinstance(sample, tuple) else run(sample)
-
-    rest, shortest = iter(samples), float("inf")
-    for sample in islice(rest, TRIED):
-        if _bytes(sample) > PIECE_BYTES:  # no small model
-            rest = chain([sample], rest)
-            break
-        started = time.perf_counter()
-        result = call(sample)
-        shortest = min(shortest, time.perf_counter() - started)
-        yield result
-    if shortest < HANDING_OVER:
-        yield from map(call, rest)
+def mapped(executable: Executable, samples: Iterable[Sample], workers: int) -> Iterator[list[Array]]:
+    """The results for each sample, in order, by threads that are kept busy with pieces of the samples."""
+    inputs = (sample if isinstance(sample, tuple) else (sample,) for sample in samples)
+    pieces = iter(lambda: list(islice(inputs, executable.capacity)), [])
+    if workers == 1:
+        for piece in pieces:
+            yield from _results(executable, piece, partial(executable.run_all, piece))
         return
-    pieces = iter(partial(_piece, rest), [])
     with ThreadPoolExecutor(workers) as pool:
-        ahead = deque(pool.submit(list, map(call, piece)) for piece in islice(pieces, 2 * workers))
+
+        def submitted(piece: list[tuple[npt.ArrayLike, ...]]) -> tuple[Any, Callable[[], list[list[Array]]]]:
+            return piece, pool.submit(executable.run_all, piece).result
+
+        ahead = deque(map(submitted, islice(pieces, 2 * workers)))
         while ahead:
-            yield from ahead.popleft().result()
-            ahead.extend(pool.submit(list, map(call, piece)) for piece in islice(pieces, 1))
+            yield from _results(executable, *ahead.popleft())
+            ahead.extend(map(submitted, islice(pieces, 1)))
 
 
-def _piece(samples: Iterator[Sample]) -> list[Sample]:
-    """The next samples, at least one if there are any: handing one over costs as much as running a small model."""
-    found: list[Sample] = []
-    size = 0
-    for sample in samples:
-        found.append(sample)
-        size += _bytes(sample)
-        if size > PIECE_BYTES or len(found) == PIECE_SAMPLES:
-            break
-    return found
-
-
-def _bytes(sample: Sample) -> int:
-    return sum(getattr(array, "nbytes", 0) for array in (sample if isinstance(sample, tuple) else (sample,)))
+def _results(executable: Executable, piece: Any, result: Callable[[], list[list[Array]]]) -> Iterable[list[Array]]:
+    """The results of a piece; where a sample does not fit, those before it, and then its error."""
+    try:
+        return result()
+    except DataError:
+        return (executable.run(*sample) for sample in piece)
 
 
 def raise_refusal(error: RuntimeError) -> NoReturn:

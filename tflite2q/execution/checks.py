@@ -23,7 +23,7 @@ class Inputs:
 
     def __init__(self, values: Iterable[Value]) -> None:
         self._values = tuple(values)
-        self._kinds = _kinds(self._values)
+        self._kinds = kinds(self._values)
         self._prescribed = [(index, value) for index, value in enumerate(self._values) if value.constant is not None]
 
     def checked(self, given: Sequence[npt.ArrayLike]) -> list[Array]:
@@ -62,7 +62,7 @@ class Outputs:
 
     def __init__(self, values: Iterable[Value]) -> None:
         self._values = tuple(values)
-        self._kinds = _kinds(self._values)
+        self._kinds = kinds(self._values)
 
     def made(self) -> list[Array]:
         """New arrays for all outputs."""
@@ -82,5 +82,6 @@ class Outputs:
         return given
 
 
-def _kinds(values: Iterable[Value]) -> list[tuple[tuple[int, ...], np.dtype[Any]]]:
+def kinds(values: Iterable[Value]) -> list[tuple[tuple[int, ...], np.dtype[Any]]]:
+    """The shape and dtype of each value's arrays."""
     return [(value.type.shape, np.dtype(STORAGE[value.type.dtype])) for value in values]

@@ -7,6 +7,7 @@ import platform
 import shutil
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,8 @@ from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import STORAGE, Value
 from tflite2q.errors import TargetError, UsageError
 from tflite2q.execution import libraries, manifest
-from tflite2q.execution.calls import Array, Batch, Bound, Sample, Stream, mapped, raise_refusal
-from tflite2q.execution.checks import Inputs, Outputs
+from tflite2q.execution.calls import Array, Batch, Bound, Sample, Stream, capacity, mapped, raise_refusal
+from tflite2q.execution.checks import Inputs, Outputs, kinds
 from tflite2q.execution.manifest import Manifest
 from tflite2q.execution.source import Source
 from tflite2q.lower import targets
@@ -150,6 +151,8 @@ class Executable:
         self._library = library
         self._takes, self._gives = Inputs(description.inputs), Outputs(description.outputs)
         self._initial = [value.data for value in description.states]
+        self._results = kinds((*description.outputs, *description.states))
+        self.capacity = capacity(description.inputs)
         self._code: Any = None
         self._making = threading.Lock()
         # Those that no thread is using; the last one used is the next to be used, and the one that is timed.
@@ -203,17 +206,29 @@ class Executable:
         """The outputs for each sample, in order: an array, or a tuple of one array for each input.
 
         Samples are spread over `workers` threads; by default as many as there are processors for the `threads` of
-        each.  Those of a model whose calls take less than a tenth of a millisecond stay in the caller's thread: handing
-        them over takes longer.  Samples are taken a little ahead of the outputs that are asked for, so they may be
-        endless.
+        each.  They are taken a little ahead of the outputs that are asked for, so they may be endless.
         Raises as `run`, at the sample that does not fit.
         """
-        return mapped(self.run, samples, self._workers(workers))
+        return mapped(self, samples, self._workers(workers))
 
     def batch(self, count: int, workers: int | None = None) -> Batch:
         """The model on `count` samples at once, along the first axis of inputs and outputs, by `workers` threads as in
         `map`.  Raises UsageError for models with state or with values without axes."""
         return Batch(self, count, self._workers(workers))
+
+    def run_all(self, samples: Sequence[Sequence[npt.ArrayLike]]) -> list[list[Array]]:
+        """The outputs for each of at most `capacity` samples, in one call if the code can do so; raises as `run`."""
+        checked = [self._takes.checked(sample) + self._initial for sample in samples]
+        with self._worker() as worker:
+            return [results[: len(self.outputs)] for results in worker.run_all(checked)]
+
+    def run_rows(self, arrays: Sequence[Array], out: Sequence[Array]) -> None:
+        """Results for at most `capacity` samples of a model without state: arrays of their bytes, a row for each.
+
+        Raises DataError if they have no defined result.
+        """
+        with self._worker() as worker:
+            worker.run_rows(arrays, out)
 
     def _workers(self, given: int | None) -> int:
         from tflite2q.lower.machine import processors
@@ -239,7 +254,7 @@ class Executable:
 
     def _call(self, checked: Sequence[Array], out: Sequence[Array] = ()) -> list[Array]:
         """All results of the code: the first ones in `out`, the others as copies."""
-        worker = self._take()
+        worker = self._take()  # as `_worker` does, which takes as long as a small layer
         try:
             return worker.run(checked, out)
         except RuntimeError as error:
@@ -247,15 +262,28 @@ class Executable:
         finally:
             self._idle.append(worker)
 
-    def times(self, runs: int) -> list[float]:
-        """Milliseconds of each of `runs` runs on the inputs of the last run (initially random codes)."""
+    @contextmanager
+    def _worker(self) -> Iterator[Worker]:
+        """A worker for one call of the calling thread.  Raises DataError where compiled code refuses the data."""
         worker = self._take()
         try:
-            return worker.times(runs)
+            yield worker
         except RuntimeError as error:
             raise_refusal(error)
         finally:
             self._idle.append(worker)
+
+    def _take(self) -> Worker:
+        """A worker for one call of the calling thread, which puts it back."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._new_worker()
+
+    def times(self, runs: int) -> list[float]:
+        """Milliseconds of each of `runs` runs on the inputs of the last run (initially random codes)."""
+        with self._worker() as worker:
+            return worker.times(runs)
 
     def benchmark(self, repeat: int = 50, warmup: int = 5) -> Stats:
         """Time `repeat` runs after `warmup` ones that do not count."""
@@ -311,13 +339,6 @@ class Executable:
         if shared and kept is None:
             libraries.adopt(self._source.key, path)
 
-    def _take(self) -> Worker:
-        """A worker for one call of the calling thread, which puts it back."""
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return self._new_worker()
-
     def _new_worker(self) -> Worker:
         from tflite2q.lower.machine import Worker, load
 
@@ -332,7 +353,8 @@ class Executable:
                 else:
                     assert self._source is not None
                     self._code = self._source.in_memory()
-            return Worker(self._code, [*self._random_inputs(), *self.initial_states], self.threads)
+            arguments = [*self._random_inputs(), *self.initial_states]
+            return Worker(self._code, arguments, self._results, self.threads, self.capacity)
 
     def _random_inputs(self) -> list[Array]:
         generator = np.random.default_rng(0)

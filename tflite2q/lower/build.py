@@ -13,6 +13,7 @@ from tvm.relax import transform
 from tvm.tirx import PrimFunc
 
 from tflite2q.lower.codegen import link
+from tflite2q.lower.whole import whole
 
 EXEC_MODES = ("compiled", "bytecode")
 
@@ -49,6 +50,9 @@ def build(
         grouped = _grouping()(module)
         fused = transform.FuseTIR()(grouped)
         planned = _planning()(fused)
+        if exec_mode == EXEC_MODES[0]:
+            planned = whole(planned)
+        planned = _instructions()(planned)
     executable = link(planned, target, exec_mode, objects)
     functions = (call.args[0].name_hint for _, call in _kernel_calls(fused))
     calls = tuple(Call(*pair) for pair in zip(functions, _op_indices(grouped), strict=True))
@@ -81,7 +85,7 @@ def _grouping() -> Any:
 
 
 def _planning() -> Any:
-    """Calls to instructions, with every buffer planned before the first run."""
+    """Calls of compiled functions, with every buffer planned before the first run."""
     return tvm.transform.Sequential(
         [
             transform.ToNonDataflow(),
@@ -89,6 +93,14 @@ def _planning() -> Any:
             transform.CallTIRRewrite(),
             transform.StaticPlanBlockMemory(),
             transform.LowerAllocTensor(),
+        ]
+    )
+
+
+def _instructions() -> Any:
+    """Calls to those of the virtual machine's own functions."""
+    return tvm.transform.Sequential(
+        [
             transform.KillAfterLastUse(),
             transform.LowerRuntimeBuiltin(),
             transform.ComputePrimValue(),

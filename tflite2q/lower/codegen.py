@@ -6,7 +6,7 @@ which takes four times as long as the rest, and everything through LLVM in one t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -16,39 +16,40 @@ from tvm import relax, tirx
 from tvm.relax.vm_build import VMExecutable, _ffi_api, _vmcodegen
 
 from tflite2q import files
-from tflite2q.kernels.tir import ERRORS
+from tflite2q.lower.entry import ALIGNMENT
 from tflite2q.lower.machine import processors
 
-KERNEL = "tflite2q.kernel"  # attribute of the functions that `kernels` built
+# Attributes of functions of TIR.
+KERNEL = "tflite2q.kernel"  # loops over explicit vectors, as `kernels` builds them
+# What takes bare pointers, to memory that fits, and returns 0, or another number and leaves an error; a symbol of C.
+BARE = "tflite2q.bare"
+
 OPAQUE = 8  # TVM's op pattern of functions that fusion leaves alone
 
 # Kernels in one object file, and object files of one model: few kernels, so that no file takes much longer than others.
 KERNELS = 4
 OBJECTS = 8
 
-# TVM's calling convention of compiled functions, and what their symbols begin with.
-CONVENTION = (("self_handle", "handle"), ("args", "handle"), ("num_args", "int32"), ("result", "handle"))
-PACKED = 1
-PREFIX = "__tvm_ffi_"
-APART = "__apart"  # ends the symbols of kernels in object files of their own
+
+def symbol(name: str) -> str:
+    """The symbol of a bare function called `name`."""
+    return f"tflite2q_{name}"
 
 
 def link(module: Any, target: Any, exec_mode: str, objects: bool) -> Any:
     """A relax executable of a module whose Relax functions are planned, for a tvm.target.Target.
 
-    With `objects` kernels are in object files, made by as many threads as there are processors: it can be exported, and
-    not be run as it is.  How kernels are spread over files does not depend on the machine.
+    With `objects` bare kernels are in object files, made by as many threads as there are processors: it can be
+    exported, and not be run as it is.  How kernels are spread over files does not depend on the machine.
     """
     constants = dict(module.attrs.get("const_name_to_constant", {})) if module.attrs else {}
     builder = relax.ExecBuilder()
     rest = _vmcodegen(builder, module, exec_mode)
     functions = {variable.name_hint: f for variable, f in rest.functions.items() if isinstance(f, tirx.PrimFunc)}
     compiler = Compiler(target, _given_foreign(module))
-    apart = {}
-    for name in sorted(functions) if objects else ():
-        if compiler.may_be_apart(name, functions[name]):
-            apart[name] = functions.pop(name)
-    code = compiler.module(functions, apart) if functions or apart else None
+    apart = {n: f for n, f in sorted(functions.items()) if objects and KERNEL in f.attrs and BARE in f.attrs}
+    functions = {name: function for name, function in functions.items() if name not in apart}
+    code = compiler.module(functions) if functions else None
     return VMExecutable(_ffi_api.VMLink(builder, target, code, compiler.objects(apart), constants))
 
 
@@ -75,66 +76,41 @@ class Compiler:
     target: Any
     checked: Collection[str] = ()
 
-    def module(self, functions: Mapping[str, Any], apart: Mapping[str, Any] | None = None) -> Any:
-        """A runtime module: LLVM's optimized IR, from which machine code is made when needed.
+    def module(self, functions: Mapping[str, Any]) -> Any:
+        """A runtime module: LLVM's optimized IR, from which machine code is made when needed."""
+        return tvm.get_global_func("target.build.llvm")(self._lowered(functions), self.target)
 
-        Calls of kernels that are `apart` go through functions that pass them on.
-        """
-        lowered = self._lowered(functions)
-        for name, function in (apart or {}).items():
-            lowered[name] = self._passing_on(name, function)
-        return self._optimized(lowered)
-
-    def may_be_apart(self, name: str, function: Any) -> bool:
-        """Whether a function can be in another object file: a kernel that has one error at most."""
-        return KERNEL in function.attrs and name not in self.checked and len(function.attrs.get(ERRORS, ())) <= 1
-
-    def objects(self, kernels: Mapping[str, Any]) -> list[Any]:
-        """Modules of machine code, which exporting writes as they are."""
-        names = list(kernels)
+    def objects(self, functions: Mapping[str, Any]) -> list[Any]:
+        """Modules of machine code of bare functions, which exporting writes as they are."""
+        names = list(functions)
         count = min(OBJECTS, -(-len(names) // KERNELS))
         with files.temporary_folder() as folder, ThreadPoolExecutor(processors()) as pool:
 
             def compiled(index: int) -> Any:
                 mine = names[index::count]
-                lowered = self._lowered({name: kernels[name] for name in mine})
-                for variable, function in lowered.functions.items():
-                    lowered.update_func(variable, function.with_attr("global_symbol", f"{variable.name_hint}{APART}"))
                 path = str(folder / f"{index}.o")
-                self._optimized(lowered).write_to_file(path, "o")
-                return tvm.runtime.load_static_library(path, mine)
+                self.module({name: functions[name] for name in mine}).write_to_file(path, "o")
+                return tvm.runtime.load_static_library(path, [symbol(name) for name in mine])
 
             return list(pool.map(compiled, range(count)))
 
     def _lowered(self, functions: Mapping[str, Any]) -> Any:
-        """Functions of TVM's calling convention."""
+        """Functions of TVM's calling convention, and bare ones."""
         full, finish, _ = tirx.get_default_tir_pipeline(self.target)
-        kernels = {name: f for name, f in functions.items() if KERNEL in f.attrs}
-        others = {name: f for name, f in functions.items() if KERNEL not in f.attrs}
+        functions = {name: _bare(f) if BARE in f.attrs else f for name, f in functions.items()}
+        explicit = {name: f for name, f in functions.items() if KERNEL in f.attrs}
+        others = {name: f for name, f in functions.items() if name not in explicit}
         lowered = tvm.IRModule()
-        for part, passes in ((kernels, _kernel_passes()), (others, full)):
+        for part, passes in ((explicit, _kernel_passes()), (others, full)):
             if part:
                 lowered.update(passes(tirx.transform.BindTarget(self._host)(tvm.IRModule(part))))
         for variable, function in lowered.functions.items():
-            if variable.name_hint not in self.checked:
+            if BARE in function.attrs:
+                made = function.with_body(_ended(function.params, function.body))
+                lowered.update_func(variable, made.with_attr("global_symbol", symbol(variable.name_hint)))
+            elif variable.name_hint not in self.checked:
                 lowered.update_func(variable, function.with_body(_unchecked(function.body)))
         return finish()(lowered)
-
-    def _optimized(self, lowered: Any) -> Any:
-        return tvm.get_global_func("target.build.llvm")(lowered, self.target)
-
-    def _passing_on(self, name: str, kernel: Any) -> Any:
-        """A function with the symbol by which others call `kernel`, which calls the one in an object file.
-
-        A call by symbol into another file has no place for TVM's errors, so it raises that of the kernel itself.
-        """
-        arguments = [tirx.Var(each, kind) for each, kind in CONVENTION]
-        done = tirx.call_extern("int32", f"{name}{APART}", *arguments) == 0
-        (message,) = kernel.attrs.get(ERRORS, (f"{name} failed",))
-        raised = tirx.AssertStmt(done, tvm.ir.StringImm("RuntimeError"), [tvm.ir.StringImm(message)])
-        body = tirx.SeqStmt([raised, tirx.Return(tirx.IntImm("int32", 0))])
-        attributes = {"global_symbol": f"{PREFIX}{name}", "calling_conv": PACKED, "target": self._host}
-        return tirx.PrimFunc(arguments, body, tvm.ir.PrimType("int32")).with_attr(attributes)
 
     @property
     def _host(self) -> Any:
@@ -172,3 +148,32 @@ def _unchecked(statement: Any) -> Any:
     if isinstance(statement, tirx.AttrStmt) and statement.attr_key != "compute_scope":
         return tirx.AttrStmt(statement.node, statement.attr_key, statement.value, _unchecked(statement.body))
     return statement
+
+
+def _bare(function: Any) -> Any:
+    """A function of buffers as one of bare pointers.
+
+    It has no symbol yet: those that have one get TVM's calling convention.
+    """
+    pointers = [tirx.Var(buffer.name, buffer.data.ty) for buffer in function.params]
+    buffers = [tirx.DeclBuffer(buffer, data=p) for buffer, p in zip(function.params, pointers, strict=True)]
+    body = tirx.SeqStmt([*buffers, function.body])
+    attributes = {key: value for key, value in function.attrs.items() if str(key) != "global_symbol"}
+    made = tirx.PrimFunc(pointers, body, tvm.ir.PrimType("int32"))
+    return made.with_attrs({**attributes, "tirx.is_host_func": True})
+
+
+def _ended(pointers: Iterable[Any], body: Any) -> Any:
+    """The statements of a bare function on this processor's memory, and its result.
+
+    What they allocate is freed at the end of the scope around them, before the result.
+    """
+    for pointer in pointers:
+        body = _with(pointer, "storage_alignment", ALIGNMENT, body)
+    place = tvm.ir.StringImm("default")
+    body = _with(place, "device_type", tvm.cpu().dlpack_device_type(), _with(place, "device_id", 0, body))
+    return tirx.SeqStmt([body, tirx.Return(tirx.IntImm("int32", 0))])
+
+
+def _with(node: Any, attribute: str, value: int, body: Any) -> Any:
+    return tirx.AttrStmt(node, attribute, tirx.IntImm("int32", value), body)

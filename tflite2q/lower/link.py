@@ -73,7 +73,7 @@ def options(triple: str | None) -> list[str]:
         return ["-shared", "-fPIC", "-nostdlib"]
     if triple is not None and ("apple" in triple or "macos" in triple):
         return ["-shared", "-fPIC", "-Wl,-undefined,dynamic_lookup"]
-    return ["-shared", "-fPIC", "-lm"]
+    return ["-shared", "-fPIC", "-Wl,-Bsymbolic", "-lm"]
 
 
 def is_host(triple: str | None) -> bool:

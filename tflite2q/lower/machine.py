@@ -7,7 +7,9 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,10 @@ from tvm import relax
 
 from tflite2q.errors import DataError
 from tflite2q.kernels.x86 import amx
+from tflite2q.lower.entry import MAIN, MANY, REST, aligned
 
 Array = npt.NDArray[Any]
+Kind = tuple[tuple[int, ...], np.dtype[Any]]  # shape and dtype
 
 FASTEST_CORES = 1  # TVM's affinity mode: threads on the fastest cores first
 
@@ -30,9 +34,6 @@ MOST_THREADS = "TVM_NUM_THREADS"
 PATIENCE = ("TVM_THREAD_POOL_SPIN_COUNT", "10000")
 
 _configured = threading.local()
-
-# What arrays' own indexing calls, too, after a microsecond of checks.
-_item = tvm.get_global_func("ffi.ArrayGetItem")
 
 
 def load(path: str) -> Any:
@@ -54,30 +55,66 @@ def tensor(array: Any) -> Any:
     return tvm.runtime.tensor(array)
 
 
-class Worker:
-    """A virtual machine with argument tensors of its own, for one call at a time."""
+class Slots:
+    """Memory for one argument or result of so many samples, as `entry.MANY` takes it.
 
-    def __init__(self, code: Any, arguments: Sequence[Array], threads: int) -> None:
-        self._main = machine(code)["main"]
-        self._arguments = [tensor(array) for array in arguments]
-        self._places = [np.from_dlpack(argument) for argument in self._arguments]
+    `slots` are the samples' arrays, `rows` the bytes of all.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any, count: int) -> None:
+        size = prod(shape) * dtype.itemsize
+        self.tensor = tvm.runtime.empty((count, aligned(size)), "uint8")
+        self.rows = np.from_dlpack(self.tensor)[:, :size]
+        self.slots = [row.view(dtype).reshape(shape) for row in self.rows]
+
+
+class Worker:
+    """A compiled model with memory for what it takes and gives, for one call at a time.
+
+    Code that has the function for it computes up to `capacity` samples in one call.
+    """
+
+    def __init__(self, code: Any, arguments: Sequence[Array], results: Sequence[Kind], threads: int, most: int) -> None:
+        """`arguments` are those of the first call, if no others are given; `most` is the largest capacity."""
         self._threads = threads
-        self._count = 0  # of the results, known after the first run
+        self._many: Callable[[int], None] | None = None
+        self.capacity = 1
+        virtual = machine(code)
+        if not virtual.module.implements_function(MANY, True):
+            tensors = [tensor(array) for array in arguments]
+            self._places = [np.from_dlpack(each) for each in tensors]
+            self._call = partial(virtual[MAIN], *tensors)
+            return
+        self.capacity = most
+        sizes, *rest = virtual[REST]()
+        self._taken = [Slots(array.shape, array.dtype, most) for array in arguments]
+        self._given = [Slots(*kind, most) for kind in results]
+        slots = [*self._taken, *self._given]
+        if [each.rows.shape[1] for each in slots] != sizes.numpy().tolist():
+            raise DataError("the library's manifest does not describe its code; compile it again")
+        self._many = partial(virtual.module.get_function(MANY, True), *[each.tensor for each in slots], *rest)
+        self._places, self._found = ([each.slots[0] for each in side] for side in (self._taken, self._given))
+        self._call = partial(self._many, 1)
+        self.fill(arguments)
 
     @property
     def places(self) -> list[Array]:
         """The memory of the arguments."""
         return self._places
 
+    def fill(self, arrays: Sequence[Array]) -> None:
+        """Set the arguments, one array for each, of its shape and dtype."""
+        # The caller has checked their number; `strict` would take as long as copying a small input.
+        for place, array in zip(self._places, arrays, strict=False):
+            place[...] = array
+
     def run(self, arrays: Sequence[Array], out: Sequence[Array] = ()) -> list[Array]:
         """All results for `arrays`, one for each argument, of its shape and dtype: the first ones in `out`, the others
         copies."""
-        # One for each, as the caller has checked; `strict` would take as long as copying a small input.
-        for place, array in zip(self._places, arrays, strict=False):
-            place[...] = array
+        self.fill(arrays)
         found = self.results()
         if not out:
-            # Results may be arguments or constants of the code, and the memory of others is the next call's.
+            # Their memory is the next call's, or that of arguments or constants of the code.
             return [result.copy() for result in found]
         for place, result in zip(out, found, strict=False):
             place[...] = result
@@ -86,12 +123,35 @@ class Worker:
     def results(self) -> list[Array]:
         """All results for what the arguments hold, in memory that the next call may write to."""
         use_threads(self._threads)
-        found = self._main(*self._arguments)
-        if self._count == 1:
-            return [np.from_dlpack(_item(found, 0))]
-        if not self._count:
-            self._count = len(found)
-        return [np.from_dlpack(_item(found, index)) for index in range(self._count)]
+        found = self._call()
+        return self._found if found is None else [np.from_dlpack(found[index]) for index in range(len(found))]
+
+    def run_all(self, samples: Sequence[Sequence[Array]]) -> list[list[Array]]:
+        """As `run`, for several samples, `capacity` or fewer at a time."""
+        if self._many is None or len(samples) > self.capacity or self.capacity == 1:
+            return [self.run(sample) for sample in samples]
+        use_threads(self._threads)
+        for index, sample in enumerate(samples):
+            for slots, array in zip(self._taken, sample, strict=True):
+                slots.slots[index][...] = array
+        self._many(len(samples))
+        return [[slots.slots[index].copy() for slots in self._given] for index in range(len(samples))]
+
+    def run_rows(self, arrays: Sequence[Array], out: Sequence[Array]) -> None:
+        """As `run`, for at most `capacity` samples, given as arrays of their bytes: one row for each sample."""
+        count = len(arrays[0])
+        if self._many is None:
+            kinds = [(place.dtype, place.shape) for place in self._places]
+            found = self.run([a.view(dtype).reshape(shape) for a, (dtype, shape) in zip(arrays, kinds, strict=True)])
+            for place, result in zip(out, found, strict=True):
+                place[...] = result.reshape(1, -1).view(np.uint8)
+            return
+        use_threads(self._threads)
+        for slots, array in zip(self._taken, arrays, strict=True):
+            slots.rows[:count] = array
+        self._many(count)
+        for slots, array in zip(self._given, out, strict=True):
+            array[...] = slots.rows[:count]
 
     def times(self, runs: int) -> list[float]:
         """Milliseconds of each of `runs` runs on the arguments of the last one."""
@@ -99,7 +159,7 @@ class Worker:
         found = []
         for _ in range(runs):
             start = time.perf_counter()
-            self._main(*self._arguments)
+            self._call()
             found.append((time.perf_counter() - start) * 1e3)
         return found
 
