@@ -106,8 +106,9 @@ class Compiler:
                 lowered.update(passes(tirx.transform.BindTarget(self._host)(tvm.IRModule(part))))
         for variable, function in lowered.functions.items():
             if BARE in function.attrs:
-                made = function.with_body(_ended(function.params, function.body))
-                lowered.update_func(variable, made.with_attr("global_symbol", symbol(variable.name_hint)))
+                name = symbol(variable.name_hint)
+                made = function.with_body(_ended(name, function.params, function.body))
+                lowered.update_func(variable, made.with_attr("global_symbol", name))
             elif variable.name_hint not in self.checked:
                 lowered.update_func(variable, function.with_body(_unchecked(function.body)))
         return finish()(lowered)
@@ -163,14 +164,17 @@ def _bare(function: Any) -> Any:
     return made.with_attrs({**attributes, "tirx.is_host_func": True})
 
 
-def _ended(pointers: Iterable[Any], body: Any) -> Any:
-    """The statements of a bare function on this processor's memory, and its result.
+def _ended(name: str, pointers: Iterable[Any], body: Any) -> Any:
+    """The statements of a bare function called `name`, on this processor's memory, and its result.
 
-    What they allocate is freed at the end of the scope around them, before the result.
+    They become a function that LLVM leaves alone: TVM tells it that buffers of different names are never the same
+    memory, which only holds within a function.  What they allocate is freed at the end of their scope, before the
+    result.
     """
+    place = tvm.ir.StringImm("default")
+    body = tirx.AttrStmt(place, "compute_scope", tvm.ir.StringImm(f"{name}_compute"), body)
     for pointer in pointers:
         body = _with(pointer, "storage_alignment", ALIGNMENT, body)
-    place = tvm.ir.StringImm("default")
     body = _with(place, "device_type", tvm.cpu().dlpack_device_type(), _with(place, "device_id", 0, body))
     return tirx.SeqStmt([body, tirx.Return(tirx.IntImm("int32", 0))])
 
