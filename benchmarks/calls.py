@@ -1,12 +1,12 @@
 """What a call costs: beside the code it runs, and beside LiteRT's three calls; blocks interleaved, medians.
 
-With two threads, also how many samples a second `Executable.map` gets out of one worker and of two.
+Also how many samples a second `Executable.map` and `Executable.batch` get out of one worker and of two.
 """
 
 from __future__ import annotations
 
 import tempfile
-import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ Array = npt.NDArray[Any]
 class Row:
     """One model on one thread, in microseconds; `litert_us` is set_tensor, invoke and get_tensor of the same file.
 
-    `one_worker` and `two_workers` are samples a second.
+    The others are samples a second, of `map` and of a batch, with one worker and with two.
     """
 
     model: str
@@ -40,8 +40,10 @@ class Row:
     out_us: float
     bound_us: float
     litert_us: float
-    one_worker: float
-    two_workers: float
+    map_one: float
+    map_two: float
+    batch_one: float
+    batch_two: float
 
 
 def measure(models: Sequence[Model], folder: Path, quick: bool, report: Report) -> dict[str, Any]:
@@ -87,10 +89,10 @@ def _row(name: str, path: Path, rounds: int, round_ms: float) -> Row:
         rounds,
         round_ms,
     )
-    one, two = _samples_a_second(executable, inputs, found["run"], rounds)
     us = {name: ms * 1e3 for name, ms in found.items()}
     moved = sum(array.nbytes for array in [*inputs, *out])
-    return Row(name, moved, us["code"], us["run"], us["out"], us["bound"], us["litert"], one, two)
+    rates = _samples_a_second(executable, inputs, found["run"], rounds)
+    return Row(name, moved, us["code"], us["run"], us["out"], us["bound"], us["litert"], *rates)
 
 
 def _three_calls(path: Path, inputs: Sequence[Array]) -> Times:
@@ -111,14 +113,18 @@ def _three_calls(path: Path, inputs: Sequence[Array]) -> Times:
     return lambda runs: timed(call, runs)
 
 
-def _samples_a_second(executable: Executable, inputs: Sequence[Array], run_ms: float, rounds: int) -> tuple[float, ...]:
-    """The best of some rounds with one worker and with two, in turns."""
-    samples = [tuple(inputs)] * max(64, int(100 / run_ms))
-    best = [0.0, 0.0]
+def _samples_a_second(executable: Executable, inputs: Sequence[Array], run_ms: float, rounds: int) -> list[float]:
+    """The best of some rounds, in turns: `map` with one worker and with two, a batch with one and with two."""
+    count = max(24, int(100 / run_ms))
+    samples = [tuple(inputs)] * count
+    whole = [np.concatenate([array] * count) for array in inputs]
+    batches = [executable.batch(count, workers) for workers in (1, 2)]
+    ways: list[Callable[[], object]] = [
+        *(lambda workers=workers: deque(executable.map(samples, workers), maxlen=0) for workers in (1, 2)),
+        *(lambda batch=batch: batch.run(*whole) for batch in batches),
+    ]
+    best = [float("inf")] * len(ways)
     for _ in range(rounds):
-        for index in (0, 1):
-            start = time.perf_counter()
-            for _ in executable.map(samples, index + 1):
-                pass
-            best[index] = max(best[index], len(samples) / (time.perf_counter() - start))
-    return tuple(best)
+        for index, way in enumerate(ways):
+            best[index] = min(best[index], *timed(way, 1))
+    return [count / ms * 1e3 for ms in best]

@@ -192,7 +192,9 @@ def calls(result: Result) -> str:
             str(row["bytes"]),
             *(f"{row[key]:.1f}" for key in ("code_us", "run_us", "out_us", "bound_us", "litert_us")),
             ratio(row["litert_us"], row["run_us"]),
-            ratio(row["two_workers"], row["one_worker"]),
+            ratio(row["map_two"], row["map_one"]),
+            ratio(row["batch_two"], row["batch_one"]),
+            ratio(row["batch_one"], 1e6 / row["run_us"]),
         )
         for row in result["rows"]
     ]
@@ -306,7 +308,9 @@ CALLS_HEAD = (
     "bound",
     "LiteRT",
     "LiteRT over `run`",
-    "two workers over one",
+    "`map`, two workers over one",
+    "batch, two workers over one",
+    "batch over `run`",
 )
 FLOATS_HEAD = ("scheme", "made by", "top-1", "same answer", "signal to noise", "bytes")
 RECOVERY_HEAD = ("scheme", "recovery", "top-1", "same answer", "output error")

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from tflite2q.dialect.names import meant
-from tflite2q.report.fitted import HIGHEST, FittedTable, elided
+from tflite2q.dialect.names import elided, meant
+from tflite2q.report.fitted import HIGHEST, FittedTable
 
 LONG = "MobilenetV1/MobilenetV1/Conv2d_13_pointwise/Relu6;MobilenetV1/MobilenetV1/Conv2d_13_pointwise/BatchNorm"
 

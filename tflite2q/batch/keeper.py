@@ -11,6 +11,7 @@ reserve; what brings a machine down is memory that is touched.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import select
@@ -48,16 +49,27 @@ def main() -> None:
     from tflite2q.report import html, markdown  # noqa: F401
     from tflite2q.report import json as documents  # noqa: F401
 
+    _share()
+    compiling = False
     while line := sys.stdin.readline():
         request = json.loads(line)
-        if request["running"]:  # TVM takes seconds to load
-            from tflite2q.execution import runtime  # noqa: F401
+        if request["running"] and not compiling:
+            from tflite2q.lower import build, graph, machine  # noqa: F401 - with TVM, which takes seconds
+
+            _share()
+            compiling = True
         try:
             how, reason = run(Path(request["folder"]), request["seconds"], request["memory"])
         except Alone:
             return
         answers.write(json.dumps({"how": how, "reason": reason}) + "\n")
         answers.flush()
+
+
+def _share() -> None:
+    """Let children leave alone what is loaded: looking for garbage writes to it, which copies its memory to each."""
+    gc.collect()
+    gc.freeze()
 
 
 def run(folder: Path, seconds: float, memory: int) -> tuple[str, str]:

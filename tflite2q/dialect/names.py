@@ -13,10 +13,16 @@ ELISION = "…"
 def short(name: str) -> str:
     """A tensor's name for a table: the first of the names that a fused tensor carries, long ones cut in the middle."""
     first, _, rest = name.partition(";")
-    if len(first) > LONGEST_NAME:
-        half = LONGEST_NAME // 2
-        first = f"{first[: half - 1]}{ELISION}{first[-half:]}"
+    first = elided(first, LONGEST_NAME)
     return f"{first};{ELISION}" if rest else first
+
+
+def elided(word: str, width: int) -> str:
+    """A word cut in the middle to `width` characters; as a pattern for names it still means what it was."""
+    if len(word) <= width:
+        return word
+    head = (width - 1) // 2
+    return f"{word[:head]}{ELISION}{word[len(word) - (width - 1 - head) :]}"
 
 
 def meant(pattern: str, names: Sequence[str]) -> list[str]:

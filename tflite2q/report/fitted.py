@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from tflite2q.dialect.names import ELISION
+from tflite2q.dialect.names import ELISION, elided
 
 NARROWEST = 6  # characters that a column keeps
 HIGHEST = 5  # lines of a row on a terminal; a file or pipe gets all of them
@@ -67,11 +67,3 @@ def fitted(cell: str, width: int, highest: int | None = None) -> str:
     if highest is not None and len(lines) > highest:
         lines = [*lines[: highest - 1], f"{lines[highest - 1][: width - 1]}{ELISION}"]
     return "\n".join(lines)
-
-
-def elided(word: str, width: int) -> str:
-    """A word cut in the middle to `width` characters; as a pattern for names it still means what it was."""
-    if len(word) <= width:
-        return word
-    head = (width - 1) // 2
-    return f"{word[:head]}{ELISION}{word[len(word) - (width - 1 - head) :]}"
