@@ -107,7 +107,8 @@ def check_bounds(graph: Graph, level: str) -> int:
 def compiled(graph: Graph, level: str, native_too: bool = False) -> tuple[Any, list[str]]:
     """An executable for the level that this machine can run, and the names of its kernels in order of their calls.
 
-    Each kernel is a function of its own, which can be called with memory between guards.  `native_too`: emulate also what this machine has.
+    Each kernel is a function of its own, which can be called with memory between guards.
+    `native_too`: emulate also what this machine has.
     """
     module = lower(graph, target(level)).module
     names = [name for name in _called(module) if KERNEL in module[name].attrs]

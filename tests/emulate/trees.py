@@ -113,7 +113,10 @@ class Rewriter:
         return node
 
     def bind(self, value: Node) -> Node:
-        """A variable for a value.  It goes through memory: TVM's simplifier takes exponential time to expand chains of them."""
+        """A variable for a value.
+
+        It goes through memory: chains of them take TVM's simplifier a time that doubles with each.
+        """
         if isinstance(value, tirx.Broadcast):
             return value
         lanes, dtype = int(value.ty.dtype.lanes), str(value.ty.dtype).split("x")[0]

@@ -103,6 +103,16 @@ def test_two_models_in_one_session(
         assert len(stats.times_ms) == 4 and min(stats.times_ms) > 0
 
 
+def test_many_samples_on_a_device(server: str, executable: Executable, digits: Path, image: Any) -> None:
+    samples = [np.roll(image, turn) for turn in range(7)]
+    wanted = [reference.run(tflite2q.load(digits), sample)[0] for sample in samples]
+    with remote.Session(device(server)) as session:
+        model = session.upload(executable)
+        np.testing.assert_array_equal([found for (found,) in model.map(samples, 2)], wanted)
+        [whole] = model.batch(7, 2).run(np.concatenate(samples))
+        np.testing.assert_array_equal(whole, np.concatenate(wanted))
+
+
 def test_streams_on_a_device(server: str) -> None:
     graph = streaming()
     one, two = walk(graph, 6, 1), walk(graph, 6, 2)

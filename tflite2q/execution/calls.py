@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -26,7 +26,7 @@ Array = npt.NDArray[Any]
 Sample = npt.ArrayLike | tuple[npt.ArrayLike, ...]
 
 # Samples that a call of the code computes at most: these many bytes of inputs, or one sample, and no more than so many.
-PIECE_BYTES = 1 << 15
+PIECE_BYTES = 1 << 18
 PIECE_SAMPLES = 32
 
 
@@ -102,7 +102,6 @@ class Batch:
         self.inputs = tuple(_repeated(value, count) for value in executable.inputs)
         self.outputs = tuple(_repeated(value, count) for value in executable.outputs)
         self._inputs, self._outputs = Inputs(self.inputs), Outputs(self.outputs)
-        self._pool = ThreadPoolExecutor(min(workers, count))
         self._workers = min(workers, count)
         # The last thread to finish has the others wait for at most one piece, so there are several for each.
         self._piece = max(1, min(executable.capacity, count // (4 * self._workers)))
@@ -125,7 +124,8 @@ class Batch:
                 part = slice(first, first + self._piece)
                 self.executable.run_rows([side[part] for side in given], [side[part] for side in rows])
 
-        others = [self._pool.submit(work) for _ in range(self._workers - 1)]
+        threads = self.executable.threads_of(self._workers)
+        others = [threads.submit(work) for _ in range(self._workers - 1)]
         try:
             work()
         finally:
@@ -165,15 +165,19 @@ def mapped(executable: Executable, samples: Iterable[Sample], workers: int) -> I
         for piece in pieces:
             yield from _results(executable, piece, partial(executable.run_all, piece))
         return
-    with ThreadPoolExecutor(workers) as pool:
-
-        def submitted(piece: list[tuple[npt.ArrayLike, ...]]) -> tuple[Any, Callable[[], list[list[Array]]]]:
-            return piece, pool.submit(executable.run_all, piece).result
-
-        ahead = deque(map(submitted, islice(pieces, 2 * workers)))
-        while ahead:
-            yield from _results(executable, *ahead.popleft())
-            ahead.extend(map(submitted, islice(pieces, 1)))
+    threads = executable.threads_of(workers)
+    ahead: deque[tuple[list[Any], Future[list[list[Array]]]]] = deque()
+    try:
+        while True:
+            for piece in islice(pieces, 2 * workers - len(ahead)):
+                ahead.append((piece, threads.submit(executable.run_all, piece)))
+            if not ahead:
+                return
+            piece, done = ahead.popleft()
+            yield from _results(executable, piece, done.result)
+    finally:
+        for _, left in ahead:
+            left.cancel()
 
 
 def _results(executable: Executable, piece: Any, result: Callable[[], list[list[Array]]]) -> Iterable[list[Array]]:

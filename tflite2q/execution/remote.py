@@ -11,18 +11,21 @@ import platform
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, NoReturn
 
+import numpy as np
 import numpy.typing as npt
 
 from tflite2q import files
 from tflite2q.errors import DataError, TargetError, UsageError, hint, refusal
 from tflite2q.execution import manifest
 from tflite2q.execution.calls import Array
+from tflite2q.execution.checks import kinds
 from tflite2q.execution.manifest import Manifest
 from tflite2q.execution.runtime import Executable, OpTime
 from tflite2q.lower import targets
@@ -90,6 +93,7 @@ class Session:
                 stderr=subprocess.DEVNULL,
             )
         self._connection = Connection(ours.detach())
+        self._asking = threading.Lock()  # an answer says nothing of its request
         self._open()
 
     def load(self, path: str | os.PathLike[str], threads: int = 1) -> RemoteExecutable:
@@ -141,15 +145,16 @@ class Session:
         self._advice = _LOST
 
     def ask(self, doing: str, name: str, *arguments: Any) -> Any:
-        """The child's answer to a request (see `lower.device`)."""
-        if self._child is None:
-            raise TargetError(f"{self.device.name}: the session has ended; open a new one")
-        try:
-            self._connection.send((name, arguments))
-        except OSError as error:
-            self.close()
-            raise TargetError(f"{self.device.name}: lost while {doing}; {self._advice}") from error
-        return self._receive(doing, self.device.timeout)
+        """The child's answer to a request (see `lower.device`).  Threads that ask at once wait for each other."""
+        with self._asking:
+            if self._child is None:
+                raise TargetError(f"{self.device.name}: the session has ended; open a new one")
+            try:
+                self._connection.send((name, arguments))
+            except OSError as error:
+                self.close()
+                raise TargetError(f"{self.device.name}: lost while {doing}; {self._advice}") from error
+            return self._receive(doing, self.device.timeout)
 
     def _receive(self, doing: str, seconds: float) -> Any:
         """The child's next answer.  It is ended if that takes longer, or is an error."""
@@ -197,6 +202,18 @@ class RemoteExecutable(Executable):
         for place, result in zip(out, found, strict=False):
             place[...] = result
         return [*out, *found[len(out) :]]
+
+    def run_all(self, samples: Sequence[Sequence[npt.ArrayLike]]) -> list[list[Array]]:
+        """The outputs for each sample, one after the other; raises as `run`."""
+        return [self.run(*sample) for sample in samples]
+
+    def run_rows(self, arrays: Sequence[Array], out: Sequence[Array]) -> None:
+        """Results for samples, given as arrays of their bytes, one after the other; raises as `run`."""
+        takes = kinds(self.inputs)
+        for index in range(len(arrays[0])):
+            inputs = [a[index].view(dtype).reshape(shape) for a, (shape, dtype) in zip(arrays, takes, strict=True)]
+            for place, result in zip(out, self.run(*inputs), strict=True):
+                place[index] = np.ascontiguousarray(result).reshape(-1).view(np.uint8)
 
     def bind(self) -> NoReturn:
         raise UsageError("the memory of a remote device cannot be bound; use `run`")

@@ -7,6 +7,7 @@ import platform
 import shutil
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,6 +158,7 @@ class Executable:
         self._making = threading.Lock()
         # Those that no thread is using; the last one used is the next to be used, and the one that is timed.
         self._idle: list[Worker] = []
+        self._pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
     def __repr__(self) -> str:
         ends = (", ".join(f"{v.type.dtype}{list(v.type.shape)}" for v in side) for side in (self.inputs, self.outputs))
@@ -229,6 +231,14 @@ class Executable:
         """
         with self._worker() as worker:
             worker.run_rows(arrays, out)
+
+    def threads_of(self, workers: int) -> ThreadPoolExecutor:
+        """Threads for so many workers, which are kept: TVM makes much anew in a thread that is new to it."""
+        key = os.getpid(), workers  # a forked process has none of its parent's threads
+        with self._making:
+            if key not in self._pools:
+                self._pools[key] = ThreadPoolExecutor(workers)
+            return self._pools[key]
 
     def _workers(self, given: int | None) -> int:
         from tflite2q.lower.machine import processors
