@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import FAMILIES, cases
 from networks import everything
 from streaming import streaming
 
@@ -167,6 +168,17 @@ def test_a_batch_of_a_drawn_graph_is_its_samples(seed: int) -> None:
         wanted = reference.run(graph, *(np.split(array, count)[sample] for array in inputs))
         for whole, part in zip((*found, *strided), (*wanted, *wanted), strict=True):
             np.testing.assert_array_equal(np.split(whole, count)[sample], part)
+
+
+def test_a_batch_of_a_model_with_branches_is_its_samples() -> None:
+    """The virtual machine runs such models, one sample at a time."""
+    name = next(name for name in FAMILIES if name.startswith("WHILE-"))
+    case = next(case for case in cases(name, 20) if all(array.ndim for array in case.inputs))
+    count = 40
+    batch = tflite2q.compile(case.graph, threads=1, batch=count)
+    found = batch.run(*[np.concatenate([array] * count) for array in case.inputs])
+    for whole, wanted in zip(found, reference.run(case.graph, *case.inputs), strict=True):
+        np.testing.assert_array_equal(whole, np.concatenate([wanted] * count))
 
 
 def test_what_does_not_fit_a_batch_is_refused(executable: Executable, images: list[Array]) -> None:

@@ -89,7 +89,7 @@ class Batch:
     """A compiled model on so many samples at once: inputs and outputs hold them one after the other, along the first
     axis.
 
-    The samples do not wait for each other: each thread takes the next one, which keeps more of a small model's data in
+    The samples do not wait for each other: each thread takes the next few, which keeps more of a small model's data in
     its own cache than if threads shared each sample.  Any number of threads may use a batch at once.
     """
 
@@ -140,6 +140,22 @@ class Batch:
 def _rows(array: Array, count: int) -> Array:
     """The bytes of `count` samples, one row for each; a copy if they do not lie one after the other."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).reshape(count, array.nbytes // count)
+
+
+def run_each(
+    run: Callable[[Sequence[Array]], list[Array]],
+    inputs: Iterable[Value],
+    arrays: Sequence[Array],
+    out: Sequence[Array],
+) -> None:
+    """`run` for each sample by itself; `arrays` and `out` hold the bytes of samples, one row for each."""
+    takes = kinds(inputs)
+    for index in range(len(arrays[0])):
+        found = run(
+            [rows[index].view(dtype).reshape(shape) for rows, (shape, dtype) in zip(arrays, takes, strict=True)]
+        )
+        for rows, result in zip(out, found, strict=True):
+            rows[index] = np.ascontiguousarray(result).reshape(-1).view(np.uint8)
 
 
 def _repeated(value: Value, count: int) -> Value:

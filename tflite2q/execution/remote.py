@@ -18,14 +18,12 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, NoReturn
 
-import numpy as np
 import numpy.typing as npt
 
 from tflite2q import files
 from tflite2q.errors import DataError, TargetError, UsageError, hint, refusal
 from tflite2q.execution import manifest
-from tflite2q.execution.calls import Array
-from tflite2q.execution.checks import kinds
+from tflite2q.execution.calls import Array, run_each
 from tflite2q.execution.manifest import Manifest
 from tflite2q.execution.runtime import Executable, OpTime
 from tflite2q.lower import targets
@@ -209,11 +207,7 @@ class RemoteExecutable(Executable):
 
     def run_rows(self, arrays: Sequence[Array], out: Sequence[Array]) -> None:
         """Results for samples, given as arrays of their bytes, one after the other; raises as `run`."""
-        takes = kinds(self.inputs)
-        for index in range(len(arrays[0])):
-            inputs = [a[index].view(dtype).reshape(shape) for a, (shape, dtype) in zip(arrays, takes, strict=True)]
-            for place, result in zip(out, self.run(*inputs), strict=True):
-                place[index] = np.ascontiguousarray(result).reshape(-1).view(np.uint8)
+        run_each(lambda inputs: self.run(*inputs), self.inputs, arrays, out)
 
     def bind(self) -> NoReturn:
         raise UsageError("the memory of a remote device cannot be bound; use `run`")

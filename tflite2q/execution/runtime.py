@@ -22,7 +22,7 @@ from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import STORAGE, Value
 from tflite2q.errors import TargetError, UsageError
 from tflite2q.execution import libraries, manifest
-from tflite2q.execution.calls import Array, Batch, Bound, Sample, Stream, capacity, mapped, raise_refusal
+from tflite2q.execution.calls import Array, Batch, Bound, Sample, Stream, capacity, mapped, raise_refusal, run_each
 from tflite2q.execution.checks import Inputs, Outputs, kinds
 from tflite2q.execution.manifest import Manifest
 from tflite2q.execution.source import Source
@@ -230,7 +230,10 @@ class Executable:
         Raises DataError if they have no defined result.
         """
         with self._worker() as worker:
-            worker.run_rows(arrays, out)
+            if worker.takes_many:
+                worker.run_rows(arrays, out)
+            else:
+                run_each(worker.run, self.inputs, arrays, out)
 
     def threads_of(self, workers: int) -> ThreadPoolExecutor:
         """Threads for so many workers, which are kept: TVM makes much anew in a thread that is new to it."""

@@ -98,6 +98,11 @@ class Worker:
         self.fill(arguments)
 
     @property
+    def takes_many(self) -> bool:
+        """Whether the code has the function for several samples."""
+        return self._many is not None
+
+    @property
     def places(self) -> list[Array]:
         """The memory of the arguments."""
         return self._places
@@ -138,14 +143,9 @@ class Worker:
         return [[slots.slots[index].copy() for slots in self._given] for index in range(len(samples))]
 
     def run_rows(self, arrays: Sequence[Array], out: Sequence[Array]) -> None:
-        """As `run`, for at most `capacity` samples, given as arrays of their bytes: one row for each sample."""
+        """As `run` of code that `takes_many`, for at most `capacity` samples: arrays of their bytes, a row for each."""
+        assert self._many is not None
         count = len(arrays[0])
-        if self._many is None:
-            kinds = [(place.dtype, place.shape) for place in self._places]
-            found = self.run([a.view(dtype).reshape(shape) for a, (dtype, shape) in zip(arrays, kinds, strict=True)])
-            for place, result in zip(out, found, strict=True):
-                place[...] = result.reshape(1, -1).view(np.uint8)
-            return
         use_threads(self._threads)
         for slots, array in zip(self._taken, arrays, strict=True):
             slots.rows[:count] = array
