@@ -281,10 +281,10 @@ def test_regions_that_unfold_without_end_are_refused(monkeypatch: pytest.MonkeyP
 
 
 def test_profiles_count_what_regions_do() -> None:
-    graph = looping(below(5, CODES), counting())
+    # What an empty function takes is subtracted: a few additions may take no longer, hundreds of them do.
+    graph = looping(below(500, CODES), counting())
     exe = tflite2q.compile(graph)
     (found,) = exe.profile(*start(0))
-    # What an empty function takes is subtracted, and these few additions may take no longer.
-    assert (found.mnemonic, found.share) == ("q.while", 1.0 if found.ms else 0.0)
+    assert (found.mnemonic, found.share) == ("q.while", 1.0) and found.ms > 0
     name = f"{graph.ops[0].name}/body/{graph.ops[0].regions[1].outputs[1]}"
     assert any(choice.inner and choice.op == name for choice in exe.choices)
