@@ -7,7 +7,6 @@ are explicit (`load` and `store` of so many lanes), so that what LLVM sees is al
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextvars import ContextVar
 from typing import Any
 
 import tvm
@@ -20,11 +19,8 @@ Expr = Any  # a TIR expression, scalar or vector, or a Python number
 Buffer = Any
 Buffers = Mapping[str, Buffer]
 
-ERRORS = "tflite2q.errors"  # attribute of functions that may end with an error: the messages
-_errors: ContextVar[set[str]] = ContextVar("errors of the function that is being built")
-
 __all__ = [
-    "ERRORS", "Buffer", "Buffers", "Expr", "T", "broadcast", "demand", "function", "load", "local", "part", "shuffle",
+    "Buffer", "Buffers", "Expr", "T", "broadcast", "demand", "function", "load", "local", "part", "shuffle",
     "store", "store_first", "uncontracted", "vector", "view", "wrapping_add",
 ]  # fmt: skip
 
@@ -37,29 +33,22 @@ def function(
     Buffers do not alias.  Relax must not take a one-input function for a reshape (its HasReshapePattern looks at
     functions of two buffers and expects a root block), so lowering always passes at least one constant.
     """
-    errors: set[str] = set()
-    outer = _errors.set(errors)
-    try:
-        with IRBuilder() as builder:
-            with T.prim_func():
-                T.func_name("kernel")
-                T.func_attr({"tirx.noalias": True})
-                names = [f"x{i}" for i in range(len(inputs))] + [f"c{i}" for i in range(len(constants))] + ["y"]
-                body(
-                    *[
-                        T.arg(n, T.buffer(t.shape, t.dtype))
-                        for n, t in zip(names, [*inputs, *constants, output], strict=True)
-                    ]
-                )
-    finally:
-        _errors.reset(outer)
-    built = builder.get()
-    return built.with_attr(ERRORS, sorted(errors)) if errors else built
+    with IRBuilder() as builder:
+        with T.prim_func():
+            T.func_name("kernel")
+            T.func_attr({"tirx.noalias": True})
+            names = [f"x{i}" for i in range(len(inputs))] + [f"c{i}" for i in range(len(constants))] + ["y"]
+            body(
+                *[
+                    T.arg(n, T.buffer(t.shape, t.dtype))
+                    for n, t in zip(names, [*inputs, *constants, output], strict=True)
+                ]
+            )
+    return builder.get()
 
 
 def demand(condition: Expr, message: str) -> Any:
     """A frame for what follows where `condition` holds; where it does not, the function ends with an error."""
-    _errors.get().add(message)
     return T.Assert(condition, message)
 
 
