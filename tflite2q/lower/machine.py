@@ -133,7 +133,7 @@ class Worker:
 
     def run_all(self, samples: Sequence[Sequence[Array]]) -> list[list[Array]]:
         """As `run`, for several samples, `capacity` or fewer at a time."""
-        if self._many is None or len(samples) > self.capacity or self.capacity == 1:
+        if self._many is None or not 1 < len(samples) <= self.capacity:
             return [self.run(sample) for sample in samples]
         use_threads(self._threads)
         for index, sample in enumerate(samples):

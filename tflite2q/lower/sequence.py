@@ -41,15 +41,14 @@ class Plan:
     inputs: Mapping[str, Any]
     results: Mapping[str, Any]
     workspace: int  # bytes
-    constants: Mapping[str, Any]  # NumPy arrays
+    constants: Mapping[str, Any]  # relax expressions
     calls: Sequence[tuple[str, Sequence[Place]]]
     copies: Sequence[tuple[Place, str]]
 
     def buffers(self) -> dict[str, Any]:
         """The relax types of all buffers."""
         made = {WORKSPACE: relax.TensorType((self.workspace,), "uint8")} if self.workspace else {}
-        constants = {name: relax.TensorType(a.shape, str(a.dtype)) for name, a in self.constants.items()}
-        return {**self.inputs, **self.results, **made, **constants}
+        return {**self.inputs, **self.results, **made, **{name: each.ty for name, each in self.constants.items()}}
 
 
 def size(kind: Any) -> int:
@@ -145,17 +144,17 @@ class _Layout:
     def place(self, expression: Any) -> Place | None:
         """Where a tensor is; None for what is none."""
         if isinstance(expression, GenericConst) and expression not in self._places:
-            self._places[expression] = self._put(expression.value.numpy())
+            self._places[expression] = self._put(expression)
         return self._places.get(expression)
 
-    def _put(self, array: Any) -> Place:
-        if array.nbytes >= LARGE:
+    def _put(self, constant: Any) -> Place:
+        if size(constant.ty) >= LARGE:
             name = f"large{len(self._large)}"
-            self._large[name] = array
+            self._large[name] = constant
             return Place(name)
         place = Place(SMALL, self._small_size)
-        self._small.append((place.offset, array))
-        self._small_size += aligned(array.nbytes)
+        self._small.append((place.offset, constant.value.numpy()))
+        self._small_size += aligned(size(constant.ty))
         return place
 
     def constants(self) -> dict[str, Any]:
@@ -165,7 +164,7 @@ class _Layout:
         joined = np.zeros(self._small_size, np.uint8)
         for offset, array in self._small:
             joined[offset : offset + array.nbytes] = np.frombuffer(array.tobytes(), np.uint8)
-        return {**self._large, SMALL: joined}
+        return {**self._large, SMALL: relax.const(joined)}
 
 
 def _is(value: Any, name: str) -> bool:

@@ -75,7 +75,7 @@ def _emit(builder: Any, name: str, plan: Plan) -> None:
 def _rest(builder: Any, plan: Plan) -> list[Any]:
     """What a run takes besides inputs and results: a new workspace, and the constants."""
     made = [_new(builder, relax.TensorType((plan.workspace,), "uint8"))] if plan.workspace else []
-    return made + [relax.const(array) for array in plan.constants.values()]
+    return [*made, *plan.constants.values()]
 
 
 def _new(builder: Any, kind: Any) -> Any:
