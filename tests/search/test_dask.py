@@ -41,13 +41,13 @@ def test_a_cluster_measures_what_this_machine_measures(
 
 
 def _crew(cluster: Any) -> Any:
-    from tflite2q.batch.crew import ClusterCrew
+    from tflite2q.batch.connection import Connection
 
-    return ClusterCrew(cluster.scheduler_address)
+    return Connection(cluster.scheduler_address)
 
 
 def test_no_cluster_is_an_error() -> None:
-    from tflite2q.batch.crew import ClusterCrew
+    from tflite2q.batch.connection import Connection
 
     with pytest.raises(UsageError, match="no scheduler answers there"):
-        ClusterCrew("tcp://127.0.0.1:1")
+        Connection("tcp://127.0.0.1:1")

@@ -161,9 +161,9 @@ def _crew(dask: str | None) -> Iterator[Crew | None]:
     if dask is None:
         yield None
         return
-    from tflite2q.batch.crew import ClusterCrew
+    from tflite2q.batch.connection import Connection
 
-    crew = ClusterCrew(dask)
+    crew = Connection(dask)
     try:
         yield crew
     finally:

@@ -1,4 +1,4 @@
-"""Who does the measuring: this process, processes of this machine, or (tflite2q.batch.crew) a Dask cluster.
+"""Who does the measuring: this process, processes of this machine, or (tflite2q.batch.connection) a Dask cluster.
 
 What is measured is a pure function of its arguments, so all give the same results.
 """
