@@ -201,9 +201,9 @@ def search(
     The result's `scheme` is for `convert` (with the same `data`, and the result's `calibration` as its `limit`), its
     `text` for a file, `chosen.confirmed` says what the samples that did not choose show.  `state` is a file that keeps
     measurements, so that a search that was interrupted goes on; `budget` minutes are for all of it.  `jobs` processes
-    measure (None: one for each processor), or a `crew` such as `tflite2q.batch.connection.Connection(address)`; `device`
-    (`tflite2q.execution.remote.device`) is what "speed" is measured on.  Raises what `tflite2q.mixing.search` raises,
-    SchemeError, and DataError for data that do not fit.
+    measure (None: one for each processor), or a `crew` such as `tflite2q.batch.connection.Connection(address)`;
+    `device` (`tflite2q.execution.remote.device`) is what "speed" is measured on.  Raises what `tflite2q.mixing.search`
+    raises, SchemeError, and DataError for data that do not fit.
     """
     from tflite2q import mixing
 

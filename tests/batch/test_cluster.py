@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from batch.faults import site
 
-from tflite2q.batch import cache, cluster
+from tflite2q.batch import cache, cluster, connection
 from tflite2q.batch.plan import Asked
 from tflite2q.errors import UsageError
 
@@ -186,7 +186,7 @@ def test_other_workers_are_refused(theirs: dict[str, str], monkeypatch: pytest.M
 
 
 def test_no_scheduler_is_an_error(cli: Cli, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "PATIENCE", 1.0)
+    monkeypatch.setattr(connection, "PATIENCE", 1.0)
     done = cli("batch", digits, "--scheme", "int8", "-o", tmp_path / "out", "--dask", "tcp://127.0.0.1:1")
     assert done.code == 2 and "no scheduler answers" in done.err.splitlines()[-1]
 
@@ -195,4 +195,4 @@ def test_a_worker_that_comes_later_is_checked_too(digits: Path) -> None:
     (settings,) = Asked(schemes=("int8",)).settings()
     with pytest.raises(UsageError, match="would give other results"):
         cluster.perform(digits.read_bytes(), "a.tflite", settings, {}, 10, None, "another")
-    assert cache.version(True) == cluster.facts()["version"]
+    assert cache.version(True) == connection.facts()["version"]

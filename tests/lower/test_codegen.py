@@ -20,6 +20,7 @@ from tflite2q.errors import DataError
 from tflite2q.execution import reference
 from tflite2q.lower import codegen, demand
 from tflite2q.lower.build import build
+from tflite2q.lower.export import export
 from tflite2q.lower.graph import lower
 from tflite2q.lower.target import resolve, tvm_target
 
@@ -82,6 +83,50 @@ def test_the_bytes_do_not_depend_on_the_number_of_threads(
         tflite2q.compile(digits).save(kept / f"{threads}.so")
         found.append((kept / f"{threads}.so").read_bytes())
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("change", ["nothing", "body", "name"])
+def test_kernels_that_are_begun_early_are_used_only_if_they_are_still_the_same(
+    change: str, digits: Path, tmp_path: Path
+) -> None:
+    graph, target = tflite2q.convert(digits, "int8").graph, tvm_target(resolve("native"))
+    begun: list[Any] = []
+    with codegen.Objects(target) as objects:
+
+        def begin(name: str, function: Any) -> None:
+            begun.append(function)
+            changed = {"nothing": (name, function), "body": (name, begun[0]), "name": (f"other_{name}", function)}
+            objects.add(*changed[change])
+
+        lowered = lower(graph, target, made=begin)
+        built = build(lowered.module, target, objects=objects)
+    assert len(begun) > 2
+    export(built.executable, str(tmp_path / "digits.so"), None)
+    main = relax.VirtualMachine(tvm.runtime.load_module(str(tmp_path / "digits.so")), tvm.cpu())["main"]
+    pixels = np.arange(64, dtype=np.uint8).reshape(1, 8, 8, 1) % 16
+    found = np.from_dlpack(main(tvm.runtime.tensor(pixels))[0])
+    np.testing.assert_array_equal(found, reference.run(graph, pixels)[0])
+
+
+def test_each_kernel_is_begun_early_and_compiled_once(
+    digits: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, compiled = [], []
+    add, made = codegen.Objects.add, codegen.Objects._made
+
+    def adds(self: codegen.Objects, name: str, function: Any) -> None:
+        begun.append(codegen.bare(name))
+        add(self, name, function)
+
+    def makes(self: codegen.Objects, functions: dict[str, Any]) -> Any:
+        compiled.extend(functions)
+        return made(self, functions)
+
+    monkeypatch.setattr(codegen.Objects, "add", adds)
+    monkeypatch.setattr(codegen.Objects, "_made", makes)
+    tflite2q.compile(digits)
+    assert len(begun) > 2
+    assert sorted(compiled) == sorted({*begun, "main_model"})
 
 
 @pytest.mark.parametrize("place", ["memory", "library", "object file"])

@@ -18,6 +18,7 @@ from tflite2q.version import __version__
 
 if TYPE_CHECKING:
     from tflite2q.lower.build import Built
+    from tflite2q.lower.codegen import Objects
     from tflite2q.lower.graph import Lowered
 
 
@@ -68,7 +69,16 @@ class Source:
 
     @cached_property
     def built(self) -> Built:
-        return self._built(self.linked)
+        if not self.linked:
+            return self._built()
+        from tflite2q.lower.build import EXEC_MODES
+        from tflite2q.lower.codegen import Objects
+        from tflite2q.lower.graph import lower
+
+        with Objects(self.target) as objects:
+            if self.exec_mode == EXEC_MODES[0]:  # kernels are compiled meanwhile, always in this order
+                vars(self)["lowered"] = lower(self.graph, self.target, self.use_kernels, objects.add)
+            return self._built(objects)
 
     @cached_property
     def linked(self) -> bool:
@@ -83,9 +93,9 @@ class Source:
 
     def in_memory(self) -> Any:
         """An executable that can be run as it is."""
-        return (self._built(False) if self.linked else self.built).executable
+        return (self._built() if self.linked else self.built).executable
 
-    def _built(self, objects: bool) -> Built:
+    def _built(self, objects: Objects | None = None) -> Built:
         from tflite2q.lower.build import build
 
         return build(self.lowered.module, self.target, self.exec_mode, self.description.encode(), objects)

@@ -12,7 +12,7 @@ from tvm import relax
 from tvm.relax import transform
 from tvm.tirx import PrimFunc
 
-from tflite2q.lower.codegen import link
+from tflite2q.lower.codegen import Objects, link
 from tflite2q.lower.whole import whole
 
 EXEC_MODES = ("compiled", "bytecode")
@@ -37,13 +37,13 @@ class Built:
 
 
 def build(
-    module: Any, target: Any, exec_mode: str = EXEC_MODES[0], manifest: bytes = b"", objects: bool = False
+    module: Any, target: Any, exec_mode: str = EXEC_MODES[0], manifest: bytes = b"", objects: Objects | None = None
 ) -> Built:
     """Machine code of `module` (a tvm.IRModule with a function `main`) for `target` (a tvm.target.Target).
 
     `exec_mode` "compiled" turns the sequence of kernel calls into machine code too; "bytecode" interprets it.  The
-    library's function `manifest` returns `manifest` as a tensor of bytes.  With `objects` the code is in object files,
-    made by several threads: the executable can be exported, and not be run as it is.
+    library's function `manifest` returns `manifest` as a tensor of bytes.  With `objects` the code of kernels is in
+    object files: the executable can be exported, and not be run as it is.
     """
     module = _with_manifest(module, manifest)
     with target:

@@ -7,7 +7,7 @@ which takes four times as long as the rest, and everything through LLVM in one t
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +26,7 @@ BARE = "tflite2q.bare"
 
 OPAQUE = 8  # TVM's op pattern of functions that fusion leaves alone
 
-# Kernels in one object file, and object files of one model: few kernels, so that no file takes much longer than others.
-KERNELS = 4
-OBJECTS = 8
+KERNELS = 4  # in one object file: few, so that threads begin early and end together
 
 
 def symbol(name: str) -> str:
@@ -36,11 +34,15 @@ def symbol(name: str) -> str:
     return f"tflite2q_{name}"
 
 
-def link(module: Any, target: Any, exec_mode: str, objects: bool) -> Any:
+def bare(name: str) -> str:
+    """The name of the bare function that is made of one of tensors called `name`."""
+    return f"{name}_bare"
+
+
+def link(module: Any, target: Any, exec_mode: str, objects: Objects | None) -> Any:
     """A relax executable of a module whose Relax functions are planned, for a tvm.target.Target.
 
-    With `objects` bare kernels are in object files, made by as many threads as there are processors: it can be
-    exported, and not be run as it is.  How kernels are spread over files does not depend on the machine.
+    With `objects` bare kernels are in object files: it can be exported, and not be run as it is.
     """
     constants = dict(module.attrs.get("const_name_to_constant", {})) if module.attrs else {}
     builder = relax.ExecBuilder()
@@ -50,7 +52,8 @@ def link(module: Any, target: Any, exec_mode: str, objects: bool) -> Any:
     apart = {n: f for n, f in sorted(functions.items()) if objects and KERNEL in f.attrs and BARE in f.attrs}
     functions = {name: function for name, function in functions.items() if name not in apart}
     code = compiler.module(functions) if functions else None
-    return VMExecutable(_ffi_api.VMLink(builder, target, code, compiler.objects(apart), constants))
+    libraries = objects.of(apart) if objects else []
+    return VMExecutable(_ffi_api.VMLink(builder, target, code, libraries, constants))
 
 
 def _given_foreign(module: Any) -> frozenset[str]:
@@ -80,20 +83,6 @@ class Compiler:
         """A runtime module: LLVM's optimized IR, from which machine code is made when needed."""
         return tvm.get_global_func("target.build.llvm")(self._lowered(functions), self.target)
 
-    def objects(self, functions: Mapping[str, Any]) -> list[Any]:
-        """Modules of machine code of bare functions, which exporting writes as they are."""
-        names = list(functions)
-        count = min(OBJECTS, -(-len(names) // KERNELS))
-        with files.temporary_folder() as folder, ThreadPoolExecutor(processors()) as pool:
-
-            def compiled(index: int) -> Any:
-                mine = names[index::count]
-                path = str(folder / f"{index}.o")
-                self.module({name: functions[name] for name in mine}).write_to_file(path, "o")
-                return tvm.runtime.load_static_library(path, [symbol(name) for name in mine])
-
-            return list(pool.map(compiled, range(count)))
-
     def _lowered(self, functions: Mapping[str, Any]) -> Any:
         """Functions of TVM's calling convention, and bare ones."""
         full, finish, _ = tirx.get_default_tir_pipeline(self.target)
@@ -116,6 +105,72 @@ class Compiler:
     @property
     def _host(self) -> Any:
         return self.target.with_host(self.target)
+
+
+@dataclass(frozen=True, eq=False)
+class _File:
+    """Bare kernels by name, and their machine code."""
+
+    functions: Mapping[str, Any]
+    module: Future[Any]
+
+    def is_part_of(self, functions: Mapping[str, Any]) -> bool:
+        """Whether all of its kernels are among `functions`, and still do the same."""
+        return all(n in functions and functions[n].body.same_as(f.body) for n, f in self.functions.items())
+
+
+class Objects:
+    """Object files of bare kernels, made by as many threads as there are processors, which start while a graph is
+    still being lowered.  What is in a file depends on the order of the kernels alone, and not on the machine.
+
+    A context: with its end, files that are not made yet are not made any more.
+    """
+
+    def __init__(self, target: Any) -> None:
+        self._compiler = Compiler(target)
+        self._pool = ThreadPoolExecutor(processors())
+        self._next: dict[str, Any] = {}
+        self._files: list[_File] = []
+
+    def __enter__(self) -> Objects:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def add(self, name: str, function: Any) -> None:
+        """Begin with a kernel of tensors, which will most likely be asked for as a bare one; once for each name."""
+        if bare(name) not in self._begun():
+            self._add(bare(name), function.with_attr(BARE, True))
+
+    def of(self, functions: Mapping[str, Any]) -> list[Any]:
+        """Modules of machine code of bare kernels, which exporting writes as they are."""
+        self._start()
+        self._files = [file for file in self._files if file.is_part_of(functions)]
+        for name in sorted(functions.keys() - self._begun()):
+            self._add(name, functions[name])
+        self._start()
+        return [file.module.result() for file in self._files]
+
+    def _begun(self) -> set[str]:
+        return {*self._next, *(name for file in self._files for name in file.functions)}
+
+    def _add(self, name: str, function: Any) -> None:
+        self._next[name] = function
+        if len(self._next) == KERNELS:
+            self._start()
+
+    def _start(self) -> None:
+        """Begin with the file of the kernels that wait for one."""
+        if self._next:
+            self._files.append(_File(self._next, self._pool.submit(self._made, self._next)))
+            self._next = {}
+
+    def _made(self, functions: Mapping[str, Any]) -> Any:
+        with files.temporary_folder() as folder:
+            path = str(folder / "kernels.o")
+            self._compiler.module(functions).write_to_file(path, "o")
+            return tvm.runtime.load_static_library(path, [symbol(name) for name in functions])
 
 
 def _kernel_passes() -> Any:

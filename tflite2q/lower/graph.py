@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -27,6 +27,8 @@ from tflite2q.lower.relax_core import RelaxCore, shape_of
 
 CORE_OPERATIONS = "core operations"
 NOTHING = "nothing to compute: the same bytes"
+
+Made = Callable[[str, Any], None]  # takes the name and the function (a tvm.tirx.PrimFunc) of a kernel
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class _Module:
     target: Any
     builder: Any
     use_kernels: bool
+    made: Made | None
     functions: dict[Hashable, Any] = field(default_factory=dict)
 
 
@@ -73,15 +76,17 @@ class _State:
     inner: list[Choice] = field(default_factory=list)
 
 
-def lower(graph: Graph, target: Any, use_kernels: bool = True) -> Lowered:
+def lower(graph: Graph, target: Any, use_kernels: bool = True, made: Made | None = None) -> Lowered:
     """`graph` for `target` (a tvm.target.Target); without kernels, every op is its own definition over core operations.
 
+    `made` is called with each kernel of a graph without branches and loops, as soon as its function is there.
     Numbers that follow from the shapes are computed now.  Variables that no op updates are constants.
     """
     check_runnable(graph)
     graph = folded(graph)
-    module = _Module(target, relax.BlockBuilder(), use_kernels)
-    if not any(op.regions for op in graph.ops):
+    branches = any(op.regions for op in graph.ops)
+    module = _Module(target, relax.BlockBuilder(), use_kernels, None if branches else made)
+    if not branches:
         with module.builder.function("main", parameters := _parameters(graph)):
             with module.builder.dataflow():
                 choices, results = _body(graph, module, parameters)
@@ -158,7 +163,9 @@ def _call(module: _Module, core: RelaxCore, built: Built, operands: Sequence[Any
     """The result of a kernel; kernels with equal keys are one function."""
     if built.key not in module.functions:
         function = built.func.with_attr(KERNEL, True).with_attr("op_pattern", OPAQUE)
-        module.functions[built.key] = module.builder.add_func(function, _identifier(built.name))
+        variable = module.functions[built.key] = module.builder.add_func(function, _identifier(built.name))
+        if module.made:
+            module.made(variable.name_hint, function)
     inputs = [_shaped(core, x, tensor) for x, tensor in zip(operands, built.inputs, strict=True)]
     constants = [core.expr(array) for array in built.constants]
     output = relax.TensorType(built.output.shape, built.output.dtype)

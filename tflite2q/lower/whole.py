@@ -16,11 +16,11 @@ import tvm
 from tvm import relax, tirx
 from tvm.relax.op import memory
 
-from tflite2q.lower.codegen import BARE, KERNEL, symbol
+from tflite2q.lower.codegen import BARE, KERNEL, bare, symbol
 from tflite2q.lower.entry import MAIN, MANY, REST, aligned
 from tflite2q.lower.sequence import Plan, plan, size
 
-ONE_CALL, MODEL, CALL, COPY = "_in_one_call", "_model", "_call", "_bare"  # endings of names
+ONE_CALL, MODEL, CALL = "_in_one_call", "_model", "_call"  # endings of names
 
 
 def whole(module: Any) -> Any:
@@ -51,7 +51,7 @@ def _bare(module: Any, names: set[str]) -> None:
         if isinstance(function, relax.Function):
             relax.analysis.post_order_visit(function, visit)
     for name in sorted(names):
-        module[name + COPY] = module[name].with_attr(BARE, True)
+        module[bare(name)] = module[name].with_attr(BARE, True)
         if name not in called:
             del module[name]
 
@@ -87,7 +87,7 @@ def _model(plan: Plan) -> Any:
     """One run, as a bare function."""
     buffers = _bytes(plan)
     body = [
-        _checked(name + COPY, [tirx.handle_add_byte_offset(buffers[p.buffer].data, p.offset) for p in places])
+        _checked(bare(name), [tirx.handle_add_byte_offset(buffers[p.buffer].data, p.offset) for p in places])
         for name, places in plan.calls
     ]
     body += [_copy(buffers[place.buffer], place.offset, buffers[name]) for place, name in plan.copies]
