@@ -169,13 +169,23 @@ def _watch(child: int, deadline: float, memory: int) -> str:
         os.close(ended)
 
 
+# Each job starts with the allocator of a new process, which gives memory back at once and takes it again, page by page.
+# With these settings of glibc it begins as it would go on: the first two are what they become by themselves in a
+# process that lives longer.  Page faults of a job halve.
+MEMORY_KEPT = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
+    "MALLOC_TOP_PAD_": str(4 << 20),
+}
+
+
 def environment() -> Mapping[str, str]:
     """What a keeper is started with: this very program, and one thread for NumPy, as there are several jobs at once and
     threads must not change sums."""
     root = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
     one: dict[str, Any] = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    return {**os.environ, **one, "PYTHONPATH": path}
+    return {**MEMORY_KEPT, **os.environ, **one, "PYTHONPATH": path}
 
 
 if __name__ == "__main__":
