@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import asdict
@@ -17,7 +18,7 @@ from tflite2q import files
 from tflite2q.batch import cache, work
 from tflite2q.batch.connection import Connection, WorkersLostError, facts, unlike
 from tflite2q.batch.local import Keeper, Limits, fair_memory
-from tflite2q.batch.records import DIED, UNWRITTEN, Outcome, Settings
+from tflite2q.batch.records import DIED, UNWRITTEN, Done, Outcome, Settings
 from tflite2q.errors import OutputError, UsageError
 
 Pack = list[tuple[str, bytes]]
@@ -28,8 +29,12 @@ _mine = threading.local()
 def perform(
     content: bytes, name: str, settings: Settings, packs: dict[str, Pack], seconds: float, memory: int | None,
     version: str,
-) -> tuple[dict[str, Any], dict[str, bytes]]:  # fmt: skip
-    """Do a job on a worker; its outcome, and its files by their endings.  Raises UsageError on another version."""
+) -> tuple[dict[str, Any], float, dict[str, bytes]]:  # fmt: skip
+    """Do a job on a worker; its outcome, the seconds that it took, and its files by their endings.
+
+    Raises UsageError on another version.
+    """
+    started = time.monotonic()
     if cache.version(True) != version:  # a worker that came later
         raise UsageError(unlike(os.uname().nodename, cache.version(True), version))
     if not hasattr(_mine, "keeper"):
@@ -40,10 +45,12 @@ def perform(
             work.prepare(folder, name, content, settings)
             limits = Limits(seconds, memory or fair_memory(_threads()))
             outcome = _mine.keeper.run(folder, limits, settings.running)
-            return asdict(outcome), {path.name: path.read_bytes() for path in (folder / work.OUT).iterdir()}
+            made = {path.name: path.read_bytes() for path in (folder / work.OUT).iterdir()}
+            return asdict(outcome), time.monotonic() - started, made
     except OSError as error:
         reason = f"cannot be written on the worker {os.uname().nodename}: {error.strerror or error}"
-        return asdict(Outcome(UNWRITTEN, f"{reason}; check the free space of its TMPDIR")), {}
+        outcome = Outcome(UNWRITTEN, f"{reason}; check the free space of its TMPDIR")
+        return asdict(outcome), time.monotonic() - started, {}
 
 
 def _threads() -> int:
@@ -86,15 +93,15 @@ class Cluster:
     def window(self) -> int:
         return self._connection.window
 
-    def submit(self, folder: Path, name: str, content: bytes, settings: Settings) -> Future[Outcome]:
-        """Send a job; its files are in `folder`/out when the outcome is there."""
+    def submit(self, folder: Path, name: str, content: bytes, settings: Settings) -> Future[Done]:
+        """Let a job wait for its turn; its files are in `folder`/out when the outcome is there."""
         (folder / work.OUT).mkdir()
         packs = {what: self._packed(path) for what, path in settings.paths.items()}
-        answer: Future[Outcome] = Future()
-        done = self._connection.submit(
+        answer: Future[Done] = Future()
+        asked = self._connection.submit(
             perform, content, name, settings, packs, self._seconds, self._memory, self._version
         )
-        done.add_done_callback(lambda done: _unpack(done, folder, answer))
+        asked.add_done_callback(lambda done: _unpack(done, folder, answer))
         return answer
 
     def _packed(self, path: str) -> Any:
@@ -107,16 +114,16 @@ class Cluster:
         self._connection.close()
 
 
-def _unpack(done: Future[Any], folder: Path, answer: Future[Outcome]) -> None:
+def _unpack(done: Future[Any], folder: Path, answer: Future[Done]) -> None:
     """Write the files of a job that a worker has done, and hand on its outcome."""
     try:
-        found, contents = done.result()
+        found, seconds, contents = done.result()
         for ending, content in contents.items():
             files.write(folder / work.OUT / ending, content, tidy=False)
-        answer.set_result(Outcome.of(found))
+        answer.set_result(Done(Outcome.of(found), seconds))
     except WorkersLostError as error:
-        answer.set_result(Outcome(DIED, str(error)))
+        answer.set_result(Done(Outcome(DIED, str(error)), 0.0))
     except OutputError as error:
-        answer.set_result(Outcome(UNWRITTEN, str(error)))
+        answer.set_result(Done(Outcome(UNWRITTEN, str(error)), 0.0))
     except BaseException as error:
         answer.set_exception(error)

@@ -8,12 +8,13 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from tflite2q.batch import keeper, work
-from tflite2q.batch.records import DIED, Outcome, Settings
+from tflite2q.batch.records import DIED, Done, Outcome, Settings
 
 PARTING = 0.5  # seconds for a keeper to end its job and itself
 SHARE = 0.9  # of the memory that is free
@@ -115,10 +116,10 @@ class Keeper:
 
 
 class Local:
-    """Runs jobs in folders of this machine, `jobs` at once."""
+    """Runs jobs in folders of this machine, `jobs` at once.  One more waits, so that none of them does."""
 
     def __init__(self, jobs: int, limits: Limits) -> None:
-        self.window = jobs
+        self.window = jobs + 1
         self._limits = limits
         self._idle: queue.SimpleQueue[Keeper] = queue.SimpleQueue()
         self._keepers = [Keeper() for _ in range(jobs)]
@@ -126,15 +127,15 @@ class Local:
             self._idle.put(each)
         self._threads = ThreadPoolExecutor(jobs)
 
-    def submit(self, folder: Path, name: str, content: bytes, settings: Settings) -> Future[Outcome]:
-        """Start a job; its files are in `folder`/out when it is done."""
+    def submit(self, folder: Path, name: str, content: bytes, settings: Settings) -> Future[Done]:
+        """Let a job wait for its turn; its files are in `folder`/out when it is done."""
         work.prepare(folder, name, content, settings)
         return self._threads.submit(self._run, folder, settings.running)
 
-    def _run(self, folder: Path, running: bool) -> Outcome:
-        mine = self._idle.get()
+    def _run(self, folder: Path, running: bool) -> Done:
+        mine, started = self._idle.get(), time.monotonic()
         try:
-            return mine.run(folder, self._limits, running)
+            return Done(mine.run(folder, self._limits, running), time.monotonic() - started)
         finally:
             self._idle.put(mine)
 

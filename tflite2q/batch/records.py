@@ -101,6 +101,14 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Done:
+    """A job that was done: its outcome, and the seconds that it took, without those that it waited for its turn."""
+
+    outcome: Outcome
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Record:
     """A job with its outcome: `seconds` is the time that it took now, `cached` whether the result was there."""
 

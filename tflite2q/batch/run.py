@@ -16,7 +16,7 @@ from tflite2q.batch import cache as caches
 from tflite2q.batch import places, work
 from tflite2q.batch.cache import Cache
 from tflite2q.batch.places import Place
-from tflite2q.batch.records import REFUSED, UNWRITTEN, USABLE, Job, Outcome, Record, Settings, Summary
+from tflite2q.batch.records import REFUSED, UNWRITTEN, USABLE, Done, Job, Outcome, Record, Settings, Summary
 from tflite2q.errors import OutputError, Tflite2qError, UsageError
 
 # Called with the record of each job as it ends.
@@ -29,8 +29,8 @@ class Engine(Protocol):
     @property
     def window(self) -> int: ...
 
-    def submit(self, folder: Path, name: str, content: bytes, settings: Settings) -> Future[Outcome]:
-        """Start a job; its files are in `folder`/out when the outcome is there."""
+    def submit(self, folder: Path, name: str, content: bytes, settings: Settings) -> Future[Done]:
+        """Let a job wait for its turn; its files are in `folder`/out when the outcome is there."""
         ...
 
     def close(self) -> None:
@@ -45,7 +45,6 @@ class _Working:
     index: int
     key: str
     folder: Path
-    started: float
     stack: ExitStack
 
 
@@ -67,7 +66,7 @@ class Batch:
     def run(self, engine: Engine, told: Told) -> Summary:
         """Do all jobs; whatever is raised, what is done is kept."""
         started = time.monotonic()
-        running: dict[Future[Outcome], _Working] = {}
+        running: dict[Future[Done], _Working] = {}
         try:
             for index in range(len(self._jobs)):
                 began = self._begin(index, engine)
@@ -86,7 +85,7 @@ class Batch:
             self._cache.close()
         return Summary(tuple(self._records[i] for i in range(len(self._jobs))), time.monotonic() - started)
 
-    def _begin(self, index: int, engine: Engine) -> Record | tuple[Future[Outcome], _Working]:
+    def _begin(self, index: int, engine: Engine) -> Record | tuple[Future[Done], _Working]:
         """The record of a job whose result is kept or that cannot be begun; else the job, begun."""
         job, started = self._jobs[index], time.monotonic()
         try:
@@ -98,14 +97,14 @@ class Batch:
                 self.kept += 1
                 return Record(job, found, time.monotonic() - started, True)
         except Tflite2qError as error:
-            return self._refused(job, error, started)
+            return self._refused(job, error, time.monotonic() - started)
         with ExitStack() as stack:
             folder = stack.enter_context(self._cache.staging(index))
             try:
                 future = engine.submit(folder, name, content, job.settings)
             except OSError as error:
-                return self._refused(job, _unwritable(str(folder), error), started)
-            return future, _Working(index, key, folder, started, stack.pop_all())
+                return self._refused(job, _unwritable(str(folder), error), time.monotonic() - started)
+            return future, _Working(index, key, folder, stack.pop_all())
 
     def _found(self, key: str) -> Outcome | None:
         try:
@@ -113,11 +112,11 @@ class Batch:
         except OSError as error:
             raise places.unreachable(self._cache.place.name(), error) from error
 
-    def _collect(self, running: dict[Future[Outcome], _Working], told: Told) -> None:
+    def _collect(self, running: dict[Future[Done], _Working], told: Told) -> None:
         """Wait for a job to end, keep its result and put it in its place."""
         done, _ = wait(running, return_when=FIRST_COMPLETED)
         for future in done:
-            outcome, working = future.result(), running[future]
+            outcome, seconds, working = future.result().outcome, future.result().seconds, running[future]
             job = self._jobs[working.index]
             made: dict[str, bytes] = {}
             try:
@@ -130,20 +129,20 @@ class Batch:
                     self._cache.keep(working.key, outcome)
                     self.kept += 1  # before its files can be seen
                 self._put(job, outcome, made)
-                record = Record(job, outcome, time.monotonic() - working.started, False)
+                record = Record(job, outcome, seconds, False)
             except UsageError as error:
-                record = self._refused(job, error, working.started)
+                record = self._refused(job, error, seconds)
             except OSError as error:
-                record = self._refused(job, _unwritable(self._cache.place.name(), error), working.started)
+                record = self._refused(job, _unwritable(self._cache.place.name(), error), seconds)
             running.pop(future).stack.close()
             self._tell(working.index, record, told)
 
-    def _refused(self, job: Job, error: Tflite2qError, started: float) -> Record:
+    def _refused(self, job: Job, error: Tflite2qError, seconds: float) -> Record:
         """The record of a job that cannot be done; outputs of an earlier run would pass for its own."""
         outcome = Outcome(UNWRITTEN if isinstance(error, OutputError) else REFUSED, str(error))
         with suppress(UsageError):
             self._put(job, outcome)
-        return Record(job, outcome, time.monotonic() - started, False)
+        return Record(job, outcome, seconds, False)
 
     def _tell(self, index: int, record: Record, told: Told) -> None:
         self._records[index] = record

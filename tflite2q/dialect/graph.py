@@ -191,7 +191,7 @@ def _verify_quantization(value: Value, q: Quantization) -> None:
             f"value {value.name!r}: {len(q.scale)} scales on axis {q.axis} of shape {list(shape)}{blocks}"
         )
     low, high = RANGES.get(dtype, (0, 0))
-    if dtype in RANGES and not all(low <= z <= high for z in q.zero_point):
+    if dtype in RANGES and not low <= min(q.zero_point) <= max(q.zero_point) <= high:
         raise InvalidGraph(f"value {value.name!r}: a zero point is not in the range of {dtype}")
 
 

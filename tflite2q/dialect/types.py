@@ -43,9 +43,11 @@ class Quantization:
             raise InvalidGraph(f"{len(self.scale)} scales with {len(self.zero_point)} zero points")
         if self.axis is None and len(self.scale) != 1:
             raise InvalidGraph(f"{len(self.scale)} scales without an axis")
-        for scale in self.scale:
-            if not np.isfinite(scale) or scale <= 0 or float(np.float32(scale)) != scale:
-                raise InvalidGraph(f"a scale must be a positive, finite float32, not {scale:g}")
+        scales = np.array(self.scale, np.float64)
+        with np.errstate(over="ignore"):
+            held = np.isfinite(scales) & (scales > 0) & (scales.astype(np.float32) == scales)
+        if not held.all():
+            raise InvalidGraph(f"a scale must be a positive, finite float32, not {scales[~held][0]:g}")
 
     @staticmethod
     def per_tensor(scale: float, zero_point: int) -> Quantization:
@@ -55,7 +57,7 @@ class Quantization:
     @staticmethod
     def per_channel(scales: npt.ArrayLike, axis: int) -> Quantization:
         """Symmetric: every zero point 0."""
-        values = tuple(float(s) for s in np.asarray(scales, np.float32))
+        values = tuple(np.asarray(scales, np.float32).tolist())
         return Quantization(values, (0,) * len(values), axis if len(values) > 1 else None)
 
     @property
