@@ -11,7 +11,7 @@ from plans import built, refusal
 from tflite2q.kernels.contracts import Contract
 from tflite2q.lower.target import resolve, tvm_target
 
-PRODUCT = re.compile(r"(sdot|udot|usdot|sudot|smmla|ummla|usmmla|smlal2?|umlal2?)\b")
+PRODUCT = re.compile(r"(sdot|udot|usdot|sudot|smmla|ummla|usmmla|smlal2?|umlal2?|smull2?(?=\s+v))\b")
 LABEL = re.compile(r"(\.LBB\w+|[A-Za-z_]\w*):")
 BRANCH = re.compile(r"(?:b|b\.\w+|cbn?z|tbn?z)\b.*?(\.LBB\w+)")
 VECTOR_REGISTER = re.compile(r"\b[bhsdqv]\d+\b")

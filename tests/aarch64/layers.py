@@ -34,6 +34,7 @@ class Layer:
     scale: float = 2e-3
     large_bias: bool = False
     batch: int = 2
+    narrow: bool = False  # int8 weights without -128, as converters write them
 
     def contract(self, seed: int) -> Conv2DContract:
         generator = np.random.default_rng(seed)
@@ -42,12 +43,13 @@ class Layer:
         out_w = (self.size + self.padding[1] + self.padding[3] - self.dilation * (kw - 1) - 1) // self.stride + 1
         low, high = (0, 255) if self.y == "uint8" else (-128, 127)
         zero = (low + high) // 2 + 7
+        weights = codes(generator, (self.out_c, kh, kw, self.in_c), self.weights)
         return Conv2DContract(
             batch=self.batch, in_h=self.size, in_w=self.size, in_c=self.in_c,
             out_h=out_h, out_w=out_w, out_c=self.out_c,
             strides=(self.stride, self.stride), dilation=(self.dilation, self.dilation), padding=self.padding, groups=1,
             x_dtype=self.x, x_zero_point=130 if self.x == "uint8" else -9,
-            weights=codes(generator, (self.out_c, kh, kw, self.in_c), self.weights),
+            weights=np.maximum(weights, -127) if self.narrow else weights,
             weight_zero_points=(self.weight_zero_point,), bias=self.bias(generator),
             rescale=Rescale(
                 self.multipliers(generator), zero, zero if self.relu else low, high, self.y, self.arithmetic

@@ -89,6 +89,8 @@ LAYERS: dict[str, Layer] = {
     ),
     "few_pixels_parallel": Layer(in_c=512, out_c=96, size=3, batch=1),
 }
+# Without -128 two products fit 16 bits, which NEON makes use of.
+NARROW = {f"{name}_narrow": replace(layer, narrow=True) for name, layer in LAYERS.items() if layer.weights == "int8"}
 
 THREE = (3, 3)
 DEPTHWISE: dict[str, Layer] = {
@@ -113,7 +115,10 @@ DEPTHWISE: dict[str, Layer] = {
 
 
 # One of each kind of work: the quick test's.
-FEW_CONVOLUTIONS = ("asymmetric_3x3", "odd_depth", "narrow_rest", "large_multipliers", "odd_pixels_whole_tiles")
+FEW_CONVOLUTIONS = (
+    "asymmetric_3x3", "odd_depth", "narrow_rest", "large_multipliers", "odd_pixels_whole_tiles",
+    "first_layer_narrow", "narrow_rest_narrow",
+)  # fmt: skip
 FEW_DEPTHWISE = ("overlapping_blocks", "five", "wide_weights")
 
 
@@ -199,6 +204,8 @@ def dense(emulator: Emulator) -> dict[str, Asked]:
     )  # fmt: skip
     contracts = {
         "one_row": base,
+        "narrow_row": replace(base, weights=np.maximum(base.weights, -127)),
+        "narrow_rows": replace(base, rows=7, weights=np.maximum(base.weights, -127)),
         "rows": replace(base, rows=7),
         "float64": replace(base, rescale=replace(rescale, arithmetic="float64")),
         "asymmetric_rows": replace(
@@ -256,7 +263,7 @@ def planes(emulator: Emulator, dtype: str) -> dict[str, Asked]:
 
 @pytest.mark.aarch64_quick
 def test_some_of_every_kernel(emulator: Emulator, tmp_path: Path) -> None:
-    few = convolutions(emulator, {name: LAYERS[name] for name in FEW_CONVOLUTIONS})
+    few = convolutions(emulator, {name: (LAYERS | NARROW)[name] for name in FEW_CONVOLUTIONS})
     few |= depthwise(emulator, FEW_DEPTHWISE) | lookups(emulator, "int8", (17, 256)) | planes(emulator, "uint8")
     few["dense_float64"] = dense(emulator)["dense_float64"]
     check(emulator, tmp_path, few)
@@ -264,6 +271,10 @@ def test_some_of_every_kernel(emulator: Emulator, tmp_path: Path) -> None:
 
 def test_convolutions(emulator: Emulator, tmp_path: Path) -> None:
     check(emulator, tmp_path, convolutions(emulator, LAYERS))
+
+
+def test_convolutions_of_narrow_weights(emulator: Emulator, tmp_path: Path) -> None:
+    check(emulator, tmp_path, convolutions(emulator, NARROW))
 
 
 def drawn(seed: int) -> Layer:
@@ -279,7 +290,7 @@ def drawn(seed: int) -> Layer:
         size=int(generator.integers(5, 12)), kernel=kernel, stride=one_of(1, 1, 2, 3),
         padding=one_of((0, 0, 0, 0), SAME, (0, 1, 2, 0)), x=one_of("int8", "uint8"), y=one_of("int8", "uint8"),
         arithmetic=one_of("fixed", "float32", "shift"), relu=one_of(False, True), batch=one_of(1, 2, 3),
-        **one_of({}, {}, {"weights": "uint8", "weight_zero_point": 120}),
+        **one_of({}, {"narrow": True}, {"narrow": True}, {"weights": "uint8", "weight_zero_point": 120}),
     )  # fmt: skip
 
 

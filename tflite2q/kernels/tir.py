@@ -102,9 +102,10 @@ def part(value: Expr, first: int, count: int) -> Expr:
     return shuffle([value], range(first, first + count))
 
 
-def wrapping_add(a: Expr, b: Expr, lanes: int) -> Expr:
-    """int32 addition modulo 2**32.  Plain signed addition tells LLVM that it never overflows."""
-    unsigned, signed = vector("uint32", lanes), vector("int32", lanes)
+def wrapping_add(a: Expr, b: Expr, lanes: int, dtype: str = "int32") -> Expr:
+    """Addition modulo 2**32 (or as many bits as `dtype` has).  Plain signed addition tells LLVM that it never
+    overflows."""
+    unsigned, signed = vector(f"u{dtype}", lanes), vector(dtype, lanes)
     return T.reinterpret(signed, T.reinterpret(unsigned, a) + T.reinterpret(unsigned, b))
 
 

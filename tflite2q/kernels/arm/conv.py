@@ -7,7 +7,7 @@ matrix level is 24 to 10, with 12 x 8 tiles of inputs brought together in pairs,
 is the multiplier's throughput, and memory for weights that exceed the caches.
 
 Weights that do not fit in eight bits after their zero point is subtracted take the sum of each pixel's inputs, which is
-computed once for all channels; at the NEON level they fit the sixteen bits that its weights have.
+computed once for all channels; at the NEON level sixteen bits hold them, in a slower form.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tflite2q.kernels.arm.epilogue import ArmEpilogue
 from tflite2q.kernels.arm.input_sums import input_sums
 from tflite2q.kernels.arm.isa import LANES, Form, Level
 from tflite2q.kernels.arm.pixel_pairs import first_pixel, paired, pixel_pairs
-from tflite2q.kernels.contracts import Conv2DContract, DenseContract, Tensor
+from tflite2q.kernels.contracts import Array, Conv2DContract, DenseContract, Tensor
 from tflite2q.kernels.frame import Arrays, Plan, Tensors
 from tflite2q.kernels.gemm import (
     BY_CHANNELS,
@@ -134,13 +134,22 @@ def _form(conv: Conv2DContract, level: Level, g: Geometry) -> Form:
     Pairs are made where that copies no input twice and more than one block of channels reads them.
     """
     if level == isa.NEON:
-        return isa.widen(conv.x_dtype)
+        halves = isa.halves(conv.x_dtype)
+        return halves if _fits_halves(conv, g, halves) else isa.widen(conv.x_dtype)
     if level == isa.DOTPROD or g.rows * g.width < 2:
         return isa.dot(conv.x_dtype, mixed=level == isa.I8MM)
     pairs = isa.pairs(conv.x_dtype)
     if len(g.runs) == 1 and g.run <= g.pixel_step and conv.out_c > pairs.vectors * LANES:
         return pairs
     return isa.matrix(conv.x_dtype) if g.width >= 2 else isa.dot(conv.x_dtype, mixed=True)
+
+
+def _fits_halves(conv: Conv2DContract, g: Geometry, form: Form) -> bool:
+    """Whether two products of every weight that are added in 16 bits fit there."""
+    if not layout.fits_eight_bits(conv):
+        return False
+    weights = g.grouped(layout.centered_weights(conv), form.unit)
+    return not bool((weights.reshape(*weights.shape[:-1], form.parts, -1) == -128).all(axis=-2).any())
 
 
 def _tile_pixels(width: int, form: Form, vectors: int) -> int:
@@ -162,19 +171,21 @@ def _pack(conv: Conv2DContract, program: Program) -> Arrays:
     weights = layout.signed_weights(conv)[0] if program.input_sums else layout.centered_weights(conv)
     grouped = program.geometry.grouped(weights, form.unit)  # [channels, steps, unit]
     indices = [s.channel_indices() for s in program.sections]
-    packed = {
-        f"weights {number}": grouped[index]
-        .transpose(0, 2, 1, 3)
-        .reshape(len(index), program.steps(form.unit), -1)
-        .astype(form.weight_dtype)
-        for number, index in enumerate(indices)
-    }
+    packed = {f"weights {number}": _in_steps(grouped[index], form) for number, index in enumerate(indices)}
     channels = np.concatenate([index.reshape(-1, LANES) for index in indices])
     packed["bias"] = layout.folded_bias(conv, conv.x_zero_point - form.shift)[channels]
     packed["zeros"] = np.zeros(ZEROS.shape, np.int32)
     if program.input_sums:
         packed["input factor"] = np.array([-layout.signed_weights(conv)[1]], np.int32)
     return {**packed, **program.ending.pack(conv.rescale, channels)}
+
+
+def _in_steps(weights: Array, form: Form) -> Array:
+    """Weights [blocks, channels, steps, unit] in the order of tiles: [blocks, steps, channels * unit]."""
+    blocks, channels, steps, unit = weights.shape
+    vectors = weights.transpose(0, 2, 1, 3).reshape(blocks, steps, channels // LANES, LANES, form.parts, -1)
+    ordered: Array = vectors.swapaxes(3, 4).reshape(blocks, steps, channels * unit)
+    return ordered.astype(form.weight_dtype)
 
 
 @dataclass(frozen=True)
