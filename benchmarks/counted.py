@@ -1,7 +1,7 @@
 """Runs on the emulated Arm machine: marks what the emulator's counter is to count.  With NumPy and a runtime only.
 
     counted.py litert MODEL.tflite ...      LiteRT's `invoke`
-    counted.py ours LIBRARY.so ...          the compiled model's `main`, and its results as arrays
+    counted.py ours LIBRARY.so ...          the compiled model's function without the virtual machine
 
 For each file: runs that are not counted, then blocks of one share, two, one and two, each between two marks.  How many
 runs are a share is printed.
@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -48,16 +49,13 @@ def ours(path: str) -> Callable[[], Any]:
     machine = VirtualMachine(tvm.runtime.load_module(path), tvm.cpu())
     content = machine["manifest"]().numpy().tobytes()
     inputs = json.loads(content[content.index(b"{") :])["inputs"]
-    arguments = [tvm.runtime.tensor(codes(value["shape"], value["dtype"])) for value in inputs]
-    main, item = machine["main"], tvm.get_global_func("ffi.ArrayGetItem")
-    count = len(main(*arguments))
-
-    def run() -> list[Any]:
-        # What `run` of a bound executable does.
-        found = main(*arguments)
-        return [np.from_dlpack(item(found, index)) for index in range(count)]
-
-    return run
+    # What `run` of a bound executable does: inputs and results have their places, here 64 bytes or multiples of them.
+    sizes, *rest = machine["main_rest"]()
+    places = [tvm.runtime.empty((1, -(-int(size) // 64) * 64), "uint8") for size in sizes.numpy()]
+    for place, value in zip(places, inputs, strict=False):
+        array = codes(value["shape"], value["dtype"])
+        np.from_dlpack(place)[0, : array.nbytes] = array.reshape(-1).view(np.uint8)
+    return partial(machine.module.get_function("main_many", True), *places, *rest, 1)
 
 
 def codes(shape: Any, dtype: Any) -> Any:
