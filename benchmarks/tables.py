@@ -87,7 +87,9 @@ def accuracy_summary(result: Result) -> str:
 def schemes(result: Result) -> str:
     """Times of every scheme on every labelled model, beside accuracy and size where `accuracy` was measured."""
     about = {(row["model"], row["scheme"]): row for row in _kept("accuracy")}
-    parts = [measured_on(result)]
+    parts = [f"Times. {measured_on(result)}"]
+    if about:
+        parts.append(f"Accuracy and size, the same on every machine. {measured_on(read('accuracy'))}")
     for model in dict.fromkeys(row["model"] for row in result["rows"]):
         rows = [row for row in result["rows"] if row["model"] == model]
         rows.sort(key=lambda row: (row["scheme"] != ORIGINAL, row["scheme"]))
