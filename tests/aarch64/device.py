@@ -1,6 +1,7 @@
 """Runs compiled code on the (emulated) device, with TVM's runtime and NumPy and nothing of tflite2q.
 
-    device.py models LIBRARY INPUTS.npz OUTPUTS.npz ...     the model's `main`, once for each sample
+    device.py models LIBRARY INPUTS.npz OUTPUTS.npz ...     the model's `main`, once for each sample (without inputs:
+                                                            once)
     device.py kernels LIBRARY INPUTS.npz OUTPUTS.npz ...    each function of the library, on its own arguments
 
 INPUTS for models: arrays x0, x1, ... with samples on the first axis; outputs likewise y0, y1, ....  For kernels: arrays
@@ -22,7 +23,7 @@ UNTOUCHED = 0xA5
 
 def models(library: str, inputs: Any) -> dict[str, Any]:
     main = relax.VirtualMachine(tvm.runtime.load_module(library), tvm.cpu())["main"]
-    samples = list(zip(*(inputs[f"x{i}"] for i in range(len(inputs.files))), strict=True))
+    samples = list(zip(*(inputs[f"x{i}"] for i in range(len(inputs.files))), strict=True)) or [()]
     runs = [[np.array(y.numpy()) for y in main(*map(tvm.runtime.tensor, sample))] for sample in samples]
     return {f"y{i}": np.stack(values) for i, values in enumerate(zip(*runs, strict=True))}
 
