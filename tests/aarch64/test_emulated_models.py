@@ -76,8 +76,12 @@ def check(emulator: Emulator, folder: Path, path: Path, count: int, schemes: Ite
     jobs: list[Path] = []
     for name, graph in graphs.items():
         files = [folder / f"{name}.so", folder / f"{name}-in.npz", folder / f"{name}-out.npz"]
-        tflite2q.compile(graph, TARGETS[emulator.cpu]).save(files[0])
-        np.savez(files[1], **random_samples(graph, count))
+        executable = tflite2q.compile(graph, TARGETS[emulator.cpu])
+        executable.save(files[0])
+        given = random_samples(graph, count)
+        for i, state in enumerate(executable.initial_states, len(given)):  # each sample starts anew
+            given[f"x{i}"] = np.repeat(state[None], count, axis=0)
+        np.savez(files[1], **given)
         jobs += files
     emulator.run(Path(__file__).with_name("device.py"), "models", *jobs, timeout=3600)
     for name, graph in graphs.items():
