@@ -139,6 +139,8 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=100, help="conversions of each kind")
     parser.add_argument("--dask", action="store_true", help="also on 1 and 2 Dask workers")
     options = parser.parse_args()
+    if options.models < 3:
+        parser.error("--models: 3 or more, which are divided into three parts")
     os.environ.pop("TFLITE2Q_CACHE", None)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

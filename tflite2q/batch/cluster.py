@@ -101,7 +101,7 @@ class Cluster:
         asked = self._connection.submit(
             perform, content, name, settings, packs, self._seconds, self._memory, self._version
         )
-        asked.add_done_callback(lambda done: _unpack(done, folder, answer))
+        asked.add_done_callback(lambda done: _received(done, folder, answer))
         return answer
 
     def _packed(self, path: str) -> Any:
@@ -114,7 +114,7 @@ class Cluster:
         self._connection.close()
 
 
-def _unpack(done: Future[Any], folder: Path, answer: Future[Done]) -> None:
+def _received(done: Future[Any], folder: Path, answer: Future[Done]) -> None:
     """Write the files of a job that a worker has done, and hand on its outcome."""
     try:
         found, seconds, contents = done.result()
