@@ -35,9 +35,11 @@ def _weights(d: Draw, dtype: str, shape: tuple[int, ...], axis: int, zero_points
     return d.constant(d.data(kind), kind), quantization
 
 
-def _bias(d: Draw, dtype: str, x: TensorType, q: Quantization, count: int) -> tuple[str, dict[str, str]]:
-    """A bias as far out as its type goes, and what has to say its type."""
-    wide = d.pick(("int32", "int64")) if dtype == "int16" else "int32"
+def _bias(
+    d: Draw, dtype: str, x: TensorType, q: Quantization, count: int, depthwise: bool = False
+) -> tuple[str, dict[str, str]]:
+    """A bias as far out as its type goes, and what has to say its type; a depthwise one of int16 is always wide."""
+    wide = d.pick(("int64",) if depthwise else ("int32", "int64")) if dtype == "int16" else "int32"
     reach = d.pick(REACHES if wide == "int32" else (*REACHES, 2**40, 2**47))
     stated = Quantization.per_channel([np.float32(x.scale) * np.float32(s) for s in q.scale], 0)
     array = d.rng.integers(-reach, reach + 1, count)
@@ -77,8 +79,8 @@ def _convolution(d: Draw, cls: type[Op], dtype: str) -> Case:
     name = d.input(x)
     if (depthwise or dtype == "int16") and d.chance(0.1):
         return d.case(cls, (name, weights), y, **attributes)
-    bias, said = _bias(d, dtype, x, q, channels)
-    return d.case(cls, (name, weights, bias), y, **attributes, **({} if depthwise else said))
+    bias, said = _bias(d, dtype, x, q, channels, depthwise)
+    return d.case(cls, (name, weights, bias), y, **attributes, **said)
 
 
 def _transpose_conv(d: Draw, dtype: str) -> Case:

@@ -6,6 +6,7 @@ of it kills its process; what it computes must be computed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -48,6 +49,13 @@ class Wild(Draw):
         if self.chance(0.3):
             return np.full(kind.shape, self.pick((low, high, min(max(kind.zero_point, low), high)))).astype(kind.dtype)
         return np.where(self.rng.random(kind.shape) < 0.5, low, high).astype(STORAGE[kind.dtype])
+
+
+class Halves(Draw):
+    """Scales are powers of two, so that results lie exactly between two codes wherever they can."""
+
+    def scale(self, low: float = 1e-3, high: float = 0.5) -> float:
+        return float(2.0 ** round(math.log2(super().scale(low, high))))
 
 
 def wild_cases(family: str, count: int, seed: int = 0) -> Iterator[Case]:

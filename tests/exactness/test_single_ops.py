@@ -6,39 +6,18 @@ from collections.abc import Mapping
 
 import pytest
 from agreement import assert_agrees
-from cases import FAMILIES, WITHOUT_REFERENCE, cases
-from draw import Case
-from hlo_statements import WITHOUT_KERNEL, stated
-from judge import Array, judge
+from cases import FAMILIES, cases
+from draw import Array, Case
 from together import together
+from verdicts import Verdicts, verdicts
 
 from tflite2q.dialect.ops import BY_BUILTIN
 from tflite2q.execution import reference
-from tflite2q.flatbuffer.writer import write
 
 pytest.importorskip("ai_edge_litert")
 
 QUICK, SLOW = 12, 200
 PARTS = 4
-Verdicts = list[tuple[Case, list[Array] | str]]
-
-
-def kernels_of(case: Case) -> str:
-    """Which kernels LiteRT has for a case; "none": the operator's specification judges."""
-    if case.builtin in WITHOUT_KERNEL:
-        return "none"
-    return "optimized" if case.builtin in WITHOUT_REFERENCE else "ref"
-
-
-def verdicts(named: list[Case]) -> Verdicts:
-    """Each with what LiteRT computes, by its reference kernels where they have the operator."""
-    found: dict[int, list[Array] | str] = {}
-    for kernels in ("ref", "optimized"):
-        places = [i for i, case in enumerate(named) if kernels_of(case) == kernels]
-        models = [(write(named[i].graph), named[i].inputs) for i in places]
-        found.update(zip(places, judge(models, kernels), strict=True))
-    found.update((i, stated(case)) for i, case in enumerate(named) if kernels_of(case) == "none")
-    return [(case, found[index]) for index, case in enumerate(named)]
 
 
 @pytest.fixture(scope="module")

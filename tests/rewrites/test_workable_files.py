@@ -5,11 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from draw import Draw
+from judge import judge
 
 import tflite2q
 from tflite2q.dialect import ops
+from tflite2q.dialect.text import parse_graph
 from tflite2q.dialect.types import Quantization, TensorType
 from tflite2q.errors import InvalidGraph, Unchanged, UnsupportedError
+from tflite2q.execution import reference
+from tflite2q.flatbuffer import reader
+from tflite2q.flatbuffer.writer import write
 
 
 @pytest.mark.parametrize("scheme", ["int8", "symmetric-int8", "power-of-two", "asymmetric-uint8"])
@@ -52,3 +57,90 @@ def test_a_converted_convolution_has_a_bias(dtype: str) -> None:
         assert layer.inputs[2] is not None
         zeros = graph[layer.inputs[2]]
         assert zeros.type.dtype == wide and not zeros.data.any()
+
+
+# Layers whose scales fit until a scheme changes them: what the scheme would make of one that it did not leave alone.
+GROWING = {
+    "XNNPACK takes no multiplier of 256: 0.19 * 0.0033 / 8.5e-8": """
+graph "" {
+  inputs (%x, %z)
+  outputs (%y, %w)
+  values {
+    %x : int8[1, 4, 4, 2] <0.09505903:127>
+    %z : int8[4] <0.5:100>
+    %f : int8[2, 1, 1, 2] <0.0033217617:0> = [127, -127, 3, 100]
+    %b : int32[2] <0.00031576343:0> = [-100, 10]
+    %y : int8[1, 4, 4, 2] <1.076048e-05:126>
+    %w : int8[4] <0.5:100>
+  }
+  ops {
+    %y = q.conv2d(%x, %f, %b) {activation = RELU} version 3
+    %w = q.lookup(%z) {function = RELU} version 2
+  }
+}""",
+    "6 is beyond 2^31 steps of 2.3e-11": """
+graph "" {
+  inputs (%x, %z)
+  outputs (%y, %w)
+  values {
+    %x : int8[1, 4, 4, 1] <0.00022877502:0>
+    %z : int8[4] <0.5:100>
+    %f : int8[1, 1, 1, 1] <0.00022809826:0> = [83]
+    %b : int32[1] <5.2183186e-08:0> = [100]
+    %y : int8[1, 4, 4, 1] <1.9817685e-08:89>
+    %w : int8[4] <0.5:100>
+  }
+  ops {
+    %y = q.depthwise_conv2d(%x, %f, %b) {activation = RELU6} version 3
+    %w = q.lookup(%z) {function = RELU} version 2
+  }
+}""",
+    "a divisor of 0.5 would be rounded to 0": """
+graph "" {
+  inputs (%x, %z)
+  outputs (%y, %w)
+  values {
+    %x : int8[4] <0.002423346:-128>
+    %z : int8[4] <0.5:-128>
+    %y : int8[4] <0.0018743201:0>
+    %w : int8[4] <0.5:-128>
+  }
+  ops {
+    %y = q.div(%x, %z)
+    %w = q.lookup(%z) {function = RELU} version 2
+  }
+}""",
+    "QUANTIZE makes no int16 codes around -32768": """
+graph "" {
+  inputs (%x, %z)
+  outputs (%y, %w)
+  values {
+    %x : int8[1, 10] <0.25:3>
+    %z : int8[4] <0.5:100>
+    %y : int16[1, 10] <1.5258789e-05:-32768>
+    %w : int8[4] <0.5:100>
+  }
+  ops {
+    %y = q.softmax(%x) version 2
+    %w = q.lookup(%z) {function = RELU} version 2
+  }
+}""",
+}
+
+
+@pytest.mark.parametrize("scheme", ["int8", "symmetric-int8", "symmetric-uint8", "power-of-two", "int16x8", "int8-w4"])
+@pytest.mark.parametrize("text", GROWING.values(), ids=GROWING)
+def test_interpreters_run_what_is_written(text: str, scheme: str) -> None:
+    original = parse_graph(text)
+    kinds = [original[name].type for name in original.inputs]
+    inputs = [np.full(kind.shape, kind.range[0] + 1, kind.dtype) for kind in kinds]
+    try:
+        graph = tflite2q.convert(original, scheme).graph
+    except (Unchanged, UnsupportedError):
+        graph = original
+    files = [(write(each), inputs) for each in (original, graph)]
+    for kernels in ("ref", "default"):
+        before, after = judge(files, kernels)
+        assert not isinstance(before, str) and not isinstance(after, str), after
+    for got, want in zip(reference.run(reader.read(files[1][0]), *inputs), judge(files)[1], strict=True):
+        np.testing.assert_array_equal(got, want)

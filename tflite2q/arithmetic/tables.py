@@ -71,13 +71,12 @@ def logistic(x: Floats32) -> Floats32:
 
 
 def gelu(x: Floats32, approximate: bool) -> Floats32:
-    """x * Phi(x), by the error function or by the usual tanh formula."""
-    wide = x.astype(np.float64)
+    """x * Phi(x), by the error function or by the usual tanh formula, in float32 steps as the kernels do."""
     if approximate:
-        share = 1 + np.tanh(np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3))
+        share = ONE + _tanh(np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x * x * x))
     else:
-        share = _erfc(-wide * np.sqrt(0.5))
-    y: Floats32 = (0.5 * wide * share).astype(np.float32)
+        share = _erfc(x * np.float32(-np.sqrt(0.5))).astype(np.float32)
+    y: Floats32 = np.float32(0.5) * x * share
     return y
 
 
@@ -192,8 +191,8 @@ def _leaky_relu(x: Codes, y: Codes, options: Options) -> npt.NDArray[Any]:
     value = x.every() - x.zero_point
     positive = multiply_fixed(NUMPY, value, *quantize_multiplier(s_x / s_y))
     slope = np.float32(s_x * alpha) / s_y
-    m, shift = quantize_multiplier(np.abs(slope))
-    negative = multiply_fixed(NUMPY, value, m if slope >= 0 else -m, shift)
+    negative = multiply_fixed(NUMPY, value, *quantize_multiplier(np.abs(slope)))
+    negative = negative if slope >= 0 else -negative  # in this order: halves are rounded before the sign changes
     return y.clamp(np.where(value >= 0, positive, negative) + y.zero_point)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 import numpy as np
 
 from tflite2q.arithmetic.core import Core
-from tflite2q.dialect.spans import EVERYTHING, Span
+from tflite2q.dialect.spans import EVERYTHING, Span, of_activation
 from tflite2q.dialect.types import STORAGE, Quantization, TensorType, Value
 from tflite2q.errors import InvalidGraph, UnsupportedError
 
@@ -259,6 +259,20 @@ class Op:
     def accepts_weights(self, dtype: str) -> bool:
         """Whether its weights may be of `dtype`; few operators take int4."""
         return dtype != "int4" or "int4" in self.builtin.versions
+
+    def takes_scales(self, ins: Values, outs: Sequence[Value]) -> bool:
+        """Whether the kernels that interpreters choose by themselves take operands and results of these scales."""
+        named = zip(ins.entries, map(self.operand, range(len(ins.entries))), strict=True)
+        activations = [value.type for value, slot in named if value is not None and slot.role == "activation"]
+        if any(kind.quantized and max(kind.parameters.scale) >= self.scales_below for kind in activations):
+            return False
+        bounds = (end for end in of_activation(getattr(self, "activation", "NONE")) if math.isfinite(end))
+        bound = max(map(abs, bounds), default=0.0)
+        return all(bound < 2**30 * min(y.type.parameters.scale) for y in outs if y.type.quantized)
+
+    def outgrown(self, before: tuple[Values, Sequence[Value]], after: tuple[Values, Sequence[Value]]) -> bool:
+        """Whether kernels take operands and results like those of `before`, and not like those of `after`."""
+        return not self.takes_scales(*after) and self.takes_scales(*before)
 
     def constant_dtype(self, index: int, dtype: str) -> str:
         """The dtype of input `index` where activations are of `dtype`; only a constant can have another."""

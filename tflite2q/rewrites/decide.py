@@ -12,9 +12,10 @@ from tflite2q.dialect.types import TensorType
 from tflite2q.rewrites import clamps
 from tflite2q.rewrites.boundaries import guard, join_casts
 from tflite2q.rewrites.clamps import Clamp, Cut
-from tflite2q.rewrites.parameters import Boundaries, assign, planned
+from tflite2q.rewrites.parameters import Boundaries, assign
 from tflite2q.rewrites.plan import Plan
 from tflite2q.rewrites.statistics import Observation
+from tflite2q.rewrites.staying import planned
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def decide(
 
     Raises SchemeError where the scheme is impossible for a layer.
     """
-    own = planned(plan, graph)
+    own = planned(plan, graph, provisional)
     guarded, boundaries = guard(join_casts(graph), own)
     plan = own.renamed(boundaries.inner)
     known = _behind_boundaries(guarded, graph, boundaries, seen or {})

@@ -8,16 +8,14 @@ Values that must share parameters form a class and are solved together.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from tflite2q.arithmetic import rounding
 from tflite2q.dialect.graph import Graph
-from tflite2q.dialect.op import Op
-from tflite2q.dialect.ops.opaque import shared_variables
 from tflite2q.dialect.types import Quantization, TensorType
-from tflite2q.rewrites.plan import Plan, activation_operands, activations_of, is_activation
+from tflite2q.rewrites.plan import Plan, activation_operands, is_activation
 from tflite2q.rewrites.scheme import Activations, Layer
 from tflite2q.rewrites.statistics import Observation, RealRange, covered
 
@@ -40,59 +38,7 @@ class Wish:
     fixed: Quantization | None = None
 
 
-def planned(plan: Plan, graph: Graph) -> Plan:
-    """`plan` for `graph`; an op stays unchanged if its kernels do not support the new scales of its operands, or if
-    another op that uses the same variable stays."""
-    plan = replace(plan, layers={**plan.layers, **_state_layers(graph, plan)})
-    settings = {plan.scheme.layer.activations, *(layer.activations for layer in plan.layers.values())}
-    kept = frozenset(op.name for op in graph.ops if _outgrows(op, graph, settings))
-    plan = replace(plan, kept=kept)
-    return replace(plan, kept=kept | _held(graph, plan))
-
-
-def _users(graph: Graph) -> dict[str, list[Op]]:
-    """The ops that read or update each variable of the graph."""
-    found: dict[str, list[Op]] = {value.name: [] for value in graph.values if value.resource is not None}
-    for op in graph.ops:
-        for name in found.keys() & set(op.inputs):
-            found[str(name)].append(op)
-    return found
-
-
-def _state_layers(graph: Graph, plan: Plan) -> dict[str, Layer]:
-    """One setting for all that read or assign a variable, which has one type: that of the first of them."""
-    return {
-        op.name: replace(plan.layer(op), activations=plan.layer(users[0]).activations)
-        for users in _users(graph).values()
-        for op in users
-    }
-
-
-def _held(graph: Graph, plan: Plan) -> frozenset[str]:
-    """The ops that keep the type of a variable because one of them cannot follow the scheme, their types differ, or
-    further subgraphs use it."""
-    held: set[str] = set()
-    shared = shared_variables(graph)
-    for name, users in _users(graph).items():
-        kinds = {(v.type.dtype, v.type.quantization) for op in users for v in activations_of(op, graph)}
-        kinds.add((graph[name].type.dtype, graph[name].type.quantization))
-        if name in shared or len(kinds) > 1 or any(plan.wanted(op, graph) is None for op in users):
-            held.update(op.name for op in users)
-    return frozenset(held)
-
-
-def _outgrows(op: Op, graph: Graph, settings: Iterable[Activations]) -> bool:
-    """Whether an operand of `op` may get a scale that the op's kernels do not support, and now has one that they do."""
-    kinds = [value.type for value in activation_operands(op, graph)] if op.scales_below < np.inf else []
-    return any(
-        kind.scale < op.scales_below <= parameters(kind, wish, _real_extremes(kind)).scale[0]
-        for kind in kinds
-        for wish in settings
-        if wish.dtype != "float32"
-    )
-
-
-def _real_extremes(kind: TensorType, activation: str = "NONE") -> RealRange:
+def real_extremes(kind: TensorType, activation: str = "NONE") -> RealRange:
     """Real numbers of the lowest and highest code that `activation` allows."""
     low, high = rounding.activation_range(activation, kind.scale, kind.zero_point, kind.dtype)
     return kind.scale * (low - kind.zero_point), kind.scale * (high - kind.zero_point)
@@ -177,7 +123,7 @@ def _real_range(
     for name in members:
         kind = graph[name].type
         activation = getattr(graph.producers.get(name), "activation", "NONE")
-        first, last = _real_extremes(kind, activation)
+        first, last = real_extremes(kind, activation)
         if name in observed and observed[name].counts.any():
             seen = covered(observed[name], settings)
             first, last = max(first, seen[0]), min(last, seen[1])

@@ -108,7 +108,7 @@ class Plan:
         if op.computes_in(settings.dtype) is None:
             return f"there is no {settings.dtype} form of {op.builtin.name} that tflite2q can write"
         if op.name in self.kept:
-            return f"the kernels of {op.builtin.name} do not take the scales that its operands would get"
+            return f"the kernels of {op.builtin.name} do not take the scales that it would get"
         if not all(map(is_activation, touched)):
             return f"{op.builtin.name} moves codes without quantization parameters"
         for index, name in enumerate(op.inputs):

@@ -72,6 +72,11 @@ class Div(Eltwise):
         size = np.abs(divisor.data.astype(np.float64))
         return bool(size.min(initial=np.inf) * MOST_RATIO >= size.max(initial=0.0) > 0)
 
+    def outgrown(self, before: tuple[Values, Sequence[Value]], after: tuple[Values, Sequence[Value]]) -> bool:
+        """Also where the smallest divisor would be rounded to 0."""
+        old, new = before[0]["b"].type, after[0]["b"].type
+        return super().outgrown(before, after) or (old.quantized and new.scale >= 2 * old.scale)
+
     def codes(self, core: Core[T], a: Tensor[T], b: Tensor[T], y: TensorType) -> T:
         real = np.float32(a.type.scale) / np.float32(np.float32(b.type.scale) * np.float32(y.scale))
         m, shift = (int(v) for v in rounding.quantize_multiplier(real))

@@ -20,6 +20,8 @@ from tflite2q.dialect.window import Window, window
 
 T = TypeVar("T")
 
+MOST_MULTIPLIER = 256.0  # XNNPACK refuses whole models whose products have this one or a larger one
+
 
 def product_scales(x: TensorType, weights: TensorType, y: TensorType, channels: int) -> tuple[float, ...]:
     """Real multipliers s_x * s_w[c] / s_y of a convolution, one, or one for each output channel (eq. 4).
@@ -47,6 +49,13 @@ def product_rescale(
     if arithmetic == "tflite":
         arithmetic = "fixed" if accumulator == "int32" else "fixed16"
     return Rescale(real, y.zero_point, low, high, y.dtype, arithmetic)
+
+
+def products_taken(x: TensorType, weights: TensorType, y: TensorType) -> bool:
+    """Whether XNNPACK takes the multipliers of such products; it is what LiteRT runs 8-bit ones with."""
+    if y.dtype == "int16" or not (weights.quantized and y.quantized):
+        return True
+    return x.scale * max(weights.parameters.scale) < MOST_MULTIPLIER * y.scale
 
 
 def check_product(op: Op, x: Value, weights: Value, bias: Value | None, y: Value) -> None:
@@ -140,6 +149,10 @@ class Convolution(Op):
     def workspace(self, ins: Values, outs: Sequence[Value]) -> int:
         patches = self.macs(ins, outs) // max(outs[0].type.shape[3], 1)  # every window of the input, written out
         return super().workspace(ins, outs) + 8 * patches
+
+    def takes_scales(self, ins: Values, outs: Sequence[Value]) -> bool:
+        taken = products_taken(ins["x"].type, ins["weights"].type, outs[0].type)
+        return taken and super().takes_scales(ins, outs)
 
     def rescaling(self, ins: Values, y: Value) -> Rescale:
         """How accumulators become codes of y."""

@@ -14,7 +14,7 @@ from tflite2q.arithmetic.rescale import Rescale
 from tflite2q.dialect.op import Builtin, Named, Op, Operand, Operands, Shape, Values, attribute, require, supported
 from tflite2q.dialect.ops import hybrid
 from tflite2q.dialect.ops.common import FUSED, activated, centred, check_codes, is_codes
-from tflite2q.dialect.ops.conv import check_product, product_rescale, wide_accumulator
+from tflite2q.dialect.ops.conv import check_product, product_rescale, products_taken, wide_accumulator
 from tflite2q.dialect.spans import Span, times, weighted_sum
 from tflite2q.dialect.types import TensorType, Value
 
@@ -81,6 +81,10 @@ class Dense(Op):
     def macs(self, ins: Values, outs: Sequence[Value]) -> int:
         weights = ins["weights"]
         return outs[0].type.size * weights.type.shape[1]
+
+    def takes_scales(self, ins: Values, outs: Sequence[Value]) -> bool:
+        taken = products_taken(ins["x"].type, ins["weights"].type, outs[0].type)
+        return taken and super().takes_scales(ins, outs)
 
     def rescaling(self, ins: Values, y: Value) -> Rescale:
         """How accumulators become codes of y: multipliers s_x * s_w[c] / s_y in float64 throughout."""
@@ -213,6 +217,9 @@ class BatchMatmul(Op):
             return (core.matmul(factors[0], factors[1], "float32"),)
         acc = core.matmul(factors[0], factors[1], wide_accumulator(a.type, None))
         return (self.rescaling(a.type, b.type, y).meaning(core, acc),)
+
+    def takes_scales(self, ins: Values, outs: Sequence[Value]) -> bool:
+        return products_taken(ins["a"].type, ins["b"].type, outs[0].type) and super().takes_scales(ins, outs)
 
     @staticmethod
     def rescaling(a: TensorType, b: TensorType, y: TensorType) -> Rescale:

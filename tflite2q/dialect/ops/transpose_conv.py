@@ -18,7 +18,14 @@ from tflite2q.dialect.ops.common import (
     is_codes,
     states_shape,
 )
-from tflite2q.dialect.ops.conv import check_filters, check_product, product_rescale, product_scales, wide_accumulator
+from tflite2q.dialect.ops.conv import (
+    check_filters,
+    check_product,
+    product_rescale,
+    product_scales,
+    products_taken,
+    wide_accumulator,
+)
 from tflite2q.dialect.spans import Span, weighted_sum
 from tflite2q.dialect.types import Value
 
@@ -87,6 +94,10 @@ class TransposeConv(Op):
     def macs(self, ins: Values, outs: Sequence[Value]) -> int:
         weights = ins["weights"].type
         return ins["x"].type.size * weights.size // weights.shape[3]
+
+    def takes_scales(self, ins: Values, outs: Sequence[Value]) -> bool:
+        taken = products_taken(ins["x"].type, ins["weights"].type, outs[0].type)
+        return taken and super().takes_scales(ins, outs)
 
     def rescaling(self, ins: Values, y: Value) -> Rescale:
         """How accumulators become codes of y."""

@@ -1,0 +1,122 @@
+"""Which ops a scheme leaves as they are, beside those that have no form of its types.
+
+Kernels do not take all scales, a variable has one type for all that use it, and QUANTIZE makes no int16 codes around
+another zero point than 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.op import Op, Values
+from tflite2q.dialect.ops.opaque import shared_variables
+from tflite2q.dialect.types import Quantization, Value
+from tflite2q.rewrites.parameters import parameters, real_extremes
+from tflite2q.rewrites.plan import Plan, activations_of, is_activation
+from tflite2q.rewrites.scheme import Activations, Layer, Weights
+from tflite2q.rewrites.weights import ends
+
+
+def planned(plan: Plan, graph: Graph, provisional: bool = False) -> Plan:
+    """`plan` for `graph`, which knows the ops that stay: kernels do not take their new scales, no cast makes their
+    codes, or another op that uses the same variable stays.  Scales of a `provisional` graph are no real model's."""
+    plan = replace(plan, layers={**plan.layers, **_state_layers(graph, plan)})
+    settings = {plan.scheme.layer.activations, *(layer.activations for layer in plan.layers.values())}
+    scaled = () if provisional else graph.ops
+    kept = frozenset(op.name for op in scaled if _outgrows(op, graph, settings, plan.layer(op).weights))
+    plan = replace(plan, kept=kept)
+    plan = replace(plan, kept=kept | _held(graph, plan))
+    return replace(plan, kept=plan.kept | _without_casts(graph, plan))
+
+
+def _users(graph: Graph) -> dict[str, list[Op]]:
+    """The ops that read or update each variable of the graph."""
+    found: dict[str, list[Op]] = {value.name: [] for value in graph.values if value.resource is not None}
+    for op in graph.ops:
+        for name in found.keys() & set(op.inputs):
+            found[str(name)].append(op)
+    return found
+
+
+def _state_layers(graph: Graph, plan: Plan) -> dict[str, Layer]:
+    """One setting for all that read or assign a variable, which has one type: that of the first of them."""
+    return {
+        op.name: replace(plan.layer(op), activations=plan.layer(users[0]).activations)
+        for users in _users(graph).values()
+        for op in users
+    }
+
+
+def _held(graph: Graph, plan: Plan) -> frozenset[str]:
+    """The ops that keep the type of a variable because one of them cannot follow the scheme, their types differ, or
+    further subgraphs use it."""
+    held: set[str] = set()
+    shared = shared_variables(graph)
+    for name, users in _users(graph).items():
+        kinds = {(v.type.dtype, v.type.quantization) for op in users for v in activations_of(op, graph)}
+        kinds.add((graph[name].type.dtype, graph[name].type.quantization))
+        if name in shared or len(kinds) > 1 or any(plan.wanted(op, graph) is None for op in users):
+            held.update(op.name for op in users)
+    return frozenset(held)
+
+
+def _without_casts(graph: Graph, plan: Plan) -> frozenset[str]:
+    """The ops between which there must be no cast, because of codes that none makes; as many as follow each other."""
+    odd = {v.name for v in graph.values if is_activation(v) and v.type.dtype == "int16" and v.type.zero_point}
+    pinned = odd & {*graph.inputs, *graph.outputs} if plan.scheme.interface == "keep" else set()
+    kept: set[str] = set()
+    while True:
+        stay = [op for op in graph.ops if op.name in kept or plan.wanted(op, graph) is None]
+        pinned |= odd & {str(name) for op in stay for name in (*op.inputs, *op.outputs)}
+        more = {op.name for op in graph.ops if pinned & {*op.inputs, *op.outputs}} - {op.name for op in stay}
+        if not more:
+            return frozenset(kept)
+        kept |= more
+
+
+def _outgrows(op: Op, graph: Graph, settings: Iterable[Activations], weights: Weights) -> bool:
+    """Whether the kernels of `op` take its scales, and may not take those that a scheme gives it."""
+    ins, outs = graph.ins(op), graph.outs(op)
+    return any(
+        op.outgrown((ins, outs), (_expected(op, ins, wish, weights), [_rescaled(y, wish, op) for y in outs]))
+        for wish in settings
+        if wish.dtype != "float32" and op.computes_in(wish.dtype) == wish.dtype
+    )
+
+
+def _expected(op: Op, ins: Values, wish: Activations, weights: Weights) -> Values:
+    """The operands with the scales that they would get from the ranges of their codes."""
+
+    def entries() -> Iterator[Value | None]:
+        for index, value in enumerate(ins.entries):
+            role = op.operand(index).role
+            if value is not None and role == "weights" and value.type.quantized and weights.dtype != "float32":
+                yield _grown(value, weights)
+            else:
+                yield value if value is None or role != "activation" else _rescaled(value, wish)
+
+    return Values(op, entries())
+
+
+def _rescaled(value: Value, wish: Activations, maker: Op | None = None) -> Value:
+    """An activation with the parameters that `wish` gives it."""
+    if not is_activation(value):
+        return value
+    fixed = None if maker is None else maker.fixed_result(wish.dtype)
+    extremes = real_extremes(value.type, getattr(maker, "activation", "NONE"))
+    return value.with_(
+        type=value.type.with_(dtype=wish.dtype, quantization=fixed or parameters(value.type, wish, extremes))
+    )
+
+
+def _grown(value: Value, settings: Weights) -> Value:
+    """Weights with one scale, as large as a scheme can make any of theirs."""
+    q, (low, high) = value.type.parameters, value.type.range
+    largest = max(max(high - zero, zero - low) for zero in {*q.zero_point})
+    growth = max(1.0, largest / max(ends(settings)[1], 1)) * (2 if settings.scale == "power-of-two" else 1)
+    scale = float(np.float32(max(q.scale) * growth))
+    return value.with_(type=value.type.with_(quantization=Quantization.per_tensor(scale, 0)))
