@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
@@ -18,11 +18,11 @@ CARRIED = "carried through unchanged"
 
 @dataclass(frozen=True)
 class Plan:
-    """Settings by op name; ops that rewrites insert have the scheme's base settings.  `kept` ops stay as they are."""
+    """Settings by op name; ops that rewrites insert have the scheme's base settings.  `kept` says why ops stay."""
 
     scheme: Scheme
     layers: Mapping[str, Layer]
-    kept: frozenset[str] = frozenset()
+    kept: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
     def of(scheme: Scheme, graph: Graph) -> Plan:
@@ -108,7 +108,7 @@ class Plan:
         if op.computes_in(settings.dtype) is None:
             return f"there is no {settings.dtype} form of {op.builtin.name} that tflite2q can write"
         if op.name in self.kept:
-            return f"the kernels of {op.builtin.name} do not take the scales that it would get"
+            return self.kept[op.name]
         if not all(map(is_activation, touched)):
             return f"{op.builtin.name} moves codes without quantization parameters"
         for index, name in enumerate(op.inputs):

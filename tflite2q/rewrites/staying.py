@@ -27,10 +27,14 @@ def planned(plan: Plan, graph: Graph, provisional: bool = False) -> Plan:
     plan = replace(plan, layers={**plan.layers, **_state_layers(graph, plan)})
     settings = {plan.scheme.layer.activations, *(layer.activations for layer in plan.layers.values())}
     scaled = () if provisional else graph.ops
-    kept = frozenset(op.name for op in scaled if _outgrows(op, graph, settings, plan.layer(op).weights))
+    kept = {
+        op.name: f"the kernels of {op.builtin.name} do not take the scales that it would get"
+        for op in scaled
+        if _outgrows(op, graph, settings, plan.layer(op).weights)
+    }
     plan = replace(plan, kept=kept)
-    plan = replace(plan, kept=kept | _held(graph, plan))
-    return replace(plan, kept=plan.kept | _without_casts(graph, plan))
+    plan = replace(plan, kept={**_held(graph, plan), **kept})
+    return replace(plan, kept={**_without_casts(graph, plan), **plan.kept})
 
 
 def _users(graph: Graph) -> dict[str, list[Op]]:
@@ -51,31 +55,34 @@ def _state_layers(graph: Graph, plan: Plan) -> dict[str, Layer]:
     }
 
 
-def _held(graph: Graph, plan: Plan) -> frozenset[str]:
+def _held(graph: Graph, plan: Plan) -> dict[str, str]:
     """The ops that keep the type of a variable because one of them cannot follow the scheme, their types differ, or
     further subgraphs use it."""
-    held: set[str] = set()
+    held: dict[str, str] = {}
     shared = shared_variables(graph)
     for name, users in _users(graph).items():
         kinds = {(v.type.dtype, v.type.quantization) for op in users for v in activations_of(op, graph)}
         kinds.add((graph[name].type.dtype, graph[name].type.quantization))
         if name in shared or len(kinds) > 1 or any(plan.wanted(op, graph) is None for op in users):
-            held.update(op.name for op in users)
-    return frozenset(held)
+            held.update((op.name, f"not all that use the variable {name!r} can follow") for op in users)
+    return held
 
 
-def _without_casts(graph: Graph, plan: Plan) -> frozenset[str]:
+def _without_casts(graph: Graph, plan: Plan) -> dict[str, str]:
     """The ops between which there must be no cast, because of codes that none makes; as many as follow each other."""
     odd = {v.name for v in graph.values if is_activation(v) and v.type.dtype == "int16" and v.type.zero_point}
     pinned = odd & {*graph.inputs, *graph.outputs} if plan.scheme.interface == "keep" else set()
-    kept: set[str] = set()
-    while True:
-        stay = [op for op in graph.ops if op.name in kept or plan.wanted(op, graph) is None]
-        pinned |= odd & {str(name) for op in stay for name in (*op.inputs, *op.outputs)}
-        more = {op.name for op in graph.ops if pinned & {*op.inputs, *op.outputs}} - {op.name for op in stay}
+    kept: dict[str, str] = {}
+    while odd:
+        free = [op for op in graph.ops if op.name not in kept and plan.wanted(op, graph) is not None]
+        stay = {op.name for op in graph.ops} - {op.name for op in free}
+        pinned |= odd & {str(name) for op in graph.ops if op.name in stay for name in (*op.inputs, *op.outputs)}
+        more = [op for op in free if pinned & {*op.inputs, *op.outputs}]
         if not more:
-            return frozenset(kept)
-        kept |= more
+            break
+        reason = "no cast makes the int16 codes of {}, whose zero point is not 0"
+        kept.update((op.name, reason.format(op.builtin.name)) for op in more)
+    return kept
 
 
 def _outgrows(op: Op, graph: Graph, settings: Iterable[Activations], weights: Weights) -> bool:
