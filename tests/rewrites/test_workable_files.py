@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from draw import Draw
@@ -57,6 +59,36 @@ def test_a_converted_convolution_has_a_bias(dtype: str) -> None:
         assert layer.inputs[2] is not None
         zeros = graph[layer.inputs[2]]
         assert zeros.type.dtype == wide and not zeros.data.any()
+
+
+def test_dynamic_depthwise_filters_have_a_scale_for_each_channel() -> None:
+    """LiteRT's kernel reads a scale for each channel, beyond the only one of a tensor."""
+    d = Draw(np.random.default_rng(0))
+    x, filters = d.kind((1, 6, 6, 40), "int8", 0.1, 0), d.kind((1, 3, 3, 40), "int8", 0.01, 0)
+    operands = (d.input(x), d.constant(d.data(filters), filters))
+    case = d.case(ops.DepthwiseConv2D, operands, d.kind((), "int8", 0.2, 0), padding="SAME")
+    file = write(tflite2q.convert(case.graph, "dynamic-range").graph)
+    expected = reference.run(case.graph, *case.inputs)[0].astype(np.int64)
+    for kernels in ("ref", "default"):
+        ((found,),) = judge([(file, case.inputs)], kernels)
+        assert np.abs(found - expected).max() <= 2
+
+
+@pytest.mark.parametrize("subtract", [False, True])
+def test_sums_of_16_bit_codes_with_scales_of_powers_of_two(subtract: bool, tmp_path: Path) -> None:
+    """LiteRT's other kernel for them takes only an operand of the result's scale, and none that is coarser."""
+    scheme = tmp_path / "scheme.toml"
+    scheme.write_text(
+        '[activations]\ndtype = "int16"\nscale = "power-of-two"\nsymmetric = true\n[weights]\ndtype = "int8"\n'
+    )
+    d = Draw(np.random.default_rng(0))
+    operands = [d.input(d.kind((9,), "int8", scale, 0)) for scale in (0.25, 0.125)]
+    case = d.case(ops.Add, operands, d.kind((), "int8", 0.03125, 5), subtract=subtract)
+    graph = tflite2q.convert(case.graph, str(scheme)).graph
+    (expected,) = reference.run(graph, *case.inputs)
+    for kernels in ("ref", "default"):
+        ((found,),) = judge([(write(graph), case.inputs)], kernels)
+        np.testing.assert_array_equal(found, expected)
 
 
 # Layers whose scales fit until a scheme changes them: what the scheme would make of one that it did not leave alone.

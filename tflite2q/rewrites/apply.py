@@ -23,7 +23,7 @@ from tflite2q.rewrites.plan import Plan, is_activation
 from tflite2q.rewrites.scheme import Activations, Layer
 from tflite2q.rewrites.statistics import Observation
 from tflite2q.rewrites.traces import Exact
-from tflite2q.rewrites.weights import NewWeights, convert_weights, one_scale
+from tflite2q.rewrites.weights import NewWeights, convert_weights, one_scale, scale_each
 
 NOT_SAID = "FLOAT32"  # the type of a bias in an operator that states none
 
@@ -121,6 +121,8 @@ class Applier:
         new = convert_weights(value, op.channel_axis, layer.weights, gains if scaled else None)
         if layer.activations.dtype != "float32":  # dynamic-range kernels differ between the two forms
             new = one_scale(new)
+        elif op.hybrid_channels and layer.weights.compute != "float":
+            new = scale_each(new)
         self.weights[op.name] = new
         return self._replace(value, new.value)
 

@@ -3,7 +3,8 @@
 before: %y = q.depthwise_conv2d(%x, %w) {activation = TANH}
 after:  %y = q.depthwise_conv2d(%x, %w, %y/bias), a bias of zeros
 
-Quantized kernels ignore the fused activations TANH and SIGN_BIT; float kernels would apply them.
+Quantized kernels ignore the fused activations TANH and SIGN_BIT; float kernels would apply them.  A sum of 16-bit codes
+that got new scales asks for the general kernel: where all scales are powers of two, LiteRT takes few of them otherwise.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.conv import Convolution
+from tflite2q.dialect.ops.eltwise import Add
 from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
 from tflite2q.rewrites.biases import BIAS_DTYPES
 from tflite2q.rewrites.edit import Editor
@@ -20,10 +22,11 @@ from tflite2q.rewrites.edit import Editor
 IGNORED = ("TANH", "SIGN_BIT")
 
 
-def complete(graph: Graph) -> Graph:
-    """The graph with a bias at every convolution, and without ignored activations."""
+def complete(graph: Graph, original: Graph) -> Graph:
+    """The graph with a bias at every convolution, without ignored activations, and with general sums."""
     editor = Editor(graph)
     ops = [_with_bias(op, editor) if isinstance(op, Convolution) else op for op in editor.ops]
+    ops = [op.with_(pot_scale_int16=False) if _is_new_sum(op, graph, original) else op for op in ops]
     editor.ops = [op.with_(activation="NONE") if _ignores_activation(op) else op for op in ops]
     return editor.graph()
 
@@ -31,6 +34,14 @@ def complete(graph: Graph) -> Graph:
 def _ignores_activation(op: Op) -> bool:
     """Whether a conversion may have changed the op and its kernel ignores the activation; an LSTM's kernel does not."""
     return op.convertible and getattr(op, "activation", "NONE") in IGNORED
+
+
+def _is_new_sum(op: Op, graph: Graph, original: Graph) -> bool:
+    """Whether 16-bit codes are added that have other types than in `original`."""
+    if not isinstance(op, Add) or graph[op.name].type.dtype != "int16":
+        return False
+    names = [name for name in (*op.inputs, *op.outputs) if name is not None]
+    return not all(name in original.by_name and original[name].type == graph[name].type for name in names)
 
 
 def _with_bias(op: Op, editor: Editor) -> Op:

@@ -118,6 +118,15 @@ def one_scale(new: NewWeights) -> NewWeights:
     return replace(new, value=new.value.with_(type=kind))
 
 
+def scale_each(new: NewWeights) -> NewWeights:
+    """New weights whose one scale is said for each channel: LiteRT's hybrid depthwise kernel reads as many."""
+    q = new.value.type.quantization
+    if q is None or q.axis is not None:
+        return new
+    scales = Quantization.per_channel(q.scale * new.value.type.shape[new.axis], new.axis)
+    return replace(new, value=new.value.with_(type=new.value.type.with_(quantization=scales)))
+
+
 def _lost(rows: Rows, units: rounding.Floats, base: rounding.Floats) -> rounding.Floats:
     """The sum of the errors of each row, without signs; 0 for rows that keep integers and scale."""
     scales = rows.scales.astype(np.float64)
