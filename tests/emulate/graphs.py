@@ -27,6 +27,9 @@ FUNCTIONS = {
 }
 
 
+WIDEST = 1e5  # of the scales whose int16 codes logistic and tanh tables take
+
+
 @dataclass
 class Growth(Draw):
     """A graph that grows layer by layer; every layer gives the name of its result."""
@@ -174,8 +177,9 @@ class Growth(Draw):
     # --- layers of anything ---
 
     def function(self, x: str) -> str:
-        name = self.pick(FUNCTIONS[self.dtype])
         kind = self.value(x).type
+        wide = self.dtype == "int16" and kind.scale > WIDEST
+        name = self.pick([name for name in FUNCTIONS[self.dtype] if not wide or name not in ("TANH", "LOGISTIC")])
         scale = float(np.float32(kind.scale * np.exp(self.rng.uniform(-0.5, 1))))
         alpha = {"alpha": 0.1} if name == "LEAKY_RELU" else {}
         return self.layer(ops.Lookup, (x,), self.kind((), self.dtype, scale), function=name, **alpha)
