@@ -217,8 +217,10 @@ def conforms(value: Value, settings: Weights) -> bool:
     scales_allowed = settings.scale == "any" or all(power_of_two_at_least(s) == s for s in q.scale)
     if value.type.dtype != settings.dtype or not (symmetric_enough and fine_enough and scales_allowed):
         return False
+    if not settings.levels:
+        return True
     low, high = ends(settings)
-    return not settings.levels or bool(((low <= value.data) & (value.data <= high)).all())
+    return bool(((low <= value.data) & (value.data <= high)).all())
 
 
 def integer_rows(value: Value, axis: int, part: slice = slice(None)) -> tuple[rounding.Floats, rounding.Floats]:

@@ -165,6 +165,8 @@ class BatchMatmul(Op):
             pass
         elif (a.type.dtype, b.type.dtype) != ("int16", "int8"):
             check_codes(a, b, outs[0])
+            if b.type.parameters.axis is not None:
+                self.check_columns(b)
         else:
             check_codes(a, outs[0])
             self.check_columns(b)
