@@ -20,14 +20,12 @@ from tflite2q.dialect.op import Op, Operands, Tensor, Values
 from tflite2q.dialect.types import Quantization, TensorType, Value
 
 MOST_MACS = 600_000  # of a layer, or the reference would take long
+WIDEST = 1e5  # of the scales whose int16 codes logistic and tanh tables take
 FUNCTIONS = {
     "uint8": ("RELU", "RELU6", "RELU_N1_TO_1", "LOGISTIC", "TANH", "LEAKY_RELU", "HARD_SWISH"),
     "int8": ("RELU", "RELU6", "RELU_N1_TO_1", "LOGISTIC", "TANH", "LEAKY_RELU", "HARD_SWISH", "ELU", "ABS"),
     "int16": ("LOGISTIC", "TANH", "LEAKY_RELU"),
 }
-
-
-WIDEST = 1e5  # of the scales whose int16 codes logistic and tanh tables take
 
 
 @dataclass

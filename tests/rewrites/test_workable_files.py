@@ -93,77 +93,58 @@ def test_sums_of_16_bit_codes_with_scales_of_powers_of_two(subtract: bool, tmp_p
 
 # Layers whose scales fit until a scheme changes them: what the scheme would make of one that it did not leave alone.
 GROWING = {
-    "XNNPACK takes no multiplier of 256: 0.19 * 0.0033 / 8.5e-8": """
-graph "" {
-  inputs (%x, %z)
-  outputs (%y, %w)
-  values {
+    "XNNPACK takes no multiplier of 256: 0.19 * 0.0033 / 8.5e-8": (
+        """
     %x : int8[1, 4, 4, 2] <0.09505903:127>
-    %z : int8[4] <0.5:100>
     %f : int8[2, 1, 1, 2] <0.0033217617:0> = [127, -127, 3, 100]
     %b : int32[2] <0.00031576343:0> = [-100, 10]
-    %y : int8[1, 4, 4, 2] <1.076048e-05:126>
-    %w : int8[4] <0.5:100>
-  }
-  ops {
-    %y = q.conv2d(%x, %f, %b) {activation = RELU} version 3
-    %w = q.lookup(%z) {function = RELU} version 2
-  }
-}""",
-    "6 is beyond 2^31 steps of 2.3e-11": """
-graph "" {
-  inputs (%x, %z)
-  outputs (%y, %w)
-  values {
+    %y : int8[1, 4, 4, 2] <1.076048e-05:126>""",
+        "%y = q.conv2d(%x, %f, %b) {activation = RELU} version 3",
+    ),
+    "6 is beyond 2^31 steps of 2.3e-11": (
+        """
     %x : int8[1, 4, 4, 1] <0.00022877502:0>
-    %z : int8[4] <0.5:100>
     %f : int8[1, 1, 1, 1] <0.00022809826:0> = [83]
     %b : int32[1] <5.2183186e-08:0> = [100]
-    %y : int8[1, 4, 4, 1] <1.9817685e-08:89>
-    %w : int8[4] <0.5:100>
-  }
-  ops {
-    %y = q.depthwise_conv2d(%x, %f, %b) {activation = RELU6} version 3
-    %w = q.lookup(%z) {function = RELU} version 2
-  }
-}""",
-    "a divisor of 0.5 would be rounded to 0": """
-graph "" {
-  inputs (%x, %z)
-  outputs (%y, %w)
-  values {
+    %y : int8[1, 4, 4, 1] <1.9817685e-08:89>""",
+        "%y = q.depthwise_conv2d(%x, %f, %b) {activation = RELU6} version 3",
+    ),
+    "a divisor of 0.5 would be rounded to 0": (
+        """
     %x : int8[4] <0.002423346:-128>
-    %z : int8[4] <0.5:-128>
-    %y : int8[4] <0.0018743201:0>
-    %w : int8[4] <0.5:-128>
-  }
-  ops {
-    %y = q.div(%x, %z)
-    %w = q.lookup(%z) {function = RELU} version 2
-  }
-}""",
-    "QUANTIZE makes no int16 codes around -32768": """
-graph "" {
-  inputs (%x, %z)
-  outputs (%y, %w)
-  values {
+    %y : int8[4] <0.0018743201:0>""",
+        "%y = q.div(%x, %z)",
+    ),
+    "QUANTIZE makes no int16 codes around -32768": (
+        """
     %x : int8[1, 10] <0.25:3>
-    %z : int8[4] <0.5:100>
-    %y : int16[1, 10] <1.5258789e-05:-32768>
-    %w : int8[4] <0.5:100>
-  }
-  ops {
-    %y = q.softmax(%x) version 2
-    %w = q.lookup(%z) {function = RELU} version 2
-  }
-}""",
+    %y : int16[1, 10] <1.5258789e-05:-32768>""",
+        "%y = q.softmax(%x) version 2",
+    ),
 }
 
 
+def beside_another(values: str, op: str) -> str:
+    """A graph of a layer and of one that every scheme can change."""
+    return f"""
+graph "" {{
+  inputs (%x, %z)
+  outputs (%y, %w)
+  values {{{values}
+    %z : int8[4] <0.5:-128>
+    %w : int8[4] <0.5:-128>
+  }}
+  ops {{
+    {op}
+    %w = q.lookup(%z) {{function = RELU}} version 2
+  }}
+}}"""
+
+
 @pytest.mark.parametrize("scheme", ["int8", "symmetric-int8", "symmetric-uint8", "power-of-two", "int16x8", "int8-w4"])
-@pytest.mark.parametrize("text", GROWING.values(), ids=GROWING)
-def test_interpreters_run_what_is_written(text: str, scheme: str) -> None:
-    original = parse_graph(text)
+@pytest.mark.parametrize(("values", "op"), GROWING.values(), ids=GROWING)
+def test_interpreters_run_what_is_written(values: str, op: str, scheme: str) -> None:
+    original = parse_graph(beside_another(values, op))
     kinds = [original[name].type for name in original.inputs]
     inputs = [np.full(kind.shape, kind.range[0] + 1, kind.dtype) for kind in kinds]
     try:

@@ -125,5 +125,5 @@ def _grown(value: Value, settings: Weights) -> Value:
     q, (low, high) = value.type.parameters, value.type.range
     largest = max(max(high - zero, zero - low) for zero in {*q.zero_point})
     growth = max(1.0, largest / max(ends(settings)[1], 1)) * (2 if settings.scale == "power-of-two" else 1)
-    scale = float(np.float32(max(q.scale) * growth))
+    scale = float(np.float32(min(max(q.scale) * growth, np.finfo(np.float32).max)))
     return value.with_(type=value.type.with_(quantization=Quantization.per_tensor(scale, 0)))
