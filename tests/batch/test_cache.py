@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,9 +80,10 @@ def test_data_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_entries_are_whole_and_checked(tmp_path: Path) -> None:
     kept = cache.Cache(tmp_path / "c")
-    with kept.staging(1) as folder:
-        (folder / "x").write_bytes(b"content")
-        hashed = kept.adopt(folder / "x", b"content")
+    folder = kept.stage(1)
+    (folder / "x").write_bytes(b"content")
+    hashed = kept.adopt(folder / "x", b"content")
+    kept.unstage(1)
     assert not folder.exists()
     outcome = Outcome(CONVERTED, outputs={".tflite": hashed}, gates=[("g", "says", True)], notes=["n"])
     kept.keep("k", outcome)
@@ -90,6 +92,20 @@ def test_entries_are_whole_and_checked(tmp_path: Path) -> None:
     assert kept.content(hashed) is None and kept.find("k") is None
     (tmp_path / "c" / "entries" / "k.json").write_bytes(b"{")
     assert kept.find("k") is None
+
+
+def test_an_interrupted_removal_of_a_job_is_made_up_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = cache.Cache(tmp_path / "c")
+    (kept.stage(1) / "x").touch()
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", interrupted)
+        kept.unstage(1)
+    kept.close()
+    assert not list((tmp_path / "c" / "staging").iterdir())
 
 
 def test_what_killed_runs_left_is_removed(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -147,19 +147,23 @@ class Cache:
         files.sweep(folder / "content")
 
     def close(self) -> None:
-        """Remove what is temporary."""
+        """Remove what is temporary: also the folders of jobs that an interruption, at any moment, left."""
+        for folder in self._staging.glob(f"{os.getpid()}-*"):
+            shutil.rmtree(folder, ignore_errors=True)
         self._stack.close()
 
-    @contextmanager
-    def staging(self, number: int) -> Iterator[Path]:
-        """A folder for one job, which is gone at the end."""
-        where = self._staging / f"{os.getpid()}-{number}"
-        shutil.rmtree(where, ignore_errors=True)
-        where.mkdir()
-        try:
-            yield where
-        finally:
-            shutil.rmtree(where, ignore_errors=True)
+    def _stage(self, number: int) -> Path:
+        return self._staging / f"{os.getpid()}-{number}"
+
+    def stage(self, number: int) -> Path:
+        """A new folder for a job, until `unstage` or `close`.  Raises OSError."""
+        self.unstage(number)
+        self._stage(number).mkdir()
+        return self._stage(number)
+
+    def unstage(self, number: int) -> None:
+        """Remove the folder of a job that has ended."""
+        shutil.rmtree(self._stage(number), ignore_errors=True)
 
     def find(self, key: str) -> Outcome | None:
         """The outcome that is kept for a key, if all its files are there too."""

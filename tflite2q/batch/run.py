@@ -7,7 +7,7 @@ import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -45,7 +45,6 @@ class _Working:
     index: int
     key: str
     folder: Path
-    stack: ExitStack
 
 
 class Batch:
@@ -80,8 +79,6 @@ class Batch:
                 self._collect(running, told)
         finally:
             engine.close()
-            for working in running.values():
-                working.stack.close()
             self._cache.close()
         return Summary(tuple(self._records[i] for i in range(len(self._jobs))), time.monotonic() - started)
 
@@ -98,13 +95,13 @@ class Batch:
                 return Record(job, found, time.monotonic() - started, True)
         except Tflite2qError as error:
             return self._refused(job, error, time.monotonic() - started)
-        with ExitStack() as stack:
-            folder = stack.enter_context(self._cache.staging(index))
-            try:
-                future = engine.submit(folder, name, content, job.settings)
-            except OSError as error:
-                return self._refused(job, _unwritable(str(folder), error), time.monotonic() - started)
-            return future, _Working(index, key, folder, stack.pop_all())
+        try:
+            folder = self._cache.stage(index)
+            future = engine.submit(folder, name, content, job.settings)
+        except OSError as error:
+            self._cache.unstage(index)
+            return self._refused(job, _unwritable(self._cache.place.name(), error), time.monotonic() - started)
+        return future, _Working(index, key, folder)
 
     def _found(self, key: str) -> Outcome | None:
         try:
@@ -134,7 +131,8 @@ class Batch:
                 record = self._refused(job, error, seconds)
             except OSError as error:
                 record = self._refused(job, _unwritable(self._cache.place.name(), error), seconds)
-            running.pop(future).stack.close()
+            running.pop(future)
+            self._cache.unstage(working.index)
             self._tell(working.index, record, told)
 
     def _refused(self, job: Job, error: Tflite2qError, seconds: float) -> Record:
