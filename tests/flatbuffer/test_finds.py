@@ -216,11 +216,18 @@ def checked(op: Op, x: TensorType, y: TensorType) -> Graph:
 CODES = TensorType((256,), "int8", Quantization.per_tensor(0.5, 3))
 
 
-def test_integers_of_four_bits_are_not_requantized() -> None:
-    four = TensorType((256,), "int4", Quantization.per_tensor(0.5, 0))
-    for x, y in ((CODES, four), (four, CODES)):
-        with pytest.raises(UnsupportedError, match="is int4; QUANTIZE neither reads nor gives that"):
+@pytest.mark.parametrize("dtype", ["int4", "int64"])
+def test_integers_of_four_and_of_64_bits_are_not_requantized(dtype: str) -> None:
+    other = TensorType((256,), dtype, Quantization.per_tensor(0.5, 0))
+    for x, y in ((CODES, other), (other, CODES)):
+        with pytest.raises(UnsupportedError, match=f"is {dtype}; QUANTIZE neither reads nor gives that"):
             checked(Requantize(inputs=("x",), outputs=("y",)), x, y)
+
+
+def test_integers_of_64_bits_are_not_dequantized() -> None:
+    wide = TensorType((256,), "int64", Quantization.per_tensor(0.5, 0))
+    with pytest.raises(UnsupportedError, match="is int64; DEQUANTIZE does not read that"):
+        checked(Dequantize(inputs=("x",), outputs=("y",)), wide, TensorType((256,), "float32"))
 
 
 @pytest.mark.parametrize(("dtype", "option"), [("uint8", "INT32"), ("int32", "INT64"), ("float32", "FLOAT32")])

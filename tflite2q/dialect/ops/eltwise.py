@@ -233,7 +233,10 @@ class Requantize(Op):
         require(x.type.dtype == "float32" or x.type.quantized, f"{x.name!r} has no quantization parameters")
         require(outs[0].type.quantized, f"{outs[0].name!r} has no quantization parameters")
         for value in (x, outs[0]):
-            supported(value.type.dtype != "int4", f"{value.name!r} is int4; QUANTIZE neither reads nor gives that")
+            supported(
+                value.type.dtype not in ("int4", "int64"),
+                f"{value.name!r} is {value.type.dtype}; QUANTIZE neither reads nor gives that",
+            )
 
     def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
         return (ins["x"].type.shape,)
@@ -282,6 +285,7 @@ class Dequantize(Op):
         x = ins["x"]
         require(x.type.dtype == "float16" or x.type.quantized, f"{x.name!r} has no quantization parameters")
         require(outs[0].type.dtype == "float32", "result must be float32")
+        supported(x.type.dtype != "int64", f"{x.name!r} is int64; DEQUANTIZE does not read that")
         q = x.type.quantization
         single = q is None or q.axis is None
         supported(single or x.type.dtype != "int16", f"{x.name!r} is int16 with a scale per channel")
