@@ -162,17 +162,37 @@ def test_symmetric_zero_points_are_0_wherever_they_are_a_choice(seed: int) -> No
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_a_symmetric_grid_spans_all_numbers_the_old_one_could_hold(seed: int) -> None:
+def test_a_symmetric_grid_spans_all_numbers_that_the_old_one_held(seed: int) -> None:
     before = everything(seed)
     after = tflite2q.convert(before, "symmetric-int8", "scheme").graph
+    inputs = np.random.default_rng(seed).choice([0, 1, 254, 255], (20, *before["x"].type.shape)).astype(np.uint8)
+    runs = [reference.run_every(before, each) for each in inputs]
     for name in ("x", "first", "deep", "left", "right", "sum", "logits"):
-        old, new = before[name].type, after[name].type
-        low, high = -old.zero_point * old.scale, (255 - old.zero_point) * old.scale
-        if name in ("first", "deep"):
-            low = 0.0
-        reach = 127 * new.scale
-        assert reach >= max(high, -low * 127 / 128) * (1 - 1e-6)
+        old, reach = before[name].type, 127 * after[name].type.scale
+        held = old.scale * (np.array([run[name] for run in runs], float) - old.zero_point)
+        # Sums are what is held, rounded to the old steps.
+        assert reach >= max(held.max(), -held.min() * 127 / 128) - old.scale / 2 * (1 + 1e-6)
+        low, high = old.scale * -old.zero_point, old.scale * (255 - old.zero_point)
         assert reach <= max(high, -low) * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("name", ["symmetric-int8", "int16x8"])
+def test_a_new_scale_ends_where_sums_do(name: str) -> None:
+    """Codes of 12.75 at most, of which a unit's few weights reach a part: no step is spent on the rest."""
+    net = Net(seed=3)
+    x = net.input("x", (1, 6), (0.01, 100))
+    graph = net.graph(net.dense(x, "y", 4, (0.1, 120), spread=20))
+    (op,) = graph.ops
+    weights, bias = graph.ins(op)["weights"], graph.ins(op)["bias"]
+    real = weights.type.scale * (weights.data.astype(float) - weights.type.zero_point)
+    low, high = 0.01 * (0 - 100), 0.01 * (255 - 100)
+    added = bias.data * (0.01 * weights.type.scale)
+    most = np.where(real > 0, real * high, real * low).sum(axis=1) + added
+    least = np.where(real > 0, real * low, real * high).sum(axis=1) + added
+    assert max(most.max(), -least.min()) < 12.7 / 2
+    kind = tflite2q.convert(graph, name, "scheme").graph["y"].type
+    lowest, highest = kind.range
+    assert kind.scale == pytest.approx(max(most.max() / highest, least.min() / lowest), rel=1e-6)
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["int8", "symmetric-int8"]))

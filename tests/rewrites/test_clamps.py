@@ -378,7 +378,7 @@ def test_a_cut_that_nothing_reaches_is_not_written() -> None:
     weights = net.weights("w", (4, 1, 1, 3), spread=10)
     net.value("y", (1, 4, 4, 4), BOTH)
     graph = net.graph(net.op(Conv2D(inputs=(x, weights), outputs=("y",))))
-    assert clamps.cuts(graph) == {}
+    assert clamps.limits(graph).cuts == {}
     assert written(graph, "float32") == {"y": None}
 
 

@@ -60,8 +60,17 @@ class Clamp:
         return ", ".join(parts)
 
 
-def cuts(graph: Graph) -> dict[str, Cut]:
-    """The values of `graph` for which the range of codes cuts off possible results of their op."""
+@dataclass(frozen=True)
+class Limits:
+    """`spans` are the real numbers that each value can be, and `cuts` says which of those its op may compute the range
+    of codes cuts off."""
+
+    spans: Mapping[str, Span]
+    cuts: Mapping[str, Cut]
+
+
+def limits(graph: Graph) -> Limits:
+    """What the values of `graph` can be, by their names."""
     found: dict[str, Cut] = {}
     known = {name: _given(graph[name]) for name in graph.by_name if name not in graph.producers}
     for op in (op for op in graph.ops if op.outputs):
@@ -76,7 +85,7 @@ def cuts(graph: Graph) -> dict[str, Cut]:
             high = codes[1] if reach[1] > codes[1] + slack else math.inf
             if (low, high) != EVERYTHING and op.fixed_result(y.type.dtype) != y.type.quantization:
                 found[y.name] = Cut(low, high, known[y.name])
-    return found
+    return Limits(known, found)
 
 
 def _given(value: Value) -> Span:

@@ -61,8 +61,9 @@ def decide(
     guarded, boundaries = guard(join_casts(graph), own)
     plan = own.renamed(boundaries.inner)
     known = _behind_boundaries(guarded, graph, boundaries, seen or {})
-    types = assign(guarded, plan, boundaries, known if calibrate else {})
-    cuts = {} if provisional else clamps.cuts(guarded)
+    limits = clamps.limits(guarded)
+    types = assign(guarded, plan, boundaries, limits.spans, known if calibrate else {})
+    cuts = {} if provisional else limits.cuts
     kept = clamps.lost(guarded, types, cuts, boundaries.inner.values())
     return Decisions(own, guarded, boundaries, plan, known, types, cuts, kept, provisional)
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from tflite2q.arithmetic import rounding
 from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.spans import Span
 from tflite2q.dialect.types import Quantization, TensorType
 from tflite2q.rewrites.plan import Plan, activation_operands, is_activation
 from tflite2q.rewrites.scheme import Activations, Layer
@@ -38,23 +39,21 @@ class Wish:
     fixed: Quantization | None = None
 
 
-def real_extremes(kind: TensorType, activation: str = "NONE") -> RealRange:
-    """Real numbers of the lowest and highest code that `activation` allows."""
-    low, high = rounding.activation_range(activation, kind.scale, kind.zero_point, kind.dtype)
-    return kind.scale * (low - kind.zero_point), kind.scale * (high - kind.zero_point)
-
-
 def assign(
-    graph: Graph, plan: Plan, boundaries: Boundaries, observed: Mapping[str, Observation]
+    graph: Graph,
+    plan: Plan,
+    boundaries: Boundaries,
+    spans: Mapping[str, Span],
+    observed: Mapping[str, Observation],
 ) -> dict[str, TensorType]:
     """The new type of every activation that is computed or given, by name.
 
-    Observations of real data, if any, narrow the range that a new scale covers.
+    A new scale covers what values can be (`spans`), which observations of real data, if any, narrow.
     """
     wishes = _wishes(graph, plan, boundaries)
     types: dict[str, TensorType] = {}
     for members in _classes(graph, plan):
-        types.update(_solve(graph, members, wishes, observed))
+        types.update(_solve(graph, members, wishes, spans, observed))
     return types
 
 
@@ -100,7 +99,11 @@ def _classes(graph: Graph, plan: Plan) -> list[list[str]]:
 
 
 def _solve(
-    graph: Graph, members: Sequence[str], wishes: Mapping[str, Wish], observed: Mapping[str, Observation]
+    graph: Graph,
+    members: Sequence[str],
+    wishes: Mapping[str, Wish],
+    spans: Mapping[str, Span],
+    observed: Mapping[str, Observation],
 ) -> dict[str, TensorType]:
     """One set of parameters for a class."""
     if any(name not in wishes for name in members):
@@ -110,20 +113,17 @@ def _solve(
         return {name: graph[name].type.with_(dtype="float32", quantization=None) for name in members}
     fixed = [wish.fixed for wish in (wishes[name] for name in members) if wish.fixed is not None]
     old = graph[members[0]].type
-    new = fixed[0] if fixed else parameters(old, settings, _real_range(graph, members, settings, observed))
+    new = fixed[0] if fixed else parameters(old, settings, _real_range(members, settings, spans, observed))
     return {name: graph[name].type.with_(dtype=settings.dtype, quantization=new) for name in members}
 
 
 def _real_range(
-    graph: Graph, members: Sequence[str], settings: Activations, observed: Mapping[str, Observation]
+    members: Sequence[str], settings: Activations, spans: Mapping[str, Span], observed: Mapping[str, Observation]
 ) -> RealRange:
-    """Real numbers that the class can hold: its codes' range, without what activations cut off and data never
-    reached."""
+    """Real numbers that the class can hold, without what data never reached."""
     low, high = np.inf, -np.inf
     for name in members:
-        kind = graph[name].type
-        activation = getattr(graph.producers.get(name), "activation", "NONE")
-        first, last = real_extremes(kind, activation)
+        first, last = spans[name]
         if name in observed and observed[name].counts.any():
             seen = covered(observed[name], settings)
             first, last = max(first, seen[0]), min(last, seen[1])

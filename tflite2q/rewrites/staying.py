@@ -11,11 +11,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from tflite2q.dialect import spans
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op, Values
 from tflite2q.dialect.ops.opaque import shared_variables
 from tflite2q.dialect.types import Quantization, Value
-from tflite2q.rewrites.parameters import parameters, real_extremes
+from tflite2q.rewrites.parameters import parameters
 from tflite2q.rewrites.plan import Plan, activations_of, is_activation
 from tflite2q.rewrites.scheme import Activations, Layer, Weights
 from tflite2q.rewrites.weights import ends
@@ -114,7 +115,7 @@ def _rescaled(value: Value, wish: Activations, maker: Op | None = None) -> Value
     if not is_activation(value):
         return value
     fixed = None if maker is None else maker.fixed_result(wish.dtype)
-    extremes = real_extremes(value.type, getattr(maker, "activation", "NONE"))
+    extremes = spans.clipped(spans.of_activation(getattr(maker, "activation", "NONE")), spans.of_codes(value.type))
     return value.with_(
         type=value.type.with_(dtype=wish.dtype, quantization=fixed or parameters(value.type, wish, extremes))
     )
