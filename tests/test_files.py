@@ -83,6 +83,17 @@ def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == sorted([kept[0], *kept[2:], "x.so"])
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_process_that_has_ended_is_not_alive_before_its_parent_asks() -> None:
+    """The parent of what a kill orphaned may ask late, and in containers never."""
+    child = subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.DEVNULL)
+    assert files.alive(child.pid)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert Path(f"/proc/{child.pid}").exists() and not files.alive(child.pid)
+    child.wait()
+    assert not files.alive(child.pid) and files.alive(os.getpid())
+
+
 def test_outputs_are_neither_inputs_nor_each_other(tmp_path: Path) -> None:
     for name in ("model", "data"):
         (tmp_path / name).touch()

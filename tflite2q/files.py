@@ -118,7 +118,7 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def alive(process: int) -> bool:
-    """Whether there is such a process; True where that cannot be told."""
+    """Whether there is such a process, which has not ended; True where that cannot be told."""
     if os.name != "posix":
         return True
     try:
@@ -127,7 +127,16 @@ def alive(process: int) -> bool:
         return False
     except (OSError, OverflowError):
         return True
-    return True
+    return not _ended(process)
+
+
+def _ended(process: int) -> bool:
+    """Whether a process has ended and only waits, perhaps for long, for another to ask how (proc(5))."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state in (b"Z", b"X")
 
 
 def write(path: str | Path, content: bytes | memoryview, force: bool = False, tidy: bool = True) -> None:
