@@ -15,9 +15,10 @@ from networks import everything
 from streaming import streaming
 
 import tflite2q
+from tflite2q.dialect.types import Quantization, TensorType, Value
 from tflite2q.errors import DataError, UsageError
 from tflite2q.evaluation.models import load
-from tflite2q.execution import reference, runtime
+from tflite2q.execution import calls, reference, runtime
 from tflite2q.execution.runtime import Executable
 
 Array = np.ndarray[Any, Any]
@@ -116,7 +117,16 @@ def test_samples_may_be_endless(executable: Executable, images: list[Array], exp
 
     found = [outputs[0] for outputs in itertools.islice(executable.map(endless(), 2), 150)]
     np.testing.assert_array_equal(found, [*expected, *expected[:50]])
-    assert taken < 1000
+    assert taken < 150 + 5 * executable.capacity  # four pieces ahead, for two workers
+
+
+def test_a_call_computes_few_samples_of_what_takes_or_gives_much() -> None:
+    """A worker keeps memory for all samples of a call."""
+    small = Value("x", TensorType((1, 4), "int8", Quantization.per_tensor(1.0, 0)))
+    large = Value("y", TensorType((1, 1 << 17), "int8", Quantization.per_tensor(1.0, 0)))
+    assert calls.capacity([small]) == calls.PIECE_SAMPLES
+    assert calls.capacity([small, large]) == calls.capacity([large, small]) == 1
+    assert calls.capacity([]) == calls.PIECE_SAMPLES
 
 
 def test_a_sample_that_does_not_fit_is_an_error(executable: Executable, images: list[Array]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 Sample = npt.ArrayLike | tuple[npt.ArrayLike, ...]
 
-# Samples that a call of the code computes at most: these many bytes of inputs, or one sample, and no more than so many.
+# Samples that a call of the code computes at most: these many bytes of what goes in and out, or one sample, and no more
+# than so many.
 PIECE_BYTES = 1 << 18
-PIECE_SAMPLES = 32
+PIECE_SAMPLES = 256
+PIECE_SECONDS = 2e-3  # that a thread should be at a piece: to hand it over takes a twentieth of that
 
 
 class Stream:
@@ -167,26 +170,48 @@ def _repeated(value: Value, count: int) -> Value:
     return replace(value, type=replace(value.type, shape=(shape[0] * count, *shape[1:])))
 
 
-def capacity(inputs: Iterable[Value]) -> int:
-    """How many samples of a model one call computes at most: many small ones, which take less time than a call."""
-    size = sum(prod(shape) * dtype.itemsize for shape, dtype in kinds(inputs))
+def capacity(values: Iterable[Value]) -> int:
+    """How many samples of a model, which takes and gives `values`, one call computes at most: many small ones, which
+    take less time than a call."""
+    size = sum(prod(shape) * dtype.itemsize for shape, dtype in kinds(values))
     return max(1, min(PIECE_SAMPLES, PIECE_BYTES // max(1, size)))
+
+
+class _Pieces:
+    """Samples in pieces, which grow until one takes a thread long enough or is as large as a call takes."""
+
+    def __init__(self, executable: Executable, samples: Iterable[Sample]) -> None:
+        self._executable = executable
+        self._samples = (sample if isinstance(sample, tuple) else (sample,) for sample in samples)
+        self._size = min(8, executable.capacity)
+
+    def __iter__(self) -> Iterator[list[tuple[npt.ArrayLike, ...]]]:
+        while piece := list(islice(self._samples, self._size)):
+            yield piece
+
+    def run(self, piece: Sequence[tuple[npt.ArrayLike, ...]]) -> list[list[Array]]:
+        """The results of a piece."""
+        started = time.perf_counter()
+        results = self._executable.run_all(piece)
+        if len(piece) == self._size and time.perf_counter() - started < PIECE_SECONDS / 2:
+            self._size = min(2 * len(piece), self._executable.capacity)
+        return results
 
 
 def mapped(executable: Executable, samples: Iterable[Sample], workers: int) -> Iterator[list[Array]]:
     """The results for each sample, in order, by threads that are kept busy with pieces of the samples."""
-    inputs = (sample if isinstance(sample, tuple) else (sample,) for sample in samples)
-    pieces = iter(lambda: list(islice(inputs, executable.capacity)), [])
+    cut = _Pieces(executable, samples)
+    pieces = iter(cut)
     if workers == 1:
         for piece in pieces:
-            yield from _results(executable, piece, partial(executable.run_all, piece))
+            yield from _results(executable, piece, partial(cut.run, piece))
         return
     threads = executable.threads_of(workers)
     ahead: deque[tuple[list[Any], Future[list[list[Array]]]]] = deque()
     try:
         while True:
             for piece in islice(pieces, 2 * workers - len(ahead)):
-                ahead.append((piece, threads.submit(executable.run_all, piece)))
+                ahead.append((piece, threads.submit(cut.run, piece)))
             if not ahead:
                 return
             piece, done = ahead.popleft()

@@ -153,7 +153,7 @@ class Executable:
         self._takes, self._gives = Inputs(description.inputs), Outputs(description.outputs)
         self._initial = [value.data for value in description.states]
         self._results = kinds((*description.outputs, *description.states))
-        self.capacity = capacity(description.inputs)
+        self.capacity = capacity((*description.inputs, *description.outputs, *description.states))
         self._code: Any = None
         self._making = threading.Lock()
         # Those that no thread is using; the last one used is the next to be used, and the one that is timed.
