@@ -56,7 +56,7 @@ def observed(graph: Graph, highest: list[int]) -> dict[str, Observation]:
 
 def factors(graph: Graph, seen: dict[str, Observation], wanted: Scheme | None = None) -> np.ndarray:
     wanted = wanted or per_tensor()
-    return equalize(graph, Plan.of(wanted, graph), seen, clamps.limits(graph).cuts).get(MIDDLE, np.ones(8))
+    return equalize(graph, Plan.of(wanted, graph), {}, seen, clamps.limits(graph).cuts).get(MIDDLE, np.ones(8))
 
 
 @pytest.mark.parametrize("activation", ["NONE", "RELU"])

@@ -337,6 +337,10 @@ class Op:
         """
         return EVERYTHING
 
+    def fused(self, ins: Values) -> Span:
+        """Where a fused activation keeps results; everything for one that does other things than end them."""
+        return of_activation(getattr(self, "activation", "NONE"))
+
     def macs(self, ins: Values, outs: Sequence[Value]) -> int:
         """Multiply-accumulate operations of one run; 0 for ops without products."""
         return 0

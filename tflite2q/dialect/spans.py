@@ -6,16 +6,20 @@ Intervals are closed and may be infinite.  They are bounds, not promises that ev
 from __future__ import annotations
 
 import math
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
 
 from tflite2q.arithmetic import rounding
-from tflite2q.dialect.types import TensorType, Value
+from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
 
 Span = tuple[float, float]
 EVERYTHING: Span = (-math.inf, math.inf)
 AT_ONCE = 1 << 16  # weights that are real numbers at one time: what they take stays small, and in the caches
+
+_Sums = dict[tuple[int, Quantization | None], tuple[rounding.Floats, rounding.Floats]]
+_KNOWN: WeakKeyDictionary[Constant, _Sums] = WeakKeyDictionary()  # sums of weights, which several looks at a graph need
 
 ACTIVATIONS: dict[str, Span] = {"RELU": (0.0, math.inf), "RELU6": (0.0, 6.0), "RELU_N1_TO_1": (-1.0, 1.0)}
 
@@ -84,10 +88,7 @@ def weighted_sum(x: Value, span: Span, weights: Value, axis: int, bias: Value | 
     if weights.constant is None or (bias is not None and bias.constant is None) or weights.type.size == 0:
         return EVERYTHING
     count = weights.type.shape[axis]
-    rising, falling = np.empty(count), np.empty(count)
-    for part in blocks_of_rows(weights, axis):
-        real = _rows(weights, axis, part)
-        rising[part], falling[part] = np.maximum(real, 0).sum(axis=1), np.minimum(real, 0).sum(axis=1)
+    rising, falling = _sums(weights, axis)
     low, high = min(span[0], 0.0), max(span[1], 0.0)
     if not (math.isfinite(low) and math.isfinite(high)):
         return EVERYTHING
@@ -96,6 +97,22 @@ def weighted_sum(x: Value, span: Span, weights: Value, axis: int, bias: Value | 
         float((rising * low + falling * high + extra).min()),
         float((rising * high + falling * low + extra).max()),
     )
+
+
+def _sums(weights: Value, axis: int) -> tuple[rounding.Floats, rounding.Floats]:
+    """The sums of the positive and of the negative weights of each output channel; worked out once while the weights
+    live."""
+    assert weights.constant is not None
+    known = _KNOWN.setdefault(weights.constant, {})
+    key = axis, weights.type.quantization
+    if key not in known:
+        count = weights.type.shape[axis]
+        rising, falling = np.empty(count), np.empty(count)
+        for part in blocks_of_rows(weights, axis):
+            real = _rows(weights, axis, part)
+            rising[part], falling[part] = np.maximum(real, 0).sum(axis=1), np.minimum(real, 0).sum(axis=1)
+        known[key] = rising, falling
+    return known[key]
 
 
 def blocks_of_rows(weights: Value, axis: int) -> list[slice]:

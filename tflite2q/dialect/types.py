@@ -149,7 +149,7 @@ class UnknownUntilRun(UnsupportedError):
 class Constant:
     """Immutable array data with value equality; `array` is read-only and of the type's storage dtype."""
 
-    __slots__ = ("_hash", "array")
+    __slots__ = ("__weakref__", "_hash", "array")
 
     def __init__(self, array: npt.NDArray[Any]) -> None:
         frozen = np.ascontiguousarray(array).reshape(np.shape(array))

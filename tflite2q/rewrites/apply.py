@@ -48,7 +48,7 @@ class Applier:
         self.provisional = provisional
         self.graph, self.plan, self.types, self.seen = graph, plan, types, seen
         self.editor = Editor(graph)
-        self.factors = equalize(graph, plan, seen, cuts)
+        self.factors = equalize(graph, plan, types, seen, cuts)
         self.weights: dict[str, NewWeights] = {}
         self.exact: dict[str, Exact] = {}
 

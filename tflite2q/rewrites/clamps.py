@@ -76,11 +76,11 @@ def limits(graph: Graph) -> Limits:
     for op in (op for op in graph.ops if op.outputs):
         reach = _reach(op, graph, known)
         for y in graph.outs(op):
-            known[y.name] = reach
+            known[y.name] = reach if y.type.dtype == graph[op.name].type.dtype else EVERYTHING
             if not is_activation(y):
                 continue
             codes, slack = spans.of_codes(y.type), y.type.scale * SAME
-            known[y.name] = spans.clipped(reach, codes)
+            known[y.name] = _rounded(spans.clipped(reach, codes), y.type)
             low = codes[0] if reach[0] < codes[0] - slack else -math.inf
             high = codes[1] if reach[1] > codes[1] + slack else math.inf
             if (low, high) != EVERYTHING and op.fixed_result(y.type.dtype) != y.type.quantization:
@@ -104,7 +104,13 @@ def _reach(op: Op, graph: Graph, known: Mapping[str, Span]) -> Span:
             return spans.of_codes(y)
     operands = Named(op, (EVERYTHING if name is None else known[name] for name in op.inputs))
     reach = op.reach(graph.ins(op), operands, graph.outs(op))
-    return spans.clipped(reach, spans.of_activation(getattr(op, "activation", "NONE")))
+    return spans.clipped(reach, op.fused(graph.ins(op)))
+
+
+def _rounded(span: Span, kind: TensorType) -> Span:
+    """`span` up to the codes that its ends are rounded to, or beyond."""
+    low, high = (end / kind.scale for end in span)
+    return kind.scale * math.floor(low + SAME), kind.scale * math.ceil(high - SAME)
 
 
 def lost(

@@ -57,7 +57,7 @@ def decide(
 
     Raises SchemeError where the scheme is impossible for a layer.
     """
-    own = planned(plan, graph, provisional)
+    own = planned(plan, graph, clamps.limits(graph).spans, provisional)
     guarded, boundaries = guard(join_casts(graph), own)
     plan = own.renamed(boundaries.inner)
     known = _behind_boundaries(guarded, graph, boundaries, seen or {})

@@ -23,7 +23,8 @@ from tflite2q.arithmetic import rounding
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.conv import Conv2D, DepthwiseConv2D
-from tflite2q.dialect.types import Value
+from tflite2q.dialect.spans import of_codes
+from tflite2q.dialect.types import TensorType, Value
 from tflite2q.rewrites.clamps import Cut
 from tflite2q.rewrites.plan import Plan, is_activation
 from tflite2q.rewrites.statistics import Observation
@@ -38,12 +39,17 @@ HEADROOM = 1.5
 
 
 def equalize(
-    graph: Graph, plan: Plan, seen: Mapping[str, Observation], cuts: Mapping[str, Cut]
+    graph: Graph,
+    plan: Plan,
+    types: Mapping[str, TensorType],
+    seen: Mapping[str, Observation],
+    cuts: Mapping[str, Cut],
 ) -> dict[str, rounding.Floats]:
     """The factors s[c] by which the channels of a value are divided, for the values that gain from it.
 
-    `seen` are observations by name: without them bounded values are left unchanged, and none is lifted.  `cuts` are
-    where the range of codes bounds values.
+    `types` are the new types of values that change, which lifted channels stay within.  `seen` are observations by
+    name: without them bounded values are left unchanged, and none is lifted.  `cuts` are where the range of codes
+    bounds values.
     """
     found: dict[str, rounding.Floats] = {}
     for value in graph.values:
@@ -60,7 +66,9 @@ def equalize(
         factors = np.where(read > 0, np.sqrt(made / np.where(read > 0, read, 1.0)), 0.0)
         # Only ratios matter.  A channel that is divided uses fewer codes, so the middle one is left as it is.
         factors = np.where(read > 0, factors / np.median(factors[live]), 1.0)
-        factors = np.clip(factors, _least(value, pair[0], seen.get(value.name)), LARGEST)
+        factors = np.clip(
+            factors, _least(value, pair[0], types.get(value.name, value.type), seen.get(value.name)), LARGEST
+        )
         factors[_reaching_bound(value, pair[0], seen.get(value.name), cuts.get(value.name))] = 1.0
         if (factors != 1.0).any():
             found[value.name] = factors
@@ -92,12 +100,16 @@ def _ranges(
     return made, read
 
 
-def _least(value: Value, maker: Op, seen: Observation | None) -> rounding.Floats:
-    """The least divisor of each channel for which what was seen of it, and HEADROOM, stays within the value's range."""
+def _least(value: Value, maker: Op, new: TensorType, seen: Observation | None) -> rounding.Floats:
+    """The least divisor of each channel for which what was seen of it, and HEADROOM, stays within the value's range,
+    and within that of its `new` type."""
     channels = value.type.shape[-1]
     if seen is None:
         return np.ones(channels)
-    low, high = _range(value, maker) - value.type.zero_point
+    low, high = (float(code) for code in _range(value, maker) - value.type.zero_point)
+    if new.quantized:
+        first, last = (end / value.type.scale for end in of_codes(new))
+        low, high = max(low, first), min(high, last)
     highest = seen.highest.reshape(-1, channels).max(axis=0) - value.type.zero_point
     lowest = seen.lowest.reshape(-1, channels).min(axis=0) - value.type.zero_point
     used = np.maximum(highest / max(high, 1), lowest / min(low, -1))

@@ -71,7 +71,7 @@ class Forecast:
         if not (retyped or inner or any(changes)):
             raise unchanged(self.graph, plan)
         # Without samples only what no bound cuts off is evened out.
-        even = equalize(self.graph, plan, {}, clamps.limits(self.graph).cuts)
+        even = equalize(self.graph, plan, {}, {}, clamps.limits(self.graph).cuts)
         layers = []
         for op in self.graph.ops:
             value = weights.get(op.name)

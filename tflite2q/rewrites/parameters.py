@@ -14,7 +14,7 @@ import numpy as np
 
 from tflite2q.arithmetic import rounding
 from tflite2q.dialect.graph import Graph
-from tflite2q.dialect.spans import Span
+from tflite2q.dialect.spans import Span, union
 from tflite2q.dialect.types import Quantization, TensorType
 from tflite2q.rewrites.plan import Plan, activation_operands, is_activation
 from tflite2q.rewrites.scheme import Activations, Layer
@@ -52,6 +52,7 @@ def assign(
     """
     wishes = _wishes(graph, plan, boundaries)
     types: dict[str, TensorType] = {}
+    spans = _with_constants(graph, plan, spans)
     for members in _classes(graph, plan):
         types.update(_solve(graph, members, wishes, spans, observed))
     return types
@@ -96,6 +97,21 @@ def _classes(graph: Graph, plan: Plan) -> list[list[str]]:
     for name in leader:
         groups.setdefault(find(name), []).append(name)
     return list(groups.values())
+
+
+def _with_constants(graph: Graph, plan: Plan, spans: Mapping[str, Span]) -> dict[str, Span]:
+    """`spans`, in which operands also cover the constants that they are compared with.
+
+    Elsewhere a constant that shares parameters with a result needs no room for what the result cannot be.
+    """
+    wider = dict(spans)
+    for op in graph.ops:
+        activations = plan.wanted(op, graph)
+        for group in op.ties(activations.dtype) if activations else ():
+            constants = [spans[name] for name in group if graph[name].constant is not None]
+            if constants and not {*group} & {*op.outputs}:
+                wider.update((name, union(wider[name], *constants)) for name in group)
+    return wider
 
 
 def _solve(

@@ -6,15 +6,15 @@ another zero point than 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
 
-from tflite2q.dialect import spans
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op, Values
 from tflite2q.dialect.ops.opaque import shared_variables
+from tflite2q.dialect.spans import Span
 from tflite2q.dialect.types import Quantization, Value
 from tflite2q.rewrites.parameters import parameters
 from tflite2q.rewrites.plan import Plan, activations_of, is_activation
@@ -22,16 +22,18 @@ from tflite2q.rewrites.scheme import Activations, Layer, Weights
 from tflite2q.rewrites.weights import ends
 
 
-def planned(plan: Plan, graph: Graph, provisional: bool = False) -> Plan:
+def planned(plan: Plan, graph: Graph, spans: Mapping[str, Span], provisional: bool = False) -> Plan:
     """`plan` for `graph`, which knows the ops that stay: kernels do not take their new scales, no cast makes their
-    codes, or another op that uses the same variable stays.  Scales of a `provisional` graph are no real model's."""
+    codes, or another op that uses the same variable stays.
+
+    `spans` are what values can be.  Scales of a `provisional` graph are no real model's."""
     plan = replace(plan, layers={**plan.layers, **_state_layers(graph, plan)})
     settings = {plan.scheme.layer.activations, *(layer.activations for layer in plan.layers.values())}
     scaled = () if provisional else graph.ops
     kept = {
         op.name: f"the kernels of {op.builtin.name} do not take the scales that it would get"
         for op in scaled
-        if _outgrows(op, graph, settings, plan.layer(op).weights)
+        if _outgrows(op, graph, spans, settings, plan.layer(op).weights)
     }
     plan = replace(plan, kept=kept)
     plan = replace(plan, kept={**_held(graph, plan), **kept})
@@ -86,18 +88,22 @@ def _without_casts(graph: Graph, plan: Plan) -> dict[str, str]:
     return kept
 
 
-def _outgrows(op: Op, graph: Graph, settings: Iterable[Activations], weights: Weights) -> bool:
+def _outgrows(
+    op: Op, graph: Graph, spans: Mapping[str, Span], settings: Iterable[Activations], weights: Weights
+) -> bool:
     """Whether the kernels of `op` take its scales, and may not take those that a scheme gives it."""
     ins, outs = graph.ins(op), graph.outs(op)
     return any(
-        op.outgrown((ins, outs), (_expected(op, ins, wish, weights), [_rescaled(y, wish, op) for y in outs]))
+        op.outgrown(
+            (ins, outs), (_expected(op, ins, spans, wish, weights), [_rescaled(y, spans, wish, op) for y in outs])
+        )
         for wish in settings
         if wish.dtype != "float32" and op.computes_in(wish.dtype) == wish.dtype
     )
 
 
-def _expected(op: Op, ins: Values, wish: Activations, weights: Weights) -> Values:
-    """The operands with the scales that they would get from the ranges of their codes."""
+def _expected(op: Op, ins: Values, spans: Mapping[str, Span], wish: Activations, weights: Weights) -> Values:
+    """The operands with the scales that they would get if they shared them with no other value."""
 
     def entries() -> Iterator[Value | None]:
         for index, value in enumerate(ins.entries):
@@ -105,20 +111,18 @@ def _expected(op: Op, ins: Values, wish: Activations, weights: Weights) -> Value
             if value is not None and role == "weights" and value.type.quantized and weights.dtype != "float32":
                 yield _grown(value, weights)
             else:
-                yield value if value is None or role != "activation" else _rescaled(value, wish)
+                yield value if value is None or role != "activation" else _rescaled(value, spans, wish)
 
     return Values(op, entries())
 
 
-def _rescaled(value: Value, wish: Activations, maker: Op | None = None) -> Value:
+def _rescaled(value: Value, spans: Mapping[str, Span], wish: Activations, maker: Op | None = None) -> Value:
     """An activation with the parameters that `wish` gives it."""
     if not is_activation(value):
         return value
     fixed = None if maker is None else maker.fixed_result(wish.dtype)
-    extremes = spans.clipped(spans.of_activation(getattr(maker, "activation", "NONE")), spans.of_codes(value.type))
-    return value.with_(
-        type=value.type.with_(dtype=wish.dtype, quantization=fixed or parameters(value.type, wish, extremes))
-    )
+    new = fixed or parameters(value.type, wish, spans[value.name])
+    return value.with_(type=value.type.with_(dtype=wish.dtype, quantization=new))
 
 
 def _grown(value: Value, settings: Weights) -> Value:

@@ -130,6 +130,8 @@ class Lookup(Op):
         return Quantization.per_tensor(step, lowest)
 
     def reach(self, ins: Values, spans: Named[Span], outs: Sequence[Value]) -> Span:
+        if self.function == "NEG" and is_codes(ins["x"].type):
+            return EVERYTHING  # of the codes: see `computes_in`
         return sampled(self.function, self.alpha, self.approximate, spans["x"])
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
@@ -149,14 +151,20 @@ class Lookup(Op):
         return tabulate(self.function, _codes(x), _codes(y), Options(self.alpha, self.approximate))
 
 
+WAVES = ("SIN", "COS")
+DIPS = (0.0, -1.5, -0.75179, -0.75246)  # of ABS and SQUARE, HARD_SWISH, GELU and its form by tanh: small beside a span
+
+
 @cache
 def sampled(function: str, alpha: float, approximate: bool, span: Span) -> Span:
     """Where `function` takes numbers of `span`, found by trying many; everything where it has a pole or no formula."""
+    if function in WAVES:
+        return -1.0, 1.0
     name = f"{function} approximate" if approximate else function
     if name not in FORMULAS or not np.isfinite(span).all():
         return of_activation(function)
     with np.errstate(over="ignore"):  # of the largest scales there are
-        line = np.append(np.linspace(*span, SAMPLES), 0.0).clip(*span).astype(np.float32)
+        line = np.append(np.linspace(*span, SAMPLES), DIPS).clip(*span).astype(np.float32)
     with np.errstate(all="ignore"):
         found = FORMULAS[name](NumpyCore(), line, "float32", alpha)
     return (float(found.min()), float(found.max())) if np.isfinite(found).all() else EVERYTHING

@@ -39,6 +39,7 @@ from tflite2q.dialect.ops.float_recurrent import (
 )
 from tflite2q.dialect.ops.hybrid import products, quantized
 from tflite2q.dialect.ops.integer_lstm import GateSums, check_options, log2, normalized, projected
+from tflite2q.dialect.spans import EVERYTHING, Span
 from tflite2q.dialect.types import TensorType, Value
 from tflite2q.errors import UnsupportedError
 
@@ -126,6 +127,10 @@ class Lstm(Op):
         given = normalized(ins, [gate for gate in GATES if gate != "input" or ins.get("input_to_input") is not None])
         sized = all(ins[f"normalization_{gate}"].type.shape == (cells,) for gate in given)
         require(sized, f"normalization does not fit {cells} cells")
+
+    def fused(self, ins: Values) -> Span:
+        """The activation is the cell's."""
+        return EVERYTHING
 
     def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
         return ((*ins["x"].type.shape[:2], lstm_units(ins)),)
@@ -302,6 +307,10 @@ class Svdf(Op):
 
     def macs(self, ins: Values, outs: Sequence[Value]) -> int:
         return ins["x"].type.shape[0] * (ins["features"].type.size + ins["times"].type.size)
+
+    def fused(self, ins: Values) -> Span:
+        """Kernels of codes ignore the activation."""
+        return EVERYTHING if ins["x"].type.quantized else super().fused(ins)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         x, features, times, bias, state = ins["x"], ins["features"], ins["times"], ins.get("bias"), ins["state"]

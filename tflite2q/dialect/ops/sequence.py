@@ -30,6 +30,7 @@ from tflite2q.dialect.ops.float_recurrent import (
     steps_of,
 )
 from tflite2q.dialect.ops.formulas import FORMULAS
+from tflite2q.dialect.spans import EVERYTHING, Span
 from tflite2q.dialect.types import Value
 
 T = TypeVar("T")
@@ -238,6 +239,10 @@ class BidirectionalLstm(Bidirectional):
         for prefix in ("fw_", "bw_"):
             states = f"{prefix}hidden", f"{prefix}memory"
             check_lstm(ins, prefix, self.batch(ins), ins["x"].type.shape[2], states)
+
+    def fused(self, ins: Values) -> Span:
+        """The activation is the cell's."""
+        return EVERYTHING
 
     def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
         return self.shapes(ins, [lstm_units(ins, prefix) for prefix in ("fw_", "bw_")])

@@ -10,12 +10,13 @@ from typing import ClassVar, TypeVar
 import numpy as np
 
 from tflite2q.arithmetic.core import Core
-from tflite2q.dialect.op import Builtin, Named, Op, Operand, Operands, Shape, Values, attribute, require
+from tflite2q.dialect.op import Builtin, Named, Op, Operand, Operands, Shape, Values, attribute, require, supported
 from tflite2q.dialect.ops.common import axis_of, integer, integers, states_shape
-from tflite2q.dialect.spans import Span, of_constant, union
+from tflite2q.dialect.spans import Span, union
 from tflite2q.dialect.types import TensorType, Value
 
 T = TypeVar("T")
+E = TypeVar("E")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +33,16 @@ class Movement(Op):
             require(y.type.dtype == x.type.dtype, f"moves {x.type.dtype} into {y.type.dtype}")
 
     def ties(self, dtype: str) -> tuple[tuple[str, ...], ...]:
-        slots = self.slots
-        last = len(slots) - 1
-        moved = [n for index, n in enumerate(self.inputs) if n and slots[min(index, last)].role == "activation"]
-        return ((*moved, *self.outputs),)
+        return ((*self.moved(self.inputs), *self.outputs),)
+
+    def moved(self, entries: Sequence[E | None]) -> list[E]:
+        """Those of `entries`, one for each operand, that belong to operands whose codes are moved."""
+        return [e for index, e in enumerate(entries) if e is not None and self.operand(index).role == "activation"]
 
     def reach(self, ins: Values, spans: Named[Span], outs: Sequence[Value]) -> Span:
-        return union(*spans.every("x"))
+        return union(
+            *self.moved([None if name is None else span for name, span in zip(self.inputs, spans, strict=True)])
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,8 +143,8 @@ class Pad(Movement):
         return float(y.zero_point) if y.quantization is not None else 0.0
 
     def reach(self, ins: Values, spans: Named[Span], outs: Sequence[Value]) -> Span:
-        fill = of_constant(value) if (value := ins.get("value")) and value.constant else (0.0, 0.0)
-        return union(spans["x"], fill)
+        moved = super().reach(ins, spans, outs)
+        return moved if ins.get("value") is not None else union(moved, (0.0, 0.0))
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         before, after = self.amounts(ins.values)
@@ -167,6 +171,7 @@ class Concat(Movement):
 
     def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         y = outs[0]
+        supported(self.activation == "NONE", f"a concatenation with the activation {self.activation}")
         for part in ins.every("x"):
             require(part.type.dtype == y.type.dtype, f"moves {part.type.dtype} into {y.type.dtype}")
             fits = y.type.dtype != "uint8" or part.type.quantized == y.type.quantized

@@ -9,9 +9,10 @@ from typing import ClassVar, TypeVar
 import numpy as np
 
 from tflite2q.arithmetic.core import Core
-from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Operand, Operands, Shape, Values, attribute, require
+from tflite2q.dialect.op import INT8_VERSION_2, Builtin, Named, Operand, Operands, Shape, Values, attribute, require
 from tflite2q.dialect.ops.common import gather_constant, integers
 from tflite2q.dialect.ops.shape import Movement
+from tflite2q.dialect.spans import Span, union
 from tflite2q.dialect.types import Value
 
 T = TypeVar("T")
@@ -62,6 +63,9 @@ class SpaceBatch(Movement):
         Builtin("BATCH_TO_SPACE_ND", "BatchToSpaceNDOptions", INT8_VERSION_2, {"to_batch": False}),
     )
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("block", "plain"), Operand("margins", "plain"))
+
+    def reach(self, ins: Values, spans: Named[Span], outs: Sequence[Value]) -> Span:
+        return union(spans["x"], (0.0, 0.0)) if self.to_batch else spans["x"]
 
     def geometry(self, ins: Values) -> tuple[list[int], list[int], list[int]]:
         """Block sizes, and margins (padding or crops) before and after, one per spatial axis."""
