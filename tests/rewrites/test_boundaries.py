@@ -12,11 +12,13 @@ from networks import Net, everything
 from test_converted_files import assert_judged_equal
 
 import tflite2q
-from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.graph import Graph, verify
 from tflite2q.dialect.ops.eltwise import Requantize
 from tflite2q.dialect.ops.normalize import LogSoftmax
+from tflite2q.dialect.text import parse_graph
 from tflite2q.dialect.types import Quantization
 from tflite2q.errors import Unchanged
+from tflite2q.evaluation import calibration
 from tflite2q.execution import reference
 from tflite2q.rewrites import Conversion, scheme
 from tflite2q.rewrites.forecast import Forecast
@@ -352,3 +354,46 @@ def test_the_layer_that_makes_an_output_lost_what_it_lost(name: str, losses: lis
     assert [layer.loss for layer in Forecast(graph).layers(scheme.find(name, interface))] == losses
     bounds = [layer.bound for layer in conversion.layers]
     assert bounds == [None, None] if name == "float32" else min(bounds) > 0
+
+
+def test_a_dequantized_constant_that_is_an_output_becomes_real(tmp_path: Path) -> None:
+    graph = verify(
+        parse_graph(
+            """graph "g" { inputs (%x) outputs (%y, %z) values {
+            %c : int8[2] <0.5:0> = [1, 2]
+            %y : float32[2]
+            %x : int8[2] <0.1:0>
+            %z : int8[2] <0.2:0>
+            } ops {
+            %y = q.dequantize(%c) version 2
+            %z = q.add(%x, %x) version 2
+            } }"""
+        )
+    )
+    made = tflite2q.convert(graph, "float32")
+    made.save(tmp_path / "new.tflite")
+    assert_judged_equal(made.graph, tmp_path / "new.tflite")
+    given = np.array([20, -8], np.int8)
+    for found, wanted in zip(reference.run(made.graph, given), ([0.5, 1.0], given), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_real_result_may_be_an_output_and_feed_a_quantized_layer() -> None:
+    graph = verify(
+        parse_graph(
+            """graph "g" { inputs (%x) outputs (%y, %z) values {
+            %x : float32[1, 2]
+            %y : float32[1, 2]
+            %w : float32[1, 2] = [1, 1]
+            %z : float32[1, 1]
+            } ops {
+            %y = q.lookup(%x) {function = SIN}
+            %z = q.dense(%y, %w, _)
+            } }"""
+        )
+    )
+    given = np.array([[1.0, 2.0]], np.float32)
+    new = calibration.convert(graph, scheme.find("int16x8"), [[given]]).graph
+    assert new[new.producers["z"].inputs[0] or ""].type.dtype == "int16"
+    for found, wanted in zip(reference.run(new, given), reference.run(graph, given), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-3)

@@ -1,5 +1,5 @@
-"""What values can be: no input takes a value out of its span, whatever the operator, and nothing that is made with spans
-cuts results off."""
+"""What values can be: no input takes a value out of its span, whatever the operator, and nothing that is made with
+spans cuts results off."""
 
 from __future__ import annotations
 

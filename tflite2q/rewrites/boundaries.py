@@ -149,6 +149,9 @@ def drop_identities(graph: Graph, original: Graph) -> Graph:
             if target not in graph.outputs:
                 renamed[target] = source
                 continue
+            if graph[source].constant is not None:
+                editor.values[target] = graph[source].with_(name=target)
+                continue
             if source not in graph.inputs and source not in graph.outputs:
                 renamed = {old: target if new == source else new for old, new in renamed.items()} | {source: target}
                 kept = [_rename(old, source, target) for old in kept]

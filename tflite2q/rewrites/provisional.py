@@ -114,6 +114,7 @@ class _Maker:
         self.graph, self.types = graph, types
         self.follows = plan.scheme.interface == "scheme"
         self.chosen = {op.name for op in wanting(graph, plan)}
+        self.results = {name for op in graph.ops if op.name in self.chosen for name in op.outputs}
         self.editor = Editor(graph)
         self.ops: list[Op] = []
         self.codes: dict[str, str] = {}  # of a value of the original, the one that holds its codes
@@ -175,22 +176,16 @@ class _Maker:
 
     def _real(self, name: str | None) -> str | None:
         """The value that holds the real numbers of value `name`, whose codes are known."""
-        if name is None or (self.codes[name] != name and name not in self.graph.producers):
+        if name is None or (self.codes[name] != name and name not in self.results):
             return name
         if name not in self.reals:
-            own = self.codes[name] != name
-            if name not in self.chosen_results() or own:
-                target = name
-            else:
-                target = self.editor.add(self.graph[name].with_(name=f"{name}_real"), near=name)
             if self.follows and name in self.graph.outputs:
                 return name
-            self.reals[name] = target
-            self.ops.append(Dequantize(inputs=(self.codes[name],), outputs=(target,)))
+            apart = self.codes[name] != name
+            real = self.graph[name].with_(name=f"{name}_real")
+            self.reals[name] = name if apart else self.editor.add(real, near=name)
+            self.ops.append(Dequantize(inputs=(self.codes[name],), outputs=(self.reals[name],)))
         return self.reals[name]
-
-    def chosen_results(self) -> set[str]:
-        return {name for op in self.graph.ops if op.name in self.chosen for name in op.outputs} | set(self.graph.inputs)
 
 
 def _numbers(op: Op, graph: Graph) -> Iterable[str]:
