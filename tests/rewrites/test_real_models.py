@@ -98,6 +98,23 @@ def test_data_make_a_float_model_integer(name: str, interface: str, real: Graph,
     assert read(write(new)).ops
 
 
+@pytest.mark.parametrize("name", SCHEMES)
+def test_integers_at_the_ends_alone_make_no_integer_model(
+    name: str, real: Graph, inputs: Array, tmp_path: Path
+) -> None:
+    """What turns inputs to real numbers, and results back, is left out: integers are read as integers."""
+    original = settings.network()
+    ends = tflite2q.convert(original, "float32", interface="keep").graph
+    assert ends["x"].type == original["x"].type
+    with pytest.raises(SchemeError, match=f"scheme {name} needs data for a float model"):
+        tflite2q.convert(ends, name)
+    np.save(tmp_path / "codes.npy", settings.samples(original))
+    new = tflite2q.convert(ends, name, data=tmp_path / "codes.npy").graph
+    assert all(value.type.dtype != "float32" for value in new.values)
+    assert new["x"].type == original["x"].type
+    assert signal_to_noise(new, real, inputs) > (17 if name in ("power-of-two", "asymmetric-uint8") else 25)
+
+
 def test_ranges_weights_and_biases_are_those_of_the_real_numbers(real: Graph, inputs: Array, data: Path) -> None:
     """Scales by the observed extremes, weights by the largest of each channel, biases exactly (eq. S4)."""
     new = tflite2q.convert(real, "int8", interface="scheme", data=data).graph

@@ -174,12 +174,18 @@ def _in_role(op: Op, graph: Graph) -> list[Value]:
     return [graph[name] for role, name in named if role == "activation"]
 
 
+def computes_codes(graph: Graph) -> bool:
+    """Whether an op computes with codes; those that only make them of real numbers, or the reverse, do not."""
+    values = (v for op in graph.ops if not op.converts for v in (*graph.ins(op), *graph.outs(op)) if v is not None)
+    return any(is_activation(value) and value.constant is None for value in values)
+
+
 def unchanged(graph: Graph, plan: Plan) -> Tflite2qError:
     """The error for a graph that a plan leaves unchanged: it follows the scheme already, or nothing could be done."""
     name = plan.scheme.name
     real = plan.scheme.layer.activations.dtype == "float32"
     reasons = "; ".join(dict.fromkeys(reason for op in graph.ops if (reason := plan.stays(op, graph))))
-    if not real and not any(is_activation(value) and value.constant is None for value in graph.values):
+    if not real and not computes_codes(graph):
         reasons = reasons or "no activation of the model is quantized, or can be"
         return UnsupportedError(f"scheme {name} changes nothing: {reasons}")
     follows = any(plan.followed(op, graph) for op in graph.ops)

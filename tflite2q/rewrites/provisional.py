@@ -22,7 +22,7 @@ from tflite2q.dialect.ops.eltwise import Dequantize, Requantize
 from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
 from tflite2q.errors import InvalidGraph, SchemeError, hint
 from tflite2q.rewrites.edit import Editor
-from tflite2q.rewrites.plan import Plan, is_activation
+from tflite2q.rewrites.plan import Plan, computes_codes
 from tflite2q.rewrites.scheme import Scheme
 from tflite2q.rewrites.statistics import Observation, RealRange
 
@@ -43,8 +43,8 @@ class Provisional:
 
 
 def wanting(graph: Graph, plan: Plan) -> list[Op]:
-    """The ops of a model of real numbers that a plan turns to codes; none of a model that has codes already."""
-    if any(is_activation(value) and value.constant is None for value in graph.values):
+    """The ops of a model of real numbers that a plan turns to codes; none of a model that computes with codes already."""
+    if computes_codes(graph):
         return []
     return [op for op in graph.ops if coded(op, graph, plan) is not None]
 
@@ -129,6 +129,7 @@ class _Maker:
         for op in self.graph.ops:
             made = self._coded(op) if op.name in self.chosen else self._plain(op)
             self.names[made.name] = op.name
+        self._drop_unread()
         outputs = self.graph.outputs
         for name in outputs:
             if name in self.codes and name not in self.graph.inputs:
@@ -149,7 +150,10 @@ class _Maker:
         return self.ops[-1]
 
     def _plain(self, op: Op) -> Op:
-        inputs = [self._real(name) if name in self.codes else name for name in op.inputs]
+        if isinstance(op, Requantize) and op.inputs[0] in self.codes:
+            inputs: list[str | None] = [self.codes[op.inputs[0]]]  # of the model's own, made of real numbers until now
+        else:
+            inputs = [self._real(name) if name in self.codes else name for name in op.inputs]
         self.ops.append(op.with_(inputs=tuple(inputs)))
         return self.ops[-1]
 
@@ -171,8 +175,22 @@ class _Maker:
                 value = value.with_(constant=_quantized(value))
             self.codes[name] = self.editor.add(value, near=name)
             if value.constant is None:
-                self.ops.append(Requantize(inputs=(name,), outputs=(self.codes[name],)))
+                self.ops.append(Requantize(inputs=(self._source(name),), outputs=(self.codes[name],)))
         return self.codes[name]
+
+    def _source(self, name: str) -> str:
+        """What the codes of a real value are made of: the model's own codes, if it has only dequantized those."""
+        maker = self.graph.producers.get(name)
+        codes = maker.inputs[0] if isinstance(maker, Dequantize) else None
+        return name if codes is None or self.graph[codes].constant is not None else codes
+
+    def _drop_unread(self) -> None:
+        """Leave out what dequantizes codes that are read as codes now."""
+        read = {name for op in self.ops for name in op.inputs} | {*self.graph.outputs}
+        gone = {op.name for op in self.ops if isinstance(op, Dequantize) and op.name in self.names}
+        gone -= read
+        self.ops = [op for op in self.ops if op.name not in gone]
+        self.names = {new: old for new, old in self.names.items() if new not in gone}
 
     def _real(self, name: str | None) -> str | None:
         """The value that holds the real numbers of value `name`, whose codes are known."""
