@@ -71,3 +71,21 @@ def test_damaged_text_says_where(text: Path) -> None:
     text.write_bytes(b"\xff\xfe")
     with pytest.raises(ModelError, match=r"small\.q\.txt: is not UTF-8 text"):
         tflite2q.load(text)
+
+
+def test_a_conversion_may_be_written_as_text(cli: Cli, digits: Path, tmp_path: Path) -> None:
+    """And is then what the same conversion is as a .tflite; so it is from Python."""
+    for name in ("a.q.txt", "a.tflite"):
+        assert cli("convert", digits, "--scheme", "int16x8", "-o", tmp_path / name).code == 0
+    as_text, as_file = (tflite2q.load(tmp_path / name) for name in ("a.q.txt", "a.tflite"))
+    assert as_text.ops == as_file.ops
+    tflite2q.convert(tflite2q.load(digits), "int16x8").save(tmp_path / "b.q.txt")
+    assert (tmp_path / "b.q.txt").read_bytes() == (tmp_path / "a.q.txt").read_bytes()
+    # A model that follows the scheme is copied in the form that is asked for.
+    assert (
+        cli(
+            "convert", tmp_path / "a.tflite", "--scheme", "int16x8", "--unchanged", "copy", "-o", tmp_path / "c.q.txt"
+        ).code
+        == 0
+    )
+    assert tflite2q.load(tmp_path / "c.q.txt").ops == as_file.ops

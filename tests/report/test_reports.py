@@ -89,9 +89,9 @@ def test_comparison() -> None:
         "original in LiteRT   85.0 %                              8.000 ms",
         "converted, compiled  84.5 %  -0.5 points (within noise)  2.000 ms  4.00 times as fast",
         "size: 1,000 kB -> 900 kB (-10.0 %)",
-        "top-1, same engine: -0.5 points, 95 % interval -2.4 to +1.4, 2 lost and 1 gained, McNemar's exact "
-        "p = 1.000: within noise; about 4,711 samples would decide a",
-        "difference this large",
+        "top-1, the same engine: -0.5 points, 95 % interval -2.4 to +1.4, 2 lost and 1 gained, McNemar's exact "
+        "p = 1.000: within noise; about 4,711 samples would decide",
+        "a difference this large",
         "",
         "engines:",
         "engine              model      samples   top-1  as original here  as reference kernels      time    "

@@ -211,6 +211,12 @@ def test_scales_of_blocks_are_multiplied_out() -> None:
     np.testing.assert_array_equal(new[weights.name].data, (weights.data * scales).astype(np.float32))
 
 
+def test_kernels_that_ignore_scales_of_blocks_are_named(digits: Path) -> None:
+    for name, ignored in (("dynamic-range-w4", True), ("dynamic-range", False)):
+        notes = tflite2q.convert(tflite2q.load(digits), name).notes
+        assert any("ignore the scales of blocks" in note for note in notes) == ignored
+
+
 def test_four_bits_only_where_a_kernel_takes_them(real: Graph) -> None:
     scheme = settings.of({"activations.dtype": "float32", "weights.dtype": "int4"})
     new = tflite2q.convert(real, scheme).graph

@@ -15,6 +15,7 @@ from tflite2q.batch import places
 from tflite2q.batch.cache import FOLDER
 from tflite2q.batch.places import Place
 from tflite2q.batch.records import Job, Settings
+from tflite2q.dialect.text import TEXT_SUFFIX
 from tflite2q.errors import UsageError
 from tflite2q.evaluation import gates
 from tflite2q.rewrites import scheme as schemes
@@ -24,7 +25,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-SUFFIX, TEXT_SUFFIX, SCHEME_SUFFIX = ".tflite", ".q.txt", ".toml"
+SUFFIX, SCHEME_SUFFIX = ".tflite", ".toml"
 UNCHANGED = ("copy", "skip", "fail")
 
 

@@ -149,7 +149,7 @@ def convert(
     from tflite2q.cli import output as out
     from tflite2q.cli.progress import Progress
     from tflite2q.evaluation import compare
-    from tflite2q.evaluation.models import buffer_of, size_of
+    from tflite2q.evaluation.models import buffer_of, is_text, size_of
     from tflite2q.evaluation.results import Comparison, Size
     from tflite2q.execution import runtime as execution
     from tflite2q.report import json, rules, text
@@ -171,7 +171,8 @@ def convert(
         progress("converting")
         conversion, same = (None, suits) if chosen is None else _converted(found, chosen, samples, unchanged, progress)
         graph = found.graph if conversion is None else conversion.graph
-        content = found.content() if conversion is None else buffer_of(conversion)
+        given = conversion is None and not is_text(path)
+        content = found.content() if given else buffer_of(conversion or found.graph, path)
         piped = output == "-"  # whoever reads stdout expects a model, changed or not
         written = [str(path)] if not piped and (conversion is not None or unchanged == "copy") else []
         made = libraries.compiled(graph, lib, target, threads, limits, force, progress)

@@ -46,7 +46,7 @@ class _Model(PathName):
         if value != "-" or ctx is None:
             return super().convert(value, param, ctx)
         from tflite2q import files
-        from tflite2q.evaluation.models import TEXT_SUFFIX
+        from tflite2q.dialect.text import TEXT_SUFFIX
 
         if ctx.meta.setdefault("tflite2q.stdin", param) is not param:
             raise click.UsageError("only one file can come from stdin", ctx)

@@ -41,6 +41,7 @@ from tflite2q.errors import InvalidGraph
 
 Constants = Literal["full", "elided"]
 
+TEXT_SUFFIX = ".q.txt"  # of files that hold the text form instead of a flatbuffer
 INLINE = 16  # constants of at most so many elements are written as a list
 UNPACKED = 32  # bytes that are neither compressed nor elided
 SHOWN_SCALES = 4  # of a per-channel quantization, when the rest is elided

@@ -33,7 +33,10 @@ NOISE_SAMPLES = 8
 SYNTHETIC_SAMPLES = 16  # to reconstruct layers on
 # Ranges and means of a layer have settled by then; reconstruction gains from more.
 OBSERVED_SAMPLES = 50
-NOT_RECONSTRUCTED = "weights are rounded without a look at what layers do; --data makes the scheme lose much less"
+NOT_RECONSTRUCTED = (
+    "weights are rounded without a look at what layers do; a conversion with samples (convert --data, batch "
+    "--calibrate) loses much less"
+)
 
 Sample = Sequence[npt.NDArray[Any]]
 

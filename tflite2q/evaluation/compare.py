@@ -38,6 +38,7 @@ from tflite2q.evaluation.results import (
 )
 from tflite2q.evaluation.tasks.base import Task
 from tflite2q.rewrites import Conversion
+from tflite2q.rewrites.conversion import kernel_notes
 
 if TYPE_CHECKING:
     from tflite2q.execution.remote import Device
@@ -134,6 +135,7 @@ def _before_running(original: Model, converted: Model, target: str) -> Compariso
     """What is known without running anything."""
     before, after = graph_of(original), graph_of(converted)
     conversion = converted if isinstance(converted, Conversion) else None
+    made = (after if conversion is None else conversion).notes
     return Comparison(
         model=name_of(original),
         other=name_of(converted) if conversion is None else conversion.scheme.name,
@@ -141,7 +143,7 @@ def _before_running(original: Model, converted: Model, target: str) -> Compariso
         target=target,
         layers=() if conversion is None else layers_of(conversion),
         size=Size(size_of(original), size_of(converted)),
-        notes=tuple(dict.fromkeys((*before.notes, *(after if conversion is None else conversion).notes))),
+        notes=tuple(dict.fromkeys((*before.notes, *made, *kernel_notes(after)))),
         environment=environment(),
     )
 

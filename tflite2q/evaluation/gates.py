@@ -27,7 +27,10 @@ Bounds = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Kind:
-    """A gate: its figure (None: not measured), what is missing then, and whether the bound is a lower one."""
+    """A gate: its figure (None: not measured), what is missing then, and whether the bound is a lower one.
+
+    `of_outputs`: the figure is of both models' outputs in the engine that the comparison names.
+    """
 
     name: str
     label: str
@@ -35,6 +38,7 @@ class Kind:
     at_least: bool
     figure: Callable[[Comparison], float | None]
     missing: str
+    of_outputs: bool = True
 
     @property
     def option(self) -> str:
@@ -97,13 +101,13 @@ KINDS: Mapping[str, Kind] = {
         Kind("max_step_error", "largest difference of the outputs", "steps", False, _figure("max_step_error"),
              "the outputs have no steps; see --min-sqnr and --min-agreement"),
         Kind("min_speedup", "original in LiteRT to converted, compiled by tflite2q", "times", True,
-             _speedup("litert", "compiled"), NO_LITERT),
+             _speedup("litert", "compiled"), NO_LITERT, False),
         Kind("min_litert_speedup", "original in LiteRT to converted in LiteRT", "times", True,
-             _speedup("litert", "litert"), NO_LITERT),
+             _speedup("litert", "litert"), NO_LITERT, False),
         Kind("min_compiled_speedup", "original to converted, both compiled by tflite2q", "times", True,
-             _speedup("compiled", "compiled"), "compiled models were not timed; see the notes of the report"),
+             _speedup("compiled", "compiled"), "compiled models were not timed; see the notes of the report", False),
         Kind("max_size_ratio", "size of the converted file to that of the original", "ratio", False, _size_ratio,
-             "a model cannot be written as a file"),
+             "a model cannot be written as a file", False),
         Kind("min_miou", "mean IoU", "share", True, _mean_iou, "mean IoU needs a segmentation model"),
         Kind("max_map_drop", "drop of mAP", "points", False, _drop("map"),
              "mean average precision needs a detector and --labels FILE.json in COCO's format"),
@@ -177,7 +181,8 @@ def evaluate(result: Comparison, bounds: Bounds) -> tuple[Gate, ...]:
         figure = kind.figure(result)
         if figure is None or math.isnan(figure):
             raise _unmeasured(kind)
-        found.append(Gate(name, kind.label, figure, bound, kind.at_least, kind.unit))
+        where = f", {result.accuracy.engine}" if kind.of_outputs and result.accuracy is not None else ""
+        found.append(Gate(name, f"{kind.label}{where}", figure, bound, kind.at_least, kind.unit))
     return tuple(found)
 
 

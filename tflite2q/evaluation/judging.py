@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tflite2q.evaluation.contenders import of
 from tflite2q.evaluation.data import Dataset
-from tflite2q.evaluation.engines import COMPILED, CONVERTED, LITERT, LITERT_REFERENCE, ORIGINAL, REFERENCE, Contender
+from tflite2q.evaluation.engines import (
+    COMPILED,
+    CONVERTED,
+    LABELS,
+    LITERT,
+    LITERT_REFERENCE,
+    ORIGINAL,
+    REFERENCE,
+    Contender,
+)
 from tflite2q.evaluation.figures import Difference, TaskInfo
 from tflite2q.evaluation.likeness import Alike, Numbers, Whole, first_difference
 from tflite2q.evaluation.results import Accuracy, EngineRun, Headline, Stage
@@ -72,7 +81,7 @@ class Judging:
 
     def accuracy(self) -> Accuracy:
         """The original and the converted model in one engine: compiled, or the reference where that cannot run."""
-        return self.whole.result()
+        return replace(self.whole.result(), engine=LABELS[self.main])
 
     def rows(self) -> tuple[EngineRun, ...]:
         """The table of engines."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from tflite2q import limits
 from tflite2q.dialect.graph import Graph, verify
 from tflite2q.dialect.ops.opaque import check_runnable
-from tflite2q.dialect.text import parse_graph
+from tflite2q.dialect.text import TEXT_SUFFIX, parse_graph
 from tflite2q.errors import InvalidGraph, ModelError, Tflite2qError, UnsupportedError, UsageError
 from tflite2q.flatbuffer import reader, writer
 from tflite2q.rewrites import Conversion
@@ -18,7 +18,6 @@ from tflite2q.rewrites import Conversion
 FilePath = str | os.PathLike[str]
 
 LONGEST_TEXT = 1 << 32  # bytes
-TEXT_SUFFIX = ".q.txt"  # of files that hold the dialect's text instead of a flatbuffer
 
 
 @dataclass(frozen=True)
@@ -129,9 +128,9 @@ def content_of(model: Model) -> bytes:
     return writer.write(graph_of(model))
 
 
-def buffer_of(model: Model) -> memoryview:
-    """As `content_of`, without a copy."""
-    return writer.written(graph_of(model))
+def buffer_of(model: Model, path: FilePath) -> bytes | memoryview:
+    """As `content_of`, without a copy; the text form for a path that ends as those do."""
+    return writer.content(graph_of(model), path)
 
 
 def size_of(model: Model) -> int | None:

@@ -27,7 +27,7 @@ class Accuracy:
     answers as the task defines it, and `agreement_top1` the same for classes of samples (None for other tasks);
     `max_step_error` is None for outputs that have no steps; `mean_abs_error` is in real numbers.  Class numbers and
     counts are not numbers to subtract: a model of such outputs alone has neither.  `synthetic`: the samples were made
-    up, so that all of this is agreement, not accuracy.
+    up, so that all of this is agreement, not accuracy.  `engine` is the label of the one that ran both.
     """
 
     source: str
@@ -45,6 +45,7 @@ class Accuracy:
     classes: tuple[ClassLine, ...] = ()
     changed: tuple[Change, ...] = ()
     changed_count: int = 0
+    engine: str = "the same engine"
 
     def score(self, name: str) -> Score | None:
         """The score of that name, if it was measured."""

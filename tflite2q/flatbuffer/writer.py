@@ -21,6 +21,7 @@ from tflite2q import files
 from tflite2q.dialect.graph import Graph, Signature, fresh, verify
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.opaque import Opaque
+from tflite2q.dialect.text import TEXT_SUFFIX, print_graph
 from tflite2q.dialect.types import Value
 from tflite2q.errors import UnsupportedError
 from tflite2q.flatbuffer import blocks, flexbuffer, names, schema, tables, variables
@@ -39,11 +40,16 @@ ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # associated files carry no time, so that equ
 
 
 def save(graph: Graph, path: str | os.PathLike[str], force: bool = False) -> None:
-    """Write `graph` to `path`, whole or not at all.
+    """Write `graph` to `path`, whole or not at all; in the text form if the path ends in .q.txt.
 
     Raises UsageError if the file exists and `force` is not given, or cannot be written.
     """
-    files.write(Path(path), written(graph), force=force)
+    files.write(Path(path), content(graph, path), force=force)
+
+
+def content(graph: Graph, path: str | os.PathLike[str]) -> bytes | memoryview:
+    """What a file of that name holds: the text form if it ends in .q.txt, else as `written`."""
+    return print_graph(graph).encode() if os.fspath(path).endswith(TEXT_SUFFIX) else written(graph)
 
 
 def write(graph: Graph) -> bytes:

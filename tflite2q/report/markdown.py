@@ -44,7 +44,7 @@ def evidence(result: Comparison) -> list[str]:
     if result.accuracy is None:
         return []
     return [
-        words.evidence(f"{s.label}, same engine", s.difference)
+        words.evidence(f"{s.label}, {result.accuracy.engine}", s.difference)
         for s in result.accuracy.scores
         if s.difference is not None
     ]

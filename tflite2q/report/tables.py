@@ -135,7 +135,7 @@ def scores(accuracy: Accuracy) -> Rows | None:
         )
         for score in accuracy.scores
     )  # fmt: skip
-    return Rows("scores, both models in the same engine", columns, rows).without_empty()
+    return Rows(f"scores, both models in {accuracy.engine}", columns, rows).without_empty()
 
 
 def figures(accuracy: Accuracy) -> Rows | None:
@@ -143,7 +143,9 @@ def figures(accuracy: Accuracy) -> Rows | None:
     if not accuracy.figures:
         return None
     rows = tuple((found.label, words.figure(found)) for found in accuracy.figures)
-    return Rows("the converted model against the original, in the same engine", (("figure", False), ("", True)), rows)
+    return Rows(
+        f"the converted model against the original, in {accuracy.engine}", (("figure", False), ("", True)), rows
+    )
 
 
 def classes(accuracy: Accuracy, most: int | None = WORST_CLASSES) -> Rows | None:

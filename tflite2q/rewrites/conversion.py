@@ -29,6 +29,11 @@ from tflite2q.rewrites.stored import Stored, lifted, restored
 from tflite2q.rewrites.traces import Trace, traced
 from tflite2q.rewrites.weights import NewWeights
 
+BLOCKS_IGNORED = (
+    "LiteRT's reference kernels ignore the scales of blocks of weights and compute something else; its default kernels "
+    "and compiled code do not"
+)
+
 
 @dataclass(frozen=True)
 class Conversion:
@@ -70,7 +75,7 @@ class Conversion:
                 f"a .tflite holds this scheme's parameters but not its {' and '.join(kinds)} rescaling: "
                 "interpreters use their own fixed point; compile it to a library to get this rescaling"
             )
-        return (*notes, *self.left_out)
+        return (*notes, *kernel_notes(self.graph), *self.left_out)
 
     def __repr__(self) -> str:
         counts = Counter(layer.loss for layer in self.layers if layer.loss is not None)
@@ -80,6 +85,12 @@ class Conversion:
     def save(self, path: str | os.PathLike[str], force: bool = False) -> None:
         """Write as .tflite.  Raises UsageError if the file exists and `force` is not given, or cannot be written."""
         writer.save(self.graph, path, force=force)
+
+
+def kernel_notes(graph: Graph) -> tuple[str, ...]:
+    """What LiteRT's kernels make of a model that is not what it says."""
+    blocks = any(value.type.quantization is not None and value.type.quantization.block for value in graph.values)
+    return (BLOCKS_IGNORED,) if blocks else ()
 
 
 def convert(

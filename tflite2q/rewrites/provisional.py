@@ -43,7 +43,7 @@ class Provisional:
 
 
 def wanting(graph: Graph, plan: Plan) -> list[Op]:
-    """The ops of a model of real numbers that a plan turns to codes; none of a model that computes with codes already."""
+    """The ops of a model of real numbers that a plan turns to codes; none of a model that computes with codes."""
     if computes_codes(graph):
         return []
     return [op for op in graph.ops if coded(op, graph, plan) is not None]
