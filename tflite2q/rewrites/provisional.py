@@ -22,7 +22,7 @@ from tflite2q.dialect.ops.eltwise import Dequantize, Requantize
 from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
 from tflite2q.errors import InvalidGraph, SchemeError, hint
 from tflite2q.rewrites.edit import Editor
-from tflite2q.rewrites.plan import Plan, computes_codes
+from tflite2q.rewrites.plan import Plan, computes_codes, is_activation
 from tflite2q.rewrites.scheme import Scheme
 from tflite2q.rewrites.statistics import Observation, RealRange
 
@@ -182,7 +182,10 @@ class _Maker:
         """What the codes of a real value are made of: the model's own codes, if it has only dequantized those."""
         maker = self.graph.producers.get(name)
         codes = maker.inputs[0] if isinstance(maker, Dequantize) else None
-        return name if codes is None or self.graph[codes].constant is not None else codes
+        source = None if codes is None else self.graph[codes]
+        if source is None or source.constant is not None or not is_activation(source):
+            return name
+        return source.name
 
     def _drop_unread(self) -> None:
         """Leave out what dequantizes codes that are read as codes now."""
