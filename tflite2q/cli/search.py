@@ -131,7 +131,7 @@ def search(
     outputs = {"--output": where, "--picture": drawing, "--json": json_path}
     files.refuse_outputs(outputs, [model, data, labels], force, "--json")
     graph = models.opened(model, shapes).graph
-    chosen = [scheme.find(name.strip()) for name in schemes.split(",") if name.strip()]
+    chosen = scheme.find_all(schemes)
     samples = dataset(graph, data, labels, limit, skip_bad=skip_bad)
     for note in samples.notes:
         remark(note)

@@ -25,10 +25,10 @@ import numpy.typing as npt
 
 from tflite2q.arithmetic import rounding
 from tflite2q.dialect.types import STORAGE, WIDE_INTEGERS, Value
-from tflite2q.errors import DataError, hint
+from tflite2q.errors import DataError, hint, require_count, require_one_of
 from tflite2q.evaluation import arrays, images
 from tflite2q.evaluation import labels as labels_of
-from tflite2q.evaluation.geometry import Fit, Frame, whole
+from tflite2q.evaluation.geometry import FITS, Fit, Frame, whole
 from tflite2q.evaluation.images import IMAGE_SUFFIXES, Pictures
 from tflite2q.evaluation.labels import LABEL_KEYS, SKIP, UNKNOWN, and_more, whole_number
 
@@ -131,9 +131,11 @@ def load(
     `inputs` are the model's inputs; a model with several takes a `.npz` (or mapping) with an array for each, by name.
     `limit` keeps the first samples.  Files that are missing or cannot be read, and labels that are missing or no
     numbers, are a DataError, as is all else that does not fit; with `skip_bad` such samples are left out, with a note.
+    A `limit` or `fit` that makes no sense is a UsageError.
     """
-    if limit is not None and limit < 1:
-        raise DataError(f"a limit of {limit} samples leaves nothing; give at least 1")
+    require_one_of("fit", fit, FITS)
+    if limit is not None:
+        require_count("limit", limit, 1)
     if isinstance(source, str | os.PathLike):
         found = _from_file(Path(source), inputs, limit, pixels, fit, skip_bad)
     else:
