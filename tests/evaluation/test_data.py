@@ -223,6 +223,12 @@ def test_a_label_the_model_does_not_have() -> None:
         labels.align(np.array([0, 10]), 10)
 
 
+@pytest.mark.parametrize("classes", [10, 1001])
+def test_a_label_below_0_is_no_class_even_where_1_is_added_to_others(classes: int) -> None:
+    with pytest.raises(DataError, match=f"label -1 is not one of the model's {classes} classes"):
+        labels.align(np.array([-1, 5]), classes)
+
+
 @pytest.mark.parametrize("shape", [(5, 4, 4, 3), (5, 1, 4, 4, 3)])
 def test_array_samples_with_and_without_the_batch_axis(tmp_path: Path, shape: tuple[int, ...]) -> None:
     array = np.arange(np.prod(shape)).reshape(shape).astype(np.uint8)

@@ -153,7 +153,8 @@ def align(labels: Labels, classes: int, offset: int | None = None) -> Labels:
     Raises DataError for labels that the model does not have.
     """
     if offset is None:
-        offset = 1 if classes == 1001 and len(labels) and labels.max() < 1000 else 0
+        # Not for labels below 0, which are none: 1 more would make the background of -1.
+        offset = 1 if classes == 1001 and len(labels) and labels.min() >= 0 and labels.max() < 1000 else 0
     aligned = labels + offset
     wrong = aligned[(aligned < 0) | (aligned >= classes)]
     if len(wrong):
