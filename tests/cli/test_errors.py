@@ -174,6 +174,16 @@ def test_data_that_does_not_fit(cli: Cli, digits: Path, tmp_path: Path) -> None:
         assert "x.npy" in err
 
 
+@pytest.mark.parametrize("option", ["--labels", "--gates", "--label-names"])
+def test_a_list_that_does_not_exist_is_called_missing(
+    cli: Cli, digits: Path, digits_data: tuple[Path, Path], tmp_path: Path, option: str
+) -> None:
+    missing = tmp_path / "none.txt"
+    code, _, err = cli("compare", digits, digits, "--data", digits_data[0], option, missing)
+    assert code == (2 if option == "--gates" else 3)
+    assert err == f"tflite2q: {missing}: cannot be read: No such file or directory; check the path\n"
+
+
 def test_models_of_other_shapes_are_not_compared(cli: Cli, digits: Path, shared: Path) -> None:
     code, _, err = cli("compare", digits, shared / "models" / "kws_ref_model.tflite")
     assert code == 3

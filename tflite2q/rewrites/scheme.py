@@ -207,7 +207,7 @@ def find(scheme: str | os.PathLike[str] | Scheme, interface: str | None = None) 
     try:
         content = limits.text(path)
     except OSError as error:
-        raise SchemeError(f"{text}: cannot be read: {error.strerror}; check the path") from error
+        raise limits.unreadable(text, error, SchemeError) from error
     except UnicodeDecodeError as error:
         raise SchemeError(f"{text}: is not a text file ({error.reason}); save it as UTF-8") from error
     except ValueError as error:
