@@ -148,6 +148,20 @@ def test_a_report_that_cannot_be_written(cli: Cli, digits: Path) -> None:
     assert "No space left" in err
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    "arguments",
+    [["inspect", "MODEL"], ["inspect", "MODEL", "--json", "-"], ["convert", "MODEL", "--scheme", "int8", "-o", "-"]],
+)
+def test_a_stdout_that_cannot_be_written_is_named(digits: Path, arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "tflite2q", *(str(digits) if each == "MODEL" else each for each in arguments)]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    check_line(done.stderr)
+    assert done.stderr.startswith("tflite2q: stdout: cannot be written: No space left on device; ")
+
+
 def test_a_full_disk_leaves_no_part_of_a_file(
     cli: Cli, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -151,8 +151,8 @@ def search(
         show.picture(found, goal, name, drawing, force)
     out.emit(show.values(found, goal, name), json_path, lambda console: show.text(console, found, goal))
     if json_path != "-" and current() is not Verbosity.QUIET:
-        click.echo(f"wrote {where}" + (f" and {drawing}" if drawing is not None else ""))
-        click.echo(f"to convert: tflite2q convert {model} --scheme {where} --data {data} --limit {found.calibration}")
+        out.echo(f"wrote {where}" + (f" and {drawing}" if drawing is not None else ""))
+        out.echo(f"to convert: tflite2q convert {model} --scheme {where} --data {data} --limit {found.calibration}")
 
 
 @contextmanager

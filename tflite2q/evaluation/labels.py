@@ -150,22 +150,24 @@ def in_order(where: Path, labels: Labels, names: Sequence[str], may_be_more: boo
     return np.asarray(labels[: len(names)], np.int64)
 
 
-def align(labels: Labels, classes: int, offset: int | None = None) -> Labels:
+def align(labels: Labels, classes: int, offset: int | None = None, names: Sequence[str] = ()) -> Labels:
     """Labels as the model counts its `classes`: plus `offset`.
 
     Without one, labels of 0..999 and 1001 classes mean that class 0 is the background, as in the MobileNets, and 1 is
     added.
-    Raises DataError for labels that the model does not have.
+    Raises DataError for labels that the model does not have; `names` are the samples'.
     """
     if offset is None:
         # Not for labels below 0, which are none: 1 more would make the background of -1.
         offset = 1 if classes == 1001 and len(labels) and labels.min() >= 0 and labels.max() < 1000 else 0
     aligned = labels + offset
-    wrong = aligned[(aligned < 0) | (aligned >= classes)]
+    wrong = np.flatnonzero((aligned < 0) | (aligned >= classes))
     if len(wrong):
+        first = int(wrong[0])
         shift = f" after an offset of {offset}" if offset else ""
         raise DataError(
-            f"label {wrong[0]}{shift} is not one of the model's {classes} classes; {hint('see --label-offset')}"
+            f"{names[first] if names else f'sample {first}'}: label {aligned[first]}{shift} is not one of the model's "
+            f"{classes} classes{and_more(len(wrong) - 1)}; {hint('mend it, or see --label-offset')}"
         )
     return aligned
 
