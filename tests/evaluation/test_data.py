@@ -88,6 +88,30 @@ def test_numbers_that_no_input_takes_name_the_file_and_what_to_give(
     assert str(error.value).startswith(f"{tmp_path / 'x.npy'}: sample 0: ")
 
 
+@pytest.mark.parametrize(
+    ("given", "dtype", "scale", "expected"),
+    [
+        (np.array([3], np.int8), "int8", 0.5, 3),
+        (np.array([3], np.float64), "int8", 0.5, 6),
+        (np.array([3], np.float64), "float32", None, 3),
+        (np.array([3], np.uint8), "int8", 0.5, -125),
+        (np.array([255], np.uint8), "int16", 0.5, 2),
+        (np.array([255], np.uint8), "float32", None, 1),
+        (np.array([3], np.uint8), "int32", None, 3),
+        (np.array([3], np.int64), "int8", 0.5, 3),
+        (np.array([3], np.int64), "int32", None, 3),
+    ],
+)
+def test_the_table_of_the_guide(given: np.ndarray, dtype: str, scale: float | None, expected: float) -> None:
+    assert data.encode(given, value(dtype, (1,), scale, 0)).tolist() == [expected]
+
+
+@pytest.mark.parametrize("given", [np.array([3]), np.array([True])])
+def test_other_integers_are_no_real_numbers(given: np.ndarray) -> None:
+    with pytest.raises(DataError, match="takes float32, the data is"):
+        data.encode(given, value("float32", (1,), None, 0))
+
+
 def test_reals_without_parameters_are_refused() -> None:
     with pytest.raises(DataError, match="without quantization parameters"):
         data.encode(np.array([0.5]), value("int32", scale=None))
