@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 import difflib
 import inspect
+import math
+import numbers
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -143,6 +145,28 @@ def refuse_unknown(name: str, unknown: Iterable[str], function: Callable[..., An
         near = difflib.get_close_matches(keyword, known, 1, 0.4)
         hint = f"; did you mean {near[0]!r}?" if near else f"; it takes {', '.join(known)}"
         raise UsageError(f"{name} has no keyword {keyword!r}{hint}")
+
+
+def require_one_of(name: str, given: object, known: Iterable[str]) -> None:
+    """Raise UsageError for a value of the argument `name` that is not among the `known` ones, naming the nearest."""
+    choices = list(known)
+    if isinstance(given, str) and given in choices:
+        return
+    near = difflib.get_close_matches(given.lower(), choices, 1, 0.6) if isinstance(given, str) else []
+    hint = f"; did you mean {near[0]!r}?" if near else "; choose one of them"
+    raise UsageError(f"{name} = {given!r} is none of {', '.join(choices)}{hint}")
+
+
+def require_count(name: str, given: object, least: int) -> None:
+    """Raise UsageError for a value of the argument `name` that is no whole number from `least` on."""
+    if isinstance(given, bool) or not isinstance(given, numbers.Integral) or given < least:
+        raise UsageError(f"{name} = {given!r} is no whole number from {least} on; give at least {least}")
+
+
+def require_number(name: str, given: object) -> None:
+    """Raise UsageError for a value of the argument `name` that is no finite number."""
+    if not isinstance(given, numbers.Real) or not math.isfinite(given):
+        raise UsageError(f"{name} = {given!r} is no finite number; give one such as 0.5")
 
 
 REFUSED = "the data are refused: "  # prefix of the message when a check in compiled code fails

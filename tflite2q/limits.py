@@ -94,6 +94,11 @@ def text(path: str | os.PathLike[str]) -> str:
     return content.decode("utf-16" if content.startswith(WIDE) else "utf-8-sig")
 
 
+def unreadable(path: str | os.PathLike[str], why: OSError, error: type[E]) -> E:
+    """The error for a file that the system does not give, because it does not exist, say."""
+    return error(f"{os.fspath(path)}: cannot be read: {why.strerror or why}; check the path")
+
+
 def _number(variable: str) -> float | None:
     given = os.environ.get(variable)
     if given is None or not given.strip():

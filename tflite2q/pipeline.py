@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, overload
 import numpy.typing as npt
 
 from tflite2q.dialect.graph import Graph
-from tflite2q.errors import Tflite2qError
+from tflite2q.errors import Tflite2qError, require_one_of
 from tflite2q.evaluation import calibration
 from tflite2q.evaluation import compare as comparing
 from tflite2q.evaluation.compare import dataset
@@ -82,7 +82,8 @@ def convert(
     `allow_unsupported` as for `load`.  `data` (as for `compare`, with `skip_bad`, at most `limit` samples of it)
     calibrates new ranges and bias correction on the original model's activations, and is what weights are reconstructed
     on; only a float model that gets integer activations needs it.  `progress` is told what is being done.
-    Raises SchemeError, or Unchanged if the model already follows the scheme.
+    Raises SchemeError, UsageError for an `interface` that is neither, or Unchanged if the model already follows the
+    scheme.
     """
     chosen = schemes_of.find(scheme, interface)
     if isinstance(model, str | os.PathLike):
@@ -109,9 +110,11 @@ def check(
     With `mend`, the runtime's schemes are tried on a model that breaks some, in memory: the model is converted,
     written, read again and checked; `data` as for `convert`, `interface` tries that one alone.  Operators that tflite2q
     does not implement are checked too.
-    Raises UsageError for an unknown runtime, and what `load` raises.
+    Raises UsageError for an unknown runtime or interface, and what `load` raises.
     """
     found = table.find(runtime)
+    if interface is not None:
+        require_one_of("interface", interface, schemes_of.INTERFACES)
     if isinstance(model, str | os.PathLike):
         model = opened(model, allow_unsupported=True, signature=signature)
     graph = graph_of(model)
@@ -126,7 +129,7 @@ def check(
         content = content_of(convert(graph, scheme, interface, data=data))
         return reader.read(content, allow_unsupported=True)
 
-    interfaces = rules.INTERFACES if interface is None else (interface,)
+    interfaces = schemes_of.INTERFACES if interface is None else (interface,)
     return replace(result, trials=rules.tried(graph, found, converted, interfaces))
 
 
@@ -178,7 +181,7 @@ def search(
     model: Model,
     data: Source,
     labels: FilePath | npt.ArrayLike | None = None,
-    schemes: Sequence[Scheme | FilePath] = MIXED,
+    schemes: str | Sequence[Scheme | FilePath] = MIXED,
     goal: str = "size",
     max_drop: float = 0.5,
     limit: int | None = None,
@@ -194,9 +197,9 @@ def search(
     device: Device | None = None,
     crew: Crew | None = None,
 ) -> Found:
-    """Find the mix of `schemes` (the first is the base), layer by layer, that saves most "size", "compressed" size,
-    "flash", "ram" or "speed" within a loss of `max_drop` points of top-1 on `data` (without `labels`: of agreement with
-    the original).  Half of the samples choose, the other half confirms.
+    """Find the mix of `schemes` (a sequence, or a text with commas; the first is the base), layer by layer, that saves
+    most "size", "compressed" size, "flash", "ram" or "speed" within a loss of `max_drop` points of top-1 on `data`
+    (without `labels`: of agreement with the original).  Half of the samples choose, the other half confirms.
 
     The result's `scheme` is for `convert` (with the same `data`, and the result's `calibration` as its `limit`), its
     `text` for a file, `chosen.confirmed` says what the samples that did not choose show.  `state` is a file that keeps
@@ -208,7 +211,7 @@ def search(
     from tflite2q import mixing
 
     graph = graph_of(model)
-    chosen = [schemes_of.find(scheme) for scheme in schemes]
+    chosen = schemes_of.find_all(schemes)
     settings = mixing.Settings(
         goal, max_drop, target, threads, seed, budget, label_offset=label_offset, jobs=jobs, device=device
     )

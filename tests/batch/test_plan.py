@@ -148,6 +148,11 @@ def test_manifests_that_are_refused(tmp_path: Path, text: str, message: str) -> 
         plan.jobs([], str(tmp_path / "m.toml"), INT8, tmp_path / "out")
 
 
+def test_a_manifest_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"none\.toml: cannot be read: No such file or directory; check the path"):
+        plan.jobs([], str(tmp_path / "none.toml"), Asked(schemes=("int8",)), tmp_path / "out")
+
+
 def test_schemes_are_checked_before_any_work(tmp_path: Path) -> None:
     files(tmp_path, "a.tflite")
     with pytest.raises(SchemeError, match="int9"):

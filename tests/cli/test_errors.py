@@ -148,6 +148,20 @@ def test_a_report_that_cannot_be_written(cli: Cli, digits: Path) -> None:
     assert "No space left" in err
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    "arguments",
+    [["inspect", "MODEL"], ["inspect", "MODEL", "--json", "-"], ["convert", "MODEL", "--scheme", "int8", "-o", "-"]],
+)
+def test_a_stdout_that_cannot_be_written_is_named(digits: Path, arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "tflite2q", *(str(digits) if each == "MODEL" else each for each in arguments)]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    check_line(done.stderr)
+    assert done.stderr.startswith("tflite2q: stdout: cannot be written: No space left on device; ")
+
+
 def test_a_full_disk_leaves_no_part_of_a_file(
     cli: Cli, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +186,16 @@ def test_data_that_does_not_fit(cli: Cli, digits: Path, tmp_path: Path) -> None:
         assert code == 3
         check_line(err)
         assert "x.npy" in err
+
+
+@pytest.mark.parametrize("option", ["--labels", "--gates", "--label-names"])
+def test_a_list_that_does_not_exist_is_called_missing(
+    cli: Cli, digits: Path, digits_data: tuple[Path, Path], tmp_path: Path, option: str
+) -> None:
+    missing = tmp_path / "none.txt"
+    code, _, err = cli("compare", digits, digits, "--data", digits_data[0], option, missing)
+    assert code == (2 if option == "--gates" else 3)
+    assert err == f"tflite2q: {missing}: cannot be read: No such file or directory; check the path\n"
 
 
 def test_models_of_other_shapes_are_not_compared(cli: Cli, digits: Path, shared: Path) -> None:

@@ -68,6 +68,50 @@ def test_integers_of_another_width_are_codes_and_must_fit() -> None:
         data.encode(np.array([0, 256]), value())
 
 
+@pytest.mark.parametrize(
+    ("dtype", "given", "message"),
+    [
+        ("int8", np.array([1, 255]), "sample 0: input 'image' takes int8 codes, the data has 1 to 255; "
+         "give int8 codes from -128 to 127 or real numbers as float32 or pixels as uint8"),
+        ("int8", np.array([True, False]), "sample 0: input 'image' takes int8, the data is bool; give int8 codes"),
+        ("float32", np.array([1, 2]), "takes float32, the data is int64; give float32 or pixels as uint8"),
+    ],
+)  # fmt: skip
+def test_numbers_that_no_input_takes_name_the_file_and_what_to_give(
+    tmp_path: Path, dtype: str, given: np.ndarray, message: str
+) -> None:
+    np.save(tmp_path / "x.npy", given.reshape(1, 2))
+    scale = None if dtype == "float32" else 1.0
+    found = data.load(tmp_path / "x.npy", [value(dtype, (1, 2), scale=scale, zero_point=0)])
+    with pytest.raises(DataError, match=message) as error:
+        list(found)
+    assert str(error.value).startswith(f"{tmp_path / 'x.npy'}: sample 0: ")
+
+
+@pytest.mark.parametrize(
+    ("given", "dtype", "scale", "expected"),
+    [
+        (np.array([3], np.int8), "int8", 0.5, 3),
+        (np.array([3], np.float64), "int8", 0.5, 6),
+        (np.array([3], np.float64), "float32", None, 3),
+        (np.array([3], np.uint8), "int8", 0.5, -125),
+        (np.array([255], np.uint8), "int16", 0.5, 2),
+        (np.array([255], np.uint8), "float32", None, 1),
+        (np.array([3], np.uint8), "int32", None, 3),
+        (np.array([3], np.int64), "int8", 0.5, 3),
+        (np.array([3], np.int64), "int32", None, 3),
+    ],
+)
+def test_the_table_of_the_guide(given: np.ndarray, dtype: str, scale: float | None, expected: float) -> None:
+    assert data.encode(given, value(dtype, (1,), scale, 0)).tolist() == [expected]
+
+
+@pytest.mark.parametrize("given", [np.array([3]), np.array([True])])
+def test_other_integers_are_no_real_numbers(given: np.ndarray) -> None:
+    with pytest.raises(DataError, match="takes float32, the data is"):
+        data.encode(given, value("float32", (1,), None, 0))
+
+
 def test_reals_without_parameters_are_refused() -> None:
     with pytest.raises(DataError, match="without quantization parameters"):
         data.encode(np.array([0.5]), value("int32", scale=None))
@@ -221,6 +265,27 @@ def test_label_offset(classes: int, given: list[int], offset: int | None, expect
 def test_a_label_the_model_does_not_have() -> None:
     with pytest.raises(DataError, match="label 10 is not one of the model's 10 classes"):
         labels.align(np.array([0, 10]), 10)
+
+
+def test_a_label_the_model_does_not_have_names_its_list_and_its_sample(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("1\n5000\n2\n7000\n")
+    pixels = np.zeros((4, 4, 4, 3), np.uint8)
+    np.save(tmp_path / "x.npy", pixels)
+    found = data.load(tmp_path / "x.npy", [value()], labels=tmp_path / "labels.csv")
+    said = rf"^{tmp_path}/labels\.csv: x\.npy\[1\]: label 5000 is not one of the model's 1001 classes \(and 1 more\); "
+    with pytest.raises(DataError, match=said):
+        found.classes(1001, None)
+    np.savez(tmp_path / "x.npz", x=pixels, labels=[1, 2, 3, 10])
+    with pytest.raises(DataError, match=rf"^{tmp_path}/x\.npz: x\.npz\[3\]: label 10 is not"):
+        data.load(tmp_path / "x.npz", [value()]).classes(10, None)
+    with pytest.raises(DataError, match=r"^the given data: labels: the given data\[0\]: label -1 is not"):
+        data.load(pixels, [value()], labels=[-1, 0, 0, 0]).classes(10, None)
+
+
+@pytest.mark.parametrize("classes", [10, 1001])
+def test_a_label_below_0_is_no_class_even_where_1_is_added_to_others(classes: int) -> None:
+    with pytest.raises(DataError, match=f"label -1 is not one of the model's {classes} classes"):
+        labels.align(np.array([-1, 5]), classes)
 
 
 @pytest.mark.parametrize("shape", [(5, 4, 4, 3), (5, 1, 4, 4, 3)])

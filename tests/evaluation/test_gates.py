@@ -98,6 +98,8 @@ def test_gates_of_a_file(tmp_path: Path, text: str) -> None:
         ("min_agreement = 99", "a share between 0 and 1, not 99"),
         ("min_sqnr = ", "is not TOML"),
         ("gates = 3", "gates is a table"),
+        ("", r"gates\.toml: holds no gates; write lines like max_top1_drop = 0\.5"),
+        ("[gates]\n# none yet\n", "holds no gates"),
     ],
 )
 def test_files_that_are_no_gates(tmp_path: Path, text: str, message: str) -> None:
@@ -105,6 +107,11 @@ def test_files_that_are_no_gates(tmp_path: Path, text: str, message: str) -> Non
     path.write_text(text)
     with pytest.raises(UsageError, match=message):
         gates.read(path)
+
+
+def test_a_file_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"none\.toml: cannot be read: No such file or directory; check the path"):
+        gates.read(tmp_path / "none.toml")
 
 
 @pytest.mark.parametrize(

@@ -370,6 +370,26 @@ def test_a_first_label_that_is_no_label_is_no_heading(bad: bytes, tmp_path: Path
         labels.read(tmp_path / "labels.txt", NAMES, True, False)
 
 
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+@pytest.mark.parametrize("first", ["a.png", "sub/a.png", "x.jp2"])
+def test_a_first_line_that_names_a_file_is_no_heading(first: str, mark: str, tmp_path: Path) -> None:
+    rows = (first, "cat"), ("b.png", "2"), ("c.png", "3")
+    with pytest.raises(DataError, match="label 1 is 'cat', not a whole number"):
+        read("\n".join(map(mark.join, rows)).encode(), tmp_path)
+
+
+def test_a_sample_without_a_suffix_is_no_heading_either(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("first,cat\nsecond,2\n")
+    with pytest.raises(DataError, match="label 1 is 'cat'"):
+        labels.read(tmp_path / "labels.csv", ["first", "second"], False, False)
+
+
+@pytest.mark.parametrize("name", ["none.csv", "none.txt", "none.npy", "none.npz"])
+def test_lists_that_do_not_exist(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=rf"{name}: cannot be read: No such file or directory; check the path"):
+        labels.read(tmp_path / name, NAMES, False, False)
+
+
 def test_a_first_file_of_another_kind_is_no_heading(tmp_path: Path) -> None:
     Image.fromarray(colours()).save(tmp_path / "b.png")
     (tmp_path / "list.csv").write_text("a.jp2,1\nb.png,2\n")

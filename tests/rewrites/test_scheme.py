@@ -246,6 +246,14 @@ def test_a_scheme_that_does_not_exist_names_the_nearest(tmp_path: Path) -> None:
         scheme.find(tmp_path / "latin.toml")
 
 
+def test_several_schemes_are_a_sequence_or_a_text_with_commas(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text(INT8)
+    for given in ("int8, int8-w4,", ("int8", "int8-w4"), [scheme.find("int8"), "int8-w4"]):
+        assert [each.name for each in scheme.find_all(given)] == ["int8", "int8-w4"]
+    for single in (scheme.find("int8"), tmp_path / "own.toml"):
+        assert scheme.find_all(single) == [scheme.find(single)]
+
+
 def test_a_rule_may_make_one_layer_impossible_and_the_message_names_it() -> None:
     found = scheme.parse(INT8 + "[[rules]]\nmatch.name = 'head/a'\nweights.symmetric = false\n", "mine")
     with pytest.raises(SchemeError, match=r"^mine: for q\.conv2d 'head/a': int8 weights need symmetric = true$"):

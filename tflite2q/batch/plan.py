@@ -257,7 +257,9 @@ def _manifest(path: str, asked: Asked) -> Iterator[tuple[str, Asked]]:
         document = tomllib.loads(places.read(path).decode("utf-8-sig") if url else limits.text(places.plain(path)))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"{path}: is not TOML: {error}") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise limits.unreadable(path, error, UsageError) from error
+    except ValueError as error:
         raise UsageError(f"{path}: cannot be read; a manifest is a TOML file of [[models]]") from error
     _known(document, ("defaults", "models"), f"{path}: ")
     defaults = _merged(asked, document.get("defaults", {}), path, f"{path}: defaults")

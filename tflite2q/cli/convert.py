@@ -160,7 +160,7 @@ def convert(
     chosen, suits = _chosen(found, scheme, runtime, interface, data, unchanged)
     if found is not None and until is not None:
         with Progress() as progress:
-            click.echo(_dump(found, chosen, samples, target, until, constants, progress))
+            out.echo(_dump(found, chosen, samples, target, until, constants, progress))
         return
     name = str(runtime) if chosen is None else chosen.name
     path = _output(model, output, name)

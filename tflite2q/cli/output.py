@@ -6,7 +6,8 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +16,7 @@ import click
 from tflite2q import files
 from tflite2q.cli.printable import printable
 from tflite2q.cli.verbosity import Verbosity, current
-from tflite2q.errors import UsageError
+from tflite2q.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,6 +35,25 @@ def require_stdout() -> None:
         raise UsageError("stdout is closed, and '-' asks for it; give a file")
 
 
+@contextmanager
+def writing(stream: str = "stdout") -> Iterator[None]:
+    """Raise OutputError, which names the stream, where it cannot be written; a reader that has enough stays an error of
+    its own."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        why = error.strerror or error
+        raise OutputError(f"{stream}: cannot be written: {why}; write to another place, or make space there") from error
+
+
+def echo(text: str, nl: bool = True, err: bool = False) -> None:
+    """Print to stdout, or to stderr.  Raises OutputError."""
+    with writing("stderr" if err else "stdout"):
+        click.echo(text, nl=nl, err=err)
+
+
 def check_json(json_path: str | None, *inputs: str | None) -> None:
     """Raise UsageError before any work if the JSON cannot be written there.  Existing reports are replaced."""
     files.refuse_outputs({"--json": json_path}, inputs, force=True)
@@ -43,7 +63,7 @@ def write(path: str | None, content: str) -> None:
     """Write a report to `path`, replacing what is there; '-' prints it."""
     if path == "-":
         require_stdout()
-        click.echo(content, nl=False)
+        echo(content, nl=False)
     elif path is not None:
         files.write(Path(path), content.encode(), force=True)
 
@@ -52,7 +72,9 @@ def write_bytes(path: Path, content: bytes | memoryview, force: bool) -> None:
     """Write a file of any kind; '-' is stdout.  Errors as `files.write`."""
     if str(path) == "-":
         require_stdout()
-        sys.stdout.buffer.write(content)
+        with writing():
+            sys.stdout.buffer.write(content)
+            sys.stdout.buffer.flush()
     else:
         files.write(path, content, force)
 
@@ -70,10 +92,10 @@ def emit(
     """
     if json_path == "-":
         require_stdout()
-        click.echo(encoded(document), nl=False)
+        echo(encoded(document), nl=False)
         return
     if not silent and current() is not Verbosity.QUIET:
-        click.echo(_rendered(text), nl=False, err=err)
+        echo(_rendered(text), nl=False, err=err)
     if json_path is not None:
         files.write(Path(json_path), encoded(document).encode(), force=True)
 

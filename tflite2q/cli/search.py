@@ -131,7 +131,7 @@ def search(
     outputs = {"--output": where, "--picture": drawing, "--json": json_path}
     files.refuse_outputs(outputs, [model, data, labels], force, "--json")
     graph = models.opened(model, shapes).graph
-    chosen = [scheme.find(name.strip()) for name in schemes.split(",") if name.strip()]
+    chosen = scheme.find_all(schemes)
     samples = dataset(graph, data, labels, limit, skip_bad=skip_bad)
     for note in samples.notes:
         remark(note)
@@ -151,8 +151,8 @@ def search(
         show.picture(found, goal, name, drawing, force)
     out.emit(show.values(found, goal, name), json_path, lambda console: show.text(console, found, goal))
     if json_path != "-" and current() is not Verbosity.QUIET:
-        click.echo(f"wrote {where}" + (f" and {drawing}" if drawing is not None else ""))
-        click.echo(f"to convert: tflite2q convert {model} --scheme {where} --data {data} --limit {found.calibration}")
+        out.echo(f"wrote {where}" + (f" and {drawing}" if drawing is not None else ""))
+        out.echo(f"to convert: tflite2q convert {model} --scheme {where} --data {data} --limit {found.calibration}")
 
 
 @contextmanager

@@ -39,6 +39,8 @@ def load(path: str | os.PathLike[str]) -> dict[str, Array]:
             return {"": _native(np.load(file, allow_pickle=False))}
     except Tflite2qError as error:
         raise error from None
+    except FileNotFoundError as error:
+        raise limits.unreadable(where, error, DataError) from error
     except MemoryError as error:
         raise DataError(f"{where}: too little memory to read it") from error
     except Exception as error:  # NumPy and zipfile raise almost anything for a broken file

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy.typing as npt
 
 from tflite2q.dialect.graph import Graph
-from tflite2q.errors import Tflite2qError, hint, refuse_unknown
+from tflite2q.errors import Tflite2qError, UsageError, hint, refuse_unknown, require_count, require_one_of
 from tflite2q.evaluation import comparison, engines, tasks, thumbnails
 from tflite2q.evaluation import data as samples_of
 from tflite2q.evaluation import gates as gates_of
@@ -19,7 +19,7 @@ from tflite2q.evaluation.data import Dataset, Normalization, Source
 from tflite2q.evaluation.engines import COMPILED, CONVERTED, LITERT, ORIGINAL
 from tflite2q.evaluation.environment import environment
 from tflite2q.evaluation.figures import Pair, TaskInfo
-from tflite2q.evaluation.geometry import Fit
+from tflite2q.evaluation.geometry import FITS, Fit
 from tflite2q.evaluation.judging import Judging
 from tflite2q.evaluation.layers import LayerTally
 from tflite2q.evaluation.models import FilePath, Model, graph_of, name_of, read_once, size_of, why_not_run
@@ -94,9 +94,16 @@ def compare(
     of them; the result's `failed_gates` lists those that it breaks.  `progress` is called as work proceeds.
 
     Raises DataError for models that cannot be compared or data that do not fit, UsageError for an unknown keyword, task
-    or gate, and for a gate whose figure is not measured.
+    or gate, for other values that make no sense, and for a gate whose figure is not measured.
     """
     refuse_unknown("compare()", unknown, compare)
+    if labels is not None and data is None:
+        raise UsageError(f"{hint('--labels needs --data')}; give the samples that they are of")
+    if fit is not None:
+        require_one_of("fit", fit, FITS)
+    for name, count, least in (("limit", limit, 1), ("layer_samples", layer_samples, 0)):
+        if count is not None:
+            require_count(name, count, least)
     bounds = gates_of.read(gates) if isinstance(gates, str | os.PathLike) else gates_of.checked(gates or {})
     original, converted = read_once(original), read_once(converted)
     before, after = graph_of(original), graph_of(converted)

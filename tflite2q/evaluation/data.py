@@ -25,10 +25,10 @@ import numpy.typing as npt
 
 from tflite2q.arithmetic import rounding
 from tflite2q.dialect.types import STORAGE, WIDE_INTEGERS, Value
-from tflite2q.errors import DataError, hint
+from tflite2q.errors import DataError, hint, require_count, require_one_of
 from tflite2q.evaluation import arrays, images
 from tflite2q.evaluation import labels as labels_of
-from tflite2q.evaluation.geometry import Fit, Frame, whole
+from tflite2q.evaluation.geometry import FITS, Fit, Frame, whole
 from tflite2q.evaluation.images import IMAGE_SUFFIXES, Pictures
 from tflite2q.evaluation.labels import LABEL_KEYS, SKIP, UNKNOWN, and_more, whole_number
 
@@ -46,9 +46,9 @@ SYNTHETIC_SAMPLES = 8
 class Dataset:
     """`len()` samples; iterating gives, for each, one array per model input, of that input's shape and dtype.
 
-    `labels` are class numbers as the data counts them, one per sample, or None; `pictures` are the image files that the
-    samples are made of, which are decoded ahead, in threads; `synthetic` ones were made up.  `notes` say what was left
-    out or not used.
+    `labels` are class numbers as the data counts them, one per sample, or None; `labels_from` says where they are from
+    ("": `source`).  `pictures` are the image files that the samples are made of, which are decoded ahead, in threads;
+    `synthetic` ones were made up.  `notes` say what was left out or not used.
     """
 
     source: str
@@ -58,6 +58,7 @@ class Dataset:
     pictures: Pictures | None = None
     synthetic: bool = False
     notes: tuple[str, ...] = ()
+    labels_from: str = ""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -72,6 +73,14 @@ class Dataset:
         if self.pictures is not None:
             return self.pictures.frame(index)
         return whole(shape[2], shape[1]) if len(shape) == 4 else whole(1, 1)
+
+    def classes(self, count: int, offset: int | None) -> npt.NDArray[np.int64]:
+        """The labels as a model of `count` classes counts them (`labels.align`).  Raises DataError."""
+        assert self.labels is not None
+        try:
+            return labels_of.align(self.labels, count, offset, self.names)
+        except DataError as error:
+            raise error.at(self.labels_from or self.source) from error
 
     def only(self, kept: Sequence[int]) -> Dataset:
         """The samples of these numbers."""
@@ -131,9 +140,11 @@ def load(
     `inputs` are the model's inputs; a model with several takes a `.npz` (or mapping) with an array for each, by name.
     `limit` keeps the first samples.  Files that are missing or cannot be read, and labels that are missing or no
     numbers, are a DataError, as is all else that does not fit; with `skip_bad` such samples are left out, with a note.
+    A `limit` or `fit` that makes no sense is a UsageError.
     """
-    if limit is not None and limit < 1:
-        raise DataError(f"a limit of {limit} samples leaves nothing; give at least 1")
+    require_one_of("fit", fit, FITS)
+    if limit is not None:
+        require_count("limit", limit, 1)
     if isinstance(source, str | os.PathLike):
         found = _from_file(Path(source), inputs, limit, pixels, fit, skip_bad)
     else:
@@ -141,10 +152,10 @@ def load(
         found = _arrays(MEMORY, _in_memory(held), inputs, limit, pixels)
     if isinstance(labels, str | os.PathLike):
         known, notes = labels_of.read(labels, found.names, limit is not None or skip_bad, skip_bad)
-        found = replace(found, labels=known, notes=(*found.notes, *notes))
+        found = replace(found, labels=known, labels_from=os.fspath(labels), notes=(*found.notes, *notes))
     elif labels is not None:
         known = labels_of.in_order(MEMORY, labels_of.as_labels(MEMORY, labels), found.names, True)
-        found = replace(found, labels=known)
+        found = replace(found, labels=known, labels_from=f"{MEMORY}: labels")
     return _labelled(found)
 
 
@@ -218,9 +229,32 @@ def encode(array: Array, value: Value, pixels: Normalization = Normalization()) 
     if array.dtype.kind in "iu" and dtype in rounding.RANGES:
         low, high = rounding.code_range(dtype)
         if array.size and (int(array.min()) < low or int(array.max()) > high):
-            raise DataError(f"input {value.name!r} takes {dtype} codes, the data has {array.min()} to {array.max()}")
+            held = f"{array.min()} to {array.max()}"
+            raise DataError(f"input {value.name!r} takes {dtype} codes, the data has {held}; {_wanted(value)}")
         return array.astype(STORAGE[dtype])
-    raise DataError(f"input {value.name!r} takes {dtype}, the data is {array.dtype.name}; convert it first")
+    raise DataError(f"input {value.name!r} takes {dtype}, the data is {array.dtype.name}; {_wanted(value)}")
+
+
+def _wanted(value: Value) -> str:
+    """What to give to an input, by the rules at the head of this file."""
+    dtype = value.type.dtype
+    kinds = [f"{dtype} codes" if value.type.quantized else dtype]
+    if dtype in rounding.RANGES:
+        low, high = rounding.code_range(dtype)
+        kinds[0] += f" from {low} to {high}"
+    if value.type.quantized:
+        kinds.append("real numbers as float32")
+    if dtype != "uint8" and (value.type.quantized or dtype.startswith("float")):
+        kinds.append("pixels as uint8")
+    return f"give {' or '.join(kinds)}"
+
+
+def _encoded(array: Array, value: Value, pixels: Normalization, place: str) -> Array:
+    """As `encode`, with the place of the numbers in messages."""
+    try:
+        return encode(array, value, pixels)
+    except DataError as error:
+        raise error.at(place) from error
 
 
 def _from_file(
@@ -247,7 +281,7 @@ def _images(where: Path, value: Value, limit: int | None, pixels: Normalization,
     found = Pictures(tuple(files), shape, fit)
 
     def make(index: int) -> list[Array]:
-        return [encode(found.codes(index), value, pixels)]
+        return [_encoded(found.codes(index), value, pixels, str(files[index]))]
 
     samples = Dataset(str(where), names, make, labels, found, notes=tuple(notes))
     return _readable(samples, found) if skip_bad else samples
@@ -331,7 +365,8 @@ def _arrays(
         labels = labels_of.in_order(where, labels_of.as_labels(where, labels), names, True)
 
     def make(index: int) -> list[Array]:
-        return [encode(column[index], value, pixels) for column, value in zip(columns, inputs, strict=True)]
+        place = f"{where}: sample {index}"
+        return [_encoded(column[index], value, pixels, place) for column, value in zip(columns, inputs, strict=True)]
 
     return Dataset(str(where), names, make, labels)
 

@@ -120,18 +120,22 @@ KINDS: Mapping[str, Kind] = {
 def read(path: str | os.PathLike[str]) -> dict[str, float]:
     """The bounds in a TOML file: keys like `max_top1_drop = 0.5`, at the top or in a table `[gates]`.
 
-    Raises UsageError for a file that cannot be read, an unknown key, or a bound that is no number.
+    Raises UsageError for a file that cannot be read or bounds nothing, an unknown key, or a bound that is no number.
     """
     where = os.fspath(path)
     try:
         found: dict[str, Any] = tomllib.loads(limits.text(path))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"{where}: is not TOML: {error}") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise limits.unreadable(path, error, UsageError) from error
+    except ValueError as error:
         raise UsageError(f"{where}: cannot be read; gates are a TOML file of lines like max_top1_drop = 0.5") from error
     table = found.pop("gates", {})
     if not isinstance(table, dict):
         raise UsageError(f"{where}: gates is a table of bounds, such as [gates] and max_top1_drop = 0.5")
+    if not found and not table:
+        raise UsageError(f"{where}: holds no gates; write lines like max_top1_drop = 0.5")
     try:
         return checked({**found, **table})
     except UsageError as error:
@@ -152,8 +156,6 @@ def checked(bounds: Mapping[str, Any]) -> dict[str, float]:
         if kind.unit == "share" and not 0 <= bound <= 1:
             raise UsageError(f"the bound of {name} is a share between 0 and 1, not {bound:g}; 0.99 is 99 %")
         found[name] = float(bound)
-    if not found and bounds:
-        raise UsageError("there are no gates")
     return found
 
 

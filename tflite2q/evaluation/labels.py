@@ -41,8 +41,10 @@ def rows(where: Path) -> list[list[str]]:
         # Each line by itself: a quote that is not closed must not swallow those behind it.
         lines = [row for line in io.StringIO(text, newline=None) for row in csv.reader([line], delimiter=delimiter)]
         found = [[cell.strip().strip("'\"").strip() for cell in row] for row in lines]
-    except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{where}: cannot be read as lines of file,label") from error
+    except OSError as error:
+        raise limits.unreadable(where, error, DataError) from error
+    except (ValueError, csv.Error) as error:
+        raise DataError(f"{where}: cannot be read as lines of file,label ({error}); give such a text") from error
     return [_parted(row) for row in found if any(row)]
 
 
@@ -64,7 +66,7 @@ def read(
     if where.suffix.lower() in (".npy", ".npz"):
         return in_order(where, of_arrays(where, arrays.load(where)), names, may_be_more), []
     found = rows(where)
-    if found and _is_heading(found[0][-1]) and any(whole_number(row[-1]) is not None for row in found):
+    if found and _is_heading(found[0], names) and any(whole_number(row[-1]) is not None for row in found):
         found = found[1:]
     bad = [(number, row) for number, row in enumerate(found, start=1) if whole_number(row[-1]) is None]
     if bad and not skip_bad:
@@ -82,8 +84,11 @@ def read(
     return in_order(where, known, names, may_be_more), notes
 
 
-def _is_heading(cell: str) -> bool:
-    """Whether a first label is a word: a number that is no label, or none, must not pass for one."""
+def _is_heading(row: list[str], names: Sequence[str]) -> bool:
+    """Whether a first row names no file, and its label is a word: what is meant as a label must not pass for one."""
+    first, cell = row[0], row[-1]
+    if Path(first).suffix or Path(first).name in {Path(name).name for name in names}:
+        return False
     try:
         float(cell)
     except ValueError:
@@ -145,21 +150,24 @@ def in_order(where: Path, labels: Labels, names: Sequence[str], may_be_more: boo
     return np.asarray(labels[: len(names)], np.int64)
 
 
-def align(labels: Labels, classes: int, offset: int | None = None) -> Labels:
+def align(labels: Labels, classes: int, offset: int | None = None, names: Sequence[str] = ()) -> Labels:
     """Labels as the model counts its `classes`: plus `offset`.
 
     Without one, labels of 0..999 and 1001 classes mean that class 0 is the background, as in the MobileNets, and 1 is
     added.
-    Raises DataError for labels that the model does not have.
+    Raises DataError for labels that the model does not have; `names` are the samples'.
     """
     if offset is None:
-        offset = 1 if classes == 1001 and len(labels) and labels.max() < 1000 else 0
+        # Not for labels below 0, which are none: 1 more would make the background of -1.
+        offset = 1 if classes == 1001 and len(labels) and labels.min() >= 0 and labels.max() < 1000 else 0
     aligned = labels + offset
-    wrong = aligned[(aligned < 0) | (aligned >= classes)]
+    wrong = np.flatnonzero((aligned < 0) | (aligned >= classes))
     if len(wrong):
+        first = int(wrong[0])
         shift = f" after an offset of {offset}" if offset else ""
         raise DataError(
-            f"label {wrong[0]}{shift} is not one of the model's {classes} classes; {hint('see --label-offset')}"
+            f"{names[first] if names else f'sample {first}'}: label {aligned[first]}{shift} is not one of the model's "
+            f"{classes} classes{and_more(len(wrong) - 1)}; {hint('mend it, or see --label-offset')}"
         )
     return aligned
 

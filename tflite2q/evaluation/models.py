@@ -47,9 +47,14 @@ def load(
     where the file leaves them open.  All other shapes are computed from these.  `signature` is the key of the signature
     whose subgraph is the model, by default the first subgraph.  `graph.notes` holds remarks.
     Raises ModelError (damaged), UnsupportedError (what tflite2q lacks, all named), InvalidGraph, or UsageError for
-    shapes that do not fit.  With `allow_unsupported` unsupported parts are carried; such a graph can be converted but
-    not run.
+    what is no path and shapes that do not fit.  With `allow_unsupported` unsupported parts are carried; such a graph
+    can be converted but not run.
     """
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise UsageError(
+            f"a model is the path of a file, a graph or a conversion, not {type(path).__name__}; give one of these, "
+            "and write bytes to a file first"
+        )
     if not is_text(path):
         return reader.load(path, allow_unsupported, shapes, signature)
     if signature is not None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from tflite2q.dialect.graph import Graph
 from tflite2q.errors import DataError
-from tflite2q.evaluation import labels, tasks
+from tflite2q.evaluation import tasks
 from tflite2q.evaluation.comparison import inputs_of
 from tflite2q.evaluation.data import Dataset
 from tflite2q.evaluation.tasks.classification import Classification
@@ -62,7 +62,7 @@ class Judge:
         self.task, _ = tasks.choose(inputs_of(original), values, original, labelled=samples.labels is not None)
         self.classes = None
         if samples.labels is not None and isinstance(self.task, Classification) and not self.task.by_number:
-            self.classes = labels.align(samples.labels, self.task.classes, label_offset)
+            self.classes = samples.classes(self.task.classes, label_offset)
         elif samples.labels is not None:
             self.classes = samples.labels + (label_offset or 0)
         self.packs: dict[tuple[int, ...], Any] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tflite2q.errors import UsageError
+from tflite2q.errors import UsageError, require_number
 from tflite2q.execution.remote import Device
 from tflite2q.mixing.evidence import Loss
 from tflite2q.mixing.fronts import Candidate
@@ -36,6 +36,7 @@ class Settings:
     device: Device | None = None
 
     def __post_init__(self) -> None:
+        require_number("max_drop", self.max_drop)
         if self.seed < 0:
             raise UsageError(f"a seed is a number from 0 on, not {self.seed}")
         if self.jobs is not None and not 1 <= self.jobs <= MOST_JOBS:

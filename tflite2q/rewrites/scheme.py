@@ -22,7 +22,7 @@ from typing import Any
 from tflite2q import limits
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.ops import BY_MNEMONIC
-from tflite2q.errors import SchemeError
+from tflite2q.errors import SchemeError, UsageError, require_one_of
 from tflite2q.rewrites.rules import COUNTED, Match, Place, Rule, places
 
 if sys.version_info >= (3, 11):
@@ -186,12 +186,17 @@ def shipped() -> tuple[str, ...]:
 def find(scheme: str | os.PathLike[str] | Scheme, interface: str | None = None) -> Scheme:
     """A scheme by name, by the path of a .toml file, or itself, with another `interface` policy if one is given.
 
-    Raises SchemeError.
+    Raises SchemeError, and UsageError for what is none of these, or no such policy.
     """
     if interface is not None:
+        require_one_of("interface", interface, INTERFACES)
         return replace(find(scheme), interface=interface)
     if isinstance(scheme, Scheme):
         return scheme
+    if not isinstance(scheme, str | os.PathLike):
+        raise UsageError(
+            f"scheme = {scheme!r} is no scheme; give a Scheme, the name of a shipped one, or the path of a .toml"
+        )
     text = os.fspath(scheme)
     if text in shipped():
         return parse(resources.files("tflite2q.schemes").joinpath(f"{text}.toml").read_text("utf-8"), text)
@@ -202,12 +207,23 @@ def find(scheme: str | os.PathLike[str] | Scheme, interface: str | None = None) 
     try:
         content = limits.text(path)
     except OSError as error:
-        raise SchemeError(f"{text}: cannot be read: {error.strerror}; check the path") from error
+        raise limits.unreadable(text, error, SchemeError) from error
     except UnicodeDecodeError as error:
         raise SchemeError(f"{text}: is not a text file ({error.reason}); save it as UTF-8") from error
     except ValueError as error:
         raise SchemeError(f"{text}: {error}; give a scheme file") from error
     return parse(content, path.stem, where=text)
+
+
+def find_all(schemes: str | Scheme | os.PathLike[str] | Iterable[str | Scheme | os.PathLike[str]]) -> list[Scheme]:
+    """The schemes of a sequence, or of one text that has commas between them.  Raises what `find` raises."""
+    given: Iterable[Any] = schemes if isinstance(schemes, Iterable) else [schemes]
+    if isinstance(schemes, str):
+        given = [name.strip() for name in schemes.split(",") if name.strip()]
+    found = [find(each) for each in given]
+    if not found:
+        raise UsageError(f"schemes = {schemes!r} names no scheme; give one or more, such as int8,int8-w4")
+    return found
 
 
 def parse(text: str, name: str, where: str | None = None) -> Scheme:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from tflite2q.dialect.graph import Graph
 from tflite2q.errors import Tflite2qError
+from tflite2q.rewrites.scheme import INTERFACES
 from tflite2q.runtimes.rules import Breach, Layer, Runtime, breaches, layers
-
-INTERFACES = ("keep", "scheme")
 
 Convert = Callable[[str, str], Graph]  # a scheme and an interface to the graph of the file that would be written
 

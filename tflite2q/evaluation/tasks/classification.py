@@ -10,7 +10,6 @@ import numpy as np
 
 from tflite2q.dialect.types import Value
 from tflite2q.errors import DataError
-from tflite2q.evaluation import labels as labels_of
 from tflite2q.evaluation import statistics
 from tflite2q.evaluation.data import Dataset
 from tflite2q.evaluation.figures import Change, ClassLine, Difference, Figure
@@ -94,7 +93,7 @@ class Classification(Task[Classes]):
             )
         if self.by_number:
             return _Truth(self, samples.labels + (label_offset or 0))
-        return _Truth(self, labels_of.align(samples.labels, self.classes, label_offset))
+        return _Truth(self, samples.classes(self.classes, label_offset))
 
     def says(self, answer: Classes) -> str:
         return "; ".join(self._row(answer, row) for row in range(len(answer.best)))

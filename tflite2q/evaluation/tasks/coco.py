@@ -30,7 +30,9 @@ def read(labels: Any, samples: Dataset) -> tuple[Document, list[int]]:
         where = os.fspath(labels)
         try:
             labels = json.loads(limits.text(labels))
-        except (OSError, ValueError, RecursionError) as error:
+        except OSError as error:
+            raise limits.unreadable(where, error, DataError) from error
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: ground truth of this task is a COCO JSON file") from error
     if not isinstance(labels, dict) or not all(
         isinstance(labels.get(key), list) for key in ("images", "annotations", "categories")

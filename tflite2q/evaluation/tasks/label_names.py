@@ -23,7 +23,9 @@ def read(names: Any) -> tuple[str, ...]:
         return tuple(str(name) for name in names)
     try:
         text = limits.text(names)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise limits.unreadable(names, error, DataError) from error
+    except ValueError as error:
         raise DataError(f"{os.fspath(names)}: names of classes are a text file, a name a line") from error
     found = lines(text)
     if not found:
