@@ -21,7 +21,8 @@ import pytest
 from batch.faults import site
 
 import tflite2q
-from tflite2q.batch import cache
+from tflite2q.batch import cache, plan
+from tflite2q.cli.batch import batch
 
 Cli = Callable[..., Any]
 
@@ -278,3 +279,13 @@ def test_an_interruption_ends_jobs_and_keeps_what_is_done(digits: Path, tmp_path
     assert process.returncode == 130
     assert "1 of 2 are done and kept" in errors and errors.endswith("tflite2q: interrupted\n")
     assert not list((out / cache.FOLDER / "staging").iterdir())
+
+
+def test_every_option_that_says_how_is_said_to_imply_a_comparison(cli: Cli, digits: Path, tmp_path: Path) -> None:
+    options = {option.name: option for option in batch.params}
+    said = options["compare"].help
+    assert said is not None
+    for key in (*plan.COMPARING, "gates"):
+        assert options[key].opts[0] in said
+    done = cli("batch", digits, "--scheme", "int8", "-o", tmp_path / "out", "--speed", "--jobs", "2")
+    assert done.code == 2 and "--speed needs --jobs 1" in done.err

@@ -48,8 +48,8 @@ class Match:
     def among(self, where: Sequence[Place]) -> list[Place]:
         """The places in a graph that the rule matches.
 
-        Raises Beyond for positions that do not exist, SchemeError for a shortened name that could be several layers': it
-        was printed for one of them.
+        Raises Beyond for positions that do not exist, and SchemeError for a shortened name that could be several
+        layers': it was printed for one of them.
         """
         self._check_positions(where)
         named = set(meant(self.name, [place.op.name for place in where]))
