@@ -286,10 +286,25 @@ interface_option = click.option(
     type=click.Choice(["keep", "scheme"]),
     help="Types of the model's inputs and outputs: keep them, or let the scheme decide.  [default: the scheme's]",
 )
+
+
+def _known_target(context: click.Context, parameter: click.Parameter, given: str) -> str:
+    """Raises TargetError for a target that does not exist, also where nothing is compiled."""
+    if given != NATIVE:  # which needs no look at the table, or at what TVM knows
+        from tflite2q.lower.target import resolve
+        from tflite2q.lower.targets import micro
+
+        if micro(given) is None:
+            resolve(given)
+    return given
+
+
+NATIVE = "native"
 target_option = click.option(
     "--target",
-    default="native",
+    default=NATIVE,
     show_default=True,
+    callback=_known_target,
     help="Processor to compile for: a name that `tflite2q targets` lists, or TVM's JSON.",
 )
 threads_option = click.option(
