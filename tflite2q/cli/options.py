@@ -19,6 +19,8 @@ LONGEST = 18  # digits of a size
 HEAD, BLOCK = 1 << 12, 1 << 20  # bytes that tell what a stream is, and that are copied at once
 PROGRAM = 1 << 30  # bytes that the program takes itself, with TVM and its threads
 
+READER, PIPED = "tflite2q.stdin", "tflite2q.piped"  # in a command's context: what reads stdin, and into which file
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -35,8 +37,16 @@ FILE = PathName(dir_okay=False)
 ANY_PATH = PathName()
 
 
+STDIN = "stdin"  # what messages call a model from there, and the stem of its temporary file
+
+
 class Piped(str):
     """The path of a temporary file that holds a model given on stdin."""
+
+
+def shown(path: str, given: str = STDIN) -> str:
+    """A model's path as messages have it: of one from stdin `given`, as its temporary file says nothing to anyone."""
+    return given if isinstance(path, Piped) else path
 
 
 class _Model(PathName):
@@ -48,17 +58,18 @@ class _Model(PathName):
         from tflite2q import files
         from tflite2q.evaluation.models import TEXT_SUFFIX
 
-        if ctx.meta.setdefault("tflite2q.stdin", param) is not param:
+        if ctx.meta.setdefault(READER, param) is not param:
             raise click.UsageError("only one file can come from stdin", ctx)
         if sys.stdin is None:
             raise click.UsageError("stdin is closed; give a file", ctx)
         head = sys.stdin.buffer.read(HEAD)
         suffix = ".tflite" if b"\0" in head[:256] else TEXT_SUFFIX  # text has no zero bytes, a flatbuffer many
-        path = Path(ctx.with_resource(files.temporary_folder())) / f"stdin{suffix}"
+        path = Path(ctx.with_resource(files.temporary_folder())) / f"{STDIN}{suffix}"
         with path.open("wb") as file:
             file.write(head)
             if suffix == TEXT_SUFFIX or head[4:8] == b"TFL3":  # what is no model may never end
                 _copied(sys.stdin.buffer, file)
+        ctx.meta[PIPED] = str(path)
         return Piped(path)
 
 
@@ -83,7 +94,7 @@ def _set_verbosity(context: click.Context, parameter: click.Parameter, given: bo
 
 
 class _Command(click.Command):
-    """What all commands share: how much they say, and no option that is given twice.
+    """What all commands share: how much they say, no option that is given twice, and errors about stdin.
 
     click would take the last value of an option that takes one, without a word.
     """
@@ -109,6 +120,17 @@ class _Command(click.Command):
             if given.count(parameter) > 1:
                 raise click.UsageError(f"{parameter.opts[0]} is given more than once", ctx)
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Errors name stdin where the stages, which are given its temporary file, name that."""
+        from tflite2q.errors import Tflite2qError
+
+        try:
+            return super().invoke(ctx)
+        except Tflite2qError as error:
+            if (path := ctx.meta.get(PIPED)) is None:
+                raise
+            raise error.saying(str(error).replace(path, STDIN)) from error
 
 
 command = partial(click.command, cls=_Command)
