@@ -231,8 +231,11 @@ def test_libraries_for_targets(cli: Cli, digits: Path, tmp_path: Path) -> None:
 def test_a_report_is_no_output(cli: Cli, digits: Path, tmp_path: Path) -> None:
     done = cli("batch", digits, "--scheme", "int8", "-o", tmp_path, "--json", tmp_path / "digits_uint8.int8.json")
     assert done.code == 2 and "is what" in done.err
-    done = cli("batch", digits, "--scheme", "int8", "-o", tmp_path / "out", "--json", digits)
+    model = shutil.copy(digits, tmp_path / "model")
+    done = cli("batch", model, "--scheme", "int8", "-o", tmp_path / "out", "--json", model)
     assert done.code == 2 and "is the input" in done.err
+    done = cli("batch", model, "--scheme", "int8", "-o", tmp_path / "out", "--junit", "memory://b/victim.tflite")
+    assert done.code == 2 and "ends in .tflite" in done.err
 
 
 def test_foreign_files_are_not_replaced(cli: Cli, digits: Path, tmp_path: Path) -> None:

@@ -33,6 +33,25 @@ class PathName(click.Path):
         return super().convert(value, param, ctx)
 
 
+# Endings of models, schemes, libraries, code and samples: what a report, which replaces the last one, would destroy.
+# Spelled out, so that --help imports nothing; a test compares them with what is read and written.
+NO_REPORTS = (
+    ".tflite", ".q.txt", ".toml", ".so", ".dylib", ".dll", ".wasm", ".o", ".tar", ".a", ".c", ".h", ".zip", ".npy",
+    ".npz", ".csv", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp",
+)  # fmt: skip
+
+
+class _Report(PathName):
+    """Where a report is written, or '-'.  It may replace a file, but none whose name says that it is no report."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        ending = next((each for each in NO_REPORTS if str(value).lower().endswith(each)), None)
+        if ending is not None:
+            self.fail(f"{value!r} ends in {ending}, as no report does; give it another name", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+REPORT = _Report(dir_okay=False, allow_dash=True)
 FILE = PathName(dir_okay=False)
 ANY_PATH = PathName()
 
@@ -154,7 +173,7 @@ def report_options(kinds: Sequence[tuple[str, str]]) -> Callable[[F], F]:
             click.option(
                 f"--{kind}",
                 f"{kind.replace('-', '_')}_path",
-                type=PathName(dir_okay=False, allow_dash=True),
+                type=REPORT,
                 metavar="FILE",
                 help=text,
             )
@@ -173,7 +192,7 @@ json_option = click.option(
     "--json",
     "json_path",
     metavar="FILE",
-    type=PathName(dir_okay=False, allow_dash=True),
+    type=REPORT,
     help="Also write the result as JSON to FILE; '-' prints it instead of the text.",
 )
 allow_unsupported_option = click.option(
