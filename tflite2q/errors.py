@@ -72,8 +72,12 @@ class Tflite2qError(Exception):
 
     def at(self: E, place: str) -> E:
         """The same error, prefixed with the place where it occurred."""
+        return self.saying(f"{place}: {self}")
+
+    def saying(self: E, message: str) -> E:
+        """The same error with another message."""
         found = copy.copy(self)
-        found.args = (f"{place}: {self}",)
+        found.args = (message,)
         return found
 
 

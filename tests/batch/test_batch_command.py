@@ -21,7 +21,10 @@ import pytest
 from batch.faults import site
 
 import tflite2q
-from tflite2q.batch import cache
+from tflite2q import pipeline
+from tflite2q.batch import cache, plan
+from tflite2q.cli.batch import batch
+from tflite2q.evaluation.models import opened
 
 Cli = Callable[..., Any]
 
@@ -228,8 +231,11 @@ def test_libraries_for_targets(cli: Cli, digits: Path, tmp_path: Path) -> None:
 def test_a_report_is_no_output(cli: Cli, digits: Path, tmp_path: Path) -> None:
     done = cli("batch", digits, "--scheme", "int8", "-o", tmp_path, "--json", tmp_path / "digits_uint8.int8.json")
     assert done.code == 2 and "is what" in done.err
-    done = cli("batch", digits, "--scheme", "int8", "-o", tmp_path / "out", "--json", digits)
+    model = shutil.copy(digits, tmp_path / "model")
+    done = cli("batch", model, "--scheme", "int8", "-o", tmp_path / "out", "--json", model)
     assert done.code == 2 and "is the input" in done.err
+    done = cli("batch", model, "--scheme", "int8", "-o", tmp_path / "out", "--junit", "memory://b/victim.tflite")
+    assert done.code == 2 and "ends in .tflite" in done.err
 
 
 def test_foreign_files_are_not_replaced(cli: Cli, digits: Path, tmp_path: Path) -> None:
@@ -278,3 +284,36 @@ def test_an_interruption_ends_jobs_and_keeps_what_is_done(digits: Path, tmp_path
     assert process.returncode == 130
     assert "1 of 2 are done and kept" in errors and errors.endswith("tflite2q: interrupted\n")
     assert not list((out / cache.FOLDER / "staging").iterdir())
+
+
+def test_every_option_that_says_how_is_said_to_imply_a_comparison(cli: Cli, digits: Path, tmp_path: Path) -> None:
+    options = {option.name: option for option in batch.params}
+    said = options["compare"].help
+    assert said is not None
+    for key in (*plan.COMPARING, "gates"):
+        assert options[key].opts[0] in said
+    done = cli("batch", digits, "--scheme", "int8", "-o", tmp_path / "out", "--speed", "--jobs", "2")
+    assert done.code == 2 and "--speed needs --jobs 1" in done.err
+
+
+def test_a_summary_is_the_same_from_the_cache(
+    cli: Cli, digits: Path, digits_data: tuple[Path, Path], tmp_path: Path
+) -> None:
+    data, labels = digits_data
+    asked = ("--data", data, "--labels", labels, "--limit", "4")
+    command = ("batch", digits, "--scheme", "int8", "-o", tmp_path, *asked)
+    made, kept = (cli(*command), cli(*command))
+    heads = [re.split(r"  +", done.out.splitlines()[0].strip()) for done in (made, kept)]
+    assert heads[0] == heads[1]
+    assert heads[0][3:6] == ["size", "change", "changed layers"] and heads[0][-2:] == ["equal answers", "s"]
+    (job,) = jobs(cli(*command, "--json", "-")).values()
+    assert list(job["figures"]) == heads[0][3:-1]
+
+
+@pytest.mark.parametrize("options", [(), ("--limit", "2")])
+def test_an_unchanged_model_counts_its_layers(cli: Cli, digits: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
+    model = tmp_path / "m.tflite"
+    assert cli("convert", digits, "--scheme", "int8", "-o", model).code == 0
+    layers = len(pipeline.inspect(opened(model)).layers)
+    (job,) = jobs(cli("batch", model, "--scheme", "int8", "-o", tmp_path / "out", *options, "--json", "-")).values()
+    assert job["state"] == "unchanged" and job["figures"]["changed layers"] == f"0 of {layers}"

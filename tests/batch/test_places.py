@@ -125,7 +125,8 @@ def test_the_same_bytes_and_names_as_locally(
     memory.pipe_file("/b/out/a.int8.tflite", b"precious")
     refused = cli("batch", "--manifest", "memory://b/m.toml", "-o", "memory://b/out")
     assert refused.code == 2 and "memory://b/out/a.int8.tflite: exists" in refused.err
-    report = cli("batch", "--manifest", "memory://b/m.toml", "-o", "memory://b/out", "--json", "memory://b/m.toml")
+    memory.pipe_file("/b/m", memory.cat_file("/b/m.toml"))
+    report = cli("batch", "--manifest", "memory://b/m", "-o", "memory://b/out", "--json", "memory://b/m")
     assert report.code == 2 and "is the input" in report.err
 
 

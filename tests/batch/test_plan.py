@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,13 +112,13 @@ gates = { min_agreement = 0.5 }
 """,
         encoding="utf-8",
     )
-    found = plan.jobs([], str(manifest), Asked(schemes=("float32",), limit=7), tmp_path / "out")
+    found = plan.jobs([], str(manifest), Asked(schemes=("float32",), threads=7), tmp_path / "out")
     assert stems(found) == ["a.int16x8", "a.int8", "deep/b.int8"]
     assert found[0].settings.targets == ("native",) and found[0].settings.compare is None
     assert found[2].settings.unchanged == "skip"
     compare = found[2].settings.compare
     assert compare is not None
-    assert compare["data"] == str(tmp_path / "d.npy") and compare["limit"] == 7
+    assert compare["data"] == str(tmp_path / "d.npy") and compare["threads"] == 7
     assert compare["gates"] == {"min_agreement": 0.5}
 
 
@@ -159,3 +160,35 @@ def test_schemes_are_checked_before_any_work(tmp_path: Path) -> None:
         plan.jobs([str(tmp_path / "a.tflite")], None, Asked(schemes=("int9",)), tmp_path / "out")
     with pytest.raises(UsageError, match="give a scheme"):
         plan.jobs([str(tmp_path / "a.tflite")], None, Asked(), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data", "d.npy"), ("label_names", "d.npy"), ("limit", 5), ("skip_bad", True), ("speed", True), ("mean", 0.0),
+        ("std", 1.0), ("task", "regression"), ("fit", "pad"),
+    ],
+)  # fmt: skip
+def test_what_only_a_comparison_uses_asks_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: object
+) -> None:
+    files(tmp_path, "a.tflite", "d.npy")
+    monkeypatch.chdir(tmp_path)
+    (job,) = plan.jobs(["a.tflite"], None, replace(INT8, **{key: value}), "out")
+    assert job.settings.compare is not None
+    expected = os.path.abspath(value) if isinstance(value, str) and value.endswith(".npy") else value
+    assert job.settings.compare[key] == expected
+
+
+def test_what_is_left_open_asks_for_no_comparison(tmp_path: Path) -> None:
+    files(tmp_path, "a.tflite")
+    (job,) = plan.jobs([str(tmp_path / "a.tflite")], None, replace(INT8, task="auto", fit="auto"), tmp_path / "out")
+    assert job.settings.compare is None
+
+
+def test_the_command_line_asks_for_comparisons_of_a_manifest_too(tmp_path: Path) -> None:
+    files(tmp_path, "a.tflite")
+    manifest = tmp_path / "batch.toml"
+    manifest.write_text("[[models]]\npath = 'a.tflite'\n", encoding="utf-8")
+    (job,) = plan.jobs([], str(manifest), replace(INT8, limit=7), tmp_path / "out")
+    assert job.settings.compare is not None and job.settings.compare["limit"] == 7

@@ -14,6 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tflite2q.cli.options import NO_REPORTS
+from tflite2q.evaluation.images import IMAGE_SUFFIXES
+from tflite2q.evaluation.models import TEXT_SUFFIX
+from tflite2q.execution import runtime
+from tflite2q.micro import library
+
 Cli = Callable[..., "tuple[int, str, str]"]
 
 
@@ -94,6 +100,18 @@ def test_unsupported_operators_are_named(cli: Cli, shared: Path, command: str, m
         (
             ["convert", "MODEL", "--scheme", "int8", "--lib", "x.so", "--target", "hexagno"],
             "target 'hexagno' is not known",
+        ),
+        (["convert", "MODEL", "--scheme", "int8", "-o", "x.tflite", "--target", "foo"], "target 'foo' is not known"),
+        (["convert", "MODEL", "--scheme", "int8", "--lib", "m.c", "--target", "cortex-m44"], "did you mean cortex-m4"),
+        (["convert", "MODEL", "--scheme", "int8", "--lib", "m.c"], "--target is native; give one of cortex-m0plus, "),
+        (["convert", "MODEL", "--scheme", "int8", "--lib", "m/"], "--target is native; give one of cortex-m0plus, "),
+        (["search", "MODEL", "--data", "x.npy", "-o", "x.toml", "--target", "foo"], "target 'foo' is not known"),
+        (["compare", "MODEL", "--scheme", "int8", "--target", "foo"], "target 'foo' is not known"),
+        (["run", "MODEL", "--input", "x.npy", "--target", "foo"], "target 'foo' is not known"),
+        (["run", "lib.so", "--input", "x.npy", "--target", "x86-64"], "a library runs on the target it was made for"),
+        (
+            ["convert", "MODEL", "--scheme", "int8", "--until", "convert", "--json", "x.json"],
+            "--json is for conversions",
         ),
         (["compare", "MODEL"], "give either a second model or --scheme"),
         (["compare", "MODEL", "MODEL", "--scheme", "int8"], "give either a second model or --scheme"),
@@ -320,7 +338,7 @@ def test_a_file_without_an_end(cli: Cli) -> None:
         (["-o", "model.tflite"], "is the input"),
         (["--lib", "model.tflite"], "is the input"),
         (["--lib", "x.tflite", "-o", "x.tflite"], "names the same file"),
-        (["--json", "x.tflite", "-o", "x.tflite"], "names the same file"),
+        (["--json", "x.json", "-o", "x.json"], "names the same file"),
         (["--lib", "x.txt"], "a library's name ends in"),
     ],
 )
@@ -337,9 +355,43 @@ def test_outputs_that_would_destroy_something(
     assert [path.name for path in tmp_path.iterdir()] == ["model.tflite"]
 
 
+REPORTS = {
+    "inspect": ("json",),
+    "convert": ("json",),
+    "run": ("json",),
+    "compare": ("json", "html", "markdown", "junit", "model-explorer"),
+}
+
+
+@pytest.mark.parametrize(("command", "report"), [(name, kind) for name, kinds in REPORTS.items() for kind in kinds])
+@pytest.mark.parametrize("name", ["victim.tflite", "victim.TOML", "victim.q.txt"])
+def test_a_report_does_not_replace_what_is_none(
+    cli: Cli, digits: Path, tmp_path: Path, command: str, report: str, name: str
+) -> None:
+    victim = tmp_path / name
+    victim.write_bytes(b"precious")
+    code, out, err = cli(command, digits, *COMMANDS[command], f"--{report}", victim)
+    assert (code, out) == (2, "")
+    check_line(err)
+    assert f"--{report}" in err and name in err and "give it another name" in err
+    assert victim.read_bytes() == b"precious"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_report_replaces_a_report(cli: Cli, digits: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    report.write_text("old")
+    assert cli("inspect", digits, "--json", report)[0] == 0
+    assert report.read_text().startswith("{")
+
+
+def test_reports_refuse_the_endings_of_all_that_is_read_and_written() -> None:
+    assert {*runtime.ENDINGS, *library.ENDINGS, *IMAGE_SUFFIXES, TEXT_SUFFIX} <= set(NO_REPORTS)
+
+
 @pytest.mark.parametrize("command", [["inspect"], ["check", "--for", "xnnpack"], ["compare", "--scheme", "int8"]])
 def test_a_report_does_not_replace_the_model(cli: Cli, digits: Path, tmp_path: Path, command: list[str]) -> None:
-    model = tmp_path / "model.tflite"
+    model = tmp_path / "model"
     model.write_bytes(digits.read_bytes())
     code, _, err = cli(command[0], model, *command[1:], "--json", model)
     assert code == 2

@@ -46,10 +46,31 @@ def test_what_cannot_be_piped_is_said(digits: Path, arguments: tuple[str, ...], 
     assert why in done.stderr.decode()
 
 
-def test_nothing_on_stdin_is_a_damaged_model() -> None:
-    done = called("inspect", "-")
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (b"", "is empty"),
+        (b"hello\n", "is no .tflite model"),
+        (b"\xff\xfe" * 200, "is no .tflite model"),
+        (b"a\0" * 200, ""),
+        (b"graph 5", "line 1"),
+        (b"// a comment\ngraph 5", "line 2"),
+    ],
+)
+@pytest.mark.parametrize("command", [("inspect", "-"), ("convert", "-", "--scheme", "int8", "-o", "-")])
+def test_what_is_no_model_on_stdin_is_said_of_stdin(command: tuple[str, ...], given: bytes, why: str) -> None:
+    done = called(*command, given=given)
+    assert (done.returncode, done.stdout) == (3, b"")
+    said = done.stderr.decode()
+    assert said.count("\n") == 1
+    assert said.startswith(f"tflite2q: stdin: {why}")
+
+
+def test_a_truncated_model_on_stdin_is_said_of_stdin(digits: Path) -> None:
+    done = called("inspect", "-", given=digits.read_bytes()[:5000])
     assert done.returncode == 3
-    assert done.stderr.count(b"\n") == 1
+    assert done.stderr.startswith(b"tflite2q: stdin: ")
+    assert b"tmp" not in done.stderr
 
 
 def test_quiet_prints_errors_and_what_is_asked_for(

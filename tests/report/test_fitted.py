@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from tflite2q.dialect.names import elided, meant
-from tflite2q.report.fitted import HIGHEST, FittedTable
+from tflite2q.report.fitted import HIGHEST, NARROWEST, FittedTable, apart
 
 LONG = "MobilenetV1/MobilenetV1/Conv2d_13_pointwise/Relu6;MobilenetV1/MobilenetV1/Conv2d_13_pointwise/BatchNorm"
 
@@ -70,3 +70,20 @@ def test_a_cut_name_is_a_pattern_for_its_layer(name: str, width: int) -> None:
     cut = elided(name, width)
     assert len(cut) <= max(width, 0) or cut == name
     assert name in meant(cut, ["other", name])
+
+
+def test_names_stay_different_while_other_columns_can_give() -> None:
+    names = [f"block{k}/depthwise" for k in range(3)]
+    table = FittedTable(("layer", False), ("op", False), ("loss", False), ("bound, steps", True))
+    for name in names:
+        table.add_row(name, "q.depthwise_conv2d", "rescaled: 2 of 256 channels", "1.5")
+    shown = [line.split()[0] for line in printed(table, 51).splitlines() if line.startswith("block")]
+    assert len(shown) == 3
+    for cut, name in zip(shown, names, strict=True):
+        assert meant(cut, names) == [name]
+
+
+@given(st.lists(st.text("ab/", min_size=1, max_size=40), min_size=1, max_size=6), st.integers(NARROWEST, 50))
+def test_the_smallest_width_that_keeps_names_different(column: list[str], most: int) -> None:
+    good = [w for w in range(NARROWEST, most + 1) if len({elided(n, w) for n in column}) == len(set(column))]
+    assert apart(column, NARROWEST, most) == (good[0] if good else NARROWEST)

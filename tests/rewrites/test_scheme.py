@@ -155,6 +155,28 @@ def test_a_shortened_name_of_several_layers_is_an_error_that_names_them() -> Non
         symmetric(odd("first/Relu6;other"), "first/Relu6;…")
 
 
+@pytest.mark.parametrize("more", ["", "optional = true\n"])
+def test_a_name_that_a_table_cut_is_one_layer_s(more: str) -> None:
+    graph = odd("block2/depthwise", "block3/depthwise", "block4/depthwise", "block5/depthwise")
+    rule = '[[rules]]\nmatch.name = "blo…ise"\nactivations.symmetric = true\n'
+    with pytest.raises(SchemeError) as caught:
+        scheme.parse(INT8 + rule + more, "mine").layers(graph)
+    assert str(caught.value) == (
+        "mine: rules[0].match.name = 'blo…ise' could be 'block2/depthwise' or 'block3/depthwise' or 'block4/depthwise' "
+        "or 1 more; give more of the name, or '*' in place of '…' if all are meant"
+    )
+    assert symmetric(graph, "block2…ise") == ["block2/depthwise"]
+    assert len(symmetric(graph, "blo*ise")) == 4
+
+
+def test_other_keys_can_tell_which_layer_a_cut_name_is() -> None:
+    graph = odd("block2/depthwise", "block3/depthwise")
+    last = [op.name for op in graph.ops].index("block3/depthwise")
+    rule = f'[[rules]]\nmatch.name = "blo…ise"\nmatch.index = [{last}, {last}]\nactivations.symmetric = true\n'
+    found = scheme.parse(INT8 + rule, "mine").layers(graph)
+    assert [name for name, layer in found.items() if layer.activations.symmetric] == ["block3/depthwise"]
+
+
 @pytest.mark.parametrize(
     ("match", "says"),
     [

@@ -18,6 +18,7 @@ from tflite2q.batch.records import Job, Settings
 from tflite2q.dialect.text import TEXT_SUFFIX
 from tflite2q.errors import UsageError
 from tflite2q.evaluation import gates
+from tflite2q.evaluation.tasks import AUTO
 from tflite2q.rewrites import scheme as schemes
 
 if sys.version_info >= (3, 11):
@@ -33,7 +34,7 @@ UNCHANGED = ("copy", "skip", "fail")
 class Asked:
     """What is asked for some models, by the keys of a manifest; paths are as they are to be opened.
 
-    `gates` is a file or a table of bounds; gates, like labels, ask for a comparison.
+    `gates` is a file or a table of bounds.  What only a comparison uses asks for one.
     """
 
     schemes: tuple[str, ...] = ()
@@ -89,20 +90,26 @@ class Asked:
     def _comparison(self) -> dict[str, Any] | None:
         """Keywords of `pipeline.compare`; None without a comparison."""
         bounds = gates.read(self.gates) if isinstance(self.gates, str) else gates.checked(self.gates or {})
-        if not (self.compare or bounds or self.data is not None):
+        if not (self.compare or bounds or any(self._chosen(key) for key in COMPARING)):
             return None
         for name in bounds:
             if "speedup" in name and not self.speed:
                 raise UsageError(f"{gates.KINDS[name].option}: times are not measured without --speed")
         found = {
             "data": _whole(self.data), "labels": _whole(self.labels), "label_names": _whole(self.label_names),
-            "task": self.task, "fit": self.fit, "mean": self.mean, "std": self.std, "limit": self.limit,
+            **{key: getattr(self, key) for key in COMPARING if key not in PATHS and self._chosen(key)},
             "threads": self.threads, "speed": self.speed, "gates": bounds,
-            "skip_bad": self.skip_bad or None,
         }  # fmt: skip
         return {key: value for key, value in found.items() if value is not None}
 
+    def _chosen(self, key: str) -> bool:
+        """Whether a key of COMPARING says something; "auto", as the command line has it, leaves the choice open."""
+        value = getattr(self, key)
+        return value is not None and value is not False and value != AUTO
 
+
+# Beside `gates`, the keys that only a comparison uses: each asks for one, instead of being ignored without it.
+COMPARING = ("data", "labels", "label_names", "task", "fit", "mean", "std", "limit", "skip_bad", "speed")
 PATHS = ("calibrate", "data", "labels", "label_names")
 TYPES: Mapping[str, tuple[type, ...]] = {
     "interface": (str,), "allow_unsupported": (bool,), "unchanged": (str,), "threads": (int,), "compare": (bool,),

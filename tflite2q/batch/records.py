@@ -16,6 +16,9 @@ USABLE = (*FINE, GATES)  # those that have outputs
 
 GATE_FAILED, UNUSABLE = 1, 3
 
+# The figures of every summary, in its order; scores, whose names depend on the task, stand before the last.
+SIZE, CHANGE, CHANGED_LAYERS, EQUAL_ANSWERS = "size", "change", "changed layers", "equal answers"
+
 PAGE = ".html"  # the ending of the report of a comparison for people
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tflite2q.batch.places import Place
-from tflite2q.batch.records import FINE, PAGE, Record, Summary
+from tflite2q.batch.records import CHANGE, CHANGED_LAYERS, EQUAL_ANSWERS, FINE, PAGE, SIZE, Record, Summary
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,8 +23,14 @@ def counts(summary: Summary) -> str:
 
 
 def figures(records: Sequence[Record]) -> list[str]:
-    """The names of all figures that occur, in order."""
-    return list(dict.fromkeys(name for record in records for name in record.outcome.figures))
+    """The names of all figures that occur, in an order that depends on nothing else."""
+    first = (SIZE, CHANGE, CHANGED_LAYERS)
+
+    def place(name: str) -> tuple[int, str]:
+        known = first.index(name) if name in first else len(first) + (name == EQUAL_ANSWERS)
+        return known, name
+
+    return sorted({name for record in records for name in record.outcome.figures}, key=place)
 
 
 def line(record: Record, done: int, total: int) -> str:
@@ -84,7 +90,7 @@ def _job(record: Record, out: Place) -> dict[str, Any]:
         "reason": outcome.reason,
         "outputs": [out.name(f"{job.stem}{ending}") for ending in job.endings() if ending in outcome.outputs],
         "report": out.name(f"{job.stem}{PAGE}") if PAGE in outcome.outputs else None,
-        "figures": dict(outcome.figures),
+        "figures": {name: outcome.figures[name] for name in figures([record])},
         "gates": [{"name": name, "sentence": text, "passed": passed} for name, text, passed in outcome.gates],
         "notes": list(outcome.notes),
         "seconds": round(record.seconds, 3),

@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING
 
 from tflite2q import files
 from tflite2q.batch.records import (
+    CHANGE,
+    CHANGED_LAYERS,
     CONVERTED,
+    EQUAL_ANSWERS,
     GATES,
     MEMORY,
     PAGE,
     REFUSED,
+    SIZE,
     UNCHANGED,
     UNWRITTEN,
     Outcome,
@@ -129,7 +133,8 @@ def _reported(
     gates = tuple((gate.name, words.gate(gate), gate.passed) for gate in result.gates)
     state = GATES if result.failed_gates else UNCHANGED if same else CONVERTED
     reason = "; ".join(words.gate(gate) for gate in result.failed_gates) or same
-    return Outcome(state, reason, {}, _figures(result), gates, result.notes)
+    figures = _figures(result) | {CHANGED_LAYERS: _changed_layers(model, new)}
+    return Outcome(state, reason, {}, figures, gates, result.notes)
 
 
 def _write(path: Path, text: str) -> None:
@@ -137,18 +142,25 @@ def _write(path: Path, text: str) -> None:
 
 
 def _figures(result: Comparison) -> dict[str, str]:
-    """The figures of a summary's table."""
+    """The figures of a summary's table, but the layers."""
     from tflite2q.report import words
 
     found = {}
     if result.size is not None and result.size.original and result.size.converted:
-        found["size"] = words.size_in_bytes(result.size.converted)
-        found["change"] = words.relative(result.size.original, result.size.converted)
-    changed = [line for line in result.layers if line.loss not in (None, "exact")]
-    found["changed layers"] = f"{len(changed)} of {len(result.layers)}"
+        found[SIZE] = words.size_in_bytes(result.size.converted)
+        found[CHANGE] = words.relative(result.size.original, result.size.converted)
     if result.accuracy is not None:
         for score in result.accuracy.scores:
             found[score.label] = f"{words.percent(score.original)} -> {words.percent(score.converted)}"
         if result.accuracy.agreement is not None:
-            found["equal answers"] = words.percent(result.accuracy.agreement)
+            found[EQUAL_ANSWERS] = words.percent(result.accuracy.agreement)
     return found
+
+
+def _changed_layers(model: Loaded, new: Conversion | Loaded) -> str:
+    """How many layers lost something: by what the conversion did, whether it is compared or not."""
+    from tflite2q.evaluation.models import Loaded
+
+    if isinstance(new, Loaded):
+        return f"0 of {sum(1 for _ in model.graph.every_op())}"
+    return f"{sum(layer.loss not in (None, 'exact') for layer in new.layers)} of {len(new.layers)}"

@@ -46,7 +46,10 @@ REPORTS = (
 comparison_options = together(
     [
         click.option(
-            "--compare", is_flag=True, help="Compare each conversion with its model; implied by what follows."
+            "--compare",
+            is_flag=True,
+            help="Compare each conversion with its model; implied by --data, --labels, --gates, --limit, --skip-bad, "
+            "--speed, --task, --label-names, --fit, --mean and --std, which say how.",
         ),
         click.option("--data", type=ANY_PATH, help="Samples to compare on, as for compare.  [default: random]"),
         click.option("--labels", type=ANY_PATH, help="Ground truth, as for compare."),
@@ -135,7 +138,6 @@ def batch(
     from tflite2q.errors import UsageError
 
     names = (*schemes, *(name.strip() for name in (listed or "").split(",") if name.strip()))
-    asked["fit"] = None if asked["fit"] == "auto" else asked["fit"]
     out = places.of(output)
     with ExitStack() as stack:
         fetch = places.Fetched(stack)

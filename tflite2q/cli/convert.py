@@ -143,8 +143,7 @@ def convert(
     A model that already follows the scheme is left unchanged, and the output says so; see --unchanged.
     --for RUNTIME tries which scheme and interface suit a runtime, and ends with what its rules say of the file.
     """
-    if scheme is None and runtime is None:
-        raise click.UsageError("give --scheme NAME|FILE (`tflite2q schemes` lists the names) or --for RUNTIME")
+    _check(scheme or runtime, until, json_path)
     from tflite2q.cli import libraries, models
     from tflite2q.cli import output as out
     from tflite2q.cli.progress import Progress
@@ -209,6 +208,14 @@ def convert(
             rules.fitted(console, verdict, suits if conversion is not None else "")
 
     out.emit(document, json_path, show, err=piped)
+
+
+def _check(goal: str | None, until: str | None, json_path: str | None) -> None:
+    """Raise UsageError for options that leave open what to do, or contradict each other."""
+    if goal is None:
+        raise click.UsageError("give --scheme NAME|FILE (`tflite2q schemes` lists the names) or --for RUNTIME")
+    if until is not None and json_path is not None:
+        raise click.UsageError("--json is for conversions, and --until ends before there is one; give only one of them")
 
 
 def _compressed(scheme: Scheme | None, original: Loaded, content: bytes | memoryview) -> tuple[str, ...]:

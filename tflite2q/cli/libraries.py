@@ -35,9 +35,9 @@ def outputs(lib: str | None, target: str) -> dict[str, str | Path | None]:
 
 
 def check(lib: str | None, target: str, limits: Limits) -> None:
-    """Say before the work that a library cannot have that name, or that a target does not exist."""
+    """Say before the work that a library cannot have that name, or what `limits` are for."""
     from tflite2q.errors import UsageError
-    from tflite2q.lower.targets import micro
+    from tflite2q.lower.targets import MICROS, micro
 
     small = micro(target)
     if limits != Limits(None, None) and (small is None or lib is None):
@@ -45,16 +45,20 @@ def check(lib: str | None, target: str, limits: Limits) -> None:
         raise UsageError(f"{options} are for --lib with a microcontroller as --target")
     if lib is None:
         return
-    if small is not None:
-        from tflite2q.micro import library
+    from tflite2q.micro import library
 
+    if small is not None:
         library.check_path(lib)
         return
+    if library.is_folder(lib) or Path(lib).suffix in library.ENDINGS:
+        names = ", ".join(each.name for each in MICROS)
+        raise UsageError(
+            f"{lib}: code in {', '.join(library.ENDINGS)} or a folder is for microcontrollers, and --target is "
+            f"{target}; give one of {names}, or a library's name"
+        )
     from tflite2q.execution import runtime
-    from tflite2q.lower.target import resolve
 
     runtime.check_ending(lib)
-    resolve(target)
 
 
 def compiled(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeVar
 
+from tflite2q.cli.options import HEAD, STDIN, Piped, shown
 from tflite2q.cli.verbosity import remark
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ def opened(
     from tflite2q.errors import CARRY_HINT, UnsupportedError
     from tflite2q.evaluation import models
 
+    if isinstance(path, Piped):
+        _require_model(path)
     try:
         found = models.opened(path, bool(allow_unsupported), shapes, signature)
     except UnsupportedError as error:
@@ -32,8 +35,22 @@ def opened(
             raise UnsupportedError(f"{error}; {CARRY_HINT}") from error
         raise
     for note in found.graph.notes:
-        remark(f"{path}: {note}")
+        remark(f"{shown(path)}: {note}")
     return found
+
+
+def _require_model(path: Piped) -> None:
+    """Raise ModelError for what came from stdin, which has no name to judge it by, and is neither form of a model."""
+    from tflite2q.errors import ModelError
+    from tflite2q.evaluation.models import is_text
+
+    with open(path, "rb") as file:
+        head = file.read(HEAD)
+    if not head:
+        raise ModelError(f"{STDIN}: is empty; give a .tflite model, or the name of its file")
+    if is_text(path) and not head.decode("utf-8-sig", "replace").lstrip().startswith(("graph", "//")):
+        text = "graph as `convert --until load --constants full` prints it"
+        raise ModelError(f"{STDIN}: is no .tflite model, and no {text}; give either")
 
 
 def watched(path: str, shapes: Mapping[str, tuple[int, ...]], allow_unsupported: bool, signature: str | None) -> Loaded:

@@ -19,6 +19,8 @@ LONGEST = 18  # digits of a size
 HEAD, BLOCK = 1 << 12, 1 << 20  # bytes that tell what a stream is, and that are copied at once
 PROGRAM = 1 << 30  # bytes that the program takes itself, with TVM and its threads
 
+READER, PIPED = "tflite2q.stdin", "tflite2q.piped"  # in a command's context: what reads stdin, and into which file
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -31,12 +33,39 @@ class PathName(click.Path):
         return super().convert(value, param, ctx)
 
 
+# Endings of models, schemes, libraries, code and samples: what a report, which replaces the last one, would destroy.
+# Spelled out, so that --help imports nothing; a test compares them with what is read and written.
+NO_REPORTS = (
+    ".tflite", ".q.txt", ".toml", ".so", ".dylib", ".dll", ".wasm", ".o", ".tar", ".a", ".c", ".h", ".zip", ".npy",
+    ".npz", ".csv", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp",
+)  # fmt: skip
+
+
+class _Report(PathName):
+    """Where a report is written, or '-'.  It may replace a file, but none whose name says that it is no report."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        ending = next((each for each in NO_REPORTS if str(value).lower().endswith(each)), None)
+        if ending is not None:
+            self.fail(f"{value!r} ends in {ending}, as no report does; give it another name", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+REPORT = _Report(dir_okay=False, allow_dash=True)
 FILE = PathName(dir_okay=False)
 ANY_PATH = PathName()
 
 
+STDIN = "stdin"  # what messages call a model from there, and the stem of its temporary file
+
+
 class Piped(str):
     """The path of a temporary file that holds a model given on stdin."""
+
+
+def shown(path: str, given: str = STDIN) -> str:
+    """A model's path as messages have it: of one from stdin `given`, as its temporary file says nothing to anyone."""
+    return given if isinstance(path, Piped) else path
 
 
 class _Model(PathName):
@@ -48,17 +77,18 @@ class _Model(PathName):
         from tflite2q import files
         from tflite2q.dialect.text import TEXT_SUFFIX
 
-        if ctx.meta.setdefault("tflite2q.stdin", param) is not param:
+        if ctx.meta.setdefault(READER, param) is not param:
             raise click.UsageError("only one file can come from stdin", ctx)
         if sys.stdin is None:
             raise click.UsageError("stdin is closed; give a file", ctx)
         head = sys.stdin.buffer.read(HEAD)
         suffix = ".tflite" if b"\0" in head[:256] else TEXT_SUFFIX  # text has no zero bytes, a flatbuffer many
-        path = Path(ctx.with_resource(files.temporary_folder())) / f"stdin{suffix}"
+        path = Path(ctx.with_resource(files.temporary_folder())) / f"{STDIN}{suffix}"
         with path.open("wb") as file:
             file.write(head)
             if suffix == TEXT_SUFFIX or head[4:8] == b"TFL3":  # what is no model may never end
                 _copied(sys.stdin.buffer, file)
+        ctx.meta[PIPED] = str(path)
         return Piped(path)
 
 
@@ -83,7 +113,7 @@ def _set_verbosity(context: click.Context, parameter: click.Parameter, given: bo
 
 
 class _Command(click.Command):
-    """What all commands share: how much they say, and no option that is given twice.
+    """What all commands share: how much they say, no option that is given twice, and errors about stdin.
 
     click would take the last value of an option that takes one, without a word.
     """
@@ -110,6 +140,17 @@ class _Command(click.Command):
                 raise click.UsageError(f"{parameter.opts[0]} is given more than once", ctx)
         return super().parse_args(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Errors name stdin where the stages, which are given its temporary file, name that."""
+        from tflite2q.errors import Tflite2qError
+
+        try:
+            return super().invoke(ctx)
+        except Tflite2qError as error:
+            if (path := ctx.meta.get(PIPED)) is None:
+                raise
+            raise error.saying(str(error).replace(path, STDIN)) from error
+
 
 command = partial(click.command, cls=_Command)
 
@@ -132,7 +173,7 @@ def report_options(kinds: Sequence[tuple[str, str]]) -> Callable[[F], F]:
             click.option(
                 f"--{kind}",
                 f"{kind.replace('-', '_')}_path",
-                type=PathName(dir_okay=False, allow_dash=True),
+                type=REPORT,
                 metavar="FILE",
                 help=text,
             )
@@ -151,7 +192,7 @@ json_option = click.option(
     "--json",
     "json_path",
     metavar="FILE",
-    type=PathName(dir_okay=False, allow_dash=True),
+    type=REPORT,
     help="Also write the result as JSON to FILE; '-' prints it instead of the text.",
 )
 allow_unsupported_option = click.option(
@@ -286,10 +327,25 @@ interface_option = click.option(
     type=click.Choice(["keep", "scheme"]),
     help="Types of the model's inputs and outputs: keep them, or let the scheme decide.  [default: the scheme's]",
 )
+
+
+def _known_target(context: click.Context, parameter: click.Parameter, given: str) -> str:
+    """Raises TargetError for a target that does not exist, also where nothing is compiled."""
+    if given != NATIVE:  # which needs no look at the table, or at what TVM knows
+        from tflite2q.lower.target import resolve
+        from tflite2q.lower.targets import micro
+
+        if micro(given) is None:
+            resolve(given)
+    return given
+
+
+NATIVE = "native"
 target_option = click.option(
     "--target",
-    default="native",
+    default=NATIVE,
     show_default=True,
+    callback=_known_target,
     help="Processor to compile for: a name that `tflite2q targets` lists, or TVM's JSON.",
 )
 threads_option = click.option(

@@ -13,6 +13,7 @@ from tflite2q.cli.options import (
     ANY_PATH,
     FILE,
     MODEL,
+    NATIVE,
     command,
     force_option,
     json_option,
@@ -104,6 +105,8 @@ def run_command(
     files.refuse_outputs(outputs, [model, *inputs], force, "--json")
     device = remote.device(rpc, tracker, key, timeout)
     library = Path(model).suffix == ".so"
+    if library and target != NATIVE:
+        raise UsageError("--target is for models; a library runs on the target it was made for")
     if library and (shapes or signature is not None):
         raise UsageError("--shape and --signature are for models; a library is of the shapes and part it was made for")
     if profile and (device is not None or library):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from bisect import bisect_left
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
@@ -33,7 +34,10 @@ class FittedTable:
         natural = [max(map(len, column)) for column in cells]
         words = [max(len(word) for cell in column for word in cell.split(" ")) for column in cells]
         edges = len(self.columns) + 1 if console.is_terminal else 0  # of the box
-        widths = narrowed(natural, words, options.max_width - GAP * len(self.columns) - edges)
+        available = options.max_width - GAP * len(self.columns) - edges
+        widths = narrowed(natural, words, available)
+        if widths != natural:  # names should stay different: a cut one is how a rule may call its layer
+            widths = narrowed(natural, words, available, [apart(each, NARROWEST, available // 2) for each in cells])
         box = SIMPLE_HEAD if console.is_terminal else None
         table = Table(box=box, pad_edge=False, padding=(0, GAP, 0, 0))
         for (heading, right), width in zip(self.columns, widths, strict=True):
@@ -44,17 +48,31 @@ class FittedTable:
         yield table
 
 
-def narrowed(natural: Sequence[int], words: Sequence[int], available: int) -> list[int]:
+def narrowed(
+    natural: Sequence[int], words: Sequence[int], available: int, wanted: Sequence[int] | None = None
+) -> list[int]:
     """Widths of columns that need at most `available` together: sentences wrap down to their longest word first,
-    then the widest columns give."""
+    then the widest columns give, down to the widths that are `wanted` as long as others can give."""
     found = list(natural)
-    for least in (list(words), [NARROWEST] * len(found)):
+    least_widths = [NARROWEST] * len(found)
+    for least in (list(words), wanted or least_widths, least_widths):
         while sum(found) > available:
             wide = [k for k, width in enumerate(found) if width > max(least[k], NARROWEST)]
             if not wide:
                 break
             found[max(wide, key=lambda k: found[k])] -= 1
     return found
+
+
+def apart(column: Sequence[str], least: int, most: int) -> int:
+    """The smallest width from `least` to `most` at which the names of a column stay different; `least` for sentences
+    and where there is none."""
+    names = set(column)
+    if any(" " in name for name in names):
+        return least
+    widths = range(least, most + 1)  # a wider one shows more of each name: what is different stays so
+    found = bisect_left(widths, True, key=lambda width: len({elided(name, width) for name in names}) == len(names))
+    return widths[found] if found < len(widths) else least
 
 
 def fitted(cell: str, width: int, highest: int | None = None) -> str:

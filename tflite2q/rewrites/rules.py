@@ -8,11 +8,15 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from tflite2q.dialect.graph import Graph
-from tflite2q.dialect.names import ELISION, meant, short
+from tflite2q.dialect.names import ELISION, meant
 from tflite2q.dialect.op import Op
 from tflite2q.errors import SchemeError
 
 Range = tuple[int, int]
+
+
+class Beyond(SchemeError):
+    """A position that a model does not have; an optional rule may name one."""
 
 
 # Where positions begin.
@@ -44,23 +48,27 @@ class Match:
     def among(self, where: Sequence[Place]) -> list[Place]:
         """The places in a graph that the rule matches.
 
-        Raises SchemeError for positions that do not exist, or a shortened name that could be several layers'.
+        Raises Beyond for positions that do not exist, and SchemeError for a shortened name that could be several
+        layers': it was printed for one of them.
         """
-        named = meant(self.name, [place.op.name for place in where])
-        if ELISION in self.name and len(named) > 1 and all(short(name) == self.name for name in named):
-            raise SchemeError(f"match.name = {self.name!r} could be {_listed(named)}; give the full name")
         self._check_positions(where)
-        chosen = set(named)
-        return [place for place in where if place.op.name in chosen and self._fits(place)]
+        named = set(meant(self.name, [place.op.name for place in where]))
+        found = [place for place in where if place.op.name in named and self._fits(place)]
+        if ELISION in self.name and len(found) > 1:
+            raise SchemeError(
+                f"match.name = {self.name!r} could be {_listed([place.op.name for place in found])}; give more of the "
+                f"name, or '*' in place of {ELISION!r} if all are meant"
+            )
+        return found
 
     def _check_positions(self, where: Sequence[Place]) -> None:
         weighted = sum(place.channels is not None for place in where)
         for key, given in (("from_input", self.from_input), ("from_output", self.from_output)):
             if given is not None and given[1] > weighted:
                 count = f"{weighted} layer{'' if weighted == 1 else 's'} with weights"
-                raise SchemeError(f"match.{key} = {list(given)} reaches beyond the model, which has {count}")
+                raise Beyond(f"match.{key} = {list(given)} reaches beyond the model, which has {count}")
         if self.index is not None and self.index[1] >= len(where):
-            raise SchemeError(f"match.index = {list(self.index)} reaches beyond the model's last op, {len(where) - 1}")
+            raise Beyond(f"match.index = {list(self.index)} reaches beyond the model's last op, {len(where) - 1}")
 
     def _fits(self, place: Place) -> bool:
         return fnmatchcase(place.op.mnemonic.removeprefix("q."), self.op) and all(

@@ -23,7 +23,7 @@ from tflite2q import limits
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.ops import BY_MNEMONIC
 from tflite2q.errors import SchemeError, UsageError, require_one_of
-from tflite2q.rewrites.rules import COUNTED, Match, Place, Rule, places
+from tflite2q.rewrites.rules import COUNTED, Beyond, Match, Place, Rule, places
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -150,7 +150,7 @@ class Scheme:
         try:
             matched = rule.match.among(where)
         except SchemeError as error:
-            if rule.optional:
+            if rule.optional and isinstance(error, Beyond):
                 return []
             raise SchemeError(f"{self.name}: rules[{number}].{error}") from error
         if not matched and not rule.optional:
