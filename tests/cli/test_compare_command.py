@@ -41,7 +41,8 @@ def test_a_failed_gate_is_named_with_its_figure_and_its_bound(
     drop = 100 * (top1["original"] - top1["converted"])
     assert drop > 0.5
     assert outcome.code == 1
-    line = f"FAILED max_top1_drop: drop of top-1 is {drop:.1f} points, the bound is at most 0.5 points"
+    figure = f"drop of top-1 (tflite2q, compiled) is {drop:.1f} points"
+    line = f"FAILED max_top1_drop: {figure}, the bound is at most 0.5 points"
     assert line in outcome.out
     assert outcome.err.splitlines() == [f"tflite2q: digits_uint8.tflite -> bad: {line}"]
     assert "passed max_size_ratio" in outcome.out

@@ -186,7 +186,7 @@ def test_without_data_the_report_says_that_inputs_were_made_up() -> None:
     assert not made(graph, "none", smooth(graph, 8)).remarks
     skipped = made(graph, "hessian", None, FOUR_BITS + 'recover.without_data = "skip"')
     assert skipped.graph == made(graph, "none", None).graph
-    assert "; data makes the scheme lose much less" in skipped.notes[-1]
+    assert "(convert data, batch calibrate) loses much less" in skipped.notes[-1]
 
 
 def test_equal_samples_give_equal_files() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import everything
 
@@ -45,6 +45,7 @@ def products(graph: Graph) -> list[Op]:
     return [op for op in graph.ops if len(op.inputs) > 2 and op.operand(2).role == "bias"]
 
 
+@settings(max_examples=40)  # of whole networks
 @given(st.integers(0, 2**32 - 1), st.sampled_from([100, 127, 128, 140, 255]))
 @pytest.mark.parametrize("scheme", ["int8", "symmetric-int8"])
 def test_biases_are_the_nearest_integers_of_exact_fractions(scheme: str, seed: int, spread: int) -> None:
@@ -57,6 +58,7 @@ def test_biases_are_the_nearest_integers_of_exact_fractions(scheme: str, seed: i
         assert bias.type.parameters.symmetric
 
 
+@settings(max_examples=40)  # of whole networks
 @given(st.integers(0, 2**32 - 1))
 def test_biases_of_channels_that_fit_are_unchanged(seed: int) -> None:
     before = everything(seed, spread=100)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import Net, everything
 from test_converted_files import assert_judged_equal
@@ -139,6 +139,7 @@ def test_a_model_that_is_already_so_is_unchanged(interface: str) -> None:
 # --- values ---
 
 
+@settings(max_examples=40)  # of whole networks
 @given(st.integers(0, 2**32 - 1))
 def test_activations_shifted_by_128_stand_for_the_same_numbers(seed: int) -> None:
     before = everything(seed)
@@ -150,6 +151,7 @@ def test_activations_shifted_by_128_stand_for_the_same_numbers(seed: int) -> Non
         assert (new.scale, new.zero_point) == (old.scale, old.zero_point - 128)
 
 
+@settings(max_examples=40)  # of whole networks
 @given(st.integers(0, 2**32 - 1))
 def test_symmetric_zero_points_are_0_wherever_they_are_a_choice(seed: int) -> None:
     before = everything(seed)
@@ -163,11 +165,12 @@ def test_symmetric_zero_points_are_0_wherever_they_are_a_choice(seed: int) -> No
             assert value.type.quantization.symmetric, value.name
 
 
+@settings(max_examples=40)  # of whole networks
 @given(st.integers(0, 2**32 - 1))
 def test_a_symmetric_grid_spans_all_numbers_that_the_old_one_held(seed: int) -> None:
     before = everything(seed)
     after = tflite2q.convert(before, "symmetric-int8", "scheme").graph
-    inputs = np.random.default_rng(seed).choice([0, 1, 254, 255], (20, *before["x"].type.shape)).astype(np.uint8)
+    inputs = np.random.default_rng(seed).choice([0, 1, 254, 255], (4, *before["x"].type.shape)).astype(np.uint8)
     runs = [reference.run_every(before, each) for each in inputs]
     for name in ("x", "first", "deep", "left", "right", "sum", "logits"):
         old, reach = before[name].type, 127 * after[name].type.scale
@@ -198,6 +201,7 @@ def test_a_new_scale_ends_where_sums_do(name: str) -> None:
     assert kind.scale == pytest.approx(max(ends[1] / highest, ends[0] / lowest), rel=1e-6)
 
 
+@settings(max_examples=40)  # of whole networks
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["int8", "symmetric-int8"]))
 def test_values_that_must_share_parameters_do(seed: int, name: str) -> None:
     graph = tflite2q.convert(everything(seed), name).graph

@@ -183,7 +183,7 @@ def evaluate(result: Comparison, bounds: Bounds) -> tuple[Gate, ...]:
         figure = kind.figure(result)
         if figure is None or math.isnan(figure):
             raise _unmeasured(kind)
-        where = f", {result.accuracy.engine}" if kind.of_outputs and result.accuracy is not None else ""
+        where = f" ({result.accuracy.engine})" if kind.of_outputs and result.accuracy is not None else ""
         found.append(Gate(name, f"{kind.label}{where}", figure, bound, kind.at_least, kind.unit))
     return tuple(found)
 
