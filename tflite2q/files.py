@@ -131,12 +131,19 @@ def alive(process: int) -> bool:
 
 
 def _ended(process: int) -> bool:
-    """Whether a process has ended and only waits, perhaps for long, for another to ask how (proc(5))."""
+    """Whether a process has ended and only waits, perhaps for long, for another to ask how."""
     try:
-        state = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[0]
+        return process_stat(process)[0] in (b"Z", b"X")
     except (OSError, IndexError):
         return False
-    return state in (b"Z", b"X")
+
+
+def process_stat(process: int | str) -> list[bytes]:
+    """The fields of /proc/PROCESS/stat behind the name, which may hold anything: the first is the state (proc(5)).
+
+    Raises OSError where the process has ended, or the system has no such file.
+    """
+    return Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
 
 
 def write(path: str | Path, content: bytes | memoryview, force: bool = False, tidy: bool = True) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from tflite2q import files
+
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -33,8 +35,7 @@ def usage(group: int) -> Usage:
         if not entry.isdigit():
             continue
         try:
-            with open(f"/proc/{entry}/stat", "rb") as file:
-                fields = file.read().rpartition(b")")[2].split()
+            fields = files.process_stat(entry)
         except OSError:  # it has ended
             continue
         # Numbered as proc(5) does, less the two fields up to the name and less one for counting from 0.

@@ -142,7 +142,7 @@ def _before_running(original: Model, converted: Model, target: str) -> Compariso
     """What is known without running anything."""
     before, after = graph_of(original), graph_of(converted)
     conversion = converted if isinstance(converted, Conversion) else None
-    made = (after if conversion is None else conversion).notes
+    made = (*after.notes, *kernel_notes(after)) if conversion is None else conversion.notes
     return Comparison(
         model=name_of(original),
         other=name_of(converted) if conversion is None else conversion.scheme.name,
@@ -150,7 +150,7 @@ def _before_running(original: Model, converted: Model, target: str) -> Compariso
         target=target,
         layers=() if conversion is None else layers_of(conversion),
         size=Size(size_of(original), size_of(converted)),
-        notes=tuple(dict.fromkeys((*before.notes, *made, *kernel_notes(after)))),
+        notes=tuple(dict.fromkeys((*before.notes, *made))),
         environment=environment(),
     )
 
