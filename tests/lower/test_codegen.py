@@ -50,10 +50,13 @@ def test_rows_that_lie_apart_are_refused(built: Any) -> None:
 
 def test_only_what_a_caller_gives_is_checked(built: Any) -> None:
     (code,) = built.mod.imports
-    found = re.finditer(r"^define [^\n]*@(\w+)\((.*?)^}", code.inspect_source("ll"), re.MULTILINE | re.DOTALL)
+    text = code.inspect_source("ll")
+    found = re.finditer(r"^define [^\n]*@(\w+)\((.*?)^}", text, re.MULTILINE | re.DOTALL)
     checks = {match[1]: "@__tvm_set_raised" in match[2] for match in found}
     assert len([name for name in checks if name.startswith("tflite2q_") and "conv2d" in name]) > 1
-    assert [name for name, checked in checks.items() if checked and "vmtir" not in name] == ["__tvm_ffi_main_call"]
+    assert [name for name, checked in checks.items() if checked] == ["__tvm_ffi_main_call"]
+    assert set(re.findall(r'c"(\w+)\.(?:byte_offset|shape\[0\])', text)) == {"in0"}  # of what errors are left
+    assert ".strides on argument" in text
 
 
 @pytest.fixture

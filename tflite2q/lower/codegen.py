@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import tvm
@@ -56,28 +56,31 @@ def link(module: Any, target: Any, exec_mode: str, objects: Objects | None) -> A
     return VMExecutable(_ffi_api.VMLink(builder, target, code, libraries, constants))
 
 
-def _given_foreign(module: Any) -> frozenset[str]:
-    """The names of functions that the graph calls with its own parameters: tensors that a caller has made."""
-    found: set[str] = set()
+def _given_foreign(module: Any) -> dict[str, set[int]]:
+    """Functions that the graph calls with its own parameters, which are tensors that a caller has made, and the places
+    of those among the arguments."""
+    found: dict[str, set[int]] = {}
 
     def visit(expression: Any) -> None:
-        called = isinstance(expression, relax.Call) and isinstance(expression.op, tvm.ir.GlobalVar)
-        if called and any(parameter.same_as(given) for parameter in parameters for given in expression.args):
-            found.add(expression.op.name_hint)
+        if not isinstance(expression, relax.Call) or not isinstance(expression.op, tvm.ir.GlobalVar):
+            return
+        for place, given in enumerate(expression.args):
+            if any(parameter.same_as(given) for parameter in parameters):
+                found.setdefault(expression.op.name_hint, set()).add(place)
 
     for function in module.functions.values():
         if isinstance(function, relax.Function):
             parameters = list(function.params)
             relax.analysis.post_order_visit(function, visit)
-    return frozenset(found)
+    return found
 
 
 @dataclass(frozen=True)
 class Compiler:
-    """TIR functions to code for a tvm.target.Target; those named in `checked` check their arguments."""
+    """TIR functions to code for a tvm.target.Target.  Those named in `checked` check the arguments at these places."""
 
     target: Any
-    checked: Collection[str] = ()
+    checked: Mapping[str, Collection[int]] = field(default_factory=dict)
 
     def module(self, functions: Mapping[str, Any]) -> Any:
         """A runtime module: LLVM's optimized IR, from which machine code is made when needed."""
@@ -98,8 +101,10 @@ class Compiler:
                 name = symbol(variable.name_hint)
                 made = function.with_body(_ended(name, function.params, function.body))
                 lowered.update_func(variable, made.with_attr("global_symbol", name))
-            elif variable.name_hint not in self.checked:
-                lowered.update_func(variable, function.with_body(_unchecked(function.body)))
+            else:
+                name = variable.name_hint
+                given = [functions[name].params[place].name for place in self.checked.get(name, ())]
+                lowered.update_func(variable, function.with_body(_checking(function.body, _described(name, given))))
         return finish()(lowered)
 
     @property
@@ -191,19 +196,36 @@ def _kernel_passes() -> Any:
     )
 
 
-def _unchecked(statement: Any) -> Any:
-    """The body of a function of TVM's calling convention without the checks of its arguments.
+def _described(function: str, arguments: Iterable[str]) -> set[str]:
+    """The variables into which TVM's calling convention reads what describes these arguments of a function."""
+    return {
+        name
+        for each in arguments
+        for name in (f"{each}.type_index", f"{each}.handle", f"{function}.{each}_shape", f"{function}.{each}_strides")
+    }
+
+
+def _checking(statement: Any, variables: Collection[str]) -> Any:
+    """The body of a function of TVM's calling convention with the checks that read one of `variables`, and no others.
 
     The graph calls functions with tensors that it made itself, to fit.  The checks of each of ten arguments are more
     code than most kernels, and take LLVM longer.  What the function computes, and checks itself, is left as it is.
     """
     if isinstance(statement, tirx.SeqStmt):
-        kept = [each for each in statement.seq if not isinstance(each, (tirx.AssertStmt, tirx.IfThenElse))]
-        parts = [_unchecked(each) for each in kept]
+        kept = [each for each in statement.seq if not _is_check(each) or _reads(each, variables)]
+        parts = [_checking(each, variables) for each in kept]
         return parts[0] if len(parts) == 1 else tirx.SeqStmt(parts)
     if isinstance(statement, tirx.AttrStmt) and statement.attr_key != "compute_scope":
-        return tirx.AttrStmt(statement.node, statement.attr_key, statement.value, _unchecked(statement.body))
+        return tirx.AttrStmt(statement.node, statement.attr_key, statement.value, _checking(statement.body, variables))
     return statement
+
+
+def _is_check(statement: Any) -> bool:
+    return isinstance(statement, (tirx.AssertStmt, tirx.IfThenElse))
+
+
+def _reads(statement: Any, variables: Collection[str]) -> bool:
+    return any(each.name in variables for each in tirx.analysis.undefined_vars(statement))
 
 
 def _bare(function: Any) -> Any:

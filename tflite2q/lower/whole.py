@@ -39,6 +39,11 @@ def whole(module: Any) -> Any:
     return made
 
 
+def is_one_call(module: Any) -> bool:
+    """Whether the function `main` of a module that `whole` made makes one call, and nothing else runs."""
+    return any(each.name_hint == REST for each in module.functions)
+
+
 def _bare(module: Any, names: set[str]) -> None:
     """Copies of compiled functions that take bare pointers; the others go if nothing calls them any more."""
     called = set()
