@@ -12,6 +12,7 @@ import tvm
 from tflite2q.kernels.contracts import Contract, Tensor
 from tflite2q.kernels.frame import Built, Kernel
 from tflite2q.kernels.refusals import Refusal
+from tflite2q.lower.codegen import KERNEL, Compiler
 
 
 def refusal(kernel: Kernel, contract: Contract, target: Any) -> str | None:
@@ -36,8 +37,8 @@ def compiled(built: Built, made: Any) -> Any:
     """A module whose function `kernel` is what was built."""
     place = (str(made), built.key)
     if place not in _compiled:
-        module = tvm.IRModule({"kernel": built.func.with_attr("global_symbol", "kernel")})
-        _compiled[place] = tvm.compile(module, target=made)
+        function = built.func.with_attrs({"global_symbol": "kernel", KERNEL: True})
+        _compiled[place] = Compiler(made).module({"kernel": function})
     return _compiled[place]
 
 
@@ -48,3 +49,8 @@ def run(built: Built, made: Any, *inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
     output = tvm.runtime.tensor(np.full(built.output.shape, 77, built.output.dtype))
     module["kernel"](*[tvm.runtime.tensor(a) for a in (*inputs, *built.constants)], output)
     return np.asarray(output.numpy())
+
+
+def assembly(built: Built, made: Any) -> str:
+    """The machine's instructions for what was built."""
+    return str(compiled(built, made).inspect_source("asm"))

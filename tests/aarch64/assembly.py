@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import tvm
-from plans import built, refusal
+import plans
 
 from tflite2q.kernels.contracts import Contract
 from tflite2q.lower.target import resolve, tvm_target
@@ -21,10 +20,9 @@ STACK = re.compile(r"\[sp\b")
 def assembly(kernel: Any, contract: Contract, target: str) -> str:
     """What `target` runs for `contract`, computed by `kernel`."""
     made = tvm_target(resolve(target))
-    refused = refusal(kernel, contract, made)
+    refused = plans.refusal(kernel, contract, made)
     assert refused is None, refused
-    function = built(kernel, contract, made).func.with_attr("global_symbol", "kernel")
-    return str(tvm.compile(tvm.IRModule({"kernel": function}), target=made).mod.inspect_source("asm"))
+    return plans.assembly(plans.built(kernel, contract, made), made)
 
 
 def instructions(text: str) -> list[str]:

@@ -129,7 +129,3 @@ def dense(
         weights=c.weights.reshape(units, depth), weight_zero_points=c.weight_zero_points, bias=c.bias,
         rescale=c.rescale, accumulator=c.accumulator,
     )  # fmt: skip
-
-
-def assembly(built: Built, made: Any) -> str:
-    return str(compiled(built, made).mod.inspect_source("asm"))

@@ -12,7 +12,7 @@ import levels
 import made
 import numpy as np
 import pytest
-from plans import built, refusal
+from plans import assembly, built, refusal
 
 from tflite2q.kernels.contracts import Conv2DContract, DenseContract, DepthwiseConv2DContract
 from tflite2q.kernels.generic.conv import GenericConv, GenericDepthwise
@@ -252,5 +252,5 @@ def test_assembly_keeps_to_its_level() -> None:
         ("avx2", ("vpmaddwd", "ymm"), ("zmm", "vpdpbusd", "%k1", "vpmaddubsw")),
     ):
         target, kernel, _ = LEVELS[name]
-        text = made.assembly(built(kernel, contract, made.target(target)), made.target(target))
+        text = assembly(built(kernel, contract, made.target(target)), made.target(target))
         assert all(word in text for word in present) and not any(word in text for word in absent), name

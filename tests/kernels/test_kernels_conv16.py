@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import test_kernels_conv
 from exact import fixed16
-from plans import built, refusal
+from plans import assembly, built, refusal
 from test_kernels_conv import CONVOLUTIONS, DEPTHWISE
 
 from tflite2q.arithmetic.rescale import Rescale
@@ -275,5 +275,5 @@ def test_assembly_keeps_to_its_level() -> None:
     ):
         target, *kernels = LEVELS[name]
         for kernel, each in zip(kernels[: 1 if name == "amx" else 2], (contract, window), strict=False):
-            text = made.assembly(built(kernel, each, made.target(target)), made.target(target))
+            text = assembly(built(kernel, each, made.target(target)), made.target(target))
             assert all(word in text for word in present) and not any(word in text for word in absent), name

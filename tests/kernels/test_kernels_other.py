@@ -10,7 +10,7 @@ import levels
 import made
 import numpy as np
 import pytest
-from plans import built, refusal
+from plans import assembly, built, refusal
 
 from tflite2q.arithmetic.numpy_core import NumpyCore
 from tflite2q.arithmetic.rescale import Rescale, multiply_fixed
@@ -84,7 +84,7 @@ def test_lookups_in_registers() -> None:
     target = made.target('{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "icelake-server"}')
     kernel = select(contract, target).kernel
     assert kernel.name == "lookup__avx512vbmi"
-    text = made.assembly(built(kernel, contract, target), target)
+    text = assembly(built(kernel, contract, target), target)
     # As the one or the other of two instructions, LLVM chooses which operand the result overwrites.
     assert text.count("vpermi2b") + text.count("vpermt2b") >= 4
     assert refusal(kernel, LookupContract((63,), "int8", contract.table), target) == "63 codes are fewer than 64"
