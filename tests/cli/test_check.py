@@ -62,6 +62,12 @@ def test_convert_chooses_what_suits_a_runtime(cli: Cli, digits: Path, tmp_path: 
     assert tflite2q.load(path)[tflite2q.load(path).inputs[0]].type.dtype == "int8"  # QUANTIZE would stay behind
 
 
+def test_a_model_that_suits_a_runtime_is_said_to_once(cli: Cli, digits: Path) -> None:
+    code, out, _ = cli("convert", digits, "--for", "ethos-u55")
+    assert code == 0
+    assert out.count("breaks a rule") == 1
+
+
 def test_an_interface_that_is_given_stays(cli: Cli, digits: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.tflite"
     assert cli("convert", digits, "--for", "xnnpack", "--interface", "keep", "-o", path).code in (0, 3)
