@@ -16,6 +16,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <stdexcept>
@@ -71,6 +72,7 @@ Tensor Read(const std::string& path, const ffi::json::Object& description) {
   DLDataType type = TypeOf(description["dtype"].cast<ffi::String>());
   Tensor tensor = Tensor::FromNDAlloc(Allocator(), ffi::Shape(shape), type, kCpu);
   std::ifstream file(path, std::ios::binary);
+  if (!file) throw std::runtime_error(path + ": cannot be read");
   std::vector<char> bytes((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
   if (bytes.size() != Bytes(tensor)) {
     throw std::runtime_error(path + ": has " + std::to_string(bytes.size()) + " bytes, the input takes " +
@@ -81,7 +83,8 @@ Tensor Read(const std::string& path, const ffi::json::Object& description) {
 }
 
 int Run(const std::vector<std::string>& arguments) {
-  ffi::Module library = ffi::Module::LoadFromFile(arguments[0]);
+  // The loader searches its own folders for a name without a slash, and not this one.
+  ffi::Module library = ffi::Module::LoadFromFile(std::filesystem::absolute(arguments[0]).string());
   ffi::Module machine = Get(library, "vm_load_executable")().cast<ffi::Module>();
   Get(machine, "vm_initialization")(static_cast<int>(kDLCPU), 0, kPooledAllocator);
 
@@ -102,8 +105,10 @@ int Run(const std::vector<std::string>& arguments) {
   Get(machine, "main").CallPacked(ffi::PackedArgs(views.data(), views.size()), &result);
 
   Tensor first = result.cast<ffi::Array<Tensor>>()[0];
-  std::ofstream(arguments.back(), std::ios::binary)
-      .write(static_cast<const char*>(first.data_ptr()), static_cast<std::streamsize>(Bytes(first)));
+  std::ofstream file(arguments.back(), std::ios::binary);
+  file.write(static_cast<const char*>(first.data_ptr()), static_cast<std::streamsize>(Bytes(first)));
+  file.close();
+  if (!file) throw std::runtime_error(arguments.back() + ": cannot be written");
   return 0;
 }
 

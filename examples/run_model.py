@@ -48,12 +48,18 @@ def main() -> None:
     description = manifest(machine)
     print(f"{description['model']} for {description['target']}")
 
+    if len(given.inputs) != len(description["inputs"]):
+        number = len(description["inputs"])
+        raise ValueError(f"the model takes {number} input{'s' if number > 1 else ''}; give one file for each")
     arrays = []
     for tensor, path in zip(description["inputs"], given.inputs, strict=True):
         array = np.load(path)
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f"{path}: holds several arrays; save the input alone, with numpy.save")
         shape = list(array.shape)[1:] if given.stream else list(array.shape)
         if shape != tensor["shape"] or array.dtype != tensor["dtype"]:
-            raise SystemExit(f"{path}: input {tensor['name']} is {tensor['dtype']}{tensor['shape']}")
+            expected = f"{tensor['dtype']}{tensor['shape']}" + (" at each step" if given.stream else "")
+            raise ValueError(f"{path}: is {array.dtype}{list(array.shape)}, input {tensor['name']} is {expected}")
         arrays.append(array if given.stream else array[None])
 
     states = [initial(tensor) for tensor in description.get("states", [])]
@@ -76,4 +82,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: TVM's
+        raise SystemExit(f"run_model: {error}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,20 @@ def test_a_broken_rule_is_exit_code_1_with_its_source_and_what_mends_it(cli: Cli
     assert (code, err) == (1, "")
     assert "source: https://github.com/tensorflow/tflite-micro" in out
     assert "computes uint8 with uint8 weights" in out
-    assert out.splitlines()[-1].startswith("int8 would mend it: tflite2q convert digits_uint8.tflite --scheme int8")
+    mending = f"int8 would mend it: tflite2q convert {digits} --scheme int8 --interface keep"
+    assert out.splitlines()[-1] == mending
+
+
+def test_what_mends_it_is_a_command_that_runs(cli: Cli, digits: Path, tmp_path: Path) -> None:
+    """The model lies in a folder whose name a shell would split."""
+    folder = tmp_path / "my models"
+    folder.mkdir()
+    model = folder / "a.tflite"
+    model.write_bytes(digits.read_bytes())
+    _, out, _ = cli("check", model, "--for", "tflite-micro")
+    command = shlex.split(out.splitlines()[-1].partition(": tflite2q ")[2])
+    assert cli(*command).code == 0
+    assert cli("check", folder / "a.int8.tflite", "--for", "tflite-micro").code == 0
 
 
 def test_no_broken_rule_is_exit_code_0(cli: Cli, digits: Path) -> None:
@@ -46,6 +60,12 @@ def test_convert_chooses_what_suits_a_runtime(cli: Cli, digits: Path, tmp_path: 
     verdict = tflite2q.check(path, "xnnpack", mend=False)
     assert (found["scheme"], found["check"]["broken"]) == ("int8", verdict.broken)
     assert tflite2q.load(path)[tflite2q.load(path).inputs[0]].type.dtype == "int8"  # QUANTIZE would stay behind
+
+
+def test_a_model_that_suits_a_runtime_is_said_to_once(cli: Cli, digits: Path) -> None:
+    code, out, _ = cli("convert", digits, "--for", "ethos-u55")
+    assert code == 0
+    assert out.count("breaks a rule") == 1
 
 
 def test_an_interface_that_is_given_stays(cli: Cli, digits: Path, tmp_path: Path) -> None:

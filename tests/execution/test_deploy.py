@@ -106,9 +106,51 @@ def test_cpp_with_the_runtime_alone(program: Path, library: Path, image: Any, di
     assert (tmp_path / "y.bin").read_bytes() == expected.tobytes()
 
 
-def test_cpp_says_what_is_wrong(program: Path, library: Path, tmp_path: Path) -> None:
+def test_cpp_takes_names_without_a_folder(program: Path, library: Path, image: Any, tmp_path: Path) -> None:
+    """As the page calls it."""
+    image.tofile(tmp_path / "input.bin")
+    arguments = [program, library.name, "input.bin", "output.bin"]
+    (tmp_path / library.name).symlink_to(library)
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "output.bin").stat().st_size == 10
+
+
+@pytest.mark.parametrize(
+    ("given", "written", "what"),
+    [
+        ("short.bin", "y.bin", "has 3 bytes, the input takes 64"),
+        ("absent.bin", "y.bin", "absent.bin: cannot be read"),
+        ("good.bin", "absent/y.bin", "absent/y.bin: cannot be written"),
+        ("good.bin", "/dev/full", "/dev/full: cannot be written"),
+    ],
+)
+def test_cpp_says_what_is_wrong(
+    program: Path, library: Path, tmp_path: Path, given: str, written: str, what: str
+) -> None:
     (tmp_path / "short.bin").write_bytes(b"123")
-    arguments = [program, library, tmp_path / "short.bin", tmp_path / "y.bin"]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    (tmp_path / "good.bin").write_bytes(bytes(64))
+    arguments = [program, library, given, written]
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 3
-    assert "has 3 bytes, the input takes 64" in done.stderr
+    assert what in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        (["absent.npy"], "absent.npy"),
+        (["wide.npy"], "wide.npy: is uint8[1, 9, 8, 1], input input is uint8[1, 8, 8, 1]"),
+        (["several.npz"], "several.npz: holds several arrays"),
+        (["good.npy", "good.npy"], "the model takes 1 input; give one file for each"),
+    ],
+)
+def test_python_says_what_is_wrong(library: Path, root: Path, tmp_path: Path, given: list[str], what: str) -> None:
+    np.save(tmp_path / "good.npy", np.zeros((1, 8, 8, 1), np.uint8))
+    np.save(tmp_path / "wide.npy", np.zeros((1, 9, 8, 1), np.uint8))
+    np.savez(tmp_path / "several.npz", a=np.zeros(3), b=np.zeros(3))
+    arguments = [sys.executable, root / "examples" / "run_model.py", library, *given]
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("run_model: ") and what in line

@@ -16,6 +16,7 @@ from networks import Net, everything
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.text import digest
 from tflite2q.dialect.types import Constant
+from tflite2q.errors import UsageError
 from tflite2q.execution import libraries, reference, runtime
 
 
@@ -137,6 +138,13 @@ def test_the_libraries_used_longest_ago_go_first(kept: Path, monkeypatch: pytest
         assert path is not None
         os.utime(path, (index, index))
     assert names(kept) == ["3.so", "4.so", "5.so"]
+
+
+@pytest.mark.parametrize("given", ["abc", "-1", "1.5"])
+def test_a_size_that_is_no_number_is_refused(kept: Path, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv("TFLITE2Q_CACHE_MB", given)
+    with pytest.raises(UsageError, match=f"CACHE_MB is {given}, which must be a number of megabytes"):
+        libraries.keep("x", lambda path: path.write_bytes(b"x") and None)
 
 
 def test_every_fact_is_in_the_key(graph: Graph) -> None:

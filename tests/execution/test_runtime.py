@@ -91,6 +91,8 @@ def test_benchmark(compiled: Executable) -> None:
     assert 0 < stats.p10_ms <= stats.median_ms <= stats.p90_ms
     with pytest.raises(UsageError):
         compiled.benchmark(repeat=0)
+    with pytest.raises(UsageError, match="at least 0, got -1"):
+        compiled.times(-1)
 
 
 def test_profile_accounts_for_every_op(compiled: Executable, digits: Path, image: np.ndarray[Any, Any]) -> None:

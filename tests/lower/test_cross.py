@@ -126,3 +126,9 @@ def test_cross_linking_without_zig_says_what_to_install(triple: str, monkeypatch
     monkeypatch.setattr(link.platform, "machine", lambda: "x86_64")
     with pytest.raises(TargetError, match=rf"{triple}.*pip install 'tflite2q\[cross\]'.*\.tar"):
         link.linker(triple)
+
+
+def test_a_linker_that_fails_in_silence_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CC", "false")
+    with pytest.raises(TargetError, match="false failed: it ended with 1 and said nothing"):
+        link.link(str(tmp_path / "x.so"), [], None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import zipfile
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import cases
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from micro import host
@@ -44,7 +46,7 @@ def test_c_and_header_compile_as_c_and_as_cpp(tmp_path: Path) -> None:
     for macro in ("MY_DIGITS_ARENA_BYTES", "MY_DIGITS_INPUTS 1", "MY_DIGITS_OUTPUTS 1", "MY_DIGITS_INPUT_0_BYTES",
                   "MY_DIGITS_INPUT_0_SCALE", "MY_DIGITS_INPUT_0_ZERO_POINT", "MY_DIGITS_OUTPUT_0_SHAPE"):  # fmt: skip
         assert f"#define {macro}" in header
-    (tmp_path / "use.cc").write_text('#include <stdint.h>\n#include "my-digits.h"\nauto f = my_digits_invoke;\n')
+    (tmp_path / "use.cc").write_text('#include "my-digits.h"\nMY_DIGITS_INPUT_0_TYPE x;\nauto f = my_digits_invoke;\n')
     subprocess.run(["gcc", *host.STRICT, "-c", "my-digits.c", "-o", "c.o"], cwd=tmp_path, check=True)
     subprocess.run(["g++", "-Wall", "-Werror", "-c", "use.cc", "-o", "use.o"], cwd=tmp_path, check=True)
 
@@ -83,6 +85,35 @@ def test_the_package_builds_the_example(tmp_path: Path) -> None:
 
 
 @NEEDS_GCC
+def test_the_call_of_the_page_compiles(tmp_path: Path) -> None:
+    """The block of docs/micro.md that calls a model, as it stands there."""
+    assert convert(tmp_path, "vww.c").exit_code == 0
+    (block,) = re.findall(r"^```c\n(#include .*?)^```", (ROOT / "docs" / "micro.md").read_text("utf-8"), re.M | re.S)
+    (tmp_path / "use.c").write_text(block)
+    subprocess.run(["gcc", *host.STRICT, "-c", "use.c", "-o", "use.o"], cwd=tmp_path, check=True)
+
+
+@NEEDS_GCC
+def test_the_arduino_sketch_prints_what_the_scores_mean(tmp_path: Path) -> None:
+    """Codes above 127 are large scores, not negative ones: the sketch is built against a stand-in for Arduino."""
+    assert convert(tmp_path, "digits.c").exit_code == 0
+    sketch = (ROOT / "examples" / "micro" / "arduino" / "arduino.ino").read_text("utf-8")
+    with np.load(ROOT / "models" / "digits_test.npz") as samples:
+        digit = ", ".join(map(str, samples["input"][0].ravel()))  # a 3
+    (tmp_path / "sketch.cc").write_text(
+        "#include <cstdio>\n"
+        'struct { void begin(int) {} void println(double x) { std::printf("%g\\n", x); } } Serial;\n'
+        f"void delay(int) {{}}\n{sketch}\nint main() {{\n  setup();\n"
+        f"  const uint8_t digit[] = {{{digit}}};\n  __builtin_memcpy(image, digit, sizeof digit);\n  loop();\n}}\n"
+    )
+    subprocess.run(["gcc", "-O1", "-c", "digits.c"], cwd=tmp_path, check=True)
+    subprocess.run(["g++", "-I.", "sketch.cc", "digits.o", "-o", "sketch"], cwd=tmp_path, check=True)
+    printed = subprocess.run(["./sketch"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()
+    scores = [float(line) for line in printed]
+    assert len(scores) == 10 and scores[3] > 0.9 and min(scores) >= 0
+
+
+@NEEDS_GCC
 @pytest.mark.skipif(shutil.which("cmake") is None, reason="cmake is not installed")
 def test_packages_with_strange_names_build(tmp_path: Path) -> None:
     assert convert(tmp_path, "my model (1).zip").exit_code == 0
@@ -90,7 +121,7 @@ def test_packages_with_strange_names_build(tmp_path: Path) -> None:
         packed.extractall(tmp_path)
     (tmp_path / "my model (1)").rename(tmp_path / "package")
     (tmp_path / "main.c").write_text(
-        '#include <stdint.h>\n#include "my model (1).h"\n'
+        '#include "my model (1).h"\n'
         "static uint8_t arena[MY_MODEL__1__ARENA_BYTES];\nint main(void) { return sizeof arena < 9; }\n"
     )
     (tmp_path / "CMakeLists.txt").write_text(

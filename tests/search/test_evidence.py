@@ -97,6 +97,13 @@ def test_as_many_samples_as_are_needed_would_decide() -> None:
     assert before.samples_needed(1.0) is None
 
 
+def test_no_loss_has_no_sign() -> None:
+    before, _, _ = population(8, 0)
+    same = Answers(np.ones(8), before)
+    found = loss(same, same)
+    assert [f"{value:.1f}" for value in (found.points, found.low, found.high, found.counted)] == ["0.0"] * 4
+
+
 def test_a_single_sample_decides_nothing() -> None:
     one = Answers(np.ones(1), np.eye(1, 5))
     found = loss(one, one)

@@ -73,7 +73,7 @@ def run(arguments: Sequence[str]) -> int:
         return WRONG_USAGE
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "tflite2q"
-        return _fail(f"{error.format_message().rstrip('.')}; see `{path} --help`", WRONG_USAGE)
+        return _fail(f"{_plain(error.format_message()).rstrip('.')}; see `{path} --help`", WRONG_USAGE)
     except click.ClickException as error:
         return _fail(error.format_message(), WRONG_USAGE)
     except (click.Abort, KeyboardInterrupt) as ended:
@@ -98,6 +98,14 @@ def run(arguments: Sequence[str]) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}; check the path, its permissions and free space", WRONG_USAGE)
+
+
+def _plain(message: str) -> str:
+    """What click says of a value, without the names of its types."""
+    for kind, meant in (("float", "a number"), ("integer", "a whole number")):
+        for name in (f"{kind} range", kind):
+            message = message.replace(f"is not a valid {name}.", f"is not {meant}.")
+    return message
 
 
 def _fail(message: str, code: int) -> int:

@@ -15,6 +15,7 @@ from tflite2q.cli.options import (
     limit_options,
     runtime_option,
     signature_option,
+    words,
 )
 
 if TYPE_CHECKING:
@@ -58,12 +59,13 @@ def check(
     from tflite2q.report import json, rules
 
     output.check_json(json_path, model, data)
+    inputs = words(model, data=data, signature=signature)
     if runtime in MICROS:
         with Progress() as progress:
             progress(f"checking for {runtime}")
             found = models.opened(model, {}, False, signature)
             fit = _verdict(found, runtime, max_arena, max_flash, mend, data)
-        output.emit(json.fits(fit), json_path, lambda console: rules.fits(console, fit))
+        output.emit(json.fits(fit), json_path, lambda console: rules.fits(console, fit, inputs))
         return 0 if fit.fits else BROKEN
     if (max_arena, max_flash) != (None, None):
         raise click.UsageError("--max-arena and --max-flash are for microcontrollers, such as --for cortex-m4")
@@ -71,7 +73,7 @@ def check(
         progress(f"checking for {runtime}")
         found = models.opened(model, {}, True, signature)
         result = pipeline.check(found, runtime, mend, data, signature)
-    output.emit(json.check(result), json_path, lambda console: rules.check(console, result))
+    output.emit(json.check(result), json_path, lambda console: rules.check(console, result, inputs))
     return BROKEN if result.breaches else 0
 
 

@@ -204,7 +204,7 @@ def convert(
             text.conversion(console, models.unsaid(result, found), written)
         if explain:
             text.kernels(console, target, choices)
-        if verdict is not None:
+        if verdict is not None and same != rules.verdict(verdict):  # which would be said twice
             rules.fitted(console, verdict, suits if conversion is not None else "")
 
     out.emit(document, json_path, show, err=piped)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -66,6 +67,12 @@ class Piped(str):
 def shown(path: str, given: str = STDIN) -> str:
     """A model's path as messages have it: of one from stdin `given`, as its temporary file says nothing to anyone."""
     return given if isinstance(path, Piped) else path
+
+
+def words(model: str, **options: object) -> str:
+    """A model and options as a shell takes them, for a command that a message suggests; None is left out."""
+    given = [(f"--{name}", str(value)) for name, value in options.items() if value is not None]
+    return shlex.join([shown(model, "-"), *(word for pair in given for word in pair)])
 
 
 class _Model(PathName):

@@ -22,10 +22,10 @@ from tflite2q.cli.options import (
     memory_option,
     remote_options,
     shape_option,
-    shown,
     skip_bad_option,
     target_option,
     threads_option,
+    words,
 )
 from tflite2q.cli.verbosity import Verbosity, current, remark
 
@@ -153,8 +153,7 @@ def search(
     out.emit(show.values(found, goal, name), json_path, lambda console: show.text(console, found, goal))
     if json_path != "-" and current() is not Verbosity.QUIET:
         out.echo(f"wrote {where}" + (f" and {drawing}" if drawing is not None else ""))
-        options = f"--scheme {where} --data {data} --limit {found.calibration}"
-        out.echo(f"to convert: tflite2q convert {shown(model, '-')} {options}")
+        out.echo(f"to convert: tflite2q convert {words(model, scheme=where, data=data, limit=found.calibration)}")
 
 
 @contextmanager

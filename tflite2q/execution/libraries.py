@@ -94,7 +94,8 @@ def keep(name: str, write: Callable[[Path], None]) -> str | None:
 
 
 def place() -> Path | None:
-    """The folder where libraries can be kept now; None if they cannot."""
+    """The folder where libraries can be kept now; None if they cannot.  Raises UsageError as `_largest`."""
+    _largest()  # a wrong number is said before anything is compiled for it
     where = _usable(folder(), make=True)
     if where is None or min(_free(where), _free(Path(tempfile.gettempdir()))) < ROOM:
         return None
@@ -133,8 +134,11 @@ def _free(where: Path) -> int:
 
 
 def _largest() -> int:
-    given = os.environ.get(SIZE_VARIABLE, "")
-    return (int(given) if given.isdecimal() else LARGEST_MB) << 20
+    """How many bytes are kept.  Raises UsageError for a variable that is no number."""
+    given = os.environ.get(SIZE_VARIABLE) or str(LARGEST_MB)
+    if not given.isdecimal():
+        raise UsageError(f"${SIZE_VARIABLE} is {given}, which must be a number of megabytes, such as {LARGEST_MB}")
+    return int(given) << 20
 
 
 def _shrink(where: Path, kept: Path) -> None:

@@ -295,6 +295,8 @@ class Executable:
 
     def times(self, runs: int) -> list[float]:
         """Milliseconds of each of `runs` runs on the inputs of the last run (initially random codes)."""
+        if runs < 0:
+            raise UsageError(f"runs must be at least 0, got {runs}")
         with self._worker() as worker:
             return worker.times(runs)
 

@@ -43,7 +43,8 @@ def link(output: str, objects: Sequence[str], triple: str | None, folder: Path |
         lines = done.stderr.splitlines()
         # The linker says "No space left on device" in a line of its own, and the compiler that the linker failed.
         causes = [line for mark in ("No space", "error") for line in lines if mark in line]
-        why = causes[0] if causes else done.stderr.strip()[-200:]
+        silent = f"it ended with {done.returncode} and said nothing; check that it is a C compiler"
+        why = causes[0] if causes else done.stderr.strip()[-200:] or silent
         raise TargetError(f"linking for {triple or 'this machine'} with {name} failed: {why}")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tflite2q import files
 from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.names import short
 from tflite2q.errors import LimitError, UsageError
 from tflite2q.lower.targets import Micro
 from tflite2q.micro import build, memory, package, source, steps
@@ -65,7 +66,7 @@ def excess(library: Library, max_arena: int | None, max_flash: int | None) -> li
         for step in program.steps:
             total += sum(table.bytes for table in step.tables)
             if total > max_flash and not first:
-                first = f"; {step.mnemonic} {step.layer!r} is the first that does not fit"
+                first = f"; {step.mnemonic} {short(step.layer)!r} is the first that does not fit"
         found.append(f"constants have {library.constant_bytes} bytes and may have {max_flash}{first}")
     return found
 
@@ -75,7 +76,7 @@ def _most(program: Program, plan: memory.Plan) -> str:
     if not plan.items:
         return ""
     layer = program.steps[plan.peak]
-    return f"; most of it is for {layer.mnemonic} {layer.layer!r}, for which no plan is below {plan.bound}"
+    return f"; most of it is for {layer.mnemonic} {short(layer.layer)!r}, for which no plan is below {plan.bound}"
 
 
 @dataclass(frozen=True)

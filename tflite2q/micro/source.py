@@ -148,6 +148,7 @@ def header(program: Program, plan: Plan) -> str:
     lines = [
         f"/* {name}: made by tflite2q {__version__}.  docs/micro.md says how to call it. */",
         f"#ifndef {upper}_H\n#define {upper}_H\n",
+        "#include <stdint.h> /* the types of inputs and outputs */\n",
         f"#define {upper}_ARENA_BYTES {plan.bytes}",
         *([f"#define {upper}_STATE_BYTES {program.state_bytes}"] if kept else []),
         f"#define {upper}_INPUTS {len(program.inputs)}",

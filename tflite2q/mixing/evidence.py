@@ -80,6 +80,9 @@ def loss(before: Answers, after: Answers, classes: npt.NDArray[np.int64] | None 
         mean, error = smoothed(before.scores, after.scores, classes)
         points, method = -100 * mean, "smoothed"
         smooth_low, smooth_high = points - Z_95 * 100 * error, points + Z_95 * 100 * error
+    # Losses are gains with the other sign, and none has no sign: + 0.0 makes 0 of -0.
+    figures = (figure + 0.0 for figure in (points, smooth_low, smooth_high, counted, low, high))
+    points, smooth_low, smooth_high, counted, low, high = figures
     return Loss(samples, points, smooth_low, smooth_high, method, counted, low, high, lost, gained)
 
 

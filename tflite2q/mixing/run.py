@@ -177,9 +177,10 @@ class _Search:
             raise self.budget.ended("the first scheme was measured")
         limit = self.settings.max_drop
         if found.points > limit:
+            points, low, high = (round(figure, 1) + 0.0 for figure in (found.points, found.low, found.high))
             raise LimitError(
-                f"{self.schemes[0].name}, with which every layer starts, already loses {found.points:.1f} points of "
-                f"{self.judge.judges} ({found.low:.1f} to {found.high:.1f}), and {limit:g} are allowed; "
+                f"{self.schemes[0].name}, with which every layer starts, already loses {points:.1f} points of "
+                f"{self.judge.judges} ({low:.1f} to {high:.1f}), and {limit:g} are allowed; "
                 + hint("allow more with --max-top1-drop, or put a finer scheme first")
             )
         if self.halves.confirming and self.judge.loss({}, graph, CONFIRMING, False, left) is None:

@@ -71,6 +71,16 @@ def points(value: float) -> str:
     return "none lost" if rounded == 0 else f"{rounded:.1f} lost" if rounded > 0 else f"{-rounded:.1f} gained"
 
 
+def _loss_in_words(value: float) -> str:
+    """Points lost or gained, as part of a sentence."""
+    rounded = round(value, 1)
+    return "no points lost" if rounded == 0 else f"{abs(rounded):.1f} points {'lost' if rounded > 0 else 'gained'}"
+
+
+def _limit(found: Found) -> str:
+    return f"the limit of {found.limit:g} point{'' if found.limit == 1 else 's'}"
+
+
 def picture(found: Found, goal: str, model: str, path: str | os.PathLike[str], force: bool = False) -> None:
     """Draw error against cost, one point per mix, to a .png or .svg.
 
@@ -153,16 +163,17 @@ def _evidence(found: Found) -> str:
     if seen is None:
         return "nothing is confirmed: there were too few samples to keep some that do not choose, or too little time"
     counts = "" if seen.lost is None else f" (answers: {seen.lost} lost, {seen.gained} gained)"
-    figures = f"{seen.samples} samples that did not choose: points {points(seen.counted)}{counts}"
+    figures = f"{seen.samples} samples that did not choose: {_loss_in_words(seen.counted)}{counts}"
     verdict = seen.verdict(found.limit)
     if verdict == "within":
-        return f"{figures}; they show that the limit of {found.limit:g} points is kept (95 %)"
+        return f"{figures}; they show that {_limit(found)} is kept (95 %)"
     if verdict == "over":
-        return f"{figures}; they show that the limit of {found.limit:g} points is broken (95 %)"
+        return f"{figures}; they show that {_limit(found)} is broken (95 %)"
     needed = seen.samples_needed(found.limit)
-    more = "" if needed is None else f"; about {needed:,} samples would, if it is {points(seen.points)}"
+    truth = _loss_in_words(seen.points)
+    more = "" if needed is None else f"; about {needed:,} samples would decide it if the truth is {truth}"
     return (
-        f"{figures}; they cannot decide whether the limit of {found.limit:g} points is kept: with 95 % the truth lies "
+        f"{figures}; they cannot decide whether {_limit(found)} is kept: with 95 % the truth lies "
         f"between {_interval(seen.counted_low, seen.counted_high, ' and ')}{more}"
     )
 

@@ -18,8 +18,17 @@ if TYPE_CHECKING:
 SHOWN = 5  # layers of a rule that are named
 
 
-def check(console: Console, result: Check) -> None:
-    """The rules that are broken with their layers, the verdict, and what would mend it."""
+def check(console: Console, result: Check, inputs: str) -> None:
+    """The rules that are broken with their layers, the verdict, and what would mend it.
+
+    `inputs` are the words of a command line that stand for the model and its samples.
+    """
+    _breaches(console, result)
+    for sentence in mending(result, inputs):
+        _line(console, sentence)
+
+
+def _breaches(console: Console, result: Check) -> None:
     for breaches in grouped(result.breaches):
         rule = breaches[0].rule
         _line(console, f"{rule.id}: {rule.says}")
@@ -29,12 +38,13 @@ def check(console: Console, result: Check) -> None:
         if len(breaches) > SHOWN:
             _line(console, f"  and {len(breaches) - SHOWN} more layers (all: --json FILE)")
     _line(console, verdict(result))
-    for sentence in mending(result):
-        _line(console, sentence)
 
 
-def fits(console: Console, result: Verdict) -> None:
-    """Layers without a kernel, what is too much, and whether a model fits a microcontroller."""
+def fits(console: Console, result: Verdict, inputs: str) -> None:
+    """Layers without a kernel, what is too much, and whether a model fits a microcontroller.
+
+    `inputs` are as for `check`.
+    """
     for each in result.refused[:SHOWN]:
         _line(console, f"{each.operator} {short(each.layer)}: {each.why}")
     if len(result.refused) > SHOWN:
@@ -43,7 +53,7 @@ def fits(console: Console, result: Verdict) -> None:
         _line(console, sentence)
     _line(console, fit_verdict(result))
     if result.mended is not None:
-        would = f"fits: tflite2q convert {result.model} --scheme int8" if result.mended else "does not fit either"
+        would = f"fits: tflite2q convert {inputs} --scheme int8" if result.mended else "does not fit either"
         _line(console, f"converted to int8 it {would}")
 
 
@@ -65,7 +75,7 @@ def fitted(console: Console, result: Check, suits: str) -> None:
     """What was chosen for a runtime, and what its rules say of the file that was written."""
     if suits:
         _line(console, suits)
-    check(console, result)
+    _breaches(console, result)
 
 
 def grouped(breaches: Sequence[Breach]) -> list[list[Breach]]:
@@ -86,7 +96,7 @@ def verdict(result: Check) -> str:
     return f"{result.model}: {result.broken} of {result.layers} layers break {rules} rule{plural} of {runtime}"
 
 
-def mending(result: Check) -> list[str]:
+def mending(result: Check, inputs: str) -> list[str]:
     """What the schemes that were tried would leave, and the command that converts by the best of them."""
     if not result.trials:
         return []
@@ -95,10 +105,8 @@ def mending(result: Check) -> list[str]:
     if best is None:
         return [*lines, "none of these schemes mends it; what is left needs another model or runs on the processor"]
     mended = "would mend it" if best.layers == 0 else f"would leave {best.layers}"
-    return [
-        *lines,
-        f"{best.scheme} {mended}: tflite2q convert {result.model} --scheme {best.scheme} --interface {best.interface}",
-    ]
+    command = f"tflite2q convert {inputs} --scheme {best.scheme} --interface {best.interface}"
+    return [*lines, f"{best.scheme} {mended}: {command}"]
 
 
 def tried(trial: Trial) -> str:
@@ -114,4 +122,4 @@ def kept(trial: Trial) -> str:
 
 
 def _line(console: Console, text: str) -> None:
-    console.print(Text(text))
+    console.print(Text(text), soft_wrap=True)

@@ -57,11 +57,9 @@ def comparison(console: Console, result: Comparison, every_layer: bool = False) 
     measured = [layer for layer in result.layers if layer.max_step_error is not None or layer.sqnr_db is not None]
     if measured:
         exact = sum(layer.sqnr_db is None for layer in measured)
-        _line(
-            console,
-            f"\n{exact} of {len(measured)} layers give equal results in both; errors inside the whole model:",
-        )
         shown = measured if every_layer else worst_layers(measured)
+        follows = "; errors inside the whole model:" if shown else ""
+        _line(console, f"\n{exact} of {len(measured)} layers give equal results in both{follows}")
         if shown:
             layers(console, shown)
     for note in result.notes:

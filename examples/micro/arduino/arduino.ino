@@ -2,7 +2,8 @@
 #include <digits.h>
 
 alignas(16) static uint8_t arena[DIGITS_ARENA_BYTES];
-static int8_t image[DIGITS_INPUT_0_BYTES], scores[DIGITS_OUTPUT_0_BYTES];
+static DIGITS_INPUT_0_TYPE image[DIGITS_INPUT_0_BYTES / sizeof(DIGITS_INPUT_0_TYPE)];
+static DIGITS_OUTPUT_0_TYPE scores[DIGITS_OUTPUT_0_BYTES / sizeof(DIGITS_OUTPUT_0_TYPE)];
 
 void setup() { Serial.begin(115200); }
 
@@ -10,6 +11,6 @@ void loop() {
   const void *inputs[] = {image};
   void *outputs[] = {scores};
   digits_invoke(inputs, outputs, arena);
-  for (int8_t score : scores) Serial.println(DIGITS_OUTPUT_0_SCALE * (score - DIGITS_OUTPUT_0_ZERO_POINT));
+  for (DIGITS_OUTPUT_0_TYPE score : scores) Serial.println(DIGITS_OUTPUT_0_SCALE * (score - DIGITS_OUTPUT_0_ZERO_POINT));
   delay(1000);
 }
