@@ -19,7 +19,9 @@ GRIDS = {
     "one scale": Grid(-7, 7, per_channel=False),
     "powers of two": Grid(-7, 7, powers=True),
     "powers of two, one scale": Grid(-127, 127, per_channel=False, powers=True),
+    "halves": Grid(-7, 7, halves=True),
 }
+SHAPES = [(1, 24, 6, 1), (7, 9, 1, 1), (2, 40, 3, 1), (1, 1, 4, 1), (1, 64, 5, 4), (2, 12, 3, 6)]
 
 
 def problem(seed: int, groups: int, inputs: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -31,25 +33,31 @@ def problem(seed: int, groups: int, inputs: int, channels: int) -> tuple[np.ndar
     return weights, hessian + 0.01 * np.eye(inputs)
 
 
-def nearest(weights: np.ndarray, grid: Grid) -> Rounded:
+def nearest(weights: np.ndarray, grid: Grid, parts: int = 1) -> Rounded:
     """Each weight by itself, on the scale that covers the largest."""
-    scales = np.abs(weights).max(axis=1) / grid.high
+    groups, inputs, channels = weights.shape
+    scales = np.abs(weights).reshape(groups, parts, -1, channels).max(axis=2) / grid.high
     if not grid.per_channel:
         scales = np.full_like(scales, scales.max())
     if grid.powers:
         scales = 2.0 ** np.ceil(np.log2(scales))
-    narrow = scales.astype(np.float32)
-    return Rounded(grid.codes(weights.astype(np.float32), narrow[:, None, :]), narrow, np.empty(0))
+    narrow = scales.astype(np.float16 if grid.halves else np.float32).astype(np.float32)
+    codes = grid.codes(weights.astype(np.float32), narrow.repeat(inputs // parts, axis=1))
+    return Rounded(codes, narrow, np.empty(0))
 
 
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=list(GRIDS))
-@pytest.mark.parametrize("shape", [(1, 24, 6), (7, 9, 1), (2, 40, 3), (1, 1, 4)], ids=str)
-def test_the_error_is_never_larger_than_that_of_rounding_to_nearest(grid: Grid, shape: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_error_is_never_larger_than_that_of_rounding_to_nearest(
+    grid: Grid, shape: tuple[int, int, int, int]
+) -> None:
     for seed in range(3):
-        weights, hessian = problem(seed, *shape)
-        start = nearest(weights, grid)
+        weights, hessian = problem(seed, *shape[:3])
+        start = nearest(weights, grid, shape[3])
         found = rounded(weights, hessian, grid, start)
-        errors = [np.einsum("gic,gij,gjc->gc", e, hessian, e) for e in (r.weights - weights for r in (start, found))]
+        assert found.scales.shape == (shape[0], shape[3], shape[2])
+        reals = [r.codes.astype(float) * r.scales.repeat(shape[1] // shape[3], axis=1) for r in (start, found)]
+        errors = [np.einsum("gic,gij,gjc->gc", e, hessian, e) for e in (real - weights for real in reals)]
         np.testing.assert_allclose(found.error, errors[1], rtol=1e-6, atol=1e-12)
         if grid.per_channel:
             assert (errors[1] <= errors[0] * (1 + 1e-9)).all()
@@ -61,7 +69,7 @@ def test_the_error_is_never_larger_than_that_of_rounding_to_nearest(grid: Grid, 
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=list(GRIDS))
 def test_what_is_found_lies_on_the_grid(grid: Grid) -> None:
     weights, hessian = problem(5, 3, 12, 4)
-    found = rounded(weights, hessian, grid, nearest(weights, grid))
+    found = rounded(weights, hessian, grid, nearest(weights, grid, 3 if grid.per_channel else 1))
     assert (found.codes == np.rint(found.codes)).all()
     assert grid.low <= found.codes.min()
     assert found.codes.max() <= grid.high
@@ -70,6 +78,8 @@ def test_what_is_found_lies_on_the_grid(grid: Grid) -> None:
         assert len(np.unique(found.scales)) == 1
     if grid.powers:
         assert (np.frexp(found.scales)[0] == 0.5).all()
+    if grid.halves:
+        assert (found.scales == found.scales.astype(np.float16)).all()
 
 
 def test_few_weights_are_rounded_as_well_as_by_trying_all_codes() -> None:
@@ -79,7 +89,7 @@ def test_few_weights_are_rounded_as_well_as_by_trying_all_codes() -> None:
         weights, hessian = problem(seed, 1, 4, 1)
         found = rounded(weights, hessian, grid, nearest(weights, grid))
         codes = np.array(list(product(range(-2, 3), repeat=4)), float)
-        e = codes * found.scales[0, 0] - weights[0, :, 0]
+        e = codes * found.scales[0, 0, 0] - weights[0, :, 0]
         best = np.einsum("ni,ij,nj->n", e, hessian[0], e).min()
         worst = max(worst, float(found.error[0, 0] / best))
     assert worst < 1.5

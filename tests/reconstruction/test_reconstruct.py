@@ -111,6 +111,29 @@ def test_every_kind_of_scale(settings: str) -> None:
             assert all(np.frexp(scale)[0] == 0.5 for scale in kinds[1].parameters.scale)
 
 
+@pytest.mark.parametrize("how", ["hessian", "adaptive"])
+@pytest.mark.parametrize("source", ["float32", "dynamic-range-w4"])
+def test_a_scale_for_each_block(how: str, source: str, tmp_path: Path) -> None:
+    """Of dense layers, from real weights and from weights that have such scales already."""
+    net = Net("int8", seed=3)
+    y = net.flatten(net.input("x", (1, 8, 8, 4), (0.02, 3)), "flat")
+    y = net.dense(y, "hidden", 24, (0.5, -128), activation="RELU")
+    graph = net.graph(net.dense(y, "logits", 5, (0.9, 4)))
+    real = tflite2q.convert(graph, source).graph
+    seen, held_out = smooth(real, 40), smooth(real, 16, seed=1)
+    text = 'activations.dtype = "float32"\nweights.dtype = "int4"\nweights.block = 64\nweights.rounding = "nearest"'
+    plain, found = (made(real, each, seen, text) for each in ("none", how))
+    assert error(real, found.graph, held_out) < 0.7 * error(real, plain.graph, held_out)
+    kind = found.graph["hidden/w"].type
+    assert (kind.dtype, kind.parameters.block, len(kind.parameters.scale)) == ("int4", 64, 24 * 256 // 64)
+    assert all(np.float16(scale) == scale for scale in kind.parameters.scale)
+    assert kind.parameters.scale != plain.graph["hidden/w"].type.parameters.scale
+    writer.save(found.graph, tmp_path / "blocks.tflite")
+    read = reader.load(tmp_path / "blocks.tflite")["hidden/w"]
+    assert read.type.parameters == kind.parameters
+    np.testing.assert_array_equal(read.data, found.graph["hidden/w"].data)
+
+
 SOURCES = {
     "float32": "float32",
     "dynamic range": "dynamic-range",

@@ -43,7 +43,7 @@ class Task:
 def refined(task: Task, start: Rounded, bias: Floats, grid: Grid, biased: bool) -> tuple[Rounded, Floats]:
     """Codes one step from those of `start`, or a few, and the bias [groups, channels], for which the losses of `task`
     are smaller; the bias stays where there is none."""
-    scales, codes = start.scales[:, None, :], start.codes.copy()
+    scales, codes = start.steps, start.codes.copy()
     middle = task.x.mean(axis=1, keepdims=True) if biased else np.float32(0)  # the bias keeps means where they are
     x = task.x - middle
     columns = np.ascontiguousarray(x.swapaxes(1, 2))
@@ -61,7 +61,7 @@ def refined(task: Task, start: Rounded, bias: Floats, grid: Grid, biased: bool) 
         step *= (np.take_along_axis(gain, at, 1) > 0) & (failures < PATIENCE)[:, None, :]
         if not step.any():
             break
-        moved = sums + np.take_along_axis(x, at, 2) * (step * scales)
+        moved = sums + np.take_along_axis(x, at, 2) * (step * np.take_along_axis(scales, at, 1))
         after = task.errors(moved)
         now = (after * after).mean(axis=1)
         better = (now < losses) & (step[:, 0] != 0)

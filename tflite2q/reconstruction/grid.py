@@ -1,6 +1,8 @@
 """The numbers that weights of a layer can be: whole codes between two ends, times scales of a kind.
 
 Arrays of weights have the axes [groups, inputs, channels]: the channels of a group share the inputs that they read.
+Arrays of scales have the axes [groups, parts, channels]: a scale is that of a part of a channel's inputs, first to
+last.  There is one part, but in dense layers with a scale for each block.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tflite2q.rewrites.weights import SMALLEST_HALF
+
 Floats = npt.NDArray[np.float64]
 Reals = npt.NDArray[np.float32]
 
@@ -18,13 +22,14 @@ Reals = npt.NDArray[np.float32]
 class Grid:
     """Codes from `low` to `high` (the zero point taken off), times one scale for each channel or one for all.
 
-    `powers` allows powers of two only.
+    `powers` allows powers of two only, `halves` what a float16 holds with all its digits.
     """
 
     low: int
     high: int
     per_channel: bool = True
     powers: bool = False
+    halves: bool = False
 
     def codes(self, weights: Reals, scales: Reals) -> Reals:
         """The nearest codes, as float32; `scales` broadcast against `weights`."""
@@ -32,23 +37,27 @@ class Grid:
         return np.asarray(np.clip(codes, self.low, self.high, out=codes))
 
     def candidates(self, weights: Floats, present: Reals) -> Reals:
-        """Scales [candidates, groups, channels] to try for `weights`, the `present` ones [groups, channels] first."""
+        """Scales [candidates, groups, parts, channels] to try for `weights`, the `present` ones first."""
         if self.powers:
-            tried = [present * np.float32(2.0**step) for step in (0, -1, -2, 1)]
-            return np.stack(tried).astype(np.float32)
+            return np.stack([present * np.float32(2.0**step) for step in (0, -1, -2, 1)]).astype(np.float32)
         reach = max(self.high, -self.low)
-        largest = np.abs(weights).max(axis=1) / max(self.high, 1)
+        groups, parts, channels = present.shape
+        largest = np.abs(weights).reshape(groups, parts, -1, channels).max(axis=2) / max(self.high, 1)
         if not self.per_channel:
             largest = np.full_like(largest, largest.max())
         whole = np.where(largest > 0, largest, present)
         # Few levels clip more: the best step of 4 levels is about a third of the one that covers all.
         least = 0.3 if reach < 4 else 0.45 if reach < 32 else 0.7
-        parts = np.linspace(1.0, least, 10)
-        return np.concatenate([present[None], parts[:, None, None] * whole]).astype(np.float32)
+        fractions = np.linspace(1.0, least, 10)
+        tried = fractions[:, None, None, None] * whole
+        return np.concatenate([present[None], [self.fitted(each, present) for each in tried]]).astype(np.float32)
 
     def fitted(self, scales: Floats, present: Reals) -> Reals:
         """Scales that are allowed, nearest to `scales`; `present` ones where those are none."""
         if self.powers:
             return present
         usable = np.isfinite(scales) & (scales > 1e-30)
-        return np.where(usable, scales, present).astype(np.float32)
+        found = np.where(usable, scales, present)
+        if self.halves:
+            found = np.clip(found, SMALLEST_HALF, np.finfo(np.float16).max).astype(np.float16)
+        return found.astype(np.float32)

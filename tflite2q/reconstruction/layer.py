@@ -80,7 +80,9 @@ def reconstructed(trace: Trace, old: Stream, new: Stream, weights: Value, skip: 
         found, bias = _refined(tasks, found, bias, grid, biased)
     if grid.per_channel:  # channels that need not be rounded keep their integers
         kept = ~rows.per_channel(np.array(trace.exact.rescaled))
-        codes, scales = np.where(kept[:, None, :], start.codes, found.codes), np.where(kept, start.scales, found.scales)
+        codes, scales = (
+            np.where(kept[:, None, :], a, b) for a, b in ((start.codes, found.codes), (start.scales, found.scales))
+        )
         found = Rounded(codes, scales, found.error)
         bias = np.where(kept, _mean_bias(both, found), bias)
     value = _weights(weights, found, rows, op)
@@ -162,21 +164,23 @@ def _other(stream: Stream, name: str, sample: int, rows: Rows, positions: npt.ND
 
 
 def _grid(trace: Trace, weights: Value) -> Grid:
-    settings = trace.exact.settings.weights
+    settings, q = trace.exact.settings.weights, weights.type.parameters
     low, high = ends(settings)
-    zero = weights.type.parameters.zero_point[0]
     if not settings.symmetric:
-        low, high = low - zero, high - zero
-    return Grid(low, high, settings.granularity == "per-channel", settings.scale == "power-of-two")
+        low, high = low - q.zero_point[0], high - q.zero_point[0]
+    return Grid(low, high, settings.granularity == "per-channel", settings.scale == "power-of-two", q.block > 0)
 
 
 def _start(weights: Value, rows: Rows, op: Op) -> Rounded:
     """The weights as they are."""
     q, channels = weights.type.parameters, weights.type.shape[op.channel_axis]
-    shape = [1] * weights.data.ndim
-    shape[op.channel_axis] = -1
-    codes = weights.data.astype(np.float32) - q.zero_points(channels).reshape(shape).astype(np.float32)
-    scales = rows.per_channel(np.array(q.scales(channels)))
+    if q.block:  # symmetric
+        codes, scales = weights.data.astype(np.float32), rows.per_part(np.array(q.scale, np.float32))
+    else:
+        shape = [1] * weights.data.ndim
+        shape[op.channel_axis] = -1
+        codes = weights.data.astype(np.float32) - q.zero_points(channels).reshape(shape).astype(np.float32)
+        scales = rows.per_part(np.array(q.scales(channels)))
     return Rounded(np.ascontiguousarray(rows.matrix(codes)), scales, np.empty(0))
 
 
@@ -188,7 +192,8 @@ def _weights(old: Value, found: Rounded, rows: Rows, op: Op) -> Value:
         new = Quantization.per_tensor(float(found.scales.flat[0]), q.zero_point[0])
         codes = codes + q.zero_point[0]
     else:
-        new = Quantization.per_channel(found.scales.reshape(-1), q.axis)
+        scales = found.scales.swapaxes(1, 2).reshape(-1)
+        new = replace(q, scale=tuple(scales.tolist()), zero_point=(0,) * scales.size)
     return old.with_(type=old.type.with_(quantization=new), constant=Constant(codes.astype(old.data.dtype)))
 
 

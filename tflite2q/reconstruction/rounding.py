@@ -23,15 +23,25 @@ SWEEPS = 2  # over the inputs in a round
 
 @dataclass(frozen=True)
 class Rounded:
-    """`codes` [groups, inputs, channels] and `scales` [groups, channels], with the error e H e^T of each channel."""
+    """`codes` [groups, inputs, channels], `scales` [groups, parts, channels]; each channel's error e H e^T."""
 
     codes: Reals
     scales: Reals
     error: Floats
 
     @property
+    def steps(self) -> Reals:
+        """The scale of each code."""
+        return steps(self.scales, self.codes.shape[1])
+
+    @property
     def weights(self) -> Floats:
-        return np.asarray(self.codes.astype(np.float64) * self.scales[:, None, :])
+        return np.asarray(self.codes.astype(np.float64) * self.steps)
+
+
+def steps(scales: Reals, inputs: int) -> Reals:
+    """`scales` [groups, parts, channels] for each of so many inputs."""
+    return np.repeat(scales, inputs // scales.shape[1], axis=1)
 
 
 def rounded(weights: Floats, hessian: Floats, grid: Grid, start: Rounded) -> Rounded:
@@ -65,7 +75,7 @@ def better(first: Rounded, second: Rounded, grid: Grid) -> Rounded:
     wins = second.error < first.error
     return Rounded(
         np.where(wins[:, None, :], second.codes, first.codes),
-        np.where(wins, second.scales, first.scales),
+        np.where(wins[:, None, :], second.scales, first.scales),
         np.where(wins, second.error, first.error),
     )
 
@@ -97,12 +107,13 @@ def spread(weights: Floats, path: Path, scales: Reals, grid: Grid) -> Rounded:
     rest = np.take_along_axis(weights, order[:, :, None], 1).astype(np.float32)
     codes = np.zeros_like(rest)
     inputs = rest.shape[1]
+    step = np.take_along_axis(steps(scales, inputs), order[:, :, None], 1)
     for first in range(0, inputs, BLOCK):
         last = min(first + BLOCK, inputs)
         errors = np.zeros((len(rest), last - first, rest.shape[2]), np.float32)
         for i in range(first, last):
-            codes[:, i] = grid.codes(rest[:, i], scales)
-            error = (rest[:, i] - codes[:, i] * scales) / factor[:, i, i, None]
+            codes[:, i] = grid.codes(rest[:, i], step[:, i])
+            error = (rest[:, i] - codes[:, i] * step[:, i]) / factor[:, i, i, None]
             rest[:, i + 1 : last] -= factor[:, i, i + 1 : last, None] * error[:, None, :]
             errors[:, i - first] = error
         rest[:, last:] -= factor[:, first:last, last:].swapaxes(1, 2) @ errors
@@ -112,16 +123,16 @@ def spread(weights: Floats, path: Path, scales: Reals, grid: Grid) -> Rounded:
 
 def descended(found: Rounded, weights: Floats, hessian: Floats, grid: Grid) -> Rounded:
     """Codes moved one input after the other to where the error is least, the others being what they are (eq. R5)."""
-    codes, scales = found.codes.copy(), found.scales
+    codes, steps = found.codes.copy(), found.steps
     narrow = hessian.astype(np.float32)
     diagonal = np.diagonal(narrow, axis1=1, axis2=2)
     pull = (hessian @ (found.weights - weights)).astype(np.float32)  # H e^T
     for _ in range(SWEEPS):
         moved = False
         for i in range(codes.shape[1]):
-            wish = codes[:, i] * scales - pull[:, i] / diagonal[:, i, None]
-            now = grid.codes(wish, scales)
-            step = (now - codes[:, i]) * scales
+            wish = codes[:, i] * steps[:, i] - pull[:, i] / diagonal[:, i, None]
+            now = grid.codes(wish, steps[:, i])
+            step = (now - codes[:, i]) * steps[:, i]
             if not step.any():
                 continue
             moved = True
@@ -133,15 +144,21 @@ def descended(found: Rounded, weights: Floats, hessian: Floats, grid: Grid) -> R
                 pull += narrow[:, :, i, None] * step[:, None, :]
         if not moved:
             break
-    return Rounded(codes, scales, np.empty(0))
+    return Rounded(codes, found.scales, np.empty(0))
 
 
 def refitted(found: Rounded, weights: Floats, hessian: Floats, grid: Grid) -> Rounded:
-    """The scales with which the codes give the least error (eq. R6)."""
-    codes = found.codes.astype(np.float64)
-    seen = hessian @ codes
-    above, below = (seen * weights).sum(axis=1), (seen * codes).sum(axis=1)
-    if not grid.per_channel:
-        above, below = np.full_like(above, above.sum()), np.full_like(below, below.sum())
-    scales = above / np.where(below > 0, below, np.inf)
-    return Rounded(found.codes, grid.fitted(scales, found.scales), np.empty(0))
+    """The scales with which the codes give the least error, one part after the other (eq. R6)."""
+    scales, inputs = found.scales.copy(), found.codes.shape[1]
+    size = inputs // scales.shape[1]
+    for part in range(scales.shape[1]):
+        rows = slice(part * size, (part + 1) * size)
+        codes = found.codes[:, rows].astype(np.float64)
+        seen = hessian[:, :, rows] @ codes
+        others = found.codes * steps(scales, inputs)
+        others[:, rows] = 0
+        above, below = (seen * (weights - others)).sum(axis=1), (seen[:, rows] * codes).sum(axis=1)
+        if not grid.per_channel:
+            above, below = np.full_like(above, above.sum()), np.full_like(below, below.sum())
+        scales[:, part] = grid.fitted(above / np.where(below > 0, below, np.inf), scales[:, part])
+    return Rounded(found.codes, scales, np.empty(0))

@@ -61,6 +61,10 @@ class Rows:
         """One number for each output channel as [groups, channels]."""
         return values.reshape(self.groups, self.channels)
 
+    def per_part(self, values: Array) -> Array:
+        """Numbers for each output channel, as many for each, as [groups, parts, channels]."""
+        return np.ascontiguousarray(values.reshape(self.groups, self.channels, -1).swapaxes(1, 2))
+
     def positions(self, random: np.random.Generator) -> npt.NDArray[np.intp]:
         """Places in the result to look at, in order; all of them where there are few."""
         count = self.x.type.size // self.inputs if self.geometry is None else int(np.prod(self.geometry.out))

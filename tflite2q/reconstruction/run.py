@@ -97,8 +97,7 @@ def _possible(trace: Trace, old: Stream, new: Stream, graph: Graph) -> bool:
         return False
     op, was = new.graph.ops[new.place[trace.name]], old.graph.ops[old.place[trace.origin]]
     plain = Rows.possible(op) and type(op) is type(was) and op.inputs[1] is not None
-    q = graph[trace.weights].type.quantization
-    return plain and len(graph.consumers[trace.weights]) == 1 and q is not None and not q.block
+    return plain and len(graph.consumers[trace.weights]) == 1 and graph[trace.weights].type.quantization is not None
 
 
 def _in_order(traces: Sequence[Trace], old: Stream, new: Stream) -> list[Trace]:
