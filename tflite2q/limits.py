@@ -62,7 +62,10 @@ def require_memory(size: int, what: str, error: type[E]) -> None:
 
 def readable(size: int) -> str:
     """A number of bytes, as messages say it."""
-    return f"{size / GIGABYTE:,.1f} GB" if size >= GIGABYTE // 10 else f"{size / (1 << 20):,.1f} MB"
+    for unit, name in ((GIGABYTE, "GB"), (1 << 20, "MB"), (1 << 10, "kB")):
+        if size >= unit // 10:
+            return f"{size / unit:,.1f} {name}"
+    return f"{size} bytes"
 
 
 def head(path: str | os.PathLike[str], most: int, text: bool = False) -> bytes:

@@ -8,6 +8,7 @@ Source: TFLite's schema.fbs and https://flatbuffers.dev/internals.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -65,7 +66,9 @@ def decode(data: bytes) -> ModelRecord:
     except (ModelError, UnsupportedError):
         raise
     except DAMAGE as error:
-        raise ModelError(f"the file is truncated or damaged ({error}); get an intact copy") from error
+        beyond = isinstance(error, struct.error | IndexError)  # whose words are Python's
+        why = f"it refers to what lies behind its {len(data):,} bytes" if beyond else error
+        raise ModelError(f"the file is truncated or damaged ({why}); get an intact copy") from error
 
 
 class _Decoder:
