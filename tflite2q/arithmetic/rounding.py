@@ -55,6 +55,16 @@ def quantize_multiplier(real: npt.ArrayLike) -> tuple[Ints, Ints]:
     return np.where(vanishes, 0, m), np.where(vanishes, 0, shift)
 
 
+def nearest_log2(scale: float) -> int | None:
+    """log2 of a power of two, or of what TFLite takes for one (`CheckedLog2`); else None.
+
+    Logarithms within 0.001 of a whole number count: 1/32767, the scale of 16-bit codes from -1 to 1, does.
+    """
+    power = np.log(np.float32(scale)) * (np.float32(1) / np.log(np.float32(2)))
+    nearest = round_half_away(power)
+    return int(nearest) if abs(power - np.float32(nearest)) < np.float32(1e-3) else None
+
+
 def wrap32(x: IntLike) -> Ints:
     """The int32 with the same low 32 bits: what a C int32 overflow gives on two's complement machines."""
     value = np.asarray(x, dtype=np.int64)

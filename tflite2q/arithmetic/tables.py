@@ -292,10 +292,9 @@ def argument_factor(scale: float, tanh: bool) -> tuple[int, int, int]:
 
     Products beyond 32 bits, which scales from 5.3 on have, wrap as compiled C does.
     """
-    fraction, exponent = np.frexp(np.float32(scale))
-    left = 12 + int(exponent) - 1
-    if fraction == 0.5 and left in ((0, 1) if tanh else range(16)):
-        return 3 << left, 0, 0
+    power = rounding.nearest_log2(scale)
+    if power is not None and 12 + power in ((0, 1) if tanh else (0,)):
+        return 3 << (12 + power), 0, 0
     multiplier, shift = float(scale) * 4096 * 3, 0
     while multiplier <= 32767 / 2 and shift <= 30:
         multiplier, shift = multiplier * 2, shift + 1

@@ -128,7 +128,7 @@ def convert(
     widened = new == source and scheme.layer.weights.dtype != "float32"  # halves are no reason to write a file
     if (new == graph or widened) and graph == original:
         raise unchanged(graph, decided.own)
-    new = complete(new, source)
+    new = complete(new, graph)
     layers = tuple(
         replace(_change(op, source, decided, applier.weights.get(decided.inner(op))), name=names[op.name])
         for op in source.ops

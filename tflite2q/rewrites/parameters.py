@@ -164,7 +164,7 @@ def parameters(old: TensorType, settings: Activations, real_range: RealRange) ->
             return Quantization.per_tensor(old.scale, shifted)
     below_zero = bottom / low if low < 0 else 0.0
     scale = max(top / high, below_zero) if symmetric else (top - bottom) / (high - low)
-    scale = scale or old.scale  # a value that is always 0
+    scale = scale or old.scale * (old_high - old_low) / (high - low)  # a value that is always 0: as far as before
     if settings.scale == "power-of-two":
         scale = power_of_two_at_least(scale)
     zero_point = 0 if symmetric else low - int(rounding.round_half_away(bottom / scale))

@@ -27,6 +27,7 @@ from tflite2q.rewrites.scheme import Scheme
 from tflite2q.rewrites.statistics import Observation, RealRange
 
 DTYPE, MOST = "int16", 32767
+IDLE = float(np.float32(1 / MOST))  # of values that were always 0: from -1 to 1, beside which others keep their bits
 REAL = "float32"
 
 
@@ -230,7 +231,7 @@ def _span(seen: Observation) -> RealRange:
 
 
 def _kind(kind: TensorType, reach: float) -> TensorType:
-    scale = float(np.float32(reach / MOST)) or 1.0
+    scale = float(np.float32(reach / MOST)) or IDLE
     return replace(kind, dtype=DTYPE, quantization=Quantization.per_tensor(scale, 0))
 
 

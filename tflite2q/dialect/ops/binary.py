@@ -198,9 +198,10 @@ class SquaredDifference(Binary):
 
     def codes(self, core: Core[T], a: Tensor[T], b: Tensor[T], y: TensorType) -> T:
         common = 2.0 * max(a.type.scale, b.type.scale)
-        terms = [raised_to_common_scale(core, t, SQUARE_HEADROOM, t.type.scale / common) for t in (a, b)]
+        headroom = 0 if y.dtype == "int16" else SQUARE_HEADROOM  # squares of 16-bit codes fill 31 bits as they are
+        terms = [raised_to_common_scale(core, t, headroom, t.type.scale / common) for t in (a, b)]
         difference = core.subtract(*terms)
-        real = common * common / float(np.float32(2.0 ** (2 * SQUARE_HEADROOM) * y.scale))
+        real = common * common / float(np.float32(2.0 ** (2 * headroom) * y.scale))
         square = core.multiply(difference, difference)
         return Rescale((real,), y.zero_point, *y.range, y.dtype).meaning(core, square)
 

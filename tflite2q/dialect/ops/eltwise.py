@@ -142,15 +142,26 @@ class Add(Eltwise):
 
     def shifts_only(self, a: TensorType, b: TensorType, y: TensorType) -> bool:
         """Whether 16-bit codes are added after shifts, because all scales are powers of two."""
-        powers = y.dtype == "int16" and self.pot_scale_int16
-        return powers and all(exact_log2(kind.scale) is not None for kind in (a, b, y))
+        return y.dtype == "int16" and self.pot_scale_int16 and self.shifts(a, b, y) is not None
+
+    @staticmethod
+    def shifts(a: TensorType, b: TensorType, y: TensorType) -> tuple[int, int] | None:
+        """By how many bits both operands are finer than the result; None for scales that are no powers of two, and
+        for powers that TFLite's kernel refuses: one operand must have the result's scale, none a coarser one."""
+        first, second, result = (rounding.nearest_log2(kind.scale) for kind in (a, b, y))
+        if first is None or second is None or result is None:
+            return None
+        finer = (result - first, result - second)
+        return finer if min(finer) == 0 else None
 
     def shifted(self, core: Core[T], a: Tensor[T], b: Tensor[T], y: TensorType) -> T:
         """16-bit codes whose scales are all powers of two: the finer operand is shifted to the result's scale."""
-        terms = []
-        for term in (a, b):
-            finer = int(np.log2(y.scale / term.type.scale))
-            terms.append(rounding_shift_right(core, core.astype(term.data, "int64"), max(finer, 0)))
+        finer = self.shifts(a.type, b.type, y)
+        assert finer is not None
+        terms = [
+            rounding_shift_right(core, core.astype(term.data, "int64"), bits)
+            for term, bits in zip((a, b), finer, strict=True)
+        ]
         total = core.clip(self.combined(core, *terms), *y.range)
         return core.astype(core.clip(total, *self.clamp(y)), y.dtype)
 
@@ -203,12 +214,6 @@ class Mul(Eltwise):
 def arithmetic(rescale: str) -> str:
     """The arithmetic of a `Rescale` for a scheme's word for it."""
     return "fixed" if rescale == "tflite" else rescale
-
-
-def exact_log2(scale: float) -> int | None:
-    """log2 of a power of two, else None."""
-    fraction, exponent = np.frexp(scale)
-    return int(exponent) - 1 if fraction == 0.5 else None
 
 
 @dataclass(frozen=True, kw_only=True)

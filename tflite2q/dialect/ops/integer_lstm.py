@@ -26,7 +26,6 @@ from tflite2q.arithmetic.rescale import (
 )
 from tflite2q.dialect.op import Operands, Values, require, supported
 from tflite2q.dialect.ops.common import centred
-from tflite2q.dialect.ops.eltwise import exact_log2
 from tflite2q.dialect.types import TensorType
 from tflite2q.errors import InvalidGraph
 
@@ -44,7 +43,7 @@ OPTIONS: Mapping[str, str] = {
 
 def log2(cell: TensorType) -> int:
     """log2 of the cell state's scale.  Raises InvalidGraph if that is no power of two."""
-    power = exact_log2(cell.scale)
+    power = rounding.nearest_log2(cell.scale)
     if power is None:
         raise InvalidGraph("the cell state's scale must be a power of two")
     return power
