@@ -22,6 +22,7 @@ from tflite2q.errors import ModelError, Tflite2qError, UnsupportedError, UsageEr
 from tflite2q.flatbuffer import schema
 from tflite2q.flatbuffer.constants import Constants
 from tflite2q.flatbuffer.inline import inlined, region_bodies, regions
+from tflite2q.flatbuffer.lists import listed
 from tflite2q.flatbuffer.records import ModelRecord
 from tflite2q.flatbuffer.sparse import densified
 from tflite2q.flatbuffer.subgraph import SubgraphReader, UnknownOperator
@@ -142,7 +143,7 @@ def _as_graph(
     others = [SubgraphReader(model, place, constants, places) for place in kept if place != index]
     for reader in (main, *others):
         reader.check_calls(index)
-    graph = used(main.graph().with_(files=files, metadata=constants.metadata(), description=model.description))
+    graph = used(listed(main.graph()).with_(files=files, metadata=constants.metadata(), description=model.description))
     for name, error in main.damaged.items():
         if name in graph.by_name and not allow:
             raise error
