@@ -26,6 +26,7 @@ from tflite2q.flatbuffer.lists import listed
 from tflite2q.flatbuffer.records import ModelRecord
 from tflite2q.flatbuffer.sparse import densified
 from tflite2q.flatbuffer.subgraph import SubgraphReader, UnknownOperator
+from tflite2q.flatbuffer.variables import widened
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -116,6 +117,7 @@ def _place(model: ModelRecord, key: str | None) -> int:
 
 
 def _read(model: ModelRecord, index: int, files: tuple[tuple[str, bytes], ...], allow: bool, shapes: Shapes) -> Graph:
+    model = widened(model)
     try:
         model, index = inlined(model, index)
     except UnsupportedError:
