@@ -260,7 +260,7 @@ def test_what_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("own", [False, True])
 def test_initial_data_stored_as_halves(own: bool) -> None:
-    """As the converter stores the variables of a model whose weights are float16; LiteRT widens them in the first run."""
+    """As the converter stores the variables of a model of float16 weights; LiteRT widens them in the first run."""
     kinds = [replace(tensor, scale=(), zero_point=()) for tensor in TENSORS]
     real = tuple(replace(tensor, dtype="float32") if tensor.dtype == "int8" else tensor for tensor in kinds)
     stored = TensorRecord("stored", (4,), "float16", 1)

@@ -57,7 +57,7 @@ class Variables:
 
 
 def widened(model: ModelRecord) -> ModelRecord:
-    """rewrite: float16 constants that subgraphs which run once make float32 are stored as float32, without the operator.
+    """rewrite: float16 constants that subgraphs which run once make float32 are stored so, without the operator.
 
     Only these: what other subgraphs compute from halves stays theirs.
     """
