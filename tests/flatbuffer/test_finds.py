@@ -301,3 +301,25 @@ def test_squares_of_int16_codes() -> None:
     assert isinstance(judge([(data, given)])[0], str)
     with pytest.raises(UnsupportedError, match="no kernel"):
         read(data)
+
+
+def test_a_real_number_pads_no_codes() -> None:
+    """The converter leaves PADV2's number as it was where activations become int16; LiteRT refuses to run that."""
+    graph = parse_graph(
+        """graph "main" {
+          inputs (%x)
+          outputs (%y)
+          values {
+            %x : float32[1, 2] %amounts : int32[2, 2] = [0, 0, 1, 1] %number : float32[] = [-1.5] %y : float32[1, 4]
+          }
+          ops { %y = q.pad(%x, %amounts, %number) {kind = padv2} }
+        }"""
+    )
+    record = schema.decode(write(graph))
+    (main,) = record.subgraphs
+    kind = {"dtype": "int16", "scale": (0.001,), "zero_point": (0,)}
+    wide = tuple(replace(tensor, **kind) if tensor.name in ("x", "y") else tensor for tensor in main.tensors)
+    data = schema.encode(replace(record, subgraphs=(replace(main, tensors=wide),)))
+    assert isinstance(judge([(data, [np.array([[5, 6]], np.int16)])])[0], str)
+    with pytest.raises(InvalidGraph, match="pads int16 with float32"):
+        read(data)
