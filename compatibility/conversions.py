@@ -172,7 +172,7 @@ def _attributed(subject: Subject, made: Converted, inputs: list[Array], problem:
         return Outcome(WRONG, problem)
     held = reference.run_every(made.again, *inputs)
     culprit, where, _ = exact.tensors(made.again, held, told.tensors, made.steps)
-    if culprit is not None and (named := culprit.deviates(made.again.ins(culprit))):
+    if culprit is not None and (named := culprit.deviates(made.again.ins(culprit), made.again.outs(culprit))):
         return Outcome(DOCUMENTED, f"{where}; docs/ops.md: {named}")
     return Outcome(WRONG, problem)
 
