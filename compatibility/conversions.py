@@ -114,7 +114,8 @@ def _make(subject: Subject, name: str, path: Path) -> Converted | None:
 
 def as_file(graph: Graph) -> Graph:
     """The graph as its file says it: a .tflite holds a scheme's parameters, never its arithmetic of rescaling."""
-    return replace(graph, ops=tuple(op.with_(rescale="tflite") if hasattr(op, "rescale") else op for op in graph.ops))
+    ops = (op.with_(rescale="tflite") if hasattr(op, "rescale") else op for op in graph.ops)
+    return replace(graph, ops=tuple(op.with_(regions=tuple(map(as_file, op.regions))) for op in ops))
 
 
 def _unequal(made: Graph, read: Graph) -> str:
