@@ -114,7 +114,8 @@ def _make(subject: Subject, name: str, path: Path) -> Converted | None:
 
 def as_file(graph: Graph) -> Graph:
     """The graph as its file says it: a .tflite holds a scheme's parameters, never its arithmetic of rescaling."""
-    return replace(graph, ops=tuple(op.with_(rescale="tflite") if hasattr(op, "rescale") else op for op in graph.ops))
+    ops = (op.with_(rescale="tflite") if hasattr(op, "rescale") else op for op in graph.ops)
+    return replace(graph, ops=tuple(op.with_(regions=tuple(map(as_file, op.regions))) for op in ops))
 
 
 def _unequal(made: Graph, read: Graph) -> str:
@@ -172,7 +173,7 @@ def _attributed(subject: Subject, made: Converted, inputs: list[Array], problem:
         return Outcome(WRONG, problem)
     held = reference.run_every(made.again, *inputs)
     culprit, where, _ = exact.tensors(made.again, held, told.tensors, made.steps)
-    if culprit is not None and (named := culprit.deviates(made.again.ins(culprit))):
+    if culprit is not None and (named := culprit.deviates(made.again.ins(culprit), made.again.outs(culprit))):
         return Outcome(DOCUMENTED, f"{where}; docs/ops.md: {named}")
     return Outcome(WRONG, problem)
 

@@ -132,7 +132,7 @@ def _judge_stream(subject: Subject) -> Outcome:
     culprit, problem, seen = exact.tensors(graph, every[-1], told.tensors)
     problem = exact.outputs(graph, ours, told.outputs) or problem
     figures = {"judge": "LiteRT", "steps": len(steps), "tensors": seen}
-    if culprit is not None and (named := culprit.deviates(graph.ins(culprit))):
+    if culprit is not None and (named := culprit.deviates(graph.ins(culprit), graph.outs(culprit))):
         return Outcome(DOCUMENTED, f"{problem}; docs/ops.md: {named}", figures)
     return Outcome(WRONG if problem else OK, problem, figures)
 
@@ -166,7 +166,7 @@ def _judge(subject: Subject, inputs: list[Array], held: dict[str, Array]) -> Out
         problem = problem or exact.outputs(graph, ours, told.outputs)
         total = sum(len(op.outputs) for op in graph.ops)
         figures = {"judge": "LiteRT", "tensors": seen, "of": total}
-        if culprit is not None and (named := culprit.deviates(graph.ins(culprit))):
+        if culprit is not None and (named := culprit.deviates(graph.ins(culprit), graph.outs(culprit))):
             return Outcome(DOCUMENTED, f"{problem}; docs/ops.md: {named}", figures)
         return Outcome(WRONG if problem else OK, problem, figures)
     note = f"LiteRT {told.state}: {told.why}"

@@ -9,6 +9,7 @@ import handmade
 import numpy as np
 import pytest
 from cases import cases
+from judge import judge
 from patience import soon
 
 from tflite2q import rewrites
@@ -25,6 +26,7 @@ from tflite2q.dialect.ops.plain import ShapeOf
 from tflite2q.dialect.ops.pool import AveragePool2D
 from tflite2q.dialect.ops.shape import Concat
 from tflite2q.dialect.ops.softmax import Softmax
+from tflite2q.dialect.text import parse_graph
 from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
 from tflite2q.errors import InvalidGraph, ModelError, Tflite2qError, UnsupportedError
 from tflite2q.execution import reference
@@ -278,3 +280,46 @@ def test_axes_are_integers() -> None:
     graph = Graph(("x",), ("y",), (Value("x", CODES), axes, Value("y", CODES)), (op,))
     with pytest.raises(InvalidGraph, match="'a' is float32 where integers are needed"):
         reference.run(verify(graph), np.zeros(256, np.int8))
+
+
+def test_squares_of_int16_codes() -> None:
+    """Raised as 8-bit codes are, they do not fit 32 bits; LiteRT has no kernel either."""
+    kind = "<0.001:0>"
+    graph = parse_graph(
+        f"""graph "main" {{
+          inputs (%a, %b)
+          outputs (%y)
+          values {{ %a : int8[1, 4] {kind} %b : int8[1, 4] {kind} %y : int8[1, 4] {kind} }}
+          ops {{ %y = q.squared_difference(%a, %b) version 2 }}
+        }}"""
+    )
+    record = schema.decode(write(graph))
+    (main,) = record.subgraphs
+    wide = replace(main, tensors=tuple(replace(tensor, dtype="int16") for tensor in main.tensors))
+    data = schema.encode(replace(record, subgraphs=(wide,)))
+    given = [np.full((1, 4), number, np.int16) for number in (32767, -32768)]
+    assert isinstance(judge([(data, given)])[0], str)
+    with pytest.raises(UnsupportedError, match="no kernel"):
+        read(data)
+
+
+def test_a_real_number_pads_no_codes() -> None:
+    """The converter leaves PADV2's number as it was where activations become int16; LiteRT refuses to run that."""
+    graph = parse_graph(
+        """graph "main" {
+          inputs (%x)
+          outputs (%y)
+          values {
+            %x : float32[1, 2] %amounts : int32[2, 2] = [0, 0, 1, 1] %number : float32[] = [-1.5] %y : float32[1, 4]
+          }
+          ops { %y = q.pad(%x, %amounts, %number) {kind = padv2} }
+        }"""
+    )
+    record = schema.decode(write(graph))
+    (main,) = record.subgraphs
+    kind = {"dtype": "int16", "scale": (0.001,), "zero_point": (0,)}
+    wide = tuple(replace(tensor, **kind) if tensor.name in ("x", "y") else tensor for tensor in main.tensors)
+    data = schema.encode(replace(record, subgraphs=(replace(main, tensors=wide),)))
+    assert isinstance(judge([(data, [np.array([[5, 6]], np.int16)])])[0], str)
+    with pytest.raises(InvalidGraph, match="pads int16 with float32"):
+        read(data)

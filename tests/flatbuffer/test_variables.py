@@ -256,3 +256,34 @@ def test_what_is_refused(name: str) -> None:
     if kind is UnsupportedError:
         graph = read(data, allow_unsupported=True)
         assert read(write(graph), allow_unsupported=True) == graph
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_initial_data_stored_as_halves(own: bool) -> None:
+    """As the converter stores the variables of a model of float16 weights; LiteRT widens them in the first run."""
+    kinds = [replace(tensor, scale=(), zero_point=()) for tensor in TENSORS]
+    real = tuple(replace(tensor, dtype="float32") if tensor.dtype == "int8" else tensor for tensor in kinds)
+    stored = TensorRecord("stored", (4,), "float16", 1)
+    start = TensorRecord("start", (4,), "float32", 0)
+    widen = OperatorRecord(len(NAMES), (2,), (1,), options_type="DequantizeOptions")
+    operators = (handle(0), widen, OperatorRecord(ASSIGN, (0, 1), ()))
+    record = replace(
+        MODEL,
+        codes=(*(replace(code, version=1) for code in MODEL.codes), OperatorCode("DEQUANTIZE", 3)),
+        buffers=(b"", np.array([0.1, -2, 65504, 6e-8], np.float16).tobytes()),
+        subgraphs=(
+            replace(MODEL.subgraphs[0], tensors=real),
+            replace(SETUP, tensors=(SETUP.tensors[0], start, stored), operators=operators),
+        ),
+    )
+    if own:  # a signature of its own: the subgraph stays, and is called again by what is written
+        record = replace(record, signatures=(SignatureRecord("setup", (), (), 1),))
+    data = schema.encode(record)
+    graph = read(data)
+    written = write(graph)
+    assert read(written) == graph
+    inputs = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    stream = Stream(graph)
+    ours = np.stack([stream.step(x)[0] for x in inputs])
+    for file in (data, written):
+        np.testing.assert_array_equal(run_stream(file, [inputs])[0], ours)

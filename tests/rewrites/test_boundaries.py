@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from judge import judge
 from networks import Net, everything
 from test_converted_files import assert_judged_equal
 
@@ -20,6 +21,8 @@ from tflite2q.dialect.types import Quantization
 from tflite2q.errors import Unchanged
 from tflite2q.evaluation import calibration
 from tflite2q.execution import reference
+from tflite2q.flatbuffer.reader import read
+from tflite2q.flatbuffer.writer import write
 from tflite2q.rewrites import Conversion, scheme
 from tflite2q.rewrites.forecast import Forecast
 
@@ -401,3 +404,36 @@ def test_a_real_result_may_be_an_output_and_feed_a_quantized_layer() -> None:
     assert new[new.producers["z"].inputs[0] or ""].type.dtype == "int16"
     for found, wanted in zip(reference.run(new, given), reference.run(graph, given), strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-3)
+
+
+@pytest.mark.parametrize("scheme_name", ["float32", "weight-only", "dynamic-range"])
+@pytest.mark.parametrize(
+    ("shape", "signature"), [("[2, 3]", ""), ("[]", ""), ("[1, 3]", "dynamic[-1, 3]"), ("[1, 1]", "dynamic[-1, -1]")]
+)
+def test_real_outputs_that_are_equal_stay_apart(scheme_name: str, shape: str, signature: str) -> None:
+    """Two casts of one tensor are outputs, and a cast of an input is: in real numbers there is no cast, but a copy."""
+    codes = f"int8{shape} <0.5:-3> {signature}"
+    real = f"float32{shape} {signature}"
+    graph = parse_graph(
+        f"""graph "main" {{
+          inputs (%x)
+          outputs (%a, %b, %c)
+          values {{ %x : {codes} %y : {codes} %a : {real} %b : {real} %c : {real} }}
+          ops {{
+            %y = q.add(%x, %x) {{pot_scale_int16 = false}} version 2
+            %a = q.dequantize(%y) version 2
+            %b = q.dequantize(%y) version 2
+            %c = q.dequantize(%x) version 2
+          }}
+        }}"""
+    )
+    new = tflite2q.convert(graph, scheme_name, interface="scheme").graph
+    assert new.outputs == graph.outputs and new["x"].type.dtype == "float32"
+    written = write(new)
+    assert read(written) == new
+    x = np.arange(6, dtype=np.float32)[: int(np.prod(graph["x"].type.shape))].reshape(graph["x"].type.shape)
+    told = judge([(written, [x])])[0]
+    assert not isinstance(told, str), told
+    for got in (told, reference.run(new, x)):
+        for array, want in zip(got, (2 * x, 2 * x, x), strict=True):
+            np.testing.assert_array_equal(array, want)

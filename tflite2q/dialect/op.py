@@ -234,8 +234,8 @@ class Op:
         """Whether the attributes that `builtin` stands for have its values."""
         return all(getattr(self, name) == value for name, value in builtin.fixed.items())
 
-    def deviates(self, ins: Values) -> str:
-        """Where results may differ from the reference kernels', with operands like these; "" if nowhere."""
+    def deviates(self, ins: Values, outs: Sequence[Value]) -> str:
+        """Where results may differ from the reference kernels', with types like these; "" if nowhere."""
         present = [value.type for value in ins if value is not None]
         hybrid = any(t.dtype == "float32" for t in present) and any(t.quantized for t in present)
         parts = (self.builtin.deviation or self.deviation, self.hybrid_deviation if hybrid else "")

@@ -22,9 +22,11 @@ from tflite2q.errors import ModelError, Tflite2qError, UnsupportedError, UsageEr
 from tflite2q.flatbuffer import schema
 from tflite2q.flatbuffer.constants import Constants
 from tflite2q.flatbuffer.inline import inlined, region_bodies, regions
+from tflite2q.flatbuffer.lists import listed
 from tflite2q.flatbuffer.records import ModelRecord
 from tflite2q.flatbuffer.sparse import densified
 from tflite2q.flatbuffer.subgraph import SubgraphReader, UnknownOperator
+from tflite2q.flatbuffer.variables import widened
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -115,6 +117,7 @@ def _place(model: ModelRecord, key: str | None) -> int:
 
 
 def _read(model: ModelRecord, index: int, files: tuple[tuple[str, bytes], ...], allow: bool, shapes: Shapes) -> Graph:
+    model = widened(model)
     try:
         model, index = inlined(model, index)
     except UnsupportedError:
@@ -142,7 +145,7 @@ def _as_graph(
     others = [SubgraphReader(model, place, constants, places) for place in kept if place != index]
     for reader in (main, *others):
         reader.check_calls(index)
-    graph = used(main.graph().with_(files=files, metadata=constants.metadata(), description=model.description))
+    graph = used(listed(main.graph()).with_(files=files, metadata=constants.metadata(), description=model.description))
     for name, error in main.damaged.items():
         if name in graph.by_name and not allow:
             raise error

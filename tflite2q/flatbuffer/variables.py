@@ -3,12 +3,16 @@
 file:   CALL_ONCE 1;  h = VAR_HANDLE "s";  y = READ_VARIABLE(h);  ASSIGN_VARIABLE(h, x)
         subgraph 1:  h = VAR_HANDLE "s";  ASSIGN_VARIABLE(h, constant)
 graph:  %h: variable = constant;           %y = q.read_variable(%h);  q.assign_variable(%h, %x)
+
+Initial data may be stored as float16, which a DEQUANTIZE of the subgraph that runs once makes float32 (`widened`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.ops.opaque import Opaque
@@ -24,6 +28,7 @@ from tflite2q.flatbuffer.records import (
 
 Key = tuple[bytes, bytes]  # container and shared name: handles of equal keys are of one variable
 HANDLE, ONCE, READ, ASSIGN = "VAR_HANDLE", "CALL_ONCE", "READ_VARIABLE", "ASSIGN_VARIABLE"
+WIDEN = "DEQUANTIZE"
 OPERATORS = (HANDLE, ONCE, READ, ASSIGN)
 # Options by which an operator names other subgraphs.
 _CALLS = ("SubgraphIndex", "Subgraph", "CalledComputations")
@@ -49,6 +54,48 @@ class Variables:
     by_tensor: Mapping[int, Variable] = field(default_factory=dict)
     handles: Mapping[int, int] = field(default_factory=dict)
     once: frozenset[int] = frozenset()
+
+
+def widened(model: ModelRecord) -> ModelRecord:
+    """rewrite: float16 constants that subgraphs which run once make float32 are stored so, without the operator.
+
+    Only these: what other subgraphs compute from halves stays theirs.
+    """
+    names = [code.name for code in model.codes]
+    if ONCE not in names or WIDEN not in names:
+        return model
+    subgraphs, buffers = list(model.subgraphs), list(model.buffers)
+    once = {
+        op.options.get("InitSubgraphIndex", 0)
+        for graph in subgraphs
+        for op in graph.operators
+        if 0 <= op.code < len(names) and names[op.code] == ONCE
+    }
+    for place, graph in enumerate(subgraphs):
+        if place not in once:
+            continue
+        tensors, operators = list(graph.tensors), []
+        for op in graph.operators:
+            data = _halves(model, graph, op) if 0 <= op.code < len(names) and names[op.code] == WIDEN else None
+            if data is None:
+                operators.append(op)
+                continue
+            (result,) = op.outputs
+            tensors[result] = replace(tensors[result], buffer=len(buffers))
+            buffers.append(data)
+        subgraphs[place] = replace(graph, tensors=tuple(tensors), operators=tuple(operators))
+    return replace(model, subgraphs=tuple(subgraphs), buffers=tuple(buffers))
+
+
+def _halves(model: ModelRecord, graph: SubgraphRecord, op: OperatorRecord) -> bytes | None:
+    """The float32 data of what an operator makes of a float16 constant, None if it is something else."""
+    if len(op.inputs) != 1 or len(op.outputs) != 1:
+        return None
+    x, y = _tensor(graph, op.inputs[0]), _tensor(graph, op.outputs[0])
+    if (x.dtype, y.dtype) != ("float16", "float32") or not 0 < x.buffer < len(model.buffers):
+        return None
+    data = model.buffers[x.buffer]
+    return np.frombuffer(data, "<f2").astype("<f4").tobytes() if len(data) and not len(data) % 2 else None
 
 
 def found(model: ModelRecord, index: int) -> Variables:

@@ -9,10 +9,15 @@ are still identities after types are assigned are dropped by `drop_identities`; 
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.eltwise import Dequantize, Requantize
-from tflite2q.dialect.types import Quantization, TensorType, Value
+from tflite2q.dialect.ops.movement import Slice
+from tflite2q.dialect.ops.shape import Reshape
+from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
 from tflite2q.rewrites.edit import Editor
 from tflite2q.rewrites.parameters import Boundaries
 from tflite2q.rewrites.plan import Plan, casts, is_activation
@@ -156,9 +161,27 @@ def drop_identities(graph: Graph, original: Graph) -> Graph:
                 renamed = {old: target if new == source else new for old, new in renamed.items()} | {source: target}
                 kept = [_rename(old, source, target) for old in kept]
                 continue
+            if graph[target].type.dtype == "float32":  # TFLite has no cast that leaves real numbers as they are
+                kept.append(_copy(editor, source, target))
+                continue
         kept.append(editor.replace_inputs(_fitting(op, graph), renamed))
     editor.ops = kept
     return editor.graph()
+
+
+def _copy(editor: Editor, source: str, target: str) -> Op:
+    """An output with the numbers of another value, which is an input or another output of the model."""
+    value = editor.values[target]
+    shape = value.shape_signature or value.type.shape
+    if shape.count(-1) > 1:  # which a new shape cannot leave open
+        ends = [np.full(len(shape), number, np.int32) for number in (0, -1)]
+        return Slice(inputs=(source, *(_numbers(editor, end, target) for end in ends)), outputs=(target,))
+    return Reshape(inputs=(source, _numbers(editor, np.array(shape, np.int32), target)), outputs=(target,))
+
+
+def _numbers(editor: Editor, data: npt.NDArray[np.int32], target: str) -> str:
+    kind = TensorType(data.shape, "int32")
+    return editor.add(Value(f"{target}_shape", kind, constant=Constant(data)), near=target)
 
 
 def _fitting(op: Op, graph: Graph) -> Op:

@@ -111,9 +111,31 @@ class Add(Eltwise):
 
     mnemonic: ClassVar[str] = "q.add"
     builtins: ClassVar[tuple[Builtin, ...]] = (
-        Builtin("ADD", "AddOptions", {"int8": 2, "int16": 3}, {"subtract": False}),
-        Builtin("SUB", "SubOptions", {"int8": 2, "int16": 5}, {"subtract": True}),
+        Builtin(
+            "ADD",
+            "AddOptions",
+            {"int8": 2, "int16": 3},
+            {"subtract": False},
+            deviation="bit for bit, but results finer than the operands by 2^19 (int16: 2^14) and more saturate; "
+            "LiteRT's process ends",
+        ),
+        Builtin(
+            "SUB",
+            "SubOptions",
+            {"int8": 2, "int16": 5},
+            {"subtract": True},
+            deviation="bit for bit, but results finer than the operands by 2^19 (int16: 2^14) and more saturate; "
+            "LiteRT shifts them by a negative number of bits, which C leaves undefined",
+        ),
     )
+
+    def deviates(self, ins: Values, outs: Sequence[Value]) -> str:
+        """Only where the multiplier of the sum is 1 or more; that of x - x, say, whose one result is 0."""
+        a, b, y = ins["a"].type, ins["b"].type, outs[0].type
+        if not all(is_codes(kind) for kind in (a, b, y)) or self.shifts_only(a, b, y):
+            return ""
+        headroom = INT16_HEADROOM if y.dtype == "int16" else ADD_HEADROOM
+        return super().deviates(ins, outs) if self.multipliers(a, b, y, headroom)[2] >= 1 else ""
 
     def reach(self, ins: Values, spans: Named[Span], outs: Sequence[Value]) -> Span:
         return (minus if self.subtract else plus)(spans["a"], spans["b"])

@@ -123,6 +123,12 @@ class Pad(Movement):
         Operand("value", optional=True),
     )
 
+    def verify(self, ins: Values, outs: Sequence[Value]) -> None:
+        super().verify(ins, outs)
+        x, value = ins["x"], ins.get("value")
+        if value is not None:  # a real number in place of a code, say, which the file leaves where it has no form of it
+            require(value.type.dtype == x.type.dtype, f"pads {x.type.dtype} with {value.type.dtype}")
+
     def amounts(self, ins: Values) -> tuple[list[int], list[int]]:
         """Elements added before and after, per axis."""
         table = ins["paddings"].data
