@@ -282,27 +282,6 @@ def test_axes_are_integers() -> None:
         reference.run(verify(graph), np.zeros(256, np.int8))
 
 
-def test_squares_of_int16_codes() -> None:
-    """Raised as 8-bit codes are, they do not fit 32 bits; LiteRT has no kernel either."""
-    kind = "<0.001:0>"
-    graph = parse_graph(
-        f"""graph "main" {{
-          inputs (%a, %b)
-          outputs (%y)
-          values {{ %a : int8[1, 4] {kind} %b : int8[1, 4] {kind} %y : int8[1, 4] {kind} }}
-          ops {{ %y = q.squared_difference(%a, %b) version 2 }}
-        }}"""
-    )
-    record = schema.decode(write(graph))
-    (main,) = record.subgraphs
-    wide = replace(main, tensors=tuple(replace(tensor, dtype="int16") for tensor in main.tensors))
-    data = schema.encode(replace(record, subgraphs=(wide,)))
-    given = [np.full((1, 4), number, np.int16) for number in (32767, -32768)]
-    assert isinstance(judge([(data, given)])[0], str)
-    with pytest.raises(UnsupportedError, match="no kernel"):
-        read(data)
-
-
 def test_a_real_number_pads_no_codes() -> None:
     """The converter leaves PADV2's number as it was where activations become int16; LiteRT refuses to run that."""
     graph = parse_graph(
