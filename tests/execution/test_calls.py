@@ -15,6 +15,7 @@ from networks import everything
 from streaming import streaming
 
 import tflite2q
+from tflite2q.dialect.text import parse_graph
 from tflite2q.dialect.types import Quantization, TensorType, Value
 from tflite2q.errors import DataError, UsageError
 from tflite2q.evaluation.models import load
@@ -148,6 +149,39 @@ def test_the_example_of_the_document(root: Path, monkeypatch: pytest.MonkeyPatch
     wanted = reference.run(load("models/digits_uint8.tflite"), names["photo"])
     for name in ("scores", "view"):
         np.testing.assert_array_equal(names[name], wanted[0])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_mapped_samples_may_be_numbers(workers: int) -> None:
+    """Inputs and results without axes, and with odd sizes, are arrays in their own memory's order."""
+    graph = parse_graph(
+        """graph "main" {
+          inputs (%a, %b, %c)
+          outputs (%y, %z)
+          values {
+            %a : float32[] %b : float32[] %c : int16[1, 3] <0.5:0>
+            %y : float32[] %z : float32[1, 3]
+          }
+          ops {
+            %y = q.add(%a, %b)
+            %z = q.dequantize(%c) version 3
+          }
+        }"""
+    )
+    executable = tflite2q.compile(graph)
+    random = np.random.default_rng(0)
+    samples = [
+        (np.float32(random.normal()), np.array(random.normal(), np.float32), random.integers(-9, 9, (3, 1), np.int16).T)
+        for _ in range(70)
+    ]
+    assert executable.capacity > 1
+    found = list(executable.map(samples, workers))
+    assert len(found) == len(samples)
+    for (a, b, c), results in zip(samples, found, strict=True):
+        assert all(type(each) is np.ndarray for each in results)
+        for got, want in zip(results, reference.run(graph, np.asarray(a), b, c), strict=True):
+            assert (got.dtype, got.shape) == (want.dtype, want.shape)
+            np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize("workers", [1, 3])

@@ -18,7 +18,7 @@ class Inputs:
     """The values that a model's inputs are checked against.
 
     It happens at every call of a model, of which some take ten microseconds.  So what is expected is worked out once,
-    and shapes and dtypes are compared as a whole; the first that does not fit is looked for only where they differ.
+    and what does not fit is described only where something does not.
     """
 
     def __init__(self, values: Iterable[Value]) -> None:
@@ -28,9 +28,12 @@ class Inputs:
 
     def checked(self, given: Sequence[npt.ArrayLike]) -> list[Array]:
         """The inputs as arrays.  Raises DataError if their number, shapes, dtypes or prescribed data do not fit."""
-        arrays = list(map(np.asarray, given))
-        if [(array.shape, array.dtype) for array in arrays] != self._kinds:
+        arrays = [array if type(array) is np.ndarray else np.asarray(array) for array in given]
+        if len(arrays) != len(self._kinds):
             self._refuse(arrays)
+        for array, (shape, dtype) in zip(arrays, self._kinds, strict=False):  # `strict` takes as long as the rest
+            if array.shape != shape or array.dtype != dtype:
+                self._refuse(arrays)
         for index, value in self._prescribed:
             check_prescribed(value, arrays[index])
         return arrays

@@ -7,7 +7,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from math import prod
 from typing import Any
@@ -58,14 +58,14 @@ def tensor(array: Any) -> Any:
 class Slots:
     """Memory for one argument or result of so many samples, as `entry.MANY` takes it.
 
-    `slots` are the samples' arrays, `rows` the bytes of all.
+    `slots` are the samples' arrays, the first axis being that of samples, `rows` the bytes of each.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: Any, count: int) -> None:
         size = prod(shape) * dtype.itemsize
         self.tensor = tvm.runtime.empty((count, aligned(size)), "uint8")
         self.rows = np.from_dlpack(self.tensor)[:, :size]
-        self.slots = [row.view(dtype).reshape(shape) for row in self.rows]
+        self.slots = self.rows.view(dtype).reshape(count, *shape)
 
 
 class Worker:
@@ -93,7 +93,7 @@ class Worker:
         if [each.rows.shape[1] for each in slots] != sizes.numpy().tolist():
             raise DataError("the library's manifest does not describe its code; compile it again")
         self._many = partial(virtual.module.get_function(MANY, True), *[each.tensor for each in slots], *rest)
-        self._places, self._found = ([each.slots[0] for each in side] for side in (self._taken, self._given))
+        self._places, self._found = ([each.slots[0, ...] for each in side] for side in (self._taken, self._given))
         self._call = partial(self._many, 1)
         self.fill(arguments)
 
@@ -136,11 +136,13 @@ class Worker:
         if self._many is None or not 1 < len(samples) <= self.capacity:
             return [self.run(sample) for sample in samples]
         use_threads(self._threads)
-        for index, sample in enumerate(samples):
-            for slots, array in zip(self._taken, sample, strict=True):
-                slots.slots[index][...] = array
-        self._many(len(samples))
-        return [[slots.slots[index].copy() for slots in self._given] for index in range(len(samples))]
+        count = len(samples)
+        for slots, arrays in zip(self._taken, zip(*samples, strict=True), strict=True):
+            slots.slots[:count] = arrays
+        self._many(count)
+        # Each result is a part of one copy: copies by themselves would take as long as a small layer.
+        found = [_parts(slots.slots[:count].copy()) for slots in self._given]
+        return list(map(list, zip(*found, strict=True))) if found else [[] for _ in samples]
 
     def run_rows(self, arrays: Sequence[Array], out: Sequence[Array]) -> None:
         """As `run` of code that `takes_many`, for at most `capacity` samples: arrays of their bytes, a row for each."""
@@ -162,6 +164,11 @@ class Worker:
             self._call()
             found.append((time.perf_counter() - start) * 1e3)
         return found
+
+
+def _parts(array: Array) -> Iterable[Array]:
+    """The arrays along the first axis."""
+    return array if array.ndim > 1 else (array[index, ...] for index in range(len(array)))  # numbers by themselves
 
 
 def use_threads(count: int) -> None:
