@@ -1,4 +1,4 @@
-"""Small numbers that follow from constants: a converted graph knows those that a reader of its file finds, no others."""
+"""Small numbers that follow from constants: a converted graph knows those that its file's reader finds, no others."""
 
 from __future__ import annotations
 
