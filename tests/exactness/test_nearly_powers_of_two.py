@@ -45,7 +45,13 @@ SUMS = [
     (2.0**-15, NEAR * 2.0**-13, 2.0**-13),
     (2.0**-15, 2.0**-13 / NEAR, 2.0**-13),
     (2.0**-15, FAR * 2.0**-13, 2.0**-13),
+    (2.0**-30, 2.0**-15, 2.0**-15),
+    (2.0**-15, 2.0**-31, 2.0**-15),  # shifted by the width of a code and more
+    (2.0**-32, 2.0**-13, 2.0**-13),
 ]
+# As near to the border as float32 can say; the logarithm of NumPy's float32 is on the other side of it.
+BORDERS = ("0x1.002d74p-24", "0x1.ffa528p-25", "0x1.002d6cp-22", "0x1.ffa518p-23", "0x1.002d74p-19", "0x1.ffa528p-20")
+SUMS += [(float.fromhex(border), 2.0**-15, 2.0**-15) for border in BORDERS]
 
 
 def test_sums() -> None:

@@ -11,6 +11,7 @@ import pytest
 from judge import judge
 
 import tflite2q
+from tflite2q.dialect.ops.opaque import Opaque
 from tflite2q.errors import UnsupportedError
 from tflite2q.execution import reference
 from tflite2q.flatbuffer import schema
@@ -19,7 +20,8 @@ from tflite2q.flatbuffer.records import ModelRecord, OperatorCode, OperatorRecor
 from tflite2q.flatbuffer.writer import write
 
 ITEMS, WIDTH = 5, 3
-CODES = ("ADD", "RESHAPE", "CONCATENATION", "SLICE", "LESS", "WHILE")
+VARIABLES = ("VAR_HANDLE", "CALL_ONCE", "READ_VARIABLE", "ASSIGN_VARIABLE")
+CODES = ("ADD", "RESHAPE", "CONCATENATION", "SLICE", "LESS", "WHILE", "MULTINOMIAL", *VARIABLES)
 KIND: dict[str, dict[str, Any]] = {"float32": {}, "int8": {"scale": (0.5,), "zero_point": (3,)}}
 
 
@@ -44,11 +46,16 @@ class Body:
     def numbers(self, *entries: int) -> int:
         return self.tensor("int32", len(entries), data=entries)
 
-    def op(self, name: str, inputs: Sequence[int], output: int, **options: Any) -> int:
-        table = {"CONCATENATION": "Concatenation"}.get(name, name.capitalize()) + "Options"
-        code = CODES.index(name)
-        self.operators.append(OperatorRecord(code, tuple(inputs), (output,), options_type=table, options=options))
-        return output
+    def op(self, name: str, inputs: Sequence[int], output: int | None, **options: Any) -> int:
+        table = name.title().replace("_", "") + "Options"
+        code, outputs = CODES.index(name), () if output is None else (output,)
+        self.operators.append(OperatorRecord(code, tuple(inputs), outputs, options_type=table, options=options))
+        return -1 if output is None else output
+
+    def handle(self) -> int:
+        """The handle of the one variable."""
+        self.tensors.append(TensorRecord("handle", (), "resource", 0))
+        return self.op("VAR_HANDLE", (), len(self.tensors) - 1, Container=b"", SharedName=b"list")
 
     def record(self, name: str, inputs: Sequence[int], outputs: Sequence[int]) -> SubgraphRecord:
         return SubgraphRecord(name, tuple(self.tensors), tuple(inputs), tuple(outputs), tuple(self.operators))
@@ -78,15 +85,9 @@ def loop(dtype: str, step: int = 1, behind: int = 1) -> ModelRecord:
     next_ = new
     if behind != step:
         next_ = body.op("ADD", (count, body.tensor("int32", data=[behind])), body.tensor("int32"))
-    one, few, all_ = body.numbers(1), body.numbers(-1, -1), body.numbers(-1, -1, -1)
-    number = body.op("RESHAPE", (count, one), body.tensor("int32", 1))
-    size = body.op("CONCATENATION", (number, few), body.tensor("int32", 3))
-    head = body.op("SLICE", (kept, body.numbers(0, 0, 0), size), body.tensor(dtype, -1, -1, -1))
-    number = body.op("RESHAPE", (next_, one), body.tensor("int32", 1))
-    begin = body.op("CONCATENATION", (number, body.numbers(0, 0)), body.tensor("int32", 3))
-    tail = body.op("SLICE", (kept, begin, all_), body.tensor(dtype, -1, 1, WIDTH))
-    raised = body.op("RESHAPE", (item, body.numbers(1, 1, WIDTH)), body.tensor(dtype, 1, 1, WIDTH))
-    made = body.op("CONCATENATION", (head, raised, tail), body.tensor(dtype, ITEMS, 1, WIDTH))
+    made = body.op(
+        "CONCATENATION", set_item(body, dtype, kept, count, next_, item), body.tensor(dtype, ITEMS, 1, WIDTH)
+    )
     twice = body.op("ADD", (item, item), body.tensor(dtype, 1, WIDTH))
     version = {"ADD": 2, "SLICE": 2, "CONCATENATION": 2} if dtype == "int8" else {}
     return ModelRecord(
@@ -99,6 +100,42 @@ def loop(dtype: str, step: int = 1, behind: int = 1) -> ModelRecord:
             body.record("body", (count, kept, item), (new, made, twice)),
         ),
     )
+
+
+def set_item(
+    body: Body, dtype: str, kept: int, count: int, next_: int, item: int, items: int = 1, width: int = WIDTH
+) -> tuple[int, int, int]:
+    """The parts of a new list: before `count`, the item, from `next_` on.  The file says that the item is one."""
+    one, few, all_ = body.numbers(1), body.numbers(-1, -1), body.numbers(-1, -1, -1)
+    number = body.op("RESHAPE", (count, one), body.tensor("int32", 1))
+    size = body.op("CONCATENATION", (number, few), body.tensor("int32", 3))
+    head = body.op("SLICE", (kept, body.numbers(0, 0, 0), size), body.tensor(dtype, -1, -1, -1))
+    number = body.op("RESHAPE", (next_, one), body.tensor("int32", 1))
+    begin = body.op("CONCATENATION", (number, body.numbers(0, 0)), body.tensor("int32", 3))
+    tail = body.op("SLICE", (kept, begin, all_), body.tensor(dtype, -1, 1, WIDTH))
+    raised = body.op("RESHAPE", (item, body.numbers(items, 1, width)), body.tensor(dtype, 1, 1, WIDTH))
+    return head, raised, tail
+
+
+def kept_list(items: int = 1, width: int = WIDTH, further: str = "") -> bytes:
+    """count, item -> the list, which a variable keeps from run to run, with the item at count; and `further` of it."""
+    buffers = [b""]
+    main, once = Body(buffers), Body(buffers)
+    initial = once.tensor("float32", ITEMS, 1, WIDTH, data=range(ITEMS * WIDTH))
+    once.op("ASSIGN_VARIABLE", (once.handle(), initial), None)
+    main.op("CALL_ONCE", (), None, InitSubgraphIndex=1)
+    count, item = main.tensor("int32"), main.tensor("float32", items, width)
+    handle = main.handle()
+    kept = main.op("READ_VARIABLE", (handle,), main.tensor("float32", ITEMS, 1, WIDTH))
+    next_ = main.op("ADD", (count, main.tensor("int32", data=[1])), main.tensor("int32"))
+    parts = set_item(main, "float32", kept, count, next_, item, items, width)
+    made = main.op("CONCATENATION", parts, main.tensor("float32", ITEMS, 1, WIDTH))
+    main.op("ASSIGN_VARIABLE", (handle, made), None)
+    if further:
+        main.operators.append(OperatorRecord(CODES.index(further), (made,), (main.tensor("float32", ITEMS),)))
+    codes = tuple(OperatorCode(name) for name in CODES)
+    subgraphs = (main.record("main", (count, item), (made,)), once.record("once", (), ()))
+    return schema.encode(ModelRecord(description="", codes=codes, buffers=tuple(buffers), subgraphs=subgraphs))
 
 
 def data(dtype: str, count: int) -> list[npt.NDArray[Any]]:
@@ -135,3 +172,43 @@ def test_other_parts_of_a_list_stay_refused() -> None:
     """The part behind the item begins two further on: the list gets shorter, which no type can say."""
     with pytest.raises(UnsupportedError, match="known only at run time"):
         read(schema.encode(loop("float32", behind=2)))
+
+
+def test_a_list_that_a_variable_keeps() -> None:
+    """The op that sets the variable has no results, and is no less needed."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    made = kept_list()
+    graph = read(made)
+    assert [op.mnemonic for op in graph.ops][-2:] == ["q.dynamic_update_slice", "q.assign_variable"]
+    lite, ours = Interpreter(model_content=made), reference.Stream(graph)
+    lite.allocate_tensors()
+    count, item = (detail["index"] for detail in lite.get_input_details())
+    for step in (0, 2, 4):
+        given = np.array(step, np.int32), np.full((1, WIDTH), 100 + step, np.float32)
+        lite.set_tensor(count, given[0])
+        lite.set_tensor(item, given[1])
+        lite.invoke()
+        (got,) = ours.step(*given)
+        np.testing.assert_array_equal(got, lite.get_tensor(lite.get_output_details()[0]["index"]))
+
+
+@pytest.mark.parametrize(("items", "width"), [(2, WIDTH), (1, WIDTH - 1)])
+def test_items_that_are_not_one_of_the_list(items: int, width: int) -> None:
+    """The file states the shape of one item, but two are given, which make the list longer, or a part, which LiteRT
+    does not join."""
+    with pytest.raises(UnsupportedError, match="known only at run time"):
+        read(kept_list(items, width))
+
+
+def test_a_list_beside_an_operator_that_is_carried() -> None:
+    """The parts of the list are carried too; what is written is the same model."""
+    made = kept_list(further="MULTINOMIAL")
+    with pytest.raises(UnsupportedError, match="MULTINOMIAL"):
+        read(made)
+    graph = read(made, allow_unsupported=True)
+    assert [op.code for op in graph.ops if isinstance(op, Opaque)] == ["SLICE", "SLICE", "CONCATENATION", "MULTINOMIAL"]
+    again = schema.decode(write(graph))
+    before = schema.decode(made)
+    for a, b in zip(before.subgraphs[0].operators, again.subgraphs[0].operators, strict=True):
+        assert before.codes[a.code] == again.codes[b.code]

@@ -13,7 +13,7 @@ from networks import Net, everything
 
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.ops import Add, Div, Reshape
-from tflite2q.dialect.types import TensorType, Value
+from tflite2q.dialect.types import Constant, TensorType, Value
 from tflite2q.errors import DataError
 from tflite2q.evaluation.models import load
 from tflite2q.execution import reference, runtime
@@ -69,6 +69,25 @@ def test_results_may_be_inputs_and_stand_twice_and_in_other_shapes() -> None:
         (x + y).reshape(-1).tolist(), x.tolist(), (x + y).tolist(), (x + y).tolist(), y.reshape(3, 2).tolist(),
     ]  # fmt: skip
     assert not any(np.shares_memory(a, b) for i, a in enumerate(found) for b in (x, y, *found[:i]))
+
+
+@pytest.mark.parametrize("others", [0, 3], ids=["alone", "with others"])
+@pytest.mark.parametrize("size", [1, 8, 4096])
+def test_results_may_be_constants_that_nothing_takes(size: int, others: int) -> None:
+    """Small ones share an argument with others, large ones have their own."""
+    numbers = [np.arange(7 * n, 7 * n + size, dtype=np.int32) for n in range(3)]
+    kept = [Value(f"k{n}", TensorType((size,), "int32"), Constant(array)) for n, array in enumerate(numbers)]
+    offsets = [Value(f"m{n}", TensorType((4,), "int32"), Constant(np.full(4, n, np.int32))) for n in range(others)]
+    sums = [Add(inputs=("x", "x"), outputs=("y",))]
+    sums += [Add(inputs=(sums[0].name, value.name), outputs=(f"y{n}",)) for n, value in enumerate(offsets)]
+    values = (_int32("x", 4), *kept, *offsets, *(_int32(op.name, 4) for op in sums))
+    adds = tuple(sums)
+    graph = Graph(("x",), ("k0", adds[-1].name, "k1", "k2"), values, adds)
+    x = np.arange(4, dtype=np.int32)
+    executable = runtime.compile(graph)
+    want = [array.tolist() for array in reference.run(graph, x)]
+    for results in (executable.run(x), *executable.map([x, x])):
+        assert [array.tolist() for array in results] == want
 
 
 @pytest.mark.parametrize(("family", "whole"), [("SOFTMAX", True), ("SVDF", True), ("IF", False), ("WHILE", False)])

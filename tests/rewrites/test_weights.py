@@ -260,3 +260,23 @@ def test_weights_that_stay_keep_their_scales_as_the_file_has_them() -> None:
     old = weights(np.ones((2, 1, 1, 2), np.int8), Quantization.per_channel([0.5, 0.5], 0))
     kept = convert_weights(old, 0, PER_CHANNEL)
     assert one_scale(kept) is kept
+
+
+@pytest.mark.parametrize(("size", "block"), [(1e-6, 0), (2e-4, 0), (1e-3, 32), (1.0, 32), (1e5, 32), (1e7, 0)])
+@pytest.mark.parametrize("stored", [False, True], ids=["real", "int8"])
+def test_blocks_need_weights_in_reach_of_a_scale_of_float16(size: float, block: int, stored: bool) -> None:
+    """Others would be rounded to a step that float16 has, all of them to 0 or to the largest code."""
+    rng = np.random.default_rng(0)
+    codes = rng.integers(-127, 128, (6, 64)).astype(np.int8)
+    codes[1] //= 64  # rows that are small beside the others have no say
+    exact = codes * np.float32(size / 127)
+    if stored:
+        old = weights(codes, Quantization.per_tensor(float(np.float32(size / 127)), 0))
+    else:
+        old = Value("w", TensorType(exact.shape, "float32"), Constant(exact))
+    new = convert_weights(old, 0, Weights("int4", block=32, compute="integer")).value
+    q = new.type.parameters
+    assert q.block == block
+    steps = np.repeat(np.array(q.scale).reshape(6, -1), 64 * 6 // len(q.scale), axis=1)
+    largest = np.abs(exact).max()
+    assert np.abs(new.data * steps - exact).max() <= 1.001 * largest / 7

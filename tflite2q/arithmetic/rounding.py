@@ -60,7 +60,9 @@ def nearest_log2(scale: float) -> int | None:
 
     Logarithms within 0.001 of a whole number count: 1/32767, the scale of 16-bit codes from -1 to 1, does.
     """
-    power = np.log(np.float32(scale)) * (np.float32(1) / np.log(np.float32(2)))
+    # C's logf is nearly always the nearest float32.  NumPy's is often the next, and not the same on all processors.
+    logarithm = np.float32(np.log(float(np.float32(scale))))
+    power = logarithm * (np.float32(1) / np.float32(np.log(2.0)))
     nearest = round_half_away(power)
     return int(nearest) if abs(power - np.float32(nearest)) < np.float32(1e-3) else None
 

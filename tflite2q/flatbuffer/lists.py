@@ -4,45 +4,81 @@ before: head = SLICE(x, [0, 0], [i, -1]);  tail = SLICE(x, [i + 1, 0], [-1, -1])
 after:  y = DYNAMIC_UPDATE_SLICE(x, item, [i, 0])
 
 TensorFlow's converter writes so what a recurrent layer does to the list of its results.  The sizes of both slices are
-known only at run time; for each i that SLICE takes, the bits of y are the same.
+known only at run time; for each i from 0 on that SLICE takes, the bits of y are the same.
+
+The shapes that a file states may be wrong, and those that follow from the inputs are known only when the slices are
+gone: `fit` tells afterwards whether each item is one of the list's.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from tflite2q.dialect.graph import Graph, fresh
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.eltwise import Add
 from tflite2q.dialect.ops.movement import Slice
+from tflite2q.dialect.ops.opaque import Opaque
 from tflite2q.dialect.ops.placement import DynamicUpdateSlice
 from tflite2q.dialect.ops.shape import Concat, Reshape
 from tflite2q.dialect.types import Value
 
 
-def listed(graph: Graph) -> Graph:
+@dataclass(frozen=True)
+class Listed:
+    """A graph whose settings of items are one op each, by names of the results of those ops and of where they start;
+    and where the ops that each of its ops stands for was before."""
+
+    graph: Graph
+    places: tuple[int, ...]
+    items: frozenset[tuple[str, str]] = frozenset()
+
+    def fit(self, graph: Graph) -> bool:
+        """Whether the items have the shapes of the lists' items, in this graph with its shapes inferred, and none of
+        the ops that set them had to be carried."""
+        for op in graph.ops:
+            if not all(self.fit(region) for region in op.regions):
+                return False
+            if op.outputs and any(op.name == name for name, _ in self.items) and isinstance(op, Opaque):
+                return False
+            if not isinstance(op, DynamicUpdateSlice) or (op.name, op.inputs[2]) not in self.items:
+                continue
+            x, item = (graph[name or ""].type.shape for name in op.inputs[:2])
+            if item != (1, *x[1:]):
+                return False
+        return True
+
+
+def listed(graph: Graph) -> Listed:
     """The graph, and the regions of its ops, with each setting of an item as one op."""
-    ops: list[Op] = []
+    ops: list[tuple[int, Op]] = []
     values = list(graph.values)
     names = {value.name for value in values}
     dropped: set[str] = set()
-    for op in graph.ops:
+    items: set[tuple[str, str]] = set()
+    for place, op in enumerate(graph.ops):
         if op.regions:
-            op = op.with_(regions=tuple(listed(region) for region in op.regions))
+            regions = [listed(region) for region in op.regions]
+            op = op.with_(regions=tuple(region.graph for region in regions))
+            items.update(*(region.items for region in regions))
         found = _set_item(graph, op)
         if found is None:
-            ops.append(op)
+            ops.append((place, op))
             continue
         x, item, number, zeros = found
         start = fresh(names, f"{op.name}_start")
         names.add(start)
         kind = graph[number].type
         values.append(Value(start, kind.with_(shape=(1 + graph[zeros].type.size,))))
-        ops.append(Concat(inputs=(number, zeros), outputs=(start,)))
-        ops.append(DynamicUpdateSlice(inputs=(x, item, start), outputs=op.outputs))
+        ops.append((place, Concat(inputs=(number, zeros), outputs=(start,))))
+        ops.append((place, DynamicUpdateSlice(inputs=(x, item, start), outputs=op.outputs)))
+        items.add((op.name, start))
         dropped.update(name for name in (op.inputs[0], op.inputs[2]) if name is not None)
-    new = replace(graph, values=tuple(values), ops=tuple(ops))
-    return _without(new, dropped) if dropped else new
+    if dropped:
+        ops = _without(ops, graph.outputs, dropped)
+    new = replace(graph, values=tuple(values), ops=tuple(op for _, op in ops))
+    return Listed(new, tuple(place for place, _ in ops), frozenset(items))
 
 
 def _set_item(graph: Graph, op: Op) -> tuple[str, str, str, str] | None:
@@ -56,6 +92,8 @@ def _set_item(graph: Graph, op: Op) -> tuple[str, str, str, str] | None:
     x, begin, size = head.inputs
     _, after, rest = tail.inputs
     if x is None or update is None or graph[update].type.shape[:1] != (1,) or not _of_one_type(graph, x, op):
+        return None
+    if graph[x].variable:  # which ops between the slices and here may update
         return None
     first, behind = _led(graph, size, -1), _led(graph, after, 0)
     if first is None or behind is None or not _filled(graph, begin, 0) or not _filled(graph, rest, -1):
@@ -102,13 +140,17 @@ def _bare(graph: Graph, name: str) -> str:
     return name
 
 
-def _without(graph: Graph, dropped: set[str]) -> Graph:
-    """The graph without the ops of these results, and those that only they needed, where nothing else needs them."""
-    ops = list(graph.ops)
+def _without(ops: list[tuple[int, Op]], outputs: Sequence[str], dropped: set[str]) -> list[tuple[int, Op]]:
+    """The ops without those of these results, and those that only they needed, where nothing else needs them.
+
+    Ops without results, which set variables, are needed.
+    """
     while True:
-        needed = {name for op in ops for name in op.inputs} | set(graph.outputs)
-        idle = [op for op in ops if dropped.issuperset(op.outputs) and needed.isdisjoint(op.outputs)]
+        needed = {name for _, op in ops for name in op.inputs} | set(outputs)
+        idle = {
+            op.name for _, op in ops if op.outputs and dropped.issuperset(op.outputs) and needed.isdisjoint(op.outputs)
+        }
         if not idle:
-            return replace(graph, ops=tuple(ops))
-        ops = [op for op in ops if op not in idle]
-        dropped = {name for op in idle for name in op.inputs if name is not None}
+            return ops
+        dropped = {name for _, op in ops if op.outputs and op.name in idle for name in op.inputs if name is not None}
+        ops = [(place, op) for place, op in ops if not op.outputs or op.name not in idle]

@@ -132,10 +132,16 @@ def _read(model: ModelRecord, index: int, files: tuple[tuple[str, bytes], ...], 
 
 
 def _as_graph(
-    model: ModelRecord, index: int, files: tuple[tuple[str, bytes], ...], allow: bool, shapes: Shapes, carried: bool
+    model: ModelRecord,
+    index: int,
+    files: tuple[tuple[str, bytes], ...],
+    allow: bool,
+    shapes: Shapes,
+    carried: bool,
+    lists: bool = True,
 ) -> Graph | None:
     """The graph of subgraph `index`; None where operators with regions are to be `carried`, with their subgraphs,
-    because others are."""
+    because others are.  Without `lists` all operators stay that set items in lists."""
     constants = Constants(model)
     main = SubgraphReader(model, index, constants, inside=None if carried else ())
     bodies = frozenset[int]() if carried else region_bodies(model, index)
@@ -145,12 +151,20 @@ def _as_graph(
     others = [SubgraphReader(model, place, constants, places) for place in kept if place != index]
     for reader in (main, *others):
         reader.check_calls(index)
-    graph = used(listed(main.graph()).with_(files=files, metadata=constants.metadata(), description=model.description))
+    graph = main.graph()
+    if lists:
+        found_lists = listed(graph)
+        graph = found_lists.graph
+        main.kept = [main.kept[place] for place in found_lists.places]
+    graph = used(graph.with_(files=files, metadata=constants.metadata(), description=model.description))
     for name, error in main.damaged.items():
         if name in graph.by_name and not allow:
             raise error
     graph = with_input_shapes(graph, _checked_shapes(graph, shapes))
     found = inferred(graph, main.carry)
+    # What is carried stays as the file has it, and so does what took another shape for an item.
+    if lists and found_lists.items and ((allow and main.refused) or not found_lists.fit(found.graph)):
+        return _as_graph(model, index, files, allow, shapes, carried, lists=False)
     graph = used(found.graph)
     refused = list(main.refused)
     refused += [] if refused else _tensors(graph)

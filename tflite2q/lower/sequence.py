@@ -76,13 +76,15 @@ def plan(module: Any, function: Any) -> Plan | None:
             return None
     if not calls:
         return None
+    # Before the constants are laid out, for a result may be one that no call takes.
+    copied = [(place, name) for name in copies for place in [layout.place(results[name])] if place is not None]
     return Plan(
         {f"in{index}": parameter.ty for index, parameter in enumerate(function.params)},
         {name: field.ty for name, field in results.items()},
         layout.workspace,
         layout.constants(),
         calls,
-        [(place, name) for name in copies for place in [layout.place(results[name])] if place is not None],
+        copied,
     )
 
 

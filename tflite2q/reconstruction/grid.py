@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tflite2q.rewrites.weights import SMALLEST_HALF
+from tflite2q.rewrites.weights import LARGEST_HALF, SMALLEST_HALF
 
 Floats = npt.NDArray[np.float64]
 Reals = npt.NDArray[np.float32]
@@ -59,5 +59,5 @@ class Grid:
         usable = np.isfinite(scales) & (scales > 1e-30)
         found = np.where(usable, scales, present)
         if self.halves:
-            found = np.clip(found, SMALLEST_HALF, np.finfo(np.float16).max).astype(np.float16)
+            found = np.clip(found, SMALLEST_HALF, LARGEST_HALF).astype(np.float16)
         return found.astype(np.float32)

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from tflite2q.dialect import needs
-from tflite2q.dialect.graph import Graph, verify
+from tflite2q.dialect.graph import Graph, used, verify
+from tflite2q.dialect.infer import inferred
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.eltwise import Requantize
 from tflite2q.dialect.types import TensorType
@@ -128,7 +129,7 @@ def convert(
     widened = new == source and scheme.layer.weights.dtype != "float32"  # halves are no reason to write a file
     if (new == graph or widened) and graph == original:
         raise unchanged(graph, decided.own)
-    new = complete(new, graph)
+    new = _known_anew(complete(new, graph))
     layers = tuple(
         replace(_change(op, source, decided, applier.weights.get(decided.inner(op))), name=names[op.name])
         for op in source.ops
@@ -140,6 +141,16 @@ def convert(
     traces = traced(decided.guarded, new, applier.exact, origins)
     layers = (*layers, *inner.layers)
     return Conversion(verify(new), scheme, layers, inserted, kept, inner.unobserved, traces=traces)
+
+
+def _known_anew(graph: Graph) -> Graph:
+    """The graph with the numbers that follow from its constants, as a reader of its file finds them.
+
+    Those of the original are not these: codes became real numbers, or real numbers codes, which are rounded.
+    """
+    made = {name for op in graph.ops for name in op.outputs}
+    values = tuple(value.with_(constant=None) if value.name in made else value for value in graph.values)
+    return used(inferred(graph.with_(values=values)).graph)
 
 
 def _in_real_numbers(graph: Graph, plan: Plan, stored: Stored) -> list[str]:

@@ -69,7 +69,7 @@ class Weights:
     block: int = _setting(
         0,
         help="with float32 activations and int4 weights: dense layers get a scale for each so many weights of a row "
-        "(32, 64, 128 or 256); 0: one for each row",
+        "(32, 64, 128 or 256), where this divides the row and float16 can hold it; 0: one for each row",
     )
     compute: str = _setting(
         "integer",

@@ -26,6 +26,7 @@ FINE = np.linspace(-0.04, 0.04, 9)
 
 
 SMALLEST_HALF = 2.0**-14  # the smallest float16 with all its digits: scales below it would be coarse
+LARGEST_HALF = float(np.finfo(np.float16).max)
 
 Gains = tuple[rounding.Floats, rounding.Floats]
 
@@ -173,8 +174,17 @@ def _part_of(shape: tuple[int, ...], axis: int, channels: int) -> tuple[int, ...
 
 
 def in_blocks(value: Value, settings: Weights) -> bool:
-    """Whether weights get a scale for each block of a row: those that can be divided."""
-    return settings.block > 0 and len(value.type.shape) == 2 and value.type.shape[1] % settings.block == 0
+    """Whether weights get a scale for each block of a row: those that can be divided, and are in reach of float16.
+
+    Blocks of weights that are small beside the largest lose no more by a scale that is too coarse than it does.
+    """
+    if not settings.block or len(value.type.shape) != 2 or value.type.shape[1] % settings.block:
+        return False
+    rows = (integer_rows(value, 0, part) for part in blocks_of_rows(value, 0))
+    largest = max(
+        (float((np.abs(units).max(axis=1, initial=0.0) * base).max(initial=0.0)) for units, base in rows), default=0.0
+    )
+    return largest == 0 or SMALLEST_HALF <= largest / ends(settings)[1] <= LARGEST_HALF
 
 
 def _blockwise(value: Value, axis: int, settings: Weights, gains: Gains | None) -> NewWeights:
@@ -183,7 +193,7 @@ def _blockwise(value: Value, axis: int, settings: Weights, gains: Gains | None) 
     units, base = _gained(value, axis, gains, slice(None))
     blocks = (units * base[:, None]).reshape(-1, settings.block)
     fitted = _fit_symmetric(blocks, np.ones(len(blocks)), settings, integers=False)
-    narrow = np.clip(fitted.scales, SMALLEST_HALF, np.finfo(np.float16).max).astype(np.float16).astype(np.float64)
+    narrow = np.clip(fitted.scales, SMALLEST_HALF, LARGEST_HALF).astype(np.float16).astype(np.float64)
     exact: rounding.Floats = blocks / narrow[:, None]
     nearest = settings.rounding == "nearest"
     codes = rounding.round_half_away(exact) if nearest else round_preserving_sums(exact, (low, high))

@@ -10,7 +10,7 @@ import numpy as np
 
 from tflite2q.arithmetic import rounding
 from tflite2q.arithmetic.core import Core, by_rows
-from tflite2q.arithmetic.rescale import Rescale, multiply_fixed, round_half_away, rounding_shift_right
+from tflite2q.arithmetic.rescale import Rescale, int_const, multiply_fixed, round_half_away, rounding_shift_right
 from tflite2q.dialect.op import (
     Builtin,
     Named,
@@ -180,10 +180,14 @@ class Add(Eltwise):
         """16-bit codes whose scales are all powers of two: the finer operand is shifted to the result's scale."""
         finer = self.shifts(a.type, b.type, y)
         assert finer is not None
-        terms = [
-            rounding_shift_right(core, core.astype(term.data, "int64"), bits)
-            for term, bits in zip((a, b), finer, strict=True)
-        ]
+        terms = []
+        for term, bits in zip((a, b), finer, strict=True):
+            code = core.astype(term.data, "int64")
+            if bits < 16:
+                terms.append(rounding_shift_right(core, code, bits))
+            else:  # gemmlowp's mask of so many bits has 16, all set: what is left of a code is its sign
+                zero, one, minus_one = (int_const(core, number) for number in (0, 1, -1))
+                terms.append(core.where(core.less(code, zero), minus_one, one))
         total = core.clip(self.combined(core, *terms), *y.range)
         return core.astype(core.clip(total, *self.clamp(y)), y.dtype)
 
