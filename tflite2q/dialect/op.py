@@ -173,6 +173,7 @@ class Op:
     contract: ClassVar[str | None] = None  # name of the kernel contract that may compute it
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8")  # quantized activations TFLite has a kernel for
     floats: ClassVar[bool] = False  # True: computes on float32 just as well
+    kept_dtypes: ClassVar[tuple[str, ...]] = ()  # further ones that some kernels take: no scheme makes or replaces them
     channel_axis: ClassVar[int] = 0  # of an operand in the role of weights: where its output channel is
     scales_below: ClassVar[float] = math.inf  # what the kernels take as the scale of an operand
     carries: ClassVar[bool] = False  # True: may touch tensors that the dialect cannot represent
@@ -255,6 +256,11 @@ class Op:
     def computes_in(self, dtype: str) -> str | None:
         """The dtype of activations that a scheme of `dtype` gives the op; None: the types around it stay."""
         return dtype if self.convertible and self.accepts(dtype) else None
+
+    def stranded(self, dtype: str) -> bool:
+        """Whether no kernel takes its codes of `dtype`, and real numbers, which one does, can replace them."""
+        known = self.accepts(dtype) or dtype in self.kept_dtypes
+        return self.convertible and not known and self.accepts("float32")
 
     def accepts_weights(self, dtype: str) -> bool:
         """Whether its weights may be of `dtype`; few operators take int4."""
