@@ -64,10 +64,10 @@ class Builtin:
     """A TFLite operator that encodes a dialect op.
 
     `options` names its options table; `versions` is the lowest operator version by the dtype of an operand
-    (others: 1); `fixed` are attribute values that this operator stands for, when several operators share one class;
-    `custom` operators are named by `name` and keep their options in a flexbuffer; `dtypes` are the quantized
-    activations that this operator has a kernel for, where they are not all of the op's; `deviation` is as the op's, but
-    of this operator alone.
+    (others: 1), and `stated` is what converters write for one where that is more; `fixed` are attribute values that
+    this operator stands for, when several operators share one class; `custom` operators are named by `name` and keep
+    their options in a flexbuffer; `dtypes` are the quantized activations that this operator has a kernel for, where
+    they are not all of the op's; `deviation` is as the op's, but of this operator alone.
     """
 
     name: str
@@ -77,6 +77,7 @@ class Builtin:
     custom: bool = False
     dtypes: tuple[str, ...] | None = None
     deviation: str = ""
+    stated: Mapping[str, int] = field(default_factory=dict)
 
 
 # Most operators got their int8 kernel in version 2 and their int16 kernel in version 3 or later.
