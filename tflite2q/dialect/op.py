@@ -214,6 +214,12 @@ class Op:
         return self.operands
 
     @property
+    def steep(self) -> bool:
+        """Whether the function has a pole or a steep end at 0, which the even pieces of a 16-bit look-up (eq. 22) hit
+        the worse the wider the operand's range is."""
+        return False
+
+    @property
     def convertible(self) -> bool:
         """Whether a scheme may change the types around the op."""
         return all(slot.role != "fixed" for slot in self.slots)

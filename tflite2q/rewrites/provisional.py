@@ -19,12 +19,14 @@ from tflite2q.arithmetic import rounding
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.eltwise import Dequantize, Requantize
+from tflite2q.dialect.spans import clipped, union
 from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
 from tflite2q.errors import InvalidGraph, SchemeError, hint
+from tflite2q.rewrites.clamps import limits
 from tflite2q.rewrites.edit import Editor
 from tflite2q.rewrites.plan import Plan, computes_codes, is_activation
 from tflite2q.rewrites.scheme import Scheme
-from tflite2q.rewrites.statistics import Observation, RealRange
+from tflite2q.rewrites.statistics import Observation, RealRange, has_room, roomy
 
 DTYPE, MOST = "int16", 32767
 IDLE = float(np.float32(1 / MOST))  # of values that were always 0: from -1 to 1, beside which others keep their bits
@@ -80,6 +82,16 @@ def needs_data(scheme: Scheme) -> SchemeError:
 
 def kinds(graph: Graph, plan: Plan, extremes: Mapping[str, RealRange]) -> dict[str, TensorType]:
     """The types of the values that get codes, from the least and greatest number of each; tied values share theirs."""
+    leaders = _leaders(graph, plan)
+    reach: dict[str, float] = {}
+    for name, leader in leaders.items():
+        low, high = _extremes(graph[name], extremes)
+        reach[leader] = max(reach.get(leader, 0.0), -low, high)
+    return {name: _kind(graph[name].type, reach[leader]) for name, leader in leaders.items()}
+
+
+def _leaders(graph: Graph, plan: Plan) -> dict[str, str]:
+    """Of each value that gets codes, one of those that it is tied to, the same for all of them."""
     leader: dict[str, str] = {}
 
     def find(name: str) -> str:
@@ -96,11 +108,22 @@ def kinds(graph: Graph, plan: Plan, extremes: Mapping[str, RealRange]) -> dict[s
             tied = [name for name in group if name in leader]
             for name in tied[1:]:
                 leader[find(name)] = find(tied[0])
-    reach: dict[str, float] = {}
-    for name in leader:
-        low, high = _extremes(graph[name], extremes)
-        reach[find(name)] = max(reach.get(find(name), 0.0), -low, high)
-    return {name: _kind(graph[name].type, reach[find(name)]) for name in leader}
+    return {name: find(name) for name in leader}
+
+
+def with_room(graph: Graph, plan: Plan, extremes: Mapping[str, RealRange]) -> dict[str, RealRange]:
+    """`extremes` in which codes with room for new data have it, as far as their values can go.
+
+    None have it that a steep function reads: its results would lose more.
+    """
+    found, spans, leaders = dict(extremes), limits(graph).spans, _leaders(graph, plan)
+    wide = [op for op in wanting(graph, plan) if has_room(plan.layer(op).activations)]
+    narrow = {leaders[name] for op in wide if op.steep for name in op.inputs if name in leaders}
+    for op in wide:
+        for name in extremes.keys() & {*_numbers(op, graph)}:
+            if leaders[name] not in narrow:
+                found[name] = union(extremes[name], clipped(roomy(extremes[name]), spans[name]))
+    return found
 
 
 def provisional(graph: Graph, plan: Plan, seen: Mapping[str, Observation]) -> Provisional:
