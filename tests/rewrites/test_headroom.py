@@ -93,3 +93,23 @@ def test_codes_with_samples(tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", x=np.full((1, 40), 120, np.int8))
     new = tflite2q.convert(graph, "int16x8", "scheme", data=tmp_path / "data.npz").graph
     assert reach(new, "y") == pytest.approx(128 * 0.06, rel=0.01)
+
+
+def test_a_limit_beyond_all_results(tmp_path: Path) -> None:
+    """Keras' UnitNormalization takes the least of a number and 1e12."""
+    graph = parse_graph(
+        """graph "main" {
+          inputs (%x)
+          outputs (%y)
+          values { %x : float32[1, 40] %limit : float32[1] = [1e12] %low : float32[1, 40] %y : float32[1, 40] }
+          ops {
+            %low = q.maximum(%x, %limit) {smallest = true}
+            %y = q.add(%low, %low)
+          }
+        }"""
+    )
+    new = converted(graph, "int16x8", tmp_path)
+    assert reach(new, "low") == pytest.approx(2.0, rel=1e-4)
+    given = [1.5 * SAMPLE]
+    (real,), (codes,) = judge([(write(graph), given), (write(new), given)])
+    assert np.abs(codes - real).max() < 0.001

@@ -82,12 +82,29 @@ def needs_data(scheme: Scheme) -> SchemeError:
 
 def kinds(graph: Graph, plan: Plan, extremes: Mapping[str, RealRange]) -> dict[str, TensorType]:
     """The types of the values that get codes, from the least and greatest number of each; tied values share theirs."""
-    leaders = _leaders(graph, plan)
+    leaders, ending = _leaders(graph, plan), _ending(graph, plan)
     reach: dict[str, float] = {}
     for name, leader in leaders.items():
+        if name in ending:
+            reach.setdefault(leader, 0.0)
+            continue
         low, high = _extremes(graph[name], extremes)
         reach[leader] = max(reach.get(leader, 0.0), -low, high)
     return {name: _kind(graph[name].type, reach[leader]) for name, leader in leaders.items()}
+
+
+def _ending(graph: Graph, plan: Plan) -> set[str]:
+    """The constants that share their parameters with results alone: they need no room for what no result is.
+
+    1e12, of which a MINIMUM is to be no more, else leaves nothing of the steps of 0.3.
+    """
+    found, compared = set[str](), set[str]()
+    for op in wanting(graph, plan):
+        tied = {name for group in op.ties(DTYPE) if {*group} & {*op.outputs} for name in group}
+        constants = {name for name in _numbers(op, graph) if graph[name].constant is not None}
+        found |= constants & tied
+        compared |= constants - tied
+    return found - compared
 
 
 def _leaders(graph: Graph, plan: Plan) -> dict[str, str]:
