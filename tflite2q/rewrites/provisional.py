@@ -19,7 +19,7 @@ from tflite2q.arithmetic import rounding
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.eltwise import Dequantize, Requantize
-from tflite2q.dialect.spans import clipped, union
+from tflite2q.dialect.spans import Span, clipped, of_codes, of_constant, union
 from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
 from tflite2q.errors import InvalidGraph, SchemeError, hint
 from tflite2q.rewrites.clamps import limits
@@ -93,6 +93,35 @@ def kinds(graph: Graph, plan: Plan, extremes: Mapping[str, RealRange]) -> dict[s
     return {name: _kind(graph[name].type, reach[leader]) for name, leader in leaders.items()}
 
 
+def _apart(graph: Graph, plan: Plan) -> dict[str, set[str]]:
+    """By op, the operands whose parameters the format prescribes (TANH: steps of 1/32768), and that the op must share
+    with numbers that these do not hold: they are cast before it."""
+    prescribed: dict[str, Quantization] = {}
+    found: dict[str, set[str]] = {}
+    for op in wanting(graph, plan):
+        dtype = str(coded(op, graph, plan))
+        fixed = op.fixed_result(dtype)
+        if fixed is not None:
+            prescribed.update(dict.fromkeys(op.outputs, fixed))
+            continue
+        for group in op.ties(dtype):
+            sources = {name for name in group if name in op.inputs}
+            known = {prescribed[name] for name in sources & prescribed.keys()}
+            held = [of_codes(TensorType((), dtype, kind)) for kind in known]
+            others = {name for name in sources - prescribed.keys() if not _within(graph[name], held)}
+            results = {*group} & {*op.outputs}
+            if len(known) == 1 and not others:
+                prescribed.update((name, next(iter(known))) for name in results)
+            elif known and (others or results):
+                found.setdefault(op.name, set()).update(sources & prescribed.keys())
+    return found
+
+
+def _within(value: Value, spans: Iterable[Span]) -> bool:
+    """Whether a value is a constant that is in all `spans`."""
+    return value.constant is not None and all(clipped(of_constant(value), span) == of_constant(value) for span in spans)
+
+
 def _ending(graph: Graph, plan: Plan) -> set[str]:
     """The constants that share their parameters with results alone: they need no room for what no result is.
 
@@ -110,6 +139,7 @@ def _ending(graph: Graph, plan: Plan) -> set[str]:
 def _leaders(graph: Graph, plan: Plan) -> dict[str, str]:
     """Of each value that gets codes, one of those that it is tied to, the same for all of them."""
     leader: dict[str, str] = {}
+    apart = _apart(graph, plan)
 
     def find(name: str) -> str:
         while leader.setdefault(name, name) != name:
@@ -122,7 +152,7 @@ def _leaders(graph: Graph, plan: Plan) -> dict[str, str]:
         for name in _numbers(op, graph):
             find(name)
         for group in op.ties(dtype):
-            tied = [name for name in group if name in leader]
+            tied = [name for name in group if name in leader and name not in apart.get(op.name, ())]
             for name in tied[1:]:
                 leader[find(name)] = find(tied[0])
     return {name: find(name) for name in leader}
@@ -155,6 +185,8 @@ class _Maker:
         self.graph, self.types = graph, types
         self.follows = plan.scheme.interface == "scheme"
         self.chosen = {op.name for op in wanting(graph, plan)}
+        self.apart = _apart(graph, plan)
+        self.casts: dict[tuple[str, TensorType], str] = {}
         self.results = {name for op in graph.ops if op.name in self.chosen for name in op.outputs}
         self.editor = Editor(graph)
         self.ops: list[Op] = []
@@ -180,7 +212,7 @@ class _Maker:
 
     def _coded(self, op: Op) -> Op:
         inputs = [
-            self._code(name) if name is not None and op.operand(index).role == "activation" else name
+            self._operand(op, name) if name is not None and op.operand(index).role == "activation" else name
             for index, name in enumerate(op.inputs)
         ]
         for name in (n for i, n in enumerate(op.inputs) if n and op.operand(i).role in ("weights", "bias")):
@@ -207,6 +239,25 @@ class _Maker:
             self.editor.values[name] = value
             self.codes[name] = name
         return self.codes[name]
+
+    def _operand(self, op: Op, name: str) -> str:
+        """The value that `op` reads for the codes of value `name`: after a cast, if these stay apart from others."""
+        code = self._code(name)
+        apart = self.apart.get(op.name, set())
+        if name not in apart:
+            return code
+        group = next(group for group in op.ties(DTYPE) if name in group)
+        kind = self.graph[name].type.with_(
+            dtype=DTYPE,
+            quantization=self.types[
+                next(n for n in (*op.outputs, *group) if n in group and n not in apart)
+            ].quantization,
+        )
+        if (name, kind) not in self.casts:
+            cast = self.editor.add(self.graph[name].with_(name=f"{name}_cast", type=kind), near=name)
+            self.ops.append(Requantize(inputs=(code,), outputs=(cast,)))
+            self.casts[name, kind] = cast
+        return self.casts[name, kind]
 
     def _code(self, name: str) -> str:
         """The value that holds the codes of value `name`."""
