@@ -64,10 +64,10 @@ class Builtin:
     """A TFLite operator that encodes a dialect op.
 
     `options` names its options table; `versions` is the lowest operator version by the dtype of an operand
-    (others: 1); `fixed` are attribute values that this operator stands for, when several operators share one class;
-    `custom` operators are named by `name` and keep their options in a flexbuffer; `dtypes` are the quantized
-    activations that this operator has a kernel for, where they are not all of the op's; `deviation` is as the op's, but
-    of this operator alone.
+    (others: 1), and `stated` is what converters write for one where that is more; `fixed` are attribute values that
+    this operator stands for, when several operators share one class; `custom` operators are named by `name` and keep
+    their options in a flexbuffer; `dtypes` are the quantized activations that this operator has a kernel for, where
+    they are not all of the op's; `deviation` is as the op's, but of this operator alone.
     """
 
     name: str
@@ -77,6 +77,7 @@ class Builtin:
     custom: bool = False
     dtypes: tuple[str, ...] | None = None
     deviation: str = ""
+    stated: Mapping[str, int] = field(default_factory=dict)
 
 
 # Most operators got their int8 kernel in version 2 and their int16 kernel in version 3 or later.
@@ -173,6 +174,7 @@ class Op:
     contract: ClassVar[str | None] = None  # name of the kernel contract that may compute it
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8")  # quantized activations TFLite has a kernel for
     floats: ClassVar[bool] = False  # True: computes on float32 just as well
+    kept_dtypes: ClassVar[tuple[str, ...]] = ()  # further ones that some kernels take: no scheme makes or replaces them
     channel_axis: ClassVar[int] = 0  # of an operand in the role of weights: where its output channel is
     scales_below: ClassVar[float] = math.inf  # what the kernels take as the scale of an operand
     carries: ClassVar[bool] = False  # True: may touch tensors that the dialect cannot represent
@@ -210,6 +212,12 @@ class Op:
     def slots(self) -> tuple[Operand, ...]:
         """The operand slots of this op, where they depend on its attributes."""
         return self.operands
+
+    @property
+    def steep(self) -> bool:
+        """Whether the function has a pole or a steep end at 0, which the even pieces of a 16-bit look-up (eq. 22) hit
+        the worse the wider the operand's range is."""
+        return False
 
     @property
     def convertible(self) -> bool:
@@ -255,6 +263,11 @@ class Op:
     def computes_in(self, dtype: str) -> str | None:
         """The dtype of activations that a scheme of `dtype` gives the op; None: the types around it stay."""
         return dtype if self.convertible and self.accepts(dtype) else None
+
+    def stranded(self, dtype: str) -> bool:
+        """Whether no kernel takes its codes of `dtype`, and real numbers, which one does, can replace them."""
+        known = self.accepts(dtype) or dtype in self.kept_dtypes
+        return self.convertible and not known and self.accepts("float32")
 
     def accepts_weights(self, dtype: str) -> bool:
         """Whether its weights may be of `dtype`; few operators take int4."""

@@ -24,6 +24,7 @@ from tflite2q.flatbuffer.constants import Constants
 from tflite2q.flatbuffer.inline import inlined, region_bodies, regions
 from tflite2q.flatbuffer.lists import listed
 from tflite2q.flatbuffer.records import ModelRecord
+from tflite2q.flatbuffer.scaleless import scaled
 from tflite2q.flatbuffer.sparse import densified
 from tflite2q.flatbuffer.subgraph import SubgraphReader, UnknownOperator
 from tflite2q.flatbuffer.variables import widened
@@ -77,7 +78,7 @@ def read(
     data: bytes, allow_unsupported: bool = False, shapes: Shapes | None = None, signature: str | None = None
 ) -> Graph:
     """A verified graph of the bytes of a .tflite file; parameters and errors as for `load`."""
-    model = densified(schema.decode(data))
+    model = scaled(densified(schema.decode(data)))
     if not model.subgraphs:
         raise ModelError("the model has no subgraph; the file is damaged")
     try:

@@ -25,6 +25,7 @@ from tflite2q.rewrites.statistics import Observation
 from tflite2q.rewrites.traces import Exact
 from tflite2q.rewrites.weights import NewWeights, convert_weights, one_scale, scale_each
 
+USUAL_RANK = 4  # operators that take more axes often say so in their version
 NOT_SAID = "FLOAT32"  # the type of a bias in an operator that states none
 
 
@@ -209,11 +210,20 @@ class Applier:
         return self.editor.constant(new)
 
     def _with_version(self, op: Op) -> Op:
-        """`op` with the operator version that the dtypes of operands which changed need."""
-        now = [self.editor.values[name].type.dtype for name in op.inputs if name is not None]
+        """`op` with the operator version that the dtypes of operands which changed need.
+
+        A version that may stand for more than dtypes, such as an option or a fifth axis, stays at least what it is.
+        """
+        now = [self.editor.values[name].type for name in op.inputs if name is not None]
         known = {} if self.provisional else self.graph.by_name
         before = {known[name].type.dtype for name in op.inputs if name is not None and name in known}
-        changed = [op.builtin.versions.get(dtype, 1) for dtype in now if dtype not in before]
+        needed, stated = op.builtin.versions, op.builtin.stated
+        changed = [needed.get(kind.dtype, 1) for kind in now if kind.dtype not in before]
+        plain = not any(attribute.metadata["option"] for attribute in op.attributes())
+        if changed and before and plain and max(len(kind.shape) for kind in now) <= USUAL_RANK:
+            explained = max(max(needed.get(dtype, 1), stated.get(dtype, 1)) for dtype in before)
+            if op.version <= explained:
+                return op.with_(version=max(needed.get(kind.dtype, 1) for kind in now))
         return op.with_(version=max(op.version, *changed, 1))
 
 

@@ -23,7 +23,7 @@ from tflite2q.rewrites.complete import complete
 from tflite2q.rewrites.decide import Decisions, decide
 from tflite2q.rewrites.losses import LayerChange, bound, change
 from tflite2q.rewrites.plan import Plan, unchanged, weights_of
-from tflite2q.rewrites.provisional import kinds, needs_data, provisional, wanting
+from tflite2q.rewrites.provisional import kinds, needs_data, provisional, wanting, with_room
 from tflite2q.rewrites.scheme import Scheme
 from tflite2q.rewrites.statistics import Observation, RealRange
 from tflite2q.rewrites.stored import Stored, lifted, restored
@@ -173,7 +173,8 @@ def real_kinds(graph: Graph, scheme: Scheme, extremes: Mapping[str, RealRange] |
     `extremes` are the least and the greatest number of each.
     """
     source, _ = lifted(graph)
-    return kinds(source, Plan.of(scheme, source), extremes or {})
+    plan = Plan.of(scheme, source)
+    return kinds(source, plan, with_room(source, plan, extremes or {}))
 
 
 def needs_observations(graph: Graph, scheme: Scheme) -> bool:

@@ -52,7 +52,7 @@ class Plan:
         touched = _touched(op, graph)
         if not touched or self._refusal(op, graph, settings, touched) is not None:
             return None
-        dtype = op.computes_in(settings.dtype)
+        dtype = _dtype(op, settings, touched)
         return settings if dtype in (None, settings.dtype) else replace(settings, dtype=dtype)
 
     def reweighted(self, op: Op, graph: Graph) -> Value | None:
@@ -105,7 +105,7 @@ class Plan:
             return f"{op.builtin.name} makes int32 of few types"
         if not op.convertible:
             return f"{op.builtin.name} is defined only for the types that it has"
-        if op.computes_in(settings.dtype) is None:
+        if _dtype(op, settings, touched) is None:
             return f"there is no {settings.dtype} form of {op.builtin.name} that tflite2q can write"
         if op.name in self.kept:
             return self.kept[op.name]
@@ -116,6 +116,15 @@ class Plan:
             if dtype != settings.dtype and (name is None or graph[name].constant is None):
                 return f"{op.builtin.name} of {settings.dtype} takes a constant {op.operand(index).name} only"
         return None
+
+
+def _dtype(op: Op, settings: Activations, touched: list[Value]) -> str | None:
+    """The dtype of activations that `settings` give `op`: real numbers where neither they nor the codes that it has,
+    those of `touched`, have a kernel; None if it stays."""
+    dtype = op.computes_in(settings.dtype)
+    if dtype is None and any(op.stranded(value.type.dtype) for value in touched):
+        return "float32"
+    return dtype
 
 
 def is_activation(value: Value) -> bool:

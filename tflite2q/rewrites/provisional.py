@@ -19,12 +19,14 @@ from tflite2q.arithmetic import rounding
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.eltwise import Dequantize, Requantize
+from tflite2q.dialect.spans import Span, clipped, of_codes, of_constant, union
 from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
 from tflite2q.errors import InvalidGraph, SchemeError, hint
+from tflite2q.rewrites.clamps import limits
 from tflite2q.rewrites.edit import Editor
 from tflite2q.rewrites.plan import Plan, computes_codes, is_activation
 from tflite2q.rewrites.scheme import Scheme
-from tflite2q.rewrites.statistics import Observation, RealRange
+from tflite2q.rewrites.statistics import Observation, RealRange, has_room, roomy
 
 DTYPE, MOST = "int16", 32767
 IDLE = float(np.float32(1 / MOST))  # of values that were always 0: from -1 to 1, beside which others keep their bits
@@ -80,7 +82,64 @@ def needs_data(scheme: Scheme) -> SchemeError:
 
 def kinds(graph: Graph, plan: Plan, extremes: Mapping[str, RealRange]) -> dict[str, TensorType]:
     """The types of the values that get codes, from the least and greatest number of each; tied values share theirs."""
+    leaders, ending = _leaders(graph, plan), _ending(graph, plan)
+    reach: dict[str, float] = {}
+    for name, leader in leaders.items():
+        if name in ending:
+            reach.setdefault(leader, 0.0)
+            continue
+        low, high = _extremes(graph[name], extremes)
+        reach[leader] = max(reach.get(leader, 0.0), -low, high)
+    return {name: _kind(graph[name].type, reach[leader]) for name, leader in leaders.items()}
+
+
+def _apart(graph: Graph, plan: Plan) -> dict[str, set[str]]:
+    """By op, the operands whose parameters the format prescribes (TANH: steps of 1/32768), and that the op must share
+    with numbers that these do not hold: they are cast before it."""
+    prescribed: dict[str, Quantization] = {}
+    found: dict[str, set[str]] = {}
+    for op in wanting(graph, plan):
+        dtype = str(coded(op, graph, plan))
+        fixed = op.fixed_result(dtype)
+        if fixed is not None:
+            prescribed.update(dict.fromkeys(op.outputs, fixed))
+            continue
+        for group in op.ties(dtype):
+            sources = {name for name in group if name in op.inputs}
+            known = {prescribed[name] for name in sources & prescribed.keys()}
+            held = [of_codes(TensorType((), dtype, kind)) for kind in known]
+            others = {name for name in sources - prescribed.keys() if not _within(graph[name], held)}
+            results = {*group} & {*op.outputs}
+            if len(known) == 1 and not others:
+                prescribed.update((name, next(iter(known))) for name in results)
+            elif known and (others or results):
+                found.setdefault(op.name, set()).update(sources & prescribed.keys())
+    return found
+
+
+def _within(value: Value, spans: Iterable[Span]) -> bool:
+    """Whether a value is a constant that is in all `spans`."""
+    return value.constant is not None and all(clipped(of_constant(value), span) == of_constant(value) for span in spans)
+
+
+def _ending(graph: Graph, plan: Plan) -> set[str]:
+    """The constants that share their parameters with results alone: they need no room for what no result is.
+
+    1e12, of which a MINIMUM is to be no more, else leaves nothing of the steps of 0.3.
+    """
+    found, compared = set[str](), set[str]()
+    for op in wanting(graph, plan):
+        tied = {name for group in op.ties(DTYPE) if {*group} & {*op.outputs} for name in group}
+        constants = {name for name in _numbers(op, graph) if graph[name].constant is not None}
+        found |= constants & tied
+        compared |= constants - tied
+    return found - compared
+
+
+def _leaders(graph: Graph, plan: Plan) -> dict[str, str]:
+    """Of each value that gets codes, one of those that it is tied to, the same for all of them."""
     leader: dict[str, str] = {}
+    apart = _apart(graph, plan)
 
     def find(name: str) -> str:
         while leader.setdefault(name, name) != name:
@@ -93,14 +152,25 @@ def kinds(graph: Graph, plan: Plan, extremes: Mapping[str, RealRange]) -> dict[s
         for name in _numbers(op, graph):
             find(name)
         for group in op.ties(dtype):
-            tied = [name for name in group if name in leader]
+            tied = [name for name in group if name in leader and name not in apart.get(op.name, ())]
             for name in tied[1:]:
                 leader[find(name)] = find(tied[0])
-    reach: dict[str, float] = {}
-    for name in leader:
-        low, high = _extremes(graph[name], extremes)
-        reach[find(name)] = max(reach.get(find(name), 0.0), -low, high)
-    return {name: _kind(graph[name].type, reach[find(name)]) for name in leader}
+    return {name: find(name) for name in leader}
+
+
+def with_room(graph: Graph, plan: Plan, extremes: Mapping[str, RealRange]) -> dict[str, RealRange]:
+    """`extremes` in which codes with room for new data have it, as far as their values can go.
+
+    None have it that a steep function reads: its results would lose more.
+    """
+    found, spans, leaders = dict(extremes), limits(graph).spans, _leaders(graph, plan)
+    wide = [op for op in wanting(graph, plan) if has_room(plan.layer(op).activations)]
+    narrow = {leaders[name] for op in wide if op.steep for name in op.inputs if name in leaders}
+    for op in wide:
+        for name in extremes.keys() & {*_numbers(op, graph)}:
+            if leaders[name] not in narrow:
+                found[name] = union(extremes[name], clipped(roomy(extremes[name]), spans[name]))
+    return found
 
 
 def provisional(graph: Graph, plan: Plan, seen: Mapping[str, Observation]) -> Provisional:
@@ -115,6 +185,8 @@ class _Maker:
         self.graph, self.types = graph, types
         self.follows = plan.scheme.interface == "scheme"
         self.chosen = {op.name for op in wanting(graph, plan)}
+        self.apart = _apart(graph, plan)
+        self.casts: dict[tuple[str, TensorType], str] = {}
         self.results = {name for op in graph.ops if op.name in self.chosen for name in op.outputs}
         self.editor = Editor(graph)
         self.ops: list[Op] = []
@@ -140,7 +212,7 @@ class _Maker:
 
     def _coded(self, op: Op) -> Op:
         inputs = [
-            self._code(name) if name is not None and op.operand(index).role == "activation" else name
+            self._operand(op, name) if name is not None and op.operand(index).role == "activation" else name
             for index, name in enumerate(op.inputs)
         ]
         for name in (n for i, n in enumerate(op.inputs) if n and op.operand(i).role in ("weights", "bias")):
@@ -167,6 +239,25 @@ class _Maker:
             self.editor.values[name] = value
             self.codes[name] = name
         return self.codes[name]
+
+    def _operand(self, op: Op, name: str) -> str:
+        """The value that `op` reads for the codes of value `name`: after a cast, if these stay apart from others."""
+        code = self._code(name)
+        apart = self.apart.get(op.name, set())
+        if name not in apart:
+            return code
+        group = next(group for group in op.ties(DTYPE) if name in group)
+        kind = self.graph[name].type.with_(
+            dtype=DTYPE,
+            quantization=self.types[
+                next(n for n in (*op.outputs, *group) if n in group and n not in apart)
+            ].quantization,
+        )
+        if (name, kind) not in self.casts:
+            cast = self.editor.add(self.graph[name].with_(name=f"{name}_cast", type=kind), near=name)
+            self.ops.append(Requantize(inputs=(code,), outputs=(cast,)))
+            self.casts[name, kind] = cast
+        return self.casts[name, kind]
 
     def _code(self, name: str) -> str:
         """The value that holds the codes of value `name`."""

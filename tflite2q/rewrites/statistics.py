@@ -14,6 +14,9 @@ from tflite2q.rewrites.scheme import Activations
 
 RealRange = tuple[float, float]
 
+# Samples show not all that a value can be.  One bit of 16 is cheap, and clipping what new data bring is not.
+HEADROOM = 2.0
+
 
 @dataclass
 class Observation:
@@ -54,7 +57,17 @@ def covered(seen: Observation, settings: Activations) -> RealRange:
     elif settings.range == "least-squares":
         first, last = _least_squares(seen, settings, first, last)
     bottom, top = (seen.kind.scale * (code - seen.kind.zero_point) for code in (first, last))
-    return bottom, top
+    return roomy((bottom, top)) if has_room(settings) else (bottom, top)
+
+
+def has_room(settings: Activations) -> bool:
+    """Whether ranges go beyond observed ones."""
+    return settings.dtype == "int16" and settings.range == "min-max"
+
+
+def roomy(seen: RealRange) -> RealRange:
+    """The range that new data may need, from 0 on, where samples needed `seen`."""
+    return min(seen[0], HEADROOM * min(seen[0], 0.0)), max(seen[1], HEADROOM * max(seen[1], 0.0))
 
 
 def _least_squares(seen: Observation, settings: Activations, first: int, last: int) -> tuple[int, int]:

@@ -121,6 +121,14 @@ class Lookup(Op):
         """NEG stays: it takes zero points for 0, and the least code, where all below it ends, for its own negative."""
         return None if self.function == "NEG" else super().computes_in(dtype)
 
+    @property
+    def steep(self) -> bool:
+        return self.function in ("LOG", "SQRT", "RSQRT")
+
+    def stranded(self, dtype: str) -> bool:
+        """NEG of codes is none of real numbers."""
+        return self.function != "NEG" and super().stranded(dtype)
+
     def fixed_result(self, dtype: str) -> Quantization | None:
         step = FIXED_STEPS.get(self.function, {}).get(dtype)
         if step is None:

@@ -325,7 +325,8 @@ class Tile(Movement):
     """x repeated a constant number of times along each axis."""
 
     mnemonic: ClassVar[str] = "q.tile"
-    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("TILE", "TileOptions"),)
+    # LiteRT's reference kernels have no version 3, and take codes in version 1.
+    builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("TILE", "TileOptions", stated={"int8": 3, "int16": 3}),)
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("multiples", "plain"))
 
     def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:

@@ -27,6 +27,7 @@ class DynamicUpdateSlice(Movement):
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("DYNAMIC_UPDATE_SLICE", "DynamicUpdateSliceOptions"),)
     operands: ClassVar[tuple[Operand, ...]] = (Operand("x"), Operand("update"), Operand("start", "plain"))
     dtypes: ClassVar[tuple[str, ...]] = ("int8",)
+    kept_dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int16")  # which older runtimes lack
 
     def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         super().verify(ins, outs)

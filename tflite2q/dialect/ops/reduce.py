@@ -96,6 +96,7 @@ class Sum(Reduce):
     builtins: ClassVar[tuple[Builtin, ...]] = (Builtin("SUM", "ReducerOptions", INT8_VERSION_2),)
     floats: ClassVar[bool] = True
     dtypes: ClassVar[tuple[str, ...]] = ("uint8",)  # no scheme makes an int8 one, which LiteRT would compute wrongly
+    kept_dtypes: ClassVar[tuple[str, ...]] = ("int8", "int16")
     deviation: ClassVar[str] = (
         "int8, int16: LiteRT's reference kernel reads codes as uint8; this is what TFLite Micro computes, and LiteRT's "
         "default kernels within a step"
