@@ -212,10 +212,8 @@ class RemoteExecutable(Executable):
     def bind(self) -> NoReturn:
         raise UsageError("the memory of a remote device cannot be bound; use `run`")
 
-    def times(self, runs: int) -> list[float]:
-        """Milliseconds of each of `runs` runs by the device's clock, on the inputs of the last one."""
-        if runs < 0:
-            raise UsageError(f"runs must be at least 0, got {runs}")
+    def _times(self, runs: int) -> list[float]:
+        """By the device's clock."""
         if not self._ran:
             self.run(*self._random_inputs())
         found: list[float] = self._session.ask("running", "times", self._model, runs) if runs else []

@@ -297,6 +297,9 @@ class Executable:
         """Milliseconds of each of `runs` runs on the inputs of the last run (initially random codes)."""
         if runs < 0:
             raise UsageError(f"runs must be at least 0, got {runs}")
+        return self._times(runs)
+
+    def _times(self, runs: int) -> list[float]:
         with self._worker() as worker:
             return worker.times(runs)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tflite2q.rewrites.weights import LARGEST_HALF, SMALLEST_HALF
+from tflite2q.rewrites.weights import halves
 
 Floats = npt.NDArray[np.float64]
 Reals = npt.NDArray[np.float32]
@@ -58,6 +58,4 @@ class Grid:
             return present
         usable = np.isfinite(scales) & (scales > 1e-30)
         found = np.where(usable, scales, present)
-        if self.halves:
-            found = np.clip(found, SMALLEST_HALF, LARGEST_HALF).astype(np.float16)
-        return found.astype(np.float32)
+        return (halves(found) if self.halves else found).astype(np.float32)

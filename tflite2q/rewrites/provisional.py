@@ -247,12 +247,8 @@ class _Maker:
         if name not in apart:
             return code
         group = next(group for group in op.ties(DTYPE) if name in group)
-        kind = self.graph[name].type.with_(
-            dtype=DTYPE,
-            quantization=self.types[
-                next(n for n in (*op.outputs, *group) if n in group and n not in apart)
-            ].quantization,
-        )
+        shared = next(each for each in (*op.outputs, *group) if each in group and each not in apart)
+        kind = self.graph[name].type.with_(dtype=DTYPE, quantization=self.types[shared].quantization)
         if (name, kind) not in self.casts:
             cast = self.editor.add(self.graph[name].with_(name=f"{name}_cast", type=kind), near=name)
             self.ops.append(Requantize(inputs=(code,), outputs=(cast,)))

@@ -187,13 +187,18 @@ def in_blocks(value: Value, settings: Weights) -> bool:
     return largest == 0 or SMALLEST_HALF <= largest / ends(settings)[1] <= LARGEST_HALF
 
 
+def halves(scales: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
+    """The nearest scales that a float16 holds with all its digits."""
+    return np.asarray(np.clip(scales, SMALLEST_HALF, LARGEST_HALF), np.float16)
+
+
 def _blockwise(value: Value, axis: int, settings: Weights, gains: Gains | None) -> NewWeights:
     """Weights [units, k] with a float16 scale for each block of a row, as files hold them."""
     low, high = ends(settings)
     units, base = _gained(value, axis, gains, slice(None))
     blocks = (units * base[:, None]).reshape(-1, settings.block)
     fitted = _fit_symmetric(blocks, np.ones(len(blocks)), settings, integers=False)
-    narrow = np.clip(fitted.scales, SMALLEST_HALF, LARGEST_HALF).astype(np.float16).astype(np.float64)
+    narrow = halves(fitted.scales).astype(np.float64)
     exact: rounding.Floats = blocks / narrow[:, None]
     nearest = settings.rounding == "nearest"
     codes = rounding.round_half_away(exact) if nearest else round_preserving_sums(exact, (low, high))

@@ -102,6 +102,9 @@ class Eltwise(Binary):
         return rounding.activation_range(self.activation, y.scale, y.zero_point, y.dtype)
 
 
+SATURATES = "bit for bit, but results finer than the operands by 2^19 (int16: 2^14) and more saturate"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Add(Eltwise):
     """Sum (or difference) on a common scale of twice the larger one, then rescaled (eq. 15)."""
@@ -116,16 +119,14 @@ class Add(Eltwise):
             "AddOptions",
             {"int8": 2, "int16": 3},
             {"subtract": False},
-            deviation="bit for bit, but results finer than the operands by 2^19 (int16: 2^14) and more saturate; "
-            "LiteRT's process ends",
+            deviation=f"{SATURATES}; LiteRT's process ends",
         ),
         Builtin(
             "SUB",
             "SubOptions",
             {"int8": 2, "int16": 5},
             {"subtract": True},
-            deviation="bit for bit, but results finer than the operands by 2^19 (int16: 2^14) and more saturate; "
-            "LiteRT shifts them by a negative number of bits, which C leaves undefined",
+            deviation=f"{SATURATES}; LiteRT shifts them by a negative number of bits, which C leaves undefined",
         ),
     )
 
