@@ -87,7 +87,10 @@ class Core(Protocol[T]):
     def less_equal(self, a: T, b: T) -> T: ...
 
     def demand(self, x: T, holds: T, message: str) -> T:
-        """x, if every element of the boolean `holds`, of x's shape, is true; else running raises DataError(message)."""
+        """x, if every element of the boolean `holds` is true; else running raises DataError(message).
+
+        `holds` has x's shape; for a scalar x, one element.
+        """
 
     def where(self, condition: T, a: T, b: T) -> T: ...
 

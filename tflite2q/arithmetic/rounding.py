@@ -37,7 +37,8 @@ def round_half_away(x: npt.ArrayLike) -> Floats:
     """
     value = np.asarray(x, dtype=np.float64)
     whole = np.trunc(value)
-    return whole + np.where(np.abs(value - whole) >= 0.5, np.sign(value), 0.0)
+    with np.errstate(invalid="ignore"):  # infinite numbers have no fraction, and stay what they are
+        return whole + np.where(np.abs(value - whole) >= 0.5, np.sign(value), 0.0)
 
 
 def quantize_multiplier(real: npt.ArrayLike) -> tuple[Ints, Ints]:

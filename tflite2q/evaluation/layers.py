@@ -16,7 +16,7 @@ from tflite2q.dialect.types import Value
 from tflite2q.errors import Tflite2qError
 from tflite2q.evaluation import data
 from tflite2q.evaluation.figures import Pair
-from tflite2q.evaluation.likeness import sqnr, steps
+from tflite2q.evaluation.likeness import apart, sqnr, steps
 from tflite2q.evaluation.results import Diagnosis, Histogram, LayerError, worst_layers
 from tflite2q.execution import reference
 
@@ -61,9 +61,9 @@ class LayerTally:
             if other is None or op.name not in after or other.type.shape != value.type.shape:
                 continue
             a = data.real(before[op.name], value).astype(np.float64)
-            difference = np.abs(a - data.real(after[op.name], other))
+            numbers, difference = apart(a, data.real(after[op.name], other))
             found = self.seen.setdefault(op.name, _Seen())
-            signal, noise = float(np.sum(np.square(a))), float(np.sum(np.square(difference)))
+            signal, noise = float(np.sum(np.square(numbers))), float(np.sum(np.square(difference)))
             found.signal, found.noise = found.signal + signal, found.noise + noise
             found.worst = max(found.worst, float(difference.max(initial=0.0)))
             _add_codes(found, (before[op.name], after[op.name]), (value, other), a)
@@ -167,7 +167,7 @@ class _Alone:
             b = data.real(self._computed(name), self.converted[name])
         except (Tflite2qError, IndexError, _NotAlone):
             return None
-        return float(np.sum(np.square(a.astype(np.float64) - b)))
+        return float(np.sum(np.square(apart(a, b)[1])))
 
     def _expected(self, op: Op, name: str) -> Array:
         """What the original's layer makes of the rounded values; that is its result where rounding changed none."""

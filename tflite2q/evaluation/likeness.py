@@ -21,10 +21,22 @@ Array = npt.NDArray[Any]
 
 
 def sqnr(signal: float, noise: float) -> float | None:
-    """10 log10(signal / noise) of two powers in dB; None without noise, lowest float without signal."""
+    """10 log10(signal / noise) of two powers in dB; None without noise, lowest without signal or if it is endless."""
     if noise == 0:
         return None
-    return 10 * float(np.log10(max(signal, np.finfo(np.float64).tiny) / noise))
+    bound = np.finfo(np.float64)
+    ratio = max(signal, bound.tiny) / noise if math.isfinite(noise) else 0.0
+    return 10 * float(np.log10(max(ratio, bound.smallest_subnormal)))
+
+
+def apart(before: Array, after: Array) -> tuple[Array, Array]:
+    """The original's finite numbers, and how far the other model's are from them; of the others nothing is said.
+
+    -inf, with which PyTorch pads, is stood for by the least code.
+    """
+    known = np.isfinite(before)
+    a = before[known].astype(np.float64)
+    return a, np.abs(a - after[known])
 
 
 def steps(difference: float, value: Value) -> float | None:
@@ -51,8 +63,7 @@ class Numbers:
         """One sample's outputs; `others` are the values of `after`."""
         total, count = 0.0, 0
         for k in self.indices:
-            a = data.real(before[k], self.values[k]).astype(np.float64)
-            difference = np.abs(a - data.real(after[k], others[k]))
+            a, difference = apart(data.real(before[k], self.values[k]), data.real(after[k], others[k]))
             total, count = total + float(difference.sum()), count + difference.size
             largest = float(difference.max(initial=0.0))
             self.worst = max(self.worst, largest)

@@ -181,7 +181,8 @@ class RelaxCore:
         if not tensor.size:
             return x
         function = demanding(tensor, message).with_attr(KERNEL, True).with_attr("op_pattern", OPAQUE)
-        marks = self.astype(holds, "int8")
+        # Constants of an op's meaning have an axis, which what is compared with a scalar takes over from them.
+        marks = self.astype(self.reshape(holds, tensor.shape), "int8")
         called = self._builder.add_func(function, "demand")
         return self.emit(relax.call_tir(called, [self.expr(x), marks], relax.TensorType(tensor.shape, tensor.dtype)))
 

@@ -323,5 +323,5 @@ def _kind(kind: TensorType, reach: float) -> TensorType:
 
 
 def _quantized(value: Value) -> Constant:
-    codes = rounding.round_half_away(value.data.astype(np.float64) / value.type.scale)
-    return Constant(np.clip(codes, -MOST, MOST).astype(DTYPE))
+    steps = np.clip(value.data.astype(np.float64) / value.type.scale, -MOST, MOST)  # some are infinite
+    return Constant(rounding.round_half_away(steps).astype(DTYPE))
