@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import TypeVar
 
+from tflite2q import cgroups
 from tflite2q.errors import Tflite2qError, UsageError, hint
 
 E = TypeVar("E", bound=Tflite2qError)
@@ -39,15 +39,9 @@ def memory() -> int:
 
 def machine_memory() -> int:
     """The bytes of memory of this machine, or of the group of processes that this one is confined to."""
-    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")] if hasattr(os, "sysconf") else [1 << 40]
-    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            text = Path(name).read_text(encoding="ascii").strip()
-        except OSError:
-            continue
-        if text.isdecimal():
-            found.append(int(text))
-    return min(found)
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 40
+    granted = cgroups.memory()
+    return whole if granted is None else min(whole, granted)
 
 
 def require_memory(size: int, what: str, error: type[E]) -> None:

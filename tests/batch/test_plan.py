@@ -37,6 +37,26 @@ def test_folders_are_searched(tmp_path: Path) -> None:
     assert stems(found) == [f"{n}.{s}" for n in ("a", "b", "sub/a") for s in ("int8", "int16x8")]
 
 
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    source = files(tmp_path / "in", "a.tflite", "sub/b.tflite", "out/z.tflite")
+    files(tmp_path / "elsewhere", "c.tflite", "d/e.tflite")
+    (source / "linked").symlink_to(tmp_path / "elsewhere")
+    (source / "sub" / "whole").symlink_to("..")
+    (source / "above").symlink_to(tmp_path)
+    (source / "outputs").symlink_to("out")
+    (source / "itself").symlink_to("itself")
+    (tmp_path / "elsewhere" / "back").symlink_to(source)
+    found = plan.jobs([str(source)], None, INT8, source / "out")
+    assert stems(found) == [f"{n}.int8" for n in ("a", "linked/c", "linked/d/e", "sub/b")]
+
+
+@pytest.mark.parametrize("folder", ["deep/", "./deep", "deep/.", "deep"])
+def test_a_folder_has_one_name(tmp_path: Path, folder: str) -> None:
+    files(tmp_path, "a.tflite")
+    (tmp_path / "m.toml").write_text(f"[[models]]\npath = 'a.tflite'\nfolder = '{folder}'\n", encoding="utf-8")
+    assert stems(plan.jobs([], str(tmp_path / "m.toml"), INT8, tmp_path / "out")) == ["deep/a.int8"]
+
+
 def test_the_same_file_twice_is_one_job(tmp_path: Path) -> None:
     files(tmp_path, "in/a.tflite")
     sources = [str(tmp_path / "in"), str(tmp_path / "in" / "a.tflite")]

@@ -174,19 +174,29 @@ def models(source: str, out: Place) -> Iterator[tuple[str, str]]:
         return
     if os.path.realpath(source) == out.identity():
         raise _both(source)
-    found = False
-    for folder, folders, names in os.walk(source, onerror=_unreadable):
-        folders[:] = sorted(
-            name for name in folders
-            if not name.startswith(".") and os.path.realpath(os.path.join(folder, name)) != out.identity()
-        )  # fmt: skip
-        for name in sorted(names):
-            if name.endswith(SUFFIX) and not name.startswith("."):
-                found = True
-                path = os.path.join(folder, name)
-                yield path, os.path.relpath(path, source)
+    found = list(_below(source, (), out))
     if not found:
         raise UsageError(f"{source}: there is no {SUFFIX} file in this folder; give another")
+    for path in found:
+        yield path, os.path.relpath(path, source)
+
+
+def _below(folder: str, around: tuple[str, ...], out: Place) -> Iterator[str]:
+    """The models in a folder, before those in the folders in it, also where links lead to them; `around` are the real
+    paths of the folders that it was reached by."""
+    here = os.path.realpath(folder)
+    try:
+        entries = sorted((each for each in os.scandir(folder) if not each.name.startswith(".")), key=lambda e: e.name)
+    except OSError as error:
+        raise _unreadable(error) from error
+    folders = [each for each in entries if os.path.isdir(each.path)]
+    yield from (each.path for each in entries if each.name.endswith(SUFFIX) and each not in folders)
+    for each in folders:
+        real = os.path.realpath(each.path)
+        # A link to what it lies in has no end.
+        endless = each.is_symlink() and any(f"{known}/".startswith(f"{real}/") for known in (here, *around))
+        if real != out.identity() and not endless:
+            yield from _below(each.path, (here, *around), out)
 
 
 def _both(source: str) -> UsageError:
@@ -216,8 +226,8 @@ def _objects(url: str, out: Place) -> Iterator[tuple[str, str]]:
         yield f"{url.rstrip('/')}/{name}", name
 
 
-def _unreadable(error: OSError) -> None:
-    raise UsageError(f"{error.filename}: cannot be read: {error.strerror}; check its permissions") from error
+def _unreadable(error: OSError) -> UsageError:
+    return UsageError(f"{error.filename}: cannot be read: {error.strerror}; check its permissions")
 
 
 def _check(found: Sequence[Job], out: Place, manifest: str | None) -> None:
@@ -300,6 +310,8 @@ def _merged(asked: Asked, table: Any, path: str, where: str) -> Asked:
     folder = changes.get("folder", "")
     if os.path.isabs(folder) or ".." in Path(folder).parts:
         raise UsageError(f"{where}.folder: {folder!r} must lie inside the output folder")
+    if folder:
+        changes["folder"] = os.path.join(*Path(folder).parts) if Path(folder).parts else ""  # one name for each folder
     return replace(asked, **changes)
 
 
