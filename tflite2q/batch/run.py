@@ -127,12 +127,10 @@ class Batch:
         """Wait for a job to end, keep its result and put it in its place."""
         done, _ = wait(running, return_when=FIRST_COMPLETED)
         for future in done:
-            working, seconds = running[future], 0.0
-            job = self._jobs[working.index]
+            ended, working = self._ended(future), running[future]
+            outcome, seconds, job = ended.outcome, ended.seconds, self._jobs[working.index]
             made: dict[str, bytes] = {}
             try:
-                ended = future.result()
-                outcome, seconds = ended.outcome, ended.seconds
                 if outcome.state in USABLE:
                     paths = sorted((working.folder / work.OUT).iterdir())
                     made = {path.name: path.read_bytes() for path in paths}
@@ -150,6 +148,13 @@ class Batch:
             running.pop(future)
             self._cache.unstage(working.index)
             self._tell(working.index, record, told)
+
+    def _ended(self, future: Future[Done]) -> Done:
+        """What became of a job.  Raises UsageError if nothing did, because the engine cannot go on."""
+        try:
+            return future.result()
+        except OSError as error:
+            return Done(Outcome(UNWRITTEN, str(_unwritable(self._cache.place.name(), error))), 0.0)
 
     def _refused(self, job: Job, error: Tflite2qError, seconds: float) -> Record:
         """The record of a job that cannot be done; outputs of an earlier run would pass for its own."""
