@@ -23,6 +23,7 @@ GIGABYTE = 1 << 30
 BLOCK = 1 << 12  # bytes that tell a text from another file
 LARGE_BLOCK = 1 << 24
 WIDE = (b"\xff\xfe", b"\xfe\xff")  # byte order marks of UTF-16
+THREADS = 1 << 12
 TEXT = 1 << 28  # bytes of a list of labels, of annotations, of a scheme: far beyond any that is meant
 
 
@@ -42,6 +43,12 @@ def machine_memory() -> int:
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 40
     granted = cgroups.memory()
     return whole if granted is None else min(whole, granted)
+
+
+def check_threads(threads: int) -> None:
+    """Raise UsageError for a number of threads that no machine has."""
+    if not 1 <= threads <= THREADS:
+        raise UsageError(f"threads must be 1 to {THREADS}, got {threads}")
 
 
 def require_memory(size: int, what: str, error: type[E]) -> None:

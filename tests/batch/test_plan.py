@@ -104,7 +104,9 @@ def test_an_output_that_leads_to_a_source_is_refused(tmp_path: Path, link: Calla
 def test_outputs_of_different_kinds_do_not_collide(tmp_path: Path) -> None:
     files(tmp_path, "in/a.tflite", "in/a.int8.tflite")
     (tmp_path / "in" / "native.toml").write_text('[activations]\ndtype = "int8"\n[weights]\ndtype = "int8"\n')
-    asked = Asked(schemes=("int8", str(tmp_path / "in" / "native.toml")), targets=("a/b", "a_b"))
+    asked = Asked(
+        schemes=("int8", str(tmp_path / "in" / "native.toml")), targets=('{"kind": "llvm"}', '{"kind" :"llvm"}')
+    )
     with pytest.raises(UsageError, match="both would write"):
         plan.jobs([str(tmp_path / "in")], None, asked, tmp_path / "out")
 
@@ -160,6 +162,14 @@ gates = { min_agreement = 0.5 }
         ("[[models]]\npath = 'a.tflite'\ngates = { min_speedup = 2 }", "not measured without --speed"),
         ("[[models]]\npath = 'a.tflite'\ngates = { min_speed = 2 }", "there is no gate 'min_speed'"),
         ("[[models]]\npath = 'b.tflite'", "b.tflite: does not exist"),
+        ("[[models]]\npath = 'a.tflite'\ntarget = 'nativ'", "target 'nativ' is not known; did you mean native"),
+        ("[[models]]\npath = 'a.tflite'\nthreads = 0", "threads must be 1 to 4096, got 0"),
+        ("[[models]]\npath = 'a.tflite'\nlimit = 0", "limit = 0 is no whole number from 1 on"),
+        ("[[models]]\npath = 'a.tflite'\nmean = inf", "mean = inf"),
+        ("[[models]]\npath = 'a.tflite'\nstd = nan", "std = nan"),
+        ("[[models]]\npath = 'a.tflite'\ntask = 'x'", "task is 'x', not one of auto, detection"),
+        ("[[models]]\npath = 'a.tflite'\nfit = 'x'", "fit is 'x', not one of auto, crop"),
+        ("[[models]]\npath = 'a.tflite'\nfolder = \"a\\u0000b\"", "must lie inside the output folder"),
     ],
 )
 def test_manifests_that_are_refused(tmp_path: Path, text: str, message: str) -> None:
