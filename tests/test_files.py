@@ -73,14 +73,66 @@ def test_a_link_to_nothing_is_refused(tmp_path: Path, force: bool) -> None:
 def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    left = f".x.tflite2q-{ended.pid}.so"
-    kept = [f".x.tflite2q-{os.getppid()}.so", f".y.tflite2q-{ended.pid}.so", ".x.notes.so", f".x.{ended.pid}.so"]
+    mine = files.owner().partition("-")[2]
+    left = f".x.tflite2q-{ended.pid}-{mine}.so"
+    kept = [
+        f".x.tflite2q-{os.getppid()}-{mine}.so",
+        f".y.tflite2q-{ended.pid}-{mine}.so",
+        ".x.notes.so",
+        f".x.{ended.pid}.so",
+    ]
     for name in (left, *kept):
         (tmp_path / name).touch()
     files.write(tmp_path / "x.so", b"content")
     assert sorted(os.listdir(tmp_path)) == sorted([*kept, "x.so"])
     files.sweep(tmp_path)
     assert sorted(os.listdir(tmp_path)) == sorted([kept[0], *kept[2:], "x.so"])
+
+
+def test_what_processes_of_another_machine_or_container_have_is_left_to_them(tmp_path: Path) -> None:
+    """Those have processes of the same numbers: this one's may be that of the one that works there."""
+    number = files.owner().partition("-")[0]
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    names = [f".x.tflite2q-{each}-0123abcd.so" for each in (number, ended.pid)]
+    for name in names:
+        (tmp_path / name).touch()
+    files.sweep(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted(names)
+    with files.replacing(tmp_path / "x.so") as temporary:
+        assert temporary.name not in names
+        temporary.touch()
+    for name in names:
+        os.utime(tmp_path / name, (1, 1))  # long ago
+    files.sweep(tmp_path)
+    assert os.listdir(tmp_path) == ["x.so"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="no name spaces")
+def test_containers_are_told_apart(root: Path) -> None:
+    command = ["unshare", "--user", "--map-root-user", "--pid", "--fork", sys.executable, "-c"]
+    said = "from tflite2q import files; print(files.owner().partition('-')[2])"
+    done = subprocess.run([*command, said], capture_output=True, text=True, check=False, cwd=root)
+    if done.returncode:
+        pytest.skip(f"no containers here: {done.stderr}")
+    assert done.stdout.strip() != files.owner().partition("-")[2]
+
+
+@pytest.mark.parametrize("name", ["x" * 247 + ".tflite", "\u00e4" * 127, "x." + "y" * 253, "m"])
+def test_names_of_any_length_that_a_file_may_have(tmp_path: Path, name: str) -> None:
+    target = tmp_path / name
+    files.write(target, b"content")
+    assert target.read_bytes() == b"content" and os.listdir(tmp_path) == [name]
+    with files.replacing(target, force=True) as temporary:
+        temporary.touch()
+        mine = files.owner().partition("-")[2]
+        number = files.owner().partition("-")[0]
+        gone = temporary.name.replace(f"-{number}-{mine}", f"-{2**22 + 1}-{mine}")
+    assert gone != temporary.name
+    (tmp_path / gone).touch()
+    files.write(target, b"again", force=True)
+    assert os.listdir(tmp_path) == [name]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -2,16 +2,58 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
+import platform
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tflite2q.errors import OutputError, UsageError, hint
 
-OWNER = "tflite2q-"  # in the names of temporary files and folders; the number of the process that owns one follows
+OWNER = "tflite2q-"  # in the names of temporary files and folders; who owns one follows
+_TEMPORARY = re.compile(rf"(\..*)\.{OWNER}([0-9]+[-0-9a-z_]*)(\.[^.]*)?", re.DOTALL)
+LONGEST = 255  # bytes of a file's name
+ROOM = 40  # of them for an owner
+FORGOTTEN = 7 * 24 * 3600.0  # seconds after which what another machine left is nobody's
+
+
+def owner() -> str:
+    """This process, as the names of what it has for a while say it."""
+    return f"{os.getpid()}-{_numbering()}"
+
+
+@functools.cache
+def _numbering() -> str:
+    """What numbers this process: this start of this system, or a container in it.
+
+    Machines and containers that share a folder have processes of the same numbers.
+    """
+    said = [platform.node()]
+    with suppress(OSError):
+        said.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
+        said.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.sha256("\0".join(said).encode()).hexdigest()[:8]
+
+
+def abandoned(path: str | Path, named: str) -> bool:
+    """Whether whoever owns what lies at `path` is gone: `named` begins with an `owner`.
+
+    Of processes that others number, nothing is known but the time of what they left.
+    """
+    number, _, rest = named.partition("-")
+    if not number.isdigit():
+        return False
+    if rest.partition("-")[0] == _numbering():
+        return not alive(int(number))
+    with suppress(OSError):
+        return time.time() - os.stat(path).st_mtime > FORGOTTEN
+    return False
 
 
 def refuse_overwrite(path: str | Path, force: bool) -> None:
@@ -74,7 +116,7 @@ def replacing(path: str | Path, force: bool = False, tidy: bool = True) -> Itera
     refuse_overwrite(path, force)
     direct = _is_device(path)
     where = Path(path) if direct else Path(os.path.realpath(path))
-    temporary = where if direct else where.with_name(f".{where.stem}.{OWNER}{os.getpid()}{where.suffix}")
+    temporary = where if direct else where.with_name(f".{OWNER}{owner()}".join(_around(where)))
     if tidy and not direct:
         sweep(where.parent, where)
     try:
@@ -89,15 +131,24 @@ def replacing(path: str | Path, force: bool = False, tidy: bool = True) -> Itera
                 temporary.unlink(missing_ok=True)
 
 
+def _around(path: Path) -> tuple[str, str]:
+    """What stands before and behind the owner in the temporary name of a file.  A hash stands for a name that leaves an
+    owner no room."""
+    if len(os.fsencode(path.name)) <= LONGEST - ROOM:
+        return f".{path.stem}", path.suffix
+    hashed = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    return f".{hashed}", path.suffix if len(os.fsencode(path.suffix)) < ROOM else ""
+
+
 def sweep(folder: Path, of: Path | None = None) -> None:
     """Remove the temporary files in a folder whose processes are gone: those that were to become `of`, or all."""
     with suppress(OSError):
         for entry in os.scandir(folder):
-            path = Path(entry.name)
-            stem, mark, owner = path.stem.rpartition(f".{OWNER}")
-            if not (mark and stem.startswith(".") and owner.isdigit() and entry.is_file()):
+            found = _TEMPORARY.fullmatch(entry.name)
+            if found is None or not entry.is_file():
                 continue
-            if (of is None or (stem, path.suffix) == (f".{of.stem}", of.suffix)) and not alive(int(owner)):
+            before, named, behind = found.groups("")
+            if (of is None or (before, behind) == _around(of)) and abandoned(entry.path, named):
                 os.unlink(entry.path)
 
 
@@ -110,10 +161,10 @@ def temporary_folder() -> Iterator[Path]:
     place = Path(tempfile.gettempdir())
     with suppress(OSError):
         for entry in os.scandir(place):
-            owner = entry.name.removeprefix(OWNER).partition("-")[0]
-            if entry.name.startswith(OWNER) and owner.isdigit() and not alive(int(owner)):
+            named = entry.name.removeprefix(OWNER)
+            if named != entry.name and abandoned(entry.path, named):
                 shutil.rmtree(entry.path, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f"{OWNER}{os.getpid()}-") as folder:
+    with tempfile.TemporaryDirectory(prefix=f"{OWNER}{owner()}-") as folder:
         yield Path(folder)
 
 

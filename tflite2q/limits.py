@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import TypeVar
 
+from tflite2q import cgroups
 from tflite2q.errors import Tflite2qError, UsageError, hint
 
 E = TypeVar("E", bound=Tflite2qError)
@@ -23,6 +23,7 @@ GIGABYTE = 1 << 30
 BLOCK = 1 << 12  # bytes that tell a text from another file
 LARGE_BLOCK = 1 << 24
 WIDE = (b"\xff\xfe", b"\xfe\xff")  # byte order marks of UTF-16
+THREADS = 1 << 12
 TEXT = 1 << 28  # bytes of a list of labels, of annotations, of a scheme: far beyond any that is meant
 
 
@@ -39,15 +40,15 @@ def memory() -> int:
 
 def machine_memory() -> int:
     """The bytes of memory of this machine, or of the group of processes that this one is confined to."""
-    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")] if hasattr(os, "sysconf") else [1 << 40]
-    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            text = Path(name).read_text(encoding="ascii").strip()
-        except OSError:
-            continue
-        if text.isdecimal():
-            found.append(int(text))
-    return min(found)
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 40
+    granted = cgroups.memory()
+    return whole if granted is None else min(whole, granted)
+
+
+def check_threads(threads: int) -> None:
+    """Raise UsageError for a number of threads that no machine has."""
+    if not 1 <= threads <= THREADS:
+        raise UsageError(f"threads must be 1 to {THREADS}, got {threads}")
 
 
 def require_memory(size: int, what: str, error: type[E]) -> None:

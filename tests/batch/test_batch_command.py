@@ -13,8 +13,10 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from html import unescape
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_to_bytes
 from xml.etree import ElementTree
 
 import pytest
@@ -284,6 +286,64 @@ def test_an_interruption_ends_jobs_and_keeps_what_is_done(digits: Path, tmp_path
     assert process.returncode == 130
     assert "1 of 2 are done and kept" in errors and errors.endswith("tflite2q: interrupted\n")
     assert not list((out / cache.FOLDER / "staging").iterdir())
+
+
+def test_reports_of_an_earlier_model_do_not_pass_for_those_of_a_later_one(
+    cli: Cli, digits: Path, tmp_path: Path
+) -> None:
+    """Options of the later run do not ask for reports; another model's and other people's files stay."""
+    models, out = tmp_path / "models", tmp_path / "out"
+    models.mkdir()
+    shutil.copy(digits, models / "a.tflite")
+    shutil.copy(digits, models / "a.int8.b.tflite")
+    command = ("batch", models, "--scheme", "int8", "-o", out)
+    assert cli(*command, "--limit", "2").code == 0
+    (out / "a.int8.mine.so").write_bytes(b"of somebody else")
+    every = outputs(out)
+    assert cli(*command).code == 0
+    assert outputs(out) == every, "they are those of the same result"
+    tflite2q.convert(digits, "symmetric-int8").save(tmp_path / "other.tflite")
+    (tmp_path / "other.tflite").replace(models / "a.tflite")
+    assert cli(*command).code == 0
+    gone = ["a.int8.html", "a.int8.md"]
+    assert outputs(out) == [name for name in every if name not in gone]
+    assert cli(*command, "--limit", "2").code == 0
+    assert outputs(out) == every
+    (models / "a.tflite").write_bytes(b"damaged")
+    assert cli(*command).code == 3
+    assert outputs(out) == [name for name in every if not name.startswith("a.int8.") or "b." in name or "mine" in name]
+
+
+def test_a_report_that_cannot_be_written_hides_no_other(cli: Cli, digits: Path, tmp_path: Path) -> None:
+    done = cli(
+        "batch", digits, "--scheme", "int8", "-o", tmp_path / "out", "--markdown", "/dev/full", "--junit", "/dev/full",
+        "--json", tmp_path / "s.json", "--html", tmp_path / "s.html",
+    )  # fmt: skip
+    assert done.code == 2
+    assert "1 conversion: 1 converted" in done.out
+    assert done.err.endswith("/dev/full: cannot be written: No space left on device; give another place\n")
+    assert json.loads((tmp_path / "s.json").read_text())["exit_code"] == 0
+    assert "digits_uint8.tflite" in (tmp_path / "s.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["a\nb", "non\uffffcharacter\ufffe", "\udcff", "a]]>&amp;<b", "$x$ ~~y~~ &lt;"])
+def test_a_file_of_any_name_is_in_every_report(cli: Cli, digits: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / f"{name}.tflite").write_bytes(b"damaged")
+    shutil.copy(digits, tmp_path / "in" / f"good {name}.tflite")
+    reports = [f"--{kind}={tmp_path / kind}" for kind in ("markdown", "junit", "html", "json")]
+    done = cli("batch", tmp_path / "in", "--scheme", "int8", "-o", tmp_path / "out", *reports)
+    assert done.code == 3
+    assert len(done.err.splitlines()) == 2, done.err
+    suite = ElementTree.parse(tmp_path / "junit").getroot()[0]
+    assert (suite.get("tests"), suite.get("errors")) == ("2", "1")
+    assert len(json.loads((tmp_path / "json").read_text())["jobs"]) == 2
+    page = (tmp_path / "html").read_text(encoding="utf-8")
+    links = [unquote_to_bytes(unescape(link)) for link in re.findall(r'href="([^"]+)"', page)]
+    assert len(links) == 2 and all((tmp_path / os.fsdecode(link)).exists() for link in links)
+    table = (tmp_path / "markdown").read_text(encoding="utf-8")
+    assert len([line for line in table.splitlines() if line.startswith("| ")]) == 3 + 4  # two heads, rules and rows
+    assert not re.search(r"(?<!\\)[$~&]", table)
 
 
 def test_every_option_that_says_how_is_said_to_imply_a_comparison(cli: Cli, digits: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tflite2q import files
 from tflite2q.batch import cache
 from tflite2q.batch.records import CONVERTED, Outcome, Settings
 from tflite2q.errors import DataError
@@ -90,8 +91,36 @@ def test_entries_are_whole_and_checked(tmp_path: Path) -> None:
     assert kept.find("k") == outcome and kept.content(hashed) == b"content"
     (tmp_path / "c" / "content" / hashed).write_bytes(b"damaged")
     assert kept.content(hashed) is None and kept.find("k") is None
-    (tmp_path / "c" / "entries" / "k.json").write_bytes(b"{")
+    (tmp_path / "c" / "entries" / "k.entry").write_bytes(b"{")
     assert kept.find("k") is None
+
+
+@pytest.mark.parametrize("change", [("converted", "confused"), ("13 of", "11 of"), ('"g"', '"h"'), ("\n", "")])
+def test_an_entry_that_is_damaged_is_not_believed(tmp_path: Path, change: tuple[str, str]) -> None:
+    kept = cache.Cache(tmp_path / "c")
+    kept.keep("k", Outcome(CONVERTED, figures={"changed layers": "13 of 14"}, gates=[("g", "says", True)]))
+    assert kept.find("k") is not None
+    path = tmp_path / "c" / "entries" / "k.entry"
+    damaged = path.read_text().replace(*change, 1)
+    assert damaged != path.read_text()
+    path.write_text(damaged)
+    assert kept.find("k") is None
+    path.unlink()
+    kept.keep("other", Outcome(CONVERTED))
+    (tmp_path / "c" / "entries" / "other.entry").rename(path)
+    assert kept.find("k") is None, "it is that of another key"
+
+
+def test_work_of_another_machine_that_shares_a_cache_is_left_alone(tmp_path: Path) -> None:
+    """Its processes may have the numbers of ours, or ones that no process has here."""
+    number = files.owner().partition("-")[0]
+    staging = tmp_path / "c" / "staging"
+    for name in (f"{number}-0123abcd-0", "4194305-0123abcd-0"):
+        (staging / name / "out").mkdir(parents=True)
+    kept = cache.Cache(tmp_path / "c")
+    kept.stage(0)
+    kept.close()
+    assert sorted(path.name for path in staging.glob("*/out/..")) == [".."] * 2
 
 
 def test_an_interrupted_removal_of_a_job_is_made_up_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,10 +140,11 @@ def test_an_interrupted_removal_of_a_job_is_made_up_for(tmp_path: Path, monkeypa
 def test_what_killed_runs_left_is_removed(tmp_path: Path) -> None:
     kept = cache.Cache(tmp_path / "c")
     gone = 2**22 + 1  # above Linux's largest process number
-    (tmp_path / "c" / "staging" / f"{gone}-3").mkdir()
-    (tmp_path / "c" / "staging" / f"{os.getppid()}-3").mkdir()
-    (tmp_path / "c" / "entries" / f".k.tflite2q-{gone}.json").touch()
-    (tmp_path / "c" / "entries" / "k.json").touch()
+    mine = files.owner().partition("-")[2]
+    (tmp_path / "c" / "staging" / f"{gone}-{mine}-3").mkdir()
+    (tmp_path / "c" / "staging" / f"{os.getppid()}-{mine}-3").mkdir()
+    (tmp_path / "c" / "entries" / f".k.tflite2q-{gone}-{mine}.entry").touch()
+    (tmp_path / "c" / "entries" / "k.entry").touch()
     cache.Cache(kept.place)
-    assert [path.name for path in (tmp_path / "c" / "staging").iterdir()] == [f"{os.getppid()}-3"]
-    assert [path.name for path in (tmp_path / "c" / "entries").iterdir()] == ["k.json"]
+    assert [path.name for path in (tmp_path / "c" / "staging").iterdir()] == [f"{os.getppid()}-{mine}-3"]
+    assert [path.name for path in (tmp_path / "c" / "entries").iterdir()] == ["k.entry"]

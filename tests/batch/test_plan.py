@@ -37,6 +37,26 @@ def test_folders_are_searched(tmp_path: Path) -> None:
     assert stems(found) == [f"{n}.{s}" for n in ("a", "b", "sub/a") for s in ("int8", "int16x8")]
 
 
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    source = files(tmp_path / "in", "a.tflite", "sub/b.tflite", "out/z.tflite")
+    files(tmp_path / "elsewhere", "c.tflite", "d/e.tflite")
+    (source / "linked").symlink_to(tmp_path / "elsewhere")
+    (source / "sub" / "whole").symlink_to("..")
+    (source / "above").symlink_to(tmp_path)
+    (source / "outputs").symlink_to("out")
+    (source / "itself").symlink_to("itself")
+    (tmp_path / "elsewhere" / "back").symlink_to(source)
+    found = plan.jobs([str(source)], None, INT8, source / "out")
+    assert stems(found) == [f"{n}.int8" for n in ("a", "linked/c", "linked/d/e", "sub/b")]
+
+
+@pytest.mark.parametrize("folder", ["deep/", "./deep", "deep/.", "deep"])
+def test_a_folder_has_one_name(tmp_path: Path, folder: str) -> None:
+    files(tmp_path, "a.tflite")
+    (tmp_path / "m.toml").write_text(f"[[models]]\npath = 'a.tflite'\nfolder = '{folder}'\n", encoding="utf-8")
+    assert stems(plan.jobs([], str(tmp_path / "m.toml"), INT8, tmp_path / "out")) == ["deep/a.int8"]
+
+
 def test_the_same_file_twice_is_one_job(tmp_path: Path) -> None:
     files(tmp_path, "in/a.tflite")
     sources = [str(tmp_path / "in"), str(tmp_path / "in" / "a.tflite")]
@@ -84,7 +104,9 @@ def test_an_output_that_leads_to_a_source_is_refused(tmp_path: Path, link: Calla
 def test_outputs_of_different_kinds_do_not_collide(tmp_path: Path) -> None:
     files(tmp_path, "in/a.tflite", "in/a.int8.tflite")
     (tmp_path / "in" / "native.toml").write_text('[activations]\ndtype = "int8"\n[weights]\ndtype = "int8"\n')
-    asked = Asked(schemes=("int8", str(tmp_path / "in" / "native.toml")), targets=("a/b", "a_b"))
+    asked = Asked(
+        schemes=("int8", str(tmp_path / "in" / "native.toml")), targets=('{"kind": "llvm"}', '{"kind" :"llvm"}')
+    )
     with pytest.raises(UsageError, match="both would write"):
         plan.jobs([str(tmp_path / "in")], None, asked, tmp_path / "out")
 
@@ -140,6 +162,14 @@ gates = { min_agreement = 0.5 }
         ("[[models]]\npath = 'a.tflite'\ngates = { min_speedup = 2 }", "not measured without --speed"),
         ("[[models]]\npath = 'a.tflite'\ngates = { min_speed = 2 }", "there is no gate 'min_speed'"),
         ("[[models]]\npath = 'b.tflite'", "b.tflite: does not exist"),
+        ("[[models]]\npath = 'a.tflite'\ntarget = 'nativ'", "target 'nativ' is not known; did you mean native"),
+        ("[[models]]\npath = 'a.tflite'\nthreads = 0", "threads must be 1 to 4096, got 0"),
+        ("[[models]]\npath = 'a.tflite'\nlimit = 0", "limit = 0 is no whole number from 1 on"),
+        ("[[models]]\npath = 'a.tflite'\nmean = inf", "mean = inf"),
+        ("[[models]]\npath = 'a.tflite'\nstd = nan", "std = nan"),
+        ("[[models]]\npath = 'a.tflite'\ntask = 'x'", "task is 'x', not one of auto, detection"),
+        ("[[models]]\npath = 'a.tflite'\nfit = 'x'", "fit is 'x', not one of auto, crop"),
+        ("[[models]]\npath = 'a.tflite'\nfolder = \"a\\u0000b\"", "must lie inside the output folder"),
     ],
 )
 def test_manifests_that_are_refused(tmp_path: Path, text: str, message: str) -> None:

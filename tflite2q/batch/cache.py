@@ -1,6 +1,7 @@
 """Results kept by what they were made from.
 
-A key is the hash of everything that a result depends on; an entry names its files by the hashes of their contents.
+A key is the hash of everything that a result depends on; an entry names its files by the hashes of their contents,
+and begins with a hash of its own.
 Files are written before the entry that names them, and both by renaming, so that whatever is interrupted leaves an
 entry that is whole or none.  What is read is checked against its hash: a damaged cache costs time, never a result.
 """
@@ -18,7 +19,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from tflite2q import files
 from tflite2q.batch import places
@@ -140,20 +140,19 @@ class Cache:
     def _sweep(self, folder: Path) -> None:
         """Remove what killed runs left."""
         for entry in os.scandir(self._staging):
-            owner = entry.name.partition("-")[0]
-            if owner.isdigit() and not files.alive(int(owner)):
+            if files.abandoned(entry.path, entry.name):
                 shutil.rmtree(entry.path, ignore_errors=True)
         files.sweep(folder / "entries")
         files.sweep(folder / "content")
 
     def close(self) -> None:
         """Remove what is temporary: also the folders of jobs that an interruption, at any moment, left."""
-        for folder in self._staging.glob(f"{os.getpid()}-*"):
+        for folder in self._staging.glob(f"{files.owner()}-*"):
             shutil.rmtree(folder, ignore_errors=True)
         self._stack.close()
 
     def _stage(self, number: int) -> Path:
-        return self._staging / f"{os.getpid()}-{number}"
+        return self._staging / f"{files.owner()}-{number}"
 
     def stage(self, number: int) -> Path:
         """A new folder for a job, until `unstage` or `close`.  Raises OSError."""
@@ -167,11 +166,13 @@ class Cache:
 
     def find(self, key: str) -> Outcome | None:
         """The outcome that is kept for a key, if all its files are there too."""
-        if not self.place.has(f"entries/{key}.json"):
+        if not self.place.has(f"entries/{key}.entry"):
             return None
         try:
-            found: dict[str, Any] = json.loads(self.place.read(f"entries/{key}.json"))
-            outcome = Outcome.of(found)
+            hashed, _, encoded = self.place.read(f"entries/{key}.entry").partition(b"\n")
+            if hashed != _sealed(key, encoded):
+                return None
+            outcome = Outcome.of(json.loads(encoded))
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
         return outcome if all(self.has(each) for each in outcome.outputs.values()) else None
@@ -204,4 +205,9 @@ class Cache:
         """Keep the outcome of a key, whose files were adopted.  Raises OSError and UsageError."""
         encoded = json.dumps(asdict(outcome), sort_keys=True).encode()
         with self._lock:
-            self.place.write(f"entries/{key}.json", encoded)
+            self.place.write(f"entries/{key}.entry", _sealed(key, encoded) + b"\n" + encoded)
+
+
+def _sealed(key: str, encoded: bytes) -> bytes:
+    """The first line of the entry of a key: the hash of both, so that no other and no damaged one passes for it."""
+    return digest(f"{key}\n".encode() + encoded).encode()

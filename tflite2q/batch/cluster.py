@@ -17,7 +17,7 @@ from typing import Any
 from tflite2q import files
 from tflite2q.batch import cache, work
 from tflite2q.batch.connection import Connection, WorkersLostError, facts, unlike
-from tflite2q.batch.local import Keeper, Limits, fair_memory
+from tflite2q.batch.local import LEAST, Keeper, Limits, fair_memory
 from tflite2q.batch.records import DIED, UNWRITTEN, Done, Outcome, Settings
 from tflite2q.errors import OutputError, UsageError
 
@@ -43,7 +43,7 @@ def perform(
         with files.temporary_folder() as folder:
             settings = _unpacked(folder / "data", settings, packs)
             work.prepare(folder, name, content, settings)
-            limits = Limits(seconds, memory or fair_memory(_threads()))
+            limits = Limits(seconds, memory or _fair_memory())
             outcome = _mine.keeper.run(folder, limits, settings.running)
             made = {path.name: path.read_bytes() for path in (folder / work.OUT).iterdir()}
             return asdict(outcome), time.monotonic() - started, made
@@ -53,10 +53,15 @@ def perform(
         return asdict(outcome), time.monotonic() - started, {}
 
 
-def _threads() -> int:
+def _fair_memory() -> int:
+    """Bytes for each job at once of this worker: a share of what its machine has free, and of what Dask grants it, as
+    other workers may be there."""
     from distributed import get_worker
 
-    return int(get_worker().state.nthreads)
+    worker = get_worker()
+    threads, granted = int(worker.state.nthreads), worker.memory_manager.memory_limit
+    fair = fair_memory(threads)
+    return min(fair, max(int(granted) // threads, LEAST)) if granted else fair
 
 
 def _unpacked(folder: Path, settings: Settings, packs: dict[str, Pack]) -> Settings:
@@ -78,7 +83,7 @@ def _pack(path: str) -> Pack:
 
 
 class Cluster:
-    """The cluster at `address`; `memory` None: a fair share of each worker's machine.
+    """The cluster at `address`; `memory` None: a fair share of what each worker has.
 
     Raises UsageError if there is none, or if a worker would give other results.
     """

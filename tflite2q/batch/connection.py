@@ -64,8 +64,9 @@ def connected(address: str, running: bool) -> Any:
     _quiet()
     try:
         client = Client(address, timeout=PATIENCE, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{hint('--dask')} {address}: no scheduler answers there; check the address") from error
+    except Exception as error:  # Dask has no kind of its own for settings, such as those of TLS, that are missing
+        why = "" if isinstance(error, (OSError, ValueError)) else f" ({error})"
+        raise UsageError(f"{hint('--dask')} {address}: no scheduler answers there{why}; check the address") from error
     try:
         _check(client, address, running)
     except BaseException:
@@ -163,6 +164,8 @@ class Connection:
             answer.set_exception(WorkersLostError("several Dask workers were lost while they did it; see their logs"))
         except Tflite2qError as error:
             answer.set_exception(error)
+        except ImportError:  # of a worker that came later
+            answer.set_exception(UsageError(unlike("that came later", "", "")))
         except BaseException as error:  # cancelled or lost: whatever Dask calls it, it has no result
             answer.set_exception(gone(self._address, error))
         finally:

@@ -9,15 +9,19 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from tflite2q import cgroups
 from tflite2q.batch import keeper, work
-from tflite2q.batch.records import DIED, Done, Outcome, Settings
+from tflite2q.batch.records import DIED, UNWRITTEN, Done, Outcome, Settings
+from tflite2q.limits import machine_memory
 
 PARTING = 0.5  # seconds for a keeper to end its job and itself
 SHARE = 0.9  # of the memory that is free
+LEAST = 1 << 28  # bytes of memory for a job: with less, not even the smallest model is converted
 
 
 @dataclass(frozen=True)
@@ -29,22 +33,14 @@ class Limits:
 
 
 def fair_memory(jobs: int) -> int:
-    """Bytes for each of so many jobs at once: what the machine, or the control group, has free."""
-    free = 0
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            free = int(line.split()[1]) * 1024
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        try:
-            most, now = ((Path("/sys/fs/cgroup") / name).read_text(encoding="ascii").strip() for name in (limit, used))
-        except OSError:
-            continue
-        if most.isdigit():
-            free = min(free, int(most) - int(now))
-    return max(int(SHARE * free / jobs), 1 << 28)
+    """Bytes for each of so many jobs at once: what the machine, or its control groups, have free."""
+    free = machine_memory()
+    with contextlib.suppress(OSError):  # Linux has this file
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                free = int(line.split()[1]) * 1024
+    granted = cgroups.free_memory()
+    return max(int(SHARE * (free if granted is None else min(free, granted)) / jobs), LEAST)
 
 
 class Keeper:
@@ -57,26 +53,22 @@ class Keeper:
 
     def run(self, folder: Path, limits: Limits, running: bool) -> Outcome:
         """Do the job that was laid out in `folder`; `running` tells whether it runs models.  Its files are in
-        `folder`/out."""
+        `folder`/out.
+
+        A keeper that is ended by others takes its job with it, which did no wrong: it is done once more.
+        """
         request = {"folder": str(folder), "seconds": limits.seconds, "memory": limits.memory, "running": running}
-        process = self._started()
-        if process is None:
-            return Outcome(DIED, "interrupted")
-        assert process.stdin is not None and process.stdout is not None
-        try:
-            process.stdin.write(json.dumps(request) + "\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
+        for again in (True, False):
+            process = self._started()
+            if process is None:
+                return Outcome(DIED, "interrupted")
+            line = _asked(process, json.dumps(request))
+            if line.endswith("\n"):
+                return _told(json.loads(line), folder)
             self._end()
-            return Outcome(DIED, "the process that watches it was ended; run the same command again")
-        answer = json.loads(line)
-        if answer["how"] != keeper.DONE:
-            return Outcome(answer["how"], answer["reason"].replace(f"{folder}/in/", ""))
-        found = json.loads((folder / work.RESULT).read_text(encoding="utf-8"))
-        return Outcome.of(found)
+            if again:
+                work.clear(folder)
+        return Outcome(DIED, "the process that watches it was ended twice; run the same command again")
 
     def _started(self) -> subprocess.Popen[str] | None:
         with self._lock:
@@ -113,6 +105,27 @@ class Keeper:
         with self._lock:
             self._closed = True
         self._end()
+
+
+def _asked(process: subprocess.Popen[str], request: str) -> str:
+    """The line that a keeper answers; what there is of it if the keeper has ended."""
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        process.stdin.write(f"{request}\n")
+        process.stdin.flush()
+        return process.stdout.readline()
+    except BrokenPipeError:
+        return ""
+
+
+def _told(answer: Mapping[str, str], folder: Path) -> Outcome:
+    """The outcome of a job that its keeper has seen end."""
+    if answer["how"] != keeper.DONE:
+        return Outcome(answer["how"], answer["reason"].replace(f"{folder}/in/", ""))
+    try:
+        return Outcome.of(json.loads((folder / work.RESULT).read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:  # somebody else works in this folder, or clears it
+        return Outcome(UNWRITTEN, f"{folder}: what it made is gone: {error}; run the same command again")
 
 
 class Local:

@@ -12,28 +12,27 @@ from xml.etree import ElementTree
 from tflite2q.batch import places, show
 from tflite2q.batch.places import Place
 from tflite2q.batch.records import FINE, GATES, PAGE, Record, Summary
-
-# What XML 1.0 cannot hold, of control characters.
-CONTROL = dict.fromkeys((*range(9), 11, 12, *range(14, 32)), "\N{REPLACEMENT CHARACTER}")
+from tflite2q.report import xml
+from tflite2q.report.markdown import escaped
 
 
 def markdown(summary: Summary) -> str:
     """The verdict first, then what did not end well with its reason, then the table of all, folded if it is long."""
-    lines = ["## tflite2q batch", "", f"**{_escaped(show.counts(summary))}**", ""]
+    lines = ["## tflite2q batch", "", f"**{escaped(show.counts(summary))}**", ""]
     bad = [record for record in summary.records if record.outcome.state not in FINE]
     if bad:
         lines += [_row(("model", "scheme", "result", "reason")), _row(("---",) * 4)]
-        lines += [_row(map(_escaped, (*_names(r), r.outcome.state, r.outcome.reason))) for r in bad] + [""]
+        lines += [_row(map(escaped, (*_names(r), r.outcome.state, r.outcome.reason))) for r in bad] + [""]
     names = show.figures(summary.records)
     reports = ("report",) if any(PAGE in record.outcome.outputs for record in summary.records) else ()
     heads = ("model", "scheme", "result", *names, "time", *reports)
     lines += ["<details>", "<summary>all models</summary>", ""]
-    lines += [_row(map(_escaped, heads)), _row(("---",) * len(heads))]
+    lines += [_row(map(escaped, heads)), _row(("---",) * len(heads))]
     for record in summary.records:
         cells = [*_names(record), record.outcome.state, *(record.outcome.figures.get(name, "") for name in names)]
         cells.append("cached" if record.cached else f"{record.seconds:.1f} s")
         cells += [f"{record.job.stem}{PAGE}" if PAGE in record.outcome.outputs else "" for _ in reports]
-        lines.append(_row(map(_escaped, cells)))
+        lines.append(_row(map(escaped, cells)))
     return "\n".join([*lines, "", "</details>", ""])
 
 
@@ -43,13 +42,6 @@ def _names(record: Record) -> tuple[str, str]:
 
 def _row(cells: Sequence[str] | map[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _escaped(text: str) -> str:
-    """Text that Markdown shows as it is."""
-    for mark in "\\`*_<>|[]":
-        text = text.replace(mark, f"\\{mark}")
-    return " ".join(text.split())
 
 
 def junit(summary: Summary) -> str:
@@ -63,17 +55,15 @@ def junit(summary: Summary) -> str:
         skipped="0", time=f"{summary.seconds:.3f}",
     )  # fmt: skip
     suite.extend(cases)
-    ElementTree.indent(root)
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+    return xml.document(root)
 
 
 def _cases(record: Record) -> list[ElementTree.Element]:
     outcome = record.outcome
-    name = f"{record.job.name} -> {record.job.settings.scheme}".translate(CONTROL)
+    name = f"{record.job.name} -> {record.job.settings.scheme}"
     case = ElementTree.Element("testcase", classname=name, name="convert", time=f"{record.seconds:.3f}")
     if outcome.state not in (*FINE, GATES):
-        reason = outcome.reason.translate(CONTROL)
-        ElementTree.SubElement(case, "error", message=reason, type=outcome.state).text = reason
+        ElementTree.SubElement(case, "error", message=outcome.reason, type=outcome.state).text = outcome.reason
     found = [case]
     for gate, sentence, passed in outcome.gates:
         case = ElementTree.Element("testcase", classname=name, name=gate, time="0")
@@ -138,4 +128,4 @@ def _html_row(record: Record, names: Sequence[str], link: Callable[[str], str]) 
 
 
 def _text(text: str) -> str:
-    return html.escape(text.translate(CONTROL))
+    return html.escape(text.translate(xml.FORBIDDEN))

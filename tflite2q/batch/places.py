@@ -68,6 +68,10 @@ class Place(Protocol):
 
     def is_folder(self, relative: str) -> bool: ...
 
+    def beside(self, stem: str) -> list[str]:
+        """The files whose names are `stem` with an ending."""
+        ...
+
     def read(self, relative: str) -> bytes: ...
 
     def write(self, relative: str, content: bytes) -> None:
@@ -147,6 +151,12 @@ class Folder:
     def is_folder(self, relative: str) -> bool:
         return (self.path / relative).is_dir()
 
+    def beside(self, stem: str) -> list[str]:
+        folder, _, start = stem.rpartition("/")
+        where = self.path / folder
+        found = sorted(name for name in os.listdir(where) if name.startswith(f"{start}.")) if where.is_dir() else []
+        return [posixpath.join(folder, name) for name in found]
+
     def read(self, relative: str) -> bytes:
         return (self.path / relative).read_bytes()
 
@@ -211,6 +221,9 @@ class Store:
 
     def is_folder(self, relative: str) -> bool:
         return False  # in a store a file and a folder may have the same name
+
+    def beside(self, stem: str) -> list[str]:
+        return sorted(name for name in self._listed() if name.startswith(f"{stem}."))
 
     def read(self, relative: str) -> bytes:
         with failing():

@@ -16,9 +16,12 @@ from tflite2q.batch.cache import FOLDER
 from tflite2q.batch.places import Place
 from tflite2q.batch.records import Job, Settings
 from tflite2q.dialect.text import TEXT_SUFFIX
-from tflite2q.errors import UsageError
+from tflite2q.errors import UsageError, require_count, require_number
 from tflite2q.evaluation import gates
-from tflite2q.evaluation.tasks import AUTO
+from tflite2q.evaluation.geometry import FITS
+from tflite2q.evaluation.tasks import AUTO, TASKS
+from tflite2q.limits import check_threads
+from tflite2q.lower import targets
 from tflite2q.rewrites import scheme as schemes
 
 if sys.version_info >= (3, 11):
@@ -28,6 +31,11 @@ else:
 
 SUFFIX, SCHEME_SUFFIX = ".tflite", ".toml"
 UNCHANGED = ("copy", "skip", "fail")
+CHOICES: Mapping[str, Sequence[str]] = {
+    "unchanged": UNCHANGED,
+    "task": (AUTO, *(kind.name for kind in TASKS)),
+    "fit": (AUTO, *FITS),
+}
 
 
 @dataclass(frozen=True)
@@ -64,8 +72,7 @@ class Asked:
             raise UsageError("give a scheme: --scheme NAME|FILE, or scheme = ... in the manifest")
         if self.labels is not None and self.data is None:
             raise UsageError("labels need data")
-        if self.unchanged not in UNCHANGED:
-            raise UsageError(f"unchanged is {self.unchanged!r}, not one of {', '.join(UNCHANGED)}")
+        self._check_choices()
         for path in (self.data, self.labels, self.label_names, self.calibrate):
             if path is not None and not os.path.exists(path):
                 raise UsageError(f"{path}: does not exist; check the path")
@@ -79,6 +86,22 @@ class Asked:
                 )
             )  # fmt: skip
         return found
+
+    def _check_choices(self) -> None:
+        """Raise UsageError or TargetError for what no model can be asked: each would only say so after its turn."""
+        for key, known in CHOICES.items():
+            given = getattr(self, key)
+            if given is not None and given not in known:
+                raise UsageError(f"{key} is {given!r}, not one of {', '.join(known)}")
+        for key in ("mean", "std"):
+            if getattr(self, key) is not None:
+                require_number(key, getattr(self, key))
+        if self.limit is not None:
+            require_count("limit", self.limit, 1)
+        check_threads(self.threads)
+        for name in self.targets:
+            if "/" not in name:  # those are TVM's, which takes seconds to ask
+                targets.find(name)
 
     def fetched(self, fetch: Callable[[str], str]) -> Asked:
         """The same with paths of this machine in place of URLs."""
@@ -174,19 +197,29 @@ def models(source: str, out: Place) -> Iterator[tuple[str, str]]:
         return
     if os.path.realpath(source) == out.identity():
         raise _both(source)
-    found = False
-    for folder, folders, names in os.walk(source, onerror=_unreadable):
-        folders[:] = sorted(
-            name for name in folders
-            if not name.startswith(".") and os.path.realpath(os.path.join(folder, name)) != out.identity()
-        )  # fmt: skip
-        for name in sorted(names):
-            if name.endswith(SUFFIX) and not name.startswith("."):
-                found = True
-                path = os.path.join(folder, name)
-                yield path, os.path.relpath(path, source)
+    found = list(_below(source, (), out))
     if not found:
         raise UsageError(f"{source}: there is no {SUFFIX} file in this folder; give another")
+    for path in found:
+        yield path, os.path.relpath(path, source)
+
+
+def _below(folder: str, around: tuple[str, ...], out: Place) -> Iterator[str]:
+    """The models in a folder, before those in the folders in it, also where links lead to them; `around` are the real
+    paths of the folders that it was reached by."""
+    here = os.path.realpath(folder)
+    try:
+        entries = sorted((each for each in os.scandir(folder) if not each.name.startswith(".")), key=lambda e: e.name)
+    except OSError as error:
+        raise _unreadable(error) from error
+    folders = [each for each in entries if os.path.isdir(each.path)]
+    yield from (each.path for each in entries if each.name.endswith(SUFFIX) and each not in folders)
+    for each in folders:
+        real = os.path.realpath(each.path)
+        # A link to what it lies in has no end.
+        endless = each.is_symlink() and any(f"{known}/".startswith(f"{real}/") for known in (here, *around))
+        if real != out.identity() and not endless:
+            yield from _below(each.path, (here, *around), out)
 
 
 def _both(source: str) -> UsageError:
@@ -216,8 +249,8 @@ def _objects(url: str, out: Place) -> Iterator[tuple[str, str]]:
         yield f"{url.rstrip('/')}/{name}", name
 
 
-def _unreadable(error: OSError) -> None:
-    raise UsageError(f"{error.filename}: cannot be read: {error.strerror}; check its permissions") from error
+def _unreadable(error: OSError) -> UsageError:
+    return UsageError(f"{error.filename}: cannot be read: {error.strerror}; check its permissions")
 
 
 def _check(found: Sequence[Job], out: Place, manifest: str | None) -> None:
@@ -298,8 +331,10 @@ def _merged(asked: Asked, table: Any, path: str, where: str) -> Asked:
         is_path = key in PATHS or (key == "gates" and isinstance(value, str))
         changes[key] = places.joined(places.parent(path), str(value)) if is_path else value
     folder = changes.get("folder", "")
-    if os.path.isabs(folder) or ".." in Path(folder).parts:
+    if os.path.isabs(folder) or ".." in Path(folder).parts or "\0" in folder:
         raise UsageError(f"{where}.folder: {folder!r} must lie inside the output folder")
+    if folder:
+        changes["folder"] = os.path.join(*Path(folder).parts) if Path(folder).parts else ""  # one name for each folder
     return replace(asked, **changes)
 
 

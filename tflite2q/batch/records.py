@@ -19,7 +19,9 @@ GATE_FAILED, UNUSABLE = 1, 3
 # The figures of every summary, in its order; scores, whose names depend on the task, stand before the last.
 SIZE, CHANGE, CHANGED_LAYERS, EQUAL_ANSWERS = "size", "change", "changed layers", "equal answers"
 
-PAGE = ".html"  # the ending of the report of a comparison for people
+# The endings of outputs: the model, what the conversion did as JSON, and the reports of a comparison for people.
+MODEL, RECORD, TEXT, PAGE = ".tflite", ".json", ".md", ".html"
+LIBRARY = ".so"
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,18 @@ class Job:
 
     def endings(self) -> tuple[str, ...]:
         """The endings of everything that the job may write."""
-        reports = (".json",) if self.settings.compare is None else (".json", ".md", PAGE)
-        return (".tflite", *(library(target) for target in self.settings.targets), *reports)
+        reports = (RECORD,) if self.settings.compare is None else (RECORD, TEXT, PAGE)
+        return (MODEL, *(library(target) for target in self.settings.targets), *reports)
 
 
 def library(target: str) -> str:
     """The ending of the library for a target, whose name may be JSON."""
-    return f".{''.join(c if c.isalnum() or c in '-_.' else '_' for c in target)}.so"
+    return f".{''.join(c if c.isalnum() or c in '-_.' else '_' for c in target)}{LIBRARY}"
+
+
+def of_other_options(ending: str) -> bool:
+    """Whether this is an ending of what only some options ask for.  More points may belong to the name of a model."""
+    return ending in (TEXT, PAGE) or (ending.endswith(LIBRARY) and ending.count(".") == 2)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,20 @@ from tflite2q.batch import cache as caches
 from tflite2q.batch import places, work
 from tflite2q.batch.cache import Cache
 from tflite2q.batch.places import Place
-from tflite2q.batch.records import REFUSED, UNWRITTEN, USABLE, Done, Job, Outcome, Record, Settings, Summary
+from tflite2q.batch.records import (
+    MODEL,
+    RECORD,
+    REFUSED,
+    UNWRITTEN,
+    USABLE,
+    Done,
+    Job,
+    Outcome,
+    Record,
+    Settings,
+    Summary,
+    of_other_options,
+)
 from tflite2q.errors import OutputError, Tflite2qError, UsageError
 
 # Called with the record of each job as it ends.
@@ -52,6 +65,7 @@ class Batch:
 
     def __init__(self, jobs: Sequence[Job], out: Place, force: bool = False) -> None:
         self._jobs, self._out = jobs, out
+        self._names = {f"{job.stem}{ending}" for job in jobs for ending in job.endings()}
         self._cache = Cache(caches.place(out))
         self._records: dict[int, Record] = {}
         self.kept = 0  # jobs whose result the cache holds, so that no run does them again
@@ -113,8 +127,8 @@ class Batch:
         """Wait for a job to end, keep its result and put it in its place."""
         done, _ = wait(running, return_when=FIRST_COMPLETED)
         for future in done:
-            outcome, seconds, working = future.result().outcome, future.result().seconds, running[future]
-            job = self._jobs[working.index]
+            ended, working = self._ended(future), running[future]
+            outcome, seconds, job = ended.outcome, ended.seconds, self._jobs[working.index]
             made: dict[str, bytes] = {}
             try:
                 if outcome.state in USABLE:
@@ -135,6 +149,13 @@ class Batch:
             self._cache.unstage(working.index)
             self._tell(working.index, record, told)
 
+    def _ended(self, future: Future[Done]) -> Done:
+        """What became of a job.  Raises UsageError if nothing did, because the engine cannot go on."""
+        try:
+            return future.result()
+        except OSError as error:
+            return Done(Outcome(UNWRITTEN, str(_unwritable(self._cache.place.name(), error))), 0.0)
+
     def _refused(self, job: Job, error: Tflite2qError, seconds: float) -> Record:
         """The record of a job that cannot be done; outputs of an earlier run would pass for its own."""
         outcome = Outcome(UNWRITTEN if isinstance(error, OutputError) else REFUSED, str(error))
@@ -153,18 +174,18 @@ class Batch:
         False if the cache lacks one.
         """
         try:
+            present = {ending: self._out.digest(f"{job.stem}{ending}") for ending in job.endings()}
+            self._remove_reports_of_another(job, outcome, present)
             return all(
-                self._put_one(f"{job.stem}{ending}", outcome.outputs.get(ending), (made or {}).get(ending))
-                for ending in job.endings()
+                self._put_one(f"{job.stem}{ending}", here, outcome.outputs.get(ending), (made or {}).get(ending))
+                for ending, here in present.items()
             )
         except OSError as error:
             raise _unwritable(self._out.name(job.stem), error) from error
 
-    def _put_one(self, name: str, hashed: str | None, content: bytes | None) -> bool:
-        present = self._out.digest(name)
+    def _put_one(self, name: str, present: str | None, hashed: str | None, content: bytes | None) -> bool:
         if hashed is None:
-            if present is not None and self._cache.has(present):  # what others wrote stays
-                self._out.remove(name)
+            self._remove(name, present)
             return True
         if present == hashed:
             return True
@@ -173,6 +194,22 @@ class Batch:
             return False
         self._out.write(name, content)
         return True
+
+    def _remove(self, name: str, present: str | None) -> None:
+        """Remove a file that this batch or an earlier one wrote; what others wrote stays."""
+        if present is not None and self._cache.has(present):
+            self._out.remove(name)
+
+    def _remove_reports_of_another(self, job: Job, outcome: Outcome, present: Mapping[str, str | None]) -> None:
+        """Remove what a run with other options left beside a result that is another one now, such as the report of a
+        comparison."""
+        main = MODEL if MODEL in outcome.outputs or present[MODEL] is not None else RECORD
+        here = present[main]
+        if here is None or here == outcome.outputs.get(main) or not self._cache.has(here):
+            return
+        for name in self._out.beside(job.stem):
+            if name not in self._names and of_other_options(name.removeprefix(job.stem)):
+                self._remove(name, self._out.digest(name))
 
     def _refuse_foreign(self) -> None:
         """Raise UsageError if a file is in the way that no batch has written."""

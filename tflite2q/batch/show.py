@@ -38,7 +38,13 @@ def line(record: Record, done: int, total: int) -> str:
     outcome = record.outcome
     why = f": {outcome.reason}" if outcome.reason and outcome.state not in FINE else ""
     how = "cached" if record.cached else f"{record.seconds:.1f} s"
-    return f"{done}/{total} {record.job.name} -> {record.job.settings.scheme}: {outcome.state} ({how}){why}"
+    return one_line(f"{done}/{total} {record.job.name} -> {record.job.settings.scheme}: {outcome.state} ({how}){why}")
+
+
+def one_line(text: str) -> str:
+    """Text whose names may hold ends of lines: what follows one could pass for something that this program says, and
+    build servers take orders from lines."""
+    return " ".join(text.splitlines())
 
 
 def text(console: Console, summary: Summary) -> None:
@@ -60,9 +66,8 @@ def text(console: Console, summary: Summary) -> None:
     console.print(table)
     for record in summary.records:
         if record.outcome.reason and record.outcome.state not in FINE:
-            console.print(
-                Text(f"{record.job.name} -> {record.job.settings.scheme}: {record.outcome.reason}"), soft_wrap=True
-            )
+            said = f"{record.job.name} -> {record.job.settings.scheme}: {record.outcome.reason}"
+            console.print(Text(one_line(said)), soft_wrap=True)
     console.print(Text(counts(summary)), soft_wrap=True)
 
 

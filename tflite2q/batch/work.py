@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,9 +21,12 @@ from tflite2q.batch.records import (
     EQUAL_ANSWERS,
     GATES,
     MEMORY,
+    MODEL,
     PAGE,
+    RECORD,
     REFUSED,
     SIZE,
+    TEXT,
     UNCHANGED,
     UNWRITTEN,
     Outcome,
@@ -49,10 +53,19 @@ def prepare(folder: Path, name: str, content: bytes, settings: Settings) -> None
     (folder / "in" / name).write_bytes(content)
     linked = {}
     for what, path in settings.paths.items():
-        (folder / "in" / what).symlink_to(Path(path).parent)
-        linked[what] = os.path.join(what, Path(path).name)
+        link = what if what != name else f"{what}-of-it"  # the model may have any name
+        (folder / "in" / link).symlink_to(Path(path).parent)
+        linked[what] = os.path.join(link, Path(path).name)
     settings = settings.moved(linked)
     (folder / "job.json").write_text(json.dumps({"name": name, "settings": asdict(settings)}), encoding="utf-8")
+
+
+def clear(folder: Path) -> None:
+    """Remove what a job that was ended made in `folder`, so that it can be done again.  Raises OSError."""
+    (folder / RESULT).unlink(missing_ok=True)
+    for name in (OUT, TEMPORARY):
+        shutil.rmtree(folder / name)
+        (folder / name).mkdir()
 
 
 def perform(folder: Path) -> None:
@@ -94,7 +107,7 @@ def converted(name: str, settings: Settings, out: Path) -> Outcome:
         new, same = model, str(error)
     content = model.content() if same else content_of(new)
     if not same or settings.unchanged == "copy":
-        files.write(out / ".tflite", content, tidy=False)
+        files.write(out / MODEL, content, tidy=False)
     for target in settings.targets:
         pipeline.compile(new, target, settings.threads).save(out / library(target))
     return _reported(model, new, settings, same, len(content), out)
@@ -116,7 +129,7 @@ def _reported(
         result = replace(result, notes=(same, *result.notes)) if same else result
         if result.provenance is not None:  # equal inputs give equal bytes, whenever that is
             result = replace(result, provenance=replace(result.provenance, date=None))
-        _write(out / ".md", markdown.comparison([result]))
+        _write(out / TEXT, markdown.comparison([result]))
         _write(out / PAGE, html.comparison([result]))
     else:
         result = Comparison(
@@ -129,7 +142,7 @@ def _reported(
             notes=(same,) if isinstance(new, Loaded) else new.notes,
         )
     document = documents.comparison(result)
-    _write(out / ".json", json.dumps(document, indent=2, allow_nan=False) + "\n")
+    _write(out / RECORD, json.dumps(document, indent=2, allow_nan=False) + "\n")
     gates = tuple((gate.name, words.gate(gate), gate.passed) for gate in result.gates)
     state = GATES if result.failed_gates else UNCHANGED if same else CONVERTED
     reason = "; ".join(words.gate(gate) for gate in result.failed_gates) or same

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from contextlib import ExitStack
@@ -130,13 +129,13 @@ def batch(
     """
     paths = {"json": json_path, "markdown": markdown_path, "junit": junit_path, "html": html_path}
     at_most_one_to_stdout(paths.values())
-    jobs = jobs or len(os.sched_getaffinity(0))
-    from tflite2q import files
+    from tflite2q import cgroups, files
     from tflite2q.batch import places, plan
     from tflite2q.batch.run import Batch
     from tflite2q.cli.progress import Progress
     from tflite2q.errors import UsageError
 
+    jobs = jobs or cgroups.processors()
     names = (*schemes, *(name.strip() for name in (listed or "").split(",") if name.strip()))
     out = places.of(output)
     with ExitStack() as stack:
@@ -168,9 +167,10 @@ def _engine(dask: str | None, jobs: int, seconds: float, memory: float | None, f
 
 
 def _write(summary: Summary, reports: Mapping[str, str | None], out: Place) -> None:
-    """Write or print the summary in all forms that are asked for."""
+    """Write or print the summary in all forms that are asked for.  Raises the first UsageError when all is done."""
     from tflite2q.batch import pages, places, show
     from tflite2q.cli import output
+    from tflite2q.errors import UsageError
 
     page = reports["--html"]
     made = {
@@ -179,14 +179,22 @@ def _write(summary: Summary, reports: Mapping[str, str | None], out: Place) -> N
         "--html": lambda: pages.index(summary, "index.html" if page in (None, "-") else page, out),
         "--json": lambda: output.encoded(show.document(summary, out)),
     }
+    failed: list[UsageError] = []
     for option, path in reports.items():
-        if path is not None and places.is_url(path):
-            places.write(path, made[option]().encode())
-        elif option != "--json":
-            output.write(path, made[option]() if path is not None else "")
-    silent = "-" in (reports["--markdown"], reports["--junit"], reports["--html"])
-    json_path = None if places.is_url(reports["--json"]) else reports["--json"]
-    output.emit(show.document(summary, out), json_path, lambda console: show.text(console, summary), silent)
+        try:
+            if path is not None and places.is_url(path):
+                places.write(path, made[option]().encode())
+            elif path is not None and path != "-":
+                output.write(path, made[option]())
+        except UsageError as error:  # what can be told is told all the same
+            failed.append(error)
+    printed = [option for option, path in reports.items() if path == "-"]
+    if printed:
+        output.write("-", made[printed[0]]())
+    else:
+        output.emit({}, None, lambda console: show.text(console, summary))
+    if failed:
+        raise failed[0]
 
 
 def _run(work: Batch, engine: Engine, found: Sequence[Job], progress: Progress) -> Summary:

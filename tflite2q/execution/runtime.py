@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tflite2q import files
+from tflite2q import files, limits
 from tflite2q.dialect import needs
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import STORAGE, Value
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from tflite2q.lower.graph import Choice
     from tflite2q.lower.machine import Worker
 
-MOST_THREADS = 1 << 12
 
 # Shared libraries of the systems that code is compiled for, WebAssembly's object, and an archive of object files.
 ENDINGS = (".so", ".dylib", ".dll", ".wasm", ".o", ".tar")
@@ -89,7 +88,7 @@ def compile(
     """
     from tflite2q.lower.target import resolve, tvm_target
 
-    _check_threads(threads)
+    limits.check_threads(threads)
     needs.require_compile(graph)
     chosen = resolve(target)
     source = Source(graph, chosen, tvm_target(chosen), use_kernels, exec_mode)
@@ -112,7 +111,7 @@ def load_library(path: str | os.PathLike[str], threads: int = 1, made_as: type[E
 
     Raises DataError if the file is not such a library, TargetError if it is for another kind of machine.
     """
-    _check_threads(threads)
+    limits.check_threads(threads)
     description = manifest.read(path)
     _check_runnable(description)
     return (made_as or Executable)(description, threads, library=os.path.abspath(path))
@@ -387,11 +386,6 @@ class Executable:
             else:
                 arrays.append(np.asarray(generator.random(value.type.shape)).astype(dtype))
         return arrays
-
-
-def _check_threads(threads: int) -> None:
-    if not 1 <= threads <= MOST_THREADS:
-        raise UsageError(f"threads must be 1 to {MOST_THREADS}, got {threads}")
 
 
 def _check_runnable(description: Manifest) -> None:

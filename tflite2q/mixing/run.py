@@ -7,7 +7,6 @@ and on all of them the candidates around the limit are judged.  The other half s
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tflite2q import cgroups
 from tflite2q.dialect.graph import Graph
 from tflite2q.errors import LimitError, UnsupportedError, UsageError, hint
 from tflite2q.evaluation.data import Dataset
@@ -66,7 +66,7 @@ def search(
         raise UsageError(f"schemes {names} give every layer with weights the same settings; choose schemes that differ")
     budget = budget or Budget(settings.budget)
     state = State(state_path, _identity(original, schemes, samples, settings))
-    jobs = settings.jobs or len(os.sched_getaffinity(0))
+    jobs = settings.jobs or cgroups.processors()
     workers = crew or (Processes(jobs) if jobs > 1 else Inline())
     try:
         return _Search(original, schemes, samples, settings, options, state, workers, budget, progress).run()

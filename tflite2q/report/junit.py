@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from tflite2q.evaluation.results import Comparison
-from tflite2q.report import words
+from tflite2q.report import words, xml
 
 
 def comparison(results: Sequence[Comparison]) -> str:
@@ -27,8 +27,7 @@ def comparison(results: Sequence[Comparison]) -> str:
                 ElementTree.SubElement(case, "failure", message=words.gate(gate), type="gate").text = words.gate(gate)
         if not result.gates:
             ElementTree.SubElement(suite, "testcase", classname=name, name="compare", time="0")
-    ElementTree.indent(root)
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+    return xml.document(root)
 
 
 def _properties(result: Comparison) -> list[tuple[str, str]]:

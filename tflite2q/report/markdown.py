@@ -15,7 +15,7 @@ def comparison(results: Sequence[Comparison]) -> str:
 
 
 def _one(result: Comparison) -> str:
-    lines = [f"## {_escaped(result.model)} → {_escaped(result.other)}", ""]
+    lines = [f"## {escaped(result.model)} → {escaped(result.other)}", ""]
     if result.gates:
         failed = len(result.failed_gates)
         verdict = (
@@ -23,7 +23,7 @@ def _one(result: Comparison) -> str:
         )
         lines += [verdict, "", _table(_gates(result.gates))]
     if result.accuracy is not None:
-        lines += [f"{_escaped(words.samples(result.accuracy))}; {_escaped(words.task(result.accuracy))}.", ""]
+        lines += [f"{escaped(words.samples(result.accuracy))}; {escaped(words.task(result.accuracy))}.", ""]
     found = list(tables.of_comparison(result))
     if result.headline is not None and found:
         lines.append(_table(found.pop(0)))
@@ -31,12 +31,12 @@ def _one(result: Comparison) -> str:
         before, after = result.size.original, result.size.converted
         change = words.relative(before, after)
         lines += [f"Size: {words.size_in_bytes(before)} → {words.size_in_bytes(after)} ({change}).", ""]
-    lines += [f"- {_escaped(line)}" for line in evidence(result)]
+    lines += [f"- {escaped(line)}" for line in evidence(result)]
     lines.append("")
     for table in found:
-        lines += ["<details>", f"<summary>{_escaped(table.title)}</summary>", "", _table(table), "</details>", ""]
-    lines += [f"- note: {_escaped(note)}" for note in result.notes]
-    return "\n".join([*lines, "", _escaped(words.machine(result)), ""])
+        lines += ["<details>", f"<summary>{escaped(table.title)}</summary>", "", _table(table), "</details>", ""]
+    lines += [f"- note: {escaped(note)}" for note in result.notes]
+    return "\n".join([*lines, "", escaped(words.machine(result)), ""])
 
 
 def evidence(result: Comparison) -> list[str]:
@@ -65,18 +65,18 @@ def _gates(gates: Sequence[Gate]) -> Rows:
 
 
 def _table(table: Rows) -> str:
-    heads = [_escaped(head) for head, _ in table.columns]
+    heads = [escaped(head) for head, _ in table.columns]
     rules = ["---:" if right else "---" for _, right in table.columns]
     rows = [[_cell(cell) for cell in row] for row in table.rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in (heads, rules, *rows))
 
 
 def _cell(text: str) -> str:
-    return text if text.startswith("**") else _escaped(text)
+    return text if text.startswith("**") else escaped(text)
 
 
-def _escaped(text: str) -> str:
-    """Text that Markdown shows as it is."""
-    for mark in "\\`*_<>|[]":
+def escaped(text: str) -> str:
+    """Text that Markdown shows as it is, GitHub's too, where `$` begins a formula and `~~` a deletion."""
+    for mark in "\\`*_<>|[]&~$":
         text = text.replace(mark, f"\\{mark}")
     return " ".join(text.split())
