@@ -320,13 +320,13 @@ class Executable:
         from tflite2q.lower.profile import profile
 
         checked = self._takes.checked(arrays) if arrays else self._random_inputs()
-        from tflite2q.lower.machine import use_threads
+        from tflite2q.lower.machine import launched
 
         self.require_runnable()
-        use_threads(self.threads)
         source = self._source
+        arguments = [*checked, *self.initial_states]
         try:
-            found = profile(source.lowered.module, source.target, [*checked, *self.initial_states], repeat)
+            found = launched(self.threads, lambda: profile(source.lowered.module, source.target, arguments, repeat))
         except RuntimeError as error:
             raise_refusal(error)
         total = sum(found.values()) or 1.0
