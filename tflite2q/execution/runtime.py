@@ -188,17 +188,20 @@ class Executable:
     def run(self, *arrays: npt.ArrayLike, out: Sequence[Array] | None = None) -> list[Array]:
         """The model's outputs for `arrays`, one for each input, of its shape, dtype and, where it decides shapes, data.
 
-        They are written to `out`, if it is given: one array for each output, of its shape and dtype.
+        They are written to `out`, if it is given: one array for each output, of its shape and dtype.  Other libraries'
+        arrays will do for both, if they share their memory by DLPack, as torch's do.
         A model with state starts from its initial one; `stream` keeps it from run to run.
 
         Raises DataError if they do not fit or have no defined result, such as an index out of range;
         TargetError if the code is for another machine.
         """
         checked = self._takes.checked(arrays)
-        places = () if out is None else self._gives.checked(out)
+        if out is not None:
+            self._call(checked + self._initial, self._gives.checked(out))
+            return list(out)
         if not self._initial:
-            return self._call(checked, places)
-        return self._call(checked + self._initial, places)[: len(self.manifest.outputs)]
+            return self._call(checked)
+        return self._call(checked + self._initial)[: len(self.manifest.outputs)]
 
     def bind(self) -> Bound:
         """Inputs and outputs that stay in place from run to run, for calls that copy nothing.  Raises TargetError."""
@@ -208,8 +211,9 @@ class Executable:
         """The outputs for each sample, in order: an array, or a tuple of one array for each input.
 
         Samples are spread over `workers` threads; by default as many as there are processors for the `threads` of
-        each.  They are taken a little ahead of the outputs that are asked for, so they may be endless.
-        Raises as `run`, at the sample that does not fit.
+        each.  They are taken and copied a little ahead of the outputs that are asked for, so they may be endless, and
+        all may come in one array that changes.
+        Raises as `run`, at the sample that does not fit, and what `samples` raise, behind the outputs of those before.
         """
         return mapped(self, samples, self._workers(workers))
 
@@ -218,11 +222,18 @@ class Executable:
         `map`.  Raises UsageError for models with state or with values without axes."""
         return Batch(self, count, self._workers(workers))
 
-    def run_all(self, samples: Sequence[Sequence[npt.ArrayLike]]) -> list[list[Array]]:
-        """The outputs for each of at most `capacity` samples, in one call if the code can do so; raises as `run`."""
-        checked = [self._takes.checked(sample) + self._initial for sample in samples]
+    def taken(self, sample: Sequence[npt.ArrayLike]) -> list[Array]:
+        """Copies of a sample's arrays.  Raises DataError if they do not fit."""
+        return [array.copy() for array in self._takes.checked(sample)]
+
+    def run_all(self, samples: Sequence[list[Array]]) -> list[list[Array]]:
+        """The outputs for each of at most `capacity` samples that fit, in one call if the code can do so.
+
+        Raises DataError if one has no defined result.
+        """
+        whole = [sample + self._initial for sample in samples] if self._initial else samples
         with self._worker() as worker:
-            return [results[: len(self.outputs)] for results in worker.run_all(checked)]
+            return [results[: len(self.outputs)] for results in worker.run_all(whole)]
 
     def run_rows(self, arrays: Sequence[Array], out: Sequence[Array]) -> None:
         """Results for at most `capacity` samples of a model without state: arrays of their bytes, a row for each.

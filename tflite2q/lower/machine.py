@@ -177,7 +177,8 @@ def launched(count: int, call: Callable[[], T]) -> T:
     """What `call` returns, with parallel regions in it on `count` threads."""
     if getattr(_configured, "count", None) != count:
         if getattr(_configured, "orphan", False):
-            return _stand_in().submit(launched, count, call).result()
+            found: T = _stand_in().submit(partial(launched, count, call)).result()
+            return found
         use_threads(count)
     return call()
 
