@@ -44,8 +44,11 @@ def folder() -> Path | None:
     """The folder of libraries; None if none are kept."""
     if os.environ.get(VARIABLE) == OFF:
         return None
-    chosen = chosen_folder()
-    return (_user_cache() / "tflite2q" if chosen is None else chosen).absolute() / "libraries"
+    try:
+        chosen = chosen_folder() or _user_cache() / "tflite2q"
+    except RuntimeError:  # a user without a home, as in containers
+        return None
+    return chosen.absolute() / "libraries"
 
 
 def _user_cache() -> Path:
@@ -68,13 +71,15 @@ def find(name: str) -> tuple[str, Manifest] | None:
     if where is None:
         return None
     path = where / f"{name}{SUFFIX}"
-    try:
-        os.utime(path)  # it is the one used last
-        return str(path), manifest.read(path)
-    except OSError:
+    if not path.is_file():
         return None
+    with suppress(OSError):  # a folder may be there to be read alone
+        os.utime(path)  # it is the one used last
+    try:
+        return str(path), manifest.read(path)
     except DataError:
-        path.unlink(missing_ok=True)  # damaged: compile it again
+        with suppress(OSError):
+            path.unlink(missing_ok=True)  # damaged: compile it again
         return None
 
 
@@ -148,11 +153,13 @@ def _shrink(where: Path, kept: Path) -> None:
         for entry in os.scandir(where):
             with suppress(OSError):  # another process removes, too
                 status = entry.stat()
-                found.append((status.st_mtime, status.st_size, Path(entry.path)))
+                if stat.S_ISREG(status.st_mode):
+                    found.append((status.st_mtime, status.st_size, Path(entry.path)))
     left = sum(size for _, size, _ in found) - _largest()
     for _, size, path in sorted(found):
         if left <= 0:
             return
         if path != kept:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
             left -= size

@@ -8,7 +8,7 @@ import shutil
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from tflite2q import files
 from tflite2q.dialect import needs
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import STORAGE, Value
-from tflite2q.errors import TargetError, UsageError
+from tflite2q.errors import DataError, TargetError, UsageError
 from tflite2q.execution import libraries, manifest
 from tflite2q.execution.calls import Array, Batch, Bound, Sample, Stream, capacity, mapped, raise_refusal, run_each
 from tflite2q.execution.checks import Inputs, Outputs, kinds
@@ -369,21 +369,29 @@ class Executable:
             libraries.adopt(self._source.key, path)
 
     def _new_worker(self) -> Worker:
-        from tflite2q.lower.machine import Worker, load
+        from tflite2q.lower.machine import Worker
 
         with self._making:
             if self._code is None:
                 self.require_runnable()
-                if self._library is None and self._source is not None:
-                    kept = libraries.find(self._source.key)  # saved since, or by another process
-                    self._library = kept[0] if kept else libraries.keep(self._source.key, self._source.export)
-                if self._library is not None:
-                    self._code = load(self._library)
-                else:
-                    assert self._source is not None
-                    self._code = self._source.in_memory()
+                self._code = self._loaded()
             arguments = [*self._random_inputs(), *self.initial_states]
             return Worker(self._code, arguments, self._results, self.threads, self.capacity)
+
+    def _loaded(self) -> Any:
+        """The code that runs: a library's, or what was compiled if the cache has none that can be loaded."""
+        from tflite2q.lower.machine import load
+
+        if self._source is None:
+            assert self._library is not None
+            return load(self._library)
+        if self._library is None or not os.path.exists(self._library):  # another process may have removed it
+            kept = libraries.find(self._source.key)  # saved since, or by another process
+            self._library = kept[0] if kept else libraries.keep(self._source.key, self._source.export)
+        if self._library is not None:
+            with suppress(DataError):  # removed just now, or in a folder whose files the system does not run
+                return load(self._library)
+        return self._source.in_memory()
 
     def _random_inputs(self) -> list[Array]:
         generator = np.random.default_rng(0)
