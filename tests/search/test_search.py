@@ -135,9 +135,16 @@ def test_the_samples_that_confirm_are_others(whole: Found, samples: Dataset) -> 
 
 
 def test_a_first_scheme_over_the_limit_is_an_error(digits: Path, samples: Dataset) -> None:
-    with pytest.raises(LimitError, match=r"int8-w4, with which every layer starts, already loses .* points") as error:
-        find(tflite2q.load(digits), samples, schemes=("int8-w4", "int8"), max_drop=-3.0)
+    with pytest.raises(LimitError, match=r"int8-w2, with which every layer starts, already loses .* points") as error:
+        find(tflite2q.load(digits), samples, schemes=("int8-w2", "int8"), max_drop=0.0)
     assert error.value.exit_code == 1 and "\n" not in str(error.value)
+    assert "allow more with max_drop, or" in str(error.value)  # a keyword that `search` has
+
+
+def test_a_loss_that_is_allowed_is_none_or_more() -> None:
+    for wrong in (-5.0, float("nan")):
+        with pytest.raises(UsageError, match=r"max_drop is -5, but|max_drop = nan"):
+            Settings(max_drop=wrong)
 
 
 def losing(choosing: Callable[[str], float], confirming: Callable[[str], float]) -> Callable[..., Loss]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tflite2q.dialect.graph import Graph
-from tflite2q.errors import LimitError, UnsupportedError, UsageError, hint
+from tflite2q.errors import LimitError, UnsupportedError, UsageError, either
 from tflite2q.evaluation.data import Dataset
 from tflite2q.evaluation.results import Progress, quiet
 from tflite2q.mixing import measure
@@ -181,7 +181,7 @@ class _Search:
             raise LimitError(
                 f"{self.schemes[0].name}, with which every layer starts, already loses {points:.1f} points of "
                 f"{self.judge.judges} ({low:.1f} to {high:.1f}), and {limit:g} are allowed; "
-                + hint("allow more with --max-top1-drop, or put a finer scheme first")
+                f"allow more with {either('--max-top1-drop', 'max_drop')}, or put a finer scheme first"
             )
         if self.halves.confirming and self.judge.loss({}, graph, CONFIRMING, False, left) is None:
             raise self.budget.ended("the first scheme was measured")
