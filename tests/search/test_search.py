@@ -134,9 +134,11 @@ def test_the_samples_that_confirm_are_others(whole: Found, samples: Dataset) -> 
     assert whole.chosen.loss.samples + whole.chosen.confirmed.samples == len(samples)
 
 
-def test_a_first_scheme_over_the_limit_is_an_error(digits: Path, samples: Dataset) -> None:
-    with pytest.raises(LimitError, match=r"int8-w2, with which every layer starts, already loses .* points") as error:
-        find(tflite2q.load(digits), samples, schemes=("int8-w2", "int8"), max_drop=0.0)
+def test_a_first_scheme_over_the_limit_is_an_error(digits: Path, digits_data: tuple[Path, Path]) -> None:
+    graph = tflite2q.load(digits)
+    unlabelled = dataset(graph, digits_data[0], None, 60)
+    with pytest.raises(LimitError, match=r"int8-w4, with which every layer starts, already loses .* points") as error:
+        find(graph, unlabelled, schemes=("int8-w4", "int8"), max_drop=0.0)
     assert error.value.exit_code == 1 and "\n" not in str(error.value)
     assert "allow more with max_drop, or" in str(error.value)  # a keyword that `search` has
 
