@@ -13,6 +13,7 @@ import pytest
 
 import tflite2q
 from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.text import parse_graph
 from tflite2q.errors import LimitError, UsageError
 from tflite2q.evaluation import calibration
 from tflite2q.evaluation.compare import dataset
@@ -141,6 +142,20 @@ def test_a_first_scheme_over_the_limit_is_an_error(digits: Path, digits_data: tu
         find(graph, unlabelled, schemes=("int8-w4", "int8"), max_drop=0.0)
     assert error.value.exit_code == 1 and "\n" not in str(error.value)
     assert "allow more with max_drop, or" in str(error.value)  # a keyword that `search` has
+
+
+def test_a_model_without_weights_has_nothing_to_choose() -> None:
+    graph = parse_graph(
+        """graph "main" {
+          inputs (%x)
+          outputs (%y)
+          values { %x : int8[1, 4] <0.5:0> %y : int8[1, 4] <1.0:0> }
+          ops { %y = q.add(%x, %x) version 2 }
+        }"""
+    )
+    samples = dataset(graph, np.zeros((4, 1, 4), np.int8))
+    with pytest.raises(UsageError, match="no layer of the model has weights"):
+        find(graph, samples)
 
 
 def test_a_loss_that_is_allowed_is_none_or_more() -> None:

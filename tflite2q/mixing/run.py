@@ -30,6 +30,7 @@ from tflite2q.mixing.judge import CHOOSING, CONFIRMING, Halves, Judge
 from tflite2q.mixing.mix import Mix, Option, choices, key
 from tflite2q.mixing.records import DEFAULTS, Found, Judged, Point, Settings
 from tflite2q.mixing.state import State, fingerprint
+from tflite2q.rewrites.rules import places
 from tflite2q.rewrites.scheme import Scheme, dump
 from tflite2q.version import __version__
 
@@ -62,6 +63,10 @@ def search(
         )
     options = choices(original, schemes)
     if not options:
+        if all(place.channels is None for place in places(original)):
+            raise UsageError(
+                "no layer of the model has weights, so there is nothing to choose for; convert it as a whole"
+            )
         names = ", ".join(scheme.name for scheme in schemes)
         raise UsageError(f"schemes {names} give every layer with weights the same settings; choose schemes that differ")
     budget = budget or Budget(settings.budget)
