@@ -193,7 +193,7 @@ def test_the_libraries_used_longest_ago_go_first(kept: Path, monkeypatch: pytest
     assert names(kept) == ["3.so", "4.so", "5.so"]
 
 
-@pytest.mark.parametrize("given", ["abc", "-1", "1.5"])
+@pytest.mark.parametrize("given", ["abc", "-1", "1.5", "9" * 5000])
 def test_a_size_that_is_no_number_is_refused(kept: Path, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     monkeypatch.setenv("TFLITE2Q_CACHE_MB", given)
     with pytest.raises(UsageError, match=f"CACHE_MB is {given}, which must be a number of megabytes"):

@@ -30,6 +30,7 @@ VARIABLE = "TFLITE2Q_CACHE"
 OFF = "off"
 SIZE_VARIABLE = "TFLITE2Q_CACHE_MB"
 LARGEST_MB = 1024
+MOST_DIGITS = 12  # of a number of megabytes: no disk holds more
 SUFFIX = ".so"
 ROOM = 1 << 28  # bytes that a disk must have left: a cache never fills one up
 
@@ -141,7 +142,7 @@ def _free(where: Path) -> int:
 def _largest() -> int:
     """How many bytes are kept.  Raises UsageError for a variable that is no number."""
     given = os.environ.get(SIZE_VARIABLE) or str(LARGEST_MB)
-    if not given.isdecimal():
+    if not given.isdecimal() or len(given) > MOST_DIGITS:
         raise UsageError(f"${SIZE_VARIABLE} is {given}, which must be a number of megabytes, such as {LARGEST_MB}")
     return int(given) << 20
 
