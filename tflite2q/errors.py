@@ -56,6 +56,11 @@ def hint(text: str) -> str:
     return _OPTION.sub(lambda found: _IN_PYTHON.get(found[1], found[1].replace("-", "_")), text)
 
 
+def either(option: str, keyword: str) -> str:
+    """What the reader can give: `option` on the command line, `keyword` in Python, where it has another name."""
+    return option if _on_command_line else keyword
+
+
 class Tflite2qError(Exception):
     """Base of all errors that a user can cause or act on.  The message is one line, whatever names it holds; of names
     that are very long it has the beginning and the end."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, overload
 import numpy.typing as npt
 
 from tflite2q.dialect.graph import Graph
-from tflite2q.errors import Tflite2qError, require_one_of
+from tflite2q.errors import Tflite2qError, require_count, require_one_of
 from tflite2q.evaluation import calibration
 from tflite2q.evaluation import compare as comparing
 from tflite2q.evaluation.compare import dataset
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from tflite2q.evaluation.serving import Served
     from tflite2q.execution.calls import Batch
     from tflite2q.execution.remote import Device
+    from tflite2q.micro.library import Verdict
     from tflite2q.mixing import Found
     from tflite2q.mixing.crew import Crew
 
@@ -47,6 +48,7 @@ __all__ = [
     "compare",
     "compile",
     "convert",
+    "fits",
     "inspect",
     "isolated",
     "load",
@@ -110,7 +112,7 @@ def check(
     With `mend`, the runtime's schemes are tried on a model that breaks some, in memory: the model is converted,
     written, read again and checked; `data` as for `convert`, `interface` tries that one alone.  Operators that tflite2q
     does not implement are checked too.
-    Raises UsageError for an unknown runtime or interface, and what `load` raises.
+    Raises UsageError for an unknown runtime or interface, and what `load` raises.  `fits` is for microcontrollers.
     """
     found = table.find(runtime)
     if interface is not None:
@@ -131,6 +133,43 @@ def check(
 
     interfaces = schemes_of.INTERFACES if interface is None else (interface,)
     return replace(result, trials=rules.tried(graph, found, converted, interfaces))
+
+
+def fits(
+    model: Model,
+    target: str,
+    max_arena: int | None = None,
+    max_flash: int | None = None,
+    mend: bool = True,
+    data: FilePath | None = None,
+    signature: str | None = None,
+) -> Verdict:
+    """Whether a model fits a microcontroller (a name of `tflite2q.lower.targets.MICROS`): whether every layer has a
+    kernel, tensors and state fit into `max_arena` bytes of RAM and constants into `max_flash` bytes, code not counted.
+
+    With `mend`, a model that does not fit is tried as int8; `data` as for `convert`.  Raises UsageError for another
+    target, and what `load` raises.
+    """
+    from tflite2q.lower import targets
+    from tflite2q.micro import library
+
+    found = targets.micro(target)
+    if found is None:
+        require_one_of("target", target, [each.name for each in targets.MICROS])
+        raise AssertionError
+    for name, most in (("max_arena", max_arena), ("max_flash", max_flash)):
+        if most is not None:
+            require_count(name, most, 0)
+    if isinstance(model, str | os.PathLike):
+        model = opened(model, signature=signature)
+    result = library.verdict(graph_of(model), name_of(model), found, max_arena, max_flash)
+    if result.fits or not mend:
+        return result
+    try:
+        graph = convert(model, "int8", data=data).graph
+    except Tflite2qError:  # it is int8 already, or cannot be
+        return result
+    return replace(result, mended=library.verdict(graph, result.model, found, max_arena, max_flash).fits)
 
 
 @overload

@@ -57,12 +57,77 @@ def test_out_is_written(executable: Executable, images: list[Array], expected: l
         ([np.zeros((10,), np.uint8)], r"must be uint8\[1, 10\]"),
         ([np.zeros((1, 10), np.int8)], r"must be uint8\[1, 10\]"),
         ([[0] * 10], r"must be uint8\[1, 10\]"),
+        ([np.zeros((1, 10), ">i2")], r"must be uint8\[1, 10\], got int16\[1, 10\] of another byte order"),
+        (np.zeros((1, 10), np.uint8), "must be a list of arrays, one for each output of the model; got ndarray"),
+        ((place for place in [np.zeros((1, 10), np.uint8)]), "must be a list of arrays"),
         ([np.broadcast_to(np.uint8(0), (1, 10))], "is read-only"),
     ],
 )
 def test_out_that_does_not_fit_is_refused(executable: Executable, images: list[Array], out: Any, why: str) -> None:
     with pytest.raises(DataError, match=why):
         executable.run(images[0], out=out)
+
+
+class Foreign:
+    """An array of another library, which shares its memory by DLPack alone."""
+
+    def __init__(self, array: Array) -> None:
+        self.array = array
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.array.__dlpack_device__()
+
+
+class Elsewhere(Foreign):
+    """One whose memory this processor cannot reach."""
+
+    def __dlpack__(self, **options: Any) -> Any:
+        raise BufferError("it is on another device")
+
+
+def test_arrays_of_other_libraries_are_read_and_written(
+    executable: Executable, images: list[Array], expected: list[Array]
+) -> None:
+    place = np.zeros((1, 10), np.uint8)
+    foreign = Foreign(place)
+    assert executable.run(Foreign(images[0]), out=[foreign])[0] is foreign
+    np.testing.assert_array_equal(place, expected[0])
+    assert [found[0].tolist() for found in executable.map(map(Foreign, images[:9]))] == [
+        wanted.tolist() for wanted in expected[:9]
+    ]
+    whole = np.zeros((3, 10), np.uint8)
+    executable.batch(3).run(Foreign(np.concatenate(images[:3])), out=[Foreign(whole)])
+    np.testing.assert_array_equal(whole, np.concatenate(expected[:3]))
+    for given, out in ((Elsewhere(images[0]), None), (images[0], [Elsewhere(place)])):
+        with pytest.raises(DataError, match="it is on another device"):
+            executable.run(given, out=out)
+
+
+def test_inputs_may_have_another_byte_order() -> None:
+    graph = parse_graph(
+        """graph "main" {
+          inputs (%a, %b)
+          outputs (%y)
+          values { %a : int16[2, 3] <0.5:0> %b : int16[2, 3] <0.5:0> %y : int16[2, 3] <1.0:0> }
+          ops { %y = q.add(%a, %b) version 2 }
+        }"""
+    )
+    a, b = 2 * np.arange(6, dtype=np.int16).reshape(2, 3), np.full((2, 3), 300, np.int16)
+    for swapped in ((a.astype(a.dtype.newbyteorder()), b), (a, b.astype(b.dtype.newbyteorder()))):
+        for found in (runtime.compile(graph).run(*swapped), reference.run(graph, *swapped)):
+            np.testing.assert_array_equal(found[0], (a + b) // 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [([[1], [2, 3]], "of type list"), ({"x": 1}, "got dict"), ("photo.jpg", "got str"), (None, "got None")],
+)
+def test_inputs_that_are_no_arrays_are_called_what_they_are(executable: Executable, given: Any, why: str) -> None:
+    with pytest.raises(DataError, match=why):
+        executable.run(given)
 
 
 def test_bound_inputs_stay_in_place(executable: Executable, images: list[Array], expected: list[Array]) -> None:
@@ -138,6 +203,53 @@ def test_a_sample_that_does_not_fit_is_an_error(executable: Executable, images: 
             next(results)
     with pytest.raises(UsageError, match="at least 1"):
         executable.map(images, 0)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("good", [0, 1, 20, 99])
+def test_samples_that_end_in_an_error_have_their_outputs_first(
+    executable: Executable, images: list[Array], expected: list[Array], good: int, workers: int
+) -> None:
+    def broken() -> Iterator[Array]:
+        yield from images[:good]
+        raise OSError("the camera is gone")
+
+    found = []
+    with pytest.raises(OSError, match="camera"):
+        for outputs in executable.map(broken(), workers):
+            found.append(outputs[0].tolist())
+    assert found == [wanted.tolist() for wanted in expected[:good]]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_samples_may_come_in_one_array(
+    executable: Executable, images: list[Array], expected: list[Array], workers: int
+) -> None:
+    """As a camera fills the same buffer with picture after picture."""
+    buffer = np.empty_like(images[0])
+
+    def camera() -> Iterator[Array]:
+        for image in images:
+            buffer[...] = image
+            yield buffer
+
+    np.testing.assert_array_equal([outputs[0] for outputs in executable.map(camera(), workers)], expected)
+
+
+def test_a_batch_may_write_where_it_reads() -> None:
+    graph = parse_graph(
+        """graph "main" {
+          inputs (%x)
+          outputs (%y)
+          values { %x : int8[1, 64] <0.5:0> %y : int8[1, 64] <1.0:0> }
+          ops { %y = q.add(%x, %x) version 2 }
+        }"""
+    )
+    count = 300
+    memory = np.random.default_rng(0).integers(-128, 128, (count + 1, 64), np.int8)
+    wanted = np.concatenate([reference.run(graph, row[None])[0] for row in memory[:-1]])
+    found = tflite2q.compile(graph, batch=count).run(memory[:-1], out=[memory[1:]])
+    np.testing.assert_array_equal(found[0], wanted)
 
 
 def test_the_example_of_the_document(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

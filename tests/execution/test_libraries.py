@@ -16,7 +16,7 @@ from networks import Net, everything
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.text import digest
 from tflite2q.dialect.types import Constant
-from tflite2q.errors import UsageError
+from tflite2q.errors import DataError, UsageError
 from tflite2q.execution import libraries, reference, runtime
 
 
@@ -104,6 +104,59 @@ def test_a_damaged_library_is_compiled_again(
     assert len(compiling) == 2
 
 
+def test_a_library_that_is_removed_before_the_first_run_is_compiled_again(
+    kept: Path, graph: Graph, image: np.ndarray[Any, Any]
+) -> None:
+    """By another process, which keeps the cache within its size."""
+    run(graph, image)
+    found = runtime.compile(graph)
+    for name in names(kept):
+        (kept / name).unlink()
+    assert all(map(np.array_equal, found.run(image), reference.run(graph, image)))
+
+
+def test_a_library_that_the_system_does_not_load_is_not_needed(
+    kept: Path, graph: Graph, image: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a folder that was mounted without the right to run what is in it."""
+
+    def refused(path: str) -> None:
+        raise DataError(f"{path}: cannot be loaded: failed to map segment from shared object")
+
+    monkeypatch.setattr("tflite2q.lower.machine.load", refused)
+    for _ in range(2):
+        assert all(map(np.array_equal, run(graph, image), reference.run(graph, image)))
+
+
+def test_a_folder_that_can_only_be_read_is_used(
+    kept: Path, graph: Graph, image: np.ndarray[Any, Any], compiling: list[None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one of a container's image; a damaged library in it is left."""
+    wanted = run(graph, image)
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise OSError("Read-only file system")
+
+    monkeypatch.setattr(os, "utime", refused)
+    monkeypatch.setattr(Path, "unlink", refused)
+    assert all(map(np.array_equal, run(graph, image), wanted))
+    assert len(compiling) == 1
+    [library] = kept.iterdir()
+    (kept / "new").write_bytes(b"damaged")
+    (kept / "new").replace(library)
+    assert all(map(np.array_equal, runtime.compile(graph).run(image), wanted))
+
+
+def test_a_user_without_a_home_has_no_cache(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> None:
+        raise RuntimeError("Could not determine home directory.")
+
+    for variable in ("TFLITE2Q_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert libraries.folder() is None and libraries.find("0") is None
+
+
 def test_off(
     kept: Path, graph: Graph, image: np.ndarray[Any, Any], compiling: list[None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,7 +193,7 @@ def test_the_libraries_used_longest_ago_go_first(kept: Path, monkeypatch: pytest
     assert names(kept) == ["3.so", "4.so", "5.so"]
 
 
-@pytest.mark.parametrize("given", ["abc", "-1", "1.5"])
+@pytest.mark.parametrize("given", ["abc", "-1", "1.5", "9" * 5000])
 def test_a_size_that_is_no_number_is_refused(kept: Path, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     monkeypatch.setenv("TFLITE2Q_CACHE_MB", given)
     with pytest.raises(UsageError, match=f"CACHE_MB is {given}, which must be a number of megabytes"):

@@ -17,6 +17,7 @@ import pytest
 from networks import everything
 from streaming import streaming
 
+from tflite2q.dialect.text import parse_graph
 from tflite2q.evaluation import data
 from tflite2q.execution import reference, runtime
 from tflite2q.execution.runtime import Executable
@@ -132,6 +133,41 @@ def test_a_forked_process_runs_on(executable: Executable) -> None:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
     assert equal(executable.run(*given), wanted)
+
+
+WIDE = """graph "wide" {
+  inputs (%x)
+  outputs (%y)
+  values { %x : int8[1, 256, 256, 16] <0.5:3> %y : int8[1, 256, 256, 16] <1.0:-7> }
+  ops { %y = q.add(%x, %x) version 2 }
+}"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_gets_threads_of_its_own() -> None:
+    """Layers that are worth two threads waited for ever for those of the parent, also in the child of a child."""
+    graph = parse_graph(WIDE)
+    executable = runtime.compile(graph, threads=2)
+    (given,) = samples(executable, 1)
+    wanted = reference.run(graph, *given)
+    assert equal(executable.run(*given), wanted)
+
+    def forked(generations: int) -> int:
+        process = os.fork()
+        if process == 0:
+            status = 1
+            try:
+                signal.alarm(PATIENCE)
+                found = [executable.run(*given), *executable.map([tuple(given)] * 3, 1)]
+                executable.benchmark(2, 0)
+                executable.profile(*given, repeat=1)
+                right = all(equal(each, wanted) for each in found)
+                status = 2 if not right else forked(generations - 1) if generations > 1 else 0
+            finally:
+                os._exit(status)
+        return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+    assert forked(2) == 0
 
 
 IDLE = """

@@ -17,7 +17,9 @@ import pytest
 from click.testing import CliRunner, Result
 from micro import host
 
-from tflite2q.cli import options, tflite2q
+import tflite2q
+from tflite2q.cli import options
+from tflite2q.cli import tflite2q as command
 from tflite2q.errors import LimitError, Tflite2qError, UnsupportedError, UsageError
 from tflite2q.flatbuffer import writer
 from tflite2q.lower.targets import MICROS
@@ -30,7 +32,7 @@ NEEDS_GCC = pytest.mark.skipif(host.compiler() is None, reason="gcc is not insta
 
 def convert(folder: Path, name: str, *options: str, target: str = "cortex-m4", scheme: str = "int8") -> Result:
     where = ["-o", str(folder / "out.tflite"), "--lib", f"{folder}/{name}", "--target", target]
-    return CliRunner().invoke(tflite2q, ["convert", str(DIGITS), "--scheme", scheme, *where, *options])
+    return CliRunner().invoke(command, ["convert", str(DIGITS), "--scheme", scheme, *where, *options])
 
 
 def refusal(result: Result) -> Tflite2qError:
@@ -187,6 +189,23 @@ def test_a_model_that_fits_and_one_that_does_not(cli: Callable[..., Any], tmp_pa
     for wrong in ("64qB", "kB", "-1", "1.5kB"):
         assert cli(*check, "--max-arena", wrong).code == 2
     assert cli("check", tmp_path / "out.tflite", "--for", "xnnpack", "--max-arena", "9").code == 2
+
+
+def test_python_says_what_the_command_says(cli: Callable[..., Any]) -> None:
+    for most in (None, 65536, 1000):
+        limits = () if most is None else ("--max-arena", most)
+        code, out, _ = cli("check", DIGITS, "--for", "cortex-m4", *limits, "--json", "-")
+        found = tflite2q.fits(DIGITS, "cortex-m4", max_arena=most)
+        said = json.loads(out)
+        assert (code == 0) == found.fits == said["fits"] == (most != 1000)
+        assert found.needs is not None and found.needs.arena == said["needs"]["arena"]
+        assert list(found.excess) == said["excess"]
+    with pytest.raises(UsageError, match="did you mean 'cortex-m4'"):
+        tflite2q.fits(DIGITS, "cortex-m44")
+    with pytest.raises(UsageError, match="max_arena = -1 is no whole number"):
+        tflite2q.fits(DIGITS, "cortex-m4", max_arena=-1)
+    with pytest.raises(UsageError, match=r"cortex-m4 is a microcontroller; `tflite2q\.fits`"):
+        tflite2q.check(DIGITS, "cortex-m4")
 
 
 def test_the_options_name_the_microcontrollers() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 import tflite2q
 from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.text import parse_graph
 from tflite2q.errors import LimitError, UsageError
 from tflite2q.evaluation import calibration
 from tflite2q.evaluation.compare import dataset
@@ -134,10 +135,33 @@ def test_the_samples_that_confirm_are_others(whole: Found, samples: Dataset) -> 
     assert whole.chosen.loss.samples + whole.chosen.confirmed.samples == len(samples)
 
 
-def test_a_first_scheme_over_the_limit_is_an_error(digits: Path, samples: Dataset) -> None:
+def test_a_first_scheme_over_the_limit_is_an_error(digits: Path, digits_data: tuple[Path, Path]) -> None:
+    graph = tflite2q.load(digits)
+    unlabelled = dataset(graph, digits_data[0], None, 60)
     with pytest.raises(LimitError, match=r"int8-w4, with which every layer starts, already loses .* points") as error:
-        find(tflite2q.load(digits), samples, schemes=("int8-w4", "int8"), max_drop=-3.0)
+        find(graph, unlabelled, schemes=("int8-w4", "int8"), max_drop=0.0)
     assert error.value.exit_code == 1 and "\n" not in str(error.value)
+    assert "allow more with max_drop, or" in str(error.value)  # a keyword that `search` has
+
+
+def test_a_model_without_weights_has_nothing_to_choose() -> None:
+    graph = parse_graph(
+        """graph "main" {
+          inputs (%x)
+          outputs (%y)
+          values { %x : int8[1, 4] <0.5:0> %y : int8[1, 4] <1.0:0> }
+          ops { %y = q.add(%x, %x) version 2 }
+        }"""
+    )
+    samples = dataset(graph, np.zeros((4, 1, 4), np.int8))
+    with pytest.raises(UsageError, match="no layer of the model has weights"):
+        find(graph, samples)
+
+
+def test_a_loss_that_is_allowed_is_none_or_more() -> None:
+    for wrong in (-5.0, float("nan")):
+        with pytest.raises(UsageError, match=r"max_drop is -5, but|max_drop = nan"):
+            Settings(max_drop=wrong)
 
 
 def losing(choosing: Callable[[str], float], confirming: Callable[[str], float]) -> Callable[..., Loss]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from tflite2q.cli.options import (
@@ -17,10 +15,6 @@ from tflite2q.cli.options import (
     signature_option,
     words,
 )
-
-if TYPE_CHECKING:
-    from tflite2q.evaluation.models import Loaded
-    from tflite2q.micro.library import Verdict
 
 BROKEN = 1
 
@@ -64,7 +58,7 @@ def check(
         with Progress() as progress:
             progress(f"checking for {runtime}")
             found = models.opened(model, {}, False, signature)
-            fit = _verdict(found, runtime, max_arena, max_flash, mend, data)
+            fit = pipeline.fits(found, runtime, max_arena, max_flash, mend, data)
         output.emit(json.fits(fit), json_path, lambda console: rules.fits(console, fit, inputs))
         return 0 if fit.fits else BROKEN
     if (max_arena, max_flash) != (None, None):
@@ -75,27 +69,3 @@ def check(
         result = pipeline.check(found, runtime, mend, data, signature)
     output.emit(json.check(result), json_path, lambda console: rules.check(console, result, inputs))
     return BROKEN if result.breaches else 0
-
-
-def _verdict(
-    model: Loaded, name: str, max_arena: int | None, max_flash: int | None, mend: bool, data: str | None
-) -> Verdict:
-    """Whether a model fits; where it does not, also whether it would as int8."""
-    from dataclasses import replace
-
-    from tflite2q import pipeline
-    from tflite2q.errors import Tflite2qError
-    from tflite2q.evaluation.models import name_of
-    from tflite2q.lower.targets import micro
-    from tflite2q.micro import library
-
-    target = micro(name)
-    assert target is not None
-    found = library.verdict(model.graph, name_of(model), target, max_arena, max_flash)
-    if found.fits or not mend:
-        return found
-    try:
-        graph = pipeline.convert(model, "int8", data=data).graph
-    except Tflite2qError:  # it is int8 already, or cannot be
-        return found
-    return replace(found, mended=library.verdict(graph, found.model, target, max_arena, max_flash).fits)

@@ -118,8 +118,10 @@ class Batch:
         Raises DataError as `Executable.run`.
         """
         given = [_rows(array, self.count) for array in self._inputs.checked(arrays)]
-        found = self._outputs.made() if out is None else list(self._outputs.checked(out))
+        found = self._outputs.made() if out is None else self._outputs.checked(out)
         rows = [_rows(array, self.count) for array in found]
+        if out is not None:  # a sample may be read after the results of others were written
+            given = [a.copy() if any(np.may_share_memory(a, row) for row in rows) else a for a in given]
         todo = iter(range(0, self.count, self._piece))  # each number is taken by one thread
 
         def work() -> None:
@@ -137,7 +139,7 @@ class Batch:
         for array, made in zip(found, rows, strict=True):
             if not np.shares_memory(array, made):
                 array[...] = made.view(array.dtype).reshape(array.shape)
-        return found
+        return found if out is None else list(out)
 
 
 def _rows(array: Array, count: int) -> Array:
@@ -178,18 +180,34 @@ def capacity(values: Iterable[Value]) -> int:
 
 
 class _Pieces:
-    """Samples in pieces, which grow until one takes a thread long enough or is as large as a call takes."""
+    """Samples in pieces, which grow until one takes a thread long enough or is as large as a call takes.
+
+    They are copied when they come, for what gives samples may have one array for all of them.  Where one does not fit,
+    or cannot be had, the pieces end, and `error` is why.
+    """
 
     def __init__(self, executable: Executable, samples: Iterable[Sample]) -> None:
         self._executable = executable
-        self._samples = (sample if isinstance(sample, tuple) else (sample,) for sample in samples)
+        self._samples = iter(samples)
         self._size = min(8, executable.capacity)
+        self.error: Exception | None = None
 
-    def __iter__(self) -> Iterator[list[tuple[npt.ArrayLike, ...]]]:
-        while piece := list(islice(self._samples, self._size)):
+    def __iter__(self) -> Iterator[list[list[Array]]]:
+        while piece := self._next():
             yield piece
 
-    def run(self, piece: Sequence[tuple[npt.ArrayLike, ...]]) -> list[list[Array]]:
+    def _next(self) -> list[list[Array]]:
+        piece: list[list[Array]] = []
+        if self.error is not None:
+            return piece
+        try:
+            for sample in islice(self._samples, self._size):
+                piece.append(self._executable.taken(sample if isinstance(sample, tuple) else (sample,)))
+        except Exception as error:  # of any kind: the samples are the caller's
+            self.error = error
+        return piece
+
+    def run(self, piece: Sequence[list[Array]]) -> list[list[Array]]:
         """The results of a piece."""
         started = time.perf_counter()
         results = self._executable.run_all(piece)
@@ -201,13 +219,19 @@ class _Pieces:
 def mapped(executable: Executable, samples: Iterable[Sample], workers: int) -> Iterator[list[Array]]:
     """The results for each sample, in order, by threads that are kept busy with pieces of the samples."""
     cut = _Pieces(executable, samples)
+    yield from _in_order(executable, cut, workers)
+    if cut.error is not None:
+        raise cut.error
+
+
+def _in_order(executable: Executable, cut: _Pieces, workers: int) -> Iterator[list[Array]]:
     pieces = iter(cut)
     if workers == 1:
         for piece in pieces:
             yield from _results(executable, piece, partial(cut.run, piece))
         return
     threads = executable.threads_of(workers)
-    ahead: deque[tuple[list[Any], Future[list[list[Array]]]]] = deque()
+    ahead: deque[tuple[list[list[Array]], Future[list[list[Array]]]]] = deque()
     try:
         while True:
             for piece in islice(pieces, 2 * workers - len(ahead)):
@@ -221,8 +245,10 @@ def mapped(executable: Executable, samples: Iterable[Sample], workers: int) -> I
             left.cancel()
 
 
-def _results(executable: Executable, piece: Any, result: Callable[[], list[list[Array]]]) -> Iterable[list[Array]]:
-    """The results of a piece; where a sample does not fit, those before it, and then its error."""
+def _results(
+    executable: Executable, piece: list[list[Array]], result: Callable[[], list[list[Array]]]
+) -> Iterable[list[Array]]:
+    """The results of a piece; where a sample has none, those before it, and then its error."""
     try:
         return result()
     except DataError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,30 +27,46 @@ class Inputs:
         self._prescribed = [(index, value) for index, value in enumerate(self._values) if value.constant is not None]
 
     def checked(self, given: Sequence[npt.ArrayLike]) -> list[Array]:
-        """The inputs as arrays.  Raises DataError if their number, shapes, dtypes or prescribed data do not fit."""
-        arrays = [array if type(array) is np.ndarray else np.asarray(array) for array in given]
+        """The inputs as arrays, in this machine's byte order.
+
+        Raises DataError if their number, shapes, dtypes or prescribed data do not fit, or one is no array.
+        """
+        arrays = [array if type(array) is np.ndarray else _read(array) for array in given]
         if len(arrays) != len(self._kinds):
-            self._refuse(arrays)
+            expected, count = len(self._kinds), len(arrays)
+            raise DataError(f"the model takes {expected} {'input' if expected == 1 else 'inputs'}, got {count}")
         for array, (shape, dtype) in zip(arrays, self._kinds, strict=False):  # `strict` takes as long as the rest
             if array.shape != shape or array.dtype != dtype:
-                self._refuse(arrays)
+                arrays = [self._turned(*each) for each in zip(self._values, self._kinds, arrays, given, strict=True)]
+                break
         for index, value in self._prescribed:
             check_prescribed(value, arrays[index])
         return arrays
 
-    def _refuse(self, arrays: Sequence[Array]) -> NoReturn:
-        expected, given = len(self._values), len(arrays)
-        if given != expected:
-            raise DataError(f"the model takes {expected} {'input' if expected == 1 else 'inputs'}, got {given}")
-        value, array = next(
-            (value, array)
-            for value, kind, array in zip(self._values, self._kinds, arrays, strict=True)
-            if (array.shape, array.dtype) != kind
-        )
-        raise DataError(
-            f"input {value.name!r} must be {value.type.dtype}{list(value.type.shape)}, "
-            f"got {array.dtype.name}{list(array.shape)}; convert it first"
-        )
+    def _turned(self, value: Value, kind: tuple[tuple[int, ...], Any], array: Array, given: object) -> Array:
+        """An array in this machine's byte order.  Raises DataError if there is more that does not fit."""
+        if (array.shape, array.dtype.newbyteorder("=")) == kind:
+            return array.astype(kind[1], copy=False)
+        wanted = f"{value.type.dtype}{list(value.type.shape)}"
+        raise DataError(f"input {value.name!r} must be {wanted}, got {_described(array, given)}; convert it first")
+
+
+def _read(given: object) -> Array:
+    """What another library, or Python, holds as an array, without a copy where that can be.  Raises DataError."""
+    try:
+        if hasattr(given, "__dlpack__") and not hasattr(given, "__array__"):
+            return np.from_dlpack(given)
+        return np.asarray(given)
+    except Exception as error:  # of any library
+        raise DataError(f"an input of type {_name(given)} is no array that can be read: {error}") from error
+
+
+def _described(array: Array, given: object) -> str:
+    """An array's dtype and shape; what became one of objects or texts is called what it was."""
+    if array.dtype.kind not in "biufc" and not isinstance(given, np.ndarray):
+        return _name(given)
+    order = "" if array.dtype.isnative else " of another byte order"
+    return f"{array.dtype.name}{list(array.shape)}{order}"
 
 
 def check_prescribed(value: Value, array: Array) -> None:
@@ -71,18 +87,39 @@ class Outputs:
         """New arrays for all outputs."""
         return [np.empty(shape, dtype) for shape, dtype in self._kinds]
 
-    def checked(self, given: Sequence[Array]) -> Sequence[Array]:
-        """The arrays that results are written to.  Raises DataError if they do not fit or cannot be written to."""
+    def checked(self, given: Sequence[Any]) -> list[Array]:
+        """The arrays that results are written to: NumPy's, or of other libraries that share memory by DLPack.
+
+        Raises DataError if they do not fit or cannot be written to.
+        """
+        if isinstance(given, np.ndarray | str) or not isinstance(given, Sequence):
+            raise DataError(f"out must be a list of arrays, one for each output of the model; got {_name(given)}")
         if len(given) != len(self._kinds):
             raise DataError(
                 f"out must hold an array for each output of the model, {len(self._kinds)}; got {len(given)}"
             )
-        for value, kind, array in zip(self._values, self._kinds, given, strict=False):
-            if not isinstance(array, np.ndarray) or (array.shape, array.dtype) != kind:
-                raise DataError(f"the array for output {value.name!r} must be {value.type.dtype}{list(kind[0])}")
+        arrays = [place if isinstance(place, np.ndarray) else _shared(place) for place in given]
+        for value, kind, array in zip(self._values, self._kinds, arrays, strict=False):
+            if array is None or (array.shape, array.dtype) != kind:
+                found = "" if array is None else f", got {_described(array, array)}"
+                raise DataError(f"the array for output {value.name!r} must be {value.type.dtype}{list(kind[0])}{found}")
             if not array.flags.writeable:
                 raise DataError(f"the array for output {value.name!r} is read-only")
-        return given
+        return [array for array in arrays if array is not None]
+
+
+def _shared(given: object) -> Array | None:
+    """The memory of another library's array; None if it shares none."""
+    if not hasattr(given, "__dlpack__"):
+        return None
+    try:
+        return np.from_dlpack(given)
+    except Exception as error:  # of any library
+        raise DataError(f"out: the memory of {_name(given)} cannot be written to: {error}") from error
+
+
+def _name(given: object) -> str:
+    return type(given).__name__
 
 
 def kinds(values: Iterable[Value]) -> list[tuple[tuple[int, ...], np.dtype[Any]]]:

@@ -30,6 +30,7 @@ VARIABLE = "TFLITE2Q_CACHE"
 OFF = "off"
 SIZE_VARIABLE = "TFLITE2Q_CACHE_MB"
 LARGEST_MB = 1024
+MOST_DIGITS = 12  # of a number of megabytes: no disk holds more
 SUFFIX = ".so"
 ROOM = 1 << 28  # bytes that a disk must have left: a cache never fills one up
 
@@ -44,8 +45,11 @@ def folder() -> Path | None:
     """The folder of libraries; None if none are kept."""
     if os.environ.get(VARIABLE) == OFF:
         return None
-    chosen = chosen_folder()
-    return (_user_cache() / "tflite2q" if chosen is None else chosen).absolute() / "libraries"
+    try:
+        chosen = chosen_folder() or _user_cache() / "tflite2q"
+    except RuntimeError:  # a user without a home, as in containers
+        return None
+    return chosen.absolute() / "libraries"
 
 
 def _user_cache() -> Path:
@@ -68,13 +72,15 @@ def find(name: str) -> tuple[str, Manifest] | None:
     if where is None:
         return None
     path = where / f"{name}{SUFFIX}"
-    try:
-        os.utime(path)  # it is the one used last
-        return str(path), manifest.read(path)
-    except OSError:
+    if not path.is_file():
         return None
+    with suppress(OSError):  # a folder may be there to be read alone
+        os.utime(path)  # it is the one used last
+    try:
+        return str(path), manifest.read(path)
     except DataError:
-        path.unlink(missing_ok=True)  # damaged: compile it again
+        with suppress(OSError):
+            path.unlink(missing_ok=True)  # damaged: compile it again
         return None
 
 
@@ -136,7 +142,7 @@ def _free(where: Path) -> int:
 def _largest() -> int:
     """How many bytes are kept.  Raises UsageError for a variable that is no number."""
     given = os.environ.get(SIZE_VARIABLE) or str(LARGEST_MB)
-    if not given.isdecimal():
+    if not given.isdecimal() or len(given) > MOST_DIGITS:
         raise UsageError(f"${SIZE_VARIABLE} is {given}, which must be a number of megabytes, such as {LARGEST_MB}")
     return int(given) << 20
 
@@ -148,11 +154,13 @@ def _shrink(where: Path, kept: Path) -> None:
         for entry in os.scandir(where):
             with suppress(OSError):  # another process removes, too
                 status = entry.stat()
-                found.append((status.st_mtime, status.st_size, Path(entry.path)))
+                if stat.S_ISREG(status.st_mode):
+                    found.append((status.st_mtime, status.st_size, Path(entry.path)))
     left = sum(size for _, size, _ in found) - _largest()
     for _, size, path in sorted(found):
         if left <= 0:
             return
         if path != kept:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
             left -= size

@@ -201,7 +201,7 @@ class RemoteExecutable(Executable):
             place[...] = result
         return [*out, *found[len(out) :]]
 
-    def run_all(self, samples: Sequence[Sequence[npt.ArrayLike]]) -> list[list[Array]]:
+    def run_all(self, samples: Sequence[list[Array]]) -> list[list[Array]]:
         """The outputs for each sample, one after the other; raises as `run`."""
         return [self.run(*sample) for sample in samples]
 

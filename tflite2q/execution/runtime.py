@@ -8,7 +8,7 @@ import shutil
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from tflite2q import files, limits
 from tflite2q.dialect import needs
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import STORAGE, Value
-from tflite2q.errors import TargetError, UsageError
+from tflite2q.errors import DataError, TargetError, UsageError
 from tflite2q.execution import libraries, manifest
 from tflite2q.execution.calls import Array, Batch, Bound, Sample, Stream, capacity, mapped, raise_refusal, run_each
 from tflite2q.execution.checks import Inputs, Outputs, kinds
@@ -187,17 +187,20 @@ class Executable:
     def run(self, *arrays: npt.ArrayLike, out: Sequence[Array] | None = None) -> list[Array]:
         """The model's outputs for `arrays`, one for each input, of its shape, dtype and, where it decides shapes, data.
 
-        They are written to `out`, if it is given: one array for each output, of its shape and dtype.
+        They are written to `out`, if it is given: one array for each output, of its shape and dtype.  Other libraries'
+        arrays will do for both, if they share their memory by DLPack, as torch's do.
         A model with state starts from its initial one; `stream` keeps it from run to run.
 
         Raises DataError if they do not fit or have no defined result, such as an index out of range;
         TargetError if the code is for another machine.
         """
         checked = self._takes.checked(arrays)
-        places = () if out is None else self._gives.checked(out)
+        if out is not None:
+            self._call(checked + self._initial, self._gives.checked(out))
+            return list(out)
         if not self._initial:
-            return self._call(checked, places)
-        return self._call(checked + self._initial, places)[: len(self.manifest.outputs)]
+            return self._call(checked)
+        return self._call(checked + self._initial)[: len(self.manifest.outputs)]
 
     def bind(self) -> Bound:
         """Inputs and outputs that stay in place from run to run, for calls that copy nothing.  Raises TargetError."""
@@ -207,8 +210,9 @@ class Executable:
         """The outputs for each sample, in order: an array, or a tuple of one array for each input.
 
         Samples are spread over `workers` threads; by default as many as there are processors for the `threads` of
-        each.  They are taken a little ahead of the outputs that are asked for, so they may be endless.
-        Raises as `run`, at the sample that does not fit.
+        each.  They are taken and copied a little ahead of the outputs that are asked for, so they may be endless, and
+        all may come in one array that changes.
+        Raises as `run`, at the sample that does not fit, and what `samples` raise, behind the outputs of those before.
         """
         return mapped(self, samples, self._workers(workers))
 
@@ -217,11 +221,18 @@ class Executable:
         `map`.  Raises UsageError for models with state or with values without axes."""
         return Batch(self, count, self._workers(workers))
 
-    def run_all(self, samples: Sequence[Sequence[npt.ArrayLike]]) -> list[list[Array]]:
-        """The outputs for each of at most `capacity` samples, in one call if the code can do so; raises as `run`."""
-        checked = [self._takes.checked(sample) + self._initial for sample in samples]
+    def taken(self, sample: Sequence[npt.ArrayLike]) -> list[Array]:
+        """Copies of a sample's arrays.  Raises DataError if they do not fit."""
+        return [array.copy() for array in self._takes.checked(sample)]
+
+    def run_all(self, samples: Sequence[list[Array]]) -> list[list[Array]]:
+        """The outputs for each of at most `capacity` samples that fit, in one call if the code can do so.
+
+        Raises DataError if one has no defined result.
+        """
+        whole = [sample + self._initial for sample in samples] if self._initial else samples
         with self._worker() as worker:
-            return [results[: len(self.outputs)] for results in worker.run_all(checked)]
+            return [results[: len(self.outputs)] for results in worker.run_all(whole)]
 
     def run_rows(self, arrays: Sequence[Array], out: Sequence[Array]) -> None:
         """Results for at most `capacity` samples of a model without state: arrays of their bytes, a row for each.
@@ -319,13 +330,13 @@ class Executable:
         from tflite2q.lower.profile import profile
 
         checked = self._takes.checked(arrays) if arrays else self._random_inputs()
-        from tflite2q.lower.machine import use_threads
+        from tflite2q.lower.machine import launched
 
         self.require_runnable()
-        use_threads(self.threads)
         source = self._source
+        arguments = [*checked, *self.initial_states]
         try:
-            found = profile(source.lowered.module, source.target, [*checked, *self.initial_states], repeat)
+            found = launched(self.threads, lambda: profile(source.lowered.module, source.target, arguments, repeat))
         except RuntimeError as error:
             raise_refusal(error)
         total = sum(found.values()) or 1.0
@@ -357,21 +368,29 @@ class Executable:
             libraries.adopt(self._source.key, path)
 
     def _new_worker(self) -> Worker:
-        from tflite2q.lower.machine import Worker, load
+        from tflite2q.lower.machine import Worker
 
         with self._making:
             if self._code is None:
                 self.require_runnable()
-                if self._library is None and self._source is not None:
-                    kept = libraries.find(self._source.key)  # saved since, or by another process
-                    self._library = kept[0] if kept else libraries.keep(self._source.key, self._source.export)
-                if self._library is not None:
-                    self._code = load(self._library)
-                else:
-                    assert self._source is not None
-                    self._code = self._source.in_memory()
+                self._code = self._loaded()
             arguments = [*self._random_inputs(), *self.initial_states]
             return Worker(self._code, arguments, self._results, self.threads, self.capacity)
+
+    def _loaded(self) -> Any:
+        """The code that runs: a library's, or what was compiled if the cache has none that can be loaded."""
+        from tflite2q.lower.machine import load
+
+        if self._source is None:
+            assert self._library is not None
+            return load(self._library)
+        if self._library is None or not os.path.exists(self._library):  # another process may have removed it
+            kept = libraries.find(self._source.key)  # saved since, or by another process
+            self._library = kept[0] if kept else libraries.keep(self._source.key, self._source.export)
+        if self._library is not None:
+            with suppress(DataError):  # removed just now, or in a folder whose files the system does not run
+                return load(self._library)
+        return self._source.in_memory()
 
     def _random_inputs(self) -> list[Array]:
         generator = np.random.default_rng(0)

@@ -8,9 +8,10 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ from tflite2q.lower.entry import MAIN, MANY, REST, aligned
 
 Array = npt.NDArray[Any]
 Kind = tuple[tuple[int, ...], np.dtype[Any]]  # shape and dtype
+T = TypeVar("T")
 
 FASTEST_CORES = 1  # TVM's affinity mode: threads on the fastest cores first
 
@@ -33,6 +35,7 @@ MOST_THREADS = "TVM_NUM_THREADS"
 # processor, also for a model on one thread, whenever another thread first runs one; these cover the gaps within a run.
 PATIENCE = ("TVM_THREAD_POOL_SPIN_COUNT", "10000")
 
+# What each thread was configured for: `count` threads.  `orphan`: the thread was forked, without those that help it.
 _configured = threading.local()
 
 
@@ -127,19 +130,17 @@ class Worker:
 
     def results(self) -> list[Array]:
         """All results for what the arguments hold, in memory that the next call may write to."""
-        use_threads(self._threads)
-        found = self._call()
+        found = launched(self._threads, self._call)
         return self._found if found is None else [np.from_dlpack(found[index]) for index in range(len(found))]
 
     def run_all(self, samples: Sequence[Sequence[Array]]) -> list[list[Array]]:
         """As `run`, for several samples, `capacity` or fewer at a time."""
         if self._many is None or not 1 < len(samples) <= self.capacity:
             return [self.run(sample) for sample in samples]
-        use_threads(self._threads)
         count = len(samples)
         for slots, arrays in zip(self._taken, zip(*samples, strict=True), strict=True):
             slots.slots[:count] = arrays
-        self._many(count)
+        launched(self._threads, partial(self._many, count))
         # Each result is a part of one copy: copies by themselves would take as long as a small layer.
         found = [_parts(slots.slots[:count].copy()) for slots in self._given]
         return list(map(list, zip(*found, strict=True))) if found else [[] for _ in samples]
@@ -148,16 +149,17 @@ class Worker:
         """As `run` of code that `takes_many`, for at most `capacity` samples: arrays of their bytes, a row for each."""
         assert self._many is not None
         count = len(arrays[0])
-        use_threads(self._threads)
         for slots, array in zip(self._taken, arrays, strict=True):
             slots.rows[:count] = array
-        self._many(count)
+        launched(self._threads, partial(self._many, count))
         for slots, array in zip(self._given, out, strict=True):
             array[...] = slots.rows[:count]
 
     def times(self, runs: int) -> list[float]:
         """Milliseconds of each of `runs` runs on the arguments of the last one."""
-        use_threads(self._threads)
+        return launched(self._threads, partial(self._timed, runs))
+
+    def _timed(self, runs: int) -> list[float]:
         found = []
         for _ in range(runs):
             start = time.perf_counter()
@@ -169,6 +171,37 @@ class Worker:
 def _parts(array: Array) -> Iterable[Array]:
     """The arrays along the first axis."""
     return array if array.ndim > 1 else (array[index, ...] for index in range(len(array)))  # numbers by themselves
+
+
+def launched(count: int, call: Callable[[], T]) -> T:
+    """What `call` returns, with parallel regions in it on `count` threads."""
+    if getattr(_configured, "count", None) != count:
+        if getattr(_configured, "orphan", False):
+            found: T = _stand_in().submit(partial(launched, count, call)).result()
+            return found
+        use_threads(count)
+    return call()
+
+
+def _orphaned() -> None:
+    """In a forked process: TVM would wait for ever for the threads that helped this one, which are the parent's."""
+    if hasattr(_configured, "count"):
+        _configured.orphan = True
+        _configured.stand_in = None
+        if _configured.count != 1:  # on one thread there is nobody to wait for
+            _configured.count = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_orphaned)
+
+
+def _stand_in() -> ThreadPoolExecutor:
+    """A new thread, to which TVM gives new helpers."""
+    if _configured.stand_in is None:
+        _configured.stand_in = ThreadPoolExecutor(1)
+    found: ThreadPoolExecutor = _configured.stand_in
+    return found
 
 
 def use_threads(count: int) -> None:

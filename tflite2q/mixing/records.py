@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tflite2q.errors import UsageError, require_number
+from tflite2q.errors import UsageError, either, require_number
 from tflite2q.execution.remote import Device
 from tflite2q.mixing.evidence import Loss
 from tflite2q.mixing.fronts import Candidate
@@ -37,6 +37,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         require_number("max_drop", self.max_drop)
+        if self.max_drop < 0:
+            limit = either("--max-top1-drop", "max_drop")
+            raise UsageError(f"{limit} is {self.max_drop:g}, but what may be lost is 0 points or more")
         if self.seed < 0:
             raise UsageError(f"a seed is a number from 0 on, not {self.seed}")
         if self.jobs is not None and not 1 <= self.jobs <= MOST_JOBS:

@@ -16,7 +16,7 @@ import numpy as np
 
 from tflite2q import cgroups
 from tflite2q.dialect.graph import Graph
-from tflite2q.errors import LimitError, UnsupportedError, UsageError, hint
+from tflite2q.errors import LimitError, UnsupportedError, UsageError, either
 from tflite2q.evaluation.data import Dataset
 from tflite2q.evaluation.results import Progress, quiet
 from tflite2q.mixing import measure
@@ -30,6 +30,7 @@ from tflite2q.mixing.judge import CHOOSING, CONFIRMING, Halves, Judge
 from tflite2q.mixing.mix import Mix, Option, choices, key
 from tflite2q.mixing.records import DEFAULTS, Found, Judged, Point, Settings
 from tflite2q.mixing.state import State, fingerprint
+from tflite2q.rewrites.rules import places
 from tflite2q.rewrites.scheme import Scheme, dump
 from tflite2q.version import __version__
 
@@ -62,6 +63,10 @@ def search(
         )
     options = choices(original, schemes)
     if not options:
+        if all(place.channels is None for place in places(original)):
+            raise UsageError(
+                "no layer of the model has weights, so there is nothing to choose for; convert it as a whole"
+            )
         names = ", ".join(scheme.name for scheme in schemes)
         raise UsageError(f"schemes {names} give every layer with weights the same settings; choose schemes that differ")
     budget = budget or Budget(settings.budget)
@@ -181,7 +186,7 @@ class _Search:
             raise LimitError(
                 f"{self.schemes[0].name}, with which every layer starts, already loses {points:.1f} points of "
                 f"{self.judge.judges} ({low:.1f} to {high:.1f}), and {limit:g} are allowed; "
-                + hint("allow more with --max-top1-drop, or put a finer scheme first")
+                f"allow more with {either('--max-top1-drop', 'max_drop')}, or put a finer scheme first"
             )
         if self.halves.confirming and self.judge.loss({}, graph, CONFIRMING, False, left) is None:
             raise self.budget.ended("the first scheme was measured")

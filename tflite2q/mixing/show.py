@@ -163,7 +163,8 @@ def _evidence(found: Found) -> str:
     if seen is None:
         return "nothing is confirmed: there were too few samples to keep some that do not choose, or too little time"
     counts = "" if seen.lost is None else f" (answers: {seen.lost} lost, {seen.gained} gained)"
-    figures = f"{seen.samples} samples that did not choose: {_loss_in_words(seen.counted)}{counts}"
+    samples = "1 sample" if seen.samples == 1 else f"{seen.samples} samples"
+    figures = f"{samples} that did not choose: {_loss_in_words(seen.counted)}{counts}"
     verdict = seen.verdict(found.limit)
     if verdict == "within":
         return f"{figures}; they show that {_limit(found)} is kept (95 %)"

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Mapping
 
 from tflite2q.errors import UsageError
+from tflite2q.lower.targets import micro
 from tflite2q.runtimes.edgetpu import EDGE_TPU
 from tflite2q.runtimes.ethos import ETHOS_U55, ETHOS_U65, ETHOS_U85
 from tflite2q.runtimes.micro import CMSIS_NN, TFLITE_MICRO
@@ -34,6 +35,8 @@ def find(name: str) -> Runtime:
     """The runtime of that name.  Raises UsageError with the nearest name."""
     if name in RUNTIMES:
         return RUNTIMES[name]
+    if micro(name) is not None:
+        raise UsageError(f"{name} is a microcontroller; `tflite2q.fits` says whether a model fits it")
     near = difflib.get_close_matches(name, RUNTIMES, 1, 0.4)
     hint = f", did you mean {near[0]!r}?" if near else ""
     raise UsageError(f"runtime {name!r} is not known{hint}; known are {', '.join(RUNTIMES)}")
