@@ -24,7 +24,7 @@ from tflite2q.dialect.ops.lookup import Lookup
 from tflite2q.dialect.ops.movement import Reverse, StridedSlice
 from tflite2q.dialect.ops.plain import ShapeOf
 from tflite2q.dialect.ops.pool import AveragePool2D
-from tflite2q.dialect.ops.shape import Concat
+from tflite2q.dialect.ops.shape import Concat, Pad
 from tflite2q.dialect.ops.softmax import Softmax
 from tflite2q.dialect.text import parse_graph
 from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
@@ -65,6 +65,32 @@ def test_options_of_an_operator_without_any() -> None:
     changed = replace(model, subgraphs=(replace(model.subgraphs[0], operators=(op,)),))
     with pytest.raises(UnsupportedError, match="has LeakyReluOptions instead of no options"):
         read(schema.encode(changed))
+
+
+@pytest.mark.parametrize("family", ["CONV_2D-uint8", "FULLY_CONNECTED-int16", "EMBEDDING_LOOKUP-int4-tensor"])
+def test_buffers_that_are_longer_than_their_tensors(family: str) -> None:
+    made = list(cases(family, 4, seed=1))
+    records = [schema.decode(write(case.graph)) for case in made]
+    padded = [replace(r, buffers=tuple(bytes(data) + b"\7\7\7" * bool(data) for data in r.buffers)) for r in records]
+    files = [schema.encode(record) for record in padded]
+    told = judge([(file, case.inputs) for file, case in zip(files, made, strict=True)])
+    for case, file, expected in zip(made, files, told, strict=True):
+        assert not isinstance(expected, str), expected
+        graph = read(file)
+        assert graph == read(write(graph))
+        for got, want in zip(reference.run(graph, *case.inputs), expected, strict=True):
+            np.testing.assert_array_equal(got, want)
+
+
+def test_paddings_of_a_single_code() -> None:
+    kind = TensorType((), "int8", Quantization.per_tensor(0.1, 0))
+    none = Value("none", TensorType((0, 2), "int32"), Constant(np.zeros((0, 2), np.int32)))
+    graph = verify(
+        Graph(("x",), ("y",), (Value("x", kind), none, Value("y", kind)), (Pad(inputs=("x", "none"), outputs=("y",)),))
+    )
+    x = np.array(5, np.int8)
+    (told,) = judge([(write(graph), (x,))])
+    assert reference.run(graph, x) == told == [5]
 
 
 def test_clamps_of_single_numbers() -> None:
