@@ -82,6 +82,30 @@ def test_buffers_that_are_longer_than_their_tensors(family: str) -> None:
             np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.parametrize("scale", [0.0, -0.5, float("inf"), float("nan")])
+@pytest.mark.parametrize("family", ["CONV_2D-int8", "DEPTHWISE_CONV_2D-int8", "FULLY_CONNECTED-int8", "CONV_2D-int16"])
+def test_scales_of_biases_that_say_nothing(family: str, scale: float) -> None:
+    made = [case for case in cases(family, 4, seed=1) if case.graph.ops[0].inputs[2]]
+    files = []
+    for case in made:
+        record = schema.decode(write(case.graph))
+        (graph,) = record.subgraphs
+        bias = graph.operators[0].inputs[2]
+        tensors = [replace(t, scale=(scale,) * len(t.scale)) if i == bias else t for i, t in enumerate(graph.tensors)]
+        files.append(schema.encode(replace(record, subgraphs=(replace(graph, tensors=tuple(tensors)),))))
+    told = judge([(file, case.inputs) for file, case in zip(files, made, strict=True)])
+    assert not all(isinstance(answer, str) for answer in told) or not np.isfinite(scale)
+    for case, file, expected in zip(made, files, told, strict=True):
+        graph = read(file)
+        if not isinstance(expected, str):
+            np.testing.assert_array_equal(reference.run(graph, *case.inputs)[0], expected[0])
+        new = rewrites.convert(graph, scheme.find("symmetric-int8")).graph
+        given = [x.astype(new[name].type.dtype) for x, name in zip(case.inputs, new.inputs, strict=True)]
+        (again,) = judge([(write(new), given)])
+        assert not isinstance(again, str), again
+        np.testing.assert_array_equal(reference.run(new, *given)[0], again[0])
+
+
 def test_paddings_of_a_single_code() -> None:
     kind = TensorType((), "int8", Quantization.per_tensor(0.1, 0))
     none = Value("none", TensorType((0, 2), "int32"), Constant(np.zeros((0, 2), np.int32)))

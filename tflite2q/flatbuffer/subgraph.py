@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -20,6 +21,7 @@ from tflite2q.flatbuffer.records import ModelRecord, OperatorCode, OperatorRecor
 from tflite2q.flatbuffer.variables import Variable, Variables
 
 DEEPEST = 16  # regions within regions
+SUMS = ("int32", "int64")  # biases: their scale is that of the products, and kernels do not heed what else is stated
 
 
 class UnknownOperator(UnsupportedError):
@@ -317,7 +319,7 @@ def _unique_names(tensors: Sequence[TensorRecord]) -> list[str]:
 
 
 def _quantization(tensor: TensorRecord) -> Quantization | None:
-    if not tensor.scale:
+    if not tensor.scale or (tensor.dtype in SUMS and not all(0 < scale < math.inf for scale in tensor.scale)):
         return None
     count = len(tensor.scale)
     zero_point = tensor.zero_point or (0,)
