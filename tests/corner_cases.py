@@ -369,6 +369,20 @@ def _offset_slice(d: Draw, dtype: str) -> Case:
     return d.case(ops.StridedSlice, operands, x.with_(shape=()), begin_mask=mask, offset=True)
 
 
+def _quantize_channels(d: Draw, dtype: str) -> Case:
+    """Real numbers to codes with parameters for each slice along an axis."""
+    shape = tuple(d.number(2, 5) for _ in range(d.number(1, 4)))
+    axis = d.number(0, len(shape) - 1)
+    scales = tuple(d.scale() for _ in range(shape[axis]))
+    zeros = tuple(d.zero_point(dtype) for _ in scales)
+    return d.case(
+        ops.Requantize,
+        (d.input(TensorType(shape, "float32")),),
+        TensorType((), dtype, Quantization(scales, zeros, axis)),
+        version=3,
+    )
+
+
 def _bare_binary(d: Draw, cls: type[Op], dtype: str, **attributes: Any) -> Case:
     """Codes without parameters, taken as they are."""
     shape = d.shape(3)
@@ -406,6 +420,7 @@ CORNERS: Mapping[str, Family] = {
     **each("MEAN-bare", CODES, _bare_reduce, ops.Mean),
     **each("SUM-bare", ("uint8",), _bare_reduce, ops.Sum),
     **each("REDUCE_MAX-bare", CODES, _bare_reduce, ops.ReduceExtremum),
+    **each("QUANTIZE-channels", CODES, _quantize_channels),
     **each("MAXIMUM-bare", CODES, _bare_binary, ops.Extremum),
     **each("MINIMUM-bare", CODES, _bare_binary, ops.Extremum, smallest=True),
     **each("FLOOR_DIV-bare", ("int8", "int16"), _bare_binary, ops.FloorDiv),
