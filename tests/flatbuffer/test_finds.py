@@ -106,6 +106,28 @@ def test_scales_of_biases_that_say_nothing(family: str, scale: float) -> None:
         np.testing.assert_array_equal(reference.run(new, *given)[0], again[0])
 
 
+@pytest.mark.parametrize("chosen", ["inputs", "outputs"])
+@pytest.mark.parametrize("to", ["int16x8", "float32", "symmetric-uint8"])
+def test_variables_that_each_run_gives_anew(chosen: str, to: str) -> None:
+    """A tensor that the file calls a variable, but which is given or computed before it is read, keeps nothing."""
+    case = next(cases("ADD-int8", 1, seed=1))
+    record = schema.decode(write(case.graph))
+    (graph,) = record.subgraphs
+    places = getattr(graph, chosen)
+    tensors = tuple(replace(t, variable=i in places) for i, t in enumerate(graph.tensors))
+    file = schema.encode(replace(record, subgraphs=(replace(graph, tensors=tensors),)))
+    (told,) = judge([(file, case.inputs)])
+    read_graph = read(file)
+    np.testing.assert_array_equal(reference.run(read_graph, *case.inputs)[0], told[0])
+    new = rewrites.convert(read_graph, scheme.find(to)).graph
+    given = [
+        x if new[n].type.dtype == "int8" else x.astype(new[n].type.dtype)
+        for x, n in zip(case.inputs, new.inputs, strict=True)
+    ]
+    (again,) = judge([(write(new), given)])
+    np.testing.assert_array_equal(reference.run(new, *given)[0], again[0])
+
+
 def test_paddings_of_a_single_code() -> None:
     kind = TensorType((), "int8", Quantization.per_tensor(0.1, 0))
     none = Value("none", TensorType((0, 2), "int32"), Constant(np.zeros((0, 2), np.int32)))
