@@ -6,12 +6,14 @@ LiteRT refuses some of them; what its reference kernels compute must be computed
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from draw import ACTIVATIONS, CODES, Case, Draw, Family, each
 
 from tflite2q.dialect import ops
+from tflite2q.dialect.graph import verify
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import Quantization, TensorType
 
@@ -367,6 +369,39 @@ def _offset_slice(d: Draw, dtype: str) -> Case:
     return d.case(ops.StridedSlice, operands, x.with_(shape=()), begin_mask=mask, offset=True)
 
 
+def _quantize_channels(d: Draw, dtype: str) -> Case:
+    """Real numbers to codes with parameters for each slice along an axis."""
+    shape = tuple(d.number(2, 5) for _ in range(d.number(1, 4)))
+    axis = d.number(0, len(shape) - 1)
+    scales = tuple(d.scale() for _ in range(shape[axis]))
+    zeros = tuple(d.zero_point(dtype) for _ in scales)
+    return d.case(
+        ops.Requantize,
+        (d.input(TensorType(shape, "float32")),),
+        TensorType((), dtype, Quantization(scales, zeros, axis)),
+        version=3,
+    )
+
+
+def _bare_binary(d: Draw, cls: type[Op], dtype: str, **attributes: Any) -> Case:
+    """Codes without parameters, taken as they are."""
+    shape = d.shape(3)
+    kinds = TensorType(shape, dtype), TensorType(shape[d.number(0, 2) :], dtype)
+    arrays = [d.data(kind) for kind in kinds]
+    if cls is ops.FloorDiv:
+        arrays[0] = np.maximum(arrays[0], np.iinfo(dtype).min + 1)  # by -1, that one is undefined in C
+        arrays[1] = np.where(arrays[1] == 0, -1, arrays[1]).astype(dtype)
+    y = TensorType((), "bool" if cls is ops.Compare else dtype)
+    return d.case(cls, [d.input(kind, array) for kind, array in zip(kinds, arrays, strict=True)], y, **attributes)
+
+
+def _bare_pool(d: Draw, cls: type[Op], dtype: str) -> Case:
+    case = _pool(d, cls, dtype)
+    values = tuple(v.with_(type=v.type.with_(quantization=None)) for v in case.graph.values)
+    op = case.graph.ops[0].with_(activation="NONE")
+    return replace(case, graph=verify(case.graph.with_(values=values, ops=(op,))))
+
+
 CORNERS: Mapping[str, Family] = {
     **each("CONV_2D", CODES, _convolution, ops.Conv2D),
     **each("DEPTHWISE_CONV_2D", CODES, _convolution, ops.DepthwiseConv2D),
@@ -385,6 +420,15 @@ CORNERS: Mapping[str, Family] = {
     **each("MEAN-bare", CODES, _bare_reduce, ops.Mean),
     **each("SUM-bare", ("uint8",), _bare_reduce, ops.Sum),
     **each("REDUCE_MAX-bare", CODES, _bare_reduce, ops.ReduceExtremum),
+    **each("QUANTIZE-channels", CODES, _quantize_channels),
+    **each("MAXIMUM-bare", CODES, _bare_binary, ops.Extremum),
+    **each("MINIMUM-bare", CODES, _bare_binary, ops.Extremum, smallest=True),
+    **each("FLOOR_DIV-bare", ("int8", "int16"), _bare_binary, ops.FloorDiv),
+    **each("FLOOR_MOD-bare", ("int8", "int16"), _bare_binary, ops.FloorDiv, remainder=True),
+    **each("LESS-bare", ("int16",), _bare_binary, ops.Compare, relation="LESS"),
+    **each("EQUAL-bare", ("int16",), _bare_binary, ops.Compare, relation="EQUAL"),
+    **each("AVERAGE_POOL_2D-bare", CODES, _bare_pool, ops.AveragePool2D),
+    **each("MAX_POOL_2D-bare", CODES, _bare_pool, ops.MaxPool2D),
     **each("REDUCE_MAX", (*NUMBERS, "int32"), _reduce, ops.ReduceExtremum, same=True, smallest=False),
     **each("REDUCE_MIN", (*NUMBERS, "int32"), _reduce, ops.ReduceExtremum, same=True, smallest=True),
     **each("AVERAGE_POOL_2D", NUMBERS, _pool, ops.AveragePool2D),

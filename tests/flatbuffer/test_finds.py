@@ -24,7 +24,7 @@ from tflite2q.dialect.ops.lookup import Lookup
 from tflite2q.dialect.ops.movement import Reverse, StridedSlice
 from tflite2q.dialect.ops.plain import ShapeOf
 from tflite2q.dialect.ops.pool import AveragePool2D
-from tflite2q.dialect.ops.shape import Concat
+from tflite2q.dialect.ops.shape import Concat, Pad
 from tflite2q.dialect.ops.softmax import Softmax
 from tflite2q.dialect.text import parse_graph
 from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
@@ -65,6 +65,78 @@ def test_options_of_an_operator_without_any() -> None:
     changed = replace(model, subgraphs=(replace(model.subgraphs[0], operators=(op,)),))
     with pytest.raises(UnsupportedError, match="has LeakyReluOptions instead of no options"):
         read(schema.encode(changed))
+
+
+@pytest.mark.parametrize("family", ["CONV_2D-uint8", "FULLY_CONNECTED-int16", "EMBEDDING_LOOKUP-int4-tensor"])
+def test_buffers_that_are_longer_than_their_tensors(family: str) -> None:
+    made = list(cases(family, 4, seed=1))
+    records = [schema.decode(write(case.graph)) for case in made]
+    padded = [replace(r, buffers=tuple(bytes(data) + b"\7\7\7" * bool(data) for data in r.buffers)) for r in records]
+    files = [schema.encode(record) for record in padded]
+    told = judge([(file, case.inputs) for file, case in zip(files, made, strict=True)])
+    for case, file, expected in zip(made, files, told, strict=True):
+        assert not isinstance(expected, str), expected
+        graph = read(file)
+        assert graph == read(write(graph))
+        for got, want in zip(reference.run(graph, *case.inputs), expected, strict=True):
+            np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.5, float("inf"), float("nan")])
+@pytest.mark.parametrize("family", ["CONV_2D-int8", "DEPTHWISE_CONV_2D-int8", "FULLY_CONNECTED-int8", "CONV_2D-int16"])
+def test_scales_of_biases_that_say_nothing(family: str, scale: float) -> None:
+    made = [case for case in cases(family, 4, seed=1) if case.graph.ops[0].inputs[2]]
+    files = []
+    for case in made:
+        record = schema.decode(write(case.graph))
+        (graph,) = record.subgraphs
+        bias = graph.operators[0].inputs[2]
+        tensors = [replace(t, scale=(scale,) * len(t.scale)) if i == bias else t for i, t in enumerate(graph.tensors)]
+        files.append(schema.encode(replace(record, subgraphs=(replace(graph, tensors=tuple(tensors)),))))
+    told = judge([(file, case.inputs) for file, case in zip(files, made, strict=True)])
+    assert not all(isinstance(answer, str) for answer in told) or not np.isfinite(scale)
+    for case, file, expected in zip(made, files, told, strict=True):
+        graph = read(file)
+        if not isinstance(expected, str):
+            np.testing.assert_array_equal(reference.run(graph, *case.inputs)[0], expected[0])
+        new = rewrites.convert(graph, scheme.find("symmetric-int8")).graph
+        given = [x.astype(new[name].type.dtype) for x, name in zip(case.inputs, new.inputs, strict=True)]
+        (again,) = judge([(write(new), given)])
+        assert not isinstance(again, str), again
+        np.testing.assert_array_equal(reference.run(new, *given)[0], again[0])
+
+
+@pytest.mark.parametrize("chosen", ["inputs", "outputs"])
+@pytest.mark.parametrize("to", ["int16x8", "float32", "symmetric-uint8"])
+def test_variables_that_each_run_gives_anew(chosen: str, to: str) -> None:
+    """A tensor that the file calls a variable, but which is given or computed before it is read, keeps nothing."""
+    case = next(cases("ADD-int8", 1, seed=1))
+    record = schema.decode(write(case.graph))
+    (graph,) = record.subgraphs
+    places = getattr(graph, chosen)
+    tensors = tuple(replace(t, variable=i in places) for i, t in enumerate(graph.tensors))
+    file = schema.encode(replace(record, subgraphs=(replace(graph, tensors=tensors),)))
+    (told,) = judge([(file, case.inputs)])
+    read_graph = read(file)
+    np.testing.assert_array_equal(reference.run(read_graph, *case.inputs)[0], told[0])
+    new = rewrites.convert(read_graph, scheme.find(to)).graph
+    given = [
+        x if new[n].type.dtype == "int8" else x.astype(new[n].type.dtype)
+        for x, n in zip(case.inputs, new.inputs, strict=True)
+    ]
+    (again,) = judge([(write(new), given)])
+    np.testing.assert_array_equal(reference.run(new, *given)[0], again[0])
+
+
+def test_paddings_of_a_single_code() -> None:
+    kind = TensorType((), "int8", Quantization.per_tensor(0.1, 0))
+    none = Value("none", TensorType((0, 2), "int32"), Constant(np.zeros((0, 2), np.int32)))
+    graph = verify(
+        Graph(("x",), ("y",), (Value("x", kind), none, Value("y", kind)), (Pad(inputs=("x", "none"), outputs=("y",)),))
+    )
+    x = np.array(5, np.int8)
+    (told,) = judge([(write(graph), (x,))])
+    assert reference.run(graph, x) == told == [5]
 
 
 def test_clamps_of_single_numbers() -> None:

@@ -179,7 +179,7 @@ def test_weights_that_look_like_the_end_of_a_zip_archive_are_weights() -> None:
         (with_tensor(1, shape=(2**31 - 1,) * 4), InvalidGraph, "tensor 1 'weights': 18 bytes of data for uint8"),
         (with_tensor(1, shape=(2**16,) * 4), InvalidGraph, "tensor 1 'weights': 18 bytes of data for uint8"),
         (with_tensor(1, shape=(2, 3, 3, 2)), InvalidGraph, r"18 bytes of data for uint8\[2, 3, 3, 2\]"),
-        (with_tensor(1, dtype="int4"), InvalidGraph, r"18 bytes of data for int4\[2, 3, 3, 1\]"),
+        (with_tensor(1, shape=(5, 3, 3, 1), dtype="int4"), InvalidGraph, r"18 bytes of data for int4\[5, 3, 3, 1\]"),
         (with_tensor(1, scale=(0.25, 0.5, 0.75), zero_point=(1, 2)), InvalidGraph, "3 scales with 2 zero points"),
         (with_tensor(1, scale=(0.25, 0.5, 0.75), zero_point=(0,)), InvalidGraph, "3 scales on axis 0 of shape"),
         (with_tensor(1, scale=(0.25, 0.5), zero_point=(0,), axis=7), InvalidGraph, "2 scales on axis 7 of shape"),

@@ -162,6 +162,8 @@ class NumpyCore:
         return np.concatenate(parts, axis=axis)
 
     def pad(self, x: Array, before: Sequence[int], after: Sequence[int], value: float) -> Array:
+        if not x.ndim:  # which NumPy refuses
+            return x
         return np.pad(x, list(zip(before, after, strict=True)), constant_values=value)
 
     def strided_slice(

@@ -23,6 +23,7 @@ from tflite2q.flatbuffer import schema
 from tflite2q.flatbuffer.constants import Constants
 from tflite2q.flatbuffer.inline import inlined, region_bodies, regions
 from tflite2q.flatbuffer.lists import listed
+from tflite2q.flatbuffer.misnamed import renamed
 from tflite2q.flatbuffer.records import ModelRecord
 from tflite2q.flatbuffer.scaleless import scaled
 from tflite2q.flatbuffer.sparse import densified
@@ -78,7 +79,7 @@ def read(
     data: bytes, allow_unsupported: bool = False, shapes: Shapes | None = None, signature: str | None = None
 ) -> Graph:
     """A verified graph of the bytes of a .tflite file; parameters and errors as for `load`."""
-    model = scaled(densified(schema.decode(data)))
+    model = scaled(renamed(densified(schema.decode(data))))
     if not model.subgraphs:
         raise ModelError("the model has no subgraph; the file is damaged")
     try:
@@ -90,7 +91,7 @@ def read(
 def operators(path: str | os.PathLike[str], signature: str | None = None) -> Graph:
     """The subgraph that `load` reads, with every operator as the file has it: as `q.opaque`.  Errors as for `load`."""
     try:
-        model = densified(schema.decode(_content(path)))
+        model = renamed(densified(schema.decode(_content(path))))
         if not model.subgraphs:
             raise ModelError("the model has no subgraph; the file is damaged")
         places = {place: place for place in range(len(model.subgraphs))}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +22,7 @@ from tflite2q.flatbuffer.records import ModelRecord, OperatorCode, OperatorRecor
 from tflite2q.flatbuffer.variables import Variable, Variables
 
 DEEPEST = 16  # regions within regions
+SUMS = ("int32", "int64")  # biases: their scale is that of the products, and kernels do not heed what else is stated
 
 
 class UnknownOperator(UnsupportedError):
@@ -82,16 +85,26 @@ class SubgraphReader:
     def composed(self, ops: Sequence[Op]) -> Graph:
         graph = self.subgraph
         produced = {index for op in graph.operators for index in op.outputs} | set(graph.inputs)
+        values = (self.value(i, tensor, i in produced) for i, tensor in enumerate(graph.tensors) if not self.doubled(i))
+        fresh = frozenset[str]() if self.inside else self.fresh(ops)  # regions with variables are refused
         return Graph(
             inputs=self.some_names(graph.inputs),
             outputs=self.some_names(graph.outputs),
-            values=tuple(
-                self.value(i, tensor, i in produced) for i, tensor in enumerate(graph.tensors) if not self.doubled(i)
-            ),
+            values=tuple(replace(v, variable=False) if v.variable and v.name in fresh else v for v in values),
             ops=tuple(ops),
             name=graph.name,
             signatures=tuple(self.signatures()),
         )
+
+    def fresh(self, ops: Sequence[Op]) -> frozenset[str]:
+        """What each run gives or computes anew before anything reads it: no variable, whatever its tensor says."""
+        found, read = set(self.some_names(self.subgraph.inputs)), set[str]()
+        for op in ops:
+            read.update(name for name in op.inputs if name is not None)
+            found.update(name for name in op.outputs if name not in read)
+        kept = {name for op in ops for name in op.written[len(op.outputs) :]}
+        carried = {name for op in ops if isinstance(op, Opaque) for name in op.inputs}  # it may change any of them
+        return frozenset(found - kept - carried)
 
     def doubled(self, tensor: int) -> bool:
         """Whether a tensor is a further handle of a variable."""
@@ -317,7 +330,7 @@ def _unique_names(tensors: Sequence[TensorRecord]) -> list[str]:
 
 
 def _quantization(tensor: TensorRecord) -> Quantization | None:
-    if not tensor.scale:
+    if not tensor.scale or (tensor.dtype in SUMS and not all(0 < scale < math.inf for scale in tensor.scale)):
         return None
     count = len(tensor.scale)
     zero_point = tensor.zero_point or (0,)

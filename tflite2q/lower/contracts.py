@@ -155,7 +155,8 @@ def _pool(op: Op, ins: Values, outs: Sequence[Value]) -> contracts.Contract | No
 def _eltwise(op: Op, ins: Values, outs: Sequence[Value]) -> contracts.Contract | None:
     """A look-up table for one 8-bit operand, a fused loop for others."""
     operands = [value for value in ins if value is not None]
-    if any(value.type.quantization is not None and value.type.quantization.axis is not None for value in operands):
+    kinds = [value.type.quantization for value in (*operands, *outs)]
+    if any(quantization is not None and quantization.axis is not None for quantization in kinds):
         return None  # a code means another number in each channel
     if len(operands) == 1 and operands[0].type.dtype in EIGHT_BITS:
         return contracts.LookupContract(

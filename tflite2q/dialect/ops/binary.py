@@ -160,7 +160,7 @@ class FloorDiv(Binary):
     mnemonic: ClassVar[str] = "q.floor_divide"
     deviation: ClassVar[str] = (
         "bit for bit on integers, where the remainder of the least int32 and -1, which ends the reference kernel's "
-        "process, is 0"
+        "process, is 0, and the quotient of the least int8 or int16 and -1, which C leaves undefined, wraps"
     )
     builtins: ClassVar[tuple[Builtin, ...]] = (
         Builtin("FLOOR_DIV", "FloorDivOptions", {"float32": 2}, {"remainder": False}),
@@ -169,7 +169,7 @@ class FloorDiv(Binary):
     dtypes: ClassVar[tuple[str, ...]] = ()
 
     def verify(self, ins: Values, outs: Sequence[Value]) -> None:
-        check_numbers(*ins, *outs)
+        check_numbers(*ins, *outs, bare=("int8", "int16"))
         supported(not is_codes(outs[0].type), "takes plain numbers, not quantized codes")
 
     def numbers(self, core: Core[T], a: T, b: T, dtype: str) -> T:
@@ -221,6 +221,9 @@ class Extremum(Binary):
         Builtin("MAXIMUM", "MaximumMinimumOptions", {"int8": 2, "int16": 4}, {"smallest": False}),
         Builtin("MINIMUM", "MaximumMinimumOptions", {"int8": 2, "int16": 4}, {"smallest": True}),
     )
+
+    def verify(self, ins: Values, outs: Sequence[Value]) -> None:
+        check_numbers(*ins, *outs, bare=CODES)
 
     def ties(self, dtype: str) -> tuple[tuple[str, ...], ...]:
         return ((*(name for name in self.inputs if name is not None), *self.outputs),)
@@ -302,7 +305,7 @@ class Compare(Op):
 
     def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         if ins["a"].type.dtype != "bool":
-            check_numbers(*ins)
+            check_numbers(*ins, bare=("int16",))
         require(outs[0].type.dtype == "bool", f"result is {outs[0].type.dtype}, not bool")
 
     def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:

@@ -38,15 +38,18 @@ def check_codes(*values: Value | None) -> None:
         supported(same, f"{value.name!r} is {value.type.dtype}, not {present[0].type.dtype}")
 
 
-def check_numbers(*values: Value | None) -> None:
-    """All quantized with one dtype, or all plain numbers of one dtype."""
+def check_numbers(*values: Value | None, bare: Sequence[str] = ()) -> None:
+    """All quantized with one dtype, or all plain numbers of one dtype, among them codes of `bare` without parameters,
+    for operators that take codes as they are."""
     present = [value for value in values if value is not None]
     if any(is_codes(value.type) for value in present):
         check_codes(*present)
         return
     for value in present:
         kind = value.type.dtype
-        supported(kind in PLAIN, f"{value.name!r} is {kind}; expected quantized codes, float32, int32 or int64")
+        supported(
+            kind in (*PLAIN, *bare), f"{value.name!r} is {kind}; expected quantized codes, float32, int32 or int64"
+        )
         supported(kind == present[0].type.dtype, f"{value.name!r} is {kind}, not {present[0].type.dtype}")
 
 

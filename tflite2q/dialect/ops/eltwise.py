@@ -264,6 +264,9 @@ class Requantize(Op):
         x = ins["x"]
         require(x.type.dtype == "float32" or x.type.quantized, f"{x.name!r} has no quantization parameters")
         require(outs[0].type.quantized, f"{outs[0].name!r} has no quantization parameters")
+        q = outs[0].type.parameters
+        single = x.type.dtype == "float32" or (x.type.parameters.axis is None and q.axis is None)
+        supported(single and not q.block, "codes become others by one scale for the whole tensor, not one per channel")
         for value in (x, outs[0]):
             supported(
                 value.type.dtype not in ("int4", "int64"),
@@ -278,6 +281,8 @@ class Requantize(Op):
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         x, y = ins["x"], outs[0].type
+        if x.type.dtype == "float32" and y.parameters.axis is not None:
+            return (quantize_channels(core, x.data, y),)
         if x.type.dtype == "float32":
             return (by_rows(core, lambda rows: quantize_real(core, rows, y), x.data),)
         real = np.float64(x.type.scale) / np.float64(y.scale)
@@ -297,6 +302,23 @@ def quantize_real(core: Core[T], x: T, y: TensorType) -> T:
         core.astype(round_half_away(core, bounded, "float32"), wide), low - y.zero_point, high - y.zero_point
     )
     return core.astype(core.add(code, core.const(np.full(1, y.zero_point, wide))), y.dtype)
+
+
+def quantize_channels(core: Core[T], x: T, y: TensorType) -> T:
+    """float32 x to codes of y, which has a scale for each slice along an axis."""
+    q, thin = y.parameters, channels_of(y)
+    ratio = core.divide(x, core.const(np.array(q.scale, np.float32).reshape(thin)))
+    # Clamped while still real, as above, to what lies beyond all codes whatever the zero point.
+    beyond = 2.0 * (y.range[1] - y.range[0])
+    code = core.astype(round_half_away(core, core.clip(ratio, -beyond, beyond), "float32"), "int32")
+    moved = core.add(code, core.const(np.array(q.zero_point, np.int32).reshape(thin)))
+    return core.astype(core.clip(moved, *y.range), y.dtype)
+
+
+def channels_of(kind: TensorType) -> tuple[int, ...]:
+    """The shape in which the parameters of `kind`, one pair for each slice along an axis, broadcast against it."""
+    q = kind.parameters
+    return tuple(len(q.scale) if axis == q.axis else 1 for axis in range(len(kind.shape)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,8 +355,8 @@ class Dequantize(Op):
         x = ins["x"]
         if x.type.dtype == "float16":
             return (core.astype(x.data, "float32"),)
-        q, rank = x.type.parameters, len(x.type.shape)
-        per_axis = tuple(len(q.scale) if axis == q.axis else 1 for axis in range(rank)) if q.axis is not None else (1,)
+        q = x.type.parameters
+        per_axis = channels_of(x.type) if q.axis is not None else (1,)
         wide = core.astype(x.data, "int32")
         if any(q.zero_point):
             wide = core.subtract(wide, core.const(np.array(q.zero_point, np.int32).reshape(per_axis)))

@@ -13,7 +13,7 @@ import numpy as np
 from tflite2q.arithmetic import rounding
 from tflite2q.arithmetic.core import Core
 from tflite2q.dialect.op import Builtin, Named, Op, Operand, Operands, Shape, Values, attribute, require, supported
-from tflite2q.dialect.ops.common import activated, check_numbers, is_codes
+from tflite2q.dialect.ops.common import CODES, activated, check_numbers, is_codes
 from tflite2q.dialect.spans import Span
 from tflite2q.dialect.types import Value
 from tflite2q.dialect.window import Window, window
@@ -45,7 +45,9 @@ class Pool(Op):
     def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         x = ins["x"]
         require(len(x.type.shape) == 4, f"input must have 4 axes, has {len(x.type.shape)}")
-        check_numbers(x, outs[0])
+        check_numbers(x, outs[0], bare=self.dtypes)
+        bare = x.type.dtype in CODES and not is_codes(x.type)
+        supported(not bare or self.activation == "NONE", f"{self.activation} of codes without parameters")
 
     def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
         x = ins["x"]
@@ -54,6 +56,8 @@ class Pool(Op):
 
     def clamp(self, y: Value) -> tuple[int, int]:
         """Codes between which the fused activation keeps the result."""
+        if not is_codes(y.type):
+            return y.type.range
         return rounding.activation_range(self.activation, y.type.scale, y.type.zero_point, y.type.dtype)
 
     def reach(self, ins: Values, spans: Named[Span], outs: Sequence[Value]) -> Span:
@@ -104,7 +108,7 @@ class AveragePool2D(Pool):
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         x = ins["x"]
-        dtype = "int32" if is_codes(x.type) else "float32"
+        dtype = "int32" if x.type.dtype in CODES else "float32"
         total = self.total(core, core.astype(x.data, dtype), x.value, dtype)
         counts = self.counts(x.value)
         if dtype == "float32":
@@ -152,9 +156,10 @@ class MaxPool2D(Pool):
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         x = ins["x"]
         geometry = self.window(x.value)
-        lowest = x.type.range[0] if is_codes(x.type) else LOWEST_FLOAT32
+        codes = x.type.dtype in CODES
+        lowest = x.type.range[0] if codes else LOWEST_FLOAT32
         largest = core.max_pool2d(geometry.pad(core, x.data, lowest), geometry.size, geometry.strides)
-        if not is_codes(x.type):
+        if not codes:
             return (activated(core, largest, self.activation, x.type.dtype),)
         low, high = self.clamp(outs[0])
         return (core.clip(largest, low, high),)
