@@ -21,7 +21,7 @@ from tflite2q.arithmetic.numpy_core import NumpyCore
 from tflite2q.arithmetic.rounding import code_range
 from tflite2q.kernels.contracts import Array, EltwiseContract, Tensor
 from tflite2q.kernels.epilogue import Epilogue
-from tflite2q.kernels.frame import Plan, Tensors
+from tflite2q.kernels.frame import Name, Plan, Tensors
 from tflite2q.kernels.loops import region
 from tflite2q.kernels.refusals import Because, Refusal
 from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, vector, view
@@ -99,7 +99,7 @@ def plan(contract: EltwiseContract, level: str, least: int, how: Callable[[Epilo
     factors, exact = proven
     clamp = int(exact.min()), int(exact.max())
     epilogue = Epilogue("float32", 0, *clamp, contract.output.dtype, False, False, False, False)
-    name = f"{contract.inputs[0].dtype}_{contract.name}_plane__{level}"
+    name = Name(contract.inputs[0].dtype, contract.name, level, "plane")
     return Plan(name, Program(contract.inputs, contract.output, how(epilogue)), lambda: {"factors": factors})
 
 

@@ -61,6 +61,24 @@ class ContractProgram:
         return found
 
 
+@dataclass(frozen=True)
+class Name:
+    """What a kernel is called once it is planned: types_operation_arithmetic_tile__isa, without what it does not have.
+
+    `types`: of inputs and weights, or of all operands; `tile`: pixels by channels.
+    """
+
+    types: str
+    operation: str
+    isa: str = "generic"
+    arithmetic: str = ""
+    tile: str = ""
+
+    def __str__(self) -> str:
+        parts = (self.types, self.operation, self.arithmetic, self.tile)
+        return f"{'_'.join(part for part in parts if part)}__{self.isa}"
+
+
 @dataclass(frozen=True, eq=False)
 class Built:
     """A kernel made for a contract.  `key` is all that `func` (a tvm.tirx.PrimFunc) depends on."""
@@ -75,12 +93,9 @@ class Built:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """How a kernel computes a contract.
+    """How a kernel computes a contract.  `pack` gives the constants that `program` declares."""
 
-    `name` decodes as types_operation_arithmetic_tile__isa.  `pack` gives the constants that `program` declares.
-    """
-
-    name: str
+    name: Name
     program: Program
     pack: Callable[[], Arrays]
 
@@ -95,7 +110,7 @@ class Plan:
         if found != declared:
             raise ValueError(f"{self.name}: constants are {found}, declared are {declared}")
         arrays = tuple(np.ascontiguousarray(packed[name]) for name in declared)
-        return Built(self.name, (self.name, program), _function(program), program.inputs, arrays, program.output)
+        return Built(str(self.name), (self.name, program), _function(program), program.inputs, arrays, program.output)
 
 
 @functools.lru_cache(MOST_FUNCTIONS)

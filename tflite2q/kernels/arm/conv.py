@@ -28,7 +28,7 @@ from tflite2q.kernels.arm.input_sums import input_sums
 from tflite2q.kernels.arm.isa import LANES, Form, Level
 from tflite2q.kernels.arm.pixel_pairs import first_pixel, paired, pixel_pairs
 from tflite2q.kernels.contracts import Array, Conv2DContract, DenseContract, Tensor
-from tflite2q.kernels.frame import Arrays, Plan, Tensors
+from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.gemm import (
     BY_CHANNELS,
     CHUNKS,
@@ -123,8 +123,8 @@ class ArmConv:
             contract.inputs, contract.output, geometry, conv.x_zero_point, sections, not fits, form, ending
         )
         types = f"{contract.x_dtype[0]}8s{form.weight_dtype.removeprefix('int')}"
-        arithmetic = f"{conv.rescale.arithmetic}_{sections[0].pixels}x{sections[0].block}"
-        name = f"{types}_{contract.operation}_{arithmetic}__{self.level.name}_{form.name}"
+        instructions, tile = f"{self.level.name}_{form.name}", f"{sections[0].pixels}x{sections[0].block}"
+        name = Name(types, contract.operation, instructions, conv.rescale.arithmetic, tile)
         return Plan(name, program, functools.partial(_pack, conv, program))
 
 

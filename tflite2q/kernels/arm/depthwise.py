@@ -28,7 +28,7 @@ from tflite2q.kernels.arm.epilogue import ArmEpilogue
 from tflite2q.kernels.arm.isa import LANES, Level
 from tflite2q.kernels.contracts import DepthwiseConv2DContract, Tensor
 from tflite2q.kernels.depthwise import NARROWEST, Window, WindowProgram, refusal
-from tflite2q.kernels.frame import Arrays, Plan, Tensors
+from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.loops import ZEROS, moving_zero, padded_image, region
 from tflite2q.kernels.refusals import Because, Refusal
 from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, load, local, shuffle, store, view
@@ -122,8 +122,8 @@ class ArmDepthwise:
         flips = self.level == isa.DOTPROD and contract.x_dtype == "uint8"
         ending = ArmEpilogue.of(contract.rescale, layout.accumulator_bound(contract))
         program = Program(Window.of(contract), contract.x_zero_point, columns, dots, 128 if flips else 0, ending)
-        types, window = f"{contract.x_dtype[0]}8s{8 if dots else 16}", program.window.name
-        name = f"{types}_depthwise{window}_{contract.rescale.arithmetic}_{columns}x{WIDTH}__{self.level.name}"
+        types, operation = f"{contract.x_dtype[0]}8s{8 if dots else 16}", f"depthwise{program.window.name}"
+        name = Name(types, operation, self.level.name, contract.rescale.arithmetic, f"{columns}x{WIDTH}")
         return Plan(name, program, functools.partial(_pack, contract, program))
 
 

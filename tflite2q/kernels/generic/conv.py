@@ -30,7 +30,7 @@ from tflite2q.kernels.contracts import (
 )
 from tflite2q.kernels.depthwise import Window
 from tflite2q.kernels.epilogue import Epilogue
-from tflite2q.kernels.frame import Arrays, Plan, Tensors
+from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.loops import padded_image, region
 from tflite2q.kernels.split_rescale import SplitEpilogue
 from tflite2q.kernels.sums import Sums
@@ -136,8 +136,8 @@ def _plan(contract: ConvolutionContract, inputs: tuple[Tensor, ...], output: Ten
     program = Program(
         inputs, output, Window.of(contract), depthwise, groups, contract.x_zero_point, depth, pieces, sums.epilogue
     )
-    tile = f"{program.pixels}x{program.lanes}"
-    name = f"{contract.x_dtype}_{contract.operation}_{contract.rescale.arithmetic}_{tile}__generic"
+    tile, arithmetic = f"{program.pixels}x{program.lanes}", contract.rescale.arithmetic
+    name = Name(contract.x_dtype, contract.operation, arithmetic=arithmetic, tile=tile)
     return Plan(name, program, functools.partial(_pack, contract, sums, weights, program))
 
 

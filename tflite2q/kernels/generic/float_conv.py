@@ -19,7 +19,7 @@ import numpy as np
 
 from tflite2q.kernels import layout
 from tflite2q.kernels.contracts import Array, FloatConv2DContract, Tensor
-from tflite2q.kernels.frame import Arrays, Plan, Tensors
+from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.loops import padded_image, region
 from tflite2q.kernels.real import FLOAT, ClampedSums, Ending, Registers, bias_of
 from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, local, store, vector, view
@@ -141,7 +141,7 @@ class GenericFloatConv:
     def plan(self, contract: FloatConv2DContract, target: Any) -> Plan:
         program = Program.of(contract, Registers.of(target))
         operation = "depthwise" if program.each_by_itself else "conv2d"
-        name = f"{FLOAT}_{operation}_{program.pixels}x{program.width}__generic"
+        name = Name(FLOAT, operation, tile=f"{program.pixels}x{program.width}")
         return Plan(name, program, functools.partial(pack, contract, program))
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from tflite2q.kernels import layout
 from tflite2q.kernels.contracts import FloatConv2DContract, Tensor
 from tflite2q.kernels.depthwise import Window, WindowProgram
-from tflite2q.kernels.frame import Arrays, Plan, Tensors
+from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.gemm import Section
 from tflite2q.kernels.loops import region
 from tflite2q.kernels.real import FLOAT, ClampedSums, Ending, Registers, bias_of, finish
@@ -142,7 +142,7 @@ class FloatDepthwise:
             return refused
         program = Program.of(contract, Registers.of(target))
         s = program.sections[0]
-        name = f"{FLOAT}_depthwise{program.window.name}_{s.pixels}x{s.block}__generic"
+        name = Name(FLOAT, f"depthwise{program.window.name}", tile=f"{s.pixels}x{s.block}")
         return Plan(name, program, functools.partial(pack, contract, program))
 
 

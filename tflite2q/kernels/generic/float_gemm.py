@@ -24,7 +24,7 @@ import numpy as np
 
 from tflite2q.kernels import gemm, layout, tiles
 from tflite2q.kernels.contracts import Array, FloatConv2DContract, Tensor
-from tflite2q.kernels.frame import Arrays, Plan, Tensors
+from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.gemm import GemmProgram, Geometry, Section, Span, by_section
 from tflite2q.kernels.loops import PARALLEL_MACS, ZEROS, moving_zero
 from tflite2q.kernels.real import FLOAT, ClampedSums, Ending, Registers, bias_of, finish
@@ -103,7 +103,7 @@ class FloatGemm:
             return Refusal(Because.GEOMETRY, f"{contract.groups} groups")
         program = Program.of(contract, Registers.of(target))
         s = program.sections[0]
-        name = f"{FLOAT}_conv2d_{s.pixels}x{s.block}__generic"
+        name = Name(FLOAT, "conv2d", tile=f"{s.pixels}x{s.block}")
         return Plan(name, program, functools.partial(pack, contract, program))
 
 

@@ -35,7 +35,7 @@ class GenericLinearLookup:
         line = _fit(contract)
         if line is None:
             return Refusal(Because.NUMBERS, "the table is no straight line")
-        return lookup.plan(contract, "line_{}__generic", line, IN_FLIGHT * LANES, _prepare)
+        return lookup.plan(contract, line, IN_FLIGHT * LANES, _prepare, operation="line")
 
 
 def _fit(contract: LookupContract) -> Array | None:

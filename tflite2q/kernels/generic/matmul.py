@@ -22,7 +22,7 @@ from tflite2q.kernels import layout
 from tflite2q.kernels.contracts import Array, MatmulContract, Tensor
 from tflite2q.kernels.dynamic import HIGH, LOW, MOST, Images, Scales
 from tflite2q.kernels.epilogue import Epilogue
-from tflite2q.kernels.frame import Arrays, Plan, Tensors
+from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.loops import chunks, region
 from tflite2q.kernels.real import FLOAT, Registers
 from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, local, shuffle, store, vector, view
@@ -227,8 +227,8 @@ class GenericMatmul:
         program = Program.of(contract, Registers.of(target))
         types = "float32" if contract.b.dtype == FLOAT else "f32s8" if contract.rescale is None else contract.a.dtype
         types = "s16s8" if (contract.a.dtype, contract.b.dtype) == (WIDE_CODES, "int8") else types
-        arithmetic = "" if contract.rescale is None else f"_{contract.rescale.arithmetic}"
-        name = f"{types}_matmul{arithmetic}_{program.rows}x{program.width}__generic"
+        arithmetic = "" if contract.rescale is None else contract.rescale.arithmetic
+        name = Name(types, "matmul", arithmetic=arithmetic, tile=f"{program.rows}x{program.width}")
 
         def pack() -> Arrays:
             if contract.scales is not None:

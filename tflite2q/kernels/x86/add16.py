@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from tflite2q.kernels.contracts import Array, EltwiseContract, FixedSum, Tensor
-from tflite2q.kernels.frame import Plan, Tensors
+from tflite2q.kernels.frame import Name, Plan, Tensors
 from tflite2q.kernels.loops import region
 from tflite2q.kernels.refusals import Because, Refusal
 from tflite2q.kernels.split_rescale import SplitEpilogue
@@ -107,7 +107,7 @@ class X86Add16:
         rescales = [term for term, half in zip(total.terms, halved, strict=True) if not half] + [total.result]
         packed = {"rescales": np.concatenate([_constants(*each) for each in rescales])}
         program = Program(contract.inputs, total.subtract, halved, ending)
-        return Plan(f"int16_{contract.name}__{self.level.name}", program, lambda: packed)
+        return Plan(Name("int16", contract.name, self.level.name), program, lambda: packed)
 
 
 def _unfit(total: FixedSum) -> str | None:

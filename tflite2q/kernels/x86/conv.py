@@ -30,7 +30,7 @@ import numpy as np
 
 from tflite2q.kernels import gemm, layout, tiles
 from tflite2q.kernels.contracts import Array, Conv2DContract, DenseContract, Tensor
-from tflite2q.kernels.frame import Arrays, Plan, Tensors
+from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.gemm import GemmProgram, Geometry, Section, Span, by_section
 from tflite2q.kernels.loops import ZEROS, moving_zero
 from tflite2q.kernels.refusals import Because, Refusal
@@ -168,8 +168,8 @@ class X86Conv:
         program, weights = without_saturation(program, _weights(conv, program))
         s = sections[0]
         types = f"{contract.x_dtype[0]}8s{program.product.bits}"
-        arithmetic = f"{conv.rescale.arithmetic}_{s.pixels}x{s.block}"
-        name = f"{types}_{contract.operation}_{arithmetic}__{self.level.name}"
+        tile = f"{s.pixels}x{s.block}"
+        name = Name(types, contract.operation, self.level.name, conv.rescale.arithmetic, tile)
         return Plan(name, program, functools.partial(_pack, conv, program, rescaling, weights))
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from tflite2q.kernels import gemm, layout
 from tflite2q.kernels.contracts import Conv2DContract, DenseContract, Tensor
-from tflite2q.kernels.frame import Arrays, Plan, Tensors
+from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.gemm import GemmProgram, Geometry, Section, Span, by_section
 from tflite2q.kernels.loops import ZEROS, moving_zero
 from tflite2q.kernels.refusals import Refusal
@@ -105,8 +105,8 @@ class X86Conv16:
             contract.inputs, contract.output, geometry, conv.x_zero_point, sections, pieces,
             _weight_dtype(sums, geometry), Epilogue16(sums.epilogue, level, sums.proven),
         )  # fmt: skip
-        arithmetic = f"{conv.rescale.arithmetic}_{sections[0].pixels}x{sections[0].block}"
-        name = f"s16s16_{contract.operation}_{arithmetic}__{level.name}"
+        tile = f"{sections[0].pixels}x{sections[0].block}"
+        name = Name("s16s16", contract.operation, level.name, conv.rescale.arithmetic, tile)
         return Plan(name, program, functools.partial(_pack, conv, sums, program))
 
 

@@ -28,7 +28,7 @@ from tflite2q.arithmetic.rounding import wrap32
 from tflite2q.kernels import layout
 from tflite2q.kernels.contracts import Array, DepthwiseConv2DContract, Tensor
 from tflite2q.kernels.depthwise import InterleavingProgram, Section, Window, narrow_rows, refusal, sections
-from tflite2q.kernels.frame import Arrays, Plan, Tensors
+from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.loops import PARALLEL_MACS, ZEROS, moving_zero
 from tflite2q.kernels.refusals import Refusal
 from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, load, part, store, view
@@ -121,7 +121,7 @@ class X86Depthwise:
             window, rows, len(window.variants(rows)), found, contract.x_zero_point, passes, rescaling.epilogue
         )
         types, tile = f"{contract.x_dtype[0]}8s{self.level.bytes.bits}", f"{rows}x{found[0].side}x{found[0].width}"
-        name = f"{types}_depthwise{window.name}_{contract.rescale.arithmetic}_{tile}__{self.level.name}"
+        name = Name(types, f"depthwise{window.name}", self.level.name, contract.rescale.arithmetic, tile)
         return Plan(name, program, functools.partial(_pack, contract, program, rescaling))
 
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from tflite2q.kernels.contracts import DepthwiseConv2DContract, Tensor
 from tflite2q.kernels.depthwise import InterleavingProgram, Section, Window, narrow_rows, refusal, sections
-from tflite2q.kernels.frame import Arrays, Plan, Tensors
+from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.loops import ZEROS, moving_zero, region
 from tflite2q.kernels.refusals import Because, Refusal
 from tflite2q.kernels.sums import Sums
@@ -131,7 +131,7 @@ class X86Depthwise16:
         if sums.wide:
             return Refusal(Because.NUMBERS, "sums need 64 bits")
         tile = f"{rows}x{found[0].side}x{found[0].width}"
-        name = f"s16s16_depthwise{window.name}_{contract.rescale.arithmetic}_{tile}__{self.level.name}"
+        name = Name("s16s16", f"depthwise{window.name}", self.level.name, contract.rescale.arithmetic, tile)
         return Plan(name, program, functools.partial(_pack, contract, sums, program))
 
 

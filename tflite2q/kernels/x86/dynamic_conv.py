@@ -19,7 +19,7 @@ import numpy as np
 from tflite2q.kernels import gemm, layout
 from tflite2q.kernels.contracts import Array, DynamicConv2DContract, Tensor
 from tflite2q.kernels.dynamic import DynamicSums, Images, RealSums, Scales
-from tflite2q.kernels.frame import Arrays, Plan, Tensors
+from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.gemm import Geometry
 from tflite2q.kernels.loops import ZEROS
 from tflite2q.kernels.real import FLOAT, bias_of, finish
@@ -105,7 +105,7 @@ class X86DynamicConv:
         weights = conv.arranged_weights(program, filters, [_lane_channels(s) for s in sections])
         program, weights = conv.without_saturation(program, weights)
         s = sections[0]
-        name = f"f32s{program.product.bits}_conv2d_dynamic_{s.pixels}x{s.block}__{self.level.name}"
+        name = Name(f"f32s{program.product.bits}", "conv2d", self.level.name, "dynamic", f"{s.pixels}x{s.block}")
         return Plan(name, program, functools.partial(_pack, contract, program, weights))
 
 

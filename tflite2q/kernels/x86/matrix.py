@@ -25,7 +25,7 @@ import numpy as np
 
 from tflite2q.kernels import layout
 from tflite2q.kernels.contracts import Array, Conv2DContract, DenseContract, Tensor
-from tflite2q.kernels.frame import Arrays, Plan, Tensors
+from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.gemm import GemmProgram, Geometry, Section, Span, by_section, divide, each_tile, pieces, refusal
 from tflite2q.kernels.refusals import Because, Refusal
 from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, load, local
@@ -160,7 +160,7 @@ class X86Matrix:
         tiling = Tiling.of(contract)
         program = Program(tiling, rescaling.epilogue)
         tile = f"{program.together * tiling.height}x{min(VECTORS, tiling.sections[0].vectors) * LANES}"
-        name = f"{contract.x_dtype[0]}8s8_{contract.operation}_{conv.rescale.arithmetic}_{tile}__{amx.NAME}"
+        name = Name(f"{contract.x_dtype[0]}8s8", contract.operation, amx.NAME, conv.rescale.arithmetic, tile)
         return Plan(name, program, functools.partial(_pack, conv, tiling, rescaling))
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from tflite2q.kernels.contracts import Conv2DContract, DenseContract, Tensor
-from tflite2q.kernels.frame import Arrays, Plan, Tensors
+from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.gemm import Section, Span, each_tile, pieces, refusal
 from tflite2q.kernels.loops import chunks, region
 from tflite2q.kernels.refusals import Because, Refusal
@@ -113,7 +113,7 @@ class X86Matrix16:
         tiling = Tiling.of(contract)
         program = Program(tiling, sums.wide, Epilogue16(sums.epilogue, AVX512VNNI, sums.proven))
         tile = f"{tiling.height}x{min(VECTORS, tiling.sections[0].vectors) * LANES}"
-        name = f"s16s8_{contract.operation}_{conv.rescale.arithmetic}_{tile}__{amx.NAME}"
+        name = Name("s16s8", contract.operation, amx.NAME, conv.rescale.arithmetic, tile)
         return Plan(name, program, functools.partial(_pack, conv, sums, program))
 
 
