@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tflite2q.kernels.contracts import Array, Tensor
+from tflite2q.kernels.loops import ZEROS
 from tflite2q.kernels.refusals import Refusal
 from tflite2q.kernels.tir import Buffer, Buffers, function
 
@@ -104,8 +105,9 @@ class Plan:
 
         Raises ValueError if the constants are not what the program declares.
         """
-        program, packed = self.program, dict(self.pack())
-        declared = dict(program.constants)
+        program, declared = self.program, dict(self.program.constants)
+        zeros = {name: np.zeros(tensor.shape, tensor.dtype) for name, tensor in ZEROS.items() if name in declared}
+        packed = zeros | dict(self.pack())
         found = {name: Tensor(array.shape, str(array.dtype)) for name, array in packed.items()}
         if found != declared:
             raise ValueError(f"{self.name}: constants are {found}, declared are {declared}")

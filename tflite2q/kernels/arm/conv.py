@@ -67,7 +67,7 @@ class Program(GemmProgram):
         return {
             **by_section(self.sections, "weights", weights),
             "bias": Tensor((self.vectors, LANES), "int32"),
-            "zeros": ZEROS,
+            **ZEROS,
             **({"input factor": Tensor((1,), "int32")} if self.input_sums else {}),
             **self.ending.constants(self.vectors),
         }
@@ -174,7 +174,6 @@ def _pack(conv: Conv2DContract, program: Program) -> Arrays:
     packed = {f"weights {number}": _in_steps(grouped[index], form) for number, index in enumerate(indices)}
     channels = np.concatenate([index.reshape(-1, LANES) for index in indices])
     packed["bias"] = layout.folded_bias(conv, conv.x_zero_point - form.shift)[channels]
-    packed["zeros"] = np.zeros(ZEROS.shape, np.int32)
     if program.input_sums:
         packed["input factor"] = np.array([-layout.signed_weights(conv)[1]], np.int32)
     return {**packed, **program.ending.pack(conv.rescale, channels)}
@@ -202,7 +201,7 @@ class _Tile:
         """Tile `t` of a block of section `number`: `span.pixels` x `vectors`, from bias to stored codes."""
         s, weights = self.program.sections[number], self.constants[f"weights {number}"]
         address, pixels = self._place(span, t)
-        zero = moving_zero(self.constants["zeros"], t)
+        zero = moving_zero(self.constants, t)
         own = T.Bind(block + zero)
         at = T.Bind(first + own * s.vectors)
         tile = self.program.form.open(span.pixels, s.vectors)

@@ -67,7 +67,7 @@ class Program(WindowProgram):
         count, taps = self.blocks * WIDTH // LANES, self.steps * self.window.kernel[1]
         shape, dtype = ((self.blocks, taps, 4 * WIDTH), "int8") if self.dots else ((self.blocks, taps, WIDTH), "int16")
         bias = Tensor((count, LANES), "int32")
-        return {"weights": Tensor(shape, dtype), "bias": bias, "zeros": ZEROS, **self.ending.constants(count)}
+        return {"weights": Tensor(shape, dtype), "bias": bias, **ZEROS, **self.ending.constants(count)}
 
     def emit(self, inputs: Sequence[Buffer], constants: Buffers, y: Buffer) -> None:
         (x,), window, bias = inputs, self.window, constants["bias"]
@@ -84,7 +84,7 @@ class Program(WindowProgram):
             with T.serial(math.ceil(out_w / self.columns)) as t:
                 column = T.Bind(T.min(t * self.columns, out_w - self.columns))
                 # Of what does not depend on the column, only a small kernel's weights may stay in registers.
-                zero = moving_zero(constants["zeros"], t)
+                zero = moving_zero(constants, t)
                 own = T.Bind(block + zero)
                 offset = column * window.strides[1] * c + channel
                 held = block if resident(window.kernel) else own
@@ -152,7 +152,6 @@ def _pack(contract: DepthwiseConv2DContract, program: Program) -> Arrays:
     return {
         "weights": weights.reshape(declared.shape).astype(declared.dtype),
         "bias": layout.folded_bias(contract, contract.x_zero_point - program.shift)[vectors],
-        "zeros": np.zeros(ZEROS.shape, np.int32),
         **program.ending.pack(contract.rescale, vectors),
     }
 

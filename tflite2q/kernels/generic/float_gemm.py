@@ -64,7 +64,7 @@ class Program(GemmProgram):
         return {
             **by_section(self.sections, "weights", weights),
             "bias": Tensor((self.vectors, self.lanes), FLOAT),
-            "zeros": ZEROS,
+            **ZEROS,
         }
 
     def emit(self, inputs: Sequence[Buffer], constants: Buffers, y: Buffer) -> None:
@@ -127,7 +127,7 @@ def pack(contract: FloatConv2DContract, program: Program) -> Arrays:
         f"weights {number}": grouped[index].transpose(0, 2, 1).astype(FLOAT) for number, index in enumerate(indices)
     }
     channels = np.concatenate([index.reshape(-1, program.lanes) for index in indices])
-    return {**packed, "bias": bias_of(contract)[channels], "zeros": np.zeros(ZEROS.shape, np.int32)}
+    return {**packed, "bias": bias_of(contract)[channels]}
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class _Tile:
         """Tile `t` of a block of section `number`: `pixels` x `vectors`, from bias to stored results."""
         program, s, lanes = self.program, self.program.sections[number], self.program.lanes
         pixel, addresses = tiles.place(program.geometry, s.pixels, t)
-        at = T.Bind(first + block * s.vectors + moving_zero(self.constants["zeros"], t))
+        at = T.Bind(first + block * s.vectors + moving_zero(self.constants, t))
         vectors = [T.Bind(at + v) for v in range(s.vectors)]
         starts = [T.Bind(self.ending.start(index, lanes)) for index in vectors]
         sums = [local(s.vectors * lanes, FLOAT) for _ in range(s.pixels)]

@@ -108,7 +108,7 @@ class Program(ByteProgram):
         return {
             **self.packed_weights,
             "bias": Tensor((self.vectors, self.level.lanes), "int32"),
-            "zeros": ZEROS,
+            **ZEROS,
             **({"input factor": Tensor((1,), "int32")} if self.input_sums else {}),
             **self.ending.constants(self.vectors),
         }
@@ -222,7 +222,6 @@ def _pack(conv: Conv2DContract, program: Program, rescaling: Rescaling, weights:
     channels = np.concatenate([epilogue.lane_channels(s) for s in program.sections])
     shift = 128 if conv.x_dtype == "int8" else 0
     packed["bias"] = layout.folded_bias(conv, conv.x_zero_point + shift)[channels]
-    packed["zeros"] = np.zeros(ZEROS.shape, np.int32)
     if program.input_sums:
         packed["input factor"] = np.array([-layout.signed_weights(conv)[1]], np.int32)
     return {**packed, **rescaling.pack(channels)}
@@ -247,7 +246,7 @@ class _Tile:
         """Tile `t` of a block of section `number`: `pixels` x `vectors`, from bias to stored codes."""
         s, lanes, constants = self.program.sections[number], self.program.level.lanes, self.constants
         pixel, addresses = tiles.place(self.program.geometry, s.pixels, t)
-        at = T.Bind(first + block * s.vectors + moving_zero(constants["zeros"], t))
+        at = T.Bind(first + block * s.vectors + moving_zero(constants, t))
         vectors = [T.Bind(at + v) for v in range(s.vectors)]
         accumulators = [local(s.vectors * lanes, "int32") for _ in range(s.pixels)]
         for p, accumulator in enumerate(accumulators):

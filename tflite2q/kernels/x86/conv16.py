@@ -67,7 +67,7 @@ class Program(GemmProgram):
         return {
             **by_section(self.sections, "weights", weights),
             "start": Tensor((self.vectors, lanes), "int64" if self.pieces else "int32"),
-            "zeros": ZEROS,
+            **ZEROS,
             **self.ending.constants(self.vectors),
         }
 
@@ -130,9 +130,8 @@ def _pack(conv: Conv2DContract, sums: Sums, program: Program) -> Arrays:
         packed[f"weights {number}"] = grouped[index].transpose(0, 3, 1, 2, 4).reshape(tensor.shape).astype(tensor.dtype)
         indices.append(index.reshape(-1, program.level.lanes))
     channels = np.concatenate(indices)
-    zeros = np.zeros(ZEROS.shape, np.int32)
     epilogue = program.ending.pack(conv, sums, channels)
-    return {**packed, "start": sums.start[channels], "zeros": zeros, **epilogue}
+    return {**packed, "start": sums.start[channels], **epilogue}
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ class _Tile:
         row = t // per_row
         column = T.Bind(T.min(t % per_row * s.pixels, g.width - s.pixels))
         pixel = T.Bind(row * g.width + column)
-        at = T.Bind(first + block * s.vectors + moving_zero(self.constants["zeros"], t))
+        at = T.Bind(first + block * s.vectors + moving_zero(self.constants, t))
         starts = [T.Bind(load(self.constants["start"], at + v, 0, lanes=lanes)) for v in range(s.vectors)]
         accumulators = [local(s.vectors * lanes, "int32") for _ in range(s.pixels)]
         address = g.address(row, column)

@@ -66,7 +66,7 @@ class Program(InterleavingProgram):
             "variants": Tensor((self.window.tiles(self.rows),), "int32"),
             "weights": Tensor((each, steps * 4, 4 * lanes), f"int{self.level.bytes.bits}"),
             "bias": Tensor((each, self.rows * 4, lanes), "int32"),
-            "zeros": ZEROS,
+            **ZEROS,
             **self.ending.constants(self.blocks * 4),
         }
 
@@ -139,7 +139,6 @@ def _pack(contract: DepthwiseConv2DContract, program: Program, rescaling: Rescal
         "variants": program.variant_of_each_tile(),
         "weights": weights,
         "bias": biases,
-        "zeros": np.zeros(ZEROS.shape, np.int32),
         **rescaling.pack(channels.reshape(-1, program.level.lanes)),
     }
 
@@ -197,7 +196,7 @@ class _Tile:
         with T.serial(math.ceil(out_w / side)) as t:
             column = T.Bind(T.min(t * side, out_w - side))
             target = T.Bind(((n * out_h + row) * out_w + column) * c + channel)
-            self.tile(s, source, variant, T.Bind(block + moving_zero(self.constants["zeros"], t)), column, target)
+            self.tile(s, source, variant, T.Bind(block + moving_zero(self.constants, t)), column, target)
 
     def _rows(self, n: Expr, row: Expr) -> list[list[Expr]]:
         """Where the rows that a tile packs begin in the image.

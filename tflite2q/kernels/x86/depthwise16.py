@@ -62,7 +62,7 @@ class Program(InterleavingProgram):
             "variants": Tensor((self.window.tiles(self.rows),), "int32"),
             "weights": Tensor((self.variants * self.blocks, steps, self.size), "int16"),
             "start": Tensor((count, self.level.lanes), "int32"),
-            "zeros": ZEROS,
+            **ZEROS,
             **self.ending.constants(count),
         }
 
@@ -150,7 +150,6 @@ def _pack(contract: DepthwiseConv2DContract, sums: Sums, program: Program) -> Ar
         "variants": program.variant_of_each_tile(),
         "weights": np.moveaxis(packed, 4, 1).reshape(program.constants["weights"].shape),
         "start": sums.start[flat],
-        "zeros": np.zeros(ZEROS.shape, np.int32),
         **program.ending.pack(contract, sums, flat),
     }
 
@@ -213,7 +212,7 @@ class _Tile:
             for old in [key for key in columns if key < base]:
                 del columns[old]
             # Each group of pixels reads constants anew, or LLVM would keep them for the next, on the stack.
-            zero = moving_zero(self.constants["zeros"], t + group)
+            zero = moving_zero(self.constants, t + group)
             block, variant = T.Bind(shared.block + zero), T.Bind(shared.variant + shared.block + zero)
             rows = [local(VECTORS * lanes, "int32") for _ in range(program.rows)]
             for accumulators in rows:

@@ -48,7 +48,7 @@ class Program(ByteProgram):
             "weight sums": Tensor(each, "int32"),
             "scales": Tensor(each, FLOAT),
             "bias": Tensor(each, FLOAT),
-            "zeros": ZEROS,
+            **ZEROS,
         }
 
     def emit(self, inputs: Sequence[Buffer], constants: Buffers, y: Buffer) -> None:
@@ -129,5 +129,4 @@ def _pack(contract: DynamicConv2DContract, program: Program, weights: list[Any])
         "weight sums": contract.weights.astype(np.int64).sum(axis=(0, 1, 2))[channels].astype(np.int32),
         "scales": contract.scales[channels],
         "bias": bias_of(contract)[channels],
-        "zeros": np.zeros(ZEROS.shape, np.int32),
     }
