@@ -15,6 +15,7 @@ The weights of a 3x3 kernel stay in registers along a row.  What limits it are t
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from tflite2q.kernels import layout
+from tflite2q.kernels.accumulators import Accumulators
 from tflite2q.kernels.arm import isa
 from tflite2q.kernels.arm.epilogue import ArmEpilogue
 from tflite2q.kernels.arm.isa import LANES, Level
@@ -31,7 +33,7 @@ from tflite2q.kernels.depthwise import NARROWEST, Window, WindowProgram, refusal
 from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.loops import ZEROS, moving_zero, padded_image, region
 from tflite2q.kernels.refusals import Because, Refusal
-from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, load, local, shuffle, store, view
+from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, load, shuffle, store, view
 
 MOST_COLUMNS = 5
 MOST_TAPS = 49  # of a kernel; larger ones would unroll too far
@@ -171,21 +173,17 @@ class _Tile:
     def accumulate(self, biases: list[Expr]) -> list[list[Expr]]:
         """int32x4 accumulators [columns][vectors]."""
         program = self.program
-        accumulators = [[local(LANES, "int32") for _ in biases] for _ in range(program.columns)]
-        for pixel in accumulators:
-            for accumulator, value in zip(pixel, biases, strict=True):
-                store(accumulator, value, 0, lanes=LANES)
-        readers: dict[int, list[tuple[list[Buffer], int]]] = {}
-        for p, pixel in enumerate(accumulators):
-            for kx in range(program.window.kernel[1]):
-                readers.setdefault(p * program.window.strides[1] + kx * program.window.dilation[1], []).append(
-                    (pixel, kx)
-                )
+        sums = Accumulators.apart(program.columns, len(biases), LANES)
+        sums.fill(biases)
+        readers: dict[int, list[tuple[int, int]]] = {}  # of an input column: the tile's outputs, and kernel columns
+        for p, kx in itertools.product(range(program.columns), range(program.window.kernel[1])):
+            position = p * program.window.strides[1] + kx * program.window.dilation[1]
+            readers.setdefault(position, []).append((p, kx))
 
         # Rows outside, columns within: few weights are then in use at a time.
         def row(step: Expr) -> None:
             for position in sorted(readers):
-                (self._dots if program.dots else self._products)(step, position, readers[position])
+                (self._dots if program.dots else self._products)(sums, step, position, readers[position])
 
         if resident(program.window.kernel):
             for step in range(program.steps):
@@ -193,29 +191,29 @@ class _Tile:
         else:  # LLVM is kept from unrolling the loop, and from loading everything ahead then
             with T.serial(program.steps + self.zero) as step:
                 row(step)
-        return [[load(a, 0, lanes=LANES) for a in pixel] for pixel in accumulators]
+        return sums.values()
 
     def _read(self, ky: int, position: int) -> Expr:
         at = self.offset + position * self.program.window.input.shape[3]
         return load(self.image, self.row + ky * self.program.window.dilation[0], at, lanes=WIDTH)
 
-    def _products(self, ky: int, position: int, readers: list[tuple[list[Buffer], int]]) -> None:
+    def _products(self, sums: Accumulators, ky: int, position: int, readers: list[tuple[int, int]]) -> None:
         x = T.Bind(T.cast(self._read(ky, position), "int16x8"))
         halves = [shuffle([x], [0, 1, 2, 3]), shuffle([x], [4, 5, 6, 7])]
-        for accumulators, kx in readers:
+        for p, kx in readers:
             w = T.Bind(load(self.weights, self.block, ky * self.program.window.kernel[1] + kx, 0, lanes=WIDTH))
             parts = [shuffle([w], [0, 1, 2, 3]), shuffle([w], [4, 5, 6, 7])]
-            for accumulator, a, b in zip(accumulators, halves, parts, strict=True):
-                store(accumulator, isa.widening(load(accumulator, 0, lanes=LANES), a, b), 0, lanes=LANES)
+            for v, (a, b) in enumerate(zip(halves, parts, strict=True)):
+                sums[p, v] = isa.widening(sums[p, v], a, b)
 
-    def _dots(self, group: int, position: int, readers: list[tuple[list[Buffer], int]]) -> None:
+    def _dots(self, sums: Accumulators, group: int, position: int, readers: list[tuple[int, int]]) -> None:
         program = self.program
         name = "usdot" if program.window.input.dtype == "uint8" and not program.shift else "sdot"
         halves = self._interleaved(group, position)
-        for accumulators, kx in readers:
-            for v, (accumulator, x) in enumerate(zip(accumulators, halves, strict=True)):
+        for p, kx in readers:
+            for v, x in enumerate(halves):
                 w = T.Bind(load(self.weights, self.block, group * program.window.kernel[1] + kx, v * 16, lanes=16))
-                store(accumulator, isa.intrinsic(name, load(accumulator, 0, lanes=LANES), x, w), 0, lanes=LANES)
+                sums[p, v] = isa.intrinsic(name, sums[p, v], x, w)
 
     def _interleaved(self, group: int, position: int) -> list[Expr]:
         """Two vectors of four channels times four rows; rows that the kernel lacks have weights of zero."""

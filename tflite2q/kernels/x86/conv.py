@@ -29,12 +29,13 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from tflite2q.kernels import gemm, layout, tiles
+from tflite2q.kernels.accumulators import Accumulators
 from tflite2q.kernels.contracts import Array, Conv2DContract, DenseContract, Tensor
 from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.gemm import GemmProgram, Geometry, Section, Span, by_section
 from tflite2q.kernels.loops import ZEROS, moving_zero
 from tflite2q.kernels.refusals import Because, Refusal
-from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, local, store
+from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load
 from tflite2q.kernels.x86 import epilogue, input_sums
 from tflite2q.kernels.x86.epilogue import Rescaling, X86Epilogue
 from tflite2q.kernels.x86.isa import UNIT, ByteProduct, Level
@@ -248,52 +249,43 @@ class _Tile:
         pixel, addresses = tiles.place(self.program.geometry, s.pixels, t)
         at = T.Bind(first + block * s.vectors + moving_zero(constants, t))
         vectors = [T.Bind(at + v) for v in range(s.vectors)]
-        accumulators = [local(s.vectors * lanes, "int32") for _ in range(s.pixels)]
-        for p, accumulator in enumerate(accumulators):
-            for v, index in enumerate(vectors):
-                store(accumulator, self.ends.start(index, pixel + p), v * lanes, lanes=lanes)
+        sums = Accumulators.by_pixel(s.pixels, s.vectors, lanes)
+        sums.start(lambda p, v: self.ends.start(vectors[v], pixel + p))
         weights = constants[f"weights {number}"]
 
         def step(offset: Expr, k: Expr) -> None:
-            self._step(s, weights, block, addresses, offset, k, accumulators)
+            self._step(weights, block, addresses, offset, k, sums)
 
         tiles.each_step(self.program.geometry, UNIT, ALL_AT_ONCE, UNROLLED, step)
         if self.program.extras:
             extra, offsets, starts = (constants[f"extra {name} {number}"] for name in ("weights", "offsets", "starts"))
             with T.serial(starts[block + 1] - starts[block]) as i:
                 k = T.Bind(starts[block] + i)
-                self._step(s, extra, 0, addresses, T.Bind(offsets[k]), k, accumulators)
-        values = [[load(a, v * lanes, lanes=lanes) for v in range(s.vectors)] for a in accumulators]
+                self._step(extra, 0, addresses, T.Bind(offsets[k]), k, sums)
         rows = [pixel + p for p in range(s.pixels)]
-        self.ends.finish(values, vectors, s.stored, self.y, rows, s.start(block))
+        self.ends.finish(sums.values(), vectors, s.stored, self.y, rows, s.start(block))
 
     def _step(
-        self, s: Section, weights: Buffer, block: Expr, addresses: list[Expr], offset: Expr, k: Expr,
-        accumulators: list[Buffer],
-    ) -> None:  # fmt: skip
+        self, weights: Buffer, block: Expr, addresses: list[Expr], offset: Expr, k: Expr, sums: Accumulators
+    ) -> None:
         """Four bytes of each pixel, `offset` behind its first one, times the weights of step `k`."""
         level, product = self.program.level, self.program.product
 
         def operand(v: int) -> tuple[Expr, ...]:
             return product.weights(lambda first, count: load(weights, block, k, v, first, lanes=count))
 
-        resident = [operand(v) for v in range(s.vectors)] if level.avx512 else []
+        resident = [operand(v) for v in range(sums.vectors)] if level.avx512 else []
         inputs = []
-        for address, accumulator in zip(addresses, accumulators, strict=True):
+        for p, address in enumerate(addresses):
             four = T.reinterpret("int32", load(self.image, address + offset, lanes=UNIT))
             if str(self.image.dtype) == "int8":
                 four = T.bitwise_xor(four, T.int32(-0x7F7F7F80))
             inputs.append(product.inputs(broadcast(four, level.lanes)))
             for v, w in enumerate(resident):
-                self._accumulate(accumulator, v, inputs[-1], w)
+                sums[p, v] = product.add(sums[p, v], inputs[-1], w)
         if not resident:
             # Half as many registers: the inputs stay, weights come and go.
-            for v in range(s.vectors):
+            for v in range(sums.vectors):
                 w = operand(v)
-                for accumulator, x in zip(accumulators, inputs, strict=True):
-                    self._accumulate(accumulator, v, x, w)
-
-    def _accumulate(self, accumulator: Buffer, v: int, inputs: tuple[Expr, ...], weights: tuple[Expr, ...]) -> None:
-        lanes = self.program.level.lanes
-        value = self.program.product.add(load(accumulator, v * lanes, lanes=lanes), inputs, weights)
-        store(accumulator, value, v * lanes, lanes=lanes)
+                for p, x in enumerate(inputs):
+                    sums[p, v] = product.add(sums[p, v], x, w)

@@ -21,13 +21,14 @@ from typing import Any
 import numpy as np
 
 from tflite2q.kernels import gemm, layout
+from tflite2q.kernels.accumulators import Accumulators
 from tflite2q.kernels.contracts import Conv2DContract, DenseContract, Tensor
 from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.gemm import GemmProgram, Geometry, Section, Span, by_section
 from tflite2q.kernels.loops import ZEROS, moving_zero
 from tflite2q.kernels.refusals import Refusal
 from tflite2q.kernels.sums import Sums
-from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, local, store, vector
+from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, vector
 from tflite2q.kernels.x86.epilogue16 import Epilogue16, channel_order
 from tflite2q.kernels.x86.isa import Level
 
@@ -153,68 +154,58 @@ class _Tile:
         pixel = T.Bind(row * g.width + column)
         at = T.Bind(first + block * s.vectors + moving_zero(self.constants, t))
         starts = [T.Bind(load(self.constants["start"], at + v, 0, lanes=lanes)) for v in range(s.vectors)]
-        accumulators = [local(s.vectors * lanes, "int32") for _ in range(s.pixels)]
+        sums = Accumulators.by_pixel(s.pixels, s.vectors, lanes)
         address = g.address(row, column)
         if program.pieces:
-            accumulators = self._in_pieces(s, weights, block, address, starts, accumulators)
+            sums = self._in_pieces(weights, block, address, starts, sums)
         else:
-            _fill(accumulators, starts, lanes)
+            sums.fill(starts)
             for first_run, count, pitch in g.regular_runs():
                 with T.serial(count) as r, T.serial(program.units) as u:
                     run = address + g.runs[first_run] + r * pitch
-                    self._step(s, weights, block, run, first_run + r, u, accumulators)
-        values = [[load(a, v * lanes, lanes=lanes) for v in range(s.vectors)] for a in accumulators]
+                    self._step(weights, block, run, first_run + r, u, sums)
         vectors, rows = [at + v for v in range(s.vectors)], [pixel + p for p in range(s.pixels)]
-        gemm.finish(program.ending, values, self.constants, vectors, s.stored, self.y, rows, s.start(block))
+        gemm.finish(program.ending, sums.values(), self.constants, vectors, s.stored, self.y, rows, s.start(block))
 
     def _in_pieces(
-        self, s: Section, weights: Buffer, block: Expr, address: Expr, starts: list[Expr], accumulators: list[Buffer]
-    ) -> list[Buffer]:
-        """int64 sums of pieces of runs, each of which `accumulators` sum in 32 bits."""
+        self, weights: Buffer, block: Expr, address: Expr, starts: list[Expr], sums: Accumulators
+    ) -> Accumulators:
+        """int64 sums of pieces of runs, each of which `sums` holds in 32 bits."""
         g, lanes, units = self.program.geometry, self.program.level.lanes, self.program.units
-        totals = [local(s.vectors * lanes, "int64") for _ in accumulators]
-        _fill(totals, starts, lanes)
+        totals = Accumulators.by_pixel(sums.pixels, sums.vectors, lanes, "int64")
+        totals.fill(starts)
         size = math.ceil(units / self.program.pieces)
         zero = broadcast(T.int32(0), lanes)
         for first_run, count, pitch in g.regular_runs():
             with T.serial(count) as r, T.serial(math.ceil(units / size)) as piece:
-                _fill(accumulators, [zero] * s.vectors, lanes)
+                sums.fill([zero] * sums.vectors)
                 with T.serial(T.min(size, units - piece * size)) as u:
                     run = address + g.runs[first_run] + r * pitch
-                    self._step(s, weights, block, run, first_run + r, piece * size + u, accumulators)
-                for total, accumulator in zip(totals, accumulators, strict=True):
-                    for v in range(s.vectors):
-                        part = T.cast(load(accumulator, v * lanes, lanes=lanes), vector("int64", lanes))
-                        store(total, load(total, v * lanes, lanes=lanes) + part, v * lanes, lanes=lanes)
+                    self._step(weights, block, run, first_run + r, piece * size + u, sums)
+                totals.add(sums)
         return totals
 
-    def _step(
-        self, s: Section, weights: Buffer, block: Expr, start: Expr, run: Expr, unit: Expr, accumulators: list[Buffer]
-    ) -> None:
+    def _step(self, weights: Buffer, block: Expr, start: Expr, run: Expr, unit: Expr, sums: Accumulators) -> None:
         """Two inputs of each pixel: unit `unit` of run number `run`, which begins at `start`."""
-        g, level = self.program.geometry, self.program.level
+        g, level, ending = self.program.geometry, self.program.level, self.program.ending
         inside = T.min(unit * UNIT, g.run - UNIT) if g.run % UNIT and g.run > UNIT else unit * UNIT
         offset, k = T.Bind(start + inside), T.Bind(run * self.program.units + unit)
-        w = [functools.partial(_weights, weights, block, k, v, UNIT * level.lanes) for v in range(s.vectors)]
-        x = [functools.partial(self._pair, offset + p * g.pixel_step) for p in range(s.pixels)]
-
-        def accumulate(p: int, v: int, pair: Expr, operand: Expr) -> None:
-            old = load(accumulators[p], v * level.lanes, lanes=level.lanes)
-            store(accumulators[p], self.program.ending.add(old, pair, operand), v * level.lanes, lanes=level.lanes)
+        w = [functools.partial(_weights, weights, block, k, v, UNIT * level.lanes) for v in range(sums.vectors)]
+        x = [functools.partial(self._pair, offset + p * g.pixel_step) for p in range(sums.pixels)]
 
         if level.avx512:
             operands = [T.Bind(each()) for each in w]
             for p, each in enumerate(x):
                 pair = T.Bind(each())
                 for v, operand in enumerate(operands):
-                    accumulate(p, v, pair, operand)
+                    sums[p, v] = ending.add(sums[p, v], pair, operand)
             return
         # Half as many registers: the inputs stay, weights come and go.
         pairs = [T.Bind(each()) for each in x]
         for v, each in enumerate(w):
             operand = T.Bind(each())
             for p, pair in enumerate(pairs):
-                accumulate(p, v, pair, operand)
+                sums[p, v] = ending.add(sums[p, v], pair, operand)
 
     def _pair(self, offset: Expr) -> Expr:
         """Two consecutive inputs in every lane."""
@@ -225,9 +216,3 @@ class _Tile:
 
 def _weights(weights: Buffer, block: Expr, k: Expr, v: int, count: int) -> Expr:
     return T.cast(load(weights, block, k, v, 0, lanes=count), vector("int16", count))
-
-
-def _fill(accumulators: list[Buffer], values: list[Expr], lanes: int) -> None:
-    for accumulator in accumulators:
-        for v, value in enumerate(values):
-            store(accumulator, value, v * lanes, lanes=lanes)

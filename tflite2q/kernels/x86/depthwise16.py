@@ -23,13 +23,15 @@ from typing import Any
 
 import numpy as np
 
+from tflite2q.kernels import gemm
+from tflite2q.kernels.accumulators import Accumulators
 from tflite2q.kernels.contracts import DepthwiseConv2DContract, Tensor
 from tflite2q.kernels.depthwise import InterleavingProgram, Section, Window, narrow_rows, refusal, sections
 from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.loops import ZEROS, moving_zero, region
 from tflite2q.kernels.refusals import Because, Refusal
 from tflite2q.kernels.sums import Sums
-from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, local, shuffle, store, view
+from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, shuffle, store, view
 from tflite2q.kernels.x86.depthwise import MOST_TAPS
 from tflite2q.kernels.x86.epilogue16 import Epilogue16, channel_order, interleave
 from tflite2q.kernels.x86.isa import Level
@@ -214,26 +216,22 @@ class _Tile:
             # Each group of pixels reads constants anew, or LLVM would keep them for the next, on the stack.
             zero = moving_zero(self.constants, t + group)
             block, variant = T.Bind(shared.block + zero), T.Bind(shared.variant + shared.block + zero)
-            rows = [local(VECTORS * lanes, "int32") for _ in range(program.rows)]
-            for accumulators in rows:
-                for v in range(VECTORS):
-                    value = load(self.constants["start"], block * VECTORS + v, 0, lanes=lanes)
-                    store(accumulators, value, v * lanes, lanes=lanes)
+            sums = Accumulators.by_pixel(program.rows, VECTORS, lanes)
+            sums.fill([load(self.constants["start"], block * VECTORS + v, 0, lanes=lanes) for v in range(VECTORS)])
             for t in range(program.window.kernel[1]):
-                self._multiply(variant, t, pairs(base + t * program.window.dilation[1]), rows)
-            for r, codes in enumerate(self._rounded(block, rows)):
+                self._multiply(variant, t, pairs(base + t * program.window.dilation[1]), sums)
+            for r, codes in enumerate(self._rounded(block, sums)):
                 self._store(s, codes, shared.target + (r * out_w + column + group * s.pixels) * c)
 
-    def _multiply(self, block: Expr, t: int, pairs: list[list[Expr]], rows: list[Buffer]) -> None:
-        program, level = self.program, self.program.level
-        for r, accumulators in enumerate(rows):
+    def _multiply(self, block: Expr, t: int, pairs: list[list[Expr]], sums: Accumulators) -> None:
+        program = self.program
+        for r in range(program.rows):
             first, last = r * program.window.strides[0], r * program.window.strides[0] + program.window.kernel[0] - 1
             for g in range(first // 2, last // 2 + 1):
                 at = ((r * program.window.kernel[1] + t) * program.groups + g) * VECTORS
                 for v, pair in enumerate(pairs[g]):
                     w = T.Bind(load(self.constants["weights"], block, at + v, 0, lanes=program.size))
-                    value = program.ending.add(load(accumulators, v * level.lanes, lanes=level.lanes), pair, w)
-                    store(accumulators, value, v * level.lanes, lanes=level.lanes)
+                    sums[r, v] = program.ending.add(sums[r, v], pair, w)
 
     def _pair(self, s: Section, sources: list[Expr], column: Expr, g: int) -> list[Expr]:
         """One column's input rows 2 g and 2 g + 1, as operands of the multiplication."""
@@ -256,15 +254,10 @@ class _Tile:
         ]
         return T.Bind(shuffle(pieces, range(program.size)) if len(pieces) > 1 else pieces[0])
 
-    def _rounded(self, block: Expr, rows: list[Buffer]) -> list[list[Expr]]:
-        """Codes of each row.  Vector by vector, so that one's constants serve all rows from registers."""
-        ending, lanes = self.program.ending, self.program.level.lanes
-        rounded: list[list[Expr]] = [[] for _ in rows]
-        for v in range(VECTORS):
-            for values, accumulators in zip(rounded, rows, strict=True):
-                value = load(accumulators, v * lanes, lanes=lanes)
-                values.append(ending.rounded(value, self.constants, block * VECTORS + v))
-        return rounded
+    def _rounded(self, block: Expr, sums: Accumulators) -> list[list[Expr]]:
+        """Codes of each row."""
+        vectors = [block * VECTORS + v for v in range(VECTORS)]
+        return gemm.rounded(self.program.ending, sums.values(), self.constants, vectors)
 
     def _store(self, s: Section, rounded: list[Expr], target: Expr) -> None:
         program, channels = self.program, self.program.output.shape[3]
