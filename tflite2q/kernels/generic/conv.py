@@ -148,7 +148,7 @@ def _pack(contract: ConvolutionContract, sums: Sums, weights: Array, program: Pr
         "weights": weights[channels].transpose(0, 2, 3, 1).astype(np.int16),
         "bias": sums.start[channels],
         "block starts": program.block_starts.astype(np.int32),
-        **sums.pack(contract, channels),
+        **sums.pack(channels),
     }
 
 

@@ -104,7 +104,7 @@ class X86Conv16:
         sections = gemm.divide(conv.out_c, level.lanes, WIDEST, functools.partial(_tile_pixels, geometry, level))
         program = Program(
             contract.inputs, contract.output, geometry, conv.x_zero_point, sections, pieces,
-            _weight_dtype(sums, geometry), Epilogue16(sums.epilogue, level, sums.proven),
+            _weight_dtype(sums, geometry), Epilogue16.of(sums, level),
         )  # fmt: skip
         tile = f"{sections[0].pixels}x{sections[0].block}"
         name = Name("s16s16", contract.operation, level.name, conv.rescale.arithmetic, tile)
@@ -131,7 +131,7 @@ def _pack(conv: Conv2DContract, sums: Sums, program: Program) -> Arrays:
         packed[f"weights {number}"] = grouped[index].transpose(0, 3, 1, 2, 4).reshape(tensor.shape).astype(tensor.dtype)
         indices.append(index.reshape(-1, program.level.lanes))
     channels = np.concatenate(indices)
-    epilogue = program.ending.pack(conv, sums, channels)
+    epilogue = program.ending.pack(sums, channels)
     return {**packed, "start": sums.start[channels], **epilogue}
 
 

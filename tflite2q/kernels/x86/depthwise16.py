@@ -126,8 +126,7 @@ class X86Depthwise16:
             return refused
         sums, window = Sums.of(contract), Window.of(contract)
         rows = window.shared_rows(Program.group)
-        ending = Epilogue16(sums.epilogue, self.level, sums.proven)
-        program = Program(window, rows, len(window.variants(rows)), found, ending)
+        program = Program(window, rows, len(window.variants(rows)), found, Epilogue16.of(sums, self.level))
         if max(sum(program.edges(s)) for s in found) > MOST_EDGES:
             return Refusal(Because.GEOMETRY, f"padding of {contract.padding} would unroll too far")
         if sums.wide:
@@ -152,7 +151,7 @@ def _pack(contract: DepthwiseConv2DContract, sums: Sums, program: Program) -> Ar
         "variants": program.variant_of_each_tile(),
         "weights": np.moveaxis(packed, 4, 1).reshape(program.constants["weights"].shape),
         "start": sums.start[flat],
-        **program.ending.pack(contract, sums, flat),
+        **program.ending.pack(sums, flat),
     }
 
 

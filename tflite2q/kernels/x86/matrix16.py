@@ -111,7 +111,7 @@ class X86Matrix16:
         if sums.weights.min() < -128 or sums.weights.max() > 127:
             return Refusal(Because.NUMBERS, "weights need nine bits")
         tiling = Tiling.of(contract)
-        program = Program(tiling, sums.wide, Epilogue16(sums.epilogue, AVX512VNNI, sums.proven))
+        program = Program(tiling, sums.wide, Epilogue16.of(sums, AVX512VNNI))
         tile = f"{tiling.height}x{min(VECTORS, tiling.sections[0].vectors) * LANES}"
         name = Name("s16s8", contract.operation, amx.NAME, conv.rescale.arithmetic, tile)
         return Plan(name, program, functools.partial(_pack, conv, sums, program))
@@ -125,7 +125,7 @@ def _pack(conv: Conv2DContract, sums: Sums, program: Program) -> Arrays:
         **pack_weights(tiling, sums.weights, indices),
         "start": sums.start[channels],
         "configuration": configuration(tiling),
-        **program.ending.pack(conv, sums, channels),
+        **program.ending.pack(sums, channels),
     }
 
 
