@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from tflite2q.kernels import layout
+from tflite2q.kernels import layout, tiles
 from tflite2q.kernels.arm import isa
 from tflite2q.kernels.arm.epilogue import ArmEpilogue
 from tflite2q.kernels.arm.input_sums import input_sums
@@ -40,6 +40,7 @@ from tflite2q.kernels.gemm import (
     divide,
     each_tile,
     finish,
+    refusal,
 )
 from tflite2q.kernels.loops import PARALLEL_MACS, ZEROS, moving_zero
 from tflite2q.kernels.refusals import Because, Refusal
@@ -85,7 +86,7 @@ class Program(GemmProgram):
 
     def _spans(self, s: Section) -> list[Span]:
         if not self.form.pairs:
-            return [Span(0, self.geometry.rows * math.ceil(self.geometry.width / s.pixels), s.pixels)]
+            return [Span(0, tiles.by_row(self.geometry, s.pixels), s.pixels)]
         pixels = 2 * self.source.width
         whole = pixels // s.pixels
         spans = [Span(0, whole, s.pixels), Span(whole * s.pixels, 1, pixels % s.pixels)]
@@ -103,15 +104,11 @@ class ArmConv:
         return f"conv2d__{self.level.name}"
 
     def plan(self, contract: Conv2DContract | DenseContract, target: Any) -> Plan | Refusal:
-        lacks = self.level.lacks(target)
-        if lacks:
-            return lacks
-        if contract.x_dtype not in ("uint8", "int8"):
-            return Refusal(Because.TYPES, f"inputs are {contract.x_dtype}")
+        refused = self.level.lacks(target) or refusal(contract, ("uint8", "int8"))
+        if refused:
+            return refused
         conv = contract.conv2d()
-        if conv.groups != 1:
-            return Refusal(Because.GEOMETRY, f"{conv.groups} groups")
-        fits = self.level == isa.NEON or layout.fits_eight_bits(conv)
+        fits = not self.level.dots or layout.fits_eight_bits(conv)
         if not fits and len(conv.weight_zero_points) > 1:
             return Refusal(Because.NUMBERS, "weights have zero points by channel and need nine bits")
         geometry = Geometry.of(conv)
@@ -133,11 +130,11 @@ def _form(conv: Conv2DContract, level: Level, g: Geometry) -> Form:
 
     Pairs are made where that copies no input twice and more than one block of channels reads them.
     """
-    if level == isa.NEON:
+    if not level.dots:
         halves = isa.halves(conv.x_dtype)
         return halves if _fits_halves(conv, g, halves) else isa.widen(conv.x_dtype)
-    if level == isa.DOTPROD or g.rows * g.width < 2:
-        return isa.dot(conv.x_dtype, mixed=level == isa.I8MM)
+    if not level.matrix or g.pixels < 2:
+        return isa.dot(conv.x_dtype, mixed=level.matrix)
     pairs = isa.pairs(conv.x_dtype)
     if len(g.runs) == 1 and g.run <= g.pixel_step and conv.out_c > pairs.vectors * LANES:
         return pairs
@@ -219,9 +216,7 @@ class _Tile:
             last = T.Bind(first_pixel(g, pair + (span.pixels // 2 - 1)))
             pixels = [2 * pair + p for p in range(span.pixels - 2)]
             return self.program.source.address(0, pair), [*pixels, last, last + 1]
-        per_row = math.ceil(g.width / span.pixels)
-        row = t // per_row
-        column = T.Bind(T.min(t % per_row * span.pixels, g.width - span.pixels))
+        row, column = tiles.in_row(g, span.pixels, t)
         pixel = T.Bind(row * g.width + column)
         return g.address(row, column), [pixel + p for p in range(span.pixels)]
 

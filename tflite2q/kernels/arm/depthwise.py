@@ -112,7 +112,7 @@ class ArmDepthwise:
         refused = self.level.lacks(target) or refusal(contract, ("int8", "uint8"), MOST_TAPS)
         if refused:
             return refused
-        dots = self.level != isa.NEON
+        dots = self.level.dots
         if dots and not layout.fits_eight_bits(contract):
             return Refusal(Because.NUMBERS, "weights need nine bits")
 
@@ -121,7 +121,7 @@ class ArmDepthwise:
             return math.ceil(contract.out_w / columns) * (columns * contract.strides[1] + contract.kernel[1])
 
         columns = min(range(min(_most_columns(contract), contract.out_w), 0, -1), key=work)
-        flips = self.level == isa.DOTPROD and contract.x_dtype == "uint8"
+        flips = dots and not self.level.matrix and contract.x_dtype == "uint8"
         ending = ArmEpilogue.of(contract.rescale, layout.accumulator_bound(contract))
         program = Program(Window.of(contract), contract.x_zero_point, columns, dots, 128 if flips else 0, ending)
         types, operation = f"{contract.x_dtype[0]}8s{8 if dots else 16}", f"depthwise{program.window.name}"

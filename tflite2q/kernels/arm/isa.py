@@ -34,10 +34,15 @@ InputReader = Callable[[int, int], Expr]  # (pixel, count)
 
 @dataclass(frozen=True)
 class Level:
-    """`features`: LLVM's names of what it needs."""
+    """`features`: LLVM's names of what it needs.
+
+    `dots`: dot products of four bytes; `matrix`: matrix products, and products of unsigned by signed bytes.
+    """
 
     name: str
     features: tuple[str, ...]
+    dots: bool = False
+    matrix: bool = False
 
     def lacks(self, target: Any) -> Refusal | None:
         """Why `target` (a tvm.target.Target) cannot run this level."""
@@ -48,8 +53,8 @@ class Level:
 
 
 NEON = Level("neon", ("neon",))
-DOTPROD = Level("dotprod", ("neon", "dotprod"))
-I8MM = Level("i8mm", ("neon", "dotprod", "i8mm"))
+DOTPROD = Level("dotprod", ("neon", "dotprod"), dots=True)
+I8MM = Level("i8mm", ("neon", "dotprod", "i8mm"), dots=True, matrix=True)
 
 LEVELS = (I8MM, DOTPROD, NEON)
 

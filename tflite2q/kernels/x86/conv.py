@@ -21,7 +21,7 @@ channels) are limited by the epilogue.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
@@ -75,7 +75,7 @@ class ByteProgram(GemmProgram):
 
     @property
     def packed_weights(self) -> Tensors:
-        """The constants that `pack_weights` gives."""
+        """Weights, and those of extra steps."""
         lanes, dtype = self.level.lanes, f"int{self.product.bits}"
 
         def weights(steps: int, blocks: int, s: Section) -> Tensor:
@@ -166,12 +166,12 @@ class X86Conv:
             contract.inputs, contract.output, geometry, conv.x_zero_point, sections, self.level, self.level.bytes, (),
             not fits, rescaling.epilogue,
         )  # fmt: skip
-        program, weights = without_saturation(program, _weights(conv, program))
+        program, pack_weights = without_saturation(program, _weights(conv, program))
         s = sections[0]
         types = f"{contract.x_dtype[0]}8s{program.product.bits}"
         tile = f"{s.pixels}x{s.block}"
         name = Name(types, contract.operation, self.level.name, conv.rescale.arithmetic, tile)
-        return Plan(name, program, functools.partial(_pack, conv, program, rescaling, weights))
+        return Plan(name, program, functools.partial(_pack, conv, program, rescaling, pack_weights))
 
 
 def tile_pixels(g: Geometry, level: Level, vectors: int) -> int:
@@ -194,32 +194,34 @@ def arranged_weights(program: ByteProgram, weights: Array, channels: Sequence[Ar
     ]
 
 
-def without_saturation(program: P, weights: list[Array]) -> tuple[P, list[Any]]:
-    """The same by products that saturate, with weights split until none does, if the level has them and it pays."""
+def without_saturation(program: P, weights: list[Array]) -> tuple[P, Callable[[], dict[str, Array]]]:
+    """The same by products that saturate, with weights split until none does, if the level has them and it pays; and
+    what packs the weights."""
     if program.level.unsaturated is None:
-        return program, weights
+        return program, functools.partial(_pack_weights, program, weights)
     split = [UnsaturatedWeights.of(each) for each in weights]
     if max(each.share for each in split) > MOST_EXTRA:
-        return program, weights
+        return program, functools.partial(_pack_weights, program, weights)
     extras = tuple(len(each.steps) for each in split)
-    return replace(program, product=program.level.unsaturated, extras=extras), split
+    program = replace(program, product=program.level.unsaturated, extras=extras)
+    return program, functools.partial(_pack_split, program, split)
 
 
-def pack_weights(program: ByteProgram, weights: list[Any]) -> dict[str, Array]:
-    """The constants of what `without_saturation` gave."""
-    packed: dict[str, Array] = {}
-    for number, each in enumerate(weights):
-        if isinstance(each, UnsaturatedWeights):
-            packed[f"extra weights {number}"] = program.product.arrange(each.extra)[None]
-            packed[f"extra offsets {number}"] = _offsets(program.geometry)[each.steps]
-            packed[f"extra starts {number}"] = each.starts
-            each = each.weights
-        packed[f"weights {number}"] = program.product.arrange(each)
+def _pack_weights(program: ByteProgram, weights: Sequence[Array]) -> dict[str, Array]:
+    return {f"weights {number}": program.product.arrange(each) for number, each in enumerate(weights)}
+
+
+def _pack_split(program: ByteProgram, split: Sequence[UnsaturatedWeights]) -> dict[str, Array]:
+    packed = _pack_weights(program, [each.weights for each in split])
+    for number, each in enumerate(split):
+        packed[f"extra weights {number}"] = program.product.arrange(each.extra)[None]
+        packed[f"extra offsets {number}"] = _offsets(program.geometry)[each.steps]
+        packed[f"extra starts {number}"] = each.starts
     return packed
 
 
-def _pack(conv: Conv2DContract, program: Program, rescaling: Rescaling, weights: list[Any]) -> Arrays:
-    packed = pack_weights(program, weights)
+def _pack(conv: Conv2DContract, program: Program, rescaling: Rescaling, weights: Callable[[], Arrays]) -> Arrays:
+    packed = dict(weights())
     channels = np.concatenate([epilogue.lane_channels(s) for s in program.sections])
     shift = 128 if conv.x_dtype == "int8" else 0
     packed["bias"] = layout.folded_bias(conv, conv.x_zero_point + shift)[channels]

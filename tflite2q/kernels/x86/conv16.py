@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from tflite2q.kernels import gemm, layout
+from tflite2q.kernels import gemm, layout, tiles
 from tflite2q.kernels.accumulators import Accumulators
 from tflite2q.kernels.contracts import Conv2DContract, DenseContract, Tensor
 from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
@@ -75,7 +75,7 @@ class Program(GemmProgram):
     def emit(self, inputs: Sequence[Buffer], constants: Buffers, y: Buffer) -> None:
         tile = _Tile(self, constants, self.image(inputs[0], UNIT), self.pixels(y))
         g = self.geometry
-        spans = [[Span(0, g.rows * math.ceil(g.width / s.pixels), s.pixels)] for s in self.sections]
+        spans = [[Span(0, tiles.by_row(g, s.pixels), s.pixels)] for s in self.sections]
         gemm.each_tile(
             self.sections, spans, gemm.pieces(self.sections, spans, self.macs), lambda: nullcontext(tile.emit)
         )
@@ -148,9 +148,7 @@ class _Tile:
         """Tile `t` of a block of section `number`: `pixels` x `vectors`, from bias to stored codes."""
         program, s, weights = self.program, self.program.sections[number], self.constants[f"weights {number}"]
         g, lanes = program.geometry, program.level.lanes
-        per_row = math.ceil(g.width / s.pixels)
-        row = t // per_row
-        column = T.Bind(T.min(t % per_row * s.pixels, g.width - s.pixels))
+        row, column = tiles.in_row(g, s.pixels, t)
         pixel = T.Bind(row * g.width + column)
         at = T.Bind(first + block * s.vectors + moving_zero(self.constants, t))
         starts = [T.Bind(load(self.constants["start"], at + v, 0, lanes=lanes)) for v in range(s.vectors)]

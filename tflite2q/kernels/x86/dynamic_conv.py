@@ -10,7 +10,7 @@ What limits it is what limits those; where few channels share the input, the two
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,10 +103,10 @@ class X86DynamicConv:
         )  # fmt: skip
         filters = contract.weights.transpose(3, 0, 1, 2).astype(np.int64)
         weights = conv.arranged_weights(program, filters, [_lane_channels(s) for s in sections])
-        program, weights = conv.without_saturation(program, weights)
+        program, pack_weights = conv.without_saturation(program, weights)
         s = sections[0]
         name = Name(f"f32s{program.product.bits}", "conv2d", self.level.name, "dynamic", f"{s.pixels}x{s.block}")
-        return Plan(name, program, functools.partial(_pack, contract, program, weights))
+        return Plan(name, program, functools.partial(_pack, contract, program, pack_weights))
 
 
 def refusal(contract: DynamicConv2DContract) -> Refusal | None:
@@ -122,10 +122,10 @@ def _lane_channels(s: gemm.Section) -> Array:
     return s.channel_indices().reshape(-1, s.lanes)
 
 
-def _pack(contract: DynamicConv2DContract, program: Program, weights: list[Any]) -> Arrays:
+def _pack(contract: DynamicConv2DContract, program: Program, weights: Callable[[], Arrays]) -> Arrays:
     channels = np.concatenate([_lane_channels(s) for s in program.sections])
     return {
-        **conv.pack_weights(program, weights),
+        **weights(),
         "weight sums": contract.weights.astype(np.int64).sum(axis=(0, 1, 2))[channels].astype(np.int32),
         "scales": contract.scales[channels],
         "bias": bias_of(contract)[channels],
