@@ -99,7 +99,7 @@ def plan(contract: EltwiseContract, level: str, least: int, how: Callable[[Epilo
     factors, exact = proven
     clamp = int(exact.min()), int(exact.max())
     epilogue = Epilogue("float32", 0, *clamp, contract.output.dtype, False, False, False, False)
-    name = Name(contract.inputs[0].dtype, contract.name, level, "plane")
+    name = Name(contract.inputs[0].dtype, contract.name, level, "fma")
     return Plan(name, Program(contract.inputs, contract.output, how(epilogue)), lambda: {"factors": factors})
 
 

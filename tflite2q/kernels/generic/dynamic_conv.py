@@ -63,7 +63,7 @@ class Program:
 class GenericDynamicConv:
     """DynamicConv2D contracts; total."""
 
-    name = "generic_dynamic"
+    name = "generic_dynamic_conv2d"
 
     def plan(self, contract: DynamicConv2DContract, target: Any) -> Plan:
         images = Images.of(contract)

@@ -137,7 +137,7 @@ class Program:
 class GenericFloatConv:
     """FloatConv2D contracts; total."""
 
-    name = "generic_real"
+    name = "generic_float_conv2d"
 
     def plan(self, contract: FloatConv2DContract, target: Any) -> Plan:
         program = Program.of(contract, Registers.of(target))

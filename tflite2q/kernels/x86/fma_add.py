@@ -53,7 +53,7 @@ class X86FmaAdd:
 
     @property
     def name(self) -> str:
-        return f"plane__{self.level.name}"
+        return f"fma_add__{self.level.name}"
 
     def plan(self, contract: EltwiseContract, target: Any) -> Plan | Refusal:
         return self.level.lacks(target) or fma_add.plan(
