@@ -192,7 +192,7 @@ def _fixed_sum(op: Op, operands: Sequence[TensorType], y: TensorType) -> contrac
     if not isinstance(op, Add) or op.rescale != "tflite" or any(t.dtype != "int16" or t.zero_point for t in types):
         return None
     a, b = operands
-    if op.shifts_only(a, b, y):
+    if op.shifts(a, b, y) is not None:
         return None
     m, shift = rounding.quantize_multiplier(np.array(op.multipliers(a, b, y, INT16_HEADROOM)))
     first, second, result = zip(m.tolist(), shift.tolist(), strict=True)
