@@ -91,7 +91,7 @@ def test_pairs_of_the_least_weight_are_widened() -> None:
         weights = base.weights.copy()
         weights[3, 0, 0, list(channels)] = -128
         plan = ArmConv(NEON).plan(replace(base, weights=weights), target)
-        assert plan.name.endswith(f"_{form}"), channels
+        assert str(plan.name).endswith(f"_{form}"), channels
 
 
 def test_counting() -> None:

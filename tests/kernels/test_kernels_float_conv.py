@@ -175,8 +175,8 @@ def test_accumulators_fit_registers(name: str, registers: Registers) -> None:
     [
         ("dense", "float_gemm", 1),
         ("depthwise", "float_depthwise", 0),
-        ("groups", "generic_real", 2),
-        ("depthwise-multiplier", "generic_real", 2),
+        ("groups", "generic_float_conv2d", 2),
+        ("depthwise-multiplier", "generic_float_conv2d", 2),
     ],
 )
 def test_selected(name: str, kernel: str, reasons: int) -> None:

@@ -48,8 +48,7 @@ class _InOrder(click.Group):
 def tflite2q() -> None:
     """Convert quantized TensorFlow Lite models to other quantization schemes, compile them, and measure the difference.
 
-    Exit codes: 0 success; 1 a gate failed or `check` found a broken rule; 2 wrong usage; 3 the input (of `batch`:
-    some input) cannot be used.
+    Exit codes: 0 success; 1 a gate failed or `check` found a broken rule; 2 wrong usage; 3 an input cannot be used.
     """
 
 

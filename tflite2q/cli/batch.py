@@ -39,7 +39,10 @@ if TYPE_CHECKING:
 
 REPORTS = (
     ("markdown", "Also write the summary as Markdown, for a pull request; '-' prints it instead of the text."),
-    ("junit", "Also write it as JUnit XML, a test case for each model and gate; '-' prints it instead of the text."),
+    (
+        "junit",
+        "Also write it as JUnit XML, a test case for each model and gate; '-' prints it instead of the text.",
+    ),
     ("html", "Also write an HTML index that links each model's files and reports."),
 )
 comparison_options = together(
@@ -56,7 +59,9 @@ comparison_options = together(
         click.option("--limit", type=click.IntRange(min=1), help="Use only the first N samples."),
         skip_bad_option,
         click.option(
-            "--speed", is_flag=True, help="Also measure times; needs --jobs 1, as jobs would disturb each other."
+            "--speed",
+            is_flag=True,
+            help="Also measure times; needs --jobs 1, as jobs would disturb each other.",
         ),
     ]
 )
@@ -66,7 +71,7 @@ comparison_options = together(
 @click.argument("sources", metavar="[SOURCE]...", type=ANY_PATH, nargs=-1)
 @click.option(
     "--manifest", type=FILE, metavar="FILE.toml",
-    help="Models with what is asked for each: [[models]] with path, scheme, data, labels, gates, targets, ...",
+    help="A list of models and what to do with each: [[models]] with path, scheme, data, labels, gates, targets, ...",
 )  # fmt: skip
 @click.option(
     "--scheme", "schemes", metavar="NAME|FILE", multiple=True,
@@ -75,15 +80,15 @@ comparison_options = together(
 @click.option("--schemes", "listed", metavar="A,B,...", help="Several schemes at once.")
 @click.option(
     "-o", "--output", type=PathName(file_okay=False), required=True, metavar="FOLDER",
-    help="The folder, or its URL in an object store, for MODEL-stem.SCHEME.tflite and its report, with the folders "
-    "that the sources have.",
+    help="Folder (or its URL in an object store) for MODEL-stem.SCHEME.tflite and its report.  Subfolders of sources "
+    "are kept.",
 )  # fmt: skip
 @interface_option
 @click.option(
     "--unchanged", type=click.Choice(("copy", "skip", "fail")), default="copy", show_default=True,
     help="If a model already follows the scheme: copy it, write nothing, or count it as refused.",
 )  # fmt: skip
-@click.option("--calibrate", type=ANY_PATH, metavar="DATA", help="Samples to calibrate float models on.")
+@click.option("--calibrate", type=ANY_PATH, metavar="DATA", help="Samples with which to calibrate float models.")
 @allow_unsupported_option
 @click.option(
     "--target", "targets", multiple=True, metavar="NAME",
@@ -94,7 +99,9 @@ comparison_options = together(
 @pixel_options
 @threads_option
 @click.option(
-    "--jobs", type=click.IntRange(min=1, max=MOST_JOBS), help="Models at once.  [default: one for each processor]"
+    "--jobs",
+    type=click.IntRange(min=1, max=MOST_JOBS),
+    help="Number of models at once.  [default: one for each processor]",
 )
 @click.option(
     "--time", "seconds", type=POSITIVE, default=600.0, show_default=True, metavar="SECONDS",
@@ -105,9 +112,9 @@ comparison_options = together(
 )
 @click.option(
     "--dask", metavar="ADDRESS",
-    help="Work on the Dask cluster whose scheduler has this address, instead of this machine; needs tflite2q[cluster].",
+    help="Run on the Dask cluster whose scheduler has this address, instead of this machine; needs tflite2q[cluster].",
 )  # fmt: skip
-@click.option("--force", is_flag=True, help="Replace files in FOLDER that no batch has written.")
+@click.option("--force", is_flag=True, help="Overwrite files in FOLDER that no batch has written.")
 @report_options(REPORTS)
 @json_option
 def batch(
@@ -121,11 +128,11 @@ def batch(
     Sources, FOLDER, the manifest, data and reports may also be URLs of object stores (s3://, gs://, az://, ...), which
     fsspec opens; needs tflite2q[stores] and the package for the kind of store, such as s3fs.
 
-    Every model is converted in a process of its own, with a limit of time and memory, so that one that fails, hangs or
-    dies stops no other; the summary says why.  Results are kept by content in FOLDER/.tflite2q-cache (or
-    $TFLITE2Q_CACHE): the same command again does only what has changed, or what an interruption left.
+    Each model is converted in its own process, with limits on time and memory, so that one that fails, hangs or dies
+    does not affect the others; the summary says why.  Results are cached by content in FOLDER/.tflite2q-cache (or
+    $TFLITE2Q_CACHE): running the same command again does only what has changed or was interrupted.
 
-    Exits with 3 if some input could not be used, else with 1 if some gate failed.  docs/batch.md describes manifests.
+    The exit code is 3 if some input cannot be used, else 1 if a gate failed.  docs/batch.md describes manifests.
     """
     paths = {"json": json_path, "markdown": markdown_path, "junit": junit_path, "html": html_path}
     at_most_one_to_stdout(paths.values())

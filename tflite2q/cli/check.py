@@ -23,16 +23,18 @@ BROKEN = 1
 @click.argument("model", type=MODEL)
 @runtime_option(
     required=True,
-    help="The runtime or accelerator whose rules are asked, or the microcontroller that the model must fit.",
+    help="The runtime or accelerator whose rules to check, or the microcontroller that the model must fit.",
     more=MICROS,
 )
 @limit_options("For a microcontroller: the model does not fit if it")
 @click.option(
     "--data",
     type=ANY_PATH,
-    help="Samples (as for convert) for the schemes that are tried; only float models need them.",
+    help="Samples (as for convert) for the schemes to try; only float models need them.",
 )
-@click.option("--mend/--no-mend", default=True, help="Try which scheme would mend what is broken.  [default: mend]")
+@click.option(
+    "--mend/--no-mend", default=True, help="Find out which scheme would fix the broken rules.  [default: mend]"
+)
 @signature_option
 @json_option
 def check(
@@ -41,11 +43,11 @@ def check(
 ) -> int:  # fmt: skip
     """Show which rules of a runtime or accelerator each layer of a model breaks, with the source of each rule.
 
-    Exits with 1 if a layer breaks a rule.  What would mend it is tried: the model is converted in memory to the
-    schemes that suit the runtime, and checked again.  docs/runtimes.md lists the rules.
+    The exit code is 1 if a layer breaks a rule.  To find a fix, the model is converted in memory to schemes that suit
+    the runtime and checked again.  docs/runtimes.md lists the rules.
 
-    For a microcontroller: whether every layer has a kernel, and whether tensors fit --max-arena and constants fit
-    --max-flash (the code, some kB, comes on top).  Exits with 1, and names the layer, if not.
+    For a microcontroller, it checks that every layer has a kernel, that tensors fit --max-arena and that constants fit
+    --max-flash (the code adds a few kB).  If not, it names the layer, and the exit code is 1.
     """
     from tflite2q import pipeline
     from tflite2q.cli import models, output

@@ -71,25 +71,28 @@ GATES = ("max_top1_drop", "min_agreement", "min_sqnr", "max_step_error", "min_sp
          "max_map_drop")  # fmt: skip
 gate_options = together(
     [
-        _gate("max-top1-drop", "POINTS", "Gate: top-1 may fall by at most so many percentage points."),
-        _gate("min-agreement", "SHARE", "Gate: share (0 to 1) of answers that are equal in both models."),
-        _gate("min-sqnr", "DB", "Gate: signal to noise of the outputs."),
-        _gate("max-step-error", "STEPS", "Gate: largest difference of an output, in steps of the original's scale."),
-        _gate("min-speedup", "TIMES", "Gate: time of the original in LiteRT over that of the compiled conversion."),
-        _gate("max-size-ratio", "RATIO", "Gate: size of the converted file over that of the original."),
-        _gate("min-miou", "SHARE", "Gate: mean IoU with the masks of --labels, else with the original's."),
-        _gate("max-map-drop", "POINTS", "Gate: mAP may fall by at most so many percentage points."),
+        _gate("max-top1-drop", "POINTS", "Gate: largest drop of top-1 accuracy, in percentage points."),
+        _gate("min-agreement", "SHARE", "Gate: smallest share (0 to 1) of answers that are the same in both models."),
+        _gate("min-sqnr", "DB", "Gate: smallest signal-to-noise ratio of the outputs."),
+        _gate("max-step-error", "STEPS", "Gate: largest difference in any output, in steps of the original's scale."),
+        _gate("min-speedup", "TIMES", "Gate: smallest speedup of the compiled conversion over the original in LiteRT."),
+        _gate("max-size-ratio", "RATIO", "Gate: largest ratio of the converted file's size to the original's."),
+        _gate("min-miou", "SHARE", "Gate: smallest mean IoU with the masks of --labels, else with the original's."),
+        _gate("max-map-drop", "POINTS", "Gate: largest drop of mAP, in percentage points."),
         click.option(
             "--gates", "gates_path", type=FILE, metavar="FILE.toml",
-            help="Gates from a file, such as max_top1_drop = 0.5; options override them.",
+            help="Read gates from a file, such as max_top1_drop = 0.5; options override them.",
         ),
     ]
 )  # fmt: skip
 REPORTS = (
-    ("html", "Also write the report as one HTML file, without network; '-' prints it instead of the text."),
+    ("html", "Also write the report as one self-contained HTML file; '-' prints it instead of the text."),
     ("markdown", "Also write the report as Markdown, for a pull request; '-' prints it instead of the text."),
     ("junit", "Also write the gates as JUnit XML, one test case each; '-' prints it instead of the text."),
-    ("model-explorer", "Also write the layers' signal to noise as node data for Model Explorer; one comparison only."),
+    (
+        "model-explorer",
+        "Also write each layer's signal-to-noise ratio as node data for Model Explorer; one comparison only.",
+    ),
 )
 
 
@@ -103,12 +106,12 @@ REPORTS = (
 )  # fmt: skip
 @interface_option
 @click.option(
-    "--data", type=ANY_PATH, help="Inputs: folder of images, CSV of file,label, .npy or .npz.  [default: random]"
+    "--data", type=ANY_PATH, help="Inputs: a folder of images, a CSV of file,label, .npy or .npz.  [default: random]"
 )
 @click.option(
     "--labels",
     type=ANY_PATH,
-    help="Ground truth: labels of classes as CSV of file,label (or one label per line), .npy or .npz; masks as a "
+    help="Ground truth: class labels as a CSV of file,label (or one label per line), .npy or .npz; masks as a "
     "folder of images, .npy or .npz; boxes or keypoints as COCO JSON.",
 )
 @click.option(
@@ -117,8 +120,8 @@ REPORTS = (
     callback=_offset,
     default="auto",
     show_default=True,
-    help="Added to each label; auto adds 1 for 1001 classes and labels below 1000 (class 0 is background), and takes 1 "
-    "off COCO's category numbers.",
+    help="Add this to each label.  auto adds 1 if there are 1001 classes and all labels are below 1000 (class 0 is the "
+    "background), and subtracts 1 from COCO's category numbers.",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Use only the first N samples.")
 @skip_bad_option
@@ -130,10 +133,10 @@ REPORTS = (
 @click.option(
     "--emulate",
     type=click.Choice(EMULATED),
-    help="Also run the code for this microcontroller in QEMU, on all samples, and count its instructions.  Without "
+    help="Also run code for this microcontroller in QEMU, on all samples, and count its instructions.  Without "
     "OTHER and --scheme, ORIGINAL is compared with itself.",
 )
-@click.option("--speed/--no-speed", default=True, show_default=True, help="Whether to measure the time of a run.")
+@click.option("--speed/--no-speed", default=True, show_default=True, help="Whether to measure the time per run.")
 @click.option(
     "--layer-samples",
     type=click.IntRange(min=0),
@@ -160,16 +163,16 @@ def compare(
     """Measure each OTHER, or ORIGINAL converted to each --scheme, against ORIGINAL: answers, speed, size and layers.
 
     Both models run in LiteRT (if ai-edge-litert is installed), compiled with TVM, and, on a few samples, in both
-    reference kernels, so that a difference of kernels is not taken for one of schemes.  They are timed in turns, with
-    the same number of threads.  What is compared depends on the task: classes, masks, boxes, keypoints or numbers.
-    With --labels, correctness is measured and each difference tested against noise; without, how often both models
-    give the same answer.  Without --data that is agreement on random inputs, not accuracy.  Errors are in steps:
-    multiples of the original tensor's scale.
+    reference kernels; this separates the effect of the kernels from that of the scheme.  They are timed alternately,
+    with the same number of threads.  The task decides what is compared: classes, masks, boxes, keypoints or numbers.
+    With --labels, the report shows accuracy and tests each difference for significance; without, it shows how often
+    both models give the same answer.  Without --data, that is agreement on random inputs, not accuracy.  Errors are
+    in steps: multiples of the original tensor's scale.
 
-    Gates are bounds on figures: each failed one is named, and the exit code is 1.  A gate whose figure is not measured
-    is an error.  With --stream the samples are the steps of one stream, for models that keep state.  With --rpc, or
-    --tracker and --key, the compiled models run on a remote device; with --emulate, code for a microcontroller
-    runs in QEMU.
+    Gates are limits on what is measured.  If one fails, it is named and the exit code is 1; a gate on something that
+    is not measured is an error.  With --stream, the samples are the steps of one stream, for models that keep state.
+    With --rpc, or --tracker and --key, the compiled models run on a remote device.  With --emulate, code for a
+    microcontroller runs in QEMU.
     """
     alone = options["emulate"] is not None and not (others or schemes)
     if bool(others) == bool(schemes) and not alone:

@@ -59,15 +59,15 @@ UNCHANGED = ("skip", "copy", "fail")
     "--lib",
     type=ANY_PATH,
     metavar="OUT.so",
-    help="Also compile it with TVM to this shared library (.tar: its object files); for a microcontroller, write an "
-    "archive OUT.a or C OUT.c, and OUT.h, or a package OUT.zip for CMake, Zephyr and Arduino, or what "
-    "it holds into a folder OUT/.",
+    help="Also compile the result with TVM to this shared library (.tar: object files).  For a microcontroller: an "
+    "archive OUT.a or C source OUT.c, each with its header OUT.h; a package OUT.zip for CMake, Zephyr and Arduino; "
+    "or OUT/, that package unpacked.",
 )
 @limit_options("For a microcontroller: fail with exit code 1 if the model")
 @click.option(
     "--io-in-arena",
     is_flag=True,
-    help="For a microcontroller: inputs and outputs lie in the arena, at offsets that the header tells.",
+    help="For a microcontroller: place inputs and outputs in the arena, at offsets that the header defines.",
 )
 @target_option
 @threads_option
@@ -81,7 +81,8 @@ UNCHANGED = ("skip", "copy", "fail")
     type=click.Choice(["elided", "full"]),
     default="elided",
     show_default=True,
-    help="With --until: shorten long constants, or print a graph that every command reads again as *.q.txt.",
+    help="With --until: shorten long constants, or print them in full, so that every command can read the graph as "
+    "*.q.txt.",
 )
 @signature_option
 @shape_option
@@ -96,8 +97,8 @@ UNCHANGED = ("skip", "copy", "fail")
 @click.option(
     "--data",
     type=ANY_PATH,
-    help="Samples (as for compare) to calibrate ranges, correct biases and reconstruct weights on.  Only "
-    "float models need them.",
+    help="Samples (as for compare) with which to calibrate ranges, correct biases and reconstruct weights.  Only float "
+    "models need them.",
 )
 @skip_bad_option
 @max_pixels_option
@@ -138,10 +139,10 @@ def convert(
 ) -> None:
     """Rewrite a model to another quantization scheme and report what changed.
 
-    Quantized models need no data.  Float models need --data for integer activations, and none for the schemes
-    dynamic-range and weight-only.  Layers that keep every integer are `exact`; the loss of others is listed.
-    A model that already follows the scheme is left unchanged, and the output says so; see --unchanged.
-    --for RUNTIME tries which scheme and interface suit a runtime, and ends with what its rules say of the file.
+    Quantized models need no data.  Float models need --data for schemes with integer activations, but not for
+    dynamic-range and weight-only.  Layers that keep every integer are `exact`; for others the loss is listed.
+    A model that already follows the scheme is not rewritten, and the output says so; see --unchanged.
+    --for RUNTIME finds a scheme and interface that suit the runtime, and checks the result against its rules.
     """
     _check(scheme or runtime, until, json_path)
     from tflite2q.cli import libraries, models

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 @click.argument("model", type=MODEL)
 @click.option(
     "--target",
-    help="Also show which kernel computes each layer on this target, and why faster ones do not; of a "
-    "microcontroller, the arena and the flash that the model needs.",
+    help="Also show which kernel computes each layer on this target, and why faster ones do not; for a "
+    "microcontroller, how much arena and flash the model needs.",
 )
 @signature_option
 @shape_option
@@ -42,7 +42,7 @@ def inspect(
 ) -> None:
     """Show a model's layers, types, parameters and work, and what each scheme would do to it.
 
-    The line of a weight says whether it has one scale or one per channel.  MACs are multiply-accumulates per run.
+    Each weight is shown with one scale or one per channel.  MACs are multiply-accumulates per run.
     """
     from tflite2q.cli import models, output
     from tflite2q.evaluation import inspection

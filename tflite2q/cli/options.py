@@ -128,8 +128,8 @@ class _Command(click.Command):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         for letter, name, text in (
-            ("q", "quiet", "Print errors only, and what '-' asks for."),
-            ("v", "verbose", "Say on stderr what is being done, and how long each step takes."),
+            ("q", "quiet", "Print only errors, and the output that '-' asks for."),
+            ("v", "verbose", "Report progress on stderr, with the time that each step takes."),
         ):
             option = click.Option(
                 [f"-{letter}", f"--{name}"], is_flag=True, expose_value=False, callback=_set_verbosity, help=text
@@ -205,7 +205,7 @@ json_option = click.option(
 allow_unsupported_option = click.option(
     "--allow-unsupported",
     is_flag=True,
-    help="Carry what tflite2q lacks (operators, types, subgraphs) through unchanged.",
+    help="Keep operators, types and subgraphs that tflite2q does not support, unchanged.",
 )
 
 
@@ -224,7 +224,6 @@ class Finite(click.FloatRange):
 
 
 FINITE = Finite()
-NOT_NEGATIVE = Finite(min=0)
 POSITIVE = Finite(min=0, min_open=True)
 
 
@@ -256,14 +255,14 @@ shape_option = click.option(
 signature_option = click.option(
     "--signature",
     metavar="KEY",
-    help="The signature whose subgraph is the model, of a file with several; the others stay as they are.  "
+    help="For a file with several signatures: the one to use as the model.  The others stay unchanged.  "
     "[default: the first subgraph]",
 )
 stream_option = click.option(
     "--stream",
     is_flag=True,
-    help="The samples are the steps of one stream, in order: the first axis of a .npy or .npz is time.  For models "
-    "that keep state.",
+    help="Treat the samples as the steps of one stream, in order (the first axis of a .npy or .npz is time), for "
+    "models that keep state.",
 )
 force_option = click.option("--force", is_flag=True, help="Overwrite output files that exist.")
 scheme_option = click.option(
@@ -288,7 +287,7 @@ MICROS = ("cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33", 
 
 def runtime_option(
     required: bool = False,
-    help: str = "The runtime or accelerator whose rules are asked.",
+    help: str = "The runtime or accelerator whose rules to check.",
     more: Sequence[str] = (),
 ) -> Callable[[F], F]:
     """`--for RUNTIME`, or one of `more`."""
@@ -356,7 +355,11 @@ target_option = click.option(
     help="Processor to compile for: a name that `tflite2q targets` lists, or TVM's JSON.",
 )
 threads_option = click.option(
-    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of the compiled model."
+    "--threads",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Number of threads of the compiled model.",
 )
 TASKS = ("auto", "classification", "segmentation", "detection", "keypoints", "regression", "embedding")
 FITS = ("auto", "crop", "pad", "stretch")
@@ -367,20 +370,20 @@ task_options = together(
             type=click.Choice(TASKS),
             default=TASKS[0],
             show_default=True,
-            help="What the outputs are; auto guesses it from their shapes and ops, and the report says why.",
+            help="What the outputs are; auto infers it from their shapes and ops, and the report says why.",
         ),
         click.option(
             "--label-names",
             type=PathName(dir_okay=False),
             metavar="FILE",
-            help="Names of the classes, one a line.  [default: the label file packed behind the model, if any]",
+            help="Names of the classes, one per line.  [default: the label file appended to the model, if any]",
         ),
         click.option(
             "--fit",
             type=click.Choice(FITS),
             default=FITS[0],
             show_default=True,
-            help="How pictures are laid into the input: crop the central 87.5 %, pad the whole picture, or stretch "
+            help="How pictures are fitted to the input: crop the central 87.5 %, pad the whole picture, or stretch "
             "it; auto pads for segmentation and keypoints, stretches for detection and else crops.",
         ),
     ]
@@ -425,12 +428,12 @@ memory_option = click.option(
     metavar="GB",
     expose_value=False,
     callback=_confined,
-    help="Refuse what needs more memory than this, before it is spent.  [default: the machine's]",
+    help="Stop with an error instead of using more memory than this.  [default: the machine's]",
 )
 skip_bad_option = click.option(
     "--skip-bad",
     is_flag=True,
-    help="Leave out samples whose file is missing or cannot be read, or that have no usable label, and say so.",
+    help="Skip samples whose file is missing or unreadable, or that have no usable label, and report them.",
 )
 max_pixels_option = click.option(
     "--max-pixels",
@@ -438,7 +441,7 @@ max_pixels_option = click.option(
     metavar="N",
     expose_value=False,
     callback=_environment("TFLITE2Q_MAX_PIXELS"),
-    help="Refuse pictures of more pixels before they are decoded.  [default: 100,000,000]",
+    help="Refuse to decode pictures with more pixels than this.  [default: 100,000,000]",
 )
 pixel_options = together(
     [
@@ -454,9 +457,7 @@ pixel_options = together(
 remote_options = together(
     [
         click.option("--rpc", metavar="HOST:PORT", help="Run on the device whose TVM RPC server has this address."),
-        click.option(
-            "--tracker", metavar="HOST:PORT", help="Run on a device that this RPC tracker lends; needs --key."
-        ),
+        click.option("--tracker", metavar="HOST:PORT", help="Run on a device from this RPC tracker; needs --key."),
         click.option("--key", metavar="NAME", help="Name of the device at the tracker."),
         click.option(
             "--timeout",

@@ -49,22 +49,25 @@ if TYPE_CHECKING:
     multiple=True,
     required=True,
     metavar="FILE",
-    help="A folder of images, an image, a CSV of files, .npy or .npz; once, or once per input, in order.",
+    help="A folder of images, an image, a CSV of files, .npy or .npz.  Give it once, or once per input, in order.",
 )
 @click.option(
     "--output",
     type=FILE,
     metavar="FILE",
-    help="Write the outputs: .npz (arrays by name), .npy (one output), or .png (the mask of a segmentation of one "
-    "picture, pixels are class numbers).",
+    help="Write the outputs: .npz (arrays by name), .npy (one output), or .png (the segmentation mask of one picture; "
+    "pixels are class numbers).",
 )
 @click.option(
-    "--draw", type=FILE, metavar="OUT.png", help="Draw the answer (boxes, keypoints, mask, class) on the one picture."
+    "--draw",
+    type=FILE,
+    metavar="OUT.png",
+    help="Draw the answer (boxes, keypoints, mask, class) on the picture; one sample only.",
 )
 @task_options
 @click.option("--limit", type=click.IntRange(min=1), help="Use only the first N samples.")
 @skip_bad_option
-@click.option("--profile", is_flag=True, help="Also show the time, G MAC/s and share of each op.")
+@click.option("--profile", is_flag=True, help="Also show the time, G MAC/s and share of the total of each op.")
 @stream_option
 @signature_option
 @shape_option
@@ -83,10 +86,10 @@ def run_command(
 ) -> None:  # fmt: skip
     """Compile a model with TVM and run it, or run a library that `convert --lib` wrote, and show the outputs.
 
-    Shows the answer: the five best classes, boxes, keypoints, the classes of a mask, or else the range of an output;
-    see --task.  --output keeps the exact codes, with samples on the first axis.  With --stream the samples are the
-    steps of one stream: a model that keeps state starts each from what the last one left, instead of its initial state.
-    With --rpc, or --tracker and --key, the model runs on a remote device.  --profile times each op of a model (not of a
+    The answer is the five best classes, boxes, keypoints, the classes of a mask, or else the range of each output; see
+    --task.  --output writes the exact codes, with samples on the first axis.  With --stream, the samples are the steps
+    of one stream: a model that keeps state continues from the previous sample instead of its initial state.  With
+    --rpc, or --tracker and --key, the model runs on a remote device.  --profile times each op of a model (not of a
     library) on this machine, on the first sample.
     """
     from tflite2q import files

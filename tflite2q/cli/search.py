@@ -51,8 +51,8 @@ GOALS = ("size", "compressed", "flash", "ram", "speed")
     type=click.Choice(GOALS),
     default=GOALS[0],
     show_default=True,
-    help="What the mix should reduce: the size of the file, that size compressed, the time of a run on the target, or "
-    "on a microcontroller the constants in flash or the RAM during a run.",
+    help="What to minimize: the file's size, its compressed size, the time of a run on the target, or on a "
+    "microcontroller the constants in flash or the RAM during a run.",
 )
 @click.option(
     "--max-top1-drop",
@@ -61,20 +61,20 @@ GOALS = ("size", "compressed", "flash", "ram", "speed")
     default=0.5,
     show_default=True,
     metavar="POINTS",
-    help="Largest loss of top-1 (without labels: of agreement) allowed, in percentage points.",
+    help="Largest allowed loss of top-1 accuracy (without labels: of agreement), in percentage points.",
 )
 @click.option(
     "--schemes",
     default="int8,int8-w4",
     show_default=True,
     metavar="A,B,...",
-    help="Schemes to choose from, names or .toml files; every layer starts with the first.",
+    help="Schemes to choose from: names or .toml files.  Every layer starts with the first.",
 )
 @click.option("--budget", type=POSITIVE, metavar="MIN", help="Finish within this many minutes.")
 @click.option(
     "--jobs",
     type=click.IntRange(min=1, max=MOST_JOBS),
-    help="Processes that measure.  [default: one for each processor]",
+    help="Number of processes that measure.  [default: one for each processor]",
 )
 @click.option(
     "--dask", metavar="ADDRESS",
@@ -85,7 +85,7 @@ GOALS = ("size", "compressed", "flash", "ram", "speed")
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Seed for drawing the samples that choose, and those of them on which layers are measured.",
+    help="Random seed for choosing the samples that select a mix, and those on which layers are measured.",
 )
 @click.option("-o", "--output", type=ANY_PATH, required=True, metavar="MIXED.toml", help="The scheme file to write.")
 @click.option(
@@ -110,11 +110,11 @@ def search(
     """Find the mix of schemes, layer by layer, that saves most within a loss of top-1, and write it as a scheme file.
 
     The search first changes each layer alone and measures the effect on the output.  From these measurements it builds
-    mixes, measures them as a whole, and keeps those that no other one beats.  Half of the samples choose among these,
-    and the other half confirms the choice; the report says what the samples can and cannot decide.  It is an error
-    (exit code 1) if the first scheme alone loses more than is allowed.  Measurements are kept in MIXED.search.json: an
-    interrupted search continues from there, and another --max-top1-drop or --goal measures no layer twice.  With --rpc,
-    or --tracker and --key, times are those of a remote device.
+    mixes, measures each as a whole, and keeps those that no other mix beats.  Half of the samples select one of these,
+    and the other half confirms the selection; the report says what the samples can and cannot decide.  If the first
+    scheme alone loses more than allowed, the exit code is 1.  Measurements are stored in MIXED.search.json: an
+    interrupted search resumes from there, and a search with another --max-top1-drop or --goal reuses them.  With
+    --rpc, or --tracker and --key, times are measured on a remote device.
     """
     from tflite2q import files
     from tflite2q.cli import models

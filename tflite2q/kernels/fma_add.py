@@ -21,7 +21,7 @@ from tflite2q.arithmetic.numpy_core import NumpyCore
 from tflite2q.arithmetic.rounding import code_range
 from tflite2q.kernels.contracts import Array, EltwiseContract, Tensor
 from tflite2q.kernels.epilogue import Epilogue
-from tflite2q.kernels.frame import Plan, Tensors
+from tflite2q.kernels.frame import Name, Plan, Tensors
 from tflite2q.kernels.loops import region
 from tflite2q.kernels.refusals import Because, Refusal
 from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, vector, view
@@ -93,24 +93,23 @@ def plan(contract: EltwiseContract, level: str, least: int, how: Callable[[Epilo
         return Refusal(Because.TYPES, "operands and result are not 8-bit tensors of one shape")
     if contract.output.size < least:
         return Refusal(Because.GEOMETRY, f"fewer than {least} elements")
-    proven = _proven(contract)
+    proven = _proven(contract, contract.linear)
     if proven is None:
         return Refusal(Because.NUMBERS, "no two fused multiply-adds round as the definition does")
     factors, exact = proven
     clamp = int(exact.min()), int(exact.max())
     epilogue = Epilogue("float32", 0, *clamp, contract.output.dtype, False, False, False, False)
-    name = f"{contract.inputs[0].dtype}_{contract.name}_plane__{level}"
+    name = Name(contract.inputs[0].dtype, contract.name, level, "fma")
     return Plan(name, Program(contract.inputs, contract.output, how(epilogue)), lambda: {"factors": factors})
 
 
-def _proven(contract: EltwiseContract) -> tuple[Array, Array] | None:
+def _proven(contract: EltwiseContract, linear: tuple[float, ...]) -> tuple[Array, Array] | None:
     """(slope of each operand and offset, float32 [3]; codes for every pair), or None."""
-    assert contract.linear is not None
     axes = [np.arange(low, high + 1) for low, high in (code_range(t.dtype) for t in contract.inputs)]
     a, b = (grid.reshape(-1) for grid in np.meshgrid(*axes, indexing="ij"))
     exact = contract.meaning(NumpyCore(), a.astype(contract.inputs[0].dtype), b.astype(contract.inputs[1].dtype))
     exact, low, high = exact.astype(np.int64), exact.min(), exact.max()
-    first, second, offset = contract.linear
+    first, second, offset = linear
     real = first * a + second * b + offset
     critical = np.abs(real - np.floor(real) - 0.5) < CRITICAL
     some = a[critical], b[critical], exact[critical]

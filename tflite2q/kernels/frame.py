@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tflite2q.kernels.contracts import Array, Tensor
+from tflite2q.kernels.loops import ZEROS
 from tflite2q.kernels.refusals import Refusal
 from tflite2q.kernels.tir import Buffer, Buffers, function
 
@@ -61,6 +62,24 @@ class ContractProgram:
         return found
 
 
+@dataclass(frozen=True)
+class Name:
+    """What a kernel is called once it is planned: types_operation_arithmetic_tile__isa, without what it does not have.
+
+    `types`: of inputs and weights, or of all operands; `tile`: pixels by channels.
+    """
+
+    types: str
+    operation: str
+    isa: str = "generic"
+    arithmetic: str = ""
+    tile: str = ""
+
+    def __str__(self) -> str:
+        parts = (self.types, self.operation, self.arithmetic, self.tile)
+        return f"{'_'.join(part for part in parts if part)}__{self.isa}"
+
+
 @dataclass(frozen=True, eq=False)
 class Built:
     """A kernel made for a contract.  `key` is all that `func` (a tvm.tirx.PrimFunc) depends on."""
@@ -75,12 +94,9 @@ class Built:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """How a kernel computes a contract.
+    """How a kernel computes a contract.  `pack` gives the constants that `program` declares."""
 
-    `name` decodes as types_operation_arithmetic_tile__isa.  `pack` gives the constants that `program` declares.
-    """
-
-    name: str
+    name: Name
     program: Program
     pack: Callable[[], Arrays]
 
@@ -89,13 +105,14 @@ class Plan:
 
         Raises ValueError if the constants are not what the program declares.
         """
-        program, packed = self.program, dict(self.pack())
-        declared = dict(program.constants)
+        program, declared = self.program, dict(self.program.constants)
+        zeros = {name: np.zeros(tensor.shape, tensor.dtype) for name, tensor in ZEROS.items() if name in declared}
+        packed = zeros | dict(self.pack())
         found = {name: Tensor(array.shape, str(array.dtype)) for name, array in packed.items()}
         if found != declared:
             raise ValueError(f"{self.name}: constants are {found}, declared are {declared}")
         arrays = tuple(np.ascontiguousarray(packed[name]) for name in declared)
-        return Built(self.name, (self.name, program), _function(program), program.inputs, arrays, program.output)
+        return Built(str(self.name), (self.name, program), _function(program), program.inputs, arrays, program.output)
 
 
 @functools.lru_cache(MOST_FUNCTIONS)

@@ -210,17 +210,24 @@ class Ending(Protocol):
         """The first `stored` codes of each row's vectors to y, from `channel` on."""
 
 
+def rounded(ending: Ending, values: list[list[Expr]], constants: Buffers, vectors: Sequence[Expr]) -> list[list[Expr]]:
+    """Accumulators [pixels][vectors] as `ending` rounds them; `vectors` are the numbers of their constants.
+
+    Vector by vector, so that one's constants serve all pixels from registers.
+    """
+    found: list[list[Expr]] = [[] for _ in values]
+    for v, index in enumerate(vectors):
+        for codes, pixel in zip(found, values, strict=True):
+            codes.append(ending.rounded(pixel[v], constants, index))
+    return found
+
+
 def finish(
     ending: Ending, values: list[list[Expr]], constants: Buffers, vectors: Sequence[Expr], stored: int, y: Buffer,
     rows: list[Expr], channel: Expr,
 ) -> None:  # fmt: skip
     """Codes of accumulators [pixels][vectors] to `rows` of y; `vectors` are the numbers of their constants."""
-    rounded: list[list[Expr]] = [[] for _ in values]
-    # Vector by vector, so that one's constants serve all pixels from registers.
-    for v, index in enumerate(vectors):
-        for found, pixel in zip(rounded, values, strict=True):
-            found.append(ending.rounded(pixel[v], constants, index))
-    ending.store(rounded, stored, y, rows, channel)
+    ending.store(rounded(ending, values, constants, vectors), stored, y, rows, channel)
 
 
 @dataclass(frozen=True)

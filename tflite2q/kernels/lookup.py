@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tflite2q.kernels.contracts import Array, LookupContract, Tensor
-from tflite2q.kernels.frame import Plan, Tensors
+from tflite2q.kernels.frame import Name, Plan, Tensors
 from tflite2q.kernels.loops import chunks, region
 from tflite2q.kernels.refusals import Because, Refusal
 from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, view
@@ -49,9 +49,12 @@ class Program:
             chunks(grain, self.lanes, emit)
 
 
-def plan(contract: LookupContract, name: str, table: Array, lanes: int, prepare: Callable[[Buffer], Translate]) -> Plan:
+def plan(
+    contract: LookupContract, table: Array, lanes: int, prepare: Callable[[Buffer], Translate], isa: str = "generic",
+    operation: str = "lookup",
+) -> Plan:  # fmt: skip
     """A look-up in `table`, which is read instead of the contract's."""
-    name = f"{contract.x_dtype}_{name.format(contract.output.dtype)}"
+    name = Name(contract.x_dtype, operation, isa, contract.output.dtype)
     packed = {"table": table}
     tensor = Tensor(table.shape, table.dtype.name)
     return Plan(name, Program(contract.inputs, tensor, contract.output, lanes, prepare), lambda: packed)

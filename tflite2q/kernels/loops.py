@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tflite2q.kernels.contracts import Tensor
-from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, load, store, view
+from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, store, view
 
 # Regions of fewer multiply-accumulates stay serial.  Starting one takes about a microsecond, and its inputs must come
 # from the cache of the core that wrote them: small models lost up to half of their speed to smaller regions.
@@ -17,16 +17,16 @@ def region(extent: int, work: int) -> Any:
     return T.parallel(extent) if work >= PARALLEL_MACS and extent > 1 else T.serial(extent)
 
 
-ZEROS = Tensor((16,), "int32")
+ZEROS = {"zeros": Tensor((16,), "int32")}  # what programs declare that call `moving_zero`; plans pack it
 
 
-def moving_zero(zeros: Buffer, i: Expr) -> Expr:
-    """Zero, but LLVM cannot know: an element of a constant of type `ZEROS` that depends on the loop variable `i`.
+def moving_zero(constants: Buffers, i: Expr) -> Expr:
+    """Zero, but LLVM cannot know: an element of `ZEROS` that depends on the loop variable `i`.
 
     Added to the index of a loop's constants it keeps LLVM from loading them all ahead of the loop, into more registers
     than there are and from there to the stack, where vectors of 64 bytes lie across cache lines.
     """
-    return T.Bind(zeros[T.bitwise_and(i, ZEROS.shape[0] - 1)])
+    return T.Bind(constants["zeros"][T.bitwise_and(i, ZEROS["zeros"].shape[0] - 1)])
 
 
 def padded_image(x: Buffer, tensor: Tensor, padding: tuple[int, int, int, int], fill: int, slack: int = 0) -> Buffer:

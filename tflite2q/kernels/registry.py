@@ -64,7 +64,7 @@ _X86_CONV16: tuple[Kernel, ...] = (X86Matrix16(), *(X86Conv16(level) for level i
 _X86_DEPTHWISE = tuple(X86Depthwise(level) for level in LEVELS)
 _X86_DEPTHWISE16 = tuple(X86Depthwise16(level) for level in LEVELS)
 _X86_ADD16 = tuple(X86Add16(level) for level in LEVELS)
-_X86_PLANE = tuple(X86FmaAdd(level) for level in LEVELS)
+_X86_FMA_ADD = tuple(X86FmaAdd(level) for level in LEVELS)
 _ARM_CONV = tuple(ArmConv(level) for level in arm.LEVELS)
 _ARM_DEPTHWISE = tuple(ArmDepthwise(level) for level in arm.LEVELS)
 
@@ -77,7 +77,7 @@ KERNELS: dict[type[Contract], tuple[Kernel, ...]] = {
     MatmulContract: (GenericMatmul(),),
     PoolContract: (GenericPool(),),
     LookupContract: (X86Lookup(), ArmLookup(), GenericLinearLookup(), GenericLookup()),
-    EltwiseContract: (*_X86_PLANE, *_X86_ADD16, ArmFmaAdd(), GenericEltwise()),
+    EltwiseContract: (*_X86_FMA_ADD, *_X86_ADD16, ArmFmaAdd(), GenericEltwise()),
     SoftmaxContract: (GenericSoftmax(),),
     ResizeBilinearContract: (GenericResize(),),
     ArgMaxContract: (GenericArgMax(),),

@@ -8,6 +8,8 @@ bits.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,14 +25,16 @@ class Sums:
     """accumulator = start + sum x * weights over raw input codes x (padding filled with the input zero point).
 
     `weights`: int64, in the contract's layout, zero points subtracted; `start`: [out_c] of `dtype`, in which the sums
-    are complete; `split`: the proof that the rescale fits 32 bits, if there is one; `proven`: no part of a sum, or of
-    a piece of it, leaves 32 bits, and nothing wraps around.
+    are complete; `split`: the proof that the rescale fits 32 bits, if there is one; `pack`: the constants of `epilogue`
+    as an index array of channels arranges them; `proven`: no part of a sum, or of a piece of it, leaves 32 bits, and
+    nothing wraps around.
     """
 
     weights: Array
     start: Array
     split: SplitRescale | None
     epilogue: Epilogue | SplitEpilogue
+    pack: Callable[[Array], dict[str, Array]]
     proven: bool = True
 
     @staticmethod
@@ -42,14 +46,18 @@ class Sums:
         if contract.accumulator == "int32":
             start = layout.folded_bias(contract, contract.x_zero_point)
             epilogue = Epilogue.of(rescale, layout.accumulator_bound(contract))
-            return Sums(weights, start, None, epilogue, proven=bool(bound.max() < 2**31))
+            pack = functools.partial(epilogue.pack, rescale)
+            return Sums(weights, start, None, epilogue, pack, proven=bool(bound.max() < 2**31))
         by_channel = np.moveaxis(weights, contract.channel_axis, 0).reshape(contract.out_c, -1)
         split = prove(rescale, sums, np.abs(by_channel).max(axis=1), bias)
         if split is not None:
             doubled = weights << contract.along_channels(split.double)
-            return Sums(doubled, split.start.astype(np.int32), split, SplitEpilogue.of(rescale, split))
+            halves = SplitEpilogue.of(rescale, split)
+            start, pack = split.start.astype(np.int32), functools.partial(halves.pack, split)
+            return Sums(doubled, start, split, halves, pack)
         dtype = "int32" if bound.max() < 2**31 else "int64"
-        return Sums(weights, bias.astype(dtype), None, Epilogue.of(rescale, bound, dtype))
+        epilogue = Epilogue.of(rescale, bound, dtype)
+        return Sums(weights, bias.astype(dtype), None, epilogue, functools.partial(epilogue.pack, rescale))
 
     @property
     def dtype(self) -> str:
@@ -59,10 +67,3 @@ class Sums:
     @property
     def wide(self) -> bool:
         return self.dtype == "int64"
-
-    def pack(self, contract: ConvolutionContract, channels: Array) -> dict[str, Array]:
-        """The epilogue's constants, arranged as the index array `channels` says."""
-        if isinstance(self.epilogue, SplitEpilogue):
-            assert self.split is not None
-            return self.epilogue.pack(self.split, channels)
-        return self.epilogue.pack(contract.rescale, channels)

@@ -17,7 +17,18 @@ FEW_RUNS = 3  # that are not worth a loop, in which LLVM would compute addresses
 
 def tiles(g: Geometry, pixels: int) -> int:
     """Tiles that cover all pixels, the last one, or the last one of each row, overlapping its neighbour."""
-    return math.ceil(g.pixels / pixels) if _across_rows(g, pixels) else g.rows * math.ceil(g.width / pixels)
+    return math.ceil(g.pixels / pixels) if _across_rows(g, pixels) else by_row(g, pixels)
+
+
+def by_row(g: Geometry, pixels: int) -> int:
+    """The same of tiles that do not leave their row."""
+    return g.rows * math.ceil(g.width / pixels)
+
+
+def in_row(g: Geometry, pixels: int, t: Expr) -> tuple[Expr, Expr]:
+    """Row and first column of tile `t` of those."""
+    per_row = math.ceil(g.width / pixels)
+    return t // per_row, T.Bind(T.min(t % per_row * pixels, g.width - pixels))
 
 
 def _across_rows(g: Geometry, pixels: int) -> bool:
@@ -30,8 +41,7 @@ def place(g: Geometry, pixels: int, t: Expr) -> tuple[Expr, list[Expr]]:
     if _across_rows(g, pixels):
         pixel = T.Bind(T.min(t * pixels, g.pixels - pixels))
         return pixel, g.addresses(pixel, pixels)
-    per_row = math.ceil(g.width / pixels)
-    row, column = t // per_row, T.Bind(T.min(t % per_row * pixels, g.width - pixels))
+    row, column = in_row(g, pixels, t)
     address = g.address(row, column)
     return T.Bind(row * g.width + column), [address + p * g.pixel_step for p in range(pixels)]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from tflite2q.lower import matmul, real, transposed
 
 EIGHT_BITS = ("int8", "uint8")
 CODES = (*EIGHT_BITS, "int16")
+K = TypeVar("K", bound=Op)
 
 
 def contract_of(op: Op, ins: Values, outs: Sequence[Value]) -> contracts.Contract | None:
@@ -47,20 +48,21 @@ def activations(op: Op, contract: contracts.Contract) -> list[str]:
     return names[: len(contract.inputs)]
 
 
-def _constants(ins: Values) -> bool:
-    """Whether all operands behind the first are constant or absent."""
-    return all(value is None or value.constant is not None for value in ins[1:])
+def _of(kind: type[K], op: Op) -> K:
+    """`op`, which names a contract that only ops of class `kind` have."""
+    if not isinstance(op, kind):
+        raise TypeError(f"{op.mnemonic} names the contract {op.contract}, but is no {kind.__name__}")
+    return op
 
 
-def _product(ins: Values) -> tuple[TensorType, TensorType, dict[str, Any]] | None:
-    """Types of input and weights of a convolution or dense layer that kernels can compute, and what their contracts
+def _product(ins: Values) -> tuple[Value, Value, dict[str, Any]] | None:
+    """Input and weights of a convolution or dense layer of codes that kernels can compute, and what their contracts
     have in common."""
-    x, weights = ins[0], ins[1]
-    if x is None or weights is None or x.type.dtype not in CODES or not _constants(ins):
+    x, weights, bias = ins["x"], ins["weights"], ins.get("bias")
+    if x.type.dtype not in CODES or STORAGE[weights.type.dtype] not in EIGHT_BITS:
         return None
-    if STORAGE[weights.type.dtype] not in EIGHT_BITS:
+    if any(value is not None and value.constant is None for value in (weights, bias)):
         return None
-    bias = ins.get("bias")
     common = {
         "x_dtype": x.type.dtype,
         "x_zero_point": x.type.zero_point,
@@ -68,36 +70,31 @@ def _product(ins: Values) -> tuple[TensorType, TensorType, dict[str, Any]] | Non
         "bias": None if bias is None else bias.data.reshape(-1),
         "accumulator": wide_accumulator(x.type, None if bias is None else bias.type),
     }
-    return x.type, weights.type, common
+    return x, weights, common
 
 
 def _convolution(op: Op, ins: Values, outs: Sequence[Value]) -> contracts.Contract | None:
     if outs[0].type.dtype == "float32":
         return real.product(op, ins, outs)
     facts = _product(ins)
-    if facts is None or not isinstance(op, Convolution):
+    if facts is None:
         return None
-    x, weights, common = facts
-    image, filters, y = ins[0], ins[1], outs[0]
-    assert image is not None and filters is not None
-    geometry = op.window(image, filters)
+    (x, weights, common), y, conv = facts, outs[0], _of(Convolution, op)
+    geometry = conv.window(x, weights)
     common |= {
-        "batch": x.shape[0],
-        "in_h": x.shape[1],
-        "in_w": x.shape[2],
-        "in_c": x.shape[3],
-        "out_h": y.type.shape[1],
-        "out_w": y.type.shape[2],
-        "out_c": y.type.shape[3],
+        **dict(zip(("batch", "in_h", "in_w", "in_c"), x.type.shape, strict=True)),
+        **dict(zip(("out_h", "out_w", "out_c"), y.type.shape[1:], strict=True)),
         "strides": geometry.strides,
         "dilation": geometry.dilation,
         "padding": (*geometry.before, *geometry.after),
-        "rescale": op.rescaling(ins, y),
+        "rescale": conv.rescaling(ins, y),
     }
-    data = filters.data
+    data = weights.data
     if op.contract == "conv2d":
-        return _safe(contracts.Conv2DContract(groups=op.groups(x, weights), weights=data, **common))
-    if x.shape[3] == 1:  # one input channel: the same sums as an ordinary convolution, which has the faster kernels
+        return _safe(contracts.Conv2DContract(groups=conv.groups(x.type, weights.type), weights=data, **common))
+    if (
+        x.type.shape[3] == 1
+    ):  # one input channel: the same sums as an ordinary convolution, which has the faster kernels
         return _safe(
             contracts.Conv2DContract(groups=1, weights=np.ascontiguousarray(data.transpose(3, 1, 2, 0)), **common)
         )
@@ -108,15 +105,13 @@ def _dense(op: Op, ins: Values, outs: Sequence[Value]) -> contracts.Contract | N
     if outs[0].type.dtype == "float32":
         return real.product(op, ins, outs)
     facts = _product(ins)
-    if facts is None or not isinstance(op, Dense):
+    if facts is None:
         return None
     x, weights, common = facts
-    filters = ins[1]
-    assert filters is not None
-    units, depth = weights.shape
-    rescale = op.rescaling(ins, outs[0])
+    units, depth = weights.type.shape
+    rescale = _of(Dense, op).rescaling(ins, outs[0])
     contract = contracts.DenseContract(
-        rows=x.size // depth, depth=depth, units=units, weights=filters.data, rescale=rescale, **common
+        rows=x.type.size // depth, depth=depth, units=units, weights=weights.data, rescale=rescale, **common
     )
     return contract if _safe(contract.conv2d()) else None
 
@@ -127,13 +122,13 @@ def _safe(contract: contracts.ConvolutionContract) -> contracts.ConvolutionContr
 
 
 def _pool(op: Op, ins: Values, outs: Sequence[Value]) -> contracts.Contract | None:
-    x = ins[0]
-    if x is None or x.type.dtype not in CODES or not isinstance(op, Pool):
+    x, pool = ins["x"], _of(Pool, op)
+    if x.type.dtype not in CODES:
         return None
-    geometry = op.window(x)
+    geometry = pool.window(x)
     if x.type.dtype == "int16" and geometry.size[0] * geometry.size[1] > contracts.MOST_TAPS_OF_16_BITS:
         return None
-    low, high = op.clamp(outs[0])
+    low, high = pool.clamp(outs[0])
     batch, in_h, in_w, channels = x.type.shape
     return contracts.PoolContract(
         kind="max" if op.contract == "max_pool2d" else "average",
@@ -198,7 +193,7 @@ def _fixed_sum(op: Op, operands: Sequence[TensorType], y: TensorType) -> contrac
     if not isinstance(op, Add) or op.rescale != "tflite" or any(t.dtype != "int16" or t.zero_point for t in types):
         return None
     a, b = operands
-    if op.shifts_only(a, b, y):
+    if op.shifts(a, b, y) is not None:
         return None
     m, shift = rounding.quantize_multiplier(np.array(op.multipliers(a, b, y, INT16_HEADROOM)))
     first, second, result = zip(m.tolist(), shift.tolist(), strict=True)
@@ -206,46 +201,42 @@ def _fixed_sum(op: Op, operands: Sequence[TensorType], y: TensorType) -> contrac
 
 
 def _softmax(op: Op, ins: Values, outs: Sequence[Value]) -> contracts.Contract | None:
-    x = ins[0]
-    if x is None or x.type.dtype not in EIGHT_BITS or not isinstance(op, Softmax):
+    x = ins["x"].type
+    if x.dtype not in EIGHT_BITS or not x.shape or outs[0].type.dtype != x.dtype:
         return None
-    if not x.type.shape or outs[0].type.dtype != x.type.dtype:
-        return None
-    classes = x.type.shape[-1]
-    return contracts.SoftmaxContract(x.type.size // classes, classes, x.type.dtype, op.exponentials(x.type.scale))
+    classes, exponentials = x.shape[-1], _of(Softmax, op).exponentials(x.scale)
+    return contracts.SoftmaxContract(x.size // classes, classes, x.dtype, exponentials)
 
 
 def _resize_bilinear(op: Op, ins: Values, outs: Sequence[Value]) -> contracts.Contract | None:
-    x = ins[0]
-    if x is None or x.type.dtype not in (*CODES, real.FLOAT) or not isinstance(op, ResizeBilinear):
+    x, resize = ins["x"], _of(ResizeBilinear, op)
+    if x.type.dtype not in (*CODES, real.FLOAT):
         return None
     batch, in_h, in_w, channels = x.type.shape
-    positions = op.fixed_positions if x.type.dtype in ("int8", "int16") else op.positions
+    positions = resize.fixed_positions if x.type.dtype in ("int8", "int16") else resize.positions
     rows, columns = (positions(extent, out) for extent, out in zip((in_h, in_w), outs[0].type.shape[1:3], strict=True))
     return contracts.ResizeBilinearContract(batch, in_h, in_w, channels, rows, columns, x.type.dtype)
 
 
 def _argmax(op: Op, ins: Values, outs: Sequence[Value]) -> contracts.Contract | None:
-    x = ins[0]
-    if x is None or x.type.dtype not in (*CODES, real.FLOAT) or not isinstance(op, ArgExtremum):
+    x, extremum = ins["x"].type, _of(ArgExtremum, op)
+    if x.dtype not in (*CODES, real.FLOAT) or extremum.axis(ins) != len(x.shape) - 1:
         return None
-    if op.axis(ins) != len(x.type.shape) - 1:
-        return None
-    classes = x.type.shape[-1]
-    if x.type.dtype != real.FLOAT and classes > 2 ** (16 if x.type.dtype == "int16" else 20):
+    classes = x.shape[-1]
+    if x.dtype != real.FLOAT and classes > 2 ** (16 if x.dtype == "int16" else 20):
         return None  # a code and its index share 32 bits
-    return contracts.ArgMaxContract(x.type.size // classes, classes, x.type.dtype, outs[0].type.dtype, op.smallest)
+    return contracts.ArgMaxContract(x.size // classes, classes, x.dtype, outs[0].type.dtype, extremum.smallest)
 
 
 def _concat(op: Op, ins: Values, outs: Sequence[Value]) -> contracts.Contract | None:
     """Several parts that are copied as they are; uint8 parts of other parameters would be rescaled."""
-    y = outs[0].type
-    if not isinstance(op, Concat) or y.dtype not in (*EIGHT_BITS, "int16"):
+    y, concat = outs[0].type, _of(Concat, op)
+    if y.dtype not in CODES:
         return None
     parts = [value for value in ins if value is not None]
     if len(parts) < 2 or any(part.constant is not None or part.type.quantization != y.quantization for part in parts):
         return None
-    axis = op.axis % len(y.shape)
+    axis = concat.axis % len(y.shape)
     rows = math.prod(y.shape[:axis])
     return contracts.ConcatContract(rows, tuple(part.type.size // rows for part in parts), y.dtype)
 

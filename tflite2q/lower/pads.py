@@ -43,12 +43,10 @@ def merged(graph: Graph, found: Mapping[int, Contract]) -> dict[int, Contract]:
         if amounts is None or op.outputs[0] in graph.outputs:
             continue
         readers = [i for i, other in enumerate(graph.ops) if op.outputs[0] in other.inputs]
-        if not readers or not all(isinstance(found.get(i), CONVOLUTIONS) for i in readers):
+        padded = {i: contract.padded_by(amounts) for i in readers if isinstance(contract := found.get(i), CONVOLUTIONS)}
+        if not readers or len(padded) < len(readers):
             continue
-        for i in readers:
-            contract = found[i]
-            assert isinstance(contract, CONVOLUTIONS)
-            merged[i] = contract.padded_by(amounts)
+        merged |= padded
         x = graph[str(op.inputs[0])].type
         merged[index] = CopyContract(Tensor(x.shape, x.dtype)) if x.dtype == REAL else _same_codes(x)
     return merged
@@ -65,8 +63,8 @@ def _amounts(graph: Graph, op: Op) -> tuple[int, int, int, int] | None:
     if not isinstance(op, Pad):
         return None
     ins, y = graph.ins(op), graph.outs(op)[0]
-    x, others = ins[0], ins[1:]
-    if x is None or x.type.dtype not in (*EIGHT_BITS, REAL) or len(x.type.shape) != 4 or x.type.size == 0:
+    x, others = ins["x"], ins[1:]
+    if x.type.dtype not in (*EIGHT_BITS, REAL) or len(x.type.shape) != 4 or x.type.size == 0:
         return None
     if x.constant is not None or x.variable or any(value is not None and value.constant is None for value in others):
         return None

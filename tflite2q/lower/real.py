@@ -24,8 +24,8 @@ FLOAT = "float32"
 def product(op: Op, ins: Values, outs: Sequence[Value]) -> FloatConv2DContract | None:
     """The contract of a convolution, a depthwise convolution or a dense layer; None if weights are not constant, or
     have a scale for each block."""
-    x, weights, bias = ins[0], ins[1], ins.get("bias")
-    if x is None or weights is None or any(v is not None and v.constant is None for v in (weights, bias)):
+    x, weights, bias = ins["x"], ins["weights"], ins.get("bias")
+    if any(v is not None and v.constant is None for v in (weights, bias)):
         return None
     if not isinstance(op, Convolution | Dense) or op.activation not in ("NONE", *FLOAT_BOUNDS):
         return None

@@ -18,7 +18,7 @@ from tflite2q.rewrites.biases import BIAS_DTYPES, accumulator_units, convert_bia
 from tflite2q.rewrites.clamps import Cut
 from tflite2q.rewrites.edit import Editor
 from tflite2q.rewrites.equalize import equalize, input_gain, output_gain
-from tflite2q.rewrites.parameters import arithmetic, parameters
+from tflite2q.rewrites.parameters import parameters, quantizing, rescaling
 from tflite2q.rewrites.plan import Plan, is_activation
 from tflite2q.rewrites.scheme import Activations, Layer
 from tflite2q.rewrites.statistics import Observation
@@ -84,15 +84,12 @@ class Applier:
         op = op.with_(inputs=tuple(inputs))
         if getattr(op, "bias_type", NOT_SAID) != NOT_SAID:
             op = op.with_(bias_type=self._bias_type(inputs[roles["bias"]] if "bias" in roles else None, layer))
-        if hasattr(op, "rescale"):
-            touched = [self.editor.values[name].type for name in (*op.inputs, *op.outputs) if name is not None]
-            op = op.with_(rescale=arithmetic(layer, touched))
+        op = rescaling(op, layer, [self.editor.values[n].type for n in (*op.inputs, *op.outputs) if n is not None])
         if not self._is_dynamic(op):
             return self._with_version(op)
         if layer.weights.compute == "float":
             return op
-        if hasattr(op, "asymmetric_inputs"):
-            op = op.with_(asymmetric_inputs=not layer.activations.symmetric)
+        op = quantizing(op, layer)
         version = op.hybrid_weights[self._weights_dtype(op)]
         return op.with_(version=max(op.version, version))
 

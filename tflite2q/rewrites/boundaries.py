@@ -148,8 +148,7 @@ def drop_identities(graph: Graph, original: Graph) -> Graph:
     before = {op.name for op in original.ops if isinstance(op, CASTS) and _is_identity(op, original)}
     for op in graph.ops:
         if isinstance(op, CASTS) and op.name not in before and _is_idle(op, graph, original):
-            source, target = op.inputs[0], op.outputs[0]
-            assert source is not None
+            source, target = op.reads("x"), op.outputs[0]
             source = renamed.get(source, source)
             if target not in graph.outputs:
                 renamed[target] = source
@@ -247,12 +246,11 @@ def _is_idle(op: Op, graph: Graph, original: Graph) -> bool:
     if op.name in original.by_name or op.name in graph.outputs or not graph.consumers[op.name]:
         return _is_identity(op, graph)
     to_wide = all(reader.converts and graph[reader.name].type.dtype == "int32" for reader in graph.consumers[op.name])
-    return _is_identity(op, graph) or (to_wide and graph[str(op.inputs[0])].type.dtype == "int16")
+    return _is_identity(op, graph) or (to_wide and graph[op.reads("x")].type.dtype == "int16")
 
 
 def _is_identity(op: Op, graph: Graph) -> bool:
-    assert op.inputs[0] is not None
-    return graph[op.inputs[0]].type == graph[op.outputs[0]].type
+    return graph[op.reads("x")].type == graph[op.outputs[0]].type
 
 
 def _rename(op: Op, old: str, new: str) -> Op:

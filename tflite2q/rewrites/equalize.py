@@ -77,11 +77,10 @@ def equalize(
 
 def _rounds(op: Op, graph: Graph, plan: Plan) -> bool:
     """Whether the op's weights do not all stay the integers that they are, so that there is something to gain."""
-    assert op.inputs[1] is not None
     settings = replace(plan.layer(op).weights, range="max", rounding="nearest")  # the quickest says it, too
     if settings.dtype == "float32":
         return True
-    return bool(convert_weights(graph[op.inputs[1]], op.channel_axis, settings).rescaled.any())
+    return bool(convert_weights(graph[op.reads("weights")], op.channel_axis, settings).rescaled.any())
 
 
 def _ranges(
@@ -146,10 +145,10 @@ def _pair(value: Value, graph: Graph) -> tuple[Op, Op] | None:
     reader = readers[0]
     if not isinstance(maker, Conv2D | DepthwiseConv2D) or maker.activation not in (*HOMOGENEOUS, BOUNDED):
         return None
-    if not isinstance(reader, Conv2D | DepthwiseConv2D) or reader.inputs[0] != value.name:
+    if not isinstance(reader, Conv2D | DepthwiseConv2D) or reader.reads("x") != value.name:
         return None
-    weights = [graph[op.inputs[1]] for op in (maker, reader) if op.inputs[1] is not None]
-    if len(weights) != 2 or any(w.constant is None or len(graph.consumers[w.name]) != 1 for w in weights):
+    weights = [graph[op.reads("weights")] for op in (maker, reader)]
+    if any(w.constant is None or len(graph.consumers[w.name]) != 1 for w in weights):
         return None
     # One input channel of the reader for each channel of the value: no groups, no depth multiplier.
     return (maker, reader) if weights[1].type.shape[3] == value.type.shape[3] else None
@@ -157,8 +156,7 @@ def _pair(value: Value, graph: Graph) -> tuple[Op, Op] | None:
 
 def real_weights(op: Op, graph: Graph, factors: Mapping[str, rounding.Floats]) -> rounding.Floats:
     """The op's weights in real numbers, the factors of its operand and its result applied."""
-    assert op.inputs[0] is not None and op.inputs[1] is not None
-    value = graph[op.inputs[1]]
+    value = graph[op.reads("weights")]
     shape = [1] * 4
     shape[op.channel_axis] = -1
     q = value.type.quantization

@@ -17,7 +17,7 @@ from tflite2q.rewrites import clamps, regions
 from tflite2q.rewrites.decide import decide
 from tflite2q.rewrites.equalize import equalize
 from tflite2q.rewrites.losses import LayerChange, change
-from tflite2q.rewrites.parameters import arithmetic
+from tflite2q.rewrites.parameters import quantizing, rescaling
 from tflite2q.rewrites.plan import Plan, unchanged, weights_of
 from tflite2q.rewrites.provisional import needs_data, wanting
 from tflite2q.rewrites.scheme import Layer, Scheme, Weights
@@ -98,7 +98,7 @@ class Forecast:
         if weights is not None and not conforms(weights, layer.weights):
             return True
         kinds = [value.type for value in (*self.graph.ins(op), *self.graph.outs(op)) if value is not None]
-        return hasattr(op, "rescale") and op.rescale != arithmetic(layer, kinds)
+        return rescaling(op, layer, kinds) != op
 
     def _changes_real(self, op: Op, weights: Value, layer: Layer) -> bool:
         """Whether a layer of real numbers gets other weights, or computes with them in another way."""
@@ -109,7 +109,7 @@ class Forecast:
         dynamic = layer.weights.compute == "integer"
         if dynamic != (weights.name not in self.stored.ops):
             return True
-        return dynamic and getattr(op, "asymmetric_inputs", None) is layer.activations.symmetric
+        return dynamic and quantizing(op, layer) != op
 
     def _channels(self, op: Op, weights: Value, settings: Weights, evened: bool) -> tuple[int, int]:
         """The number of output channels, and of those that would lose precision, except that some may fit the new grid

@@ -14,6 +14,7 @@ import numpy as np
 
 from tflite2q.arithmetic import rounding
 from tflite2q.dialect.graph import Graph
+from tflite2q.dialect.op import Op
 from tflite2q.dialect.spans import Span, union
 from tflite2q.dialect.types import Quantization, TensorType
 from tflite2q.rewrites.plan import Plan, activation_operands, is_activation
@@ -181,6 +182,18 @@ def arithmetic(layer: Layer, kinds: Iterable[TensorType]) -> str:
     wanted = layer.rescale.arithmetic
     scales = (scale for kind in kinds if kind.quantized for scale in kind.parameters.scale)
     return wanted if wanted != "shift" or all(power_of_two_at_least(scale) == scale for scale in scales) else "tflite"
+
+
+def rescaling(op: Op, layer: Layer, kinds: Iterable[TensorType]) -> Op:
+    """`op`, whose operands and results are of `kinds`, with the arithmetic of its layer, if it rescales."""
+    return op.with_(rescale=arithmetic(layer, kinds)) if hasattr(op, "rescale") else op
+
+
+def quantizing(op: Op, layer: Layer) -> Op:
+    """`op`, which quantizes real numbers in every run, with the codes of its layer, if it says which it makes."""
+    if not hasattr(op, "asymmetric_inputs"):
+        return op
+    return op.with_(asymmetric_inputs=not layer.activations.symmetric)
 
 
 def power_of_two_at_least(scale: float) -> float:

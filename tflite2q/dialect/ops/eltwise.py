@@ -133,7 +133,7 @@ class Add(Eltwise):
     def deviates(self, ins: Values, outs: Sequence[Value]) -> str:
         """Only where the multiplier of the sum is 1 or more; that of x - x, say, whose one result is 0."""
         a, b, y = ins["a"].type, ins["b"].type, outs[0].type
-        if not all(is_codes(kind) for kind in (a, b, y)) or self.shifts_only(a, b, y):
+        if not all(is_codes(kind) for kind in (a, b, y)) or self.shifts(a, b, y) is not None:
             return ""
         headroom = INT16_HEADROOM if y.dtype == "int16" else ADD_HEADROOM
         return super().deviates(ins, outs) if self.multipliers(a, b, y, headroom)[2] >= 1 else ""
@@ -146,8 +146,9 @@ class Add(Eltwise):
             return self.in_float32(core, a, b, y)
         if self.rescale == "shift":
             return self.in_shifts(core, a, b, y)
-        if self.shifts_only(a.type, b.type, y):
-            return self.shifted(core, a, b, y)
+        finer = self.shifts(a.type, b.type, y)
+        if finer is not None:
+            return self.shifted(core, a, b, y, finer)
         headroom = INT16_HEADROOM if y.dtype == "int16" else ADD_HEADROOM
         *terms_real, real = self.multipliers(a.type, b.type, y, headroom)
         terms = []
@@ -163,24 +164,22 @@ class Add(Eltwise):
         common = 2 * max(a.scale, b.scale)
         return a.scale / common, b.scale / common, common / float(np.float32(2.0**headroom * y.scale))
 
-    def shifts_only(self, a: TensorType, b: TensorType, y: TensorType) -> bool:
-        """Whether 16-bit codes are added after shifts, because all scales are powers of two."""
-        return y.dtype == "int16" and self.pot_scale_int16 and self.shifts(a, b, y) is not None
+    def shifts(self, a: TensorType, b: TensorType, y: TensorType) -> tuple[int, int] | None:
+        """By how many bits both operands are finer than the result, where 16-bit codes are added after shifts.
 
-    @staticmethod
-    def shifts(a: TensorType, b: TensorType, y: TensorType) -> tuple[int, int] | None:
-        """By how many bits both operands are finer than the result; None for scales that are no powers of two, and
-        for powers that TFLite's kernel refuses: one operand must have the result's scale, none a coarser one."""
+        None elsewhere: where scales are not powers of two, or are powers that TFLite's kernel refuses.  One operand
+        must have the result's scale, and none a coarser one.
+        """
+        if y.dtype != "int16" or not self.pot_scale_int16:
+            return None
         first, second, result = (rounding.nearest_log2(kind.scale) for kind in (a, b, y))
         if first is None or second is None or result is None:
             return None
         finer = (result - first, result - second)
         return finer if min(finer) == 0 else None
 
-    def shifted(self, core: Core[T], a: Tensor[T], b: Tensor[T], y: TensorType) -> T:
+    def shifted(self, core: Core[T], a: Tensor[T], b: Tensor[T], y: TensorType, finer: tuple[int, int]) -> T:
         """16-bit codes whose scales are all powers of two: the finer operand is shifted to the result's scale."""
-        finer = self.shifts(a.type, b.type, y)
-        assert finer is not None
         terms = []
         for term, bits in zip((a, b), finer, strict=True):
             code = core.astype(term.data, "int64")

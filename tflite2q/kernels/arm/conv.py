@@ -21,14 +21,14 @@ from typing import Any
 
 import numpy as np
 
-from tflite2q.kernels import layout
+from tflite2q.kernels import layout, tiles
 from tflite2q.kernels.arm import isa
 from tflite2q.kernels.arm.epilogue import ArmEpilogue
 from tflite2q.kernels.arm.input_sums import input_sums
 from tflite2q.kernels.arm.isa import LANES, Form, Level
 from tflite2q.kernels.arm.pixel_pairs import first_pixel, paired, pixel_pairs
 from tflite2q.kernels.contracts import Array, Conv2DContract, DenseContract, Tensor
-from tflite2q.kernels.frame import Arrays, Plan, Tensors
+from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.gemm import (
     BY_CHANNELS,
     CHUNKS,
@@ -40,6 +40,7 @@ from tflite2q.kernels.gemm import (
     divide,
     each_tile,
     finish,
+    refusal,
 )
 from tflite2q.kernels.loops import PARALLEL_MACS, ZEROS, moving_zero
 from tflite2q.kernels.refusals import Because, Refusal
@@ -67,7 +68,7 @@ class Program(GemmProgram):
         return {
             **by_section(self.sections, "weights", weights),
             "bias": Tensor((self.vectors, LANES), "int32"),
-            "zeros": ZEROS,
+            **ZEROS,
             **({"input factor": Tensor((1,), "int32")} if self.input_sums else {}),
             **self.ending.constants(self.vectors),
         }
@@ -85,7 +86,7 @@ class Program(GemmProgram):
 
     def _spans(self, s: Section) -> list[Span]:
         if not self.form.pairs:
-            return [Span(0, self.geometry.rows * math.ceil(self.geometry.width / s.pixels), s.pixels)]
+            return [Span(0, tiles.by_row(self.geometry, s.pixels), s.pixels)]
         pixels = 2 * self.source.width
         whole = pixels // s.pixels
         spans = [Span(0, whole, s.pixels), Span(whole * s.pixels, 1, pixels % s.pixels)]
@@ -103,15 +104,11 @@ class ArmConv:
         return f"conv2d__{self.level.name}"
 
     def plan(self, contract: Conv2DContract | DenseContract, target: Any) -> Plan | Refusal:
-        lacks = self.level.lacks(target)
-        if lacks:
-            return lacks
-        if contract.x_dtype not in ("uint8", "int8"):
-            return Refusal(Because.TYPES, f"inputs are {contract.x_dtype}")
+        refused = self.level.lacks(target) or refusal(contract, ("uint8", "int8"))
+        if refused:
+            return refused
         conv = contract.conv2d()
-        if conv.groups != 1:
-            return Refusal(Because.GEOMETRY, f"{conv.groups} groups")
-        fits = self.level == isa.NEON or layout.fits_eight_bits(conv)
+        fits = not self.level.dots or layout.fits_eight_bits(conv)
         if not fits and len(conv.weight_zero_points) > 1:
             return Refusal(Because.NUMBERS, "weights have zero points by channel and need nine bits")
         geometry = Geometry.of(conv)
@@ -123,8 +120,8 @@ class ArmConv:
             contract.inputs, contract.output, geometry, conv.x_zero_point, sections, not fits, form, ending
         )
         types = f"{contract.x_dtype[0]}8s{form.weight_dtype.removeprefix('int')}"
-        arithmetic = f"{conv.rescale.arithmetic}_{sections[0].pixels}x{sections[0].block}"
-        name = f"{types}_{contract.operation}_{arithmetic}__{self.level.name}_{form.name}"
+        instructions, tile = f"{self.level.name}_{form.name}", f"{sections[0].pixels}x{sections[0].block}"
+        name = Name(types, contract.operation, instructions, conv.rescale.arithmetic, tile)
         return Plan(name, program, functools.partial(_pack, conv, program))
 
 
@@ -133,11 +130,11 @@ def _form(conv: Conv2DContract, level: Level, g: Geometry) -> Form:
 
     Pairs are made where that copies no input twice and more than one block of channels reads them.
     """
-    if level == isa.NEON:
+    if not level.dots:
         halves = isa.halves(conv.x_dtype)
         return halves if _fits_halves(conv, g, halves) else isa.widen(conv.x_dtype)
-    if level == isa.DOTPROD or g.rows * g.width < 2:
-        return isa.dot(conv.x_dtype, mixed=level == isa.I8MM)
+    if not level.matrix or g.pixels < 2:
+        return isa.dot(conv.x_dtype, mixed=level.matrix)
     pairs = isa.pairs(conv.x_dtype)
     if len(g.runs) == 1 and g.run <= g.pixel_step and conv.out_c > pairs.vectors * LANES:
         return pairs
@@ -174,7 +171,6 @@ def _pack(conv: Conv2DContract, program: Program) -> Arrays:
     packed = {f"weights {number}": _in_steps(grouped[index], form) for number, index in enumerate(indices)}
     channels = np.concatenate([index.reshape(-1, LANES) for index in indices])
     packed["bias"] = layout.folded_bias(conv, conv.x_zero_point - form.shift)[channels]
-    packed["zeros"] = np.zeros(ZEROS.shape, np.int32)
     if program.input_sums:
         packed["input factor"] = np.array([-layout.signed_weights(conv)[1]], np.int32)
     return {**packed, **program.ending.pack(conv.rescale, channels)}
@@ -202,7 +198,7 @@ class _Tile:
         """Tile `t` of a block of section `number`: `span.pixels` x `vectors`, from bias to stored codes."""
         s, weights = self.program.sections[number], self.constants[f"weights {number}"]
         address, pixels = self._place(span, t)
-        zero = moving_zero(self.constants["zeros"], t)
+        zero = moving_zero(self.constants, t)
         own = T.Bind(block + zero)
         at = T.Bind(first + own * s.vectors)
         tile = self.program.form.open(span.pixels, s.vectors)
@@ -220,9 +216,7 @@ class _Tile:
             last = T.Bind(first_pixel(g, pair + (span.pixels // 2 - 1)))
             pixels = [2 * pair + p for p in range(span.pixels - 2)]
             return self.program.source.address(0, pair), [*pixels, last, last + 1]
-        per_row = math.ceil(g.width / span.pixels)
-        row = t // per_row
-        column = T.Bind(T.min(t % per_row * span.pixels, g.width - span.pixels))
+        row, column = tiles.in_row(g, span.pixels, t)
         pixel = T.Bind(row * g.width + column)
         return g.address(row, column), [pixel + p for p in range(span.pixels)]
 

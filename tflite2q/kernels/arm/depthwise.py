@@ -15,6 +15,7 @@ The weights of a 3x3 kernel stay in registers along a row.  What limits it are t
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,15 +24,16 @@ from typing import Any
 import numpy as np
 
 from tflite2q.kernels import layout
+from tflite2q.kernels.accumulators import Accumulators
 from tflite2q.kernels.arm import isa
 from tflite2q.kernels.arm.epilogue import ArmEpilogue
 from tflite2q.kernels.arm.isa import LANES, Level
 from tflite2q.kernels.contracts import DepthwiseConv2DContract, Tensor
 from tflite2q.kernels.depthwise import NARROWEST, Window, WindowProgram, refusal
-from tflite2q.kernels.frame import Arrays, Plan, Tensors
+from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.loops import ZEROS, moving_zero, padded_image, region
 from tflite2q.kernels.refusals import Because, Refusal
-from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, load, local, shuffle, store, view
+from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, load, shuffle, store, view
 
 MOST_COLUMNS = 5
 MOST_TAPS = 49  # of a kernel; larger ones would unroll too far
@@ -67,7 +69,7 @@ class Program(WindowProgram):
         count, taps = self.blocks * WIDTH // LANES, self.steps * self.window.kernel[1]
         shape, dtype = ((self.blocks, taps, 4 * WIDTH), "int8") if self.dots else ((self.blocks, taps, WIDTH), "int16")
         bias = Tensor((count, LANES), "int32")
-        return {"weights": Tensor(shape, dtype), "bias": bias, "zeros": ZEROS, **self.ending.constants(count)}
+        return {"weights": Tensor(shape, dtype), "bias": bias, **ZEROS, **self.ending.constants(count)}
 
     def emit(self, inputs: Sequence[Buffer], constants: Buffers, y: Buffer) -> None:
         (x,), window, bias = inputs, self.window, constants["bias"]
@@ -84,7 +86,7 @@ class Program(WindowProgram):
             with T.serial(math.ceil(out_w / self.columns)) as t:
                 column = T.Bind(T.min(t * self.columns, out_w - self.columns))
                 # Of what does not depend on the column, only a small kernel's weights may stay in registers.
-                zero = moving_zero(constants["zeros"], t)
+                zero = moving_zero(constants, t)
                 own = T.Bind(block + zero)
                 offset = column * window.strides[1] * c + channel
                 held = block if resident(window.kernel) else own
@@ -110,7 +112,7 @@ class ArmDepthwise:
         refused = self.level.lacks(target) or refusal(contract, ("int8", "uint8"), MOST_TAPS)
         if refused:
             return refused
-        dots = self.level != isa.NEON
+        dots = self.level.dots
         if dots and not layout.fits_eight_bits(contract):
             return Refusal(Because.NUMBERS, "weights need nine bits")
 
@@ -119,11 +121,11 @@ class ArmDepthwise:
             return math.ceil(contract.out_w / columns) * (columns * contract.strides[1] + contract.kernel[1])
 
         columns = min(range(min(_most_columns(contract), contract.out_w), 0, -1), key=work)
-        flips = self.level == isa.DOTPROD and contract.x_dtype == "uint8"
+        flips = dots and not self.level.matrix and contract.x_dtype == "uint8"
         ending = ArmEpilogue.of(contract.rescale, layout.accumulator_bound(contract))
         program = Program(Window.of(contract), contract.x_zero_point, columns, dots, 128 if flips else 0, ending)
-        types, window = f"{contract.x_dtype[0]}8s{8 if dots else 16}", program.window.name
-        name = f"{types}_depthwise{window}_{contract.rescale.arithmetic}_{columns}x{WIDTH}__{self.level.name}"
+        types, operation = f"{contract.x_dtype[0]}8s{8 if dots else 16}", f"depthwise{program.window.name}"
+        name = Name(types, operation, self.level.name, contract.rescale.arithmetic, f"{columns}x{WIDTH}")
         return Plan(name, program, functools.partial(_pack, contract, program))
 
 
@@ -152,7 +154,6 @@ def _pack(contract: DepthwiseConv2DContract, program: Program) -> Arrays:
     return {
         "weights": weights.reshape(declared.shape).astype(declared.dtype),
         "bias": layout.folded_bias(contract, contract.x_zero_point - program.shift)[vectors],
-        "zeros": np.zeros(ZEROS.shape, np.int32),
         **program.ending.pack(contract.rescale, vectors),
     }
 
@@ -172,21 +173,17 @@ class _Tile:
     def accumulate(self, biases: list[Expr]) -> list[list[Expr]]:
         """int32x4 accumulators [columns][vectors]."""
         program = self.program
-        accumulators = [[local(LANES, "int32") for _ in biases] for _ in range(program.columns)]
-        for pixel in accumulators:
-            for accumulator, value in zip(pixel, biases, strict=True):
-                store(accumulator, value, 0, lanes=LANES)
-        readers: dict[int, list[tuple[list[Buffer], int]]] = {}
-        for p, pixel in enumerate(accumulators):
-            for kx in range(program.window.kernel[1]):
-                readers.setdefault(p * program.window.strides[1] + kx * program.window.dilation[1], []).append(
-                    (pixel, kx)
-                )
+        sums = Accumulators.apart(program.columns, len(biases), LANES)
+        sums.fill(biases)
+        readers: dict[int, list[tuple[int, int]]] = {}  # of an input column: the tile's outputs, and kernel columns
+        for p, kx in itertools.product(range(program.columns), range(program.window.kernel[1])):
+            position = p * program.window.strides[1] + kx * program.window.dilation[1]
+            readers.setdefault(position, []).append((p, kx))
 
         # Rows outside, columns within: few weights are then in use at a time.
         def row(step: Expr) -> None:
             for position in sorted(readers):
-                (self._dots if program.dots else self._products)(step, position, readers[position])
+                (self._dots if program.dots else self._products)(sums, step, position, readers[position])
 
         if resident(program.window.kernel):
             for step in range(program.steps):
@@ -194,29 +191,29 @@ class _Tile:
         else:  # LLVM is kept from unrolling the loop, and from loading everything ahead then
             with T.serial(program.steps + self.zero) as step:
                 row(step)
-        return [[load(a, 0, lanes=LANES) for a in pixel] for pixel in accumulators]
+        return sums.values()
 
     def _read(self, ky: int, position: int) -> Expr:
         at = self.offset + position * self.program.window.input.shape[3]
         return load(self.image, self.row + ky * self.program.window.dilation[0], at, lanes=WIDTH)
 
-    def _products(self, ky: int, position: int, readers: list[tuple[list[Buffer], int]]) -> None:
+    def _products(self, sums: Accumulators, ky: int, position: int, readers: list[tuple[int, int]]) -> None:
         x = T.Bind(T.cast(self._read(ky, position), "int16x8"))
         halves = [shuffle([x], [0, 1, 2, 3]), shuffle([x], [4, 5, 6, 7])]
-        for accumulators, kx in readers:
+        for p, kx in readers:
             w = T.Bind(load(self.weights, self.block, ky * self.program.window.kernel[1] + kx, 0, lanes=WIDTH))
             parts = [shuffle([w], [0, 1, 2, 3]), shuffle([w], [4, 5, 6, 7])]
-            for accumulator, a, b in zip(accumulators, halves, parts, strict=True):
-                store(accumulator, isa.widening(load(accumulator, 0, lanes=LANES), a, b), 0, lanes=LANES)
+            for v, (a, b) in enumerate(zip(halves, parts, strict=True)):
+                sums[p, v] = isa.widening(sums[p, v], a, b)
 
-    def _dots(self, group: int, position: int, readers: list[tuple[list[Buffer], int]]) -> None:
+    def _dots(self, sums: Accumulators, group: int, position: int, readers: list[tuple[int, int]]) -> None:
         program = self.program
         name = "usdot" if program.window.input.dtype == "uint8" and not program.shift else "sdot"
         halves = self._interleaved(group, position)
-        for accumulators, kx in readers:
-            for v, (accumulator, x) in enumerate(zip(accumulators, halves, strict=True)):
+        for p, kx in readers:
+            for v, x in enumerate(halves):
                 w = T.Bind(load(self.weights, self.block, group * program.window.kernel[1] + kx, v * 16, lanes=16))
-                store(accumulator, isa.intrinsic(name, load(accumulator, 0, lanes=LANES), x, w), 0, lanes=LANES)
+                sums[p, v] = isa.intrinsic(name, sums[p, v], x, w)
 
     def _interleaved(self, group: int, position: int) -> list[Expr]:
         """Two vectors of four channels times four rows; rows that the kernel lacks have weights of zero."""

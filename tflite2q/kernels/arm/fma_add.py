@@ -43,7 +43,7 @@ class Instructions:
 class ArmFmaAdd:
     """Eltwise contracts of two operands that are linear up to rounding."""
 
-    name = "plane__neon"
+    name = f"fma_add__{NEON.name}"
 
     def plan(self, contract: EltwiseContract, target: Any) -> Plan | Refusal:
         return NEON.lacks(target) or fma_add.plan(

@@ -19,9 +19,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from tflite2q.kernels.accumulators import Accumulators
 from tflite2q.kernels.features import has
 from tflite2q.kernels.refusals import Because, Refusal
-from tflite2q.kernels.tir import Expr, T, load, local, shuffle, store, vector, wrapping_add
+from tflite2q.kernels.tir import Expr, T, shuffle, vector, wrapping_add
 
 LANES = 4  # 32-bit lanes of a vector
 INT32X4 = vector("int32", LANES)
@@ -33,10 +34,15 @@ InputReader = Callable[[int, int], Expr]  # (pixel, count)
 
 @dataclass(frozen=True)
 class Level:
-    """`features`: LLVM's names of what it needs."""
+    """`features`: LLVM's names of what it needs.
+
+    `dots`: dot products of four bytes; `matrix`: matrix products, and products of unsigned by signed bytes.
+    """
 
     name: str
     features: tuple[str, ...]
+    dots: bool = False
+    matrix: bool = False
 
     def lacks(self, target: Any) -> Refusal | None:
         """Why `target` (a tvm.target.Target) cannot run this level."""
@@ -47,8 +53,8 @@ class Level:
 
 
 NEON = Level("neon", ("neon",))
-DOTPROD = Level("dotprod", ("neon", "dotprod"))
-I8MM = Level("i8mm", ("neon", "dotprod", "i8mm"))
+DOTPROD = Level("dotprod", ("neon", "dotprod"), dots=True)
+I8MM = Level("i8mm", ("neon", "dotprod", "i8mm"), dots=True, matrix=True)
 
 LEVELS = (I8MM, DOTPROD, NEON)
 
@@ -111,36 +117,34 @@ class _Single:
 
     def __init__(self, form: Form, pixels: int, vectors: int) -> None:
         self.form = form
-        self.accumulators = [[local(LANES, "int32") for _ in range(vectors)] for _ in range(pixels)]
+        self.sums = Accumulators.apart(pixels, vectors, LANES)
 
     def start(self, values: list[list[Expr]]) -> None:
-        for pixel, row in zip(self.accumulators, values, strict=True):
-            for accumulator, value in zip(pixel, row, strict=True):
-                store(accumulator, value, 0, lanes=LANES)
+        self.sums.start(lambda p, v: values[p][v])
 
     def values(self) -> list[list[Expr]]:
-        return [[load(a, 0, lanes=LANES) for a in pixel] for pixel in self.accumulators]
+        return self.sums.values()
 
 
 class _WidenTile(_Single):
     def chunk(self, read: InputReader) -> list[Expr]:
-        return [T.Bind(T.cast(read(p, 8), "int16x8")) for p in range(len(self.accumulators))]
+        return [T.Bind(T.cast(read(p, 8), "int16x8")) for p in range(self.sums.pixels)]
 
     def rest(self, read: InputReader) -> list[Expr]:
-        return [T.Bind(T.Broadcast(T.cast(read(p, 1), "int16"), 8)) for p in range(len(self.accumulators))]
+        return [T.Bind(T.Broadcast(T.cast(read(p, 1), "int16"), 8)) for p in range(self.sums.pixels)]
 
     def multiply(self, inputs: list[Expr], index: int, weights: WeightReader) -> None:
-        vectors = len(self.accumulators[0])
+        sums, vectors = self.sums, self.sums.vectors
         operands: list[Expr] = []
         for first in range(0, vectors - 1, 2):
             two = T.Bind(weights(first * LANES, 2 * LANES))
             operands += [shuffle([two], [0, 1, 2, 3]), shuffle([two], [4, 5, 6, 7])]
         if vectors % 2:
             operands.append(T.Bind(weights((vectors - 1) * LANES, LANES)))
-        for x, pixel in zip(inputs, self.accumulators, strict=True):
+        for p, x in enumerate(inputs):
             element = shuffle([x], [index] * LANES)
-            for accumulator, w in zip(pixel, operands, strict=True):
-                store(accumulator, widening(load(accumulator, 0, lanes=LANES), w, element), 0, lanes=LANES)
+            for v, w in enumerate(operands):
+                sums[p, v] = widening(sums[p, v], w, element)
 
 
 class _FourTile(_Single):
@@ -148,11 +152,11 @@ class _FourTile(_Single):
 
     def chunk(self, read: InputReader) -> list[Expr]:
         units = vector("int32", self.form.chunk // 4)
-        chunks = [T.reinterpret(units, read(p, self.form.chunk)) for p in range(len(self.accumulators))]
+        chunks = [T.reinterpret(units, read(p, self.form.chunk)) for p in range(self.sums.pixels)]
         return [self._signed(chunk) for chunk in chunks]
 
     def rest(self, read: InputReader) -> list[Expr]:
-        fours = [T.reinterpret("int32", read(p, 4)) for p in range(len(self.accumulators))]
+        fours = [T.reinterpret("int32", read(p, 4)) for p in range(self.sums.pixels)]
         return [self._signed(T.Broadcast(four, self.form.chunk // 4)) for four in fours]
 
     def _signed(self, bytes_: Expr) -> Expr:
@@ -164,12 +168,12 @@ class _HalvesTile(_FourTile):
 
     def multiply(self, inputs: list[Expr], index: int, weights: WeightReader) -> None:
         pairs = [self._pairs(x, index) for x in inputs]
-        for v in range(len(self.accumulators[0])):
+        for v in range(self.sums.vectors):
             halves = [T.Bind(weights(16 * v + 8 * half, 8)) for half in range(2)]
-            for pair, pixel in zip(pairs, self.accumulators, strict=True):
+            for p, pair in enumerate(pairs):
                 low, high = (intrinsic("smull", x, w, dtype="int16x8") for x, w in zip(pair, halves, strict=True))
-                sums = intrinsic("saddlp", wrapping_add(low, high, 8, "int16"))
-                store(pixel[v], wrapping_add(load(pixel[v], 0, lanes=LANES), sums, LANES), 0, lanes=LANES)
+                both = intrinsic("saddlp", wrapping_add(low, high, 8, "int16"))
+                self.sums[p, v] = wrapping_add(self.sums[p, v], both, LANES)
 
     def _pairs(self, x: Expr, index: int) -> list[Expr]:
         """The two pairs of bytes of unit `index`, each four times."""
@@ -180,34 +184,35 @@ class _HalvesTile(_FourTile):
 
 class _DotTile(_FourTile):
     def multiply(self, inputs: list[Expr], index: int, weights: WeightReader) -> None:
-        operands = [T.Bind(weights(v * 16, 16)) for v in range(len(self.accumulators[0]))]
+        sums = self.sums
+        operands = [T.Bind(weights(v * 16, 16)) for v in range(sums.vectors)]
         mixed = self.form.dtype == "uint8" and not self.form.shift
-        for x, pixel in zip(inputs, self.accumulators, strict=True):
+        for p, x in enumerate(inputs):
             four = T.reinterpret("int8x16", shuffle([x], [index] * LANES))
-            for accumulator, w in zip(pixel, operands, strict=True):
-                value = load(accumulator, 0, lanes=LANES)
+            for v, w in enumerate(operands):
                 # By element, the unsigned operand is the input's: LLVM makes sudot of it.
-                product = intrinsic("usdot", value, four, w) if mixed else intrinsic("sdot", value, w, four)
-                store(accumulator, product, 0, lanes=LANES)
+                sums[p, v] = (
+                    intrinsic("usdot", sums[p, v], four, w) if mixed else intrinsic("sdot", sums[p, v], w, four)
+                )
 
 
 class _MatrixTile:
-    """An accumulator holds two pixels times two channels: p0c0 p0c1 p1c0 p1c1."""
+    """An accumulator holds two pixels times two channels: p0c0 p0c1 p1c0 p1c1.  `sums`: [pairs, 2 * vectors]."""
 
     def __init__(self, form: Form, pixels: int, vectors: int) -> None:
         self.form = form
-        self.accumulators = [[local(LANES, "int32") for _ in range(2 * vectors)] for _ in range(pixels // 2)]
+        self.sums = Accumulators.apart(pixels // 2, 2 * vectors, LANES)
 
     def start(self, values: list[list[Expr]]) -> None:
-        for pair, own in enumerate(self.accumulators):
-            for v, (a, b) in enumerate(zip(values[2 * pair], values[2 * pair + 1], strict=True)):
-                store(own[2 * v], shuffle([a, b], [0, 1, 4, 5]), 0, lanes=LANES)
-                store(own[2 * v + 1], shuffle([a, b], [2, 3, 6, 7]), 0, lanes=LANES)
+        def first(pair: int, half: int) -> Expr:
+            both = [values[2 * pair + i][half // 2] for i in (0, 1)]
+            return shuffle(both, [2, 3, 6, 7] if half % 2 else [0, 1, 4, 5])
+
+        self.sums.start(first)
 
     def values(self) -> list[list[Expr]]:
         found: list[list[Expr]] = []
-        for own in self.accumulators:
-            loaded = [load(a, 0, lanes=LANES) for a in own]
+        for loaded in self.sums.values():
             pairs = list(zip(loaded[0::2], loaded[1::2], strict=True))
             found.append([shuffle(pair, [0, 1, 4, 5]) for pair in pairs])
             found.append([shuffle(pair, [2, 3, 6, 7]) for pair in pairs])
@@ -215,7 +220,7 @@ class _MatrixTile:
 
     def chunk(self, read: InputReader) -> list[Expr]:
         """Eight bytes of both pixels of each pair; sixteen each, to be zipped, would take too many registers."""
-        eights = [T.reinterpret("int64", read(p, 8)) for p in range(2 * len(self.accumulators))]
+        eights = [T.reinterpret("int64", read(p, 8)) for p in range(2 * self.sums.pixels)]
         return [T.Bind(shuffle(pair, [0, 1])) for pair in zip(eights[0::2], eights[1::2], strict=True)]
 
     def rest(self, read: InputReader) -> list[Expr]:
@@ -223,19 +228,18 @@ class _MatrixTile:
 
     def multiply(self, inputs: list[Expr], index: int, weights: WeightReader) -> None:
         name = "usmmla" if self.form.dtype == "uint8" else "smmla"
-        for half in range(len(self.accumulators[0])):
+        for half in range(self.sums.vectors):
             w = T.Bind(weights(half * 16, 16))
-            for eights, own in zip(inputs, self.accumulators, strict=True):
+            for pair, eights in enumerate(inputs):
                 x = T.reinterpret("int8x16", eights)
-                value = load(own[half], 0, lanes=LANES)
-                store(own[half], intrinsic(name, value, x, w), 0, lanes=LANES)
+                self.sums[pair, half] = intrinsic(name, self.sums[pair, half], x, w)
 
 
 class _PairTile(_MatrixTile):
     """Reads pairs, not pixels."""
 
     def chunk(self, read: InputReader) -> list[Expr]:
-        return [T.Bind(read(pair, 16)) for pair in range(len(self.accumulators))]
+        return [T.Bind(read(pair, 16)) for pair in range(self.sums.pixels)]
 
 
 def widen(dtype: str) -> Form:

@@ -25,13 +25,13 @@ IN_FLIGHT = 4  # vectors of codes, for four instructions each that wait for one 
 class ArmLookup:
     """Lookup contracts of 8-bit tables."""
 
-    name = "lookup__neon"
+    name = f"lookup__{NEON.name}"
 
     def plan(self, contract: LookupContract, target: Any) -> Plan | Refusal:
         refused = NEON.lacks(target) or lookup.refusal(contract, ("int8", "uint8"), BYTES)
         if refused:
             return refused
-        return lookup.plan(contract, "lookup_{}__neon", table_by_byte(contract), IN_FLIGHT * BYTES, _prepare)
+        return lookup.plan(contract, table_by_byte(contract), IN_FLIGHT * BYTES, _prepare, NEON.name)
 
 
 def _prepare(table: Buffer) -> Translate:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+S = TypeVar("S", bound="Contract")
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Contract:
         """Whether the output has the bytes of the only input, and there is nothing to compute."""
         return False
 
-    def stored(self, inputs: Sequence[bool], output: bool) -> Contract:
+    def stored(self: S, inputs: Sequence[bool], output: bool) -> S:
         """The same numbers with the marked int8 inputs, and the int8 output if marked, stored as uint8.
 
         Raises ValueError if the contract is not `storable`, or `stored_alike` and asked for a mixture.
@@ -60,7 +61,7 @@ class Contract:
             raise ValueError(f"inputs and output of {type(self).__name__} are stored alike")
         return self._stored(inputs, output)
 
-    def _stored(self, inputs: Sequence[bool], output: bool) -> Contract:
+    def _stored(self: S, inputs: Sequence[bool], output: bool) -> S:
         raise NotImplementedError
 
     def clamped(self, low: float, high: float) -> Contract | None:

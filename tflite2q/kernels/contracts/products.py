@@ -260,9 +260,7 @@ class TransposeConv2DContract(Contract):
         return Tensor((y.shape[0], *self.out_size, y.shape[3] // math.prod(self.strides)), y.dtype)
 
     def _stored(self, inputs: Sequence[bool], output: bool) -> TransposeConv2DContract:
-        conv = self.conv.stored(inputs, output)
-        assert isinstance(conv, Conv2DContract)
-        return replace(self, conv=conv)
+        return replace(self, conv=self.conv.stored(inputs, output))
 
     def clamped(self, low: float, high: float) -> TransposeConv2DContract | None:
         conv = self.conv.clamped(low, high)

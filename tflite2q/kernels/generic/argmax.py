@@ -19,7 +19,7 @@ import numpy as np
 
 from tflite2q.kernels import layout
 from tflite2q.kernels.contracts import ArgMaxContract, Tensor
-from tflite2q.kernels.frame import Arrays, ContractProgram, Plan, Tensors
+from tflite2q.kernels.frame import Arrays, ContractProgram, Name, Plan, Tensors
 from tflite2q.kernels.generic.resize import each_block
 from tflite2q.kernels.loops import region
 from tflite2q.kernels.real import FLOAT, Registers
@@ -124,7 +124,7 @@ class GenericArgMax:
 
     def plan(self, contract: ArgMaxContract, target: Any) -> Plan:
         program = Program.of(contract, target)
-        return Plan(f"{contract.x_dtype}_argmax__generic", program, program.pack)
+        return Plan(Name(contract.x_dtype, "argmax"), program, program.pack)
 
 
 def across(kind: str, values: Expr, dtype: str, lanes: int) -> Expr:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tflite2q.kernels.contracts import ConcatContract, Tensor
-from tflite2q.kernels.frame import Plan, Tensors
+from tflite2q.kernels.frame import Name, Plan, Tensors
 from tflite2q.kernels.loops import copy_row, region
 from tflite2q.kernels.tir import Buffer, Buffers, T
 
@@ -44,4 +44,4 @@ class GenericConcat:
     name = "generic_concat"
 
     def plan(self, contract: ConcatContract, target: Any) -> Plan:
-        return Plan(f"{contract.dtype}_concat__generic", Program(contract.inputs, contract.output), dict)
+        return Plan(Name(contract.dtype, "concat"), Program(contract.inputs, contract.output), dict)

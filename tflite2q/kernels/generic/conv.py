@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from tflite2q.kernels import layout
+from tflite2q.kernels.accumulators import Accumulators
 from tflite2q.kernels.contracts import (
     Array,
     Conv2DContract,
@@ -30,7 +31,7 @@ from tflite2q.kernels.contracts import (
 )
 from tflite2q.kernels.depthwise import Window
 from tflite2q.kernels.epilogue import Epilogue
-from tflite2q.kernels.frame import Arrays, Plan, Tensors
+from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.loops import padded_image, region
 from tflite2q.kernels.split_rescale import SplitEpilogue
 from tflite2q.kernels.sums import Sums
@@ -136,8 +137,8 @@ def _plan(contract: ConvolutionContract, inputs: tuple[Tensor, ...], output: Ten
     program = Program(
         inputs, output, Window.of(contract), depthwise, groups, contract.x_zero_point, depth, pieces, sums.epilogue
     )
-    tile = f"{program.pixels}x{program.lanes}"
-    name = f"{contract.x_dtype}_{contract.operation}_{contract.rescale.arithmetic}_{tile}__generic"
+    tile, arithmetic = f"{program.pixels}x{program.lanes}", contract.rescale.arithmetic
+    name = Name(contract.x_dtype, contract.operation, arithmetic=arithmetic, tile=tile)
     return Plan(name, program, functools.partial(_pack, contract, sums, weights, program))
 
 
@@ -147,7 +148,7 @@ def _pack(contract: ConvolutionContract, sums: Sums, weights: Array, program: Pr
         "weights": weights[channels].transpose(0, 2, 3, 1).astype(np.int16),
         "bias": sums.start[channels],
         "block starts": program.block_starts.astype(np.int32),
-        **sums.pack(contract, channels),
+        **sums.pack(channels),
     }
 
 
@@ -166,28 +167,27 @@ class _Tile:
 
     def compute(self, y: Buffer) -> None:
         p, lanes, (kh, kw) = self.program, self.program.lanes, self.program.window.kernel
-        accumulators = [local(lanes, "int32") for _ in range(p.pixels)]
+        sums = Accumulators.apart(p.pixels, 1, lanes)
         first = 0 if p.depthwise else self.start // p.channels * p.depth
-        accumulate = functools.partial(self._accumulate, accumulators, first)
+        accumulate = functools.partial(self._accumulate, sums, first)
         initial = load(self.constants["bias"], self.block, 0, lanes=lanes)
         if p.pieces:
-            accumulators = self._in_pieces(initial, accumulators, accumulate)
+            sums = self._in_pieces(initial, sums, accumulate)
         else:
-            for accumulator in accumulators:
-                store(accumulator, initial, 0, lanes=lanes)
+            sums.fill([initial])
             with T.serial(kh * kw) as tap, T.serial(p.depth) as k:
                 accumulate(tap, k)
-        for i, accumulator in enumerate(accumulators):
-            codes = p.epilogue.codes(load(accumulator, 0, lanes=lanes), self.constants, (self.block, 0), lanes)
+        for i, (value,) in enumerate(sums.values()):
+            codes = p.epilogue.codes(value, self.constants, (self.block, 0), lanes)
             codes = T.cast(codes, vector(p.output.dtype, lanes))
             store(y, codes, self.n, self.row, self.column + i, self.start, lanes=lanes)
 
-    def _accumulate(self, accumulators: list[Buffer], first: Expr, tap: Expr, k: Expr) -> None:
+    def _accumulate(self, sums: Accumulators, first: Expr, tap: Expr, k: Expr) -> None:
         """Add the products of one tap and input channel."""
         lanes, window = self.program.lanes, self.program.window
         kw = window.kernel[1]
         w = T.Bind(T.cast(load(self.constants["weights"], self.block, tap, k, 0, lanes=lanes), vector("int32", lanes)))
-        for p, accumulator in enumerate(accumulators):
+        for p in range(sums.pixels):
             at = (
                 self.n,
                 self.row * window.strides[0] + tap // kw * window.dilation[0],
@@ -197,7 +197,7 @@ class _Tile:
                 value = self._own_inputs(at)
             else:
                 value = broadcast(T.cast(load(self.image, *at, first + k), "int32"), lanes)
-            store(accumulator, load(accumulator, 0, lanes=lanes) + value * w, 0, lanes=lanes)
+            sums[p, 0] = sums[p, 0] + value * w
 
     def _own_inputs(self, at: tuple[Expr, ...]) -> Expr:
         """The input of each output channel of a depthwise layer."""
@@ -211,21 +211,15 @@ class _Tile:
             store(gathered, T.cast(load(self.image, *at, (self.start + i) // multiplier), "int32"), i)
         return load(gathered, 0, lanes=lanes)
 
-    def _in_pieces(
-        self, initial: Expr, accumulators: list[Buffer], accumulate: Callable[[Expr, Expr], None]
-    ) -> list[Buffer]:
-        """int64 sums of the pieces that `accumulate(tap, k)` sums in the int32 `accumulators`."""
+    def _in_pieces(self, initial: Expr, sums: Accumulators, accumulate: Callable[[Expr, Expr], None]) -> Accumulators:
+        """int64 sums of the pieces that `accumulate(tap, k)` sums in the int32 `sums`."""
         p, (kh, kw), lanes = self.program, self.program.window.kernel, self.program.lanes
         size = math.ceil(p.depth / p.pieces)
-        totals = [local(lanes, "int64") for _ in accumulators]
-        for total in totals:
-            store(total, initial, 0, lanes=lanes)
+        totals = Accumulators.apart(sums.pixels, 1, lanes, "int64")
+        totals.fill([initial])
         with T.serial(kh * kw) as tap, T.serial(math.ceil(p.depth / size)) as piece:
-            for accumulator in accumulators:
-                store(accumulator, broadcast(T.int32(0), lanes), 0, lanes=lanes)
+            sums.fill([broadcast(T.int32(0), lanes)])
             with T.serial(T.min(p.depth - piece * size, size)) as k:
                 accumulate(tap, piece * size + k)
-            for total, accumulator in zip(totals, accumulators, strict=True):
-                part = T.cast(load(accumulator, 0, lanes=lanes), vector("int64", lanes))
-                store(total, load(total, 0, lanes=lanes) + part, 0, lanes=lanes)
+            totals.add(sums)
         return totals

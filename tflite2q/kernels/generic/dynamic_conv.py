@@ -20,7 +20,7 @@ import numpy as np
 from tflite2q.kernels import layout
 from tflite2q.kernels.contracts import Array, DynamicConv2DContract, Tensor
 from tflite2q.kernels.dynamic import DynamicSums, Images, RealSums
-from tflite2q.kernels.frame import Arrays, Plan, Tensors
+from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.generic import float_conv, float_depthwise, float_gemm
 from tflite2q.kernels.real import FLOAT, Registers
 from tflite2q.kernels.tir import Buffer, Buffers
@@ -63,7 +63,7 @@ class Program:
 class GenericDynamicConv:
     """DynamicConv2D contracts; total."""
 
-    name = "generic_dynamic"
+    name = "generic_dynamic_conv2d"
 
     def plan(self, contract: DynamicConv2DContract, target: Any) -> Plan:
         images = Images.of(contract)
@@ -72,7 +72,8 @@ class GenericDynamicConv:
         sums, tile, pack = _sums(padded, Registers.of(target))
         program = Program(contract.x, images, sums, RealSums.of(contract))
         operation = "conv2d" if contract.groups == 1 else "depthwise" if contract.each_by_itself else "grouped"
-        return Plan(f"f32s8_{operation}_dynamic_{tile}__generic", program, functools.partial(_pack, padded, pack))
+        name = Name("f32s8", operation, arithmetic="dynamic", tile=tile)
+        return Plan(name, program, functools.partial(_pack, padded, pack))
 
 
 def _sums(contract: DynamicConv2DContract, registers: Registers) -> tuple[Sums, str, Callable[[Any], Arrays]]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from tflite2q.kernels import layout
 from tflite2q.kernels.contracts import Array, EltwiseContract, Tensor
-from tflite2q.kernels.frame import Plan, Tensors
+from tflite2q.kernels.frame import Name, Plan, Tensors
 from tflite2q.kernels.loops import region
 from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, function, load, store, uncontracted, vector, view
 
@@ -185,7 +185,7 @@ class GenericEltwise:
         program = Program((contract.name, contract.key), contract.meaning, contract.inputs, contract.output, tensors)
         types = "_".join(t.dtype for t in contract.inputs)
         constants = {str(number): array for number, array in enumerate(found)}
-        return Plan(f"{types}_{contract.name}__generic", program, lambda: constants)
+        return Plan(Name(types, contract.name), program, lambda: constants)
 
 
 def _collect(contract: EltwiseContract, constants: list[Array], *buffers: Buffer) -> None:

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from tflite2q.kernels import layout
+from tflite2q.kernels.accumulators import Accumulators
 from tflite2q.kernels.contracts import Array, FloatConv2DContract, Tensor
-from tflite2q.kernels.frame import Arrays, Plan, Tensors
+from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.loops import padded_image, region
 from tflite2q.kernels.real import FLOAT, ClampedSums, Ending, Registers, bias_of
-from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, local, store, vector, view
+from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, store, vector, view
 
 TILES = 16  # that one thread takes at a time
 DEPTHWISE_PIXELS = 4
@@ -136,12 +137,12 @@ class Program:
 class GenericFloatConv:
     """FloatConv2D contracts; total."""
 
-    name = "generic_real"
+    name = "generic_float_conv2d"
 
     def plan(self, contract: FloatConv2DContract, target: Any) -> Plan:
         program = Program.of(contract, Registers.of(target))
         operation = "depthwise" if program.each_by_itself else "conv2d"
-        name = f"{FLOAT}_{operation}_{program.pixels}x{program.width}__generic"
+        name = Name(FLOAT, operation, tile=f"{program.pixels}x{program.width}")
         return Plan(name, program, functools.partial(pack, contract, program))
 
 
@@ -172,49 +173,41 @@ class _Tile:
 
     def compute(self, y: Buffer) -> None:
         program, lanes = self.program, self.program.lanes
-        sums = [[local(lanes, FLOAT) for _ in range(program.vectors)] for _ in range(program.pixels)]
-        totals = self._in_pieces(sums) if program.piece else None
-        if totals is None:
+        sums = Accumulators.apart(program.pixels, program.vectors, lanes, FLOAT)
+        if program.piece:
+            values = self._in_pieces(sums)
+        else:
             self._start(sums)
             for tap in self._each_tap():
                 self._accumulate(sums, tap, 0, program.depth)
+            values = sums.values()
         _, out_h, out_w, _ = program.output.shape
         first = T.Bind((self.n * out_h + self.row) * out_w + self.column)
-        for p, pixel in enumerate(sums):
-            for v, each in enumerate(pixel):
-                value = load(each, 0, lanes=lanes)
-                if totals is not None:
-                    value = T.cast(load(totals[p][v], 0, lanes=lanes), vector(FLOAT, lanes))
+        for p, pixel in enumerate(values):
+            for v, value in enumerate(pixel):
                 result = self.ending.result(value, self.block * program.vectors + v, first + p, lanes)
                 store(y, result, self.n, self.row, self.column + p, self.start + v * lanes, lanes=lanes)
 
-    def _start(self, sums: list[list[Buffer]]) -> None:
-        lanes = self.program.lanes
-        for pixel in sums:
-            for v, each in enumerate(pixel):
-                index = self.block * self.program.vectors + v
-                store(each, self.ending.start(index, lanes), 0, lanes=lanes)
+    def _start(self, sums: Accumulators) -> None:
+        first = self.block * self.program.vectors
+        sums.fill([self.ending.start(first + v, sums.lanes) for v in range(sums.vectors)])
 
-    def _in_pieces(self, sums: list[list[Buffer]]) -> list[list[Buffer]]:
-        """int32 sums, of pieces that are summed in `sums`."""
+    def _in_pieces(self, sums: Accumulators) -> list[list[Expr]]:
+        """Sums as real numbers, of pieces that are summed in `sums` and added up in int32."""
         program, lanes = self.program, self.program.lanes
-        totals = [[local(lanes, "int32") for _ in pixel] for pixel in sums]
-        pairs = [pair for each in zip(totals, sums, strict=True) for pair in zip(*each, strict=True)]
-        for total, _ in pairs:
-            store(total, broadcast(T.int32(0), lanes), 0, lanes=lanes)
+        totals = Accumulators.apart(sums.pixels, sums.vectors, lanes)
+        totals.fill([broadcast(T.int32(0), lanes)] * totals.vectors)
         size = min(program.piece, program.depth)
         with T.serial(program.taps) as tap, T.serial(-(-program.depth // size)) as piece:
             self._start(sums)
             self._accumulate(sums, tap, piece * size, T.min(program.depth - piece * size, size))
-            for total, each in pairs:
-                part = T.cast(load(each, 0, lanes=lanes), vector("int32", lanes))
-                store(total, load(total, 0, lanes=lanes) + part, 0, lanes=lanes)
-        return totals
+            totals.add(sums)
+        return [[T.cast(total, vector(FLOAT, lanes)) for total in pixel] for pixel in totals.values()]
 
-    def _accumulate(self, sums: list[list[Buffer]], tap: Expr, start: Expr, count: Expr) -> None:
+    def _accumulate(self, sums: Accumulators, tap: Expr, start: Expr, count: Expr) -> None:
         """Add the products of a tap with `count` input channels from `start` on."""
         if self.program.each_by_itself:
-            self._accumulate_channels([pixel[0] for pixel in sums], tap)
+            self._accumulate_channels(sums, tap)
             return
         program, lanes = self.program, self.program.lanes
         first = self.start // program.sharing * program.depth
@@ -224,17 +217,16 @@ class _Tile:
                 T.Bind(load(self.constants["weights"], self.block, tap, k, at * lanes, lanes=lanes))
                 for at in range(program.vectors)
             ]
-            for p, pixel in enumerate(sums):
+            for p in range(sums.pixels):
                 value = T.Bind(broadcast(load(self.image, *self._place(tap, p), first + k), lanes))
-                for each, weights in zip(pixel, w, strict=True):
-                    store(each, load(each, 0, lanes=lanes) + value * weights, 0, lanes=lanes)
+                for v, weights in enumerate(w):
+                    sums[p, v] = sums[p, v] + value * weights
 
-    def _accumulate_channels(self, sums: list[Buffer], tap: Expr) -> None:
+    def _accumulate_channels(self, sums: Accumulators, tap: Expr) -> None:
         lanes = self.program.lanes
         w = T.Bind(load(self.constants["weights"], self.block, tap, 0, 0, lanes=lanes))
-        for p, each in enumerate(sums):
-            value = load(self.image, *self._place(tap, p), self.start, lanes=lanes)
-            store(each, load(each, 0, lanes=lanes) + value * w, 0, lanes=lanes)
+        for p in range(sums.pixels):
+            sums[p, 0] = sums[p, 0] + load(self.image, *self._place(tap, p), self.start, lanes=lanes) * w
 
     def _each_tap(self) -> Iterator[Expr]:
         """The taps one by one; depthwise layers with few taps unroll them, so that neighbours share loads."""

@@ -22,14 +22,15 @@ from typing import Any
 import numpy as np
 
 from tflite2q.kernels import layout
+from tflite2q.kernels.accumulators import Accumulators
 from tflite2q.kernels.contracts import FloatConv2DContract, Tensor
 from tflite2q.kernels.depthwise import Window, WindowProgram
-from tflite2q.kernels.frame import Arrays, Plan, Tensors
+from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.gemm import Section
 from tflite2q.kernels.loops import region
 from tflite2q.kernels.real import FLOAT, ClampedSums, Ending, Registers, bias_of, finish
 from tflite2q.kernels.refusals import Because, Refusal
-from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, load, local, store, view
+from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, load, view
 
 PIXELS = 4  # of a tile, at most
 MOST_COLUMNS = 9  # of a kernel; wider ones would unroll too far
@@ -142,7 +143,7 @@ class FloatDepthwise:
             return refused
         program = Program.of(contract, Registers.of(target))
         s = program.sections[0]
-        name = f"{FLOAT}_depthwise{program.window.name}_{s.pixels}x{s.block}__generic"
+        name = Name(FLOAT, f"depthwise{program.window.name}", tile=f"{s.pixels}x{s.block}")
         return Plan(name, program, functools.partial(pack, contract, program))
 
 
@@ -189,16 +190,14 @@ class _Tile:
         lanes = self.program.lanes
         _, out_h, out_w, _ = self.program.output.shape
         vectors = [T.Bind(vector + v) for v in range(s.vectors)]
-        sums = [[local(lanes, FLOAT) for _ in vectors] for _ in range(pixels)]
-        for pixel in sums:
-            for each, index in zip(pixel, vectors, strict=True):
-                store(each, self.ending.start(index, lanes), 0, lanes=lanes)
+        sums = Accumulators.apart(pixels, s.vectors, lanes, FLOAT)
+        sums.fill([self.ending.start(index, lanes) for index in vectors])
         begin, count = self._rows_inside()
         with T.serial(count) as i:
             self._kernel_row(sums, vectors, T.Bind(begin + i), column, channel)
-        values = [[load(each, 0, lanes=lanes) for each in pixel] for pixel in sums]
         at = T.Bind((self.n * out_h + self.row) * out_w + column)
-        finish(self.ending, values, vectors, lanes, s.block, self.y, [at + p for p in range(pixels)], channel)
+        rows = [at + p for p in range(pixels)]
+        finish(self.ending, sums.values(), vectors, lanes, s.block, self.y, rows, channel)
 
     def _rows_inside(self) -> tuple[Expr, Expr]:
         """The first kernel row inside the image, and how many there are."""
@@ -209,7 +208,7 @@ class _Tile:
         end = T.min((T.max(in_h - top, 0) + step - 1) // step, kh) if window.padding[2] else kh
         return T.Bind(begin), T.Bind(T.max(end - begin, 0))
 
-    def _kernel_row(self, sums: list[list[Buffer]], vectors: list[Expr], i: Expr, column: Expr, channel: Expr) -> None:
+    def _kernel_row(self, sums: Accumulators, vectors: list[Expr], i: Expr, column: Expr, channel: Expr) -> None:
         """The products of kernel row `i`."""
         window, lanes = self.program.window, self.program.lanes
         width, step = window.input.shape[2], window.dilation[1]
@@ -219,9 +218,9 @@ class _Tile:
         for v, index in enumerate(vectors):
             for j in range(window.kernel[1]):
                 w = T.Bind(load(self.constants["weights"], index, i * window.kernel[1] + j, 0, lanes=lanes))
-                for p, pixel in enumerate(sums):
+                for p in range(sums.pixels):
                     at = left + p * window.strides[1] + j * step
                     if isinstance(at, int) and not 0 <= at < width:
                         continue
                     x = load(self.image, self.n, source, at, channel + v * lanes, lanes=lanes)
-                    store(pixel[v], load(pixel[v], 0, lanes=lanes) + x * w, 0, lanes=lanes)
+                    sums[p, v] = sums[p, v] + x * w

@@ -23,13 +23,14 @@ from typing import Any
 import numpy as np
 
 from tflite2q.kernels import gemm, layout, tiles
+from tflite2q.kernels.accumulators import Accumulators
 from tflite2q.kernels.contracts import Array, FloatConv2DContract, Tensor
-from tflite2q.kernels.frame import Arrays, Plan, Tensors
+from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.gemm import GemmProgram, Geometry, Section, Span, by_section
 from tflite2q.kernels.loops import PARALLEL_MACS, ZEROS, moving_zero
 from tflite2q.kernels.real import FLOAT, ClampedSums, Ending, Registers, bias_of, finish
 from tflite2q.kernels.refusals import Because, Refusal
-from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, local, store
+from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load
 
 WIDEST = 8  # vectors of a block of layers with few pixels
 ALL_AT_ONCE = 32  # steps that are not worth a loop
@@ -64,7 +65,7 @@ class Program(GemmProgram):
         return {
             **by_section(self.sections, "weights", weights),
             "bias": Tensor((self.vectors, self.lanes), FLOAT),
-            "zeros": ZEROS,
+            **ZEROS,
         }
 
     def emit(self, inputs: Sequence[Buffer], constants: Buffers, y: Buffer) -> None:
@@ -103,7 +104,7 @@ class FloatGemm:
             return Refusal(Because.GEOMETRY, f"{contract.groups} groups")
         program = Program.of(contract, Registers.of(target))
         s = program.sections[0]
-        name = f"{FLOAT}_conv2d_{s.pixels}x{s.block}__generic"
+        name = Name(FLOAT, "conv2d", tile=f"{s.pixels}x{s.block}")
         return Plan(name, program, functools.partial(pack, contract, program))
 
 
@@ -127,7 +128,7 @@ def pack(contract: FloatConv2DContract, program: Program) -> Arrays:
         f"weights {number}": grouped[index].transpose(0, 2, 1).astype(FLOAT) for number, index in enumerate(indices)
     }
     channels = np.concatenate([index.reshape(-1, program.lanes) for index in indices])
-    return {**packed, "bias": bias_of(contract)[channels], "zeros": np.zeros(ZEROS.shape, np.int32)}
+    return {**packed, "bias": bias_of(contract)[channels]}
 
 
 @dataclass(frozen=True)
@@ -144,23 +145,20 @@ class _Tile:
         """Tile `t` of a block of section `number`: `pixels` x `vectors`, from bias to stored results."""
         program, s, lanes = self.program, self.program.sections[number], self.program.lanes
         pixel, addresses = tiles.place(program.geometry, s.pixels, t)
-        at = T.Bind(first + block * s.vectors + moving_zero(self.constants["zeros"], t))
+        at = T.Bind(first + block * s.vectors + moving_zero(self.constants, t))
         vectors = [T.Bind(at + v) for v in range(s.vectors)]
         starts = [T.Bind(self.ending.start(index, lanes)) for index in vectors]
-        sums = [local(s.vectors * lanes, FLOAT) for _ in range(s.pixels)]
-        for each in sums:
-            for v, value in enumerate(starts):
-                store(each, value, v * lanes, lanes=lanes)
+        sums = Accumulators.by_pixel(s.pixels, s.vectors, lanes, FLOAT)
+        sums.fill(starts)
         weights = self.constants[f"weights {number}"]
 
         def step(offset: Expr, k: Expr) -> None:
             w = [T.Bind(load(weights, block, k, v * lanes, lanes=lanes)) for v in range(s.vectors)]
-            for address, each in zip(addresses, sums, strict=True):
+            for p, address in enumerate(addresses):
                 x = T.Bind(broadcast(load(self.image, address + offset), lanes))
                 for v, operand in enumerate(w):
-                    store(each, load(each, v * lanes, lanes=lanes) + x * operand, v * lanes, lanes=lanes)
+                    sums[p, v] = sums[p, v] + x * operand
 
         tiles.each_step(program.geometry, 1, ALL_AT_ONCE, UNROLLED, step)
-        values = [[load(each, v * lanes, lanes=lanes) for v in range(s.vectors)] for each in sums]
         rows = [pixel + p for p in range(s.pixels)]
-        finish(self.ending, values, vectors, lanes, s.stored, self.y, rows, s.start(block))
+        finish(self.ending, sums.values(), vectors, lanes, s.stored, self.y, rows, s.start(block))

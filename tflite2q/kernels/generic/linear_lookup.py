@@ -26,7 +26,7 @@ IN_FLIGHT = 4  # vectors
 class GenericLinearLookup:
     """Lookup contracts of integer tables that are lines."""
 
-    name = "generic_line"
+    name = "generic_linear_lookup"
 
     def plan(self, contract: LookupContract, target: Any) -> Plan | Refusal:
         refused = lookup.refusal(contract, ("int8", "uint8", "int16"), 0)
@@ -35,7 +35,7 @@ class GenericLinearLookup:
         line = _fit(contract)
         if line is None:
             return Refusal(Because.NUMBERS, "the table is no straight line")
-        return lookup.plan(contract, "line_{}__generic", line, IN_FLIGHT * LANES, _prepare)
+        return lookup.plan(contract, line, IN_FLIGHT * LANES, _prepare, operation="linear_lookup")
 
 
 def _fit(contract: LookupContract) -> Array | None:

@@ -19,7 +19,7 @@ class GenericLookup:
     name = "generic_lookup"
 
     def plan(self, contract: LookupContract, target: Any) -> Plan:
-        return lookup.plan(contract, "lookup_{}__generic", table_by_byte(contract), IN_FLIGHT, _prepare)
+        return lookup.plan(contract, table_by_byte(contract), IN_FLIGHT, _prepare)
 
 
 def _prepare(table: Buffer) -> Translate:

@@ -19,13 +19,14 @@ import numpy as np
 
 from tflite2q.arithmetic.rounding import code_range
 from tflite2q.kernels import layout
+from tflite2q.kernels.accumulators import Accumulators
 from tflite2q.kernels.contracts import Array, MatmulContract, Tensor
 from tflite2q.kernels.dynamic import HIGH, LOW, MOST, Images, Scales
 from tflite2q.kernels.epilogue import Epilogue
-from tflite2q.kernels.frame import Arrays, Plan, Tensors
+from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.loops import chunks, region
 from tflite2q.kernels.real import FLOAT, Registers
-from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, local, shuffle, store, vector, view
+from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, shuffle, store, vector, view
 
 EXACT = 2**24  # integers that float32 holds
 UNROLLED = 4  # steps in one go of a loop
@@ -227,8 +228,8 @@ class GenericMatmul:
         program = Program.of(contract, Registers.of(target))
         types = "float32" if contract.b.dtype == FLOAT else "f32s8" if contract.rescale is None else contract.a.dtype
         types = "s16s8" if (contract.a.dtype, contract.b.dtype) == (WIDE_CODES, "int8") else types
-        arithmetic = "" if contract.rescale is None else f"_{contract.rescale.arithmetic}"
-        name = f"{types}_matmul{arithmetic}_{program.rows}x{program.width}__generic"
+        arithmetic = "" if contract.rescale is None else contract.rescale.arithmetic
+        name = Name(types, "matmul", arithmetic=arithmetic, tile=f"{program.rows}x{program.width}")
 
         def pack() -> Arrays:
             if contract.scales is not None:
@@ -258,47 +259,44 @@ class _Tile:
         count = p.output.shape[1]
         first = T.Bind((image if p.a.shape[0] > 1 else 0) * count + row)
         panel = T.Bind(image if p.b.shape[0] > 1 else T.int32(0))
-        sums = [[local(lanes, p.number) for _ in range(p.vectors)] for _ in range(p.rows)]
+        sums = Accumulators.apart(p.rows, p.vectors, lanes, p.number)
 
         def step(k: Expr) -> None:
             w = [T.Bind(load(self.panels, panel, block, k, v * lanes, lanes=lanes)) for v in range(p.vectors)]
-            for r, each in enumerate(sums):
+            for r in range(p.rows):
                 x = T.Bind(broadcast(load(self.left, first + r, k), lanes))
-                for value, operand in zip(each, w, strict=True):
-                    store(value, load(value, 0, lanes=lanes) + x * operand, 0, lanes=lanes)
+                for v, operand in enumerate(w):
+                    sums[r, v] = sums[r, v] + x * operand
 
         found = self._in_pieces(sums, step) if p.piece else self._whole(sums, step)
         start, below = T.Bind(p.start(block)), T.Bind(image * count + row)
-        for r, each in enumerate(found):
+        for r, each in enumerate(found.values()):
             for v, value in enumerate(each):
                 column = start + v * lanes
                 store(self.y, self._result(value, first + r, column), below + r, column, lanes=lanes)
 
-    def _whole(self, sums: list[list[Buffer]], step: Callable[[Expr], None]) -> list[list[Expr]]:
+    def _whole(self, sums: Accumulators, step: Callable[[Expr], None]) -> Accumulators:
         """Sums of all steps."""
-        lanes, depth = self.program.lanes, self.program.depth
-        _clear(sums, self.program.number, lanes)
+        depth = self.program.depth
+        _clear(sums)
         with T.serial(depth // UNROLLED) as i:
             for j in range(UNROLLED):
                 step(i * UNROLLED + j)
         for k in range(depth // UNROLLED * UNROLLED, depth):
             step(k)
-        return [[load(value, 0, lanes=lanes) for value in each] for each in sums]
+        return sums
 
-    def _in_pieces(self, sums: list[list[Buffer]], step: Callable[[Expr], None]) -> list[list[Expr]]:
+    def _in_pieces(self, sums: Accumulators, step: Callable[[Expr], None]) -> Accumulators:
         """int32 sums of float32 ones that are exact."""
-        p, lanes = self.program, self.program.lanes
-        totals = [[local(lanes, "int32") for _ in each] for each in sums]
-        _clear(totals, "int32", lanes)
+        p = self.program
+        totals = Accumulators.apart(p.rows, p.vectors, p.lanes)
+        _clear(totals)
         with T.serial(math.ceil(p.depth / p.piece)) as piece:
-            _clear(sums, FLOAT, lanes)
+            _clear(sums)
             with T.serial(T.min(p.depth - piece * p.piece, p.piece)) as k:
                 step(piece * p.piece + k)
-            for each, values in zip(totals, sums, strict=True):
-                for total, value in zip(each, values, strict=True):
-                    part = T.cast(load(value, 0, lanes=lanes), vector("int32", lanes))
-                    store(total, load(total, 0, lanes=lanes) + part, 0, lanes=lanes)
-        return [[load(total, 0, lanes=lanes) for total in each] for each in totals]
+            totals.add(sums)
+        return totals
 
     def _result(self, value: Expr, row: Expr, column: Expr) -> Expr:
         """Results of sums, which are of `number`, or int32 if they were added up in pieces."""
@@ -313,8 +311,6 @@ class _Tile:
         return (T.cast(value, vector(FLOAT, lanes)) if p.piece else value) * scale
 
 
-def _clear(sums: list[list[Buffer]], dtype: str, lanes: int) -> None:
-    zero = T.int32(0) if dtype == "int32" else T.FloatImm(dtype, 0.0)
-    for each in sums:
-        for value in each:
-            store(value, broadcast(zero, lanes), 0, lanes=lanes)
+def _clear(sums: Accumulators) -> None:
+    zero = T.int32(0) if sums.dtype == "int32" else T.FloatImm(sums.dtype, 0.0)
+    sums.fill([broadcast(zero, sums.lanes)] * sums.vectors)

@@ -15,7 +15,7 @@ import numpy as np
 from tflite2q.arithmetic.rounding import code_range
 from tflite2q.kernels import layout
 from tflite2q.kernels.contracts import PoolContract, Tensor
-from tflite2q.kernels.frame import Arrays, ContractProgram, Plan, Tensors
+from tflite2q.kernels.frame import Arrays, ContractProgram, Name, Plan, Tensors
 from tflite2q.kernels.loops import region
 from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, local, store, vector
 
@@ -87,7 +87,7 @@ class GenericPool:
 
     def plan(self, contract: PoolContract, target: Any) -> Plan:
         program = Program(contract)
-        return Plan(f"{contract.dtype}_{contract.kind}_pool__generic", program, program.pack)
+        return Plan(Name(contract.dtype, f"{contract.kind}_pool"), program, program.pack)
 
 
 def _inside(first: Expr, window: int, size: int, before: int, after: int) -> tuple[Expr, Expr]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from tflite2q.kernels import layout
 from tflite2q.kernels.contracts import Array, ResizeBilinearContract, Tensor
-from tflite2q.kernels.frame import Arrays, Plan, Tensors
+from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.loops import chunks, region
 from tflite2q.kernels.real import Registers
 from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, store, uncontracted, vector, view
@@ -116,7 +116,7 @@ class GenericResize:
 
     def plan(self, contract: ResizeBilinearContract, target: Any) -> Plan:
         program = Program.of(contract, target)
-        name = f"{contract.dtype}_resize_bilinear_{program.weight_dtype}__generic"
+        name = Name(contract.dtype, "resize_bilinear", arithmetic=program.weight_dtype)
         return Plan(name, program, functools.partial(program.pack, contract))
 
 

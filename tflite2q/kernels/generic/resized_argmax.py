@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tflite2q.kernels.contracts import ResizedArgMaxContract, Tensor
-from tflite2q.kernels.frame import Plan, Tensors
+from tflite2q.kernels.frame import Name, Plan, Tensors
 from tflite2q.kernels.generic import argmax, resize
 from tflite2q.kernels.loops import region
 from tflite2q.kernels.tir import Buffer, Buffers, T, store, view
@@ -55,5 +55,5 @@ class GenericResizedArgMax:
     def plan(self, contract: ResizedArgMaxContract, target: Any) -> Plan:
         resized = resize.Program.of(contract.resize, target)
         program = Program(resized, argmax.Program(contract.argmax, resized.lanes))
-        name = f"{contract.resize.dtype}_resized_argmax_{resized.weight_dtype}__generic"
+        name = Name(contract.resize.dtype, "resized_argmax", arithmetic=resized.weight_dtype)
         return Plan(name, program, lambda: {**resized.pack(contract.resize), **program.argmax.pack()})

@@ -19,7 +19,7 @@ from tflite2q.arithmetic.rescale import int_const, rounding_shift_right
 from tflite2q.arithmetic.rounding import code_range
 from tflite2q.dialect.ops.softmax import SUM_BITS, row_scale, share
 from tflite2q.kernels.contracts import SoftmaxContract, Tensor
-from tflite2q.kernels.frame import Arrays, Plan, Tensors
+from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.generic.eltwise import TirCore
 from tflite2q.kernels.loops import chunks, region
 from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, store
@@ -95,7 +95,7 @@ class GenericSoftmax:
     name = "generic_softmax"
 
     def plan(self, contract: SoftmaxContract, target: Any) -> Plan:
-        return Plan(f"{contract.dtype}_softmax__generic", Program(contract.output), functools.partial(_pack, contract))
+        return Plan(Name(contract.dtype, "softmax"), Program(contract.output), functools.partial(_pack, contract))
 
 
 def _pack(contract: SoftmaxContract) -> Arrays:

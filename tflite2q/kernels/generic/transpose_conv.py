@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tflite2q.kernels import frame
@@ -74,4 +74,4 @@ class GenericTransposeConv:
     def plan(self, contract: TransposeConv2DContract, target: Any) -> Plan:
         found = self.planned(contract.conv, target)
         program = Program(found.program, contract.strides, contract.first, contract.output)
-        return Plan(found.name.replace("conv2d", "transpose_conv2d", 1), program, found.pack)
+        return Plan(replace(found.name, operation=f"transpose_{found.name.operation}"), program, found.pack)

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 
 from tflite2q.kernels.contracts import Array, EltwiseContract, FixedSum, Tensor
-from tflite2q.kernels.frame import Plan, Tensors
+from tflite2q.kernels.frame import Name, Plan, Tensors
 from tflite2q.kernels.loops import region
 from tflite2q.kernels.refusals import Because, Refusal
 from tflite2q.kernels.split_rescale import SplitEpilogue
 from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, store, view
-from tflite2q.kernels.x86.epilogue16 import Epilogue16, interleave
+from tflite2q.kernels.x86.epilogue16 import Epilogue16, SplitEpilogue16, interleave
 from tflite2q.kernels.x86.isa import Level
 
 GRAIN = 64  # blocks that one thread takes at a time
@@ -103,11 +103,11 @@ class X86Add16:
         if unfit:
             return Refusal(Because.NUMBERS, unfit)
         halved = (total.terms[0] == HALF, total.terms[1] == HALF)
-        ending = Epilogue16(SplitEpilogue(total.low, total.high, False), self.level, True)
+        ending = SplitEpilogue16(SplitEpilogue(total.low, total.high, False), self.level, True)
         rescales = [term for term, half in zip(total.terms, halved, strict=True) if not half] + [total.result]
         packed = {"rescales": np.concatenate([_constants(*each) for each in rescales])}
         program = Program(contract.inputs, total.subtract, halved, ending)
-        return Plan(f"int16_{contract.name}__{self.level.name}", program, lambda: packed)
+        return Plan(Name("int16", contract.name, self.level.name), program, lambda: packed)
 
 
 def _unfit(total: FixedSum) -> str | None:
@@ -169,7 +169,7 @@ def _lower(level: Level, half: Expr) -> Expr:
 
 
 def _dot(level: Level, accumulator: Expr, x: Expr, weights: Expr) -> Expr:
-    return T.Bind(level.dot16(accumulator, level.as_pairs(x), level.as_pairs(weights), proven=True))
+    return T.Bind(level.pairs.add(accumulator, level.as_pairs(x), level.as_pairs(weights), proven=True))
 
 
 def _rounded(level: Level, product: Expr, half: Expr, count: Expr) -> Expr:

@@ -21,7 +21,7 @@ channels) are limited by the epilogue.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
@@ -29,12 +29,13 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from tflite2q.kernels import gemm, layout, tiles
+from tflite2q.kernels.accumulators import Accumulators
 from tflite2q.kernels.contracts import Array, Conv2DContract, DenseContract, Tensor
-from tflite2q.kernels.frame import Arrays, Plan, Tensors
+from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.gemm import GemmProgram, Geometry, Section, Span, by_section
 from tflite2q.kernels.loops import ZEROS, moving_zero
 from tflite2q.kernels.refusals import Because, Refusal
-from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, local, store
+from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load
 from tflite2q.kernels.x86 import epilogue, input_sums
 from tflite2q.kernels.x86.epilogue import Rescaling, X86Epilogue
 from tflite2q.kernels.x86.isa import UNIT, ByteProduct, Level
@@ -74,7 +75,7 @@ class ByteProgram(GemmProgram):
 
     @property
     def packed_weights(self) -> Tensors:
-        """The constants that `pack_weights` gives."""
+        """Weights, and those of extra steps."""
         lanes, dtype = self.level.lanes, f"int{self.product.bits}"
 
         def weights(steps: int, blocks: int, s: Section) -> Tensor:
@@ -108,7 +109,7 @@ class Program(ByteProgram):
         return {
             **self.packed_weights,
             "bias": Tensor((self.vectors, self.level.lanes), "int32"),
-            "zeros": ZEROS,
+            **ZEROS,
             **({"input factor": Tensor((1,), "int32")} if self.input_sums else {}),
             **self.ending.constants(self.vectors),
         }
@@ -165,12 +166,12 @@ class X86Conv:
             contract.inputs, contract.output, geometry, conv.x_zero_point, sections, self.level, self.level.bytes, (),
             not fits, rescaling.epilogue,
         )  # fmt: skip
-        program, weights = without_saturation(program, _weights(conv, program))
+        program, pack_weights = without_saturation(program, _weights(conv, program))
         s = sections[0]
         types = f"{contract.x_dtype[0]}8s{program.product.bits}"
-        arithmetic = f"{conv.rescale.arithmetic}_{s.pixels}x{s.block}"
-        name = f"{types}_{contract.operation}_{arithmetic}__{self.level.name}"
-        return Plan(name, program, functools.partial(_pack, conv, program, rescaling, weights))
+        tile = f"{s.pixels}x{s.block}"
+        name = Name(types, contract.operation, self.level.name, conv.rescale.arithmetic, tile)
+        return Plan(name, program, functools.partial(_pack, conv, program, rescaling, pack_weights))
 
 
 def tile_pixels(g: Geometry, level: Level, vectors: int) -> int:
@@ -193,36 +194,37 @@ def arranged_weights(program: ByteProgram, weights: Array, channels: Sequence[Ar
     ]
 
 
-def without_saturation(program: P, weights: list[Array]) -> tuple[P, list[Any]]:
-    """The same by products that saturate, with weights split until none does, if the level has them and it pays."""
+def without_saturation(program: P, weights: list[Array]) -> tuple[P, Callable[[], dict[str, Array]]]:
+    """The same by products that saturate, with weights split until none does, if the level has them and it pays; and
+    what packs the weights."""
     if program.level.unsaturated is None:
-        return program, weights
+        return program, functools.partial(_pack_weights, program, weights)
     split = [UnsaturatedWeights.of(each) for each in weights]
     if max(each.share for each in split) > MOST_EXTRA:
-        return program, weights
+        return program, functools.partial(_pack_weights, program, weights)
     extras = tuple(len(each.steps) for each in split)
-    return replace(program, product=program.level.unsaturated, extras=extras), split
+    program = replace(program, product=program.level.unsaturated, extras=extras)
+    return program, functools.partial(_pack_split, program, split)
 
 
-def pack_weights(program: ByteProgram, weights: list[Any]) -> dict[str, Array]:
-    """The constants of what `without_saturation` gave."""
-    packed: dict[str, Array] = {}
-    for number, each in enumerate(weights):
-        if isinstance(each, UnsaturatedWeights):
-            packed[f"extra weights {number}"] = program.product.arrange(each.extra)[None]
-            packed[f"extra offsets {number}"] = _offsets(program.geometry)[each.steps]
-            packed[f"extra starts {number}"] = each.starts
-            each = each.weights
-        packed[f"weights {number}"] = program.product.arrange(each)
+def _pack_weights(program: ByteProgram, weights: Sequence[Array]) -> dict[str, Array]:
+    return {f"weights {number}": program.product.arrange(each) for number, each in enumerate(weights)}
+
+
+def _pack_split(program: ByteProgram, split: Sequence[UnsaturatedWeights]) -> dict[str, Array]:
+    packed = _pack_weights(program, [each.weights for each in split])
+    for number, each in enumerate(split):
+        packed[f"extra weights {number}"] = program.product.arrange(each.extra)[None]
+        packed[f"extra offsets {number}"] = _offsets(program.geometry)[each.steps]
+        packed[f"extra starts {number}"] = each.starts
     return packed
 
 
-def _pack(conv: Conv2DContract, program: Program, rescaling: Rescaling, weights: list[Any]) -> Arrays:
-    packed = pack_weights(program, weights)
+def _pack(conv: Conv2DContract, program: Program, rescaling: Rescaling, weights: Callable[[], Arrays]) -> Arrays:
+    packed = dict(weights())
     channels = np.concatenate([epilogue.lane_channels(s) for s in program.sections])
     shift = 128 if conv.x_dtype == "int8" else 0
     packed["bias"] = layout.folded_bias(conv, conv.x_zero_point + shift)[channels]
-    packed["zeros"] = np.zeros(ZEROS.shape, np.int32)
     if program.input_sums:
         packed["input factor"] = np.array([-layout.signed_weights(conv)[1]], np.int32)
     return {**packed, **rescaling.pack(channels)}
@@ -247,54 +249,45 @@ class _Tile:
         """Tile `t` of a block of section `number`: `pixels` x `vectors`, from bias to stored codes."""
         s, lanes, constants = self.program.sections[number], self.program.level.lanes, self.constants
         pixel, addresses = tiles.place(self.program.geometry, s.pixels, t)
-        at = T.Bind(first + block * s.vectors + moving_zero(constants["zeros"], t))
+        at = T.Bind(first + block * s.vectors + moving_zero(constants, t))
         vectors = [T.Bind(at + v) for v in range(s.vectors)]
-        accumulators = [local(s.vectors * lanes, "int32") for _ in range(s.pixels)]
-        for p, accumulator in enumerate(accumulators):
-            for v, index in enumerate(vectors):
-                store(accumulator, self.ends.start(index, pixel + p), v * lanes, lanes=lanes)
+        sums = Accumulators.by_pixel(s.pixels, s.vectors, lanes)
+        sums.start(lambda p, v: self.ends.start(vectors[v], pixel + p))
         weights = constants[f"weights {number}"]
 
         def step(offset: Expr, k: Expr) -> None:
-            self._step(s, weights, block, addresses, offset, k, accumulators)
+            self._step(weights, block, addresses, offset, k, sums)
 
         tiles.each_step(self.program.geometry, UNIT, ALL_AT_ONCE, UNROLLED, step)
         if self.program.extras:
             extra, offsets, starts = (constants[f"extra {name} {number}"] for name in ("weights", "offsets", "starts"))
             with T.serial(starts[block + 1] - starts[block]) as i:
                 k = T.Bind(starts[block] + i)
-                self._step(s, extra, 0, addresses, T.Bind(offsets[k]), k, accumulators)
-        values = [[load(a, v * lanes, lanes=lanes) for v in range(s.vectors)] for a in accumulators]
+                self._step(extra, 0, addresses, T.Bind(offsets[k]), k, sums)
         rows = [pixel + p for p in range(s.pixels)]
-        self.ends.finish(values, vectors, s.stored, self.y, rows, s.start(block))
+        self.ends.finish(sums.values(), vectors, s.stored, self.y, rows, s.start(block))
 
     def _step(
-        self, s: Section, weights: Buffer, block: Expr, addresses: list[Expr], offset: Expr, k: Expr,
-        accumulators: list[Buffer],
-    ) -> None:  # fmt: skip
+        self, weights: Buffer, block: Expr, addresses: list[Expr], offset: Expr, k: Expr, sums: Accumulators
+    ) -> None:
         """Four bytes of each pixel, `offset` behind its first one, times the weights of step `k`."""
         level, product = self.program.level, self.program.product
 
         def operand(v: int) -> tuple[Expr, ...]:
             return product.weights(lambda first, count: load(weights, block, k, v, first, lanes=count))
 
-        resident = [operand(v) for v in range(s.vectors)] if level.avx512 else []
+        resident = [operand(v) for v in range(sums.vectors)] if level.avx512 else []
         inputs = []
-        for address, accumulator in zip(addresses, accumulators, strict=True):
+        for p, address in enumerate(addresses):
             four = T.reinterpret("int32", load(self.image, address + offset, lanes=UNIT))
             if str(self.image.dtype) == "int8":
                 four = T.bitwise_xor(four, T.int32(-0x7F7F7F80))
             inputs.append(product.inputs(broadcast(four, level.lanes)))
             for v, w in enumerate(resident):
-                self._accumulate(accumulator, v, inputs[-1], w)
+                sums[p, v] = product.add(sums[p, v], inputs[-1], w)
         if not resident:
             # Half as many registers: the inputs stay, weights come and go.
-            for v in range(s.vectors):
+            for v in range(sums.vectors):
                 w = operand(v)
-                for accumulator, x in zip(accumulators, inputs, strict=True):
-                    self._accumulate(accumulator, v, x, w)
-
-    def _accumulate(self, accumulator: Buffer, v: int, inputs: tuple[Expr, ...], weights: tuple[Expr, ...]) -> None:
-        lanes = self.program.level.lanes
-        value = self.program.product.add(load(accumulator, v * lanes, lanes=lanes), inputs, weights)
-        store(accumulator, value, v * lanes, lanes=lanes)
+                for p, x in enumerate(inputs):
+                    sums[p, v] = product.add(sums[p, v], x, w)

@@ -20,14 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from tflite2q.kernels import gemm, layout
+from tflite2q.kernels import gemm, layout, tiles
+from tflite2q.kernels.accumulators import Accumulators
 from tflite2q.kernels.contracts import Conv2DContract, DenseContract, Tensor
-from tflite2q.kernels.frame import Arrays, Plan, Tensors
+from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.gemm import GemmProgram, Geometry, Section, Span, by_section
 from tflite2q.kernels.loops import ZEROS, moving_zero
 from tflite2q.kernels.refusals import Refusal
 from tflite2q.kernels.sums import Sums
-from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, local, store, vector
+from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, vector
 from tflite2q.kernels.x86.epilogue16 import Epilogue16, channel_order
 from tflite2q.kernels.x86.isa import Level
 
@@ -67,14 +68,14 @@ class Program(GemmProgram):
         return {
             **by_section(self.sections, "weights", weights),
             "start": Tensor((self.vectors, lanes), "int64" if self.pieces else "int32"),
-            "zeros": ZEROS,
+            **ZEROS,
             **self.ending.constants(self.vectors),
         }
 
     def emit(self, inputs: Sequence[Buffer], constants: Buffers, y: Buffer) -> None:
         tile = _Tile(self, constants, self.image(inputs[0], UNIT), self.pixels(y))
         g = self.geometry
-        spans = [[Span(0, g.rows * math.ceil(g.width / s.pixels), s.pixels)] for s in self.sections]
+        spans = [[Span(0, tiles.by_row(g, s.pixels), s.pixels)] for s in self.sections]
         gemm.each_tile(
             self.sections, spans, gemm.pieces(self.sections, spans, self.macs), lambda: nullcontext(tile.emit)
         )
@@ -103,10 +104,10 @@ class X86Conv16:
         sections = gemm.divide(conv.out_c, level.lanes, WIDEST, functools.partial(_tile_pixels, geometry, level))
         program = Program(
             contract.inputs, contract.output, geometry, conv.x_zero_point, sections, pieces,
-            _weight_dtype(sums, geometry), Epilogue16(sums.epilogue, level, sums.proven),
+            _weight_dtype(sums, geometry), Epilogue16.of(sums, level),
         )  # fmt: skip
-        arithmetic = f"{conv.rescale.arithmetic}_{sections[0].pixels}x{sections[0].block}"
-        name = f"s16s16_{contract.operation}_{arithmetic}__{level.name}"
+        tile = f"{sections[0].pixels}x{sections[0].block}"
+        name = Name("s16s16", contract.operation, level.name, conv.rescale.arithmetic, tile)
         return Plan(name, program, functools.partial(_pack, conv, sums, program))
 
 
@@ -130,9 +131,8 @@ def _pack(conv: Conv2DContract, sums: Sums, program: Program) -> Arrays:
         packed[f"weights {number}"] = grouped[index].transpose(0, 3, 1, 2, 4).reshape(tensor.shape).astype(tensor.dtype)
         indices.append(index.reshape(-1, program.level.lanes))
     channels = np.concatenate(indices)
-    zeros = np.zeros(ZEROS.shape, np.int32)
-    epilogue = program.ending.pack(conv, sums, channels)
-    return {**packed, "start": sums.start[channels], "zeros": zeros, **epilogue}
+    epilogue = program.ending.pack(sums, channels)
+    return {**packed, "start": sums.start[channels], **epilogue}
 
 
 @dataclass(frozen=True)
@@ -148,74 +148,62 @@ class _Tile:
         """Tile `t` of a block of section `number`: `pixels` x `vectors`, from bias to stored codes."""
         program, s, weights = self.program, self.program.sections[number], self.constants[f"weights {number}"]
         g, lanes = program.geometry, program.level.lanes
-        per_row = math.ceil(g.width / s.pixels)
-        row = t // per_row
-        column = T.Bind(T.min(t % per_row * s.pixels, g.width - s.pixels))
+        row, column = tiles.in_row(g, s.pixels, t)
         pixel = T.Bind(row * g.width + column)
-        at = T.Bind(first + block * s.vectors + moving_zero(self.constants["zeros"], t))
+        at = T.Bind(first + block * s.vectors + moving_zero(self.constants, t))
         starts = [T.Bind(load(self.constants["start"], at + v, 0, lanes=lanes)) for v in range(s.vectors)]
-        accumulators = [local(s.vectors * lanes, "int32") for _ in range(s.pixels)]
+        sums = Accumulators.by_pixel(s.pixels, s.vectors, lanes)
         address = g.address(row, column)
         if program.pieces:
-            accumulators = self._in_pieces(s, weights, block, address, starts, accumulators)
+            sums = self._in_pieces(weights, block, address, starts, sums)
         else:
-            _fill(accumulators, starts, lanes)
+            sums.fill(starts)
             for first_run, count, pitch in g.regular_runs():
                 with T.serial(count) as r, T.serial(program.units) as u:
                     run = address + g.runs[first_run] + r * pitch
-                    self._step(s, weights, block, run, first_run + r, u, accumulators)
-        values = [[load(a, v * lanes, lanes=lanes) for v in range(s.vectors)] for a in accumulators]
+                    self._step(weights, block, run, first_run + r, u, sums)
         vectors, rows = [at + v for v in range(s.vectors)], [pixel + p for p in range(s.pixels)]
-        gemm.finish(program.ending, values, self.constants, vectors, s.stored, self.y, rows, s.start(block))
+        gemm.finish(program.ending, sums.values(), self.constants, vectors, s.stored, self.y, rows, s.start(block))
 
     def _in_pieces(
-        self, s: Section, weights: Buffer, block: Expr, address: Expr, starts: list[Expr], accumulators: list[Buffer]
-    ) -> list[Buffer]:
-        """int64 sums of pieces of runs, each of which `accumulators` sum in 32 bits."""
+        self, weights: Buffer, block: Expr, address: Expr, starts: list[Expr], sums: Accumulators
+    ) -> Accumulators:
+        """int64 sums of pieces of runs, each of which `sums` holds in 32 bits."""
         g, lanes, units = self.program.geometry, self.program.level.lanes, self.program.units
-        totals = [local(s.vectors * lanes, "int64") for _ in accumulators]
-        _fill(totals, starts, lanes)
+        totals = Accumulators.by_pixel(sums.pixels, sums.vectors, lanes, "int64")
+        totals.fill(starts)
         size = math.ceil(units / self.program.pieces)
         zero = broadcast(T.int32(0), lanes)
         for first_run, count, pitch in g.regular_runs():
             with T.serial(count) as r, T.serial(math.ceil(units / size)) as piece:
-                _fill(accumulators, [zero] * s.vectors, lanes)
+                sums.fill([zero] * sums.vectors)
                 with T.serial(T.min(size, units - piece * size)) as u:
                     run = address + g.runs[first_run] + r * pitch
-                    self._step(s, weights, block, run, first_run + r, piece * size + u, accumulators)
-                for total, accumulator in zip(totals, accumulators, strict=True):
-                    for v in range(s.vectors):
-                        part = T.cast(load(accumulator, v * lanes, lanes=lanes), vector("int64", lanes))
-                        store(total, load(total, v * lanes, lanes=lanes) + part, v * lanes, lanes=lanes)
+                    self._step(weights, block, run, first_run + r, piece * size + u, sums)
+                totals.add(sums)
         return totals
 
-    def _step(
-        self, s: Section, weights: Buffer, block: Expr, start: Expr, run: Expr, unit: Expr, accumulators: list[Buffer]
-    ) -> None:
+    def _step(self, weights: Buffer, block: Expr, start: Expr, run: Expr, unit: Expr, sums: Accumulators) -> None:
         """Two inputs of each pixel: unit `unit` of run number `run`, which begins at `start`."""
-        g, level = self.program.geometry, self.program.level
+        g, level, ending = self.program.geometry, self.program.level, self.program.ending
         inside = T.min(unit * UNIT, g.run - UNIT) if g.run % UNIT and g.run > UNIT else unit * UNIT
         offset, k = T.Bind(start + inside), T.Bind(run * self.program.units + unit)
-        w = [functools.partial(_weights, weights, block, k, v, UNIT * level.lanes) for v in range(s.vectors)]
-        x = [functools.partial(self._pair, offset + p * g.pixel_step) for p in range(s.pixels)]
-
-        def accumulate(p: int, v: int, pair: Expr, operand: Expr) -> None:
-            old = load(accumulators[p], v * level.lanes, lanes=level.lanes)
-            store(accumulators[p], self.program.ending.add(old, pair, operand), v * level.lanes, lanes=level.lanes)
+        w = [functools.partial(_weights, weights, block, k, v, UNIT * level.lanes) for v in range(sums.vectors)]
+        x = [functools.partial(self._pair, offset + p * g.pixel_step) for p in range(sums.pixels)]
 
         if level.avx512:
             operands = [T.Bind(each()) for each in w]
             for p, each in enumerate(x):
                 pair = T.Bind(each())
                 for v, operand in enumerate(operands):
-                    accumulate(p, v, pair, operand)
+                    sums[p, v] = ending.add(sums[p, v], pair, operand)
             return
         # Half as many registers: the inputs stay, weights come and go.
         pairs = [T.Bind(each()) for each in x]
         for v, each in enumerate(w):
             operand = T.Bind(each())
             for p, pair in enumerate(pairs):
-                accumulate(p, v, pair, operand)
+                sums[p, v] = ending.add(sums[p, v], pair, operand)
 
     def _pair(self, offset: Expr) -> Expr:
         """Two consecutive inputs in every lane."""
@@ -226,9 +214,3 @@ class _Tile:
 
 def _weights(weights: Buffer, block: Expr, k: Expr, v: int, count: int) -> Expr:
     return T.cast(load(weights, block, k, v, 0, lanes=count), vector("int16", count))
-
-
-def _fill(accumulators: list[Buffer], values: list[Expr], lanes: int) -> None:
-    for accumulator in accumulators:
-        for v, value in enumerate(values):
-            store(accumulator, value, v * lanes, lanes=lanes)

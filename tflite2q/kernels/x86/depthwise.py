@@ -28,7 +28,7 @@ from tflite2q.arithmetic.rounding import wrap32
 from tflite2q.kernels import layout
 from tflite2q.kernels.contracts import Array, DepthwiseConv2DContract, Tensor
 from tflite2q.kernels.depthwise import InterleavingProgram, Section, Window, narrow_rows, refusal, sections
-from tflite2q.kernels.frame import Arrays, Plan, Tensors
+from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.loops import PARALLEL_MACS, ZEROS, moving_zero
 from tflite2q.kernels.refusals import Refusal
 from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, load, part, store, view
@@ -66,7 +66,7 @@ class Program(InterleavingProgram):
             "variants": Tensor((self.window.tiles(self.rows),), "int32"),
             "weights": Tensor((each, steps * 4, 4 * lanes), f"int{self.level.bytes.bits}"),
             "bias": Tensor((each, self.rows * 4, lanes), "int32"),
-            "zeros": ZEROS,
+            **ZEROS,
             **self.ending.constants(self.blocks * 4),
         }
 
@@ -121,7 +121,7 @@ class X86Depthwise:
             window, rows, len(window.variants(rows)), found, contract.x_zero_point, passes, rescaling.epilogue
         )
         types, tile = f"{contract.x_dtype[0]}8s{self.level.bytes.bits}", f"{rows}x{found[0].side}x{found[0].width}"
-        name = f"{types}_depthwise{window.name}_{contract.rescale.arithmetic}_{tile}__{self.level.name}"
+        name = Name(types, f"depthwise{window.name}", self.level.name, contract.rescale.arithmetic, tile)
         return Plan(name, program, functools.partial(_pack, contract, program, rescaling))
 
 
@@ -139,7 +139,6 @@ def _pack(contract: DepthwiseConv2DContract, program: Program, rescaling: Rescal
         "variants": program.variant_of_each_tile(),
         "weights": weights,
         "bias": biases,
-        "zeros": np.zeros(ZEROS.shape, np.int32),
         **rescaling.pack(channels.reshape(-1, program.level.lanes)),
     }
 
@@ -197,7 +196,7 @@ class _Tile:
         with T.serial(math.ceil(out_w / side)) as t:
             column = T.Bind(T.min(t * side, out_w - side))
             target = T.Bind(((n * out_h + row) * out_w + column) * c + channel)
-            self.tile(s, source, variant, T.Bind(block + moving_zero(self.constants["zeros"], t)), column, target)
+            self.tile(s, source, variant, T.Bind(block + moving_zero(self.constants, t)), column, target)
 
     def _rows(self, n: Expr, row: Expr) -> list[list[Expr]]:
         """Where the rows that a tile packs begin in the image.

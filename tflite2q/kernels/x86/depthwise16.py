@@ -23,13 +23,15 @@ from typing import Any
 
 import numpy as np
 
+from tflite2q.kernels import gemm
+from tflite2q.kernels.accumulators import Accumulators
 from tflite2q.kernels.contracts import DepthwiseConv2DContract, Tensor
 from tflite2q.kernels.depthwise import InterleavingProgram, Section, Window, narrow_rows, refusal, sections
-from tflite2q.kernels.frame import Arrays, Plan, Tensors
+from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.loops import ZEROS, moving_zero, region
 from tflite2q.kernels.refusals import Because, Refusal
 from tflite2q.kernels.sums import Sums
-from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, local, shuffle, store, view
+from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, shuffle, store, view
 from tflite2q.kernels.x86.depthwise import MOST_TAPS
 from tflite2q.kernels.x86.epilogue16 import Epilogue16, channel_order, interleave
 from tflite2q.kernels.x86.isa import Level
@@ -62,7 +64,7 @@ class Program(InterleavingProgram):
             "variants": Tensor((self.window.tiles(self.rows),), "int32"),
             "weights": Tensor((self.variants * self.blocks, steps, self.size), "int16"),
             "start": Tensor((count, self.level.lanes), "int32"),
-            "zeros": ZEROS,
+            **ZEROS,
             **self.ending.constants(count),
         }
 
@@ -124,14 +126,13 @@ class X86Depthwise16:
             return refused
         sums, window = Sums.of(contract), Window.of(contract)
         rows = window.shared_rows(Program.group)
-        ending = Epilogue16(sums.epilogue, self.level, sums.proven)
-        program = Program(window, rows, len(window.variants(rows)), found, ending)
+        program = Program(window, rows, len(window.variants(rows)), found, Epilogue16.of(sums, self.level))
         if max(sum(program.edges(s)) for s in found) > MOST_EDGES:
             return Refusal(Because.GEOMETRY, f"padding of {contract.padding} would unroll too far")
         if sums.wide:
             return Refusal(Because.NUMBERS, "sums need 64 bits")
         tile = f"{rows}x{found[0].side}x{found[0].width}"
-        name = f"s16s16_depthwise{window.name}_{contract.rescale.arithmetic}_{tile}__{self.level.name}"
+        name = Name("s16s16", f"depthwise{window.name}", self.level.name, contract.rescale.arithmetic, tile)
         return Plan(name, program, functools.partial(_pack, contract, sums, program))
 
 
@@ -150,8 +151,7 @@ def _pack(contract: DepthwiseConv2DContract, sums: Sums, program: Program) -> Ar
         "variants": program.variant_of_each_tile(),
         "weights": np.moveaxis(packed, 4, 1).reshape(program.constants["weights"].shape),
         "start": sums.start[flat],
-        "zeros": np.zeros(ZEROS.shape, np.int32),
-        **program.ending.pack(contract, sums, flat),
+        **program.ending.pack(sums, flat),
     }
 
 
@@ -213,28 +213,24 @@ class _Tile:
             for old in [key for key in columns if key < base]:
                 del columns[old]
             # Each group of pixels reads constants anew, or LLVM would keep them for the next, on the stack.
-            zero = moving_zero(self.constants["zeros"], t + group)
+            zero = moving_zero(self.constants, t + group)
             block, variant = T.Bind(shared.block + zero), T.Bind(shared.variant + shared.block + zero)
-            rows = [local(VECTORS * lanes, "int32") for _ in range(program.rows)]
-            for accumulators in rows:
-                for v in range(VECTORS):
-                    value = load(self.constants["start"], block * VECTORS + v, 0, lanes=lanes)
-                    store(accumulators, value, v * lanes, lanes=lanes)
+            sums = Accumulators.by_pixel(program.rows, VECTORS, lanes)
+            sums.fill([load(self.constants["start"], block * VECTORS + v, 0, lanes=lanes) for v in range(VECTORS)])
             for t in range(program.window.kernel[1]):
-                self._multiply(variant, t, pairs(base + t * program.window.dilation[1]), rows)
-            for r, codes in enumerate(self._rounded(block, rows)):
+                self._multiply(variant, t, pairs(base + t * program.window.dilation[1]), sums)
+            for r, codes in enumerate(self._rounded(block, sums)):
                 self._store(s, codes, shared.target + (r * out_w + column + group * s.pixels) * c)
 
-    def _multiply(self, block: Expr, t: int, pairs: list[list[Expr]], rows: list[Buffer]) -> None:
-        program, level = self.program, self.program.level
-        for r, accumulators in enumerate(rows):
+    def _multiply(self, block: Expr, t: int, pairs: list[list[Expr]], sums: Accumulators) -> None:
+        program = self.program
+        for r in range(program.rows):
             first, last = r * program.window.strides[0], r * program.window.strides[0] + program.window.kernel[0] - 1
             for g in range(first // 2, last // 2 + 1):
                 at = ((r * program.window.kernel[1] + t) * program.groups + g) * VECTORS
                 for v, pair in enumerate(pairs[g]):
                     w = T.Bind(load(self.constants["weights"], block, at + v, 0, lanes=program.size))
-                    value = program.ending.add(load(accumulators, v * level.lanes, lanes=level.lanes), pair, w)
-                    store(accumulators, value, v * level.lanes, lanes=level.lanes)
+                    sums[r, v] = program.ending.add(sums[r, v], pair, w)
 
     def _pair(self, s: Section, sources: list[Expr], column: Expr, g: int) -> list[Expr]:
         """One column's input rows 2 g and 2 g + 1, as operands of the multiplication."""
@@ -257,15 +253,10 @@ class _Tile:
         ]
         return T.Bind(shuffle(pieces, range(program.size)) if len(pieces) > 1 else pieces[0])
 
-    def _rounded(self, block: Expr, rows: list[Buffer]) -> list[list[Expr]]:
-        """Codes of each row.  Vector by vector, so that one's constants serve all rows from registers."""
-        ending, lanes = self.program.ending, self.program.level.lanes
-        rounded: list[list[Expr]] = [[] for _ in rows]
-        for v in range(VECTORS):
-            for values, accumulators in zip(rounded, rows, strict=True):
-                value = load(accumulators, v * lanes, lanes=lanes)
-                values.append(ending.rounded(value, self.constants, block * VECTORS + v))
-        return rounded
+    def _rounded(self, block: Expr, sums: Accumulators) -> list[list[Expr]]:
+        """Codes of each row."""
+        vectors = [block * VECTORS + v for v in range(VECTORS)]
+        return gemm.rounded(self.program.ending, sums.values(), self.constants, vectors)
 
     def _store(self, s: Section, rounded: list[Expr], target: Expr) -> None:
         program, channels = self.program, self.program.output.shape[3]

@@ -10,7 +10,7 @@ What limits it is what limits those; where few channels share the input, the two
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from tflite2q.kernels import gemm, layout
 from tflite2q.kernels.contracts import Array, DynamicConv2DContract, Tensor
 from tflite2q.kernels.dynamic import DynamicSums, Images, RealSums, Scales
-from tflite2q.kernels.frame import Arrays, Plan, Tensors
+from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.gemm import Geometry
 from tflite2q.kernels.loops import ZEROS
 from tflite2q.kernels.real import FLOAT, bias_of, finish
@@ -48,7 +48,7 @@ class Program(ByteProgram):
             "weight sums": Tensor(each, "int32"),
             "scales": Tensor(each, FLOAT),
             "bias": Tensor(each, FLOAT),
-            "zeros": ZEROS,
+            **ZEROS,
         }
 
     def emit(self, inputs: Sequence[Buffer], constants: Buffers, y: Buffer) -> None:
@@ -103,10 +103,10 @@ class X86DynamicConv:
         )  # fmt: skip
         filters = contract.weights.transpose(3, 0, 1, 2).astype(np.int64)
         weights = conv.arranged_weights(program, filters, [_lane_channels(s) for s in sections])
-        program, weights = conv.without_saturation(program, weights)
+        program, pack_weights = conv.without_saturation(program, weights)
         s = sections[0]
-        name = f"f32s{program.product.bits}_conv2d_dynamic_{s.pixels}x{s.block}__{self.level.name}"
-        return Plan(name, program, functools.partial(_pack, contract, program, weights))
+        name = Name(f"f32s{program.product.bits}", "conv2d", self.level.name, "dynamic", f"{s.pixels}x{s.block}")
+        return Plan(name, program, functools.partial(_pack, contract, program, pack_weights))
 
 
 def refusal(contract: DynamicConv2DContract) -> Refusal | None:
@@ -122,12 +122,11 @@ def _lane_channels(s: gemm.Section) -> Array:
     return s.channel_indices().reshape(-1, s.lanes)
 
 
-def _pack(contract: DynamicConv2DContract, program: Program, weights: list[Any]) -> Arrays:
+def _pack(contract: DynamicConv2DContract, program: Program, weights: Callable[[], Arrays]) -> Arrays:
     channels = np.concatenate([_lane_channels(s) for s in program.sections])
     return {
-        **conv.pack_weights(program, weights),
+        **weights(),
         "weight sums": contract.weights.astype(np.int64).sum(axis=(0, 1, 2))[channels].astype(np.int32),
         "scales": contract.scales[channels],
         "bias": bias_of(contract)[channels],
-        "zeros": np.zeros(ZEROS.shape, np.int32),
     }

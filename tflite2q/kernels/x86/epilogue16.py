@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tflite2q.arithmetic.rounding import code_range
-from tflite2q.kernels.contracts import Array, ConvolutionContract, Tensor
+from tflite2q.kernels.contracts import Array, Tensor
 from tflite2q.kernels.epilogue import Epilogue
 from tflite2q.kernels.frame import Tensors
 from tflite2q.kernels.split_rescale import SplitEpilogue
@@ -53,44 +53,35 @@ def channel_order(level: Level, vectors: int) -> Array:
 
 @dataclass(frozen=True)
 class Epilogue16:
-    """Sums of 16-bit inputs and their epilogue on one level of instructions; `proven`: sums do not overflow."""
+    """Sums of 16-bit inputs and their epilogue, in the portable text, on one level of instructions.
+
+    `proven`: sums do not overflow.
+    """
 
     epilogue: Epilogue | SplitEpilogue
     level: Level
     proven: bool
 
+    @staticmethod
+    def of(sums: Sums, level: Level) -> Epilogue16:
+        kind = Epilogue16 if sums.split is None else SplitEpilogue16
+        return kind(sums.epilogue, level, sums.proven)
+
     def add(self, accumulator: Expr, pairs: Expr, weights: Expr) -> Expr:
         """accumulator + two products per lane."""
-        return self.level.dot16(accumulator, pairs, weights, self.proven)
+        return self.level.pairs.add(accumulator, pairs, weights, self.proven)
 
     def constants(self, vectors: int) -> Tensors:
         """The constants of so many vectors of accumulators."""
-        names = dict(self.epilogue.constants)
-        if isinstance(self.epilogue, SplitEpilogue):  # both halves of a lane are multiplied, each by itself
-            names = {"multiplier": "int32", "raised multiplier": "int32", **names}
-        return {name: Tensor((vectors, self.level.lanes), dtype) for name, dtype in names.items()}
+        return {name: Tensor((vectors, self.level.lanes), dtype) for name, dtype in self.epilogue.constants.items()}
 
-    def pack(self, contract: ConvolutionContract, sums: Sums, channels: Array) -> dict[str, Array]:
+    def pack(self, sums: Sums, channels: Array) -> dict[str, Array]:
         """Constants for accumulators whose lanes hold `channels` [vectors, lanes]."""
-        packed = sums.pack(contract, channels)
-        if isinstance(self.epilogue, Epilogue):
-            return packed
-        return {**packed, "raised multiplier": np.left_shift(packed["multiplier"], 16)}
+        return sums.pack(channels)
 
     def rounded(self, v: Expr, constants: Buffers, index: Expr) -> Expr:
-        """Codes of the accumulators of vector `index` as int32; after a split rescale not clamped yet."""
-        level, lanes = self.level, self.level.lanes
-        if isinstance(self.epilogue, Epilogue):
-            return T.Bind(self.epilogue.codes(v, constants, (index, 0), lanes))
-        loads = {name: load(constants[name], index, 0, lanes=lanes) for name in self.constants(0)}
-        v = T.Bind(v)
-        m_low, m_high = level.as_pairs(loads["multiplier"]), level.as_pairs(loads["raised multiplier"])
-        low = T.Bind(level.dot16(loads["rest"], level.as_pairs(v), m_low, proven=True))
-        raised = T.Bind(v + broadcast(T.int32(1 << 15), lanes))
-        carry = T.shift_right(low, broadcast(T.int32(16), lanes))
-        high = level.dot16(carry, level.as_pairs(raised), m_high, proven=True)
-        scaled = T.shift_right(high, loads["right"])
-        return T.Bind(scaled + loads["lift"] if "lift" in loads else scaled)
+        """Codes of the accumulators of vector `index` as int32, which may still have to be clamped."""
+        return T.Bind(self.epilogue.codes(v, constants, (index, 0), self.level.lanes))
 
     def store(self, rounded: list[list[Expr]], stored: int, y: Buffer, rows: list[Expr], channel: Expr) -> None:
         """The first `stored` codes of each row's vectors, from `channel` on."""
@@ -128,3 +119,28 @@ class Epilogue16:
         widest = code_range("int16")
         codes = T.max(codes, low) if bounds[0] > widest[0] else codes
         return T.min(codes, high) if bounds[1] < widest[1] else codes
+
+
+@dataclass(frozen=True)
+class SplitEpilogue16(Epilogue16):
+    """The same with both halves of a lane multiplied in it, each by itself."""
+
+    def constants(self, vectors: int) -> Tensors:
+        lanes = Tensor((vectors, self.level.lanes), "int32")
+        return {"multiplier": lanes, "raised multiplier": lanes, **super().constants(vectors)}
+
+    def pack(self, sums: Sums, channels: Array) -> dict[str, Array]:
+        packed = super().pack(sums, channels)
+        return {**packed, "raised multiplier": np.left_shift(packed["multiplier"], 16)}
+
+    def rounded(self, v: Expr, constants: Buffers, index: Expr) -> Expr:
+        level, lanes = self.level, self.level.lanes
+        loads = {name: load(constants[name], index, 0, lanes=lanes) for name in self.constants(0)}
+        v = T.Bind(v)
+        m_low, m_high = level.as_pairs(loads["multiplier"]), level.as_pairs(loads["raised multiplier"])
+        low = T.Bind(level.pairs.add(loads["rest"], level.as_pairs(v), m_low, proven=True))
+        raised = T.Bind(v + broadcast(T.int32(1 << 15), lanes))
+        carry = T.shift_right(low, broadcast(T.int32(16), lanes))
+        high = level.pairs.add(carry, level.as_pairs(raised), m_high, proven=True)
+        scaled = T.shift_right(high, loads["right"])
+        return T.Bind(scaled + loads["lift"] if "lift" in loads else scaled)

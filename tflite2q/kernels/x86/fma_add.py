@@ -15,6 +15,7 @@ from tflite2q.kernels.refusals import Refusal
 from tflite2q.kernels.tir import Buffer, Expr, T, load, store, vector
 from tflite2q.kernels.x86.epilogue import X86Epilogue
 from tflite2q.kernels.x86.isa import Level
+from tflite2q.kernels.x86.roundings import Converted
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,10 @@ class X86FmaAdd:
 
     @property
     def name(self) -> str:
-        return f"plane__{self.level.name}"
+        return f"fma_add__{self.level.name}"
 
     def plan(self, contract: EltwiseContract, target: Any) -> Plan | Refusal:
         return self.level.lacks(target) or fma_add.plan(
             contract, self.level.name, 4 * self.level.lanes,
-            lambda epilogue: Instructions(X86Epilogue(epilogue, self.level, "convert")),
+            lambda epilogue: Instructions(X86Epilogue(epilogue, self.level, Converted(epilogue, self.level))),
         )  # fmt: skip

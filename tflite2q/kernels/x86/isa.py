@@ -127,13 +127,47 @@ class WidenedProduct:
         return accumulator
 
 
+class PairProduct(Protocol):
+    """How two inputs of 16 bits are multiplied by two weights in each 32-bit lane; hashable."""
+
+    def add(self, accumulator: Expr, pairs: Expr, weights: Expr, proven: bool) -> Expr:
+        """accumulator + two products per lane; `pairs` and `weights` are vectors of 2 * lanes int16.
+
+        `proven`: the sum does not overflow.
+        """
+
+
+@dataclass(frozen=True)
+class PairDotProduct:
+    """One instruction, vpdpwssd."""
+
+    lanes: int
+
+    def add(self, accumulator: Expr, pairs: Expr, weights: Expr, proven: bool) -> Expr:
+        # Where nothing overflows, the saturating instruction does the same, and LLVM leaves it alone.  The wrapping one
+        # it takes apart where that shortens a chain of sums, which doubles the work to save time that other sums would
+        # have filled.
+        name = f"llvm.x86.avx512.{'vpdpwssds' if proven else 'vpdpwssd'}.{32 * self.lanes}"
+        return _call(name, vector("int32", self.lanes), accumulator, pairs, weights)
+
+
+@dataclass(frozen=True)
+class MultiplyAdd:
+    """vpmaddwd and an addition."""
+
+    lanes: int
+
+    def add(self, accumulator: Expr, pairs: Expr, weights: Expr, proven: bool) -> Expr:
+        return accumulator + _multiply_add(self.lanes, pairs, weights)
+
+
 @dataclass(frozen=True)
 class Level:
     """`lanes`: 32-bit lanes of a vector; `features`: LLVM's names of what it needs.
 
     `accumulators`, `accumulators16`: how many fit in registers beside weights and inputs of 8 and of 16 bits.
-    `bytes`: its products of bytes; `unsaturated`: faster ones for weights that do not saturate, if there are any;
-    `dots`: whether vpdpwssd multiplies 16 bits.
+    `bytes`, `pairs`: its products of bytes and of 16 bits; `unsaturated`: faster ones of bytes for weights that do not
+    saturate, if there are any.
     """
 
     name: str
@@ -142,6 +176,7 @@ class Level:
     accumulators16: int
     features: tuple[str, ...]
     bytes: ByteProduct
+    pairs: PairProduct
     unsaturated: ByteProduct | None = None
 
     def lacks(self, target: Any) -> Refusal | None:
@@ -149,26 +184,9 @@ class Level:
         return lacks(self.features, target)
 
     @property
-    def dots(self) -> bool:
-        return isinstance(self.bytes, DotProduct)
-
-    @property
     def avx512(self) -> bool:
         """Whether there are 32 registers, 64-bit arithmetic shifts, and vectors of 64 bytes."""
         return self.lanes == 16
-
-    def dot16(self, accumulator: Expr, pairs: Expr, weights: Expr, proven: bool) -> Expr:
-        """accumulator + two products per lane; `pairs` and `weights` are vectors of 2 * lanes int16.
-
-        `proven`: the sum does not overflow.  Then the saturating instruction does the same, which LLVM leaves alone;
-        the wrapping one it takes apart where that shortens a chain of sums, and so doubles the work to save time that
-        other sums would have filled.
-        """
-        wide = vector("int32", self.lanes)
-        if self.dots:
-            name = f"llvm.x86.avx512.{'vpdpwssds' if proven else 'vpdpwssd'}.{32 * self.lanes}"
-            return _call(name, wide, accumulator, pairs, weights)
-        return accumulator + _multiply_add(self.lanes, pairs, weights)
 
     def as_pairs(self, lanes: Expr) -> Expr:
         """A vector of int32 as the pairs of int16 that its lanes hold."""
@@ -210,9 +228,11 @@ class Level:
 
 PAIR_LIMIT = 128  # what weights of one sign in a pair may sum to: 255 times that fits 16 bits
 
-AVX512VNNI = Level("avx512vnni", 16, 24, 24, ("avx512vnni", "avx512bw", "avx512dq", "avx512vl"), DotProduct(16))
-AVXVNNI = Level("avxvnni", 8, 12, 12, ("avxvnni", "avx2", "fma"), DotProduct(8))
-AVX2 = Level("avx2", 8, 8, 12, ("avx2", "fma"), WidenedProduct(8), SaturatingProduct(8))
+AVX512VNNI = Level(
+    "avx512vnni", 16, 24, 24, ("avx512vnni", "avx512bw", "avx512dq", "avx512vl"), DotProduct(16), PairDotProduct(16)
+)
+AVXVNNI = Level("avxvnni", 8, 12, 12, ("avxvnni", "avx2", "fma"), DotProduct(8), PairDotProduct(8))
+AVX2 = Level("avx2", 8, 8, 12, ("avx2", "fma"), WidenedProduct(8), MultiplyAdd(8), SaturatingProduct(8))
 
 LEVELS = (AVX512VNNI, AVXVNNI, AVX2)
 

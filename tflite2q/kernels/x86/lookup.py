@@ -27,13 +27,13 @@ IN_FLIGHT = 2  # vectors of codes
 class X86Lookup:
     """Lookup contracts of 8-bit and 16-bit tables."""
 
-    name = "lookup__avx512vbmi"
+    name = f"lookup__{FEATURES[0]}"
 
     def plan(self, contract: LookupContract, target: Any) -> Plan | Refusal:
         refused = isa.lacks(FEATURES, target) or lookup.refusal(contract, ("int8", "uint8", "int16"), BYTES)
         if refused:
             return refused
-        return lookup.plan(contract, "lookup_{}__avx512vbmi", _tables(contract), IN_FLIGHT * BYTES, _prepare)
+        return lookup.plan(contract, _tables(contract), IN_FLIGHT * BYTES, _prepare, FEATURES[0])
 
 
 def _tables(contract: LookupContract) -> Array:

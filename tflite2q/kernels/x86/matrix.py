@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from tflite2q.kernels import layout
+from tflite2q.kernels import layout, tiles
 from tflite2q.kernels.contracts import Array, Conv2DContract, DenseContract, Tensor
-from tflite2q.kernels.frame import Arrays, Plan, Tensors
+from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.gemm import GemmProgram, Geometry, Section, Span, by_section, divide, each_tile, pieces, refusal
 from tflite2q.kernels.refusals import Because, Refusal
 from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, load, local
@@ -74,7 +74,7 @@ class Tiling(GemmProgram):
     @property
     def tiles(self) -> int:
         """Tiles of pixels; the last one of a row overlaps its neighbour."""
-        return self.geometry.rows * self.per_row
+        return tiles.by_row(self.geometry, self.height)
 
     def constants(self, start: str) -> dict[str, Tensor]:
         """Weights, what sums start with, of dtype `start`, and the configuration of the unit."""
@@ -97,11 +97,10 @@ class Tiling(GemmProgram):
 
 
 @dataclass(frozen=True)
-class Program:
-    """What the text of the function depends on."""
+class TilingProgram:
+    """What the text of every function on the matrix unit depends on."""
 
     tiling: Tiling
-    ending: X86Epilogue
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -110,6 +109,13 @@ class Program:
     @property
     def output(self) -> Tensor:
         return self.tiling.output
+
+
+@dataclass(frozen=True)
+class Program(TilingProgram):
+    """The same where inputs are bytes."""
+
+    ending: X86Epilogue
 
     @property
     def together(self) -> int:
@@ -160,7 +166,7 @@ class X86Matrix:
         tiling = Tiling.of(contract)
         program = Program(tiling, rescaling.epilogue)
         tile = f"{program.together * tiling.height}x{min(VECTORS, tiling.sections[0].vectors) * LANES}"
-        name = f"{contract.x_dtype[0]}8s8_{contract.operation}_{conv.rescale.arithmetic}_{tile}__{amx.NAME}"
+        name = Name(f"{contract.x_dtype[0]}8s8", contract.operation, amx.NAME, conv.rescale.arithmetic, tile)
         return Plan(name, program, functools.partial(_pack, conv, tiling, rescaling))
 
 
@@ -168,8 +174,7 @@ def _height(geometry: Geometry) -> int:
     """Pixels of a tile: those that cover all rows in the least time; a tile costs three pixels more than it has."""
 
     def rows(height: int) -> int:
-        tiles = geometry.rows * math.ceil(geometry.width / height)
-        return math.ceil(tiles / PIXELS) * PIXELS * (height + 3)
+        return math.ceil(tiles.by_row(geometry, height) / PIXELS) * PIXELS * (height + 3)
 
     return min(range(min(TALL, geometry.width), 0, -1), key=rows)
 
@@ -306,8 +311,8 @@ class _Tile:
         """All vectors of a block on neighbouring tiles of pixels, from bias to stored codes."""
         together, tiling, s = self.program.together, self.program.tiling, self.program.tiling.sections[number]
         at = T.Bind(first + block * s.vectors)
-        tiles = [T.min(t * together + p, tiling.tiles - 1) for p in range(together)]
-        pixels, addresses = zip(*(tiling.position(tile) for tile in tiles), strict=True)
+        numbers = [T.min(t * together + p, tiling.tiles - 1) for p in range(together)]
+        pixels, addresses = zip(*(tiling.position(number) for number in numbers), strict=True)
         weights, parts = self.constants[f"weights {number}"], self.constants[f"parts {number}"]
         self.products.block(s, weights, block, at, addresses, parts)
         for p, pixel in enumerate(pixels):

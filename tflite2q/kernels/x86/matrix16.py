@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from tflite2q.kernels.contracts import Conv2DContract, DenseContract, Tensor
-from tflite2q.kernels.frame import Arrays, Plan, Tensors
+from tflite2q.kernels.contracts import Conv2DContract, DenseContract
+from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.gemm import Section, Span, each_tile, pieces, refusal
 from tflite2q.kernels.loops import chunks, region
 from tflite2q.kernels.refusals import Because, Refusal
@@ -30,7 +30,7 @@ from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, shuf
 from tflite2q.kernels.x86 import amx
 from tflite2q.kernels.x86.epilogue16 import Epilogue16, channel_order
 from tflite2q.kernels.x86.isa import AVX512VNNI
-from tflite2q.kernels.x86.matrix import LANES, VECTORS, Products, Tiling, configuration, pack_weights
+from tflite2q.kernels.x86.matrix import LANES, VECTORS, Products, Tiling, TilingProgram, configuration, pack_weights
 
 PLANES = 2
 FEW_WEIGHTS = 1 << 15  # bytes that the first-level cache holds beside a tile's inputs and sums
@@ -38,20 +38,11 @@ MOST_DEPTH = 2**31 // (255 * 128)  # products of bytes that certainly sum into 3
 
 
 @dataclass(frozen=True)
-class Program:
+class Program(TilingProgram):
     """What the text of the function depends on.  `wide`: sums are put together in 64 bits."""
 
-    tiling: Tiling
     wide: bool
     ending: Epilogue16
-
-    @property
-    def inputs(self) -> tuple[Tensor, ...]:
-        return self.tiling.inputs
-
-    @property
-    def output(self) -> Tensor:
-        return self.tiling.output
 
     @property
     def constants(self) -> Tensors:
@@ -111,9 +102,9 @@ class X86Matrix16:
         if sums.weights.min() < -128 or sums.weights.max() > 127:
             return Refusal(Because.NUMBERS, "weights need nine bits")
         tiling = Tiling.of(contract)
-        program = Program(tiling, sums.wide, Epilogue16(sums.epilogue, AVX512VNNI, sums.proven))
+        program = Program(tiling, sums.wide, Epilogue16.of(sums, AVX512VNNI))
         tile = f"{tiling.height}x{min(VECTORS, tiling.sections[0].vectors) * LANES}"
-        name = f"s16s8_{contract.operation}_{conv.rescale.arithmetic}_{tile}__{amx.NAME}"
+        name = Name("s16s8", contract.operation, amx.NAME, conv.rescale.arithmetic, tile)
         return Plan(name, program, functools.partial(_pack, conv, sums, program))
 
 
@@ -125,7 +116,7 @@ def _pack(conv: Conv2DContract, sums: Sums, program: Program) -> Arrays:
         **pack_weights(tiling, sums.weights, indices),
         "start": sums.start[channels],
         "configuration": configuration(tiling),
-        **program.ending.pack(conv, sums, channels),
+        **program.ending.pack(sums, channels),
     }
 
 
