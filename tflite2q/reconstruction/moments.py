@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 # How much the weights may be moved to mend what came before: parts of the mean input's energy that speak against it.
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
-# The part of the mean input's energy that is added to each input's own, so that no direction is free (GPTQ, there 0.01).
+# The part of the mean input's energy that is added to each input's own, so that no direction is free (0.01 in GPTQ).
 # With so little, errors go where these samples have nothing and others have something (docs/reconstruction.md).
 DAMPING = 0.1
 TINY = float(np.finfo(np.float32).tiny)
