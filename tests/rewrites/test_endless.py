@@ -114,3 +114,38 @@ def test_infinite_numbers_are_left_out_of_errors(tmp_path: Path) -> None:
     signal, noise = float(np.mean(np.square(SAMPLES))), step**2 / 12
     assert line.sqnr_db == pytest.approx(10 * np.log10(signal / noise), abs=1.5)
     assert "<svg" in report.to_html()
+
+
+def attention(fill: str, row: str = "true, false, false") -> Graph:
+    """Softmax of x where a triangle allows it, of which `row` is the first row."""
+    return parse_graph(
+        f"""graph "main" {{
+          inputs (%x)
+          outputs (%y)
+          values {{
+            %x : float32[1, 3, 3]
+            %allowed : bool[3, 3] = [{row}, true, true, false, true, true, true]
+            %fill : float32[] = [{fill}]
+            %masked : float32[1, 3, 3]
+            %y : float32[1, 3, 3]
+          }}
+          ops {{
+            %masked = q.select(%allowed, %x, %fill) {{broadcasts = true}}
+            %y = q.softmax(%masked)
+          }}
+        }}"""
+    )
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(
+    ("fill", "row"), [("-1e9", "true, false, false"), ("-inf", "true, false, false"), ("-1e9", "false, false, false")]
+)
+def test_attention_does_not_see_what_is_masked(scheme: str, fill: str, row: str, tmp_path: Path) -> None:
+    graph = attention(fill, row)
+    given = np.array([[0.5, -2, 1], [-1, 1.5, 3], [2, -0.5, 0.2]], np.float32)[None]
+    np.savez(tmp_path / "data.npz", x=given)
+    new = tflite2q.convert(graph, scheme, "keep", data=tmp_path / "data.npz").graph
+    (real,), (codes,) = judge([(write(graph), [given]), (write(new), [given])])
+    tolerance = {"int16x8": 0.001, "power-of-two": 0.04}.get(scheme, 0.02)
+    np.testing.assert_allclose(data.real(codes, new[new.outputs[0]]), real, atol=tolerance)

@@ -24,7 +24,7 @@ from tflite2q.evaluation.models import why_not_run
 from tflite2q.evaluation.results import Progress, quiet
 from tflite2q.execution import reference
 from tflite2q.rewrites import Conversion
-from tflite2q.rewrites.endless import endless, finite
+from tflite2q.rewrites.endless import bounds
 from tflite2q.rewrites.plan import is_activation
 from tflite2q.rewrites.provisional import needs_data
 from tflite2q.rewrites.scheme import Scheme
@@ -105,12 +105,12 @@ def has_loops(graph: Graph) -> bool:
 def extremes(graph: Graph, samples: Sequence[Sample], names: Collection[str]) -> dict[str, RealRange]:
     """The least and the greatest number of each of the named values over `samples`.  Raises DataError."""
     found: dict[str, RealRange] = {}
-    saturating = endless(graph)
+    bounded = bounds(graph)
     stream = reference.Stream(graph)
     for sample in samples:
         for name, array in stream.steps(sample):
-            if name in names and name in saturating:
-                array = finite(array)
+            if name in names and name in bounded:
+                array = bounded[name](array)
             if name in names and array.size:
                 low, high = float(array.min()), float(array.max())
                 if not (math.isfinite(low) and math.isfinite(high)):
@@ -132,14 +132,14 @@ def observe(
     for value in graph.values:
         if is_activation(value) and value.constant is None:
             found[value.name] = Observation.nothing(value.type)
-    saturating = endless(graph)
+    bounded = bounds(graph)
     stream = reference.Stream(graph)
     for sample in samples:
         for name, array in stream.steps(sample):
             if name in found:
                 if array.dtype.kind == "f":
                     kind = found[name].kind
-                    array = finite(array) if name in saturating else array
+                    array = bounded[name](array) if name in bounded else array
                     array = np.clip(np.rint(array / np.float32(kind.scale)), *kind.range).astype(kind.dtype)
                 found[name].add(array, 1 / len(samples))
     return found
