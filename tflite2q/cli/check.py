@@ -6,17 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tflite2q.cli.options import (
-    ANY_PATH,
-    MICROS,
-    MODEL,
-    command,
-    json_option,
-    limit_options,
-    runtime_option,
-    signature_option,
-    words,
-)
+from tflite2q.cli.kinds import ANY_PATH, MODEL, words
+from tflite2q.cli.options import MICROS, command, json_option, limit_options, runtime_option, signature_option
 
 if TYPE_CHECKING:
     from tflite2q.evaluation.models import Loaded
