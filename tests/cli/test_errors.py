@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tflite2q.cli.options import NO_REPORTS
+from tflite2q.cli.kinds import NO_REPORTS
 from tflite2q.evaluation.images import IMAGE_SUFFIXES
 from tflite2q.evaluation.models import TEXT_SUFFIX
 from tflite2q.execution import runtime

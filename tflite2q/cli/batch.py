@@ -9,12 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tflite2q.cli.kinds import ANY_PATH, FILE, POSITIVE, PathName
 from tflite2q.cli.options import (
-    ANY_PATH,
-    FILE,
     MOST_JOBS,
-    POSITIVE,
-    PathName,
     allow_unsupported_option,
     at_most_one_to_stdout,
     command,

@@ -4,17 +4,8 @@ from __future__ import annotations
 
 import click
 
-from tflite2q.cli.options import (
-    ANY_PATH,
-    MICROS,
-    MODEL,
-    command,
-    json_option,
-    limit_options,
-    runtime_option,
-    signature_option,
-    words,
-)
+from tflite2q.cli.kinds import ANY_PATH, MODEL, words
+from tflite2q.cli.options import MICROS, command, json_option, limit_options, runtime_option, signature_option
 
 BROKEN = 1
 

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tflite2q.cli.kinds import ANY_PATH, FILE, MODEL
 from tflite2q.cli.options import (
-    ANY_PATH,
-    FILE,
-    MODEL,
     allow_unsupported_option,
     at_most_one_to_stdout,
     command,

@@ -8,11 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tflite2q.cli.kinds import ANY_PATH, MODEL, PathName, Piped
 from tflite2q.cli.options import (
-    ANY_PATH,
-    MODEL,
-    PathName,
-    Piped,
     allow_unsupported_option,
     command,
     force_option,

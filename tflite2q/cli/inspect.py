@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tflite2q.cli.kinds import MODEL
 from tflite2q.cli.options import (
-    MODEL,
     allow_unsupported_option,
     command,
     json_option,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeVar
 
-from tflite2q.cli.options import HEAD, STDIN, Piped, shown
+from tflite2q.cli.kinds import HEAD, STDIN, Piped, shown
 from tflite2q.cli.verbosity import remark
 
 if TYPE_CHECKING:

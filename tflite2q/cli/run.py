@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from tflite2q.cli.kinds import ANY_PATH, FILE, MODEL
 from tflite2q.cli.options import (
-    ANY_PATH,
-    FILE,
-    MODEL,
     NATIVE,
     command,
     force_option,

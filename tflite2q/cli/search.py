@@ -9,12 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tflite2q.cli.kinds import ANY_PATH, FINITE, MODEL, POSITIVE, words
 from tflite2q.cli.options import (
-    ANY_PATH,
-    FINITE,
-    MODEL,
     MOST_JOBS,
-    POSITIVE,
     command,
     force_option,
     json_option,
@@ -25,7 +22,6 @@ from tflite2q.cli.options import (
     skip_bad_option,
     target_option,
     threads_option,
-    words,
 )
 from tflite2q.cli.verbosity import Verbosity, current, remark
 
