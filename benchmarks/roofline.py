@@ -46,7 +46,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one core: 10^9 multiply-accumulates of 8 bits a second, and 10^9 bytes a second of each memory."""
+    """The limits of one core: 10^9 multiply-accumulates of 8 bits a second, and 10^9 bytes a second of each memory."""
 
     products: float
     bandwidth: Mapping[str, float]

@@ -132,7 +132,7 @@ def check(
         return reader.read(content, allow_unsupported=True)
 
     interfaces = schemes_of.INTERFACES if interface is None else (interface,)
-    return replace(result, trials=rules.tried(graph, found, converted, interfaces))
+    return replace(result, trials=rules.tried(found, converted, interfaces))
 
 
 def fits(

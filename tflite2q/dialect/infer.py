@@ -75,7 +75,7 @@ def inferred(graph: Graph, refused: Refused = refuse) -> Inferred:
             op = refused(index, op, error)
             results = _results(op, known)
         known.values.update((y.name, y) for y in results)
-        if not _settled(op, results, known, graph):
+        if not _settled(results, known, graph):
             ops.append(op)
     values = tuple(known.values[value.name] for value in graph.values)
     return Inferred(graph.with_(ops=tuple(ops), values=values), tuple(known.stale), known.prescribed)
@@ -156,7 +156,7 @@ def _contradicts(declared: Value, computed: Value) -> bool:
     return any(s != -1 and n != m for s, n, m in zip(signature, stored, shape, strict=True))
 
 
-def _settled(op: Op, results: list[Value], known: _Pass, graph: Graph) -> bool:
+def _settled(results: list[Value], known: _Pass, graph: Graph) -> bool:
     """Whether the op can go: its results are integers, known, asked for by nobody outside, and never others."""
     return bool(results) and all(
         y.constant is not None

@@ -31,7 +31,7 @@ def product(op: Op, ins: Values, outs: Sequence[Value]) -> FloatConv2DContract |
         return None
     low, high = FLOAT_BOUNDS.get(op.activation, (None, None))
     facts: dict[str, Any] = {"bias": None if bias is None else bias.data.reshape(-1), "low": low, "high": high}
-    facts |= _geometry(op, x, weights, outs[0])
+    facts |= _geometry(op, x, weights)
     if not is_hybrid(x.type, weights.type):
         return FloatConv2DContract(**facts)
     if weights.type.parameters.block:
@@ -41,7 +41,7 @@ def product(op: Op, ins: Values, outs: Sequence[Value]) -> FloatConv2DContract |
     return dynamic(facts, weights.type.parameters.scale, asymmetric, first)
 
 
-def _geometry(op: Convolution | Dense, x: Value, weights: Value, y: Value) -> dict[str, Any]:
+def _geometry(op: Convolution | Dense, x: Value, weights: Value) -> dict[str, Any]:
     """A dense layer is a 1x1 convolution over images of one pixel."""
     if isinstance(op, Dense):
         return dense(x, weights.data.T)

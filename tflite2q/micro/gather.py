@@ -8,7 +8,7 @@ import numpy as np
 
 from tflite2q.dialect.op import Values
 from tflite2q.dialect.ops.movement import Gather, GatherNd
-from tflite2q.dialect.types import STORAGE, Value
+from tflite2q.dialect.types import STORAGE
 from tflite2q.errors import UnsupportedError
 from tflite2q.micro.calls import Call
 from tflite2q.micro.program import CTYPES
@@ -16,7 +16,7 @@ from tflite2q.micro.program import CTYPES
 INDICES = ("int8", "int16", "int32", "int64")
 
 
-def gather(name: str, op: Gather | GatherNd, ins: Values, y: Value) -> Call:
+def gather(name: str, op: Gather | GatherNd, ins: Values) -> Call:
     """The call of a function that copies slices; an index out of range makes the run fail."""
     x, indices = ins["x"].type, ins["indices"].type
     dtype = STORAGE[x.dtype]

@@ -68,7 +68,7 @@ def softmax(name: str, exponentials: np.ndarray, rows: int, classes: int, dtype:
     )  # fmt: skip
 
 
-def softmax16(name: str, rows: int, classes: int, m: int, shift: int) -> Call:
+def softmax16(rows: int, classes: int, m: int, shift: int) -> Call:
     """Rows of 16-bit codes, by linear pieces of exp and of 1 / (1 + x)."""
     from tflite2q.dialect.ops.softmax import int16_tables
     from tflite2q.micro.lookup16 import pieces
@@ -129,7 +129,7 @@ def resize(name: str, op: ResizeBilinear, x: Value, y: Value) -> Call:
     return Call(f"{kernel}(&{name}, {{x0}}, {{y0}});", ("resize",), text, tuple(tables), 0, None)
 
 
-def argmax(name: str, op: ArgExtremum, ins: Values, y: Value) -> Call:
+def argmax(op: ArgExtremum, ins: Values, y: Value) -> Call:
     """The first largest or smallest along an axis."""
     x, axis = ins["x"].type, op.axis(ins)
     if STORAGE[x.dtype] not in INTEGERS:

@@ -106,7 +106,7 @@ class Port:
 
     @property
     def alignment(self) -> int:
-        """Of its buffer in the arena."""
+        """The alignment of its buffer in the arena, in bytes."""
         return max(ALIGNMENT, np.dtype(self.dtype).itemsize)
 
 

@@ -151,7 +151,7 @@ class _Maker:
         if isinstance(op, BatchMatmul):
             return matmul.matmul(symbol, op, ins, y), [self.graph_name(ins["a"]), self.graph_name(ins["b"])]
         if isinstance(op, Gather | GatherNd) and ins["indices"].constant is None:
-            return gather.gather(symbol, op, ins, y), [self.graph_name(ins["x"]), ins["indices"].name]
+            return gather.gather(symbol, op, ins), [self.graph_name(ins["x"]), ins["indices"].name]
         if isinstance(op, Lookup) and ins["x"].type.dtype == "int16":
             call = lookup16.lookup(symbol, op, ins["x"], y)
         elif isinstance(op, TransposeConv):
@@ -159,7 +159,7 @@ class _Maker:
         elif isinstance(op, ResizeBilinear):
             call = maps.resize(symbol, op, ins["x"], y)
         elif isinstance(op, ArgExtremum):
-            call = maps.argmax(symbol, op, ins, y)
+            call = maps.argmax(op, ins, y)
         elif isinstance(op, Lstm):
             call = recurrent.lstm(symbol, op, ins)
         elif isinstance(op, Svdf):
@@ -188,7 +188,7 @@ class _Maker:
             from tflite2q.arithmetic import rounding
 
             m, shift = rounding.quantize_multiplier(np.float64(x.type.scale) * np.float64(op.beta) / (10.0 / 65535.0))
-            call = maps.softmax16(symbol, rows, classes, int(m), int(shift))
+            call = maps.softmax16(rows, classes, int(m), int(shift))
         else:
             call = maps.softmax(symbol, op.exponentials(x.type.scale), rows, classes, x.type.dtype, y.type.dtype)
         self._step(op, call, [x.name])

@@ -85,7 +85,7 @@ def reconstructed(trace: Trace, old: Stream, new: Stream, weights: Value, skip: 
         )
         found = Rounded(codes, scales, found.error)
         bias = np.where(kept, _mean_bias(both, found), bias)
-    value = _weights(weights, found, rows, op)
+    value = _weights(weights, found, rows)
     after = float(both.loss(found.weights).sum() / spread)
     return Outcome(value, _bias(op, new, value, weights, bias) if biased else None, before, after)
 
@@ -184,7 +184,7 @@ def _start(weights: Value, rows: Rows, op: Op) -> Rounded:
     return Rounded(np.ascontiguousarray(rows.matrix(codes)), scales, np.empty(0))
 
 
-def _weights(old: Value, found: Rounded, rows: Rows, op: Op) -> Value:
+def _weights(old: Value, found: Rounded, rows: Rows) -> Value:
     """The constant that holds what was found."""
     q = old.type.parameters
     codes = rows.layout(found.codes)

@@ -130,14 +130,14 @@ def _ending(graph: Graph, plan: Plan) -> set[str]:
     found, compared = set[str](), set[str]()
     for op in wanting(graph, plan):
         tied = {name for group in op.ties(DTYPE) if {*group} & {*op.outputs} for name in group}
-        constants = {name for name in _numbers(op, graph) if graph[name].constant is not None}
+        constants = {name for name in _numbers(op) if graph[name].constant is not None}
         found |= constants & tied
         compared |= constants - tied
     return found - compared
 
 
 def _leaders(graph: Graph, plan: Plan) -> dict[str, str]:
-    """Of each value that gets codes, one of those that it is tied to, the same for all of them."""
+    """For each value that gets codes, one of those that it is tied to: the same for all of them."""
     leader: dict[str, str] = {}
     apart = _apart(graph, plan)
 
@@ -149,7 +149,7 @@ def _leaders(graph: Graph, plan: Plan) -> dict[str, str]:
     for op in wanting(graph, plan):
         dtype = coded(op, graph, plan)
         assert dtype is not None
-        for name in _numbers(op, graph):
+        for name in _numbers(op):
             find(name)
         for group in op.ties(dtype):
             tied = [name for name in group if name in leader and name not in apart.get(op.name, ())]
@@ -167,7 +167,7 @@ def with_room(graph: Graph, plan: Plan, extremes: Mapping[str, RealRange]) -> di
     wide = [op for op in wanting(graph, plan) if has_room(plan.layer(op).activations)]
     narrow = {leaders[name] for op in wide if op.steep for name in op.inputs if name in leaders}
     for op in wide:
-        for name in extremes.keys() & {*_numbers(op, graph)}:
+        for name in extremes.keys() & {*_numbers(op)}:
             if leaders[name] not in narrow:
                 found[name] = union(extremes[name], clipped(roomy(extremes[name]), spans[name]))
     return found
@@ -297,7 +297,7 @@ class _Maker:
         return self.reals[name]
 
 
-def _numbers(op: Op, graph: Graph) -> Iterable[str]:
+def _numbers(op: Op) -> Iterable[str]:
     """Operands in an activation's role, and results."""
     inputs = (n for index, n in enumerate(op.inputs) if op.operand(index).role == "activation")
     return [name for name in (*inputs, *op.outputs) if name is not None]

@@ -85,9 +85,7 @@ def _dropped(graph: Graph, runtime: Runtime, file: Graph | None) -> list[Breach]
     return found
 
 
-def tried(
-    graph: Graph, runtime: Runtime, convert: Convert, interfaces: Sequence[str] = INTERFACES
-) -> tuple[Trial, ...]:
+def tried(runtime: Runtime, convert: Convert, interfaces: Sequence[str] = INTERFACES) -> tuple[Trial, ...]:
     """The runtime's schemes in order, each with every interface, until one leaves no layer that breaks a rule."""
     found: list[Trial] = []
     for scheme in runtime.schemes:

@@ -12,7 +12,6 @@ DELEGATE = "tensorflow/lite/delegates/xnnpack/xnnpack_delegate.cc (Visit and Che
 
 _FLOAT = "float32"
 _CODES = "float32 int8 uint8"
-_SAME = "float32>float32 int8>int8 uint8>uint8"
 XNNPACK_KERNELS: Mapping[str, str] = {
     **dict.fromkeys(
         on(

@@ -23,7 +23,7 @@ T = TypeVar("T")
 MOST_MULTIPLIER = 256.0  # XNNPACK refuses whole models whose products have this one or a larger one
 
 
-def product_scales(x: TensorType, weights: TensorType, y: TensorType, channels: int) -> tuple[float, ...]:
+def product_scales(x: TensorType, weights: TensorType, y: TensorType) -> tuple[float, ...]:
     """Real multipliers s_x * s_w[c] / s_y of a convolution, one, or one for each output channel (eq. 4).
 
     The uint8 kernels round the product of the input scales to float32 first, the int8 ones keep it in float64.
@@ -42,7 +42,7 @@ def wide_accumulator(x: TensorType, bias: TensorType | None) -> str:
 
 
 def product_rescale(
-    x: TensorType, y: TensorType, real: tuple[float, ...], activation: str, arithmetic: str, accumulator: str
+    y: TensorType, real: tuple[float, ...], activation: str, arithmetic: str, accumulator: str
 ) -> Rescale:
     """How accumulators become codes of y; `arithmetic` "tflite" is what the reference convolutions do."""
     low, high = rounding.activation_range(activation, y.scale, y.zero_point, y.dtype)
@@ -157,9 +157,9 @@ class Convolution(Op):
     def rescaling(self, ins: Values, y: Value) -> Rescale:
         """How accumulators become codes of y."""
         x, weights, bias = ins["x"].type, ins["weights"].type, ins.get("bias")
-        real = product_scales(x, weights, y.type, weights.shape[self.channel_axis])
+        real = product_scales(x, weights, y.type)
         accumulator = wide_accumulator(x, None if bias is None else bias.type)
-        return product_rescale(x, y.type, real, self.activation, self.rescale, accumulator)
+        return product_rescale(y.type, real, self.activation, self.rescale, accumulator)
 
     def dynamic(self, core: Core[T], ins: Operands[T]) -> T:
         """The result of float32 activations and integer weights (eq. 41); zero padding is exact."""

@@ -228,7 +228,7 @@ class BatchMatmul(Op):
         """How sums of products of codes become codes of y."""
         scales = np.float32(a.scale) * np.array(b.parameters.scale, np.float32)
         real = tuple(float(s) / y.scale for s in scales)
-        return product_rescale(a, y, real, "NONE", "tflite", wide_accumulator(a, None))
+        return product_rescale(y, real, "NONE", "tflite", wide_accumulator(a, None))
 
     def dynamic(self, core: Core[T], a: T, b: T, ins: Operands[T]) -> T:
         """float32 rows of a times integer columns of b (eq. 41)."""

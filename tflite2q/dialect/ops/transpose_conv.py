@@ -102,9 +102,9 @@ class TransposeConv(Op):
     def rescaling(self, ins: Values, y: Value) -> Rescale:
         """How accumulators become codes of y."""
         weights, x, bias = ins["weights"].type, ins["x"].type, ins.get("bias")
-        real = product_scales(x, weights, y.type, weights.shape[0])
+        real = product_scales(x, weights, y.type)
         accumulator = wide_accumulator(x, None if bias is None else bias.type)
-        return product_rescale(x, y.type, real, self.activation, self.rescale, accumulator)
+        return product_rescale(y.type, real, self.activation, self.rescale, accumulator)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
         weights, x, bias = ins["weights"], ins["x"], ins.get("bias")

@@ -73,7 +73,7 @@ class Program(ContractProgram):
                 store(y, T.cast(found, c.dtype), first + i)
 
     def index(self, codes: Codes, tags: Buffer) -> Expr:
-        """Of the first largest or smallest of a row."""
+        """The index of the first largest or smallest number of a row."""
         find = self._compared if self.contract.x_dtype == FLOAT else self._tagged
         return find(codes, tags)
 

@@ -139,10 +139,10 @@ def _plan(contract: ConvolutionContract, inputs: tuple[Tensor, ...], output: Ten
     )
     tile, arithmetic = f"{program.pixels}x{program.lanes}", contract.rescale.arithmetic
     name = Name(contract.x_dtype, contract.operation, arithmetic=arithmetic, tile=tile)
-    return Plan(name, program, functools.partial(_pack, contract, sums, weights, program))
+    return Plan(name, program, functools.partial(_pack, sums, weights, program))
 
 
-def _pack(contract: ConvolutionContract, sums: Sums, weights: Array, program: Program) -> Arrays:
+def _pack(sums: Sums, weights: Array, program: Program) -> Arrays:
     channels = program.block_starts[:, None] + np.arange(program.lanes)
     return {
         "weights": weights[channels].transpose(0, 2, 3, 1).astype(np.int16),

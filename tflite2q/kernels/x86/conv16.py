@@ -108,7 +108,7 @@ class X86Conv16:
         )  # fmt: skip
         tile = f"{sections[0].pixels}x{sections[0].block}"
         name = Name("s16s16", contract.operation, level.name, conv.rescale.arithmetic, tile)
-        return Plan(name, program, functools.partial(_pack, conv, sums, program))
+        return Plan(name, program, functools.partial(_pack, sums, program))
 
 
 def _weight_dtype(sums: Sums, geometry: Geometry) -> str:
@@ -122,7 +122,7 @@ def _tile_pixels(g: Geometry, level: Level, vectors: int) -> int:
     return gemm.fastest_width(most, vectors, lambda pixels: math.ceil(g.width / pixels))
 
 
-def _pack(conv: Conv2DContract, sums: Sums, program: Program) -> Arrays:
+def _pack(sums: Sums, program: Program) -> Arrays:
     grouped = program.geometry.grouped(sums.weights, UNIT)  # [out_c, steps, 2]
     packed, indices = {}, []
     for number, s in enumerate(program.sections):

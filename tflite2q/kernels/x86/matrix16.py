@@ -105,10 +105,10 @@ class X86Matrix16:
         program = Program(tiling, sums.wide, Epilogue16.of(sums, AVX512VNNI))
         tile = f"{tiling.height}x{min(VECTORS, tiling.sections[0].vectors) * LANES}"
         name = Name("s16s8", contract.operation, amx.NAME, conv.rescale.arithmetic, tile)
-        return Plan(name, program, functools.partial(_pack, conv, sums, program))
+        return Plan(name, program, functools.partial(_pack, sums, program))
 
 
-def _pack(conv: Conv2DContract, sums: Sums, program: Program) -> Arrays:
+def _pack(sums: Sums, program: Program) -> Arrays:
     tiling = program.tiling
     indices = [s.channel_indices()[:, channel_order(AVX512VNNI, s.vectors)].reshape(-1, LANES) for s in tiling.sections]
     channels = np.concatenate(indices)
