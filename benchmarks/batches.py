@@ -29,7 +29,7 @@ from tflite2q.batch.plan import Asked
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds that `models` conversions took; `early` and `late` are the resident MB of the program after a fifth of the
+    """Seconds that `models` conversions took; `early` and `late`: the resident MB of the program after a fifth of the
     time and at its highest."""
 
     how: str

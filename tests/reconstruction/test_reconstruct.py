@@ -114,7 +114,7 @@ def test_every_kind_of_scale(settings: str) -> None:
 @pytest.mark.parametrize("how", ["hessian", "adaptive"])
 @pytest.mark.parametrize("source", ["float32", "dynamic-range-w4"])
 def test_a_scale_for_each_block(how: str, source: str, tmp_path: Path) -> None:
-    """Of dense layers, from real weights and from weights that have such scales already."""
+    """Dense layers are reconstructed, from real weights and from weights that have such scales already."""
     net = Net("int8", seed=3)
     y = net.flatten(net.input("x", (1, 8, 8, 4), (0.02, 3)), "flat")
     y = net.dense(y, "hidden", 24, (0.5, -128), activation="RELU")
