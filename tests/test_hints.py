@@ -15,6 +15,7 @@ from tflite2q.cli import COMMANDS
 from tflite2q.errors import CARRY_HINT, command_line, hint
 
 PACKAGE = Path(tflite2q.__file__).parent
+SAYING = ("hint", "either")
 OPTION = re.compile(r"--([a-z][a-z0-9-]*)")
 # What only the command line prints, and what is no option of ours.
 OUTSIDE = ("cli", "batch", "micro", "guard.py", "report/rules.py", "report/text.py", "report/html/style.py", "runtimes")
@@ -34,13 +35,13 @@ def options() -> set[str]:
 
 
 def literals(tree: ast.AST, hinted: bool = False) -> Iterator[tuple[str, bool, int]]:
-    """The texts of a module without its docstrings; whether each is a hint, and its line."""
+    """The texts of a module without its docstrings; whether each is said as its reader can give it, and its line."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             continue
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value, hinted, node.lineno
-        called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "hint"
+        called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in SAYING
         yield from literals(node, hinted or called)
 
 
