@@ -12,7 +12,7 @@ import pytest
 
 from tflite2q.batch import plan
 from tflite2q.batch.plan import Asked
-from tflite2q.errors import SchemeError, UsageError
+from tflite2q.errors import SchemeError, TargetError, UsageError
 
 INT8 = Asked(schemes=("int8",))
 
@@ -175,7 +175,7 @@ gates = { min_agreement = 0.5 }
 def test_manifests_that_are_refused(tmp_path: Path, text: str, message: str) -> None:
     files(tmp_path, "a.tflite")
     (tmp_path / "m.toml").write_text(text, encoding="utf-8")
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises((UsageError, TargetError), match=message):
         plan.jobs([], str(tmp_path / "m.toml"), INT8, tmp_path / "out")
 
 
