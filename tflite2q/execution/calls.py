@@ -182,12 +182,13 @@ def capacity(values: Iterable[Value]) -> int:
 class _Pieces:
     """Samples in pieces, which grow until one takes a thread long enough or is as large as a call takes.
 
-    They are copied when they come, for what gives samples may have one array for all of them.  Where one does not fit,
-    or cannot be had, the pieces end, and `error` is why.
+    They are copied when they come, for what makes samples may have one array for all of them; those of a list are all
+    there.  Where one does not fit, or cannot be had, the pieces end, and `error` is why.
     """
 
     def __init__(self, executable: Executable, samples: Iterable[Sample]) -> None:
         self._executable = executable
+        self._made = not isinstance(samples, list | tuple)
         self._samples = iter(samples)
         self._size = min(8, executable.capacity)
         self.error: Exception | None = None
@@ -202,7 +203,8 @@ class _Pieces:
             return piece
         try:
             for sample in islice(self._samples, self._size):
-                piece.append(self._executable.taken(sample if isinstance(sample, tuple) else (sample,)))
+                arrays = self._executable.checked(sample if isinstance(sample, tuple) else (sample,))
+                piece.append([array.copy() for array in arrays] if self._made else arrays)
         except Exception as error:  # of any kind: the samples are the caller's
             self.error = error
         return piece

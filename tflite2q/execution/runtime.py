@@ -210,8 +210,8 @@ class Executable:
         """The outputs for each sample, in order: an array, or a tuple of one array for each input.
 
         Samples are spread over `workers` threads; by default as many as there are processors for the `threads` of
-        each.  They are taken and copied a little ahead of the outputs that are asked for, so they may be endless, and
-        all may come in one array that changes.
+        each.  They are taken a little ahead of the outputs that are asked for, so they may be endless.  They are copied
+        then, so all may come in one array that changes; those of a list or a tuple are not, and must stay as they are.
         Raises as `run`, at the sample that does not fit, and what `samples` raise, behind the outputs of those before.
         """
         return mapped(self, samples, self._workers(workers))
@@ -221,9 +221,9 @@ class Executable:
         `map`.  Raises UsageError for models with state or with values without axes."""
         return Batch(self, count, self._workers(workers))
 
-    def taken(self, sample: Sequence[npt.ArrayLike]) -> list[Array]:
-        """Copies of a sample's arrays.  Raises DataError if they do not fit."""
-        return [array.copy() for array in self._takes.checked(sample)]
+    def checked(self, sample: Sequence[npt.ArrayLike]) -> list[Array]:
+        """A sample's arrays.  Raises DataError if they do not fit."""
+        return self._takes.checked(sample)
 
     def run_all(self, samples: Sequence[list[Array]]) -> list[list[Array]]:
         """The outputs for each of at most `capacity` samples that fit, in one call if the code can do so.
