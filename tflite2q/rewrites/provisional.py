@@ -77,7 +77,8 @@ def coded(op: Op, graph: Graph, plan: Plan) -> str | None:
 
 
 def needs_data(scheme: Scheme) -> SchemeError:
-    return SchemeError(f"scheme {scheme.name} {hint('needs --data for a float model')}: its ranges come from samples")
+    asked = hint("needs --data for a float model")
+    return SchemeError(f"scheme {scheme.name} {asked}: its ranges come from samples that `convert` is given")
 
 
 def kinds(graph: Graph, plan: Plan, extremes: Mapping[str, RealRange]) -> dict[str, TensorType]:
