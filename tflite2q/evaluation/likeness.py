@@ -35,8 +35,10 @@ def apart(before: Array, after: Array) -> tuple[Array, Array]:
     -inf, with which PyTorch pads, is stood for by the least code.
     """
     known = np.isfinite(before)
-    a = before[known].astype(np.float64)
-    return a, np.abs(a - after[known])
+    if not known.all():
+        before, after = before[known], after[known]
+    a = before.astype(np.float64)
+    return a, np.abs(a - after)
 
 
 def steps(difference: float, value: Value) -> float | None:

@@ -295,8 +295,7 @@ def quantize_real(core: Core[T], x: T, y: TensorType) -> T:
     ratio = core.divide(x, core.const(np.array([y.scale], np.float32)))
     # Clamped while still real, so that the cast cannot overflow; half a step of room keeps rounding unaffected.
     bounded = core.clip(ratio, low - y.zero_point - 1.0, high - y.zero_point + 1.0)
-    # 64-bit integers, which many processors cast one by one, only where 32 bits would overflow.
-    wide = "int64" if y.dtype == "int32" else "int32"
+    wide = _wide(y)
     code = core.clip(
         core.astype(round_half_away(core, bounded, "float32"), wide), low - y.zero_point, high - y.zero_point
     )
@@ -305,13 +304,19 @@ def quantize_real(core: Core[T], x: T, y: TensorType) -> T:
 
 def quantize_channels(core: Core[T], x: T, y: TensorType) -> T:
     """float32 x to codes of y, which has a scale for each slice along an axis."""
-    q, thin = y.parameters, channels_of(y)
+    q, thin, wide = y.parameters, channels_of(y), _wide(y)
     ratio = core.divide(x, core.const(np.array(q.scale, np.float32).reshape(thin)))
     # Clamped while still real, as above, to what lies beyond all codes whatever the zero point.
     beyond = 2.0 * (y.range[1] - y.range[0])
-    code = core.astype(round_half_away(core, core.clip(ratio, -beyond, beyond), "float32"), "int32")
-    moved = core.add(code, core.const(np.array(q.zero_point, np.int32).reshape(thin)))
+    code = core.astype(round_half_away(core, core.clip(ratio, -beyond, beyond), "float32"), wide)
+    moved = core.add(code, core.const(np.array(q.zero_point, wide).reshape(thin)))
     return core.astype(core.clip(moved, *y.range), y.dtype)
+
+
+def _wide(y: TensorType) -> str:
+    """The dtype of codes before they are cut to those of y: 64 bits, which many processors cast one by one, only where
+    32 would overflow."""
+    return "int64" if y.dtype == "int32" else "int32"
 
 
 def channels_of(kind: TensorType) -> tuple[int, ...]:
