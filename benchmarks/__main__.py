@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import arm_tables, layout, tables
-from benchmarks.models import ROOT, SHARED, SPEED, labelled
+from benchmarks.models import ROOT, SHARED, SPEED, labelled, sampled
 
 RENDER = {
     "speed": tables.speed,
@@ -104,6 +104,9 @@ def _measure_labelled(what: str, options: argparse.Namespace) -> dict[str, Any] 
     from benchmarks import accuracy, floats, reconstruction, recovery, schemes
     from tflite2q.rewrites import scheme
 
+    if what == "reconstruction":
+        every = [m for m in sampled(options.shared) if _wanted(m.name, options)]
+        return reconstruction.measure(every, options.scheme or reconstruction.SCHEMES, options.limit, _report)
     models = [m for m in labelled(options.shared) if _wanted(m.name, options)]
     if not models:
         _report(f"{what} is not measured: no model fits --only")
@@ -115,8 +118,6 @@ def _measure_labelled(what: str, options: argparse.Namespace) -> dict[str, Any] 
     if what == "recovery":
         models = [m for m in models if m.data.is_dir()]  # photos; the digits lose too little to recover
         return recovery.measure(models, options.scheme or recovery.SCHEMES, options.limit, _report)
-    if what == "reconstruction":
-        return reconstruction.measure(models, options.scheme or reconstruction.SCHEMES, options.limit, _report)
     return accuracy.measure(models, options.scheme or scheme.shipped(), options.limit, _report)
 
 

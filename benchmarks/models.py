@@ -37,12 +37,19 @@ SPEED = (
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """A model with samples whose labels are known; the paths are whole."""
+class Sampled:
+    """A model with samples; the paths are whole."""
 
     name: str
     path: Path
     data: Path
+    labels: Path | None
+
+
+@dataclass(frozen=True)
+class Labelled(Sampled):
+    """One whose samples' labels are known."""
+
     labels: Path
 
 
@@ -64,3 +71,11 @@ def labelled(shared: Path) -> tuple[Labelled, ...]:
         if (shared / "models" / file).exists():
             found.append(Labelled(name, shared / "models" / file, photos, photos / "labels.csv"))
     return tuple(found)
+
+
+def sampled(shared: Path) -> tuple[Sampled, ...]:
+    """Those, and models whose answers can be compared without labels."""
+    segmentation = Sampled(
+        "deeplabv3_mnv2_dm05", shared / "models" / "deeplabv3_mnv2_dm05_pascal_quant.tflite", shared / "images", None
+    )
+    return (*labelled(shared), *([segmentation] if segmentation.path.exists() else []))

@@ -2,6 +2,9 @@
 
 The samples are split in two halves.  A conversion looks at one half (never at its labels) and is measured on the other,
 then the other way round; so each photo is held out once.  LiteRT's default kernels run the written files.
+
+A model without labels that gives classes itself, such as one of a class for each pixel, is measured by the share of
+equal classes.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from ai_edge_litert.interpreter import Interpreter
 import tflite2q
 from benchmarks import environment
 from benchmarks.accuracy import Report
-from benchmarks.models import Labelled
+from benchmarks.models import Sampled
 from tflite2q.errors import Tflite2qError, Unchanged
 from tflite2q.evaluation import calibration, data
 from tflite2q.evaluation.statistics import paired_proportions
@@ -59,18 +62,20 @@ class Row:
     """One model under one scheme and way.
 
     top1: of the model under `BASE` without reconstruction, and of this one; low and high bound the 95 % interval of
-    their difference.  agreement: the share of equal answers of the two.  size: of the .tflite, zipped: deflated.
-    seconds: of one conversion.  `problem`: why there is none.
+    their difference; None without labels.  agreement: the share of equal answers of the two.  error: the mean squared
+    difference of their outputs, in parts of the outputs' variance; None where outputs are classes.  size: of the
+    .tflite, zipped: deflated.  seconds: of one conversion.  `problem`: why there is none.
     """
 
     model: str
     scheme: str
     option: str
     samples: int = 0
-    top1: tuple[float, float] = (0.0, 0.0)
+    top1: tuple[float, float] | None = None
     low: float = 0.0
     high: float = 0.0
     agreement: float = 0.0
+    error: float | None = None
     size: int = 0
     zipped: int = 0
     seconds: float = 0.0
@@ -78,30 +83,32 @@ class Row:
 
 
 def measure(
-    models: Sequence[Labelled], schemes: Sequence[str], limit: int | None, report: Report, ways: Sequence[str] = ()
+    models: Sequence[Sampled], schemes: Sequence[str], limit: int | None, report: Report, ways: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Everything there is to know, ready for JSON; `limit` caps the samples of each model."""
     where, rows = environment.here(), []
     for model in models:
         for row in each(model, schemes, limit, tuple(ways) or tuple(WAYS)):
-            report(f"{row.model} {row.scheme} {row.option}: {row.problem or f'{row.top1[0]:.1%} -> {row.top1[1]:.1%}'}")
+            report(f"{row.model} {row.scheme} {row.option}: {row.problem or f'{row.agreement:.1%} same answers'}")
             rows.append(asdict(row))
     return {"schema_version": 1, "environment": asdict(where), "rows": rows}
 
 
-def each(model: Labelled, schemes: Sequence[str], limit: int | None, ways: Sequence[str]) -> Iterator[Row]:
+def each(model: Sampled, schemes: Sequence[str], limit: int | None, ways: Sequence[str]) -> Iterator[Row]:
     """The rows of one model."""
     graph = tflite2q.load(model.path)
-    found = data.load(str(model.data), [graph[name] for name in graph.inputs], str(model.labels), limit)
-    assert found.labels is not None
-    samples, labels = [list(sample) for sample in found], np.array(found.labels)
+    labels_file = None if model.labels is None else str(model.labels)
+    found = data.load(str(model.data), [graph[name] for name in graph.inputs], labels_file, limit)
+    samples, labels = [list(sample) for sample in found], None
     try:
         base = writer.write(calibration.convert(graph, scheme.find(BASE)).graph)
     except Unchanged:
         base = model.path.read_bytes()
-    before = answers(base, samples)
-    if before.max() > labels.max():  # some models have a class 0 for nothing at all
-        labels = labels + max((0, 1), key=lambda offset: (before == labels + offset).mean())
+    before = outputs(base, samples)
+    if found.labels is not None:
+        labels, given = np.array(found.labels), classes(before)
+        if given.max() > labels.max():  # some models have a class 0 for nothing at all
+            labels = labels + max((0, 1), key=lambda offset: (given == labels + offset).mean())
     for name in schemes:
         for way in ways:
             try:
@@ -111,7 +118,7 @@ def each(model: Labelled, schemes: Sequence[str], limit: int | None, ways: Seque
 
 
 def row(
-    model: str, chosen: Scheme, way: str, graph: Any, samples: list[list[Array]], labels: Array, before: Array
+    model: str, chosen: Scheme, way: str, graph: Any, samples: list[list[Array]], labels: Array | None, before: Array
 ) -> Row:
     """One model under one scheme, both halves held out in turn."""
     how, given = WAYS[way]
@@ -125,35 +132,45 @@ def row(
         made = calibration.convert(graph, chosen, used if given else None)
         seconds = max(seconds, time.perf_counter() - start)
         files.append(writer.write(made.graph))
-        after[~seen] = answers(files[-1], [sample for sample, look in zip(samples, seen, strict=True) if not look])
-    right = before == labels, after == labels
-    difference = paired_proportions(*right)
-    return Row(
+        after[~seen] = outputs(files[-1], [sample for sample, look in zip(samples, seen, strict=True) if not look])
+    answers = classes(before), classes(after)
+    measured = Row(
         model,
         chosen.name,
         way,
         len(samples),
-        (float(right[0].mean()), float(right[1].mean())),
-        difference.low,
-        difference.high,
-        float((before == after).mean()),
-        len(files[0]),
-        len(zlib.compress(files[0], 9)),
-        round(seconds, 1),
+        agreement=float((answers[0] == answers[1]).mean()),
+        error=None if before.dtype.kind in "iu" else float(((after - before) ** 2).mean() / before.var()),
+        size=len(files[0]),
+        zipped=len(zlib.compress(files[0], 9)),
+        seconds=round(seconds, 1),
     )
+    if labels is None:
+        return measured
+    right = answers[0] == labels, answers[1] == labels
+    difference = paired_proportions(*right)
+    top1 = float(right[0].mean()), float(right[1].mean())
+    return replace(measured, top1=top1, low=difference.low, high=difference.high)
 
 
-def answers(content: bytes, samples: Sequence[Sequence[Array]]) -> Array:
-    """The class of the highest score of each sample."""
+def classes(found: Array) -> Array:
+    """Of each sample the class with the highest score; outputs of integers without a scale are classes already."""
+    return found if found.dtype.kind in "iu" else found.argmax(axis=-1)
+
+
+def outputs(content: bytes, samples: Sequence[Sequence[Array]]) -> Array:
+    """The first output of each sample, [samples, values]: real numbers, or integers where it has no scale."""
     with tempfile.TemporaryDirectory() as place:
         path = Path(place, "model.tflite")
         path.write_bytes(content)
         interpreter = Interpreter(str(path))
         interpreter.allocate_tensors()
         (given,), (taken, *_) = interpreter.get_input_details(), interpreter.get_output_details()
+        scale, zero_point = taken["quantization"]
         found = []
         for (sample,) in samples:
             interpreter.set_tensor(given["index"], sample.reshape(given["shape"]).astype(given["dtype"]))
             interpreter.invoke()
-            found.append(int(interpreter.get_tensor(taken["index"]).argmax()))
-    return np.array(found)
+            output = interpreter.get_tensor(taken["index"]).reshape(-1)
+            found.append((output.astype(np.float32) - zero_point) * np.float32(scale) if scale else output)
+    return np.stack(found)

@@ -134,20 +134,28 @@ def reconstruction(result: Result) -> str:
             (
                 f"`{row['scheme']}`",
                 row["option"],
-                percent(row["top1"][1]),
-                f"{_points(row['low'])} to {_points(row['high'])}",
+                *_answers(row),
                 percent(row["agreement"]),
+                MISSING if row["error"] is None else f"{row['error']:.4f}",
                 str(row["size"]),
                 str(row["zipped"]),
             )
             for row in rows
         ]
-        base = percent(rows[0]["top1"][0])
+        top1 = rows[0]["top1"]
+        base = "" if top1 is None else f"; `int8` has {percent(top1[0])}"
         parts.append(
-            f"`{model}`, {rows[0]['samples']} samples, each held out once; `int8` has {base}:\n\n"
+            f"`{model}`, {rows[0]['samples']} samples, each held out once{base}:\n\n"
             f"{markdown(RECONSTRUCTION_HEAD, cells)}"
         )
     return "\n".join(parts)
+
+
+def _answers(row: Row) -> tuple[str, str]:
+    """The share of right answers, and the interval of its distance from int8's."""
+    if row["top1"] is None:
+        return MISSING, MISSING
+    return percent(row["top1"][1]), f"{_points(row['low'])} to {_points(row['high'])}"
 
 
 def _points(share: float) -> str:
@@ -322,6 +330,7 @@ RECONSTRUCTION_HEAD = (
     "top-1",
     "95 %: points from int8",
     "same answer as int8",
+    "squared error",
     "bytes",
     "zipped",
 )
