@@ -217,7 +217,7 @@ def _shape_of(d: Draw, rank: bool, dtype: str) -> Case:
 def _fill(d: Draw, dtype: str) -> Case:
     kind = d.kind((), dtype)
     value = d.constant(d.data(kind.with_(shape=(1,)))[0], kind)
-    y = kind.with_(shape=d.shape(3))
+    y = kind.with_(shape=d.shape(d.number(0, 4)))
     d.input(TensorType((1,), "float32"))  # a model needs an input
     return d.case(ops.Fill, (d.ints(*y.shape), value), y)
 

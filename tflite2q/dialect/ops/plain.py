@@ -97,7 +97,8 @@ class Fill(Op):
         return (tuple(integers(ins["shape"])),)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:
-        return (core.broadcast_to(core.reshape(ins["value"].data, (1,)), outs[0].type.shape),)
+        shape = outs[0].type.shape
+        return (core.broadcast_to(core.reshape(ins["value"].data, (1,) * len(shape)), shape),)
 
 
 @dataclass(frozen=True, kw_only=True)
