@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
         result = _measure_speed(what, options) if what in UNLABELLED else _measure_labelled(what, options)
         if result is None:
             continue
-        if options.only or options.scheme or options.processor:
+        if options.only or options.scheme or options.way or options.processor:
             result = tables.joined(what, result)
         print(json.dumps(result, indent=1) if options.json else layout.text(RENDER[what](result)), flush=True)
         if options.write:
@@ -63,6 +63,9 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         "--only", action="append", help="only models whose name contains this; kept results of others stay"
     )
     parser.add_argument("--scheme", action="append", help="only this scheme; kept results of others stay")
+    parser.add_argument(
+        "--way", action="append", help='only this way of reconstruction, such as "hessian"; kept results of others stay'
+    )
     parser.add_argument(
         "--processor", action="append", help="only Arm processors whose name contains this; kept results of others stay"
     )
@@ -106,7 +109,8 @@ def _measure_labelled(what: str, options: argparse.Namespace) -> dict[str, Any] 
 
     if what == "reconstruction":
         every = [m for m in sampled(options.shared) if _wanted(m.name, options)]
-        return reconstruction.measure(every, options.scheme or reconstruction.SCHEMES, options.limit, _report)
+        chosen = options.scheme or reconstruction.SCHEMES
+        return reconstruction.measure(every, chosen, options.limit, _report, options.way or ())
     models = [m for m in labelled(options.shared) if _wanted(m.name, options)]
     if not models:
         _report(f"{what} is not measured: no model fits --only")

@@ -85,8 +85,11 @@ class Row:
 def measure(
     models: Sequence[Sampled], schemes: Sequence[str], limit: int | None, report: Report, ways: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Everything there is to know, ready for JSON; `limit` caps the samples of each model."""
+    """Everything there is to know, ready for JSON; `limit` caps the samples of each model.  Raises SystemExit for an
+    unknown way."""
     where, rows = environment.here(), []
+    if unknown := set(ways) - set(WAYS):
+        raise SystemExit(f"--way {min(unknown)}: there are {', '.join(WAYS)}")
     for model in models:
         for row in each(model, schemes, limit, tuple(ways) or tuple(WAYS)):
             report(f"{row.model} {row.scheme} {row.option}: {row.problem or f'{row.agreement:.1%} same answers'}")
