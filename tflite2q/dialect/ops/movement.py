@@ -116,7 +116,7 @@ class StridedSlice(Movement):
         """
         shape = ins["x"].type.shape
         strides = integers(ins["strides"])
-        begin, end = self._numbers(ins, "begin"), self._numbers(ins, "end")
+        begin, end = self._begins(ins), self._ends(ins)
         require(len(begin) == len(end) == len(strides), "begin, end and strides differ in length")
         require(all(strides), "a stride is 0")
         added = sum(1 for i in range(len(begin)) if self.new_axis_mask >> i & 1)
@@ -145,25 +145,35 @@ class StridedSlice(Movement):
         rest = shape[len(taken) :]
         return taken + [range(extent) for extent in rest], kept + list(rest), indexed
 
-    def _numbers(self, ins: Values, name: str) -> list[int | None]:
-        """The numbers of begin or end: 0 where a mask says that they do not matter, None for an index that only the run
+    def _begins(self, ins: Values) -> list[int | None]:
+        """The numbers of begin: 0 where a mask says that they do not matter, None for an index that only the run
         knows."""
-        value = ins[name]
+        value = ins["begin"]
         if value.constant is not None:
             return list(integers(value))
-        free = self.ellipsis_mask | self.new_axis_mask
-        free |= self.begin_mask if name == "begin" else self.end_mask | self.shrink_axis_mask
-        found = [0 if free >> i & 1 else None for i in range(value.type.size)]
-        if any(n is None and not self.shrink_axis_mask >> i & 1 for i, n in enumerate(found)):
-            raise UnknownUntilRun(value.name, name)
-        return found
+        free = self.ellipsis_mask | self.new_axis_mask | self.begin_mask
+        self._require_known(value, "begin", free | self.shrink_axis_mask)
+        return [0 if free >> i & 1 else None for i in range(value.type.size)]
 
-    def indices(self, i: int, first: int | None, last: int | None, stride: int, extent: int) -> range:
+    def _ends(self, ins: Values) -> list[int]:
+        """The numbers of end: 0 where a mask says that they do not matter."""
+        value = ins["end"]
+        if value.constant is not None:
+            return list(integers(value))
+        free = self.ellipsis_mask | self.new_axis_mask | self.end_mask | self.shrink_axis_mask
+        self._require_known(value, "end", free)
+        return [0] * value.type.size
+
+    def _require_known(self, value: Value, name: str, free: int) -> None:
+        """Raise UnknownUntilRun for numbers that only the run knows, unless those are of axes in the mask `free`."""
+        if not all(free >> i & 1 for i in range(value.type.size)):
+            raise UnknownUntilRun(value.name, name)
+
+    def indices(self, i: int, first: int | None, last: int, stride: int, extent: int) -> range:
         """The indices that range `i` takes on an axis of `extent`: all, if only the run knows the index."""
         if first is None:
             require(stride > 0, f"stride {stride} on an axis that is dropped")
             return range(extent)
-        assert last is not None
         if self.offset:  # which counts from where the range really begins
             bounded = min(max(first + extent if first < 0 else first, 0), extent)
             last += 0 if self.begin_mask >> i & 1 and stride > 0 else bounded
