@@ -21,8 +21,8 @@ from tflite2q.reconstruction.rounding import Rounded
 from tflite2q.reconstruction.rows import Rows
 from tflite2q.reconstruction.streams import Stream
 from tflite2q.rewrites.biases import accumulator_units
+from tflite2q.rewrites.fitting import ends
 from tflite2q.rewrites.traces import Trace
-from tflite2q.rewrites.weights import ends
 
 Array = npt.NDArray[Any]
 
