@@ -9,8 +9,8 @@ from networks import Net, Parameters
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.ops.binary import Extremum
 from tflite2q.dialect.ops.conv import Conv2D, DepthwiseConv2D
-from tflite2q.dialect.ops.movement import StridedSlice
 from tflite2q.dialect.ops.shape import Concat
+from tflite2q.dialect.ops.slicing import StridedSlice
 from tflite2q.dialect.ops.state import AssignVariable, ReadVariable
 from tflite2q.dialect.types import Constant, Quantization, Resource, TensorType, Value
 

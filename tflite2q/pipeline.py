@@ -190,8 +190,7 @@ def compile(model: Model, target: str = "native", threads: int = 1, batch: int |
     from tflite2q.execution import runtime
 
     each = threads if batch is None or batch < threads else 1  # threads of one sample
-    found = runtime.compile(graph_of(model), target=target, threads=each, made_as=Served)
-    assert isinstance(found, Served)
+    found = runtime.compiled(Served, graph_of(model), target=target, threads=each)
     return found if batch is None else found.batch(batch, threads // each)
 
 
@@ -200,9 +199,7 @@ def load_library(path: FilePath, threads: int = 1) -> Served:
     from tflite2q.evaluation.serving import Served
     from tflite2q.execution import runtime
 
-    found = runtime.load_library(path, threads=threads, made_as=Served)
-    assert isinstance(found, Served)
-    return found
+    return runtime.loaded(Served, path, threads=threads)
 
 
 def _reported(function: Callable[P, Comparison]) -> Callable[P, Report]:

@@ -17,7 +17,7 @@ from PIL import Image
 from tflite2q.cli.kinds import NO_REPORTS
 from tflite2q.evaluation.images import IMAGE_SUFFIXES
 from tflite2q.evaluation.models import TEXT_SUFFIX
-from tflite2q.execution import runtime
+from tflite2q.execution import origin
 from tflite2q.micro import library
 
 Cli = Callable[..., "tuple[int, str, str]"]
@@ -386,7 +386,7 @@ def test_a_report_replaces_a_report(cli: Cli, digits: Path, tmp_path: Path) -> N
 
 
 def test_reports_refuse_the_endings_of_all_that_is_read_and_written() -> None:
-    assert {*runtime.ENDINGS, *library.ENDINGS, *IMAGE_SUFFIXES, TEXT_SUFFIX} <= set(NO_REPORTS)
+    assert {*origin.ENDINGS, *library.ENDINGS, *IMAGE_SUFFIXES, TEXT_SUFFIX} <= set(NO_REPORTS)
 
 
 @pytest.mark.parametrize("command", [["inspect"], ["check", "--for", "xnnpack"], ["compare", "--scheme", "int8"]])

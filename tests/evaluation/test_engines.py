@@ -16,7 +16,7 @@ from tflite2q.errors import TargetError
 from tflite2q.evaluation import data, engines
 from tflite2q.evaluation.engines import Called, Contender
 from tflite2q.execution import litert
-from tflite2q.execution.runtime import OpTime
+from tflite2q.execution.times import OpTime
 
 
 def test_times_are_taken_in_turns() -> None:

@@ -16,6 +16,7 @@ from tflite2q.dialect.text import parse_graph
 from tflite2q.errors import DataError, TargetError, Tflite2qError, UsageError
 from tflite2q.execution import manifest, reference, runtime
 from tflite2q.execution.runtime import Executable
+from tflite2q.execution.times import Stats
 from tflite2q.flatbuffer import reader
 from tflite2q.lower import link, machine, targets
 
@@ -81,7 +82,7 @@ def test_inputs_need_not_be_contiguous(compiled: Executable, image: np.ndarray[A
 
 
 def test_statistics() -> None:
-    stats = runtime.Stats(tuple(float(ms) for ms in range(1, 102)))
+    stats = Stats(tuple(float(ms) for ms in range(1, 102)))
     assert (stats.p10_ms, stats.median_ms, stats.p90_ms) == (11.0, 51.0, 91.0)
 
 

@@ -21,10 +21,11 @@ from tflite2q.dialect.ops.eltwise import Add, Requantize
 from tflite2q.dialect.ops.hlo import HloSelect
 from tflite2q.dialect.ops.hlo_movement import HloIota
 from tflite2q.dialect.ops.lookup import Lookup
-from tflite2q.dialect.ops.movement import Reverse, StridedSlice
+from tflite2q.dialect.ops.movement import Reverse
 from tflite2q.dialect.ops.plain import ShapeOf
 from tflite2q.dialect.ops.pool import AveragePool2D
 from tflite2q.dialect.ops.shape import Concat, Pad
+from tflite2q.dialect.ops.slicing import StridedSlice
 from tflite2q.dialect.ops.softmax import Softmax
 from tflite2q.dialect.text import parse_graph
 from tflite2q.dialect.types import Constant, Quantization, TensorType, Value

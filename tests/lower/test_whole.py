@@ -37,14 +37,14 @@ def test_nothing_is_written_beside_the_results_of_so_many_samples(seed: int) -> 
     worker = _worker(executable, 5)
     generator = np.random.default_rng(seed)
     samples = [[generator.integers(0, 256, v.type.shape, np.uint8) for v in executable.inputs] for _ in range(3)]
-    memory = [np.from_dlpack(slots.tensor) for slots in (*worker._taken, *worker._given)]
+    memory = [np.from_dlpack(slots.tensor) for slots in (*worker.many.taken, *worker.many.given)]
     for each in memory:
         each[...] = 0xA5
     found = worker.run_all(samples)
     for sample, results in zip(samples, found, strict=True):
         for result, wanted in zip(results, reference.run(graph, *sample), strict=True):
             np.testing.assert_array_equal(result, wanted)
-    for each, slots in zip(memory, (*worker._taken, *worker._given), strict=True):
+    for each, slots in zip(memory, (*worker.many.taken, *worker.many.given), strict=True):
         assert (each[3:] == 0xA5).all()
         assert (each[:, slots.rows.shape[1] :] == 0xA5).all()
 

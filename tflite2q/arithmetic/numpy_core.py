@@ -18,6 +18,7 @@ from tflite2q.arithmetic.rounding import code_range
 from tflite2q.errors import DataError
 
 Array = npt.NDArray[Any]
+Run = Callable[[Any, Sequence[Array]], Sequence[Array]]  # the results of a graph
 
 BLOCK = 1 << 17  # numbers worked on at a time: with what comes between, they stay in the cache (measured: 2^13 to 2^17)
 
@@ -28,8 +29,8 @@ class NumpyCore:
     `run` gives the results of a graph, for the operations that have graphs.
     """
 
-    def __init__(self, run: Callable[[Any, Sequence[Array]], Sequence[Array]] | None = None) -> None:
-        self._run = run
+    def __init__(self, run: Run | None = None) -> None:
+        self._run = run or _no_graphs
 
     def const(self, array: npt.NDArray[np.generic]) -> Array:
         return array
@@ -238,8 +239,11 @@ class NumpyCore:
         return carried
 
     def _results(self, graph: Any, operands: Sequence[Array]) -> tuple[Array, ...]:
-        assert self._run is not None, "graphs are run by who made this"
         return tuple(self._run(graph, operands))
+
+
+def _no_graphs(graph: Any, operands: Sequence[Array]) -> Sequence[Array]:
+    raise TypeError("graphs are run by who made a NumpyCore with a function for them")
 
 
 NUMPY = NumpyCore()

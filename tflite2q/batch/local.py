@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from tflite2q import cgroups
 from tflite2q.batch import keeper, work
@@ -90,15 +91,15 @@ class Keeper:
             process, self._process = self._process, None
         if process is None:
             return
-        assert process.stdin is not None and process.stdout is not None
+        requests, answers = _pipes(process)
         with contextlib.suppress(OSError):
-            process.stdin.close()  # it ends its job when requests end
+            requests.close()  # it ends its job when requests end
         try:
             process.wait(PARTING)
         except subprocess.TimeoutExpired:  # it is still loading the program, perhaps; its job ends with it
             process.kill()
             process.wait()
-        process.stdout.close()
+        answers.close()
 
     def close(self) -> None:
         """End it, with the job that it may be at, for good."""
@@ -109,13 +110,19 @@ class Keeper:
 
 def _asked(process: subprocess.Popen[str], request: str) -> str:
     """The line that a keeper answers; what there is of it if the keeper has ended."""
-    assert process.stdin is not None and process.stdout is not None
+    requests, answers = _pipes(process)
     try:
-        process.stdin.write(f"{request}\n")
-        process.stdin.flush()
-        return process.stdout.readline()
+        requests.write(f"{request}\n")
+        requests.flush()
+        return answers.readline()
     except BrokenPipeError:
         return ""
+
+
+def _pipes(process: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
+    """What a keeper reads requests from, and writes answers to."""
+    assert process.stdin is not None and process.stdout is not None  # it is started with pipes for both
+    return process.stdin, process.stdout
 
 
 def _told(answer: Mapping[str, str], folder: Path) -> Outcome:

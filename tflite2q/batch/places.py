@@ -36,11 +36,11 @@ def plain(path: str) -> str:
 
 def joined(base: str, path: str) -> str:
     """A path of a file that lies in the folder `base`, a path or a URL; absolute ones and URLs as they are."""
-    path = plain(path)
-    if _URL.match(path) or os.path.isabs(path) or not is_url(base):
-        return path if _URL.match(path) else os.path.join(base, path)
-    mark = _URL.match(base)
-    assert mark is not None
+    path, mark = plain(path), _URL.match(base)
+    if _URL.match(path):
+        return path
+    if os.path.isabs(path) or mark is None or not is_url(base):
+        return os.path.join(base, path)
     return mark[0] + posixpath.normpath(f"{base[mark.end() :]}/{path}")
 
 

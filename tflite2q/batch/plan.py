@@ -365,4 +365,5 @@ def _readable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "replace")
 
 
+# A field of a job that no list and no type knows could not be asked for.
 assert {field.name for field in fields(Asked)} == {*LISTS.values(), *TYPES}

@@ -56,9 +56,9 @@ def check(lib: str | None, target: str, limits: Limits) -> None:
             f"{lib}: code in {', '.join(library.ENDINGS)} or a folder is for microcontrollers, and --target is "
             f"{target}; give one of {names}, or a library's name"
         )
-    from tflite2q.execution import runtime
+    from tflite2q.execution import origin
 
-    runtime.check_ending(lib)
+    origin.check_ending(lib)
 
 
 def compiled(

@@ -118,7 +118,10 @@ def run_command(
         made = None
         if found is None:
             made = held.enter_context(closing(_executable(model, found, target, threads, device)))
-        ins, outs = _ends(found, made)
+            ins, outs = made.inputs, made.outputs
+        else:  # they are known before anything is compiled
+            graph = found.graph
+            ins, outs = (tuple(graph[name] for name in side) for side in (graph.inputs, graph.outputs))
         reader, _ = tasks.choose(ins, outs, None if found is None else found.graph, task, label_names)
         chosen = reader.fit if fit == "auto" else cast("Fit", fit)
         samples = prediction.samples(inputs, ins, limit, Normalization.of(mean, std), chosen, skip_bad)
@@ -139,15 +142,6 @@ def run_command(
             text.profile(console, ops)
 
     out.emit({**document, "profile": json.profile(ops)} if profile else document, json_path, show)
-
-
-def _ends(model: Loaded | None, executable: Executable | None) -> tuple[Sequence[Value], Sequence[Value]]:
-    """Inputs and outputs, known before anything is compiled if there is a model."""
-    if model is None:
-        assert executable is not None
-        return executable.inputs, executable.outputs
-    graph = model.graph
-    return [graph[name] for name in graph.inputs], [graph[name] for name in graph.outputs]
 
 
 def _encoded(results: Sequence[Prediction], outputs: Sequence[Value], suffix: str) -> bytes:

@@ -51,8 +51,7 @@ class Cursor:
             if match is None:
                 self.fail(Token("", "", offset), f"unexpected {self._text[offset]!r}")
             if match.lastgroup != "space":
-                assert match.lastgroup is not None
-                return Token(match.lastgroup, match.group(), offset)
+                return Token(str(match.lastgroup), match.group(), offset)
             offset = match.end()
         return Token("end", "", len(self._text))
 

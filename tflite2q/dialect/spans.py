@@ -88,7 +88,7 @@ def weighted_sum(x: Value, span: Span, weights: Value, axis: int, bias: Value | 
     if weights.constant is None or (bias is not None and bias.constant is None) or weights.type.size == 0:
         return EVERYTHING
     count = weights.type.shape[axis]
-    rising, falling = _sums(weights, axis)
+    rising, falling = _sums(weights, weights.constant, axis)
     low, high = min(span[0], 0.0), max(span[1], 0.0)
     if not (math.isfinite(low) and math.isfinite(high)):
         return EVERYTHING
@@ -99,11 +99,10 @@ def weighted_sum(x: Value, span: Span, weights: Value, axis: int, bias: Value | 
     )
 
 
-def _sums(weights: Value, axis: int) -> tuple[rounding.Floats, rounding.Floats]:
-    """The sums of the positive and of the negative weights of each output channel; worked out once while the weights
-    live."""
-    assert weights.constant is not None
-    known = _KNOWN.setdefault(weights.constant, {})
+def _sums(weights: Value, constant: Constant, axis: int) -> tuple[rounding.Floats, rounding.Floats]:
+    """The sums of the positive and of the negative weights of each output channel; worked out once while their
+    `constant` lives."""
+    known = _KNOWN.setdefault(constant, {})
     key = axis, weights.type.quantization
     if key not in known:
         count = weights.type.shape[axis]

@@ -76,7 +76,8 @@ class Dataset:
 
     def classes(self, count: int, offset: int | None) -> npt.NDArray[np.int64]:
         """The labels as a model of `count` classes counts them (`labels.align`).  Raises DataError."""
-        assert self.labels is not None
+        if self.labels is None:
+            raise DataError(f"{self.source}: has no labels")
         try:
             return labels_of.align(self.labels, count, offset, self.names)
         except DataError as error:

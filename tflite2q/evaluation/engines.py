@@ -25,7 +25,7 @@ from tflite2q.evaluation.results import Progress, Timing, quiet
 from tflite2q.execution import litert
 
 if TYPE_CHECKING:
-    from tflite2q.execution.runtime import OpTime
+    from tflite2q.execution.times import OpTime
     from tflite2q.micro.emulator import Session  # which loads TVM
 
 Array = npt.NDArray[Any]
@@ -201,16 +201,15 @@ def time_ops(
 
     An op that only the converted model has counts with the next one that both have.
     """
-    models = {c.model: c for c in contenders if c.profile is not None and c.failed is None}
+    models = {c.model: (c.graph, c.profile) for c in contenders if c.profile is not None and c.failed is None}
     if len(models) < 2:
         return {}
     found: dict[str, dict[str, float]] = {}
-    names = {op.name for op in models[ORIGINAL].graph.ops} & {op.name for op in models[CONVERTED].graph.ops}
-    for done, (model, contender) in enumerate(models.items()):
+    names = set.intersection(*({op.name for op in graph.ops} for graph, _ in models.values()))
+    for done, (model, (graph, profile)) in enumerate(models.items()):
         progress("timing layers", done, len(models))
-        moved = data.transfer(arrays, inputs, [contender.graph[name] for name in contender.graph.inputs])
-        assert contender.profile is not None
-        found[model] = _by_name(contender.profile(*moved), names)
+        moved = data.transfer(arrays, inputs, [graph[name] for name in graph.inputs])
+        found[model] = _by_name(profile(*moved), names)
     progress("timing layers", len(models), len(models))
     return {name: Pair(found[ORIGINAL][name], found[CONVERTED][name]) for name in found[ORIGINAL]}
 

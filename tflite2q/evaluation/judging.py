@@ -34,7 +34,7 @@ class Judging:
     task: Task[Any]
     info: TaskInfo
     samples: Dataset
-    truth: Truth[Any] | None
+    truth: Truth[Any, Any] | None
     counts: dict[Key, int] = field(default_factory=dict)
     alike: dict[tuple[Key, Key], Alike] = field(default_factory=dict)
     grades: dict[Key, Grade[Any]] = field(default_factory=dict)
@@ -42,8 +42,7 @@ class Judging:
     def __post_init__(self) -> None:
         held = list(self.contenders)
         self.main = COMPILED if of(held, COMPILED, ORIGINAL) else REFERENCE
-        first = of(held, self.main, ORIGINAL)
-        assert first is not None
+        first = next(c for c in held if (c.engine, c.model) == (self.main, ORIGINAL))
         self.whole = Whole(self.task, self.info, self.samples, self.truth, self._numbers(first))
         judge = LITERT_REFERENCE if any(c.engine == LITERT_REFERENCE for c in held) else REFERENCE
         self.judge = judge if any(c.engine == judge and c.model == ORIGINAL for c in held) else None

@@ -75,22 +75,21 @@ class LayerTally:
 
     def result(self) -> tuple[LayerError, ...]:
         """In the original's order."""
+        why = {op.name: self._diagnosis(op.name) for op in self.original.ops if op.name in self.seen}
         lines = [
             LayerError(op.name, op.mnemonic, sqnr(found.signal, found.noise),
-                       steps(found.worst, self.original[op.name]), self._diagnosis(op.name))
+                       steps(found.worst, self.original[op.name]), why[op.name])
             for op in self.original.ops
             for found in [self.seen.get(op.name)]
             if found is not None
         ]  # fmt: skip
-        worst = worst_layers(lines)
-        drawn = {line.name for line in worst} | {
-            line.diagnosis.origin for line in worst if line.diagnosis is not None and line.diagnosis.origin is not None
-        }
-        return tuple(self._drawn(line) if line.name in drawn else line for line in lines)
-
-    def _drawn(self, line: LayerError) -> LayerError:
-        assert line.diagnosis is not None
-        return replace(line, diagnosis=replace(line.diagnosis, histogram=self._histogram(line.name)))
+        drawn = {line.name for line in worst_layers(lines)}
+        drawn |= {origin for name in drawn if (origin := why[name].origin) is not None}
+        return tuple(
+            replace(line, diagnosis=replace(why[line.name], histogram=self._histogram(line.name)))
+            if line.name in drawn else line
+            for line in lines
+        )  # fmt: skip
 
     def _diagnosis(self, name: str) -> Diagnosis:
         found, value, other = self.seen[name], self.original[name], self.converted[name]

@@ -114,7 +114,7 @@ class Alike:
         return self.equal / self.all if self.all else None
 
 
-def scores(truth: Truth[Any], before: Grade[Any], after: Grade[Any]) -> tuple[Score, ...]:
+def scores(truth: Truth[Any, Any], before: Grade[Any], after: Grade[Any]) -> tuple[Score, ...]:
     """Both models' scores, each with its paired difference."""
     return tuple(
         Score(a.name, a.label, a.value, b.value, truth.difference(a, b))
@@ -122,7 +122,7 @@ def scores(truth: Truth[Any], before: Grade[Any], after: Grade[Any]) -> tuple[Sc
     )
 
 
-def first_difference(truth: Truth[Any], before: Grade[Any], after: Grade[Any]) -> Difference | None:
+def first_difference(truth: Truth[Any, Any], before: Grade[Any], after: Grade[Any]) -> Difference | None:
     """The paired difference of the first score."""
     a, b = _first(before), _first(after)
     return truth.difference(a, b)
@@ -139,7 +139,7 @@ class Whole:
     task: Task[Any]
     info: TaskInfo
     samples: Dataset
-    truth: Truth[Any] | None
+    truth: Truth[Any, Any] | None
     numbers: Numbers
 
     def __post_init__(self) -> None:

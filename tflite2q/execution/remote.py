@@ -25,7 +25,9 @@ from tflite2q.errors import DataError, TargetError, UsageError, hint, refusal
 from tflite2q.execution import manifest
 from tflite2q.execution.calls import Array, run_each
 from tflite2q.execution.manifest import Manifest
-from tflite2q.execution.runtime import Executable, OpTime
+from tflite2q.execution.origin import Elsewhere
+from tflite2q.execution.runtime import Executable
+from tflite2q.execution.times import OpTime
 from tflite2q.lower import targets
 
 MODULE = "tflite2q.lower.device"
@@ -182,7 +184,7 @@ class RemoteExecutable(Executable):
     """A library on a device; it runs and is timed there."""
 
     def __init__(self, description: Manifest, threads: int, session: Session, model: int) -> None:
-        super().__init__(description, threads)
+        super().__init__(description, threads, Elsewhere())
         self._session = session
         self._model = model
         self._ran = False

@@ -3,72 +3,33 @@
 from __future__ import annotations
 
 import os
-import platform
-import shutil
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from tflite2q import files, limits
+from tflite2q import limits
 from tflite2q.dialect import needs
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import STORAGE, Value
-from tflite2q.errors import DataError, TargetError, UsageError
+from tflite2q.errors import UsageError
 from tflite2q.execution import libraries, manifest
 from tflite2q.execution.calls import Array, Batch, Bound, Sample, Stream, capacity, mapped, raise_refusal, run_each
 from tflite2q.execution.checks import Inputs, Outputs, kinds
 from tflite2q.execution.manifest import Manifest
+from tflite2q.execution.origin import Compiled, Library, Origin, check_runnable, save
 from tflite2q.execution.source import Source
-from tflite2q.lower import targets
+from tflite2q.execution.times import OpTime, Stats
 
 if TYPE_CHECKING:
     from tflite2q.lower.graph import Choice
     from tflite2q.lower.machine import Worker
 
-
-# Shared libraries of the systems that code is compiled for, WebAssembly's object, and an archive of object files.
-ENDINGS = (".so", ".dylib", ".dll", ".wasm", ".o", ".tar")
-
-
-@dataclass(frozen=True)
-class Stats:
-    """Times of runs, in milliseconds, in the order in which they were made."""
-
-    times_ms: tuple[float, ...]
-
-    def percentile(self, share: float) -> float:
-        return float(np.percentile(self.times_ms, share))
-
-    @property
-    def median_ms(self) -> float:
-        return self.percentile(50)
-
-    @property
-    def p10_ms(self) -> float:
-        return self.percentile(10)
-
-    @property
-    def p90_ms(self) -> float:
-        return self.percentile(90)
-
-
-@dataclass(frozen=True)
-class OpTime:
-    """One op in a profile: median time, 10^9 multiply-accumulates a second (None: it has none), share of the sum."""
-
-    op: str
-    mnemonic: str
-    kernel: str
-    ms: float
-    gmacs: float | None
-    share: float
+E = TypeVar("E", bound="Executable")
 
 
 def compile(
@@ -77,15 +38,25 @@ def compile(
     threads: int = 1,
     use_kernels: bool = True,
     exec_mode: str = "compiled",
-    made_as: type[Executable] | None = None,
 ) -> Executable:
     """Compile `graph` for `target` (a name of `targets.TARGETS` or TVM's JSON).
 
     Without kernels every op is computed by core operations alone, slowly: the definition that kernels are compared
-    with.  `made_as` is the class of the result.  What was compiled before, of the same graph, for the same target, by
-    the same version, is taken from the user's cache (see `libraries`).  Raises TargetError for unknown targets,
-    UsageError for thread counts below 1.
+    with.  What was compiled before, of the same graph, for the same target, by the same version, is taken from the
+    user's cache (see `libraries`).  Raises TargetError for unknown targets, UsageError for thread counts below 1.
     """
+    return compiled(Executable, graph, target, threads, use_kernels, exec_mode)
+
+
+def compiled(
+    kind: type[E],
+    graph: Graph,
+    target: str = "native",
+    threads: int = 1,
+    use_kernels: bool = True,
+    exec_mode: str = "compiled",
+) -> E:
+    """As `compile`, in a class of executables."""
     from tflite2q.lower.target import resolve, tvm_target
 
     limits.check_threads(threads)
@@ -95,26 +66,25 @@ def compile(
     found = libraries.find(source.key)
     if found is not None:
         library, description = found
-        return (made_as or Executable)(description, threads, source, library)
+        return kind(description, threads, Compiled(source, library))
     source.built  # noqa: B018 - errors belong to this call, and so does the time
-    return (made_as or Executable)(source.description, threads, source)
+    return kind(source.description, threads, Compiled(source))
 
 
-def check_ending(path: str | os.PathLike[str]) -> None:
-    """Raise UsageError if the name of a library has an ending that says nothing of what is written."""
-    if Path(path).suffix not in ENDINGS:
-        raise UsageError(f"{os.fspath(path)}: a library's name ends in {', '.join(ENDINGS)}; name it so")
-
-
-def load_library(path: str | os.PathLike[str], threads: int = 1, made_as: type[Executable] | None = None) -> Executable:
+def load_library(path: str | os.PathLike[str], threads: int = 1) -> Executable:
     """Load what `Executable.save` wrote.
 
     Raises DataError if the file is not such a library, TargetError if it is for another kind of machine.
     """
+    return loaded(Executable, path, threads)
+
+
+def loaded(kind: type[E], path: str | os.PathLike[str], threads: int = 1) -> E:
+    """As `load_library`, in a class of executables."""
     limits.check_threads(threads)
     description = manifest.read(path)
-    _check_runnable(description)
-    return (made_as or Executable)(description, threads, library=os.path.abspath(path))
+    check_runnable(description)
+    return kind(description, threads, Library(os.path.abspath(path)))
 
 
 def choices(graph: Graph, target: str = "native") -> tuple[Choice, ...]:
@@ -142,13 +112,10 @@ class Executable:
     once.
     """
 
-    def __init__(
-        self, description: Manifest, threads: int, source: Source | None = None, library: str | None = None
-    ) -> None:
+    def __init__(self, description: Manifest, threads: int, origin: Origin) -> None:
         self.manifest = description
         self.threads = threads
-        self._source = source
-        self._library = library
+        self._origin = origin
         self._takes, self._gives = Inputs(description.inputs), Outputs(description.outputs)
         self._initial = [value.data for value in description.states]
         self._results = kinds((*description.outputs, *description.states))
@@ -175,14 +142,14 @@ class Executable:
     @property
     def choices(self) -> tuple[Choice, ...]:
         """The kernel of each op and why faster kernels refused; empty for a library that was loaded by its name."""
-        return self._source.lowered.choices if self._source else ()
+        return () if self._origin.source is None else self._origin.source.lowered.choices
 
     def close(self) -> None:
         """Release what the model holds on another machine; does nothing on this one."""
 
     def require_runnable(self) -> None:
         """Raise TargetError if this machine cannot run the code."""
-        _check_runnable(self.manifest)
+        check_runnable(self.manifest)
 
     def run(self, *arrays: npt.ArrayLike, out: Sequence[Array] | None = None) -> list[Array]:
         """The model's outputs for `arrays`, one for each input, of its shape, dtype and, where it decides shapes, data.
@@ -240,10 +207,10 @@ class Executable:
         Raises DataError if they have no defined result.
         """
         with self._worker() as worker:
-            if worker.takes_many:
-                worker.run_rows(arrays, out)
-            else:
+            if worker.many is None:
                 run_each(worker.run, self.inputs, arrays, out)
+            else:
+                worker.many.run_rows(arrays, out)
 
     def threads_of(self, workers: int) -> ThreadPoolExecutor:
         """Threads for so many workers, which are kept: TVM makes much anew in a thread that is new to it."""
@@ -325,7 +292,8 @@ class Executable:
 
         Raises UsageError for a loaded library, which does not know its ops' calls: profile the model instead.
         """
-        if self._source is None:
+        source = self._origin.source
+        if source is None:
             raise UsageError("a loaded library cannot be profiled; profile the model it was compiled from")
         from tflite2q.lower.profile import profile
 
@@ -333,7 +301,6 @@ class Executable:
         from tflite2q.lower.machine import launched
 
         self.require_runnable()
-        source = self._source
         arguments = [*checked, *self.initial_states]
         try:
             found = launched(self.threads, lambda: profile(source.lowered.module, source.target, arguments, repeat))
@@ -354,18 +321,9 @@ class Executable:
         Raises UsageError if `path` exists and `force` is not given, or has an ending that is not in ENDINGS;
         TargetError if there is no linker for the target.
         """
-        if self._source is None:
+        if self._origin.source is None:
             raise UsageError("a loaded library cannot be saved again; copy the file instead")
-        check_ending(path)
-        shared = Path(path).suffix == libraries.SUFFIX
-        kept = libraries.find(self._source.key) if shared else None
-        with files.replacing(Path(path), force) as temporary:
-            if kept is None:
-                self._source.export(temporary)
-            else:
-                shutil.copyfile(kept[0], temporary)
-        if shared and kept is None:
-            libraries.adopt(self._source.key, path)
+        save(self._origin.source, path, force)
 
     def _new_worker(self) -> Worker:
         from tflite2q.lower.machine import Worker
@@ -373,24 +331,9 @@ class Executable:
         with self._making:
             if self._code is None:
                 self.require_runnable()
-                self._code = self._loaded()
+                self._code = self._origin.load()
             arguments = [*self._random_inputs(), *self.initial_states]
             return Worker(self._code, arguments, self._results, self.threads, self.capacity)
-
-    def _loaded(self) -> Any:
-        """The code that runs: a library's, or what was compiled if the cache has none that can be loaded."""
-        from tflite2q.lower.machine import load
-
-        if self._source is None:
-            assert self._library is not None
-            return load(self._library)
-        if self._library is None or not os.path.exists(self._library):  # another process may have removed it
-            kept = libraries.find(self._source.key)  # saved since, or by another process
-            self._library = kept[0] if kept else libraries.keep(self._source.key, self._source.export)
-        if self._library is not None:
-            with suppress(DataError):  # removed just now, or in a folder whose files the system does not run
-                return load(self._library)
-        return self._source.in_memory()
 
     def _random_inputs(self) -> list[Array]:
         generator = np.random.default_rng(0)
@@ -405,22 +348,3 @@ class Executable:
             else:
                 arrays.append(np.asarray(generator.random(value.type.shape)).astype(dtype))
         return arrays
-
-
-def _check_runnable(description: Manifest) -> None:
-    """Raise TargetError unless this machine has the architecture and the features that the code needs."""
-    obstacle = _obstacle(description)
-    if obstacle is not None:
-        raise TargetError(f"compiled for {description.target}, {obstacle}")
-
-
-def _obstacle(description: Manifest) -> str | None:
-    """Why this machine cannot run the code, and what to do; None if it can."""
-    triple = description.spec.get("mtriple", "")
-    there, here = targets.architecture(triple), targets.architecture(platform.machine())
-    if triple and there != here:
-        return f"but this machine ({here}) cannot run code for {there}; load it there, or compile for native"
-    missing = targets.missing_features(description.features)
-    if missing:
-        return f"but this processor lacks {', '.join(missing)}, which the code may use; compile for native"
-    return None

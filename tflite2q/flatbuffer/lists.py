@@ -18,10 +18,10 @@ from dataclasses import dataclass, replace
 from tflite2q.dialect.graph import Graph, fresh
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.eltwise import Add
-from tflite2q.dialect.ops.movement import Slice
 from tflite2q.dialect.ops.opaque import Opaque
 from tflite2q.dialect.ops.placement import DynamicUpdateSlice
 from tflite2q.dialect.ops.shape import Concat, Reshape
+from tflite2q.dialect.ops.slicing import Slice
 from tflite2q.dialect.types import Value
 
 

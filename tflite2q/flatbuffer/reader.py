@@ -125,12 +125,14 @@ def _read(model: ModelRecord, index: int, files: tuple[tuple[str, bytes], ...], 
     except UnsupportedError:
         if not allow:
             raise
-    for carried in (False, True):
-        graph = _as_graph(model, index, files, allow, shapes, carried)
-        if graph is not None:
-            break
-    assert graph is not None
-    return graph
+    try:
+        return _as_graph(model, index, files, allow, shapes, carried=False)
+    except _CarriedRegions:
+        return _as_graph(model, index, files, allow, shapes, carried=True)
+
+
+class _CarriedRegions(Exception):
+    """Operators with regions are to be carried, with their subgraphs, because others are."""
 
 
 def _as_graph(
@@ -141,9 +143,9 @@ def _as_graph(
     shapes: Shapes,
     carried: bool,
     lists: bool = True,
-) -> Graph | None:
-    """The graph of subgraph `index`; None where operators with regions are to be `carried`, with their subgraphs,
-    because others are.  Without `lists` all operators stay that set items in lists."""
+) -> Graph:
+    """The graph of subgraph `index`, in which operators with regions are `carried`; raises _CarriedRegions where they
+    have to be.  Without `lists` all operators stay that set items in lists."""
     constants = Constants(model)
     main = SubgraphReader(model, index, constants, inside=None if carried else ())
     bodies = frozenset[int]() if carried else region_bodies(model, index)
@@ -177,7 +179,7 @@ def _as_graph(
     if refused and not allow:
         raise _summary(refused, True)
     if refused and not carried and regions(model, index):
-        return None
+        raise _CarriedRegions
     further = tuple(reader.carried() for reader in others)
     notes = (*_shape_notes(found, shapes), *_subgraph_notes(further), *_carried_notes(refused))
     return graph.with_(others=further, place=places[index], notes=notes)

@@ -16,7 +16,7 @@ import numpy as np
 
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.ops.opaque import Opaque
-from tflite2q.dialect.types import STORAGE, Value
+from tflite2q.dialect.types import STORAGE, Resource, Value
 from tflite2q.errors import ModelError, UnsupportedError
 from tflite2q.flatbuffer.records import (
     ModelRecord,
@@ -251,10 +251,9 @@ def _tensor(graph: SubgraphRecord, index: int) -> TensorRecord:
 # ------------------------------------------------------------------------------------------------------------ writing
 
 
-def handle_operator(value: Value, tensor: int, code: int) -> OperatorRecord:
+def handle_operator(resource: Resource, tensor: int, code: int) -> OperatorRecord:
     """VAR_HANDLE of a variable into tensor index `tensor`."""
-    assert value.resource is not None
-    names = (value.resource.container, value.resource.shared_name)
+    names = (resource.container, resource.shared_name)
     container, shared = (name.encode("utf-8", "surrogateescape") for name in names)
     options: dict[str, OptionValue] = {"Container": container, "SharedName": shared}
     return OperatorRecord(code, (), (tensor,), options_type="VarHandleOptions", options=options)

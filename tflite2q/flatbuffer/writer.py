@@ -22,7 +22,7 @@ from tflite2q.dialect.graph import Graph, Signature, fresh, verify
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.opaque import Opaque
 from tflite2q.dialect.text import TEXT_SUFFIX, print_graph
-from tflite2q.dialect.types import Value
+from tflite2q.dialect.types import Resource, Value
 from tflite2q.errors import UnsupportedError
 from tflite2q.flatbuffer import blocks, flexbuffer, names, schema, tables, variables
 from tflite2q.flatbuffer.records import (
@@ -125,28 +125,27 @@ def _model(graph: Graph) -> ModelRecord:
     )
 
 
-def _initialized(graph: Graph, ordered: Sequence[Graph]) -> tuple[list[Value], tuple[int, ...]]:
+def _initialized(graph: Graph, ordered: Sequence[Graph]) -> tuple[list[tuple[Value, Resource]], tuple[int, ...]]:
     """The variables that get initial data from a subgraph to be made, and the subgraphs that give them to others."""
-    made, called = list[Value](), set[int]()
+    made, called = list[tuple[Value, Resource]](), set[int]()
     for value in graph.values:
         if value.resource is not None and value.resource.initial is not None:
             place = next(variables.initializations(value, ordered), None)
             if place is None:
-                made.append(value)
+                made.append((value, value.resource))
             else:
                 called.add(place)
     return made, tuple(sorted(called))
 
 
-def _initialization(states: Sequence[Value], shared: _Shared) -> SubgraphRecord:
+def _initialization(states: Sequence[tuple[Value, Resource]], shared: _Shared) -> SubgraphRecord:
     """The subgraph that CALL_ONCE runs: it assigns each variable its initial data."""
     tensors: list[TensorRecord] = []
     operators: list[OperatorRecord] = []
-    for state in states:
-        assert state.resource is not None
-        handle, data = len(tensors), Value(f"{state.name}/initial", state.type, state.resource.initial)
+    for state, resource in states:
+        handle, data = len(tensors), Value(f"{state.name}/initial", state.type, resource.initial)
         tensors += [variables.handle_tensor(state.name), _tensor(data, shared.buffer(_bytes(data)))]
-        operators.append(variables.handle_operator(state, handle, shared.code(OperatorCode(variables.HANDLE))))
+        operators.append(variables.handle_operator(resource, handle, shared.code(OperatorCode(variables.HANDLE))))
         operators.append(OperatorRecord(shared.code(OperatorCode(variables.ASSIGN)), (handle, handle + 1), ()))
     return SubgraphRecord("initialization", tuple(tensors), (), (), tuple(operators))
 
@@ -181,7 +180,7 @@ class _Writer:
         for value in self.graph.values:
             if value.resource is not None:
                 code = self.shared.code(OperatorCode(variables.HANDLE))
-                yield variables.handle_operator(value, self.index[value.name], code)
+                yield variables.handle_operator(value.resource, self.index[value.name], code)
 
     def signatures(self) -> tuple[SignatureRecord, ...]:
         def made(signature: Signature) -> SignatureRecord:

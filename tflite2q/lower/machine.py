@@ -71,39 +71,61 @@ class Slots:
         self.slots = self.rows.view(dtype).reshape(count, *shape)
 
 
+class Many:
+    """The function of compiled code for several samples, and memory for up to `capacity` of them."""
+
+    def __init__(
+        self, virtual: Any, arguments: Sequence[Array], results: Sequence[Kind], threads: int, capacity: int
+    ) -> None:
+        self._threads, self.capacity = threads, capacity
+        sizes, *rest = virtual[REST]()
+        self.taken = [Slots(array.shape, array.dtype, capacity) for array in arguments]
+        self.given = [Slots(*kind, capacity) for kind in results]
+        slots = [*self.taken, *self.given]
+        if [each.rows.shape[1] for each in slots] != sizes.numpy().tolist():
+            raise DataError("the library's manifest does not describe its code; compile it again")
+        self.call = partial(virtual.module.get_function(MANY, True), *[each.tensor for each in slots], *rest)
+
+    def run_all(self, samples: Sequence[Sequence[Array]]) -> list[list[Array]]:
+        """All results for each of at most `capacity` samples."""
+        count = len(samples)
+        for slots, arrays in zip(self.taken, zip(*samples, strict=True), strict=True):
+            slots.slots[:count] = arrays
+        launched(self._threads, partial(self.call, count))
+        # Each result is a part of one copy: copies by themselves would take as long as a small layer.
+        found = [_parts(slots.slots[:count].copy()) for slots in self.given]
+        return list(map(list, zip(*found, strict=True))) if found else [[] for _ in samples]
+
+    def run_rows(self, arrays: Sequence[Array], out: Sequence[Array]) -> None:
+        """Results for at most `capacity` samples: arrays of their bytes, a row for each."""
+        count = len(arrays[0])
+        for slots, array in zip(self.taken, arrays, strict=True):
+            slots.rows[:count] = array
+        launched(self._threads, partial(self.call, count))
+        for slots, array in zip(self.given, out, strict=True):
+            array[...] = slots.rows[:count]
+
+
 class Worker:
     """A compiled model with memory for what it takes and gives, for one call at a time.
 
-    Code that has the function for it computes up to `capacity` samples in one call.
+    Code that has the function for it computes `many` samples in one call.
     """
 
     def __init__(self, code: Any, arguments: Sequence[Array], results: Sequence[Kind], threads: int, most: int) -> None:
-        """`arguments` are those of the first call, if no others are given; `most` is the largest capacity."""
+        """`arguments` are those of the first call, if no others are given; `most` samples are computed at once."""
         self._threads = threads
-        self._many: Callable[[int], None] | None = None
-        self.capacity = 1
+        self.many: Many | None = None
         virtual = machine(code)
         if not virtual.module.implements_function(MANY, True):
             tensors = [tensor(array) for array in arguments]
             self._places = [np.from_dlpack(each) for each in tensors]
             self._call = partial(virtual[MAIN], *tensors)
             return
-        self.capacity = most
-        sizes, *rest = virtual[REST]()
-        self._taken = [Slots(array.shape, array.dtype, most) for array in arguments]
-        self._given = [Slots(*kind, most) for kind in results]
-        slots = [*self._taken, *self._given]
-        if [each.rows.shape[1] for each in slots] != sizes.numpy().tolist():
-            raise DataError("the library's manifest does not describe its code; compile it again")
-        self._many = partial(virtual.module.get_function(MANY, True), *[each.tensor for each in slots], *rest)
-        self._places, self._found = ([each.slots[0, ...] for each in side] for side in (self._taken, self._given))
-        self._call = partial(self._many, 1)
+        self.many = many = Many(virtual, arguments, results, threads, most)
+        self._places, self._found = ([each.slots[0, ...] for each in side] for side in (many.taken, many.given))
+        self._call = partial(many.call, 1)
         self.fill(arguments)
-
-    @property
-    def takes_many(self) -> bool:
-        """Whether the code has the function for several samples."""
-        return self._many is not None
 
     @property
     def places(self) -> list[Array]:
@@ -134,26 +156,10 @@ class Worker:
         return self._found if found is None else [np.from_dlpack(found[index]) for index in range(len(found))]
 
     def run_all(self, samples: Sequence[Sequence[Array]]) -> list[list[Array]]:
-        """As `run`, for several samples, `capacity` or fewer at a time."""
-        if self._many is None or not 1 < len(samples) <= self.capacity:
+        """As `run`, for several samples, in one call if there is one for so many."""
+        if self.many is None or not 1 < len(samples) <= self.many.capacity:
             return [self.run(sample) for sample in samples]
-        count = len(samples)
-        for slots, arrays in zip(self._taken, zip(*samples, strict=True), strict=True):
-            slots.slots[:count] = arrays
-        launched(self._threads, partial(self._many, count))
-        # Each result is a part of one copy: copies by themselves would take as long as a small layer.
-        found = [_parts(slots.slots[:count].copy()) for slots in self._given]
-        return list(map(list, zip(*found, strict=True))) if found else [[] for _ in samples]
-
-    def run_rows(self, arrays: Sequence[Array], out: Sequence[Array]) -> None:
-        """As `run` of code that `takes_many`, for at most `capacity` samples: arrays of their bytes, a row for each."""
-        assert self._many is not None
-        count = len(arrays[0])
-        for slots, array in zip(self._taken, arrays, strict=True):
-            slots.rows[:count] = array
-        launched(self._threads, partial(self._many, count))
-        for slots, array in zip(self._given, out, strict=True):
-            array[...] = slots.rows[:count]
+        return self.many.run_all(samples)
 
     def times(self, runs: int) -> list[float]:
         """Milliseconds of each of `runs` runs on the arguments of the last one."""

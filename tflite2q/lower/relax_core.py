@@ -41,7 +41,7 @@ class RelaxCore:
         """Emits into `builder`'s current block; `name_hint` begins the names of all variables made, and `function`
         gives the function of a graph, for the operations that have graphs."""
         self._builder = builder
-        self._function = function
+        self._function = function or _no_graphs
         self._name_hint = name_hint
         self._known = NumpyCore()
 
@@ -301,18 +301,20 @@ class RelaxCore:
         return self._apply("max_pool2d", (x,), build, window, strides)
 
     def branch(self, condition: Value, then: Any, otherwise: Any, operands: Sequence[Value]) -> tuple[Value, ...]:
-        assert self._function is not None, "graphs become functions by who made this"
         functions = [self._function(graph) for graph in (then, otherwise)]
         go = self.expr(self.reshape(condition, ()))
         return tuple(control.branch(self.emit, go, functions, [self.expr(x) for x in operands]))
 
     def loop(self, condition: Any, body: Any, operands: Sequence[Value]) -> tuple[Value, ...]:
-        assert self._function is not None, "graphs become functions by who made this"
         holds, step = self._function(condition), self._function(body)
         start = [self.emit(self.expr(x)) for x in operands]
         endless, carried = control.loop(self._builder, self._name_hint, holds, step, start)
         ended = self.equal(self.astype(endless, "int8"), np.array(0, np.int8))  # TVM cannot compare booleans
         return tuple(self.demand(x, self.broadcast_to(ended, shape_of(x)), ENDLESS) for x in carried)
+
+
+def _no_graphs(graph: Any) -> Any:
+    raise TypeError("graphs become functions by who made a RelaxCore with a function for them")
 
 
 def _rounded(x: Any) -> Any:

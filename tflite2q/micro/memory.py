@@ -8,6 +8,7 @@ overwritten that is still to be read.  Scratch memory is a tensor that lives for
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -158,16 +159,14 @@ def _plan(program: Program, items: list[Item]) -> Plan:
     bound = max(needs, default=0)
     if not items:
         return Plan({}, 0, (), needs)
-    best: dict[str, int] = {}
-    least = None
+    best, least = dict[str, int](), sys.maxsize
     for order in _orders(items):
         offsets = _placed(order, gaps)
         size = max(offsets[item.name] + item.bytes for item in items)
-        if least is None or size < least:
+        if size < least:
             best, least = offsets, size
         if least <= bound:
             break
-    assert least is not None
     return Plan(best, -(-least // ALIGNMENT) * ALIGNMENT, tuple(items), needs)
 
 
@@ -202,18 +201,15 @@ def _placed(order: Sequence[Item], gaps: Mapping[tuple[str, str], int]) -> dict[
                 spots.add(at - gaps[other.name, item.name])
             if (item.name, other.name) in gaps:
                 spots.add(at + gaps[item.name, other.name])
-        best = None
-        for spot in spots:
-            for place in {-(-spot // item.alignment) * item.alignment, spot // item.alignment * item.alignment}:
-                if not all(_apart(item, place, other, offsets[other.name], gaps) for other in rivals):
-                    continue
-                grown = max(high, place + item.bytes) - min(low, place)
-                if best is None or (grown, abs(place), place) < best:
-                    best = (grown, abs(place), place)
-        assert best is not None
-        offsets[item.name] = best[2]
+        _, _, best = min(
+            (max(high, place + item.bytes) - min(low, place), abs(place), place)
+            for spot in spots
+            for place in {-(-spot // item.alignment) * item.alignment, spot // item.alignment * item.alignment}
+            if all(_apart(item, place, other, offsets[other.name], gaps) for other in rivals)
+        )
+        offsets[item.name] = best
         done.append(item)
-        low, high = min(low, best[2]), max(high, best[2] + item.bytes)
+        low, high = min(low, best), max(high, best + item.bytes)
     unit = max(item.alignment for item in order)
     start = low // unit * unit
     return {name: at - start for name, at in offsets.items()}

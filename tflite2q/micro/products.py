@@ -9,16 +9,18 @@ import numpy as np
 from tflite2q.arithmetic.numpy_core import NUMPY
 from tflite2q.errors import UnsupportedError
 from tflite2q.kernels import layout
-from tflite2q.kernels.contracts import Conv2DContract, ConvolutionContract, DenseContract, DepthwiseConv2DContract
+from tflite2q.kernels.contracts import Conv2DContract, DenseContract, DepthwiseConv2DContract
 from tflite2q.micro.calls import MOST_TIED, Call, kind_of, rescale_text, tied, words, wrapper
 from tflite2q.micro.program import Array, Table, packed_nibbles, packed_words
 from tflite2q.micro.rescaling import Form, form_of
+
+Convolution = Conv2DContract | DepthwiseConv2DContract
 
 SETTLED = 15  # bits of a step of channels without weights; codes of 8 bits stay below MOST_TIED
 BAND = 8  # pixels that the kernels for Helium take at a time
 
 
-def product(name: str, contract: ConvolutionContract | DenseContract, dtype: str, family: str) -> Call:
+def product(name: str, contract: Convolution | DenseContract, dtype: str, family: str) -> Call:
     """The call of a convolution or dense layer; `dtype` of the weights says whether they have 4 bits.
 
     Raises UnsupportedError for types that no kernel has.
@@ -39,7 +41,7 @@ def product(name: str, contract: ConvolutionContract | DenseContract, dtype: str
     return _eight(name, conv, weights, narrow, family)
 
 
-def _of_bytes(name: str, conv: ConvolutionContract, family: str) -> Call:
+def _of_bytes(name: str, conv: Convolution, family: str) -> Call:
     """uint8: codes of weights stay as they are, for 8 bits do not hold them without their zero point."""
     if conv.weights.dtype != np.uint8 or len(set(conv.weight_zero_points)) != 1:
         raise UnsupportedError(f"weights of uint8 codes are {conv.weights.dtype}; there are kernels for uint8")
@@ -48,9 +50,7 @@ def _of_bytes(name: str, conv: ConvolutionContract, family: str) -> Call:
     return _eight(name, conv, conv.weights.view(np.int8).astype(np.int64), False, family, True)
 
 
-def _eight(
-    name: str, conv: ConvolutionContract, weights: Array, narrow: bool, family: str, of_bytes: bool = False
-) -> Call:
+def _eight(name: str, conv: Convolution, weights: Array, narrow: bool, family: str, of_bytes: bool = False) -> Call:
     """The call of a product of 8-bit codes; `weights` as they lie in flash."""
     bound = layout.accumulator_bound(conv)
     if bound.max(initial=0) >= 2**31:
@@ -58,11 +58,10 @@ def _eight(
     form = form_of(conv.rescale, conv.out_c, bound)
     if isinstance(conv, DepthwiseConv2DContract):
         return _depthwise(name, conv, weights, narrow, form, family, of_bytes)
-    assert isinstance(conv, Conv2DContract)
     return _conv(name, conv, weights, narrow, form, family, of_bytes)
 
 
-def settled(conv: ConvolutionContract) -> ConvolutionContract:
+def settled(conv: Convolution) -> Convolution:
     """The same codes by biases alone, with factors of their own, for channels that give one code whatever the input.
 
     Converters leave such channels with weights near 0 and huge biases, which would need wider arithmetic for all.
@@ -90,7 +89,7 @@ def settled(conv: ConvolutionContract) -> ConvolutionContract:
     )
 
 
-def _geometry(conv: ConvolutionContract) -> str:
+def _geometry(conv: Convolution) -> str:
     small = (*conv.kernel, *conv.strides, *conv.dilation)
     if max(conv.in_h, conv.in_w, conv.in_c, conv.out_h, conv.out_w, conv.out_c, *conv.padding[:2]) > 65535:
         raise UnsupportedError("an extent above 65535")
@@ -167,7 +166,7 @@ def _conv(
     )
 
 
-def _codes(conv: ConvolutionContract, narrow: bool, of_bytes: bool) -> str:
+def _codes(conv: Convolution, narrow: bool, of_bytes: bool) -> str:
     """The fields that say what codes mean."""
     zero = conv.x_zero_point - 256 if conv.x_zero_point > 127 else conv.x_zero_point  # a byte, whatever its sign
     known = f".zero = {zero}, .narrow = {int(narrow)}"
@@ -205,14 +204,14 @@ def interleaved(rows: Array, group: int, taps: int) -> Array:
     return np.concatenate([part.reshape(len(grouped), -1) for part in (blocks, rest)], axis=1)
 
 
-def _pointwise(conv: ConvolutionContract) -> bool:
+def _pointwise(conv: Convolution) -> bool:
     return (
         conv.kernel == (1, 1) and conv.strides == (1, 1) and conv.padding[:2] == (0, 0)
         and getattr(conv, "groups", 1) == 1 and (conv.out_h, conv.out_w) == (conv.in_h, conv.in_w)
     )  # fmt: skip
 
 
-def _gap(conv: ConvolutionContract, width: int, pixels: bool, band: int = 2) -> int | None:
+def _gap(conv: Convolution, width: int, pixels: bool, band: int = 2) -> int | None:
     """Bytes before the input at which the output may begin, if it is written in order, `band` pixels at a time.
 
     Of a pointwise layer every pixel is dead once it is computed; of others, the rows above the window.
@@ -225,7 +224,7 @@ def _gap(conv: ConvolutionContract, width: int, pixels: bool, band: int = 2) -> 
     return rows_gap(conv, 0, band) * width
 
 
-def rows_gap(conv: ConvolutionContract, ahead: int, band: int = 1) -> int:
+def rows_gap(conv: Convolution, ahead: int, band: int = 1) -> int:
     """The same in elements for kernels that write rows in order, and have read `ahead` rows beyond the window's first
     when they write; `band` pixels at a time may reach into the next row."""
     gap = 0
@@ -269,7 +268,7 @@ def _way(conv: DepthwiseConv2DContract, weights: Array, narrow: bool, family: st
     return _Way("q_depthwise_plain", ("depthwise",), weights.reshape(-1), False, conv.out_c, 0, 0)
 
 
-def _within(conv: ConvolutionContract) -> bool:
+def _within(conv: Convolution) -> bool:
     """Whether windows reach at most two columns beyond the image on the right, for which the ring has room."""
     return (conv.out_w - 1) * conv.strides[1] + 3 <= conv.in_w + conv.padding[1] + 2
 
@@ -303,7 +302,7 @@ def _depthwise(
     )
 
 
-def _wide(name: str, conv: ConvolutionContract, weights: Array, narrow: bool) -> Call:
+def _wide(name: str, conv: Convolution, weights: Array, narrow: bool) -> Call:
     if conv.x_zero_point:
         raise UnsupportedError(f"16-bit codes with zero point {conv.x_zero_point}")
     bound = layout.accumulator_bound(conv)

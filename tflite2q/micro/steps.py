@@ -169,7 +169,7 @@ class _Maker:
         return call, [ins["x"].name]
 
     def _by_contract(self, symbol: str, op: Op, contract: Contract, ins: Values) -> Call | None:
-        if isinstance(contract, kinds.ConvolutionContract | kinds.DenseContract):
+        if isinstance(contract, products.Convolution | kinds.DenseContract):
             weights = ins["weights"].type.dtype
             return products.product(symbol, contract, weights, self.family)
         if isinstance(contract, kinds.PoolContract):
@@ -194,19 +194,20 @@ class _Maker:
         self._step(op, call, [x.name])
 
     def _moved(self, symbol: str, op: Op, ins: Values, outs: Sequence[Value]) -> None:
-        moved = [
-            i for i, v in enumerate(ins)
+        moved = {
+            i: v for i, v in enumerate(ins)
             if v is not None and op.operand(i).role in ("activation", "fixed") and (v.constant is None or op.variadic)
-        ]  # fmt: skip
+        }  # fmt: skip
         if not moved:
             raise UnsupportedError("moves constants only")
-        found = movement.positions(op, ins, outs, moved)
+        found = movement.positions(op, ins, outs, list(moved))
         dtype = STORAGE[outs[0].type.dtype]
         if found is None:
             raise UnsupportedError(f"does more than move its {dtype} operands")
-        names = [self.graph_name(ins[i]) for i in moved]
+        operands = list(moved.values())
+        names = [self.graph_name(value) for value in operands]
         for result, place in zip(outs, found, strict=True):
-            if movement.identity(place) and ins[moved[0]].type.size == place.size:  # type: ignore[union-attr]
+            if movement.identity(place) and operands[0].type.size == place.size:
                 self._same(op, result, names[0])
                 continue
             if (
@@ -279,9 +280,8 @@ class _Maker:
     def root(self, name: str) -> str:
         return self.same.get(name, name)
 
-    def graph_name(self, value: Value | None) -> str:
+    def graph_name(self, value: Value) -> str:
         """The name of an operand; a constant becomes a table, and so does a variable that nothing updates."""
-        assert value is not None
         fixed = value.constant is not None or (value.variable and value.name not in self.states)
         if fixed and value.name not in self.graph.inputs and value.name not in self.constants:
             data = value.initial if value.constant is None else value.data

@@ -127,7 +127,7 @@ class Clock:
 
     def time(self, graph: Graph) -> float:
         """Milliseconds of another one."""
-        assert self._first is not None
+        assert self._first is not None  # a search starts with the model that all others are multiples of
         first, other = _in_turns([self._first, self.ready(graph)])
         return self.base_ms * other / first
 

@@ -77,7 +77,7 @@ class Fronts:
         graph = self.context.whole[k]
         if self.goal.layer is not None:
             return {op: self.goal.layer(graph, op) for op in options}
-        assert clock is not None
+        assert clock is not None  # which a search has for every goal that counts nothing
         times = self._times(f"{self.context.schemes[k].name} {k}", graph, clock)
         return {op: layer_time(times, graph, op) for op in options}
 

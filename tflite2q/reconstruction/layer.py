@@ -21,8 +21,8 @@ from tflite2q.reconstruction.rounding import Rounded
 from tflite2q.reconstruction.rows import Rows
 from tflite2q.reconstruction.streams import Stream
 from tflite2q.rewrites.biases import accumulator_units
-from tflite2q.rewrites.traces import Trace, slot_of
-from tflite2q.rewrites.weights import ends
+from tflite2q.rewrites.fitting import ends
+from tflite2q.rewrites.traces import Trace
 
 Array = npt.NDArray[Any]
 
@@ -65,7 +65,7 @@ def reconstructed(trace: Trace, old: Stream, new: Stream, weights: Value, skip: 
     biased = trace.exact.bias is not None
     if not all(np.isfinite(half.xx).all() and np.isfinite(half.tt).all() for half in halves):
         return Outcome(None, None, 0.0, 0.0)  # real numbers beyond all bounds say nothing
-    rows = Rows(op, new.known[str(op.source)], weights)
+    rows = Rows(op, new.known[op.reads("x")], weights)
     both = Moments.of(halves[0] + halves[1], biased)
     start = _start(weights, rows, op)
     spread = both.tt.sum() or 1.0
@@ -113,7 +113,7 @@ def observed(
     With `keep` also rows of them: to learn from, and to judge by.
     """
     was, now = old.graph.ops[old.done], new.graph.ops[new.done]
-    x_old, x_new = old.known[str(was.source)], new.known[str(now.source)]
+    x_old, x_new = old.known[was.reads("x")], new.known[now.reads("x")]
     exact = trace.exact
     weights = (exact.weights * (1 / exact.source_gain)).astype(np.float32)
     shaped = Value("weights", new.known[str(now.inputs[1])].type)
@@ -126,14 +126,12 @@ def observed(
     most = max(ROOM // (rows_new.groups * (rows_new.inputs + rows_new.channels) * new.samples), 1)
     for sample in range(new.samples):
         positions = rows_new.positions(random)
-        arrays = old.of(x_old.name, sample), new.of(x_new.name, sample)
-        assert arrays[0] is not None and arrays[1] is not None
-        t = rows_old.of(arrays[0], x_old.type, positions) @ matrix
+        t = rows_old.of(old.of(x_old.name, sample), x_old.type, positions) @ matrix
         if bias is not None:
             t += bias
         if skip is not None:
             t += _other(old, skip.old, sample, rows_old, positions) - _other(new, skip.new, sample, rows_new, positions)
-        x = rows_new.of(arrays[1], x_new.type, positions)
+        x = rows_new.of(new.of(x_new.name, sample), x_new.type, positions)
         halves[sample % 2].add(x, t)
         if keep:
             few = random.permutation(x.shape[1])[:most]
@@ -158,9 +156,7 @@ def _tasks(kept: Sequence[tuple[Reals, Reals]], y: TensorType, op: Op) -> tuple[
 
 
 def _other(stream: Stream, name: str, sample: int, rows: Rows, positions: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
-    array = stream.of(name, sample)
-    assert array is not None
-    return rows.results(array, stream.known[name].type, positions)
+    return rows.results(stream.of(name, sample), stream.known[name].type, positions)
 
 
 def _grid(trace: Trace, weights: Value) -> Grid:
@@ -202,14 +198,12 @@ def _bias(op: Op, new: Stream, value: Value | None, weights: Value, best: Floats
 
     `value` are the new weights, None if they stay `weights`.
     """
-    slot = slot_of(op, "bias")
-    assert slot is not None
-    old, y, real = new.known[str(op.inputs[slot])], new.known[op.name].type, best.reshape(-1)
+    old, y, real = new.known[op.reads("bias")], new.known[op.name].type, best.reshape(-1)
     if old.type.dtype == "float32":
         if value is None:
             return None
         return old.with_(constant=Constant(real.astype(np.float32).reshape(old.type.shape)))
-    x, q = new.known[str(op.source)].type, (value or weights).type.parameters
+    x, q = new.known[op.reads("x")].type, (value or weights).type.parameters
     units = np.array(accumulator_units(x.parameters, q, real.size))
     if value is None and (np.abs(real - old.data.reshape(-1) * units) < LEAST_SHIFT * y.scale).all():
         return None

@@ -76,7 +76,7 @@ class Rows:
         if self.geometry is None:
             return real(x.reshape(-1, self.inputs)[positions], kind)[None]
         image = self.geometry.pad(NUMPY, x, kind.zero_point if kind.quantized else 0)
-        patches = self._patches(image)
+        patches = _patches(image, self.geometry)
         row, column = np.divmod(positions, self.geometry.out[1])
         taken = real(patches[:, row, column], kind)  # [n, rows, kh, kw, c]
         n, count, height, width, channels = taken.shape
@@ -94,13 +94,14 @@ class Rows:
     def _places(self) -> tuple[int, ...]:
         return () if self.geometry is None else (int(np.prod(self.geometry.out)),)
 
-    def _patches(self, image: Array) -> Array:
-        assert self.geometry is not None
-        slide: Any = np.lib.stride_tricks.sliding_window_view
-        size, strides, dilation = self.geometry.size, self.geometry.strides, self.geometry.dilation
-        reach = tuple((k - 1) * d + 1 for k, d in zip(size, dilation, strict=True))
-        view = slide(image, reach, axis=(1, 2))[:, :: strides[0], :: strides[1], :, :: dilation[0], :: dilation[1]]
-        return np.moveaxis(view, 3, 5)
+
+def _patches(image: Array, geometry: Window) -> Array:
+    """What each position of the result reads of the padded images: [n, rows, columns, kh, kw, c]."""
+    slide: Any = np.lib.stride_tricks.sliding_window_view
+    size, strides, dilation = geometry.size, geometry.strides, geometry.dilation
+    reach = tuple((k - 1) * d + 1 for k, d in zip(size, dilation, strict=True))
+    view = slide(image, reach, axis=(1, 2))[:, :: strides[0], :: strides[1], :, :: dilation[0], :: dilation[1]]
+    return np.moveaxis(view, 3, 5)
 
 
 def real(codes: Array, kind: TensorType) -> Reals:

@@ -22,7 +22,7 @@ from tflite2q.reconstruction.rows import Rows
 from tflite2q.reconstruction.streams import Stream, most_bytes
 from tflite2q.rewrites import Conversion, LayerChange
 from tflite2q.rewrites.edit import Editor
-from tflite2q.rewrites.traces import Trace, slot_of, stored_weights
+from tflite2q.rewrites.traces import Trace, slot_of
 
 Array = npt.NDArray[Any]
 Progress = Callable[[str, int, int], None]
@@ -69,9 +69,7 @@ def reconstruct(
         new.run(trace.name)
         old.run(trace.origin)
         op = new.graph.ops[new.done]
-        weights = stored_weights(graph.producers[op.name], graph)
-        assert weights is not None
-        outcome = reconstructed(trace, old, new, weights, _skip(trace, old, new), number)
+        outcome = reconstructed(trace, old, new, graph[trace.weights], _skip(trace, old, new), number)
         outcomes.append(outcome)
         changes.append(Change(trace.name, outcome.weights, outcome.bias))
         _install(changes[-1], op, new)
@@ -153,9 +151,7 @@ def _changed(graph: Graph, changes: Sequence[Change]) -> Graph:
         if change is not None and change.weights is not None:
             editor.values[change.weights.name] = change.weights
         if change is not None and change.bias is not None:
-            slot = slot_of(op, "bias")
-            assert slot is not None
-            name = change.bias.name
+            slot, name = op.index("bias"), change.bias.name
             if len(graph.consumers[name]) == 1:
                 editor.values[name] = change.bias
             else:

@@ -23,7 +23,7 @@ from tflite2q.dialect.types import STORAGE, Value
 from tflite2q.execution import reference
 
 Array = npt.NDArray[Any]
-Compute = Callable[[Sequence[Array | None]], Sequence[Array]]
+Compute = Callable[[Operands[Array]], Sequence[Array]]
 
 
 class Stream:
@@ -54,8 +54,11 @@ class Stream:
         replaced = self._reading.get(op.name, {})
         op = op.with_(inputs=tuple(replaced.get(slot, name) for slot, name in enumerate(op.inputs)))
         ins, outs = [None if n is None else self.known[n] for n in op.inputs], self.graph.outs(op)
-        compute = _fast(op, ins, outs) or self._exactly(op, ins, outs)
-        made = [compute([self.of(n, i) for n in op.inputs]) for i in range(self.samples)]
+        compute = _fast(op, ins, outs) or self._exactly(op, outs)
+        made = [
+            compute(Operands(op, [None if value is None else Tensor(value, self.of(value.name, i)) for value in ins]))
+            for i in range(self.samples)
+        ]
         for index, name in enumerate(op.written):
             self._held[name] = [results[index] for results in made]
         for name in {name for name in op.inputs if name in self._held}:
@@ -63,10 +66,8 @@ class Stream:
             if not self.left[str(name)]:
                 self._held.pop(str(name))
 
-    def of(self, name: str | None, sample: int) -> Array | None:
+    def of(self, name: str, sample: int) -> Array:
         """The data of a value in one sample."""
-        if name is None:
-            return None
         if name in self._held:
             return self._held[name][sample]
         value = self.known[name]
@@ -82,11 +83,10 @@ class Stream:
         """Whether a computed value is there."""
         return name in self._held
 
-    def _exactly(self, op: Op, ins: Sequence[Value | None], outs: Sequence[Value]) -> Compute:
-        def compute(data: Sequence[Array | None]) -> Sequence[Array]:
-            tensors = [None if v is None or d is None else Tensor(v, d) for v, d in zip(ins, data, strict=True)]
+    def _exactly(self, op: Op, outs: Sequence[Value]) -> Compute:
+        def compute(operands: Operands[Array]) -> Sequence[Array]:
             with np.errstate(all="ignore"):
-                return op.compute(self.core, Operands(op, tensors), outs)
+                return op.compute(self.core, operands, outs)
 
         return compute
 
@@ -129,9 +129,8 @@ def _fast(op: Op, ins: Sequence[Value | None], outs: Sequence[Value]) -> Compute
     offset = (added + rescale.zero_point).astype(np.float32)
     x_zero, dtype = np.float32(x.type.zero_point), STORAGE[outs[0].type.dtype]
 
-    def compute(data: Sequence[Array | None]) -> Sequence[Array]:
-        assert data[0] is not None
-        image = data[0].astype(np.float32)
+    def compute(operands: Operands[Array]) -> Sequence[Array]:
+        image = operands["x"].data.astype(np.float32)
         image -= x_zero
         sums = NUMPY.conv2d(
             geometry.pad(NUMPY, image, 0), filters, geometry.strides, geometry.dilation, groups, "float32"

@@ -18,7 +18,7 @@ from tflite2q.evaluation.results import Comparison, Layer
 from tflite2q.runtimes.check import Check
 
 if TYPE_CHECKING:
-    from tflite2q.execution.runtime import OpTime
+    from tflite2q.execution.times import OpTime
     from tflite2q.lower.capabilities import Capability
     from tflite2q.lower.graph import Choice
     from tflite2q.micro.library import Fit, Verdict

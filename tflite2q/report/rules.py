@@ -59,10 +59,9 @@ def fits(console: Console, result: Verdict, inputs: str) -> None:
 
 def fit_verdict(result: Verdict) -> str:
     """One sentence: whether it fits, and what it needs."""
-    if result.refused:
-        return f"{result.model}: {len(result.refused)} of {result.layers} layers have no kernel for {result.target}"
     needs = result.needs
-    assert needs is not None
+    if needs is None:
+        return f"{result.model}: {len(result.refused)} of {result.layers} layers have no kernel for {result.target}"
     answer = "fits" if result.fits else "does not fit"
     state = f", a state of {needs.state}" if needs.state else ""
     return (

@@ -20,7 +20,7 @@ from tflite2q.report.fitted import FittedTable
 from tflite2q.report.tables import Rows
 
 if TYPE_CHECKING:
-    from tflite2q.execution.runtime import OpTime
+    from tflite2q.execution.times import OpTime
     from tflite2q.lower.capabilities import Capability
     from tflite2q.lower.graph import Choice
     from tflite2q.micro.library import Fit

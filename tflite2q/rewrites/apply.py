@@ -74,9 +74,10 @@ class Applier:
         weights = self.plan.reweighted(op, self.graph) if real is None else real
         if weights is not None:
             inputs[roles["weights"]] = new = self._weights(op, weights, layer)
-            if "bias" in roles:
-                inputs[roles["bias"]] = self._bias(op, roles["bias"], weights, new, layer)
-            self.exact[op.name] = self._before_rounding(op, roles.get("bias"), weights, layer)
+            bias = self.graph[op.reads("bias")] if "bias" in roles else None
+            if bias is not None:
+                inputs[roles["bias"]] = self._bias(op, bias, weights, new, layer)
+            self.exact[op.name] = self._before_rounding(op, bias, weights, layer)
         for index, name in enumerate(inputs):
             if wanted is not None and name is not None and op.operand(index).role == "activation":
                 settings = replace(wanted, dtype=op.constant_dtype(index, wanted.dtype))
@@ -108,11 +109,6 @@ class Applier:
         dtype = BIAS_DTYPES[layer.activations.dtype] if bias is None else self.editor.values[bias].type.dtype
         return dtype.upper()
 
-    def _value(self, op: Op, index: int) -> Value:
-        name = op.inputs[index]
-        assert name is not None
-        return self.graph[name]
-
     def _weights(self, op: Op, value: Value, layer: Layer) -> str:
         gains = (input_gain(op, self.factors), 1 / output_gain(op, self.factors))
         scaled = op.source in self.factors or op.name in self.factors
@@ -124,11 +120,10 @@ class Applier:
         self.weights[op.name] = new
         return self._replace(value, new.value)
 
-    def _bias(self, op: Op, bias: int, w_old: Value, new_weights: str, layer: Layer) -> str:
+    def _bias(self, op: Op, old_bias: Value, w_old: Value, new_weights: str, layer: Layer) -> str:
         """The bias in units of the new accumulator."""
-        assert op.source is not None
-        old_bias, w_new = self._value(op, bias), self.editor.values[new_weights]
-        x_old, x_new = self.graph[op.source], self.editor.values[op.source]
+        w_new, x = self.editor.values[new_weights], op.reads("x")
+        x_old, x_new = self.graph[x], self.editor.values[x]
         same = x_old.type == x_new.type and w_old.type == w_new.type and op.name not in self.factors
         if same and not self.provisional:
             return old_bias.name
@@ -145,21 +140,19 @@ class Applier:
 
     def _bias_units(self, op: Op, bias: Value, weights: Value) -> list[float]:
         """What one step of the old bias stands for, of each channel, after equalization."""
-        assert op.source is not None
         channels = weights.type.shape[op.channel_axis]
         units = [1.0] * channels  # a real bias has none
         if bias.type.dtype != "float32":
-            units = accumulator_units(self.graph[op.source].type.parameters, weights.type.parameters, channels)
+            units = accumulator_units(self.graph[op.reads("x")].type.parameters, weights.type.parameters, channels)
         gains = np.broadcast_to(output_gain(op, self.factors), (channels,))
         return list((np.array(units) / gains).tolist())
 
-    def _before_rounding(self, op: Op, bias: int | None, weights: Value, layer: Layer) -> Exact:
+    def _before_rounding(self, op: Op, bias: Value | None, weights: Value, layer: Layer) -> Exact:
         """The op's weights and bias in real numbers."""
         new = self.weights[op.name]
         added = None
-        if bias is not None and self._value(op, bias).constant is not None:
-            old = self._value(op, bias)
-            added = old.data.reshape(-1).astype(np.float64) * np.array(self._bias_units(op, old, weights))
+        if bias is not None and bias.constant is not None:
+            added = bias.data.reshape(-1).astype(np.float64) * np.array(self._bias_units(op, bias, weights))
         gains = input_gain(op, self.factors), output_gain(op, self.factors)
         return Exact(new, added, new.rescaled, *gains, layer)
 

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.eltwise import Dequantize, Requantize
-from tflite2q.dialect.ops.movement import Slice
 from tflite2q.dialect.ops.shape import Reshape
+from tflite2q.dialect.ops.slicing import Slice
 from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
 from tflite2q.rewrites.edit import Editor
 from tflite2q.rewrites.parameters import Boundaries

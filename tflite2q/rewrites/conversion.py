@@ -23,7 +23,7 @@ from tflite2q.rewrites.complete import complete
 from tflite2q.rewrites.decide import Decisions, decide
 from tflite2q.rewrites.losses import LayerChange, bound, change
 from tflite2q.rewrites.plan import Plan, unchanged, weights_of
-from tflite2q.rewrites.provisional import kinds, needs_data, provisional, wanting, with_room
+from tflite2q.rewrites.provisional import Coding, needs_data, provisional
 from tflite2q.rewrites.scheme import Scheme
 from tflite2q.rewrites.statistics import Observation, RealRange
 from tflite2q.rewrites.stored import Stored, lifted, restored
@@ -113,11 +113,12 @@ def convert(
     source, stored = lifted(graph)
     names: Mapping[str, str] = {op.name: op.name for op in source.ops}
     plan = Plan.of(scheme, source)
-    real = bool(wanting(source, plan))
+    coding = Coding(source, plan)
+    real = bool(coding.ops)
     if real:
         if not calibrate or seen is None:
             raise needs_data(scheme)
-        made = provisional(source, plan, seen)
+        made = provisional(coding, seen)
         source, names = made.graph, made.names
         seen = {made.codes.get(name, name): observation for name, observation in seen.items()}
         plan = plan.renamed({old: new for new, old in names.items()})
@@ -173,8 +174,8 @@ def real_kinds(graph: Graph, scheme: Scheme, extremes: Mapping[str, RealRange] |
     `extremes` are the least and the greatest number of each.
     """
     source, _ = lifted(graph)
-    plan = Plan.of(scheme, source)
-    return kinds(source, plan, with_room(source, plan, extremes or {}))
+    coding = Coding(source, Plan.of(scheme, source))
+    return coding.kinds(coding.with_room(extremes or {}))
 
 
 def needs_observations(graph: Graph, scheme: Scheme) -> bool:

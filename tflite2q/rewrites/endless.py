@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
-from tflite2q.dialect.ops.binary import Extremum, Select
+from tflite2q.dialect.ops.binary import Extremum
+from tflite2q.dialect.ops.logic import Select
 from tflite2q.dialect.ops.pool import MaxPool2D
 from tflite2q.dialect.ops.shape import Pad
 from tflite2q.dialect.ops.softmax import Softmax

@@ -16,13 +16,14 @@ from tflite2q.dialect.types import Value
 from tflite2q.rewrites import clamps, regions
 from tflite2q.rewrites.decide import decide
 from tflite2q.rewrites.equalize import equalize
+from tflite2q.rewrites.fitting import ends, fits_around_middle, outgrown
 from tflite2q.rewrites.losses import LayerChange, change
 from tflite2q.rewrites.parameters import quantizing, rescaling
 from tflite2q.rewrites.plan import Plan, unchanged, weights_of
 from tflite2q.rewrites.provisional import needs_data, wanting
 from tflite2q.rewrites.scheme import Layer, Scheme, Weights
 from tflite2q.rewrites.stored import lifted
-from tflite2q.rewrites.weights import conforms, ends, fits_around_middle, in_blocks, outgrown
+from tflite2q.rewrites.weights import conforms, in_blocks
 
 
 @dataclass(frozen=True)

@@ -45,14 +45,15 @@ class Provisional:
     codes: Mapping[str, str]
 
 
-def wanting(graph: Graph, plan: Plan) -> list[Op]:
-    """The ops of a model of real numbers that a plan turns to codes; none of a model that computes with codes."""
+def wanting(graph: Graph, plan: Plan) -> dict[str, str]:
+    """The ops of a model of real numbers that a plan turns to codes, by name, and the dtype of those; none of a model
+    that computes with codes."""
     if computes_codes(graph):
-        return []
-    return [op for op in graph.ops if coded(op, graph, plan) is not None]
+        return {}
+    return {op.name: dtype for op in graph.ops if (dtype := _coded(op, graph, plan)) is not None}
 
 
-def coded(op: Op, graph: Graph, plan: Plan) -> str | None:
+def _coded(op: Op, graph: Graph, plan: Plan) -> str | None:
     """The dtype of codes that `op`, which computes on real numbers, is to have; None if it stays."""
     wanted = plan.layer(op).activations.dtype
     dtype = None if wanted == REAL or op.carries or op.converts or not op.convertible else op.computes_in(wanted)
@@ -81,115 +82,116 @@ def needs_data(scheme: Scheme) -> SchemeError:
     return SchemeError(f"scheme {scheme.name} {asked}: its ranges come from samples that `convert` is given")
 
 
-def kinds(graph: Graph, plan: Plan, extremes: Mapping[str, RealRange]) -> dict[str, TensorType]:
-    """The types of the values that get codes, from the least and greatest number of each; tied values share theirs."""
-    leaders, ending = _leaders(graph, plan), _ending(graph, plan)
-    reach: dict[str, float] = {}
-    for name, leader in leaders.items():
-        if name in ending:
-            reach.setdefault(leader, 0.0)
-            continue
-        low, high = _extremes(graph[name], extremes)
-        reach[leader] = max(reach.get(leader, 0.0), -low, high)
-    return {name: _kind(graph[name].type, reach[leader]) for name, leader in leaders.items()}
+class Coding:
+    """What a plan turns to codes in a model of real numbers.
 
-
-def _apart(graph: Graph, plan: Plan) -> dict[str, set[str]]:
-    """By op, the operands whose parameters the format prescribes (TANH: steps of 1/32768), and that the op must share
-    with numbers that these do not hold: they are cast before it."""
-    prescribed: dict[str, Quantization] = {}
-    found: dict[str, set[str]] = {}
-    for op in wanting(graph, plan):
-        dtype = str(coded(op, graph, plan))
-        fixed = op.fixed_result(dtype)
-        if fixed is not None:
-            prescribed.update(dict.fromkeys(op.outputs, fixed))
-            continue
-        for group in op.ties(dtype):
-            sources = {name for name in group if name in op.inputs}
-            known = {prescribed[name] for name in sources & prescribed.keys()}
-            held = [of_codes(TensorType((), dtype, kind)) for kind in known]
-            others = {name for name in sources - prescribed.keys() if not _within(graph[name], held)}
-            results = {*group} & {*op.outputs}
-            if len(known) == 1 and not others:
-                prescribed.update((name, next(iter(known))) for name in results)
-            elif known and (others or results):
-                found.setdefault(op.name, set()).update(sources & prescribed.keys())
-    return found
-
-
-def _within(value: Value, spans: Iterable[Span]) -> bool:
-    """Whether a value is a constant that is in all `spans`."""
-    return value.constant is not None and all(clipped(of_constant(value), span) == of_constant(value) for span in spans)
-
-
-def _ending(graph: Graph, plan: Plan) -> set[str]:
-    """The constants that share their parameters with results alone: they need no room for what no result is.
-
-    1e12, of which a MINIMUM is to be no more, else leaves nothing of the steps of 0.3.
+    `dtypes` are the codes of each op that takes part.  `leaders` names, for each value that gets codes, one of those
+    that share its parameters: the same for all of them.  `apart` are, by op, the operands whose parameters the format
+    prescribes (TANH: steps of 1/32768), and that the op must share with numbers that these do not hold: they are cast
+    before it.
     """
-    found, compared = set[str](), set[str]()
-    for op in wanting(graph, plan):
-        tied = {name for group in op.ties(DTYPE) if {*group} & {*op.outputs} for name in group}
-        constants = {name for name in _numbers(op) if graph[name].constant is not None}
-        found |= constants & tied
-        compared |= constants - tied
-    return found - compared
+
+    def __init__(self, graph: Graph, plan: Plan) -> None:
+        self.graph, self.plan = graph, plan
+        self.dtypes = wanting(graph, plan)
+        self.ops = [op for op in graph.ops if op.name in self.dtypes]
+        self.apart = self._apart()
+        self.leaders = self._leaders()
+
+    def kinds(self, extremes: Mapping[str, RealRange]) -> dict[str, TensorType]:
+        """The types of the values that get codes, from the least and greatest number of each; tied values share
+        theirs."""
+        ending = self._ending()
+        reach: dict[str, float] = {}
+        for name, leader in self.leaders.items():
+            if name in ending:
+                reach.setdefault(leader, 0.0)
+                continue
+            low, high = _extremes(self.graph[name], extremes)
+            reach[leader] = max(reach.get(leader, 0.0), -low, high)
+        return {name: _kind(self.graph[name].type, reach[leader]) for name, leader in self.leaders.items()}
+
+    def with_room(self, extremes: Mapping[str, RealRange]) -> dict[str, RealRange]:
+        """`extremes` in which codes with room for new data have it, as far as their values can go.
+
+        None have it that a steep function reads: its results would lose more.
+        """
+        found, spans = dict(extremes), limits(self.graph).spans
+        wide = [op for op in self.ops if has_room(self.plan.layer(op).activations)]
+        narrow = {self.leaders[name] for op in wide if op.steep for name in op.inputs if name in self.leaders}
+        for op in wide:
+            for name in extremes.keys() & {*_numbers(op)}:
+                if self.leaders[name] not in narrow:
+                    found[name] = union(extremes[name], clipped(roomy(extremes[name]), spans[name]))
+        return found
+
+    def _apart(self) -> dict[str, set[str]]:
+        prescribed: dict[str, Quantization] = {}
+        found: dict[str, set[str]] = {}
+        for op in self.ops:
+            dtype = self.dtypes[op.name]
+            fixed = op.fixed_result(dtype)
+            if fixed is not None:
+                prescribed.update(dict.fromkeys(op.outputs, fixed))
+                continue
+            for group in op.ties(dtype):
+                sources = {name for name in group if name in op.inputs}
+                known = {prescribed[name] for name in sources & prescribed.keys()}
+                held = [of_codes(TensorType((), dtype, kind)) for kind in known]
+                others = {name for name in sources - prescribed.keys() if not _within(self.graph[name], held)}
+                results = {*group} & {*op.outputs}
+                if len(known) == 1 and not others:
+                    prescribed.update((name, next(iter(known))) for name in results)
+                elif known and (others or results):
+                    found.setdefault(op.name, set()).update(sources & prescribed.keys())
+        return found
+
+    def _leaders(self) -> dict[str, str]:
+        leader: dict[str, str] = {}
+
+        def find(name: str) -> str:
+            while leader.setdefault(name, name) != name:
+                name = leader[name]
+            return name
+
+        for op in self.ops:
+            for name in _numbers(op):
+                find(name)
+            for group in op.ties(self.dtypes[op.name]):
+                tied = [name for name in group if name in leader and name not in self.apart.get(op.name, ())]
+                for name in tied[1:]:
+                    leader[find(name)] = find(tied[0])
+        return {name: find(name) for name in leader}
+
+    def _ending(self) -> set[str]:
+        """The constants that share their parameters with results alone: they need no room for what no result is.
+
+        1e12, of which a MINIMUM is to be no more, else leaves nothing of the steps of 0.3.
+        """
+        found, compared = set[str](), set[str]()
+        for op in self.ops:
+            tied = {name for group in op.ties(DTYPE) if {*group} & {*op.outputs} for name in group}
+            constants = {name for name in _numbers(op) if self.graph[name].constant is not None}
+            found |= constants & tied
+            compared |= constants - tied
+        return found - compared
 
 
-def _leaders(graph: Graph, plan: Plan) -> dict[str, str]:
-    """For each value that gets codes, one of those that it is tied to: the same for all of them."""
-    leader: dict[str, str] = {}
-    apart = _apart(graph, plan)
-
-    def find(name: str) -> str:
-        while leader.setdefault(name, name) != name:
-            name = leader[name]
-        return name
-
-    for op in wanting(graph, plan):
-        dtype = coded(op, graph, plan)
-        assert dtype is not None
-        for name in _numbers(op):
-            find(name)
-        for group in op.ties(dtype):
-            tied = [name for name in group if name in leader and name not in apart.get(op.name, ())]
-            for name in tied[1:]:
-                leader[find(name)] = find(tied[0])
-    return {name: find(name) for name in leader}
-
-
-def with_room(graph: Graph, plan: Plan, extremes: Mapping[str, RealRange]) -> dict[str, RealRange]:
-    """`extremes` in which codes with room for new data have it, as far as their values can go.
-
-    None have it that a steep function reads: its results would lose more.
-    """
-    found, spans, leaders = dict(extremes), limits(graph).spans, _leaders(graph, plan)
-    wide = [op for op in wanting(graph, plan) if has_room(plan.layer(op).activations)]
-    narrow = {leaders[name] for op in wide if op.steep for name in op.inputs if name in leaders}
-    for op in wide:
-        for name in extremes.keys() & {*_numbers(op)}:
-            if leaders[name] not in narrow:
-                found[name] = union(extremes[name], clipped(roomy(extremes[name]), spans[name]))
-    return found
-
-
-def provisional(graph: Graph, plan: Plan, seen: Mapping[str, Observation]) -> Provisional:
-    """`graph` with the codes of the observations' types.  Raises InvalidGraph for constants that are no numbers."""
-    types = kinds(graph, plan, {name: _span(observation) for name, observation in seen.items()})
+def provisional(coding: Coding, seen: Mapping[str, Observation]) -> Provisional:
+    """The graph with the codes of the observations' types.  Raises InvalidGraph for constants that are no numbers."""
+    types = coding.kinds({name: _span(observation) for name, observation in seen.items()})
     types.update({name: seen[name].kind for name in types if name in seen})
-    return _Maker(graph, plan, types).run()
+    return _Maker(coding, types).run()
 
 
 class _Maker:
-    def __init__(self, graph: Graph, plan: Plan, types: Mapping[str, TensorType]) -> None:
-        self.graph, self.types = graph, types
-        self.follows = plan.scheme.interface == "scheme"
-        self.chosen = {op.name for op in wanting(graph, plan)}
-        self.apart = _apart(graph, plan)
+    def __init__(self, coding: Coding, types: Mapping[str, TensorType]) -> None:
+        self.graph, self.types, self.apart = coding.graph, types, coding.apart
+        self.chosen = coding.dtypes.keys()
+        self.follows = coding.plan.scheme.interface == "scheme"
         self.casts: dict[tuple[str, TensorType], str] = {}
-        self.results = {name for op in graph.ops if op.name in self.chosen for name in op.outputs}
-        self.editor = Editor(graph)
+        self.results = {name for op in coding.ops for name in op.outputs}
+        self.editor = Editor(coding.graph)
         self.ops: list[Op] = []
         self.codes: dict[str, str] = {}  # of a value of the original, the one that holds its codes
         self.reals: dict[str, str] = {}  # and the one that holds real numbers, where that is another
@@ -302,6 +304,11 @@ def _numbers(op: Op) -> Iterable[str]:
     """Operands in an activation's role, and results."""
     inputs = (n for index, n in enumerate(op.inputs) if op.operand(index).role == "activation")
     return [name for name in (*inputs, *op.outputs) if name is not None]
+
+
+def _within(value: Value, spans: Iterable[Span]) -> bool:
+    """Whether a value is a constant that is in all `spans`."""
+    return value.constant is not None and all(clipped(of_constant(value), span) == of_constant(value) for span in spans)
 
 
 def _extremes(value: Value, extremes: Mapping[str, RealRange]) -> RealRange:

@@ -16,10 +16,10 @@ from tflite2q.dialect.op import Op, Values
 from tflite2q.dialect.ops.opaque import shared_variables
 from tflite2q.dialect.spans import Span
 from tflite2q.dialect.types import Quantization, Value
+from tflite2q.rewrites.fitting import ends
 from tflite2q.rewrites.parameters import parameters
 from tflite2q.rewrites.plan import Plan, activations_of, is_activation
 from tflite2q.rewrites.scheme import Activations, Layer, Weights
-from tflite2q.rewrites.weights import ends
 
 
 def planned(plan: Plan, graph: Graph, spans: Mapping[str, Span], provisional: bool = False) -> Plan:

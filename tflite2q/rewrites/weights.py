@@ -17,13 +17,9 @@ import numpy.typing as npt
 from tflite2q.arithmetic import rounding
 from tflite2q.dialect.spans import blocks_of_rows
 from tflite2q.dialect.types import Constant, Quantization, Value
+from tflite2q.rewrites.fitting import Rows, are_whole, ends, fit, fit_symmetric, round_preserving_sums
 from tflite2q.rewrites.parameters import power_of_two_at_least
 from tflite2q.rewrites.scheme import Weights
-
-# Steps that are tried for a least-squares fit, as parts of the step that just covers the largest weight.
-COARSE = np.linspace(1.0, 0.4, 13)
-FINE = np.linspace(-0.04, 0.04, 9)
-
 
 SMALLEST_HALF = 2.0**-14  # the smallest float16 with all its digits: scales below it would be coarse
 LARGEST_HALF = float(np.finfo(np.float16).max)
@@ -56,15 +52,6 @@ class NewWeights:
         return found
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Weights [channels, n] = codes * scales[:, None] after fitting, zero_point still to be added."""
-
-    codes: rounding.Floats
-    scales: npt.NDArray[np.float32]
-    zero_point: int = 0
-
-
 def convert_weights(value: Value, axis: int, settings: Weights, gains: Gains | None = None) -> NewWeights:
     """`value` under `settings`; `axis` is the output channel's.  Weights that conform are returned as they are.
 
@@ -81,7 +68,7 @@ def convert_weights(value: Value, axis: int, settings: Weights, gains: Gains | N
     scales, zero_point, sums = np.ones(channels, np.float32), 0, np.zeros(channels)
     parts = blocks_of_rows(value, axis)
     unlike = settings.granularity != "per-tensor" and (_is_real(value) or gains is not None)
-    integers = not unlike or all(_whole(_gained(value, axis, gains, part)[0]) for part in parts)
+    integers = not unlike or all(are_whole(_gained(value, axis, gains, part)[0]) for part in parts)
     if settings.dtype != "float32" and (settings.granularity == "per-tensor" or not settings.symmetric):
         parts = [slice(0, channels)]
     for part in parts:
@@ -91,7 +78,7 @@ def convert_weights(value: Value, axis: int, settings: Weights, gains: Gains | N
                 codes = (units * base[:, None]).astype(np.float32)
             sums[part] = np.abs(codes - units * base[:, None]).sum(axis=1)
         else:
-            rows = _fit(units, base, settings, _is_real(value), integers)
+            rows = fit(units, base, settings, _is_real(value), integers)
             codes = (rows.codes + rows.zero_point).astype(storage)
             scales[part], zero_point = rows.scales, rows.zero_point
             sums[part] = _lost(rows, units, base)
@@ -165,10 +152,6 @@ def _error(weights: NewWeights, part: slice) -> rounding.Floats:
     return np.asarray(codes * scales[:, None] - units * base[:, None])
 
 
-def _whole(units: rounding.Floats) -> bool:
-    return not (units != np.rint(units)).any()
-
-
 def _part_of(shape: tuple[int, ...], axis: int, channels: int) -> tuple[int, ...]:
     return (*shape[:axis], channels, *shape[axis + 1 :])
 
@@ -197,7 +180,7 @@ def _blockwise(value: Value, axis: int, settings: Weights, gains: Gains | None) 
     low, high = ends(settings)
     units, base = _gained(value, axis, gains, slice(None))
     blocks = (units * base[:, None]).reshape(-1, settings.block)
-    fitted = _fit_symmetric(blocks, np.ones(len(blocks)), settings, integers=False)
+    fitted = fit_symmetric(blocks, np.ones(len(blocks)), settings, integers=False)
     narrow = halves(fitted.scales).astype(np.float64)
     exact: rounding.Floats = blocks / narrow[:, None]
     nearest = settings.rounding == "nearest"
@@ -209,15 +192,6 @@ def _blockwise(value: Value, axis: int, settings: Weights, gains: Gains | None) 
     constant = Constant(codes.reshape(value.type.shape).astype(np.int8))
     new = value.with_(type=kind, constant=constant)
     return NewWeights(new, sums != 0, float(sums.max(initial=0.0)), value, axis, gains)
-
-
-def ends(settings: Weights) -> tuple[int, int]:
-    """The lowest and the highest code of weights: so many levels around 0, or all of the dtype; symmetric ones leave
-    out its lowest."""
-    low, high = rounding.code_range(settings.dtype)
-    if settings.levels:
-        return -(settings.levels // 2), settings.levels - 1 - settings.levels // 2
-    return (-high, high) if settings.symmetric else (low, high)
 
 
 def conforms(value: Value, settings: Weights) -> bool:
@@ -263,159 +237,3 @@ def _is_real(value: Value) -> bool:
 def _from_rows(rows: npt.NDArray[Any], shape: tuple[int, ...], axis: int) -> npt.NDArray[Any]:
     rest = tuple(size for index, size in enumerate(shape) if index != axis)
     return np.moveaxis(rows.reshape(shape[axis], *rest), 0, axis)
-
-
-def _fit(units: rounding.Floats, base: rounding.Floats, settings: Weights, real: bool, integers: bool) -> Rows:
-    """`real`: the weights are real numbers, of which no step is kept; `integers`: those of all channels are whole."""
-    if settings.granularity == "per-tensor":  # units of one common scale; still whole numbers if all were equal
-        common = base.max(initial=0.0)
-        units, base = units * (base / common)[:, None], np.full_like(base, common)
-    if settings.symmetric:
-        return _fit_symmetric(units, base, settings, integers)
-    return _fit_asymmetric(units, base, settings, real)
-
-
-def _fit_symmetric(units: rounding.Floats, base: rounding.Floats, settings: Weights, integers: bool) -> Rows:
-    """Zero point 0.  A channel that fits keeps its integers and its scale (eq. S2), others are rescaled (eq. S3), as
-    are real numbers, of which no step is kept."""
-    low, limit = ends(settings)
-    codes, scales = units.copy(), base.astype(np.float32)
-    largest = np.abs(units).max(axis=1, initial=0.0)
-    rows = outgrown(largest, base, settings)
-    if not (integers and _whole(units)):  # channels of unlike scales share one now
-        rows[:] = True
-    if not rows.any():
-        return Rows(codes, scales)
-    ratios = _covering(units[rows], (low, limit), settings)
-    if settings.granularity == "per-tensor":
-        ratios[:] = ratios.max()
-    new = base[rows] * np.where(ratios > 0, ratios, 1.0)  # rows of zeros say nothing: their biases keep their units
-    if settings.scale == "power-of-two":
-        new = _powers_of_two(units[rows] * base[rows, None], new, (low, limit), settings)
-    scales[rows] = new.astype(np.float32)
-    exact: rounding.Floats = units[rows] * (base[rows] / scales[rows].astype(np.float64))[:, None]
-    if settings.rounding == "nearest":
-        codes[rows] = np.clip(rounding.round_half_away(exact), low, limit)
-    else:
-        codes[rows] = round_preserving_sums(exact, (low, limit))
-    return Rows(codes, scales)
-
-
-def _powers_of_two(
-    real: rounding.Floats, steps: rounding.Floats, limits: tuple[int, int], settings: Weights
-) -> rounding.Floats:
-    """The powers of two that are not below `steps`, or half of them where that has the least squared error."""
-    whole = np.array([power_of_two_at_least(step) for step in steps])
-    if settings.range != "least-squares":
-        return whole
-    errors = [
-        ((np.clip(rounding.round_half_away(real / step[:, None]), *limits) * step[:, None] - real) ** 2).sum(axis=1)
-        for step in (whole, whole / 2)
-    ]
-    halve = errors[1] < errors[0]
-    if settings.granularity == "per-tensor":
-        halve = np.full_like(halve, errors[1].sum() < errors[0].sum())
-    return np.where(halve, whole / 2, whole)
-
-
-def outgrown(largest: rounding.Floats, base: rounding.Floats, settings: Weights) -> npt.NDArray[np.bool_]:
-    """The rows, of `largest` magnitude in units of scale `base`, that cannot keep their integers under symmetric
-    codes."""
-    rows = largest > ends(settings)[1]
-    if settings.scale == "power-of-two":
-        rows = rows | np.array([power_of_two_at_least(s) != s for s in base], bool)
-    return np.full_like(rows, rows.any()) if settings.granularity == "per-tensor" else rows
-
-
-def _covering(units: rounding.Floats, limits: tuple[int, int], settings: Weights) -> rounding.Floats:
-    """Old units a new step should span, for each row; 0 for rows of zeros."""
-    limit = max(limits[1], 1)
-    magnitudes = np.abs(units)
-    whole = magnitudes.max(axis=1) / limit
-    if settings.range == "percentile":
-        tail: rounding.Floats = np.percentile(magnitudes, settings.percentile, axis=1)
-        return np.where(tail > 0, tail / limit, whole)
-    if settings.range == "max":
-        return np.asarray(whole)
-    return np.where(whole > 0, _least_squares(units, np.where(whole > 0, whole, 1.0), limits), 0.0)
-
-
-def _least_squares(units: rounding.Floats, whole: rounding.Floats, ends: tuple[int, int]) -> rounding.Floats:
-    """Step of least squared error for each row, whose integers lie between `ends`, searched on a coarse grid of parts
-    of `whole`, then a fine one."""
-    narrow = units.astype(np.float32)  # enough to compare errors with, and half the memory traffic
-    best, least = whole.copy(), np.full(len(units), np.inf)
-    for centre, offsets in ((0.0, COARSE), (1.0, FINE)):
-        around = best / whole * centre
-        for offset in offsets:
-            step = ((around + offset) * whole).astype(np.float32)[:, None]
-            rounded = narrow / step
-            np.rint(rounded, out=rounded)
-            np.clip(rounded, *ends, out=rounded)
-            rounded *= step
-            rounded -= narrow
-            error = np.einsum("ij,ij->i", rounded, rounded)
-            better = error < least
-            best[better], least[better] = step[better, 0], error[better]
-    return np.asarray(best)
-
-
-def round_preserving_sums(exact: rounding.Floats, ends: tuple[int, int]) -> rounding.Floats:
-    """Rows rounded to integers between `ends` whose sum is as close as possible to the row's sum (eq. S3).
-
-    Neighbouring inputs of a convolution are similar and mostly positive, so an error in a filter's sum matters more
-    than errors of single weights.  Where rounding to nearest shifts the sum, the entries nearest a tie are rounded the
-    other way.
-    """
-    lowest, highest = ends
-    nearest = np.clip(rounding.round_half_away(exact), lowest, highest)
-    rest = exact - nearest
-    for row in np.flatnonzero(np.abs(np.rint(rest.sum(axis=1))) > 0):
-        missing = int(np.rint(rest[row].sum()))
-        direction = 1 if missing > 0 else -1
-        moved = nearest[row] + direction
-        movable = np.flatnonzero((rest[row] * direction > 0) & (lowest <= moved) & (moved <= highest))
-        chosen = movable[np.argsort(-rest[row, movable] * direction, kind="stable")[: abs(missing)]]
-        nearest[row, chosen] += direction
-    return np.asarray(nearest)
-
-
-def fits_around_middle(bottom: float, top: float, dtype: str) -> bool:
-    """Whether integers from `bottom` to `top` are codes of `dtype` with a zero point in its middle."""
-    low, high = rounding.code_range(dtype)
-    middle = (low + high + 1) // 2
-    return low - middle <= bottom and top <= high - middle
-
-
-def _fit_asymmetric(units: rounding.Floats, base: rounding.Floats, settings: Weights, real: bool) -> Rows:
-    """One scale and one zero point for the tensor: the middle of the dtype if that fits, because it is the cheapest."""
-    low, high = rounding.code_range(settings.dtype)
-    integers = not real and bool((units == np.rint(units)).all())  # which are kept if they fit
-    bottom, top = _ends(units, settings, integers)
-    if integers and fits_around_middle(bottom, top, settings.dtype):
-        scale, zero_point = float(base[0]), (low + high + 1) // 2
-    else:
-        stretch = (top - bottom) / (high - low) or 1.0
-        stretch = max(1.0, stretch) if integers else stretch
-        # The same for any part of the range, so that the step can still be chosen.
-        zero_point = low - int(rounding.round_half_away(bottom / stretch))
-        if settings.range == "least-squares" and stretch != 1.0:
-            ends = (low - zero_point, high - zero_point)
-            stretch = float(_least_squares(units.reshape(1, -1), np.array([stretch]), ends)[0])
-        scale = float(np.float32(base[0] * stretch))
-    exact: rounding.Floats = units * (base[0] / scale)
-    ends = (low - zero_point, high - zero_point)
-    if settings.rounding == "nearest":
-        codes = np.clip(rounding.round_half_away(exact), *ends)
-    else:
-        codes = round_preserving_sums(exact, ends)
-    return Rows(codes, np.full(len(base), scale, np.float32), zero_point)
-
-
-def _ends(units: rounding.Floats, settings: Weights, integers: bool) -> tuple[float, float]:
-    """The range that codes have to cover, 0 in it; of integers all of it, so that they can be kept."""
-    share = settings.percentile if settings.range == "percentile" and not integers else 100.0
-    if not units.size:
-        return 0.0, 0.0
-    bottom, top = np.percentile(units, [100.0 - share, share])
-    return min(float(bottom), 0.0), max(float(top), 0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tflite2q.dialect.op import CONTRACTS, ROLES, Builtin, Op
-from tflite2q.dialect.ops.binary import Compare, Div, Extremum, FloorDiv, Logical, Prelu, Select, SquaredDifference
+from tflite2q.dialect.ops.binary import Div, Extremum, FloorDiv, Prelu, SquaredDifference
 from tflite2q.dialect.ops.control import If, While
 from tflite2q.dialect.ops.conv import Conv2D, DepthwiseConv2D
 from tflite2q.dialect.ops.dense import BatchMatmul, Dense
@@ -27,20 +27,9 @@ from tflite2q.dialect.ops.hlo_movement import (
 )
 from tflite2q.dialect.ops.hlo_products import HloConvolution, HloDot
 from tflite2q.dialect.ops.indices import BroadcastArgs, Bucketize, Range, Unique, Where
+from tflite2q.dialect.ops.logic import Compare, Logical, Select
 from tflite2q.dialect.ops.lookup import Lookup
-from tflite2q.dialect.ops.movement import (
-    BroadcastTo,
-    Gather,
-    GatherNd,
-    Pack,
-    Reverse,
-    Slice,
-    Split,
-    StridedSlice,
-    Tile,
-    Transpose,
-    Unpack,
-)
+from tflite2q.dialect.ops.movement import BroadcastTo, Gather, GatherNd, Pack, Reverse, Split, Tile, Transpose, Unpack
 from tflite2q.dialect.ops.normalize import L2Norm, LocalResponse, LogSoftmax
 from tflite2q.dialect.ops.numbers import AddN, Bitwise, CumulativeSum, FakeQuant, RealFunction, ZerosLike
 from tflite2q.dialect.ops.opaque import Opaque
@@ -60,6 +49,7 @@ from tflite2q.dialect.ops.resize import ResizeBilinear, ResizeNearest
 from tflite2q.dialect.ops.scatter import ScatterNd, Segment, SparseToDense
 from tflite2q.dialect.ops.sequence import BasicLstm, BidirectionalLstm, BidirectionalRnn, Rnn, SequenceRnn
 from tflite2q.dialect.ops.shape import Concat, Pad, Reshape
+from tflite2q.dialect.ops.slicing import Slice, StridedSlice
 from tflite2q.dialect.ops.softmax import Softmax
 from tflite2q.dialect.ops.space import MirrorPad, SpaceBatch, SpaceDepth
 from tflite2q.dialect.ops.spectral import ComplexPart, RealTransform

@@ -126,3 +126,7 @@ def activated(core: Core[T], x: T, activation: str, dtype: str, finite: bool = F
 def gather_constant(core: Core[T], x: T, indices: npt.ArrayLike, axis: int) -> T:
     """Slices of x along `axis` at constant indices, in that order."""
     return core.take(x, core.const(np.asarray(indices, np.int32)), axis)
+
+
+def negated(core: Core[T], condition: T) -> T:
+    return core.where(condition, core.const(np.zeros(1, np.bool_)), core.const(np.ones(1, np.bool_)))

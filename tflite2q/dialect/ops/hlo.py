@@ -13,8 +13,8 @@ import numpy as np
 
 from tflite2q.arithmetic.core import Core
 from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, Values, attribute, require, supported
-from tflite2q.dialect.ops.binary import negated, not_zero, truncated_quotient
-from tflite2q.dialect.ops.common import number
+from tflite2q.dialect.ops.binary import not_zero, truncated_quotient
+from tflite2q.dialect.ops.common import negated, number
 from tflite2q.dialect.ops.formulas import FORMULAS
 from tflite2q.dialect.ops.plain import saturated
 from tflite2q.dialect.types import STORAGE, Value

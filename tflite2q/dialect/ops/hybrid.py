@@ -126,15 +126,16 @@ def block_products(core: Core[T], x: Quantized[T], columns: T, weights: TensorTy
     """
     q, (units, k) = weights.parameters, weights.shape
     blocks = k // q.block
-    assert x.zero is not None
     rows = core.permute_dims(core.reshape(x.codes, (n, blocks, q.block)), (1, 0, 2))
     parts = core.reshape(core.astype(columns, "int32"), (blocks, q.block, units))
     scales = np.array(q.scale, np.float32).reshape(units, blocks).T.reshape(blocks, 1, units)
     sums = core.multiply(core.astype(core.matmul(rows, parts, "int32"), "float32"), core.const(scales))
     offsets = core.multiply(core.astype(core.sum(parts, (1,), True), "float32"), core.const(scales))
-    total, offset = (_in_order(core, terms, blocks) for terms in (sums, offsets))
-    shifted = core.subtract(total, core.multiply(core.astype(x.zero, "float32"), offset))
-    return core.multiply(shifted, x.scale)
+    total = _in_order(core, sums, blocks)
+    if x.zero is not None:
+        offset = _in_order(core, offsets, blocks)
+        total = core.subtract(total, core.multiply(core.astype(x.zero, "float32"), offset))
+    return core.multiply(total, x.scale)
 
 
 def _in_order(core: Core[T], terms: T, count: int) -> T:

@@ -12,8 +12,16 @@ import numpy as np
 
 from tflite2q.arithmetic.core import Core
 from tflite2q.dialect.op import Builtin, Op, Operand, Operands, Shape, Values, attribute, require, supported
-from tflite2q.dialect.ops.binary import negated
-from tflite2q.dialect.ops.common import axis_of, broadcast_shape, check_numbers, float32, integer, is_codes, number
+from tflite2q.dialect.ops.common import (
+    axis_of,
+    broadcast_shape,
+    check_numbers,
+    float32,
+    integer,
+    is_codes,
+    negated,
+    number,
+)
 from tflite2q.dialect.ops.eltwise import Binary
 from tflite2q.dialect.types import STORAGE, Value
 

@@ -22,6 +22,7 @@ from tflite2q.evaluation.geometry import Fit
 
 Array = npt.NDArray[Any]
 A = TypeVar("A")
+G = TypeVar("G", bound="Grade[Any]")
 
 MOST_CHANGES = 20  # samples whose changed answers are kept
 
@@ -71,7 +72,8 @@ class Interface:
 @dataclass(frozen=True, eq=False)
 class Graded:
     """One score of one model in one engine: its `value` over all samples, and what is needed to compare it with that of
-    another model: per sample right or wrong (bool), or terms that `resampled` sums (see each task)."""
+    another model: per sample right or wrong (bool), or terms that `resampled` sums (see each task); None for a score of
+    all samples at once."""
 
     name: str
     label: str
@@ -124,7 +126,7 @@ class Task(ABC, Generic[A]):
     def tally(self) -> Tally[A]:
         """Something that collects how alike pairs of answers are."""
 
-    def truth(self, samples: Dataset, labels: Any, label_offset: int | None) -> Truth[A] | None:
+    def truth(self, samples: Dataset, labels: Any, label_offset: int | None) -> Truth[A, Any] | None:
         """The ground truth of the samples, or None if there is none.  Raises DataError if it does not fit."""
         if labels is not None or samples.labels is not None:
             raise DataError(
@@ -173,22 +175,28 @@ class Tally(ABC, Generic[A]):
     def result(self) -> Likeness: ...
 
 
-class Truth(ABC, Generic[A]):
-    """The ground truth of all samples."""
+class Truth(ABC, Generic[A, G]):
+    """The ground truth of all samples, which makes grades of one kind."""
 
     @abstractmethod
-    def grade(self) -> Grade[A]:
+    def grade(self) -> G:
         """Something that collects how right the answers of one model are."""
 
-    @abstractmethod
     def difference(self, before: Graded, after: Graded) -> Difference | None:
-        """The paired comparison of two models' score."""
+        """The paired comparison of two models' score; None for scores of all samples at once."""
+        if before.each is None or after.each is None:
+            return None
+        return self.paired(before.name, before.each, after.each)
+
+    def paired(self, score: str, before: Array, after: Array) -> Difference | None:
+        """The comparison of what two models' score of that name has of `each` sample."""
+        return None
 
     def says(self, index: int) -> str | None:
         """The true answer of a sample in a few words."""
         return None
 
-    def classes(self, before: Grade[A], after: Grade[A]) -> tuple[ClassLine, ...]:
+    def classes(self, before: G, after: G) -> tuple[ClassLine, ...]:
         """How right both models are by class."""
         return ()
 

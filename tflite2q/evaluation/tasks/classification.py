@@ -83,7 +83,7 @@ class Classification(Task[Classes]):
     def tally(self) -> Tally[Classes]:
         return _Tally(self)
 
-    def truth(self, samples: Dataset, labels: Any, label_offset: int | None) -> Truth[Classes] | None:
+    def truth(self, samples: Dataset, labels: Any, label_offset: int | None) -> Truth[Classes, Any] | None:
         if samples.labels is None:
             return None
         output = self.model.outputs[self.index]
@@ -182,31 +182,29 @@ class _Tally(Tally[Classes]):
         return Likeness(share, tuple(figures), lines, changed, len(self.changes))
 
 
-class _Truth(Truth[Classes]):
+class _Truth(Truth[Classes, "_Grade"]):
     def __init__(self, task: Classification, labels: Array) -> None:
         self.task, self.labels = task, labels
 
-    def grade(self) -> Grade[Classes]:
+    def grade(self) -> _Grade:
         return _Grade(self)
 
-    def difference(self, before: Graded, after: Graded) -> Difference | None:
-        assert before.each is not None and after.each is not None
-        return statistics.paired_proportions(before.each, after.each)
+    def paired(self, score: str, before: Array, after: Array) -> Difference | None:
+        return statistics.paired_proportions(before, after)
 
     def says(self, index: int) -> str | None:
         return self.task.called(int(self.labels[index]))
 
-    def classes(self, before: Grade[Classes], after: Grade[Classes]) -> tuple[ClassLine, ...]:
-        (first, *_), (second, *_) = before.scores(), after.scores()
-        assert first.each is not None and second.each is not None
-        labels = self.labels[: len(first.each)]
+    def classes(self, before: _Grade, after: _Grade) -> tuple[ClassLine, ...]:
+        first, second = before.each[:, 0], after.each[:, 0]
+        labels = self.labels[: len(first)]
         return tuple(
             ClassLine(
                 int(number),
                 self.task.class_name(int(number)),
                 int((labels == number).sum()),
-                float(first.each[labels == number].mean()),
-                float(second.each[labels == number].mean()),
+                float(first[labels == number].mean()),
+                float(second[labels == number].mean()),
             )
             for number in np.unique(labels)
         )
@@ -221,8 +219,13 @@ class _Grade(Grade[Classes]):
         label = self.truth.labels[index]
         self.right.append((bool(answer.best[0] == label), bool(label in answer.ranked()[:HIGHEST])))
 
+    @property
+    def each(self) -> Array:
+        """By sample, whether the best class is right, and whether one of the best few is."""
+        return np.array(self.right, bool).reshape(-1, 2)
+
     def scores(self) -> tuple[Graded, ...]:
-        each = np.array(self.right, bool).reshape(-1, 2)
+        each = self.each
         found = [Graded("top1", "top-1", float(each[:, 0].mean()), each[:, 0])]
         if not self.truth.task.by_number:
             found.append(Graded("top5", "top-5", float(each[:, 1].mean()), each[:, 1]))

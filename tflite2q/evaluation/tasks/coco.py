@@ -57,7 +57,7 @@ def read(labels: Any, samples: Dataset) -> tuple[Document, list[int]]:
     return labels, [by_name[Path(name).name] for name in samples.names]
 
 
-class BoxTruth(Truth[Boxes]):
+class BoxTruth(Truth[Boxes, "_BoxGrade"]):
     """Boxes; mean average precision is computed by pycocotools, over IoU 0.5 to 0.95."""
 
     def __init__(self, task: Detection, samples: Dataset, labels: Any, label_offset: int | None) -> None:
@@ -79,19 +79,15 @@ class BoxTruth(Truth[Boxes]):
         shift = offset if offset is not None else -1 if min((int(c["id"]) for c in found), default=0) >= 1 else 0
         return {int(c["id"]) + shift: int(c["id"]) for c in found}
 
-    def grade(self) -> Grade[Boxes]:
+    def grade(self) -> _BoxGrade:
         return _BoxGrade(self)
-
-    def difference(self, before: Graded, after: Graded) -> Difference | None:
-        return None
 
     def says(self, index: int) -> str | None:
         names = {int(c["id"]): str(c.get("name", c["id"])) for c in self.document["categories"]}
         held = [note for note in self.document["annotations"] if note["image_id"] == self.images[index]]
         return ", ".join(names.get(note["category_id"], "?") for note in held[:6]) or "nothing"
 
-    def classes(self, before: Grade[Boxes], after: Grade[Boxes]) -> tuple[ClassLine, ...]:
-        assert isinstance(before, _BoxGrade) and isinstance(after, _BoxGrade)
+    def classes(self, before: _BoxGrade, after: _BoxGrade) -> tuple[ClassLine, ...]:
         first, second = before.by_category(), after.by_category()
         images = set(self.images)
         held = [note["category_id"] for note in self.document["annotations"] if note["image_id"] in images]
@@ -165,7 +161,7 @@ def _complete(document: Document) -> Document:
     return {**document, "annotations": notes}
 
 
-class PointTruth(Truth[Points]):
+class PointTruth(Truth[Points, "_PointGrade"]):
     """Keypoints of the largest annotated person of each picture; a keypoint counts where it is labelled."""
 
     def __init__(self, task: Keypoints, samples: Dataset, labels: Any) -> None:
@@ -184,13 +180,11 @@ class PointTruth(Truth[Points]):
         if all(person is None for person in self.people):
             raise DataError("the ground truth has no keypoints for these samples")
 
-    def grade(self) -> Grade[Points]:
+    def grade(self) -> _PointGrade:
         return _PointGrade(self)
 
-    def difference(self, before: Graded, after: Graded) -> Difference | None:
-        assert before.each is not None and after.each is not None
-        first, second = before.each, after.each
-        return statistics.resampled(len(first), lambda k: _ratio(second[k]) - _ratio(first[k]))
+    def paired(self, score: str, before: Array, after: Array) -> Difference | None:
+        return statistics.resampled(len(before), lambda k: _ratio(after[k]) - _ratio(before[k]))
 
 
 class _PointGrade(Grade[Points]):

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tflite2q.dialect.types import Value
-from tflite2q.errors import hint
+from tflite2q.errors import DataError, hint
 from tflite2q.evaluation.data import Dataset
 from tflite2q.evaluation.figures import Change, ClassLine, Figure
 from tflite2q.evaluation.geometry import Fit
@@ -45,7 +45,8 @@ class Detection(Task[Boxes]):
     def __init__(self, model: Interface) -> None:
         super().__init__(model)
         found = _roles(model)
-        assert found is not None
+        if found is None:
+            raise DataError(str(self.obstacle(model)))
         self.roles = found
         op, _ = model.maker(model.outputs[self.roles["boxes"]])
         classes = getattr(op, "num_classes", None)
@@ -96,7 +97,7 @@ class Detection(Task[Boxes]):
     def tally(self) -> Tally[Boxes]:
         return _Tally(self)
 
-    def truth(self, samples: Dataset, labels: Any, label_offset: int | None) -> Truth[Boxes] | None:
+    def truth(self, samples: Dataset, labels: Any, label_offset: int | None) -> Truth[Boxes, Any] | None:
         if labels is None:
             return None
         from tflite2q.evaluation.tasks.coco import BoxTruth

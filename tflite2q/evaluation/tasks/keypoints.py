@@ -96,7 +96,7 @@ class Keypoints(Task[Points]):
     def tally(self) -> Tally[Points]:
         return _Tally(self)
 
-    def truth(self, samples: Dataset, labels: Any, label_offset: int | None) -> Truth[Points] | None:
+    def truth(self, samples: Dataset, labels: Any, label_offset: int | None) -> Truth[Points, Any] | None:
         if labels is None:
             return None
         from tflite2q.evaluation.tasks.coco import PointTruth

@@ -97,7 +97,7 @@ class Segmentation(Task[Mask]):
     def tally(self) -> Tally[Mask]:
         return _Tally(self)
 
-    def truth(self, samples: Dataset, labels: Any, label_offset: int | None) -> Truth[Mask] | None:
+    def truth(self, samples: Dataset, labels: Any, label_offset: int | None) -> Truth[Mask, Any] | None:
         return None if labels is None else _Truth(self, samples, labels, label_offset or 0)
 
     def says(self, answer: Mask) -> str:
@@ -191,7 +191,7 @@ class _Tally(Tally[Mask]):
         return Likeness(share, figures, lines, tuple(self.changes[:MOST_CHANGES]), len(self.changes))
 
 
-class _Truth(Truth[Mask]):
+class _Truth(Truth[Mask, "_Grade"]):
     """Masks in a folder, one image file for each sample (of the same stem), or an array [samples, height, width] of the
     output's size.  Class 255 does not count."""
 
@@ -239,19 +239,15 @@ class _Truth(Truth[Mask]):
         height, width = self.task.size
         return np.asarray(canvas.resize((width, height), Image.Resampling.NEAREST))
 
-    def grade(self) -> Grade[Mask]:
+    def grade(self) -> _Grade:
         return _Grade(self)
 
-    def difference(self, before: Graded, after: Graded) -> Difference | None:
-        assert before.each is not None and after.each is not None
-        first, second = before.each, after.each
-        if before.name == "pixel_accuracy":
-            return statistics.resampled(len(first), lambda k: _share(second[k]) - _share(first[k]))
-        return statistics.resampled(len(first), lambda k: mean_iou(second[k]) - mean_iou(first[k]))
+    def paired(self, score: str, before: Array, after: Array) -> Difference | None:
+        measure = _share if score == "pixel_accuracy" else mean_iou
+        return statistics.resampled(len(before), lambda k: measure(after[k]) - measure(before[k]))
 
-    def classes(self, before: Grade[Mask], after: Grade[Mask]) -> tuple[ClassLine, ...]:
-        first, second = (grade.scores()[0].each for grade in (before, after))
-        assert first is not None and second is not None
+    def classes(self, before: _Grade, after: _Grade) -> tuple[ClassLine, ...]:
+        first, second = (grade.pixels.parts() for grade in (before, after))
         most = max(first.shape[-1], second.shape[-1])
         (a, b) = (np.pad(x.sum(0), ((0, 0), (0, most - x.shape[-1]))) for x in (first, second))
         ious = [part[0] / np.maximum(part[1] + part[2] - part[0], 1) for part in (a, b)]
