@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from batch.faults import site
 
-from tflite2q.batch import cache, cluster, connection
+from tflite2q.batch import cluster, connection
 from tflite2q.batch.plan import Asked
 from tflite2q.errors import UsageError
 
@@ -44,11 +44,11 @@ class Started:
         for _ in range(workers):
             self.add()
 
-    def _start(self, what: str, *arguments: str) -> subprocess.Popen[bytes]:
+    def _start(self, what: str, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
         with (self._folder / f"{what}.log").open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", f"distributed.cli.dask_{what}", *arguments], stdout=log, stderr=log,
-                env=self._environment, cwd=self._folder, start_new_session=True,
+                env=environment or self._environment, cwd=self._folder, start_new_session=True,
             )  # fmt: skip
 
     def _address(self) -> str:
@@ -59,9 +59,9 @@ class Started:
             time.sleep(0.1)
         raise AssertionError((self._folder / "scheduler.log").read_text())
 
-    def add(self) -> None:
+    def add(self, environment: dict[str, str] | None = None) -> None:
         options = ("--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", str(self._folder))
-        self.workers.append(self._start("worker", self.address, *options))
+        self.workers.append(self._start("worker", self.address, *options, environment=environment))
         with distributed.Client(self.address, set_as_default=False) as client:
             client.wait_for_workers(sum(each.poll() is None for each in self.workers), timeout=60)
 
@@ -191,8 +191,36 @@ def test_no_scheduler_is_an_error(cli: Cli, digits: Path, tmp_path: Path, monkey
     assert done.code == 2 and "no scheduler answers" in done.err.splitlines()[-1]
 
 
-def test_a_worker_that_comes_later_is_checked_too(digits: Path) -> None:
-    (settings,) = Asked(schemes=("int8",)).settings()
-    with pytest.raises(UsageError, match="would give other results"):
-        cluster.perform(digits.read_bytes(), "a.tflite", settings, {}, 10, None, "another")
-    assert cache.version(True) == connection.facts()["version"]
+def other(folder: Path, what: str) -> str:
+    """A PYTHONPATH of a worker that has another version, or no TVM."""
+    folder.mkdir()
+    if what == "version":
+        text = "import tflite2q.version\ntflite2q.version.fingerprint = lambda: 'tflite2q 0.0.1'\n"
+        (folder / "sitecustomize.py").write_text(text, encoding="utf-8")
+    else:
+        (folder / "tvm.py").write_text("raise ImportError('no TVM')\n", encoding="utf-8")
+    return str(folder)
+
+
+@pytest.mark.parametrize("what", ["version", "tvm"])
+def test_a_worker_that_comes_later_and_has_others_is_refused(
+    what: str, models: Path, tmp_path: Path, started: Started, environment: dict[str, str], root: Path
+) -> None:
+    for name in ("x_hangs", "y_hangs"):  # so that work is left when it comes
+        shutil.copy(models / "0.tflite", models / f"{name}.tflite")
+    for number in range(8):
+        (models / f"z{number}.tflite").write_bytes((models / "0.tflite").read_bytes() + bytes([99, number]))
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "tflite2q", "batch", str(models), "--scheme", "int8", "-o", str(out)]
+    process = subprocess.Popen(
+        [*command, "--time", "30", "--memory", "1", "--dask", started.address], env=environment,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not list(out.glob("7*.tflite")) and process.poll() is None:
+        time.sleep(0.05)
+    started.add({**environment, "PYTHONPATH": f"{other(tmp_path / 'other', what)}:{root}"})
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 3, errors
+    assert len(list(out.glob("*.int8.tflite"))) == 16
+    said = [line for line in errors.splitlines() if "Dask worker" in line]
+    assert len(said) == 1 and "its work goes to the others" in said[0] and "Traceback" not in errors

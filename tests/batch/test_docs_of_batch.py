@@ -127,7 +127,27 @@ def test_the_action_fails_as_the_batch_does_and_still_shows_why(place: Path, roo
     (tmp_path / "summary.md").unlink()
     (tmp_path / "outputs").unlink()
     code, summary, _ = action(root, {"sources": "models", "scheme": "int9"}, tmp_path)
-    assert code == 2 and not summary
+    assert code == 2 and "    tflite2q: scheme 'int9' does not exist" in summary
+
+
+def test_the_action_says_that_there_are_no_models(place: Path, root: Path, tmp_path: Path) -> None:
+    (place / "no models").mkdir()
+    code, summary, _ = action(root, {"sources": "no models", "scheme": "int8"}, tmp_path)
+    assert code == 2
+    assert summary == (
+        "## tflite2q batch\n\n    tflite2q: no models: there is no .tflite file in this folder; give another\n"
+    )
+
+
+def test_the_action_shows_the_beginning_of_a_summary_that_is_too_long(place: Path, root: Path, tmp_path: Path) -> None:
+    """As one of 20,000 models; GitHub would show nothing of it."""
+    program = "#!/bin/sh\nwhile [ $# -gt 0 ]; do [ $1 != --markdown ] || cp long.md $2; shift; done\nexit 1\n"
+    (place / "bin" / "tflite2q").write_text(program, encoding="utf-8")
+    (place / "long.md").write_text("".join(f"| {number} of a batch's models |\n" for number in range(60_000)))
+    code, summary, _ = action(root, {"sources": "models", "scheme": "int8"}, tmp_path)
+    lines = summary.splitlines()
+    assert code == 1 and 900_000 < len(summary) < 1 << 20
+    assert lines[-3] == f"| {len(lines) - 3} of a batch's models |" and "too long" in lines[-1]
 
 
 def test_the_workflow_uses_inputs_that_the_action_has(text: str, root: Path) -> None:

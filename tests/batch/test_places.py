@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -227,3 +228,48 @@ def test_what_is_written_appears_whole(tmp_path: Path, whole: bool, monkeypatch:
     assert fresh.has("a") and fresh.read("a") == b"1"
     fresh.remove("a")
     assert not fresh.has("a") and not (tmp_path / "b" / "a").exists()
+
+
+class Bucket:
+    """As the system of an object store with one bucket, some objects of which come only two at a time."""
+
+    async_impl = True
+
+    def __init__(self, *names: str) -> None:
+        self.names, self.two = names, threading.Barrier(2, timeout=20)
+
+    def invalidate_cache(self) -> None:
+        pass
+
+    def exists(self, path: str) -> bool:
+        return path in ("bucket", *self.names)
+
+    def find(self, path: str) -> list[str]:
+        return [name for name in self.names if name.startswith(path)]
+
+    def cat_file(self, path: str) -> bytes:
+        self.two.wait()
+        return path.encode()
+
+    def unstrip_protocol(self, path: str) -> str:
+        return f"s3://{path}"
+
+
+def test_a_bucket_that_is_not_there_is_an_error_before_any_work(
+    cli: Cli, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "_opened", lambda url: (Bucket(), url.removeprefix("s3://").rstrip("/")))
+    places.of("s3://bucket/out").make()
+    done = cli("batch", digits, "--scheme", "int8", "-o", "s3://none/out")
+    assert done.code == 2 and done.err.count("\n") == 1
+    assert "s3://none/out: cannot be made or reached: there is no bucket none; check" in done.err
+
+
+def test_what_is_there_is_read_several_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    system = Bucket("bucket/out/a", "bucket/out/b")
+    monkeypatch.setattr(Bucket, "exists", lambda self, path: True)
+    monkeypatch.setattr(places, "_opened", lambda url: (system, "bucket/out"))
+    store = places.Store("s3://bucket/out")
+    store.look(["a", "b", "missing"])
+    system.two.abort()  # nothing is read again
+    assert store.digest("a") == places.digest(b"bucket/out/a") and store.digest("missing") is None

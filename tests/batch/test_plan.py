@@ -179,6 +179,67 @@ def test_manifests_that_are_refused(tmp_path: Path, text: str, message: str) -> 
         plan.jobs([], str(tmp_path / "m.toml"), INT8, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("given", "place"),
+    [
+        ("schemes = ['int9']", "models[0].schemes: "),
+        ("scheme = 'none.toml'", "models[0].scheme: "),
+        ("interface = 'x'", "models[0].interface: "),
+        ("target = 'nativ'", "models[0].target: "),
+        ("unchanged = 'x'", "models[0].unchanged: "),
+        ("task = 'x'", "models[0].task: "),
+        ("fit = 'x'", "models[0].fit: "),
+        ("mean = inf", "models[0].mean: "),
+        ("std = nan", "models[0].std: "),
+        ("limit = 0", "models[0].limit: "),
+        ("threads = 0", "models[0].threads: "),
+        ("labels = 'a.tflite'", "models[0].labels: "),
+        ("data = 'none'", "models[0].data: "),
+        ("label_names = 'none'", "models[0].label_names: "),
+        ("calibrate = 'none'", "models[0].calibrate: "),
+        ("gates = 'none.toml'", "models[0].gates: "),
+        ("gates = 'gates.toml'", "models[0].gates: {folder}/gates.toml: gates: there is no gate 'min_speed'"),
+        ("gates = { min_miou = true }", "models[0].gates: the bound of min_miou"),
+        ("gates = { min_speedup = 2 }", "models[0].gates: "),
+        ("folder = '/x'", "models[0].folder: "),
+        ("compare = 1", "models[0].compare: "),
+        ("schema = 'int8'", "models[0].schema is unknown"),
+        ("[[models]]\npath = 'none'", "models[1].path: {folder}/none: does not exist"),
+        ("[[models]]\npath = 'empty'", "models[1].path: "),
+        ("[[models]]\npath = 'other/a.tflite'", "models[1].path: "),
+        ("[[models]]\npath = 3", "models[1]: needs path"),
+        ("[defaults]\nscheme = 'int9'", "defaults.scheme: "),
+        ("[defaults]\nlimit = 0", "defaults.limit: "),
+    ],
+)
+def test_errors_name_their_place_in_a_manifest(tmp_path: Path, given: str, place: str) -> None:
+    files(tmp_path, "a.tflite", "other/a.tflite", "empty/x")
+    (tmp_path / "gates.toml").write_text("[gates]\nmin_speed = 2\n", encoding="utf-8")
+    manifest = tmp_path / "m.toml"
+    manifest.write_text(f"[[models]]\npath = 'a.tflite'\n{given}\n", encoding="utf-8")
+    with pytest.raises((UsageError, TargetError, SchemeError)) as raised:
+        plan.jobs([], str(manifest), INT8, tmp_path / "out")
+    assert str(raised.value).startswith(f"{manifest}: {place.format(folder=tmp_path)}")
+
+
+@pytest.mark.parametrize("asked", [replace(INT8, limit=0), replace(INT8, data="none"), Asked(schemes=("int9",))])
+def test_what_the_command_line_gave_is_not_laid_to_the_manifest(tmp_path: Path, asked: Asked) -> None:
+    files(tmp_path, "a.tflite")
+    manifest = tmp_path / "m.toml"
+    manifest.write_text("[[models]]\npath = 'a.tflite'\nthreads = 2\n", encoding="utf-8")
+    with pytest.raises((UsageError, SchemeError)) as raised:
+        plan.jobs([], str(manifest), asked, tmp_path / "out")
+    assert "m.toml" not in str(raised.value)
+
+
+def test_a_manifest_that_asks_for_no_scheme_names_the_model(tmp_path: Path) -> None:
+    files(tmp_path, "a.tflite")
+    manifest = tmp_path / "m.toml"
+    manifest.write_text("[[models]]\npath = 'a.tflite'\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"m\.toml: models\[0\]: give a scheme"):
+        plan.jobs([], str(manifest), Asked(), tmp_path / "out")
+
+
 def test_a_manifest_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"none\.toml: cannot be read: No such file or directory; check the path"):
         plan.jobs([], str(tmp_path / "none.toml"), Asked(schemes=("int8",)), tmp_path / "out")

@@ -100,6 +100,10 @@ def test_gates_of_a_file(tmp_path: Path, text: str) -> None:
         ("gates = 3", "gates is a table"),
         ("", r"gates\.toml: holds no gates; write lines like max_top1_drop = 0\.5"),
         ("[gates]\n# none yet\n", "holds no gates"),
+        ("[gates]\nmax_top_drop = 1", r"gates\.toml: gates: there is no gate 'max_top_drop'"),
+        ("min_sqnr = 20\n[gates]\nmin_sqnr = 30", r"gates\.toml: gates: min_sqnr is given above \[gates\], too"),
+        ("min_sqnr = 20\nmin-sqnr = 30", "min_sqnr is given twice"),
+        ("min_sqnr = 20\nmin_sqnr = 30\nmin_miou = 0.5", "at line 2, column 14"),
     ],
 )
 def test_files_that_are_no_gates(tmp_path: Path, text: str, message: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import asdict
@@ -16,7 +17,7 @@ from typing import Any
 
 from tflite2q import files
 from tflite2q.batch import cache, work
-from tflite2q.batch.connection import Connection, WorkersLostError, facts, unlike
+from tflite2q.batch.connection import Connection, Told, WorkersLostError
 from tflite2q.batch.local import LEAST, Keeper, Limits, fair_memory
 from tflite2q.batch.records import DIED, UNWRITTEN, Done, Outcome, Settings
 from tflite2q.errors import OutputError, UsageError
@@ -27,21 +28,16 @@ _mine = threading.local()
 
 
 def perform(
-    content: bytes, name: str, settings: Settings, packs: dict[str, Pack], seconds: float, memory: int | None,
-    version: str,
-) -> tuple[dict[str, Any], float, dict[str, bytes]]:  # fmt: skip
-    """Do a job on a worker; its outcome, the seconds that it took, and its files by their endings.
-
-    Raises UsageError on another version.
-    """
+    content: bytes, name: str, settings: Settings, seconds: float, memory: int | None, *packs: Pack
+) -> tuple[dict[str, Any], float, dict[str, bytes]]:
+    """Do a job on a worker, with packs of the settings' paths in their order; its outcome, the seconds that it took,
+    and its files by their endings."""
     started = time.monotonic()
-    if cache.version(True) != version:  # a worker that came later
-        raise UsageError(unlike(os.uname().nodename, cache.version(True), version))
     if not hasattr(_mine, "keeper"):
         _mine.keeper = Keeper()  # it ends with this process
     try:
         with files.temporary_folder() as folder:
-            settings = _unpacked(folder / "data", settings, packs)
+            settings = _unpacked(folder / "data", settings, dict(zip(settings.paths, packs, strict=True)))
             work.prepare(folder, name, content, settings)
             limits = Limits(seconds, memory or _fair_memory())
             outcome = _mine.keeper.run(folder, limits, settings.running)
@@ -83,15 +79,17 @@ def _pack(path: str) -> Pack:
 
 
 class Cluster:
-    """The cluster at `address`; `memory` None: a fair share of what each worker has.
+    """The cluster at `address`; `memory` None: a fair share of what each worker has.  `told` is called with a line
+    about each worker that gets no work.
 
-    Raises UsageError if there is none, or if a worker would give other results.
+    Raises UsageError if there is none, or if each worker would give other results.
     """
 
-    def __init__(self, address: str, seconds: float, memory: int | None, jobs: Sequence[Settings]) -> None:
+    def __init__(
+        self, address: str, seconds: float, memory: int | None, jobs: Sequence[Settings], told: Told = warnings.warn
+    ) -> None:
         self._seconds, self._memory = seconds, memory
-        self._connection = Connection(address, any(settings.running for settings in jobs))
-        self._version = facts()["version"]
+        self._connection = Connection(address, any(settings.running for settings in jobs), told)
         self._packs: dict[str, Any] = {}
 
     @property
@@ -101,11 +99,9 @@ class Cluster:
     def submit(self, folder: Path, name: str, content: bytes, settings: Settings) -> Future[Done]:
         """Let a job wait for its turn; its files are in `folder`/out when the outcome is there."""
         (folder / work.OUT).mkdir()
-        packs = {what: self._packed(path) for what, path in settings.paths.items()}
+        packs = [self._packed(path) for path in settings.paths.values()]
         answer: Future[Done] = Future()
-        asked = self._connection.submit(
-            perform, content, name, settings, packs, self._seconds, self._memory, self._version
-        )
+        asked = self._connection.submit(perform, content, name, settings, self._seconds, self._memory, *packs)
         asked.add_done_callback(lambda done: _received(done, folder, answer))
         return answer
 

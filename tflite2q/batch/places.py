@@ -12,7 +12,8 @@ import os
 import posixpath
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -62,6 +63,10 @@ class Place(Protocol):
 
     def digest(self, relative: str) -> str | None:
         """The hash of a file; None if there is none."""
+        ...
+
+    def look(self, names: Iterable[str]) -> None:
+        """Hash files that `digest` will be asked for, several at once where each takes time to come."""
         ...
 
     def has(self, relative: str) -> bool: ...
@@ -145,6 +150,9 @@ class Folder:
         path = self.path / relative
         return digest_of_file(path) if path.is_file() else None
 
+    def look(self, names: Iterable[str]) -> None:
+        """They are here."""
+
     def has(self, relative: str) -> bool:
         return (self.path / relative).is_file()
 
@@ -175,6 +183,9 @@ class Folder:
         self.path.mkdir(parents=True, exist_ok=True)
 
 
+AT_ONCE = 16  # files that are read from a store
+
+
 class Store:
     """A folder in an object store.
 
@@ -203,6 +214,10 @@ class Store:
             with failing():
                 self._system.invalidate_cache()
                 found = self._system.find(self._root) if self._system.exists(self._root) else ()
+                bucket = self._root.partition("/")[0]
+                # Otherwise a bucket that is not there is an error of each output, after all the work.
+                if bucket and not found and self._system.async_impl and not self._system.exists(bucket):
+                    raise FileNotFoundError(f"there is no bucket {bucket}")
             self._names = {path[len(self._root) + 1 :] for path in found}
         return self._names
 
@@ -215,6 +230,11 @@ class Store:
             except FileNotFoundError:  # somebody else has removed it
                 return None
         return self._digests[relative]
+
+    def look(self, names: Iterable[str]) -> None:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for _ in pool.map(self.digest, [name for name in names if self.has(name)]):
+                pass
 
     def has(self, relative: str) -> bool:
         return relative in self._listed()

@@ -6,7 +6,8 @@ import difflib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tflite2q.batch.cache import FOLDER
 from tflite2q.batch.places import Place
 from tflite2q.batch.records import Job, Settings
 from tflite2q.dialect.text import TEXT_SUFFIX
-from tflite2q.errors import UsageError, require_count, require_number
+from tflite2q.errors import Tflite2qError, UsageError, require_count, require_number
 from tflite2q.evaluation import gates
 from tflite2q.evaluation.geometry import FITS
 from tflite2q.evaluation.tasks import AUTO, TASKS
@@ -32,6 +33,7 @@ else:
 SUFFIX, SCHEME_SUFFIX = ".tflite", ".toml"
 UNCHANGED = ("copy", "skip", "fail")
 CHOICES: Mapping[str, Sequence[str]] = {
+    "interface": schemes.INTERFACES,
     "unchanged": UNCHANGED,
     "task": (AUTO, *(kind.name for kind in TASKS)),
     "fit": (AUTO, *FITS),
@@ -43,6 +45,8 @@ class Asked:
     """What is asked for some models, by the keys of a manifest; paths are as they are to be opened.
 
     `gates` is a file or a table of bounds.  What only a comparison uses asks for one.
+    `origin` says where in a manifest each key was given, for errors; "" is the table of the model, and what the command
+    line gave has none.
     """
 
     schemes: tuple[str, ...] = ()
@@ -65,50 +69,76 @@ class Asked:
     speed: bool = False
     gates: str | Mapping[str, Any] | None = None
     folder: str = ""
+    origin: Mapping[str, str] = field(default_factory=dict)
+
+    @contextmanager
+    def said(self, key: str) -> Iterator[None]:
+        """Within it, errors name the place in the manifest that gave `key`."""
+        try:
+            yield
+        except Tflite2qError as error:
+            if key not in self.origin:
+                raise
+            raise error.at(self.origin[key]) from error
 
     def settings(self) -> list[Settings]:
         """The settings for each scheme.  Raises SchemeError, and UsageError for what contradicts itself."""
         if not self.schemes:
-            raise UsageError("give a scheme: --scheme NAME|FILE, or scheme = ... in the manifest")
+            with self.said(""):
+                raise UsageError("give a scheme: --scheme NAME|FILE, or scheme = ... in the manifest")
         if self.labels is not None and self.data is None:
-            raise UsageError("labels need data")
+            with self.said("labels"):
+                raise UsageError("labels need data")
         self._check_choices()
-        for path in (self.data, self.labels, self.label_names, self.calibrate):
+        for key in PATHS:
+            path = getattr(self, key)
             if path is not None and not os.path.exists(path):
-                raise UsageError(f"{path}: does not exist; check the path")
-        found = []
-        for name in self.schemes:
-            scheme = schemes.find(name, self.interface)
-            found.append(
-                Settings(
-                    scheme.name, schemes.dump(scheme), self.allow_unsupported, self.unchanged, self.targets,
-                    self.threads, _whole(self.calibrate), self._comparison(),
-                )
-            )  # fmt: skip
-        return found
+                with self.said(key):
+                    raise UsageError(f"{path}: does not exist; check the path")
+        with self.said("gates"):
+            comparison = self._comparison()
+        with self.said("schemes"):
+            found = [schemes.find(name, self.interface) for name in self.schemes]
+        return [
+            Settings(
+                scheme.name, schemes.dump(scheme), self.allow_unsupported, self.unchanged, self.targets,
+                self.threads, _whole(self.calibrate), comparison,
+            )
+            for scheme in found
+        ]  # fmt: skip
 
     def _check_choices(self) -> None:
         """Raise UsageError or TargetError for what no model can be asked: each would only say so after its turn."""
         for key, known in CHOICES.items():
             given = getattr(self, key)
             if given is not None and given not in known:
-                raise UsageError(f"{key} is {given!r}, not one of {', '.join(known)}")
+                with self.said(key):
+                    raise UsageError(f"{key} is {given!r}, not one of {', '.join(known)}")
         for key in ("mean", "std"):
             if getattr(self, key) is not None:
-                require_number(key, getattr(self, key))
+                with self.said(key):
+                    require_number(key, getattr(self, key))
         if self.limit is not None:
-            require_count("limit", self.limit, 1)
-        check_threads(self.threads)
-        for name in self.targets:
-            if "/" not in name:  # those are TVM's, which takes seconds to ask
-                targets.find(name)
+            with self.said("limit"):
+                require_count("limit", self.limit, 1)
+        with self.said("threads"):
+            check_threads(self.threads)
+        with self.said("targets"):
+            for name in self.targets:
+                if "/" not in name:  # those are TVM's, which takes seconds to ask
+                    targets.find(name)
 
     def fetched(self, fetch: Callable[[str], str]) -> Asked:
         """The same with paths of this machine in place of URLs."""
-        given = {key: getattr(self, key) for key in (*PATHS, "gates")}
-        local: dict[str, Any] = {key: fetch(path) for key, path in given.items() if isinstance(path, str)}
-        schemes = (fetch(name) if name.endswith(SCHEME_SUFFIX) else name for name in self.schemes)
-        return replace(self, schemes=tuple(schemes), **local)
+        local: dict[str, Any] = {}
+        for key in (*PATHS, "gates"):
+            path = getattr(self, key)
+            if isinstance(path, str):
+                with self.said(key):
+                    local[key] = fetch(path)
+        with self.said("schemes"):
+            schemes = tuple(fetch(name) if name.endswith(SCHEME_SUFFIX) else name for name in self.schemes)
+        return replace(self, schemes=schemes, **local)
 
     def _comparison(self) -> dict[str, Any] | None:
         """Keywords of `pipeline.compare`; None without a comparison."""
@@ -162,11 +192,12 @@ def jobs(
     found: dict[str, Job] = {}
     for source, each in wanted:
         settings = each.fetched(fetch).settings()
-        for path, relative in models(source, out):
-            stem = relative.removesuffix(TEXT_SUFFIX if relative.endswith(TEXT_SUFFIX) else Path(relative).suffix)
-            for setting in settings:
-                job = Job(path, _readable(relative), os.path.join(each.folder, f"{stem}.{setting.scheme}"), setting)
-                _add(found, job)
+        with each.said("path"):
+            for path, relative in models(source, out):
+                bare = relative.removesuffix(TEXT_SUFFIX if relative.endswith(TEXT_SUFFIX) else Path(relative).suffix)
+                for setting in settings:
+                    stem = os.path.join(each.folder, f"{bare}.{setting.scheme}")
+                    _add(found, Job(path, _readable(relative), stem, setting))
     _check(list(found.values()), out, manifest)
     return list(found.values())
 
@@ -311,7 +342,9 @@ def _manifest(path: str, asked: Asked) -> Iterator[tuple[str, Asked]]:
         if not isinstance(table, dict) or not isinstance(table.get("path"), str):
             raise UsageError(f"{where}: needs path = ..., a model or a folder of models")
         rest = {key: value for key, value in table.items() if key != "path"}
-        yield places.joined(places.parent(path), table["path"]), _merged(defaults, rest, path, where)
+        each = _merged(defaults, rest, path, where)
+        origin = {**each.origin, "": where, "path": f"{where}.path"}
+        yield places.joined(places.parent(path), table["path"]), replace(each, origin=origin)
 
 
 def _merged(asked: Asked, table: Any, path: str, where: str) -> Asked:
@@ -335,7 +368,8 @@ def _merged(asked: Asked, table: Any, path: str, where: str) -> Asked:
         raise UsageError(f"{where}.folder: {folder!r} must lie inside the output folder")
     if folder:
         changes["folder"] = os.path.join(*Path(folder).parts) if Path(folder).parts else ""  # one name for each folder
-    return replace(asked, **changes)
+    origin = {**asked.origin, **{str(LISTS.get(key, key)): f"{where}.{key}" for key in table}}
+    return replace(asked, origin=origin, **changes)
 
 
 def _names(value: Any, path: str, where: str, schemes: bool) -> tuple[str, ...]:
@@ -366,4 +400,4 @@ def _readable(name: str) -> str:
 
 
 # A field of a job that no list and no type knows could not be asked for.
-assert {field.name for field in fields(Asked)} == {*LISTS.values(), *TYPES}
+assert {each.name for each in fields(Asked)} == {*LISTS.values(), *TYPES, "origin"}

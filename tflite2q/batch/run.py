@@ -213,6 +213,7 @@ class Batch:
 
     def _refuse_foreign(self) -> None:
         """Raise UsageError if a file is in the way that no batch has written."""
+        self._out.look(self._names)
         for job in self._jobs:
             for ending in job.endings():
                 name = f"{job.stem}{ending}"
@@ -225,7 +226,8 @@ class Batch:
 
 
 def _unwritable(path: str, error: OSError) -> OutputError:
-    return OutputError(f"{path}: cannot be written: {error.strerror or error}; check the path and free space")
+    check = "URL and credentials" if places.is_url(path) else "path and free space"
+    return OutputError(f"{path}: cannot be written: {error.strerror or error}; check the {check}")
 
 
 def _read(path: str) -> bytes:

@@ -24,7 +24,7 @@ from tflite2q.cli.options import (
     threads_option,
     together,
 )
-from tflite2q.cli.verbosity import remark
+from tflite2q.cli.verbosity import from_threads, remark
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -156,17 +156,25 @@ def batch(
             raise UsageError("--speed needs --jobs 1: models that run at the same time disturb each other's times")
         work = Batch(found, out, force)
         with Progress() as progress:
-            summary = _run(work, _engine(dask, jobs, seconds, memory, found), found, progress)
+            summary = _run(work, _engine(dask, jobs, seconds, memory, found, progress), found, progress)
     _write(summary, reports, out)
     return summary.exit_code
 
 
-def _engine(dask: str | None, jobs: int, seconds: float, memory: float | None, found: Sequence[Job]) -> Engine:
+def _engine(
+    dask: str | None, jobs: int, seconds: float, memory: float | None, found: Sequence[Job], progress: Progress
+) -> Engine:
     from tflite2q.batch import cluster, local
+
+    remarking = from_threads()
+
+    def told(line: str) -> None:
+        progress.wipe()
+        remarking(line)
 
     held = None if memory is None else max(int(min(memory * 1e9, sys.maxsize)), 1)
     if dask is not None:
-        return cluster.Cluster(dask, seconds, held, [job.settings for job in found])
+        return cluster.Cluster(dask, seconds, held, [job.settings for job in found], told)
     return local.Local(jobs, local.Limits(seconds, held or local.fair_memory(jobs)))
 
 

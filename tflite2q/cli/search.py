@@ -23,7 +23,7 @@ from tflite2q.cli.options import (
     target_option,
     threads_option,
 )
-from tflite2q.cli.verbosity import Verbosity, current, remark
+from tflite2q.cli.verbosity import Verbosity, current, from_threads, remark
 
 if TYPE_CHECKING:
     from tflite2q.mixing.crew import Crew
@@ -160,7 +160,7 @@ def _crew(dask: str | None) -> Iterator[Crew | None]:
         return
     from tflite2q.batch.connection import Connection
 
-    crew = Connection(dask)
+    crew = Connection(dask, told=from_threads())
     try:
         yield crew
     finally:

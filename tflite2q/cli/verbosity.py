@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 
 import click
 
@@ -29,6 +30,12 @@ def current() -> Verbosity:
     """What the command that runs was given; NORMAL outside of a command."""
     context = click.get_current_context(silent=True)
     return Verbosity.NORMAL if context is None else context.meta.get(_KEY, Verbosity.NORMAL)
+
+
+def from_threads() -> Callable[[str], None]:
+    """`remark` for threads of their own, which do not know what the command was given."""
+    quiet = current() is Verbosity.QUIET
+    return lambda text: None if quiet else remark(text)
 
 
 def remark(text: str) -> None:

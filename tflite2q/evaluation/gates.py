@@ -136,15 +136,21 @@ def read(path: str | os.PathLike[str]) -> dict[str, float]:
         raise UsageError(f"{where}: gates is a table of bounds, such as [gates] and max_top1_drop = 0.5")
     if not found and not table:
         raise UsageError(f"{where}: holds no gates; write lines like max_top1_drop = 0.5")
-    try:
-        return checked({**found, **table})
-    except UsageError as error:
-        raise error.at(where) from error
+    bounds: dict[str, float] = {}
+    for place, some in ((where, found), (f"{where}: gates", table)):
+        try:
+            new = checked(some)
+            if twice := sorted(bounds.keys() & new.keys()):
+                raise UsageError(f"{twice[0]} is given above [gates], too; remove one")
+        except UsageError as error:
+            raise error.at(place) from error
+        bounds |= new
+    return bounds
 
 
 def checked(bounds: Mapping[str, Any]) -> dict[str, float]:
     """The bounds by the gates' names.  Raises UsageError for an unknown gate or a bound that makes no sense."""
-    found = {}
+    found: dict[str, float] = {}
     for key, bound in bounds.items():
         name = key.replace("-", "_")
         if name not in KINDS:
@@ -155,6 +161,8 @@ def checked(bounds: Mapping[str, Any]) -> dict[str, float]:
             raise UsageError(f"the bound of {name} is {bound!r}, not a number")
         if kind.unit == "share" and not 0 <= bound <= 1:
             raise UsageError(f"the bound of {name} is a share between 0 and 1, not {bound:g}; 0.99 is 99 %")
+        if name in found:
+            raise UsageError(f"{name} is given twice, with - and with _; remove one")
         found[name] = float(bound)
     return found
 
