@@ -58,7 +58,7 @@ def test_real_numbers_are_quantized_and_wrong_shapes_are_refused(exe: Any) -> No
     codes = np.arange(64, dtype=np.uint8).reshape(kind.shape)
     real = ((codes.astype(np.float64) - kind.zero_point) * kind.scale).astype(np.float32)
     np.testing.assert_array_equal(exe.preprocess(real)[0], codes)
-    with pytest.raises(UsageError, match="fit = 'Pad' is none of crop, pad, stretch; did you mean 'pad'"):
+    with pytest.raises(UsageError, match="fit = 'Pad' is not one of crop, pad, stretch; did you mean 'pad'"):
         exe.preprocess(real, fit="Pad")
     with pytest.raises(DataError, match="holds 2 samples; preprocess one at a time"):
         exe.preprocess(np.concatenate([codes, codes]))
@@ -108,19 +108,19 @@ def test_a_search_from_python_keeps_within_the_loss(
 
 
 WRONG: dict[str, Any] = {
-    "interface = 'Keep' is none of keep, scheme; did you mean 'keep'": lambda m, d: tflite2q.convert(
+    "interface = 'Keep' is not one of keep, scheme; did you mean 'keep'": lambda m, d: tflite2q.convert(
         m, "int8", interface="Keep"
     ),
-    "interface = 'foo' is none of keep, scheme": lambda m, d: tflite2q.convert(m, "int8", interface="foo"),
-    "interface = 'both' is none of keep, scheme": lambda m, d: tflite2q.check(m, "xnnpack", interface="both"),
-    "fit = 'foo' is none of crop, pad, stretch": lambda m, d: tflite2q.compare(m, m, fit="foo"),
-    "limit = 0 is no whole number from 1 on": lambda m, d: tflite2q.compare(m, m, data=d, limit=0),
-    "limit = -1 is no whole number from 1 on": lambda m, d: tflite2q.convert(m, "int8", data=d, limit=-1),
-    "limit = 2.5 is no whole number from 1 on": lambda m, d: tflite2q.search(m, d, limit=2.5),
-    "layer_samples = -1 is no whole number from 0 on": lambda m, d: tflite2q.compare(m, m, data=d, layer_samples=-1),
+    "interface = 'foo' is not one of keep, scheme": lambda m, d: tflite2q.convert(m, "int8", interface="foo"),
+    "interface = 'both' is not one of keep, scheme": lambda m, d: tflite2q.check(m, "xnnpack", interface="both"),
+    "fit = 'foo' is not one of crop, pad, stretch": lambda m, d: tflite2q.compare(m, m, fit="foo"),
+    "limit = 0 is not a whole number of at least 1": lambda m, d: tflite2q.compare(m, m, data=d, limit=0),
+    "limit = -1 is not a whole number of at least 1": lambda m, d: tflite2q.convert(m, "int8", data=d, limit=-1),
+    "limit = 2.5 is not a whole number of at least 1": lambda m, d: tflite2q.search(m, d, limit=2.5),
+    "layer_samples = -1 is not a whole number of at least 0": lambda m, d: tflite2q.compare(m, m, data=d, layer_samples=-1),
     "labels needs data": lambda m, d: tflite2q.compare(m, m, labels=[1, 2]),
-    "max_drop = nan is no finite number": lambda m, d: tflite2q.search(m, d, max_drop=float("nan")),
-    "max_drop = '1' is no finite number": lambda m, d: tflite2q.search(m, d, max_drop="1"),
+    "max_drop = nan is not a finite number": lambda m, d: tflite2q.search(m, d, max_drop=float("nan")),
+    "max_drop = '1' is not a finite number": lambda m, d: tflite2q.search(m, d, max_drop="1"),
     "not bytes; .* write bytes to a file": lambda m, d: tflite2q.load(m.read_bytes()),
     "a model is the path of a file, a graph or a conversion, not NoneType": lambda m, d: tflite2q.load(None),
     "a model is .*, not int": lambda m, d: tflite2q.convert(3, "int8"),

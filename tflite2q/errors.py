@@ -163,19 +163,19 @@ def require_one_of(name: str, given: object, known: Iterable[str]) -> None:
         return
     near = difflib.get_close_matches(given.lower(), choices, 1, 0.6) if isinstance(given, str) else []
     hint = f"; did you mean {near[0]!r}?" if near else "; choose one of them"
-    raise UsageError(f"{name} = {given!r} is none of {', '.join(choices)}{hint}")
+    raise UsageError(f"{name} = {given!r} is not one of {', '.join(choices)}{hint}")
 
 
 def require_count(name: str, given: object, least: int) -> None:
-    """Raise UsageError for a value of the argument `name` that is no whole number from `least` on."""
+    """Raise UsageError for a value of the argument `name` that is not a whole number of at least `least`."""
     if isinstance(given, bool) or not isinstance(given, numbers.Integral) or given < least:
-        raise UsageError(f"{name} = {given!r} is no whole number from {least} on; give at least {least}")
+        raise UsageError(f"{name} = {given!r} is not a whole number of at least {least}")
 
 
 def require_number(name: str, given: object) -> None:
-    """Raise UsageError for a value of the argument `name` that is no finite number."""
+    """Raise UsageError for a value of the argument `name` that is not a finite number."""
     if not isinstance(given, numbers.Real) or not math.isfinite(given):
-        raise UsageError(f"{name} = {given!r} is no finite number; give one such as 0.5")
+        raise UsageError(f"{name} = {given!r} is not a finite number; give one such as 0.5")
 
 
 REFUSED = "the data are refused: "  # prefix of the message when a check in compiled code fails

@@ -106,7 +106,7 @@ def test_channels_have_their_own_multipliers_and_shifts() -> None:
 
 
 def test_what_is_no_rescaling_is_refused() -> None:
-    with pytest.raises(ValueError, match="'double' is none of fixed"):
+    with pytest.raises(ValueError, match="'double' is not one of fixed"):
         Rescale((0.5,), 0, 0, 255, "uint8", "double")
     with pytest.raises(ValueError, match="power of two"):
         Rescale((0.5, 0.3), 0, 0, 255, "uint8", "shift")

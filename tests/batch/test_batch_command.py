@@ -97,7 +97,7 @@ def test_one_bad_model_harms_no_other(cli: Cli, digits: Path, tmp_path: Path, mo
         "broken.tflite": ("refused", "broken.tflite: "),
         "empty.tflite": ("refused", "empty.tflite: "),
         "gone.tflite": ("refused", "No such file"),
-        "pipe.tflite": ("refused", "is no file"),
+        "pipe.tflite": ("refused", "is not a file"),
     }
     assert set(found) == set(expected)
     for name, (state, reason) in expected.items():

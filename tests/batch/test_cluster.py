@@ -146,7 +146,7 @@ def test_a_cluster_that_goes_away_is_an_error_and_the_run_resumes(
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2, errors
     last = errors.splitlines()[-1]
-    assert "the cluster went away" in last and "run the same command to continue" in last
+    assert "the cluster went away" in last and "run the same command again to continue" in last
     assert "Traceback" not in errors
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 3 and "taken from the cache" in done.stdout

@@ -164,7 +164,7 @@ gates = { min_agreement = 0.5 }
         ("[[models]]\npath = 'b.tflite'", "b.tflite: does not exist"),
         ("[[models]]\npath = 'a.tflite'\ntarget = 'nativ'", "target 'nativ' is not known; did you mean native"),
         ("[[models]]\npath = 'a.tflite'\nthreads = 0", "threads must be 1 to 4096, got 0"),
-        ("[[models]]\npath = 'a.tflite'\nlimit = 0", "limit = 0 is no whole number from 1 on"),
+        ("[[models]]\npath = 'a.tflite'\nlimit = 0", "limit = 0 is not a whole number of at least 1"),
         ("[[models]]\npath = 'a.tflite'\nmean = inf", "mean = inf"),
         ("[[models]]\npath = 'a.tflite'\nstd = nan", "std = nan"),
         ("[[models]]\npath = 'a.tflite'\ntask = 'x'", "task is 'x', not one of auto, detection"),

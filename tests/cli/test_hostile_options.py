@@ -36,16 +36,16 @@ def check(told: tuple[int, str, str], code: int, why: str) -> None:
     ("arguments", "why"),
     [
         (["inspect", "MODEL", "--shape", f"x=1x{DIGITS}"], "is not NAME=SIZE"),
-        (["convert", "MODEL", "--scheme", "int8", "--max-arena", f"{DIGITS}MB"], "is no number of bytes"),
+        (["convert", "MODEL", "--scheme", "int8", "--max-arena", f"{DIGITS}MB"], "is not a number of bytes"),
         (["batch", "MODEL", "--scheme", "int8", "-o", "out", "--jobs", "1000000"], "--jobs"),
         (["search", "MODEL", "--data", "x", "-o", "m.toml", "--jobs", "1000000"], "--jobs"),
         (["search", "MODEL", "--data", "x", "-o", "m.toml", "--seed", "-1"], "--seed"),
         (["run", "MODEL", "--input", "MODEL", "--rpc", f"host:{DIGITS}"], "is not of the form HOST:PORT"),
-        (["run", "MODEL", "--input", ""], "an empty name is no path"),
-        (["run", "", "--input", "x.npy"], "an empty name is no path"),
-        (["compare", "MODEL", "--scheme", "int8", "--data", ""], "an empty name is no path"),
-        (["convert", "MODEL", "--scheme", "int8", "-o", ""], "an empty name is no path"),
-        (["inspect", "MODEL", "--json", ""], "an empty name is no path"),
+        (["run", "MODEL", "--input", ""], "an empty name is not a path"),
+        (["run", "", "--input", "x.npy"], "an empty name is not a path"),
+        (["compare", "MODEL", "--scheme", "int8", "--data", ""], "an empty name is not a path"),
+        (["convert", "MODEL", "--scheme", "int8", "-o", ""], "an empty name is not a path"),
+        (["inspect", "MODEL", "--json", ""], "an empty name is not a path"),
     ],
 )
 def test_values_that_are_none(cli: Cli, digits: Path, arguments: list[str], why: str) -> None:

@@ -46,5 +46,5 @@ def test_names_of_a_model(cli: Callable[..., Any], digits: Path, tmp_path: Path)
 
 
 def test_a_file_without_a_name(cli: Callable[..., Any]) -> None:
-    wanted = "tflite2q: Invalid value for 'MODEL': an empty name is no path; see `tflite2q inspect --help`\n"
+    wanted = "tflite2q: Invalid value for 'MODEL': an empty name is not a path; see `tflite2q inspect --help`\n"
     assert cli("inspect", "").err == wanted

@@ -50,7 +50,7 @@ def test_models_round_trip(path: Path) -> None:
     assert "zlib" not in elided
     if "elided" not in elided:  # a model too small to leave anything out
         return
-    with pytest.raises(InvalidGraph, match=r"line \d+, column \d+: constants of this text are elided"):
+    with pytest.raises(InvalidGraph, match=r"line \d+, column \d+: the constants of this text are elided"):
         parse_graph(elided)
 
 

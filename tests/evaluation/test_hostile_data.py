@@ -169,11 +169,11 @@ def test_boxes_are_drawn_on_the_picture_that_the_model_saw(tmp_path: Path, suffi
 def test_what_is_no_file_is_not_waited_for(tmp_path: Path, make: Callable[[Path], None]) -> None:
     Image.fromarray(colours()).save(tmp_path / "a.png")
     make(tmp_path / "b.png")
-    with pytest.raises(DataError, match=r"b\.png: is no file; .* skip_bad=True"):
+    with pytest.raises(DataError, match=r"b\.png: is not a file; .* skip_bad=True"):
         list(data.load(tmp_path, [value()]))
     found = data.load(tmp_path, [value()], skip_bad=True)
     assert found.names == ("a.png",)
-    assert "b.png: is no file" in found.notes[0]
+    assert "b.png: is not a file" in found.notes[0]
 
 
 def test_no_file_is_taken_for_a_program(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_members_that_are_no_arrays_are_not_unpacked(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize("name", ["x.npy", "x.npz"])
 def test_arrays_that_never_end(tmp_path: Path, name: str) -> None:
     (tmp_path / name).symlink_to("/dev/zero")
-    with pytest.raises(DataError, match="is no file"):
+    with pytest.raises(DataError, match="is not a file"):
         data.load(tmp_path / name, [value()])
 
 
@@ -307,7 +307,7 @@ def test_python_objects_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("given", [[[1, 2], [3]], ["cat"], [[None]], {"image": [[1], [2, 3]]}])
 def test_lists_that_are_no_arrays(given: Any) -> None:
-    with pytest.raises(DataError, match=r"lists of unequal lengths|and not numbers") as caught:
+    with pytest.raises(DataError, match=r"lists of unequal lengths|, not numbers") as caught:
         data.load(given, [value()])
     assert "\n" not in str(caught.value)
 

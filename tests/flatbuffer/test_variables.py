@@ -150,12 +150,12 @@ REFUSED: dict[str, tuple[Callable[[], ModelRecord], str, type[Tflite2qError]]] =
     ),
     "an initialization without data": (
         lambda: setup(tensors=(SETUP.tensors[0], replace(SETUP.tensors[1], buffer=0))),
-        "CALL_ONCE assigns 'start' of subgraph 1, which is no constant",
+        "CALL_ONCE assigns 'start' of subgraph 1, which is not a constant",
         UnsupportedError,
     ),
     "an initialization that comes late": (
         lambda: main(operators=(*OPERATORS[1:], once(1))),
-        "CALL_ONCE behind ops that use variables",
+        "CALL_ONCE after ops that use variables",
         UnsupportedError,
     ),
     "nothing sets it": (

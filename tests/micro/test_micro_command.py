@@ -202,7 +202,7 @@ def test_python_says_what_the_command_says(cli: Callable[..., Any]) -> None:
         assert list(found.excess) == said["excess"]
     with pytest.raises(UsageError, match="did you mean 'cortex-m4'"):
         tflite2q.fits(DIGITS, "cortex-m44")
-    with pytest.raises(UsageError, match="max_arena = -1 is no whole number"):
+    with pytest.raises(UsageError, match="max_arena = -1 is not a whole number"):
         tflite2q.fits(DIGITS, "cortex-m4", max_arena=-1)
     with pytest.raises(UsageError, match=r"cortex-m4 is a microcontroller; `tflite2q\.fits`"):
         tflite2q.check(DIGITS, "cortex-m4")

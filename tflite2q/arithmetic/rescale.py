@@ -48,7 +48,7 @@ class Rescale:
 
     def __post_init__(self) -> None:
         if self.arithmetic not in ARITHMETICS:
-            raise ValueError(f"rescaling arithmetic {self.arithmetic!r} is none of {', '.join(ARITHMETICS)}")
+            raise ValueError(f"rescaling arithmetic {self.arithmetic!r} is not one of {', '.join(ARITHMETICS)}")
         if self.arithmetic == "shift" and any(np.frexp(r)[0] != 0.5 for r in self.real):
             raise ValueError("shift arithmetic needs every multiplier to be a power of two")
 

@@ -62,7 +62,7 @@ def digest_of_data(path: str) -> str:
 def files_of(path: str) -> list[tuple[str, Path]]:
     """A file, a CSV with the files that it lists, or all files in a folder, with their names relative to where it lies.
 
-    Raises DataError for what is no regular file.
+    Raises DataError for what is not a regular file.
     """
     where = Path(path)
     if where.is_dir():
@@ -73,7 +73,7 @@ def files_of(path: str) -> list[tuple[str, Path]]:
         found = [where]
     for each in found:
         if not each.is_file():
-            raise DataError(f"{path}: is no regular file; give a file or a folder of files")
+            raise DataError(f"{path}: is not a regular file; give a file or a folder of files")
     return [(os.path.relpath(each, where.parent), each) for each in found]
 
 

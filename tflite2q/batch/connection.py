@@ -71,8 +71,8 @@ def gone(address: str, error: BaseException | None = None) -> UsageError:
     """The error for a cluster that does not answer any more."""
     why = f" ({type(error).__name__}: {error})" if error is not None and str(error) else ""
     return UsageError(
-        f"{hint('--dask')} {address}: the cluster went away{why}; what is done is kept, "
-        "run the same command to continue"
+        f"{hint('--dask')} {address}: the cluster went away{why}; finished work is kept; "
+        "run the same command again to continue"
     )
 
 

@@ -296,7 +296,7 @@ def _opened(url: str) -> tuple[Any, str]:
     try:
         system, path = url_to_fs(url)
     except ImportError as error:
-        raise UsageError(f"{url}: {error}; pip install what knows this kind of store") from error
+        raise UsageError(f"{url}: {error}; install the package for this kind of store") from error
     except Exception as error:  # unknown protocols, and whatever a package raises for settings of its own
         raise UsageError(f"{url}: cannot be opened: {error}; check the URL and its settings") from error
     return system, str(path)

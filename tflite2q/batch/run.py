@@ -236,7 +236,7 @@ def _read(path: str) -> bytes:
         return places.read(path)
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise UsageError(f"{path}: is no file; give a model")
+            raise UsageError(f"{path}: is not a file; give a model")
         return Path(path).read_bytes()
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror or error}; check the path") from error

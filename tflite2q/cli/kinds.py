@@ -21,7 +21,7 @@ class PathName(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "" or (isinstance(value, str) and "\0" in value):
-            self.fail("an empty name is no path" if not value else "a path holds no zero byte", param, ctx)
+            self.fail("an empty name is not a path" if not value else "a path cannot contain a zero byte", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -136,5 +136,5 @@ class Bytes(click.IntRange):
         digits = text.rstrip("BIKM ")
         unit = UNITS.get(text[len(digits) :].strip())
         if unit is None or not digits.isdecimal() or len(digits) > LONGEST:
-            self.fail(f"{value!r} is no number of bytes, such as 65536, 64kB or 1MB", param, ctx)
+            self.fail(f"{value!r} is not a number of bytes, such as 65536, 64kB or 1MB", param, ctx)
         return super().convert(int(digits) * unit, param, ctx)

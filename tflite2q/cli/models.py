@@ -50,7 +50,7 @@ def _require_model(path: Piped) -> None:
         raise ModelError(f"{STDIN}: is empty; give a .tflite model, or the name of its file")
     if is_text(path) and not head.decode("utf-8-sig", "replace").lstrip().startswith(("graph", "//")):
         text = "graph as `convert --until load --constants full` prints it"
-        raise ModelError(f"{STDIN}: is no .tflite model, and no {text}; give either")
+        raise ModelError(f"{STDIN}: is neither a .tflite model nor a {text}")
 
 
 def watched(path: str, shapes: Mapping[str, tuple[int, ...]], allow_unsupported: bool, signature: str | None) -> Loaded:

@@ -140,7 +140,7 @@ def search(
             found = search(graph, chosen, samples, settings, measured, progress, crew, time)
         except KeyboardInterrupt:
             if measured.exists():
-                remark(f"measurements so far are kept in {measured}; run the same command to continue")
+                remark(f"measurements so far are kept in {measured}; run the same command again to continue")
             raise
     files.write(where, found.text.encode(), force)
     name = Path(model).name

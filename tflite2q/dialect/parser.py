@@ -237,7 +237,7 @@ class Parser(Cursor):
         return data
 
     def refuse_elided(self) -> None:
-        self.fail(self.token, "constants of this text are elided, so it is no graph; print it with constants in full")
+        self.fail(self.token, "the constants of this text are elided, so it cannot be read; print it with constants in full")
 
     # ---------------------------------------------------------------------------------------------------------- ops
 

@@ -30,7 +30,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Array]:
     where = Path(path)
     try:
         if where.exists() and not where.is_file():  # what never ends would be searched to its end
-            raise DataError(f"{where}: is no file; give a .npy or .npz")
+            raise DataError(f"{where}: is not a file; give a .npy or .npz")
         if zipfile.is_zipfile(where):
             return _archive(where)
         with where.open("rb") as file:
@@ -54,7 +54,7 @@ def as_array(given: Any, what: str) -> Array:
     except (ValueError, TypeError, OverflowError) as error:
         raise DataError(f"{what}: lists of unequal lengths make no array; make them equal") from error
     if found.dtype.kind in "OUSV":
-        raise DataError(f"{what}: holds {found.dtype.name} and not numbers; give an array of numbers")
+        raise DataError(f"{what}: holds {found.dtype.name}, not numbers; give an array of numbers")
     return found
 
 

@@ -72,7 +72,7 @@ def opened(file: Path) -> Iterator[Image.Image]:
         Image.MAX_IMAGE_PIXELS = most  # Pillow's own limit, which is lower, and a warning
     try:
         if not file.is_file():  # opening a pipe waits for a writer
-            raise DataError(f"{file}: {'is no file' if file.exists() else 'does not exist'}; {hint(SKIP)}")
+            raise DataError(f"{file}: {'is not a file' if file.exists() else 'does not exist'}; {hint(SKIP)}")
         with Image.open(file, formats=FORMATS) as found:
             if found.width * found.height > most:
                 raise _too_large(file, f"{found.width}x{found.height} pixels are", most)

@@ -139,7 +139,7 @@ def as_labels(where: Path, given: Any) -> Labels:
     if (labels.dtype.kind not in "iu" and not real) or labels.ndim != 1:
         raise DataError(f"{where}: labels must be a row of integers, found {labels.dtype.name}{list(labels.shape)}")
     if labels.size and not -(2**62) < float(labels.min()) <= float(labels.max()) < 2**62:
-        raise DataError(f"{where}: label {labels.max()} is no class of any model")
+        raise DataError(f"{where}: label {labels.max()} is too large to be a class")
     return labels.astype(np.int64)
 
 

@@ -58,7 +58,7 @@ def load(
     if not is_text(path):
         return reader.load(path, allow_unsupported, shapes, signature)
     if signature is not None:
-        raise UsageError(f"{os.fspath(path)}: a text is one graph; signatures are chosen in .tflite files")
+        raise UsageError(f"{os.fspath(path)}: a graph in text form has no signatures; choose one in a .tflite file")
     return _from_text(path, shapes)
 
 

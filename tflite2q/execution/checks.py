@@ -58,7 +58,7 @@ def _read(given: object) -> Array:
             return np.from_dlpack(given)
         return np.asarray(given)
     except Exception as error:  # of any library
-        raise DataError(f"an input of type {_name(given)} is no array that can be read: {error}") from error
+        raise DataError(f"an input of type {_name(given)} is not a readable array: {error}") from error
 
 
 def _described(array: Array, given: object) -> str:
@@ -115,7 +115,7 @@ def _shared(given: object) -> Array | None:
     try:
         return np.from_dlpack(given)
     except Exception as error:  # of any library
-        raise DataError(f"out: the memory of {_name(given)} cannot be written to: {error}") from error
+        raise DataError(f"out: the memory of {_name(given)} is not writable: {error}") from error
 
 
 def _name(given: object) -> str:

@@ -114,7 +114,7 @@ class _Run:
                     results = op.compute(self.core, operands, graph.outs(op))
             except IndexError as error:
                 place = f"{op.mnemonic} {op.name!r}"
-                raise DataError(f"{place}: the data hold an index out of range: {error}") from error
+                raise DataError(f"{place}: the data contain an index out of range: {error}") from error
             for name, result in zip(op.written, results, strict=True):
                 values[name] = result
                 yield name, result

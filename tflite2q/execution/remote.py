@@ -67,7 +67,7 @@ def device(rpc: str | None, tracker: str | None = None, key: str | None = None, 
     if not colon or not host or not port.isdecimal() or len(port) > 5 or not 0 < int(port) < 65536:
         raise UsageError(f"{address!r} is not of the form HOST:PORT")
     if not timeout > 0:
-        raise UsageError(f"a timeout is seconds above 0, not {timeout:g}")
+        raise UsageError(f"a timeout must be above 0 seconds, got {timeout:g}")
     return Device(host.strip("[]"), int(port), key, min(timeout, LONGEST))
 
 

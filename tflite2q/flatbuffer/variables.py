@@ -145,7 +145,7 @@ class _Finder:
                 if not isinstance(place, int) or not 0 <= place < len(self.model.subgraphs) or place == self.index:
                     raise ModelError(f"CALL_ONCE calls subgraph {place!r}, which does not exist; the file is damaged")
                 if touched:
-                    raise UnsupportedError("CALL_ONCE behind ops that use variables is not supported")
+                    raise UnsupportedError("CALL_ONCE after ops that use variables is not supported")
                 places.add(place)
         return frozenset(places)
 
@@ -161,7 +161,7 @@ class _Finder:
                 raise UnsupportedError(f"CALL_ONCE runs {name} of subgraph {place}; it may only assign constants")
             tensor = _tensor(graph, op.inputs[1])
             if not self.has_data(tensor):
-                raise UnsupportedError(f"CALL_ONCE assigns {tensor.name!r} of subgraph {place}, which is no constant")
+                raise UnsupportedError(f"CALL_ONCE assigns {tensor.name!r} of subgraph {place}, which is not a constant")
             results[keys[op.inputs[0]]] = tensor
         return results
 

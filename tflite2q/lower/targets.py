@@ -186,11 +186,11 @@ def from_spec(name: str, spec: Mapping[str, Any]) -> Target:
         raise TargetError(f"target {name!r}: key {unknown[0]!r} is not supported; there are {known}")
     for key in ("mtriple", "mcpu"):
         if not isinstance(spec.get(key, ""), str) or "\0" in spec.get(key, ""):
-            raise TargetError(f"target {name[:SHOWN]!r}: {key} is a text, such as x86_64-linux-gnu or skylake")
+            raise TargetError(f"target {name[:SHOWN]!r}: {key} must be a string, such as x86_64-linux-gnu or skylake")
     switches = spec.get("mattr", [])
     listed = switches.split(",") if isinstance(switches, str) else switches
     if not isinstance(listed, list | tuple) or not all(isinstance(s, str) and "\0" not in s for s in listed):
-        raise TargetError(f'target {name[:SHOWN]!r}: mattr is a list of features, such as ["+avx2"]')
+        raise TargetError(f'target {name[:SHOWN]!r}: mattr must be a list of features, such as ["+avx2"]')
     options = tuple((key, spec[key]) for key in _OPTIONS if key in spec)
     return Target(name, "as given", spec.get("mtriple", ""), spec.get("mcpu", ""), tuple(listed), options=options)
 

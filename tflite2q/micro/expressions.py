@@ -163,7 +163,7 @@ class CCore:
         return self.bind(f"{condition.text} ? {a.text} : {b.text}", a.dtype)
 
     def __getattr__(self, name: str) -> object:
-        raise UnsupportedError(f"has no kernel, and needs {name!r}, which there is not element by element")
+        raise UnsupportedError(f"has no kernel, and needs {name!r}, which is not available element by element")
 
 
 def literal(value: np.generic) -> str:

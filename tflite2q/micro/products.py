@@ -33,7 +33,7 @@ def product(name: str, contract: Convolution | DenseContract, dtype: str, family
     if conv.x_dtype == "uint8" and conv.rescale.dtype == "uint8":
         return _of_bytes(name, conv, family)
     if weights.min(initial=0) < -128 or weights.max(initial=0) > 127:
-        raise UnsupportedError("weights with their zero point taken off need more than 8 bits; convert to int8")
+        raise UnsupportedError("weights minus their zero point need more than 8 bits; convert to int8")
     if conv.x_dtype == "int16" and conv.rescale.dtype == "int16":
         return _wide(name, conv, weights, narrow)
     if conv.x_dtype != "int8" or conv.rescale.dtype != "int8":

@@ -69,7 +69,7 @@ def form_of(rescale: Rescale, channels: int, bound: npt.ArrayLike) -> Form:
     if rescale.arithmetic == "fixed16":
         m, shift = (np.broadcast_to(part, (channels,)) for part in rescale.fixed16())
         if np.any(most * real >= 2.0**30):
-            raise UnsupportedError("sums so large that 32 bits of their 16-bit rescaling are not enough")
+            raise UnsupportedError("sums too large for 32 bits in their 16-bit rescaling")
         return _checked(replace(whole, kind="linear", m=m, n=shift), most)
     if rescale.arithmetic == "float32":  # as it is: processors without floating point have a library for 32 bits
         return replace(
@@ -88,7 +88,7 @@ def _fixed(rescale: Rescale, form: Form, channels: int, most: Any) -> Form:
     if (n >= 0).all() and (most < 2.0**30).all():
         return replace(form, kind="fixed", m=m, n=n)
     if np.any(most * 2.0 ** np.maximum(shift, 0) >= 2.0**31):
-        raise UnsupportedError("sums so large that their fixed-point rescaling leaves 32 bits")
+        raise UnsupportedError("sums too large for 32 bits in their fixed-point rescaling")
     return replace(form, kind="exact", m=m, n=shift)
 
 
@@ -113,7 +113,7 @@ def _stepwise(rescale: Rescale, form: Form, real: Any, most: Any) -> Form:
             if not missing.any():
                 lower = None if attempt.lower is None else attempt.lower[place]
                 return replace(attempt, m=chosen[place], n=attempt.n[place], lower=lower)
-    raise UnsupportedError("no product of integers rounds as the product in float64 does")
+    raise UnsupportedError("no integer product rounds like the float64 product")
 
 
 def _attempts(form: Form, real: Any, most: Any, codes: int) -> Iterator[Form]:

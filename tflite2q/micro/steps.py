@@ -331,14 +331,14 @@ def _general(op: Op, operands: Sequence[Value], outs: Sequence[Value]) -> kinds.
     from tflite2q.dialect.op import Operands, Tensor
 
     if len(outs) != 1 or not operands or op.updates:
-        raise UnsupportedError("there is no kernel of it for microcontrollers")
+        raise UnsupportedError("there is no kernel for it on microcontrollers")
     y = outs[0].type
     try:
         whole = np.broadcast_shapes(*(value.type.shape for value in operands))
     except ValueError:
         whole = None
     if whole != y.shape:
-        raise UnsupportedError("there is no kernel of it for microcontrollers")
+        raise UnsupportedError("there is no kernel for it on microcontrollers")
 
     def meaning(core: object, *data: object) -> object:
         tensors = [Tensor(value, each) for value, each in zip(operands, data, strict=True)]

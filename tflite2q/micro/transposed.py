@@ -23,7 +23,7 @@ def transposed(name: str, op: TransposeConv, ins: Values, y: Value) -> Call:
     weight_zero = filters.type.parameters.zero_point[0]
     weights = filters.data.astype(np.int64) - weight_zero
     if x.dtype != "uint8" and (weights.min(initial=0) < -128 or weights.max(initial=0) > 127):
-        raise UnsupportedError("weights with their zero point taken off need more than 8 bits; convert to int8")
+        raise UnsupportedError("weights minus their zero point need more than 8 bits; convert to int8")
     if x.dtype == "int16" and x.zero_point:
         raise UnsupportedError(f"16-bit codes with zero point {x.zero_point}")
     out_c = len(weights)

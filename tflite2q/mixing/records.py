@@ -39,13 +39,13 @@ class Settings:
         require_number("max_drop", self.max_drop)
         if self.max_drop < 0:
             limit = either("--max-top1-drop", "max_drop")
-            raise UsageError(f"{limit} is {self.max_drop:g}, but what may be lost is 0 points or more")
+            raise UsageError(f"{limit} is {self.max_drop:g}, but must be 0 points or more")
         if self.seed < 0:
-            raise UsageError(f"a seed is a number from 0 on, not {self.seed}")
+            raise UsageError(f"a seed must be 0 or more, got {self.seed}")
         if self.jobs is not None and not 1 <= self.jobs <= MOST_JOBS:
             raise UsageError(f"jobs must be 1 to {MOST_JOBS}, got {self.jobs}")
         if self.budget is not None and not self.budget > 0:
-            raise UsageError(f"a budget is minutes above 0, not {self.budget:g}")
+            raise UsageError(f"a budget must be above 0 minutes, got {self.budget:g}")
 
 
 DEFAULTS = Settings()

@@ -56,7 +56,7 @@ def search(
     allowed, DataError if the model has no classes to lose, UnsupportedError if it keeps state in variables.
     """
     if settings.goal not in GOALS:
-        raise UsageError(f"goal {settings.goal!r} is none of {', '.join(GOALS)}")
+        raise UsageError(f"goal {settings.goal!r} is not one of {', '.join(GOALS)}")
     if any(state.resource is not None for state in original.states):
         raise UnsupportedError(
             "the model keeps state, and a search judges every sample alone; compare whole schemes over a stream"
@@ -137,7 +137,7 @@ class _Search:
             others = ", ".join(scheme.name for scheme in self.schemes[1:])
             raise UsageError(
                 f"no layer has less {self.goal.label} under {others} than under {self.schemes[0].name}; choose other "
-                "schemes, or put the dearest one first"
+                "schemes, or put the most expensive one first"
             )
         start = self._measured_base(fronts, base)
         added = fronts.errors(options, self.budget.part(0.3, self._kept()))

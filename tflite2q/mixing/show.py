@@ -153,7 +153,7 @@ def sentences(found: Found) -> list[str]:
     if not found.mix:
         said.append(f"no mix saves anything within {found.limit:g} points; every layer stays with the first scheme")
     if not found.complete:
-        said.append("the budget ended before everything was measured; run the same command to continue")
+        said.append("the budget ended before everything was measured; run the same command again to continue")
     return said
 
 

@@ -110,7 +110,7 @@ def steadied(matrix: Floats, use: Callable[[Floats], T]) -> T:
             return use(matrix if more == 0 else matrix + more * np.eye(inputs))
         except np.linalg.LinAlgError:
             more = max(4 * more, float(np.finfo(np.float64).eps) * largest, TINY)
-    raise UnsupportedError("a layer's inputs are beyond the numbers that weights can be reconstructed with")
+    raise UnsupportedError("the inputs of a layer are too large to reconstruct its weights")
 
 
 def compensated(halves: tuple[Sums, Sums], biased: bool, weights: Floats) -> Floats:

@@ -146,7 +146,7 @@ def test_bilinear_halfway_rounds_away_from_zero_in_integers_and_up_in_float32() 
 @pytest.mark.parametrize(
     ("cls", "rest", "attributes", "why"),
     [
-        (ops.Transpose, ([0, 0],), {}, "no permutation"),
+        (ops.Transpose, ([0, 0],), {}, "not a permutation"),
         (ops.Slice, ([1, 0], [2, 3]), {}, "do not fit"),
         (ops.StridedSlice, ([0], [1], [0]), {}, "stride is 0"),
         (ops.StridedSlice, ([5], [6], [1]), {"shrink_axis_mask": 1}, "index 5 on an axis of 2"),

@@ -50,7 +50,7 @@ def check_real(ins: Values) -> None:
     """Every operand is float32."""
     for value in ins:
         real = value is None or value.type.dtype == "float32"
-        supported(real, f"{'' if value is None else value.name!r} is no float32; float layers take nothing else")
+        supported(real, f"{'' if value is None else value.name!r} is not float32; float layers take nothing else")
 
 
 def check_dynamic(op: Op, ins: Values, integer: Sequence[str]) -> None:

@@ -157,7 +157,7 @@ class Unique(Op):
     def verify(self, ins: Values, outs: Sequence[Value]) -> None:
         require(len(outs) == 2, f"has {len(outs)} results, not 2")
         x, index = ins["x"].type, outs[1].type.dtype
-        require(outs[0].type.dtype == x.dtype and len(x.shape) == 1, f"{x.dtype}{list(x.shape)} is no line of elements")
+        require(outs[0].type.dtype == x.dtype and len(x.shape) == 1, f"{x.dtype}{list(x.shape)} is not one-dimensional")
         supported(index.upper() == self.index_type and index in ("int32", "int64"), f"indices are {index}")
 
     def found(self, ins: Values) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

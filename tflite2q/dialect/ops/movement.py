@@ -28,7 +28,7 @@ class Transpose(Movement):
     def order(self, ins: Values) -> tuple[int, ...]:
         rank = len(ins["x"].type.shape)
         order = tuple(axis_of(axis, rank) for axis in integers(ins["order"]))
-        require(sorted(order) == list(range(rank)), f"order {list(order)} is no permutation of {rank} axes")
+        require(sorted(order) == list(range(rank)), f"order {list(order)} is not a permutation of {rank} axes")
         return order
 
     def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:

@@ -66,5 +66,5 @@ class AssignVariable(Movement):
 
 
 def _check_variable(variable: Value, moved: TensorType) -> None:
-    require(variable.resource is not None, f"{variable.name!r} is no resource variable")
+    require(variable.resource is not None, f"{variable.name!r} is not a resource variable")
     require(moved.dtype == variable.type.dtype, f"{variable.name!r} is {variable.type.dtype}, not {moved.dtype}")
