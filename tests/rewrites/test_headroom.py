@@ -113,3 +113,20 @@ def test_a_limit_beyond_all_results(tmp_path: Path) -> None:
     given = [1.5 * SAMPLE]
     (real,), (codes,) = judge([(write(graph), given), (write(new), given)])
     assert np.abs(codes - real).max() < 0.001
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16"])
+@pytest.mark.parametrize("chosen", ["percentile = 90.0", "percentile = 100.0"])
+def test_percentiles_leave_outliers_out(dtype: str, chosen: str, tmp_path: Path) -> None:
+    """No less with 16 bits than with 8: the codes in which a float model is observed are not the scheme's."""
+    settings = (
+        f'[activations]\ndtype = "{dtype}"\nsymmetric = true\nrange = "percentile"\n{chosen}\n'
+        '[weights]\ndtype = "int8"\n'
+    )
+    (tmp_path / "own.toml").write_text(settings)
+    sample = np.tile(SAMPLE, (100, 1))
+    sample[0, 0] = 20.0
+    np.savez(tmp_path / "data.npz", x=sample)
+    new = tflite2q.convert(scaled(), tmp_path / "own.toml", "keep", data=tmp_path / "data.npz").graph
+    expected = np.abs(np.percentile(4 * sample, [5, 95])).max() if chosen.endswith("90.0") else 80.0
+    assert reach(new, "y") == pytest.approx(expected, rel=0.03)

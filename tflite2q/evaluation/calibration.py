@@ -6,8 +6,9 @@ The original model is run, and its own codes are observed; real numbers as 16-bi
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from tflite2q.evaluation.data import transfer
 from tflite2q.evaluation.models import why_not_run
 from tflite2q.evaluation.results import Progress, quiet
 from tflite2q.execution import reference
-from tflite2q.rewrites import Conversion
+from tflite2q.rewrites import Conversion, audible
 from tflite2q.rewrites.endless import bounds
 from tflite2q.rewrites.plan import is_activation
 from tflite2q.rewrites.provisional import needs_data
@@ -38,6 +39,8 @@ NOT_RECONSTRUCTED = (
     "weights are rounded without a look at what layers do; a conversion with samples (convert --data, batch "
     "--calibrate) loses much less"
 )
+
+NOWHERE: Mapping[str, RealRange] = {}
 
 Sample = Sequence[npt.NDArray[Any]]
 
@@ -79,11 +82,14 @@ def _why_not_reconstructed(graph: Graph, conversion: Conversion) -> str:
 
 def _converted(graph: Graph, scheme: Scheme, samples: list[Sample] | None) -> Conversion:
     """The conversion before anything is reconstructed."""
-    real = rewrites.real_kinds(graph, scheme)
     if samples is not None:
-        types = rewrites.real_kinds(graph, scheme, extremes(graph, samples, real)) if real else {}
+        masked, ends = _heard(graph, samples) if audible.masks(graph) else (graph, NOWHERE)
+        real = rewrites.real_kinds(masked, scheme)
+        if real:
+            graph, real = masked, rewrites.real_kinds(masked, scheme, extremes(masked, samples, real, ends))
         few = samples[:OBSERVED_SAMPLES]
-        return rewrites.convert(graph, scheme, observe(graph, few, types), calibrate=True)
+        return rewrites.convert(graph, scheme, observe(graph, few, real, ends), calibrate=True)
+    real = rewrites.real_kinds(graph, scheme)
     if real:
         raise needs_data(scheme)
     if not rewrites.needs_observations(graph, scheme) or why_not_run(graph) is not None:
@@ -102,10 +108,28 @@ def has_loops(graph: Graph) -> bool:
     return any(isinstance(op, While) for op in graph.every_op())
 
 
-def extremes(graph: Graph, samples: Sequence[Sample], names: Collection[str]) -> dict[str, RealRange]:
-    """The least and the greatest number of each of the named values over `samples`.  Raises DataError."""
+def _heard(graph: Graph, samples: Sequence[Sample]) -> tuple[Graph, Mapping[str, RealRange]]:
+    """`graph` with the masks that its softmaxes need on `samples`, and the ends of the numbers that count there."""
+    listener, stream = audible.Listener(graph), reference.Stream(graph)
+    for sample in samples:
+        listener.listen(stream.steps(sample))
+    return listener.result()
+
+
+def _bounds(graph: Graph, ends: Mapping[str, RealRange]) -> dict[str, Callable[[Any], Any]]:
+    """By value, what makes of its numbers those that its codes must reach."""
+    return {**bounds(graph), **{name: partial(np.clip, a_min=low, a_max=high) for name, (low, high) in ends.items()}}
+
+
+def extremes(
+    graph: Graph, samples: Sequence[Sample], names: Collection[str], ends: Mapping[str, RealRange] = NOWHERE
+) -> dict[str, RealRange]:
+    """The least and the greatest number of each of the named values over `samples`, between its `ends` if it has some.
+
+    Raises DataError.
+    """
     found: dict[str, RealRange] = {}
-    bounded = bounds(graph)
+    bounded = _bounds(graph, ends)
     stream = reference.Stream(graph)
     for sample in samples:
         for name, array in stream.steps(sample):
@@ -121,7 +145,10 @@ def extremes(graph: Graph, samples: Sequence[Sample], names: Collection[str]) ->
 
 
 def observe(
-    graph: Graph, samples: Sequence[Sample], real: Mapping[str, TensorType] | None = None
+    graph: Graph,
+    samples: Sequence[Sample],
+    real: Mapping[str, TensorType] | None = None,
+    ends: Mapping[str, RealRange] = NOWHERE,
 ) -> dict[str, Observation]:
     """Every computed activation of `graph` over `samples` (each with one array per input).  Raises DataError.
 
@@ -132,7 +159,7 @@ def observe(
     for value in graph.values:
         if is_activation(value) and value.constant is None:
             found[value.name] = Observation.nothing(value.type)
-    bounded = bounds(graph)
+    bounded = _bounds(graph, ends)
     stream = reference.Stream(graph)
     for sample in samples:
         for name, array in stream.steps(sample):

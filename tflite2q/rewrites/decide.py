@@ -62,7 +62,7 @@ def decide(
     plan = own.renamed(boundaries.inner)
     known = _behind_boundaries(guarded, graph, boundaries, seen or {})
     limits = clamps.limits(guarded)
-    types = assign(guarded, plan, boundaries, limits.spans, known if calibrate else {})
+    types = assign(guarded, plan, boundaries, limits.spans, known if calibrate else {}, provisional)
     cuts = {} if provisional else limits.cuts
     kept = clamps.lost(guarded, types, cuts, boundaries.inner.values())
     return Decisions(own, guarded, boundaries, plan, known, types, cuts, kept, provisional)

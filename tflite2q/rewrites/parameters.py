@@ -46,16 +46,18 @@ def assign(
     boundaries: Boundaries,
     spans: Mapping[str, Span],
     observed: Mapping[str, Observation],
+    provisional: bool = False,
 ) -> dict[str, TensorType]:
     """The new type of every activation that is computed or given, by name.
 
-    A new scale covers what values can be (`spans`), which observations of real data, if any, narrow.
+    A new scale covers what values can be (`spans`), which observations of real data, if any, narrow.  The scales of a
+    `provisional` graph cover all that was observed, and are kept only where that is wanted.
     """
     wishes = _wishes(graph, plan, boundaries)
     types: dict[str, TensorType] = {}
     spans = _with_constants(graph, plan, spans)
     for members in _classes(graph, plan):
-        types.update(_solve(graph, members, wishes, spans, observed))
+        types.update(_solve(graph, members, wishes, spans, observed, provisional))
     return types
 
 
@@ -121,6 +123,7 @@ def _solve(
     wishes: Mapping[str, Wish],
     spans: Mapping[str, Span],
     observed: Mapping[str, Observation],
+    provisional: bool,
 ) -> dict[str, TensorType]:
     """One set of parameters for a class."""
     if any(name not in wishes for name in members):
@@ -130,7 +133,8 @@ def _solve(
         return {name: graph[name].type.with_(dtype="float32", quantization=None) for name in members}
     fixed = [wish.fixed for wish in (wishes[name] for name in members) if wish.fixed is not None]
     old = graph[members[0]].type
-    new = fixed[0] if fixed else parameters(old, settings, _real_range(members, settings, spans, observed))
+    kept = not provisional or settings.range == "min-max"
+    new = fixed[0] if fixed else parameters(old, settings, _real_range(members, settings, spans, observed), kept)
     return {name: graph[name].type.with_(dtype=settings.dtype, quantization=new) for name in members}
 
 
@@ -148,10 +152,11 @@ def _real_range(
     return low, high
 
 
-def parameters(old: TensorType, settings: Activations, real_range: RealRange) -> Quantization:
+def parameters(old: TensorType, settings: Activations, real_range: RealRange, kept: bool = True) -> Quantization:
     """Parameters of `settings` for a value of type `old` that spans `real_range`.
 
-    A dtype of the same width keeps the scale and shifts the zero point (eq. S1), which loses nothing; where the zero
+    A dtype of the same width keeps the scale, unless it is not to be `kept`, and shifts the zero point (eq. S1), which
+    loses nothing; where the zero
     point must be 0 and is not, or the scale a power of two and is not, they are chosen anew so that the range fits
     (eq. S5).  A range that has both signs cannot have zero point 0 unsigned and gets the zero point it needs.
     """
@@ -159,7 +164,7 @@ def parameters(old: TensorType, settings: Activations, real_range: RealRange) ->
     old_low, old_high = old.range
     bottom, top = min(real_range[0], 0.0), max(real_range[1], 0.0)
     symmetric = settings.symmetric and (low < 0 or bottom == 0.0)
-    if high - low == old_high - old_low and _allowed(old.scale, settings):
+    if kept and high - low == old_high - old_low and _allowed(old.scale, settings):
         shifted = old.zero_point + low - old_low
         if shifted == 0 or not symmetric:
             return Quantization.per_tensor(old.scale, shifted)
