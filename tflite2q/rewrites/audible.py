@@ -17,8 +17,9 @@ import numpy.typing as npt
 
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
-from tflite2q.dialect.ops.binary import Div, Extremum, Select
+from tflite2q.dialect.ops.binary import Div, Extremum
 from tflite2q.dialect.ops.eltwise import Add, Eltwise, Mul
+from tflite2q.dialect.ops.logic import Select
 from tflite2q.dialect.ops.resize import Resize
 from tflite2q.dialect.ops.shape import Movement
 from tflite2q.dialect.ops.softmax import Softmax
