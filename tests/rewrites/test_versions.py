@@ -64,6 +64,25 @@ def test_a_version_goes_with_the_type_it_stood_for(source: str, scheme: str, one
     np.testing.assert_array_equal(told[0], np.tile(given, 3))
 
 
+@pytest.mark.parametrize("scheme", ["float32", "asymmetric-uint8"])
+def test_so_does_that_of_an_op_with_options(scheme: str) -> None:
+    """They have no DEPTH_TO_SPACE of version 2 either, which TensorFlow writes for int8."""
+    graph = parse_graph(
+        """graph "main" {
+          inputs (%x)
+          outputs (%y)
+          values { %x : int8[1, 1, 1, 4] <0.5:0> %y : int8[1, 2, 2, 1] <0.5:0> }
+          ops { %y = q.space_depth(%x) {to_depth = false, block = 2} version 2 }
+        }"""
+    )
+    new = tflite2q.convert(graph, scheme, "scheme").graph
+    assert versions(writer.write(new))["DEPTH_TO_SPACE"] == 1
+    given = np.array([1, 2, 3, 4], new["x"].type.dtype).reshape(1, 1, 1, 4)
+    (told,) = judge([(writer.write(new), [given])])
+    assert not isinstance(told, str), told
+    assert told[0].ravel().tolist() == [1, 2, 3, 4]
+
+
 def test_a_version_that_says_more_stays() -> None:
     graph = parse_graph(
         """graph "main" {

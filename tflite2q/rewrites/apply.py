@@ -219,7 +219,7 @@ class Applier:
         changed = [needed.get(kind.dtype, 1) for kind in now if kind.dtype not in before]
         plain = not any(attribute.metadata["option"] for attribute in op.attributes())
         settled = op.version in {stated.get(dtype) for dtype in before}
-        if changed and before and plain and (settled or max(len(kind.shape) for kind in now) <= USUAL_RANK):
+        if changed and before and (settled or (plain and max(len(kind.shape) for kind in now) <= USUAL_RANK)):
             explained = max(max(needed.get(dtype, 1), stated.get(dtype, 1)) for dtype in before)
             if op.version <= explained:
                 return op.with_(version=max(needed.get(kind.dtype, 1) for kind in now))
