@@ -36,23 +36,51 @@ def versions(content: bytes) -> dict[str, int]:
     return {names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]: code.Version() for code in codes}
 
 
+@pytest.mark.parametrize("ones", [0, 4])
 @pytest.mark.parametrize(("source", "scheme"), [("int8", "float32"), ("int16", "int8"), ("int16", "float32")])
-def test_a_version_goes_with_the_type_it_stood_for(source: str, scheme: str) -> None:
-    """LiteRT's reference kernels have no TILE of version 3, which TensorFlow writes for codes."""
+def test_a_version_goes_with_the_type_it_stood_for(source: str, scheme: str, ones: int) -> None:
+    """LiteRT's reference kernels have no TILE of version 3, which TensorFlow writes for codes.
+
+    Keras' UpSampling2D has six axes, which other ops have versions for.
+    """
+    axes, times = "1, " * ones, ", ".join(["1"] * (ones + 1))
     graph = parse_graph(
         f"""graph "main" {{
           inputs (%x)
           outputs (%y)
-          values {{ %x : {source}[1, 2] <0.5:0> %times : int32[2] = [1, 3] %y : {source}[1, 6] <0.5:0> }}
+          values {{
+            %x : {source}[{axes}1, 2] <0.5:0>
+            %times : int32[{ones + 2}] = [{times}, 3]
+            %y : {source}[{axes}1, 6] <0.5:0>
+          }}
           ops {{ %y = q.tile(%x, %times) version 3 }}
         }}"""
     )
     new = tflite2q.convert(graph, scheme, "scheme").graph
     assert versions(writer.write(new)) == {"TILE": 1}
-    given = np.array([[1, 2]], new["x"].type.dtype)
+    given = np.array([1, 2], new["x"].type.dtype).reshape(new["x"].type.shape)
     (told,) = judge([(writer.write(new), [given])])
     assert not isinstance(told, str), told
     np.testing.assert_array_equal(told[0], np.tile(given, 3))
+
+
+@pytest.mark.parametrize("scheme", ["float32", "asymmetric-uint8"])
+def test_so_does_that_of_an_op_with_options(scheme: str) -> None:
+    """They have no DEPTH_TO_SPACE of version 2 either, which TensorFlow writes for int8."""
+    graph = parse_graph(
+        """graph "main" {
+          inputs (%x)
+          outputs (%y)
+          values { %x : int8[1, 1, 1, 4] <0.5:0> %y : int8[1, 2, 2, 1] <0.5:0> }
+          ops { %y = q.space_depth(%x) {to_depth = false, block = 2} version 2 }
+        }"""
+    )
+    new = tflite2q.convert(graph, scheme, "scheme").graph
+    assert versions(writer.write(new))["DEPTH_TO_SPACE"] == 1
+    given = np.array([1, 2, 3, 4], new["x"].type.dtype).reshape(1, 1, 1, 4)
+    (told,) = judge([(writer.write(new), [given])])
+    assert not isinstance(told, str), told
+    assert told[0].ravel().tolist() == [1, 2, 3, 4]
 
 
 def test_a_version_that_says_more_stays() -> None:

@@ -202,7 +202,8 @@ class Applier:
     def _with_version(self, op: Op) -> Op:
         """`op` with the operator version that the dtypes of operands which changed need.
 
-        A version that may stand for more than dtypes, such as an option or a fifth axis, stays at least what it is.
+        A version that may stand for more than dtypes, such as an option or a fifth axis, stays at least what it is,
+        unless it is just the one that converters state for the dtypes.
         """
         now = [self.editor.values[name].type for name in op.inputs if name is not None]
         known = {} if self.provisional else self.graph.by_name
@@ -210,7 +211,8 @@ class Applier:
         needed, stated = op.builtin.versions, op.builtin.stated
         changed = [needed.get(kind.dtype, 1) for kind in now if kind.dtype not in before]
         plain = not any(attribute.metadata["option"] for attribute in op.attributes())
-        if changed and before and plain and max(len(kind.shape) for kind in now) <= USUAL_RANK:
+        settled = op.version in {stated.get(dtype) for dtype in before}
+        if changed and before and (settled or (plain and max(len(kind.shape) for kind in now) <= USUAL_RANK)):
             explained = max(max(needed.get(dtype, 1), stated.get(dtype, 1)) for dtype in before)
             if op.version <= explained:
                 return op.with_(version=max(needed.get(kind.dtype, 1) for kind in now))

@@ -28,7 +28,8 @@ class SpaceDepth(Movement):
     mnemonic: ClassVar[str] = "q.space_depth"
     builtins: ClassVar[tuple[Builtin, ...]] = (
         Builtin("SPACE_TO_DEPTH", "SpaceToDepthOptions", INT8_VERSION_2, {"to_depth": True}),
-        Builtin("DEPTH_TO_SPACE", "DepthToSpaceOptions", {}, {"to_depth": False}),
+        # LiteRT's reference kernels have no version 2, and take codes in version 1.
+        Builtin("DEPTH_TO_SPACE", "DepthToSpaceOptions", {}, {"to_depth": False}, stated={"int8": 2}),
     )
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int8")
 
