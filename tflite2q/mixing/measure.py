@@ -129,8 +129,7 @@ def weight_noise(context: Context, op: str, k: int) -> float:
 
     def weights(graph: Graph) -> npt.NDArray[np.float64]:
         found = maker(graph, op)
-        slot = next(i for i, n in enumerate(found.inputs) if n is not None and found.operand(i).role == "weights")
-        value = graph[found.inputs[slot] or ""]
+        value = graph[next(iter(found.in_role("weights").values()))]
         return value.type.parameters.real(value.data) if value.type.quantized else value.data.astype(np.float64)
 
     before, after = weights(context.whole[0]), weights(context.whole[k])
