@@ -20,7 +20,7 @@ from benchmarks.models import Labelled
 from benchmarks.tables import UNCHANGED
 from tflite2q.dialect.graph import Graph
 from tflite2q.errors import Tflite2qError, Unchanged
-from tflite2q.evaluation import comparison, data, models
+from tflite2q.evaluation import coding, comparison, data, models
 from tflite2q.evaluation.data import Dataset
 from tflite2q.rewrites import scheme
 from tflite2q.rewrites.scheme import Scheme
@@ -109,7 +109,7 @@ def _answers(model: Labelled, variant: Variant | None, limit: int | None) -> _An
         chosen = graph if conversion is None else conversion.graph
         executable = tflite2q.compile(chosen)
         inputs = ([graph[n] for n in graph.inputs], [chosen[n] for n in chosen.inputs])
-        outputs = [executable.run(*data.transfer(arrays, *inputs)) for arrays in _samples(model, graph, limit)]
+        outputs = [executable.run(*coding.transfer(arrays, *inputs)) for arrays in _samples(model, graph, limit)]
     except Unchanged:
         return _Answers(None, [], problem=UNCHANGED)
     except Tflite2qError as error:

@@ -24,7 +24,7 @@ from benchmarks.models import SPEED, Labelled
 from tflite2q.dialect.graph import Graph, Signature, used
 from tflite2q.dialect.ops import Extremum
 from tflite2q.dialect.types import Value
-from tflite2q.evaluation import calibration, data
+from tflite2q.evaluation import calibration, coding, data
 from tflite2q.flatbuffer import writer
 from tflite2q.rewrites import scheme
 
@@ -114,7 +114,7 @@ def _source(name: str, original: Graph, samples: Samples, labels: Sequence[int] 
     path = place / f"{name}.tflite"
     path.write_bytes(writer.write(graph))
     inputs: tuple[list[Value], list[Value]] = ([original[n] for n in original.inputs], [graph[n] for n in graph.inputs])
-    return Source(name, graph, path, [list(data.transfer(sample, *inputs)) for sample in samples], labels)
+    return Source(name, graph, path, [list(coding.transfer(sample, *inputs)) for sample in samples], labels)
 
 
 def _without_clamps(graph: Graph) -> Graph:

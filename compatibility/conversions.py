@@ -21,7 +21,7 @@ from compatibility.records import DOCUMENTED, NOTHING, OK, REFUSED, UNMEASURED, 
 from compatibility.stages import ENGINE, Outcome
 from tflite2q.dialect.graph import Graph
 from tflite2q.errors import DataError, Unchanged
-from tflite2q.evaluation import data
+from tflite2q.evaluation import coding
 from tflite2q.execution import reference
 from tflite2q.rewrites import Conversion
 from tflite2q.rewrites import scheme as schemes
@@ -206,7 +206,7 @@ def inconsistent(why: str) -> bool:
 def _transferred(subject: Subject, graph: Graph, inputs: list[Array]) -> list[Array]:
     """The same real inputs in the types that a conversion takes."""
     before = subject.graph
-    return data.transfer(inputs, [before[n] for n in before.inputs], [graph[n] for n in graph.inputs])
+    return coding.transfer(inputs, [before[n] for n in before.inputs], [graph[n] for n in graph.inputs])
 
 
 def _steps(subject: Subject, graph: Graph) -> list[list[Array]]:

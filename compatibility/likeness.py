@@ -32,7 +32,7 @@ import numpy.typing as npt
 
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import Value
-from tflite2q.evaluation import data, tasks
+from tflite2q.evaluation import coding, tasks
 from tflite2q.evaluation.tasks.keypoints import Keypoints
 from tflite2q.rewrites.scheme import Layer, Scheme
 
@@ -188,7 +188,7 @@ def ratio_db(x: Array, y: Array, step: float) -> float:
 
 
 def _real(codes: Array, value: Value) -> Array:
-    return np.stack([data.real(sample, value) for sample in codes]).astype(np.float64)
+    return np.stack([coding.real(sample, value) for sample in codes]).astype(np.float64)
 
 
 def _step(value: Value) -> float:

@@ -16,7 +16,7 @@ from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import Quantization, TensorType, Value
 from tflite2q.errors import DataError, UsageError
 from tflite2q.evaluation import prediction
-from tflite2q.evaluation.data import Normalization
+from tflite2q.evaluation.coding import Normalization
 from tflite2q.execution.runtime import Executable
 from tflite2q.report import json as documents
 

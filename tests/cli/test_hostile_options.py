@@ -15,7 +15,7 @@ from surroundings import ROOT
 import tflite2q
 from tflite2q.dialect.text import print_graph
 from tflite2q.errors import DataError, UsageError
-from tflite2q.evaluation.data import Normalization
+from tflite2q.evaluation.coding import Normalization
 from tflite2q.mixing import Settings
 
 Cli = Callable[..., "tuple[int, str, str]"]

@@ -13,7 +13,7 @@ import pytest
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import Quantization, TensorType, Value
 from tflite2q.errors import DataError
-from tflite2q.evaluation import comparison, data
+from tflite2q.evaluation import coding, comparison, data
 from tflite2q.evaluation.data import Dataset
 from tflite2q.evaluation.figures import Pair
 from tflite2q.evaluation.results import Layer, LayerError
@@ -114,7 +114,7 @@ def test_layer_errors_by_hand(digits: Path) -> None:
     by_name = {e.name: e for e in errors}
     wrong = by_name.pop(name)
     assert all(e.sqnr_db is None and e.max_step_error == 0 for e in by_name.values())
-    real = data.real(reference.run_every(model, *next(iter(samples)))[name], model[name]).astype(np.float64)
+    real = coding.real(reference.run_every(model, *next(iter(samples)))[name], model[name]).astype(np.float64)
     assert wrong.max_step_error == 2.0
     assert wrong.sqnr_db == pytest.approx(10 * math.log10(np.sum(real**2) / (2 * scale) ** 2), abs=1e-3)
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from tflite2q.dialect.types import Quantization, TensorType, Value
 from tflite2q.errors import DataError
-from tflite2q.evaluation import data, labels
-from tflite2q.evaluation.data import Normalization
+from tflite2q.evaluation import coding, data, labels
+from tflite2q.evaluation.coding import Normalization
 
 
 def read_labels(path: Path, names: list[str], may_be_more: bool = False) -> np.ndarray:
@@ -40,32 +40,32 @@ def picture(path: Path, width: int, height: int, seed: int = 0) -> np.ndarray:
 
 def test_uint8_inputs_take_pixels_as_they_are_and_int8_inputs_shifted() -> None:
     pixels = np.arange(256, dtype=np.uint8)
-    assert data.encode(pixels, value()).tolist() == list(range(256))
-    assert data.encode(pixels, value("int8", zero_point=0)).tolist() == list(range(-128, 128))
+    assert coding.encode(pixels, value()).tolist() == list(range(256))
+    assert coding.encode(pixels, value("int8", zero_point=0)).tolist() == list(range(-128, 128))
 
 
 def test_float_inputs_take_pixels_between_minus_one_and_one() -> None:
-    real = data.encode(np.array([0, 255], np.uint8), value("float32", scale=None))
+    real = coding.encode(np.array([0, 255], np.uint8), value("float32", scale=None))
     assert real.dtype == np.float32
     assert real.tolist() == [-1.0, 1.0]
 
 
 def test_a_given_mean_or_std_goes_through_the_scale() -> None:
     pixels = np.array([0, 10, 255], np.uint8)
-    codes = data.encode(pixels, value("uint8", scale=0.5, zero_point=3), Normalization.of(10, None))
+    codes = coding.encode(pixels, value("uint8", scale=0.5, zero_point=3), Normalization.of(10, None))
     # (pixel - 10) / 127.5 in steps of 0.5, by hand: -0.157 -> 3, 0 -> 3, 3.84 -> 3 + 4
     assert codes.tolist() == [3, 3, 7]
 
 
 def test_int16_inputs_take_pixels_as_reals() -> None:
-    codes = data.encode(np.array([0, 255], np.uint8), value("int16", scale=1 / 32768, zero_point=0))
+    codes = coding.encode(np.array([0, 255], np.uint8), value("int16", scale=1 / 32768, zero_point=0))
     assert codes.tolist() == [-32768, 32767]
 
 
 def test_integers_of_another_width_are_codes_and_must_fit() -> None:
-    assert data.encode(np.array([0, 255]), value()).dtype == np.uint8
+    assert coding.encode(np.array([0, 255]), value()).dtype == np.uint8
     with pytest.raises(DataError, match="takes uint8 codes, the data has 0 to 256"):
-        data.encode(np.array([0, 256]), value())
+        coding.encode(np.array([0, 256]), value())
 
 
 @pytest.mark.parametrize(
@@ -103,39 +103,39 @@ def test_numbers_that_no_input_takes_name_the_file_and_what_to_give(
     ],
 )
 def test_the_table_of_the_guide(given: np.ndarray, dtype: str, scale: float | None, expected: float) -> None:
-    assert data.encode(given, value(dtype, (1,), scale, 0)).tolist() == [expected]
+    assert coding.encode(given, value(dtype, (1,), scale, 0)).tolist() == [expected]
 
 
 @pytest.mark.parametrize("given", [np.array([3]), np.array([True])])
 def test_other_integers_are_no_real_numbers(given: np.ndarray) -> None:
     with pytest.raises(DataError, match="takes float32, the data is"):
-        data.encode(given, value("float32", (1,), None, 0))
+        coding.encode(given, value("float32", (1,), None, 0))
 
 
 def test_reals_without_parameters_are_refused() -> None:
     with pytest.raises(DataError, match="without quantization parameters"):
-        data.encode(np.array([0.5]), value("int32", scale=None))
+        coding.encode(np.array([0.5]), value("int32", scale=None))
 
 
 @given(st.floats(1e-4, 10), st.integers(-128, 127), st.integers(-128, 127))
 def test_transfer_keeps_real_numbers_when_only_the_sign_changes(scale: float, zero_point: int, code: int) -> None:
     signed = value("int8", (1,), scale, zero_point)
     unsigned = value("uint8", (1,), scale, zero_point + 128)
-    moved = data.transfer([np.array([code], np.int8)], [signed], [unsigned])[0]
+    moved = coding.transfer([np.array([code], np.int8)], [signed], [unsigned])[0]
     assert moved.dtype == np.uint8
     assert int(moved[0]) == code + 128
-    assert data.transfer([moved], [unsigned], [signed])[0].tolist() == [code]
+    assert coding.transfer([moved], [unsigned], [signed])[0].tolist() == [code]
 
 
 def test_transfer_refuses_other_shapes() -> None:
     with pytest.raises(DataError, match=r"\[1, 4, 4, 3\] in one model and \[1, 2\]"):
-        data.transfer([np.zeros((1, 4, 4, 3), np.uint8)], [value()], [value(shape=(1, 2))])
+        coding.transfer([np.zeros((1, 4, 4, 3), np.uint8)], [value()], [value(shape=(1, 2))])
 
 
 def test_real_numbers_per_channel() -> None:
     q = Quantization((0.5, 2.0), (0, 0), 1)
     v = Value("w", TensorType((1, 2), "int8", q))
-    assert data.real(np.array([[3, -1]], np.int8), v).tolist() == [[1.5, -2.0]]
+    assert coding.real(np.array([[3, -1]], np.int8), v).tolist() == [[1.5, -2.0]]
 
 
 def test_folder_of_images_in_the_order_of_their_names(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tflite2q.dialect.ops.reduce import ArgExtremum
 from tflite2q.dialect.ops.shape import Reshape
 from tflite2q.dialect.types import TensorType, Value
 from tflite2q.errors import DataError, UsageError
-from tflite2q.evaluation import data, tasks
+from tflite2q.evaluation import coding, data, tasks
 from tflite2q.evaluation.results import Accuracy
 from tflite2q.evaluation.tasks import label_names
 from tflite2q.evaluation.tasks.detection import Boxes, Detection, matches, overlap
@@ -326,7 +326,7 @@ def test_numbers_of_outputs_by_hand() -> None:
     pictures = np.random.default_rng(4).integers(0, 256, (5, 12), dtype=np.uint8)
     accuracy, before, after = compared(graph, "int8-w4", pictures)
     value = graph["y"]
-    a, b = (np.concatenate([data.real(x, value) for x in side]).astype(float) for side in (before, after))
+    a, b = (np.concatenate([coding.real(x, value) for x in side]).astype(float) for side in (before, after))
     figures = {figure.name: figure.value for figure in accuracy.figures}
     assert figures["sqnr_db"] == pytest.approx(10 * math.log10((a**2).sum() / ((a - b) ** 2).sum()))
     cosines = [x @ y / np.linalg.norm(x) / np.linalg.norm(y) for x, y in zip(a, b, strict=True)]
@@ -350,7 +350,7 @@ def test_deeplab_by_a_confusion_matrix(shared: Path) -> None:
     graph = tflite2q.load(path)
     samples = data.load(shared / "images", [graph[graph.inputs[0]]], limit=3, fit="pad")
     before, after = tflite2q.compile(graph), tflite2q.compile(new)
-    moved = [data.transfer(s, [graph[graph.inputs[0]]], after.inputs) for s in samples]
+    moved = [coding.transfer(s, [graph[graph.inputs[0]]], after.inputs) for s in samples]
     a = np.concatenate([before.run(*s)[0] for s in samples])
     b = np.concatenate([after.run(*s)[0] for s in moved])
     assert found.agreement == pytest.approx(np.mean(a == b))
@@ -371,7 +371,7 @@ def test_movenet_by_hand(shared: Path) -> None:
     samples = data.load(shared / "images", [graph[graph.inputs[0]]], limit=4, fit="pad")
     before, after = tflite2q.compile(graph), tflite2q.compile(new)
     a = np.concatenate([before.run(*s)[0].reshape(-1, 3) for s in samples])
-    moved = [data.transfer(s, [graph[graph.inputs[0]]], after.inputs) for s in samples]
+    moved = [coding.transfer(s, [graph[graph.inputs[0]]], after.inputs) for s in samples]
     b = np.concatenate([after.run(*s)[0].reshape(-1, 3) for s in moved])
     pixels = 192 * np.sqrt(((a[:, :2] - b[:, :2]).astype(float) ** 2).sum(1))
     shown = a[:, 2] >= 0.3

@@ -17,7 +17,7 @@ import tflite2q
 from tflite2q.dialect.graph import Graph
 from tflite2q.errors import SchemeError, Unchanged, UnsupportedError
 from tflite2q.evaluation import calibration
-from tflite2q.evaluation.data import transfer
+from tflite2q.evaluation.coding import transfer
 from tflite2q.execution import reference
 from tflite2q.flatbuffer import reader, writer
 from tflite2q.reconstruction.moments import DAMPING, Moments, Sums, compensated, steadied

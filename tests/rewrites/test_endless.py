@@ -12,7 +12,7 @@ import tflite2q
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.text import parse_graph
 from tflite2q.errors import Tflite2qError
-from tflite2q.evaluation import data
+from tflite2q.evaluation import coding
 from tflite2q.flatbuffer.writer import write
 
 SAMPLES = np.random.default_rng(0).uniform(2.0, 3.0, (4, 6, 6, 2)).astype(np.float32)
@@ -71,7 +71,7 @@ def error_of(graph: Graph, new: Graph) -> float:
     (real,), (codes,) = judge([(write(graph), given), (write(new), given)])
     steps = [v.type.scale for v in new.values if v.type.quantized and len(v.type.parameters.scale) == 1]
     assert np.isfinite(real).all()
-    return float(np.abs(data.real(codes, new[new.outputs[0]]) - real).max() / max(steps))
+    return float(np.abs(coding.real(codes, new[new.outputs[0]]) - real).max() / max(steps))
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -148,4 +148,4 @@ def test_attention_does_not_see_what_is_masked(scheme: str, fill: str, row: str,
     new = tflite2q.convert(graph, scheme, "keep", data=tmp_path / "data.npz").graph
     (real,), (codes,) = judge([(write(graph), [given]), (write(new), [given])])
     tolerance = {"int16x8": 0.001, "power-of-two": 0.04}.get(scheme, 0.02)
-    np.testing.assert_allclose(data.real(codes, new[new.outputs[0]]), real, atol=tolerance)
+    np.testing.assert_allclose(coding.real(codes, new[new.outputs[0]]), real, atol=tolerance)

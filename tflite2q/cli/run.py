@@ -96,7 +96,7 @@ def run_command(
     from tflite2q.cli.progress import Progress
     from tflite2q.errors import UsageError
     from tflite2q.evaluation import drawing, prediction, tasks
-    from tflite2q.evaluation.data import Normalization
+    from tflite2q.evaluation.coding import Normalization
     from tflite2q.execution import remote
     from tflite2q.report import json, text
 

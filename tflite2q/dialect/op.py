@@ -257,8 +257,11 @@ class Op:
     @property
     def source(self) -> str | None:
         """The main operand: the first in an activation's role (some operators take shapes or axes before it)."""
-        named = ((name, self.operand(index).role) for index, name in enumerate(self.inputs))
-        return next((name for name, role in named if role in ("activation", "fixed") and name is not None), None)
+        return next(iter(self.in_role("activation", "fixed").values()), None)
+
+    def in_role(self, *roles: str) -> dict[int, str]:
+        """The operands in these roles that are present, by their place among the inputs."""
+        return {i: name for i, name in enumerate(self.inputs) if name is not None and self.operand(i).role in roles}
 
     def computes_in(self, dtype: str) -> str | None:
         """The dtype of activations that a scheme of `dtype` gives the op; None: the types around it stay."""

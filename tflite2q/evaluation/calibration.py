@@ -20,7 +20,7 @@ from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.ops.control import While
 from tflite2q.dialect.types import STORAGE, WIDE_INTEGERS, TensorType
 from tflite2q.errors import DataError, hint
-from tflite2q.evaluation.data import transfer
+from tflite2q.evaluation.coding import transfer
 from tflite2q.evaluation.models import why_not_run
 from tflite2q.evaluation.results import Progress, quiet
 from tflite2q.execution import reference

@@ -14,8 +14,9 @@ from tflite2q.errors import Tflite2qError, UsageError, hint, refuse_unknown, req
 from tflite2q.evaluation import comparison, engines, tasks, thumbnails
 from tflite2q.evaluation import data as samples_of
 from tflite2q.evaluation import gates as gates_of
+from tflite2q.evaluation.coding import Normalization
 from tflite2q.evaluation.contenders import Setup
-from tflite2q.evaluation.data import Dataset, Normalization, Source
+from tflite2q.evaluation.data import Dataset, Source
 from tflite2q.evaluation.engines import COMPILED, CONVERTED, LITERT, ORIGINAL
 from tflite2q.evaluation.environment import environment
 from tflite2q.evaluation.figures import Pair, TaskInfo

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import Value
 from tflite2q.errors import DataError
-from tflite2q.evaluation import data, tasks
+from tflite2q.evaluation import coding, tasks
 from tflite2q.evaluation.data import Dataset
 from tflite2q.evaluation.figures import Pair
 from tflite2q.evaluation.layers import LayerTally
@@ -54,7 +54,7 @@ def measure_accuracy(
     for index, arrays in enumerate(samples):
         progress("comparing outputs", index, len(samples))
         before = run_original(*arrays)
-        after = run_converted(*data.transfer(arrays, inputs_of(original), inputs_of(converted)))
+        after = run_converted(*coding.transfer(arrays, inputs_of(original), inputs_of(converted)))
         answers = task.decode(before, values), task.decode(after, others)
         whole.add(index, answers, (before, after), others)
     progress("comparing outputs", len(samples), len(samples))
@@ -73,7 +73,7 @@ def measure_layers(
     tally = LayerTally(original, converted)
     for index, arrays in enumerate(samples):
         progress("comparing layers", index, len(samples))
-        moved = data.transfer(arrays, inputs_of(original), inputs_of(converted))
+        moved = coding.transfer(arrays, inputs_of(original), inputs_of(converted))
         tally.add(every_original(*arrays), every_converted(*moved))
     progress("comparing layers", len(samples), len(samples))
     return tally.result()

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import Value
 from tflite2q.errors import DataError, Tflite2qError
-from tflite2q.evaluation import data
+from tflite2q.evaluation import coding
 from tflite2q.evaluation.data import Dataset
 from tflite2q.evaluation.figures import Pair
 from tflite2q.evaluation.results import Progress, Timing, quiet
@@ -166,7 +166,7 @@ def run_all(
         # Children first, so that they work while this process does.
         ready.sort(key=lambda c: not c.run.overlaps)
         for contender in ready:
-            moved = data.transfer(arrays, inputs, [contender.graph[name] for name in contender.graph.inputs])
+            moved = coding.transfer(arrays, inputs, [contender.graph[name] for name in contender.graph.inputs])
             _guarded(contender, lambda c=contender, x=moved: c.run.start(x))  # type: ignore[misc]
         for contender in reversed(ready):
             if contender.failed is None:
@@ -208,7 +208,7 @@ def time_ops(
     names = set.intersection(*({op.name for op in graph.ops} for graph, _ in models.values()))
     for done, (model, (graph, profile)) in enumerate(models.items()):
         progress("timing layers", done, len(models))
-        moved = data.transfer(arrays, inputs, [graph[name] for name in graph.inputs])
+        moved = coding.transfer(arrays, inputs, [graph[name] for name in graph.inputs])
         found[model] = _by_name(profile(*moved), names)
     progress("timing layers", len(models), len(models))
     return {name: Pair(found[ORIGINAL][name], found[CONVERTED][name]) for name in found[ORIGINAL]}

@@ -141,7 +141,7 @@ def _parameters(graph: Graph) -> int:
 
 def _layer(graph: Graph, index: int, op: Op) -> LayerInfo:
     operands = graph.ins(op)
-    weights = next((v for k, v in enumerate(operands) if v is not None and op.operand(k).role == "weights"), None)
+    weights = next(map(graph.__getitem__, op.in_role("weights").values()), None)
     return LayerInfo(
         index=index,
         name=op.name,

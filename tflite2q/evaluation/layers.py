@@ -14,7 +14,7 @@ from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op, Operands, Tensor
 from tflite2q.dialect.types import Value
 from tflite2q.errors import Tflite2qError
-from tflite2q.evaluation import data
+from tflite2q.evaluation import coding
 from tflite2q.evaluation.figures import Pair
 from tflite2q.evaluation.likeness import apart, sqnr, steps
 from tflite2q.evaluation.results import Diagnosis, Histogram, LayerError, worst_layers
@@ -60,8 +60,8 @@ class LayerTally:
             value, other = self.original[op.name], self.converted.by_name.get(op.name)
             if other is None or op.name not in after or other.type.shape != value.type.shape:
                 continue
-            a = data.real(before[op.name], value).astype(np.float64)
-            numbers, difference = apart(a, data.real(after[op.name], other))
+            a = coding.real(before[op.name], value).astype(np.float64)
+            numbers, difference = apart(a, coding.real(after[op.name], other))
             found = self.seen.setdefault(op.name, _Seen())
             signal, noise = float(np.sum(np.square(numbers))), float(np.sum(np.square(difference)))
             found.signal, found.noise = found.signal + signal, found.noise + noise
@@ -136,7 +136,7 @@ class LayerTally:
         value, other = self.original[name], self.converted[name]
         if self.first is None or not (_single(value) and _single(other)):
             return None
-        pair = [data.real(values[name], v) for values, v in zip(self.first, (value, other), strict=True)]
+        pair = [coding.real(values[name], v) for values, v in zip(self.first, (value, other), strict=True)]
         if not pair[0].size:
             return None
         step = max(value.type.scale, other.type.scale)
@@ -162,8 +162,8 @@ class _Alone:
         """Power of the difference between both models' layer of that name; None for one that keeps state, or runs
         graphs of its own."""
         try:
-            a = data.real(self._expected(self.original.producers[name], name), self.original[name])
-            b = data.real(self._computed(name), self.converted[name])
+            a = coding.real(self._expected(self.original.producers[name], name), self.original[name])
+            b = coding.real(self._computed(name), self.converted[name])
         except (Tflite2qError, IndexError, _NotAlone):
             return None
         return float(np.sum(np.square(apart(a, b)[1])))
@@ -179,8 +179,8 @@ class _Alone:
         value, other = self.original[name], self.converted.by_name.get(name)
         if value.constant is not None or other is None or other.type.shape != value.type.shape:
             return self.before[name]
-        (there,) = data.transfer([self.before[name]], [value], [other])
-        return data.transfer([there], [other], [value])[0]
+        (there,) = coding.transfer([self.before[name]], [value], [other])
+        return coding.transfer([there], [other], [value])[0]
 
     def _computed(self, name: str) -> Array:
         """A value of the converted graph, from values that the original has, too."""
@@ -195,7 +195,7 @@ class _Alone:
         if value.constant is not None:
             return value.constant.array
         if old is not None and name in self.before and old.type.shape == value.type.shape:
-            return data.transfer([self.before[name]], [old], [value])[0]
+            return coding.transfer([self.before[name]], [old], [value])[0]
         return self._computed(name)
 
     def _run(self, op: Op, graph: Graph, given: Mapping[str, Array]) -> dict[str, Array]:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tflite2q.dialect.types import Value
-from tflite2q.evaluation import data
+from tflite2q.evaluation import coding
 from tflite2q.evaluation.data import Dataset
 from tflite2q.evaluation.figures import ClassLine, Difference, Figure, Pair, Score, TaskInfo
 from tflite2q.evaluation.results import Accuracy
@@ -65,7 +65,7 @@ class Numbers:
         """One sample's outputs; `others` are the values of `after`."""
         total, count = 0.0, 0
         for k in self.indices:
-            a, difference = apart(data.real(before[k], self.values[k]), data.real(after[k], others[k]))
+            a, difference = apart(coding.real(before[k], self.values[k]), coding.real(after[k], others[k]))
             total, count = total + float(difference.sum()), count + difference.size
             largest = float(difference.max(initial=0.0))
             self.worst = max(self.worst, largest)

@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from tflite2q.dialect.types import Value
 from tflite2q.errors import DataError, UsageError
-from tflite2q.evaluation import data
-from tflite2q.evaluation.data import Dataset, Normalization
+from tflite2q.evaluation import coding, data
+from tflite2q.evaluation.coding import Normalization
+from tflite2q.evaluation.data import Dataset
 from tflite2q.evaluation.engines import Runner
 from tflite2q.evaluation.geometry import Fit
 from tflite2q.evaluation.results import Progress, quiet
@@ -95,7 +96,7 @@ def run(
 
 def summary(array: Array, value: Value, task: Task[Any], answer: Any, index: int) -> Summary:
     """One output: the best classes, or what the task says of it, or its range."""
-    real = data.real(array, value).reshape(-1)
+    real = coding.real(array, value).reshape(-1)
     low, high = (float(real.min()), float(real.max())) if real.size else (0.0, 0.0)
     if isinstance(task, Classification) and index == task.index:
         return Summary(value.name, _best(task, answer), low, high, task.ranking(answer))

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tflite2q.errors import DataError
-from tflite2q.evaluation import data, tasks
-from tflite2q.evaluation.data import Normalization, Source
+from tflite2q.evaluation import coding, data, tasks
+from tflite2q.evaluation.coding import Normalization
+from tflite2q.evaluation.data import Source
 from tflite2q.evaluation.geometry import Fit
 from tflite2q.execution.runtime import Executable
 
@@ -26,7 +27,7 @@ class Served(Executable):
         """The arrays that `run` takes, one for each input, of one sample: an image file, a .npy, a .npz, an array, or a
         mapping of arrays by the inputs' names.
 
-        Pictures and numbers become codes as `evaluation/data.py` says, and as `compare` and `run` do it: `mean` and
+        Pictures and numbers become codes as `evaluation/coding.py` says, and as `compare` and `run` do it: `mean` and
         `std` normalize pixels, `fit` is "crop", "pad" or "stretch" (None: as the model's task does).  Raises DataError
         for what cannot be read, does not fit, or is more than one sample.
         """
@@ -45,4 +46,4 @@ class Served(Executable):
         shapes, wanted = [array.shape for array in arrays], [value.type.shape for value in self.outputs]
         if shapes != wanted:
             raise DataError(f"the model's outputs are {list(map(list, wanted))}, got {list(map(list, shapes))}")
-        return [data.real(array, value) for array, value in zip(arrays, self.outputs, strict=True)]
+        return [coding.real(array, value) for array, value in zip(arrays, self.outputs, strict=True)]

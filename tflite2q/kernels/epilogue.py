@@ -21,8 +21,10 @@ would overflow, or if it is an int64 one (`wide`), that step is done in 64 bits.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -34,59 +36,45 @@ _INT31 = 2**31
 
 
 @dataclass(frozen=True)
-class Epilogue:
-    """Everything but the numbers of a `Rescale`.
+class Epilogue(ABC):
+    """Everything but the numbers of a `Rescale`; each arithmetic is a class."""
 
-    `left`, `right`: some multiplier shifts that way; `right_everywhere`: all do.  `wide`: see the module.
-    """
-
-    arithmetic: str
     zero_point: int
     low: int
     high: int
     dtype: str
-    left: bool
-    right: bool
-    right_everywhere: bool
-    wide: bool
 
     @staticmethod
     def of(rescale: Rescale, bound: Array, accumulator: str = "int32") -> Epilogue:
         """`bound`: the largest magnitude each output channel's accumulator, of dtype `accumulator`, can have."""
-        left, right = shifts(rescale)
+        codes = rescale.zero_point, rescale.low, rescale.high, rescale.dtype
+        if rescale.arithmetic in _REAL:
+            return _REAL[rescale.arithmetic](*codes)
+        kind = _INTEGER[rescale.arithmetic]
+        left, right = kind.shifts(rescale)
         reach = np.minimum(bound.astype(np.float64), _INT31) * 2.0**left
         half = np.where(right > 0, 2.0 ** (right - 1), 0.0)
-        return Epilogue(
-            rescale.arithmetic, rescale.zero_point, rescale.low, rescale.high, rescale.dtype,
-            left=bool(left.any()), right=bool(right.any()), right_everywhere=bool((right > 0).all()),
-            wide=accumulator == "int64" or rescale.arithmetic == "fixed16" or bool((reach + half >= _INT31 - 1).any()),
+        return kind(
+            *codes, left=bool(left.any()), right=bool(right.any()), right_everywhere=bool((right > 0).all()),
+            wide=accumulator == "int64" or kind is Fixed16 or bool((reach + half >= _INT31 - 1).any()),
         )  # fmt: skip
 
     @property
-    def corrects_negatives(self) -> bool:
-        """Whether the fixed point needs its correction for negative numbers."""
-        return self.right and self.low < self.zero_point
-
-    @property
+    @abstractmethod
     def constants(self) -> Mapping[str, str]:
         """Dtype of each constant, of which every output channel has one."""
-        shifts = {"right": "int32"} if self.right else {}
-        shifts |= {"left": "int32"} if self.left else {}
-        if self.arithmetic == "fixed" or self.arithmetic == "fixed16":
-            return {"multiplier": "int32", "rounding": "int64", **shifts}
-        if self.arithmetic == "shift":
-            return {"rounding": "int64" if self.wide else "int32", **shifts}
-        return {"multiplier": self.arithmetic}
+
+    @abstractmethod
+    def numbers(self, rescale: Rescale) -> dict[str, Array]:
+        """The constants, one for each multiplier."""
+
+    @abstractmethod
+    def scaled(self, v: Expr, loads: dict[str, Expr], lanes: int) -> Expr:
+        """Accumulators times multipliers as int32, before the zero point and the clamp; `loads` are the constants."""
 
     def pack(self, rescale: Rescale, channels: Array) -> dict[str, Array]:
         """The constants, arranged as the index array `channels` says."""
-        left, right = shifts(rescale)
-        half = np.where(right > 0, np.left_shift(np.int64(1), np.maximum(right - 1, 0)), 0)
-        values = {"multiplier": np.array(rescale.real), "rounding": half, "right": right, "left": left}
-        if self.arithmetic == "fixed":
-            values |= {"multiplier": rescale.fixed_point()[0], "rounding": 2**30 + (half << 31)}
-        elif self.arithmetic == "fixed16":
-            values["multiplier"] = rescale.fixed16()[0]
+        values = self.numbers(rescale)
         return {name: spread(values[name].astype(dtype), channels) for name, dtype in self.constants.items()}
 
     def codes(self, v: Expr, constants: Buffers, index: tuple[Expr, ...], lanes: int) -> Expr:
@@ -98,19 +86,146 @@ class Epilogue:
 
     def rounded(self, v: Expr, constants: Buffers, index: tuple[Expr, ...], lanes: int) -> Expr:
         """The rescaled accumulators as int32, before the zero point and the clamp."""
-        loads = {name: load(constants[name], *index, lanes=lanes) for name in self.constants}
-        if self.arithmetic in ("float32", "float64"):
-            return (self._float32 if self.arithmetic == "float32" else self._float64)(v, loads["multiplier"], lanes)
-        scaled = {"fixed": self._fixed, "fixed16": self._fixed16, "shift": self._shift}[self.arithmetic]
-        wide = scaled(v, loads, lanes)
-        if not self.wide:
-            return wide
-        if self.arithmetic == "fixed16":
-            return T.cast(wide, vector("int32", lanes))
-        low, high = (broadcast(T.int64(b - self.zero_point), lanes) for b in (self.low, self.high))
-        return T.cast(T.min(T.max(wide, low), high), vector("int32", lanes))
+        return self.scaled(v, {name: load(constants[name], *index, lanes=lanes) for name in self.constants}, lanes)
 
-    def _fixed(self, v: Expr, loads: dict[str, Expr], lanes: int) -> Expr:
+
+@dataclass(frozen=True)
+class Real(Epilogue):
+    """Products of real numbers."""
+
+    real: ClassVar[str]  # their dtype
+
+    @property
+    def constants(self) -> Mapping[str, str]:
+        return {"multiplier": self.real}
+
+    def numbers(self, rescale: Rescale) -> dict[str, Array]:
+        return {"multiplier": np.array(rescale.real)}
+
+    def _clipped(self, v: Expr, loads: dict[str, Expr], lanes: int) -> Expr:
+        low, high = (broadcast(T.FloatImm(self.real, float(b - self.zero_point)), lanes) for b in (self.low, self.high))
+        return T.min(T.max(T.cast(v, vector(self.real, lanes)) * loads["multiplier"], low), high)
+
+
+@dataclass(frozen=True)
+class Float32(Real):
+    real: ClassVar[str] = "float32"
+
+    def scaled(self, v: Expr, loads: dict[str, Expr], lanes: int) -> Expr:
+        t = self._clipped(v, loads, lanes) + broadcast(T.float32(float(MAGIC)), lanes)
+        return T.reinterpret(vector("int32", lanes), t) - broadcast(int(MAGIC.view(np.int32)), lanes)
+
+
+@dataclass(frozen=True)
+class Float64(Real):
+    real: ClassVar[str] = "float64"
+
+    def scaled(self, v: Expr, loads: dict[str, Expr], lanes: int) -> Expr:
+        t = T.Bind(self._clipped(v, loads, lanes))
+        half, minus = (broadcast(T.float64(float(np.nextafter(h, 0.0))), lanes) for h in (0.5, -0.5))
+        away = T.Select(t < broadcast(T.float64(0.0), lanes), minus, half)
+        return T.cast(t + away, vector("int32", lanes))
+
+
+@dataclass(frozen=True)
+class Integer(Epilogue):
+    """Shifts, after products of integers or without.
+
+    `left`, `right`: some multiplier shifts that way; `right_everywhere`: all do.  `wide`: see the module.
+    """
+
+    left: bool
+    right: bool
+    right_everywhere: bool
+    wide: bool
+
+    @staticmethod
+    @abstractmethod
+    def shifts(rescale: Rescale) -> tuple[Array, Array]:
+        """(left, right) shift counts per multiplier, none negative."""
+
+    @abstractmethod
+    def shifted(self, v: Expr, loads: dict[str, Expr], lanes: int) -> Expr:
+        """As `scaled`, in int64 and not clamped if it is `wide`."""
+
+    @property
+    def constants(self) -> Mapping[str, str]:
+        return {
+            "rounding": "int64" if self.wide else "int32",
+            **({"right": "int32"} if self.right else {}),
+            **({"left": "int32"} if self.left else {}),
+        }
+
+    def numbers(self, rescale: Rescale) -> dict[str, Array]:
+        left, right = self.shifts(rescale)
+        half = np.where(right > 0, np.left_shift(np.int64(1), np.maximum(right - 1, 0)), 0)
+        return {"rounding": half, "right": right, "left": left}
+
+    def scaled(self, v: Expr, loads: dict[str, Expr], lanes: int) -> Expr:
+        shifted = self.shifted(v, loads, lanes)
+        if not self.wide:
+            return shifted
+        low, high = (broadcast(T.int64(b - self.zero_point), lanes) for b in (self.low, self.high))
+        return T.cast(T.min(T.max(shifted, low), high), vector("int32", lanes))
+
+
+@dataclass(frozen=True)
+class Shift(Integer):
+    @staticmethod
+    def shifts(rescale: Rescale) -> tuple[Array, Array]:
+        return _of_machines(rescale.shifts())
+
+    def shifted(self, v: Expr, loads: dict[str, Expr], lanes: int) -> Expr:
+        if self.wide:
+            v = T.cast(v, vector("int64", lanes))
+            loads = {name: T.cast(value, vector("int64", lanes)) for name, value in loads.items()}
+        if self.left:
+            v = T.shift_left(v, loads["left"])
+        return T.shift_right(v + loads["rounding"], loads["right"]) if self.right else v
+
+
+@dataclass(frozen=True)
+class Fixed16(Shift):
+    """Always `wide`."""
+
+    @staticmethod
+    def shifts(rescale: Rescale) -> tuple[Array, Array]:
+        return _of_machines(rescale.fixed16()[1])
+
+    @property
+    def constants(self) -> Mapping[str, str]:
+        return {"multiplier": "int32", **super().constants}
+
+    def numbers(self, rescale: Rescale) -> dict[str, Array]:
+        return {**super().numbers(rescale), "multiplier": rescale.fixed16()[0]}
+
+    def scaled(self, v: Expr, loads: dict[str, Expr], lanes: int) -> Expr:
+        wide = vector("int64", lanes)
+        product = T.cast(v, wide) * T.cast(loads["multiplier"], wide)
+        return T.cast(self.shifted(product, loads, lanes), vector("int32", lanes))
+
+
+@dataclass(frozen=True)
+class Fixed(Integer):
+    @staticmethod
+    def shifts(rescale: Rescale) -> tuple[Array, Array]:
+        shift = rescale.fixed_point()[1]
+        return np.maximum(shift, 0) & 31, np.maximum(-shift, 0)
+
+    @property
+    def corrects_negatives(self) -> bool:
+        """Whether the fixed point needs its correction for negative numbers."""
+        return self.right and self.low < self.zero_point
+
+    @property
+    def constants(self) -> Mapping[str, str]:
+        return {"multiplier": "int32", **super().constants, "rounding": "int64"}
+
+    def numbers(self, rescale: Rescale) -> dict[str, Array]:
+        found = super().numbers(rescale)
+        return {**found, "multiplier": rescale.fixed_point()[0], "rounding": 2**30 + (found["rounding"] << 31)}
+
+    def shifted(self, v: Expr, loads: dict[str, Expr], lanes: int) -> Expr:
         wide = vector("int64", lanes)
         if self.left:
             v = T.Bind(T.shift_left(v, loads["left"]))
@@ -129,45 +244,14 @@ class Epilogue:
             scaled = scaled + negative
         return T.shift_right(scaled, count)
 
-    def _fixed16(self, v: Expr, loads: dict[str, Expr], lanes: int) -> Expr:
-        wide = vector("int64", lanes)
-        return self._shift(T.cast(v, wide) * T.cast(loads["multiplier"], wide), loads, lanes)
 
-    def _shift(self, v: Expr, loads: dict[str, Expr], lanes: int) -> Expr:
-        if self.wide:
-            v = T.cast(v, vector("int64", lanes))
-            loads = {name: T.cast(value, vector("int64", lanes)) for name, value in loads.items()}
-        if self.left:
-            v = T.shift_left(v, loads["left"])
-        return T.shift_right(v + loads["rounding"], loads["right"]) if self.right else v
-
-    def _float32(self, v: Expr, real: Expr, lanes: int) -> Expr:
-        t = T.cast(v, vector("float32", lanes)) * real
-        t = self._clip(t, "float32", lanes) + broadcast(T.float32(float(MAGIC)), lanes)
-        return T.reinterpret(vector("int32", lanes), t) - broadcast(int(MAGIC.view(np.int32)), lanes)
-
-    def _float64(self, v: Expr, real: Expr, lanes: int) -> Expr:
-        t = T.Bind(self._clip(T.cast(v, vector("float64", lanes)) * real, "float64", lanes))
-        half, minus = (broadcast(T.float64(float(np.nextafter(h, 0.0))), lanes) for h in (0.5, -0.5))
-        away = T.Select(t < broadcast(T.float64(0.0), lanes), minus, half)
-        return T.cast(t + away, vector("int32", lanes))
-
-    def _clip(self, t: Expr, dtype: str, lanes: int) -> Expr:
-        low, high = (broadcast(T.FloatImm(dtype, float(b - self.zero_point)), lanes) for b in (self.low, self.high))
-        return T.min(T.max(t, low), high)
+def _of_machines(shift: Array) -> tuple[Array, Array]:
+    """(left, right) counts of shifts to the right: one beyond 62 gives zero, as 62 does, and would not fit."""
+    return np.maximum(-shift, 0), np.clip(shift, 0, 62)
 
 
-def shifts(rescale: Rescale) -> tuple[Array, Array]:
-    """(left, right) shift counts per multiplier, none negative."""
-    if rescale.arithmetic == "fixed":
-        shift = rescale.fixed_point()[1]
-        return np.maximum(shift, 0) & 31, np.maximum(-shift, 0)
-    if rescale.arithmetic in ("shift", "fixed16"):
-        shift = rescale.shifts() if rescale.arithmetic == "shift" else rescale.fixed16()[1]
-        # A count beyond 62 gives zero, as 62 does, and would not fit the machine's shift.
-        return np.maximum(-shift, 0), np.clip(shift, 0, 62)
-    none = np.zeros(len(rescale.real), np.int64)
-    return none, none
+_REAL: Mapping[str, type[Real]] = {"float32": Float32, "float64": Float64}
+_INTEGER: Mapping[str, type[Integer]] = {"fixed": Fixed, "fixed16": Fixed16, "shift": Shift}
 
 
 def spread(values: Array, channels: Array) -> Array:

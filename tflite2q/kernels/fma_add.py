@@ -20,7 +20,7 @@ import numpy as np
 from tflite2q.arithmetic.numpy_core import NumpyCore
 from tflite2q.arithmetic.rounding import code_range
 from tflite2q.kernels.contracts import Array, EltwiseContract, Tensor
-from tflite2q.kernels.epilogue import Epilogue
+from tflite2q.kernels.epilogue import Epilogue, Float32
 from tflite2q.kernels.frame import Name, Plan, Tensors
 from tflite2q.kernels.loops import region
 from tflite2q.kernels.refusals import Because, Refusal
@@ -98,7 +98,7 @@ def plan(contract: EltwiseContract, level: str, least: int, how: Callable[[Epilo
         return Refusal(Because.NUMBERS, "no two fused multiply-adds round as the definition does")
     factors, exact = proven
     clamp = int(exact.min()), int(exact.max())
-    epilogue = Epilogue("float32", 0, *clamp, contract.output.dtype, False, False, False, False)
+    epilogue = Float32(0, *clamp, contract.output.dtype)
     name = Name(contract.inputs[0].dtype, contract.name, level, "fma")
     return Plan(name, Program(contract.inputs, contract.output, how(epilogue)), lambda: {"factors": factors})
 

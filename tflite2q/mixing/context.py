@@ -148,4 +148,4 @@ def maker(graph: Graph, op: str) -> Op:
 
 
 def _weighted(op: Op) -> bool:
-    return any(op.operand(index).role == "weights" for index, name in enumerate(op.inputs) if name is not None)
+    return bool(op.in_role("weights"))

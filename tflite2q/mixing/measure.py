@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.ops.softmax import Softmax
 from tflite2q.dialect.types import Value
-from tflite2q.evaluation import calibration, data
+from tflite2q.evaluation import calibration, coding
 from tflite2q.evaluation.comparison import inputs_of
 from tflite2q.execution import reference, runtime
 from tflite2q.mixing import costs
@@ -85,7 +85,7 @@ def _runs(context: Context, base: Mix, samples: Sequence[Sample]) -> tuple[list[
         if context.memo.get("base") != key(base):
             context.memo.pop("replays", None)
             graph = context.graph(base)
-            moved = [data.transfer(list(sample), inputs_of(original), inputs_of(graph)) for sample in samples]
+            moved = [coding.transfer(list(sample), inputs_of(original), inputs_of(graph)) for sample in samples]
             context.memo["replays"] = [Replay(graph, sample) for sample in moved]
             context.memo["base"] = key(base)
         return context.memo["truths"], context.memo["replays"]
@@ -104,7 +104,7 @@ def results(
     """
     graph = context.original if what is None else what if isinstance(what, Graph) else context.graph(what)
     name = judged_value(context.original)
-    moved = [data.transfer(list(sample), inputs_of(context.original), inputs_of(graph)) for sample in samples]
+    moved = [coding.transfer(list(sample), inputs_of(context.original), inputs_of(graph)) for sample in samples]
     if compiled is None:
         return [_result(graph, name, sample) for sample in moved]
     shown = graph if name in graph.outputs else graph.with_(outputs=(*graph.outputs, name), signatures=())
@@ -129,8 +129,7 @@ def weight_noise(context: Context, op: str, k: int) -> float:
 
     def weights(graph: Graph) -> npt.NDArray[np.float64]:
         found = maker(graph, op)
-        slot = next(i for i, n in enumerate(found.inputs) if n is not None and found.operand(i).role == "weights")
-        value = graph[found.inputs[slot] or ""]
+        value = graph[next(iter(found.in_role("weights").values()))]
         return value.type.parameters.real(value.data) if value.type.quantized else value.data.astype(np.float64)
 
     before, after = weights(context.whole[0]), weights(context.whole[k])

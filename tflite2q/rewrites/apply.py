@@ -101,8 +101,7 @@ class Applier:
         return self._weights_dtype(op) in op.hybrid_weights
 
     def _weights_dtype(self, op: Op) -> str:
-        names = (name for i, name in enumerate(op.inputs) if name and op.operand(i).role == "weights")
-        return next((self.editor.values[name].type.dtype for name in names), "")
+        return next((self.editor.values[name].type.dtype for name in op.in_role("weights").values()), "")
 
     def _bias_type(self, bias: str | None, layer: Layer) -> str:
         """The new attributes of an operator that states the type of its bias."""

@@ -164,7 +164,7 @@ def activations_of(op: Op, graph: Graph) -> list[Value]:
 
 def weights_of(op: Op, graph: Graph) -> Value | None:
     """The weights of `op`: codes, or real numbers."""
-    named = (graph[name] for i, name in enumerate(op.inputs) if name and op.operand(i).role == "weights")
+    named = map(graph.__getitem__, op.in_role("weights").values())
     return next((value for value in named if value.type.quantized or value.type.dtype == "float32"), None)
 
 
@@ -179,8 +179,7 @@ def _real_weights(op: Op, settings: Weights) -> Weights:
 
 
 def _in_role(op: Op, graph: Graph) -> list[Value]:
-    named = [(op.operand(i).role, name) for i, name in enumerate(op.inputs) if name is not None]
-    return [graph[name] for role, name in named if role == "activation"]
+    return [graph[name] for name in op.in_role("activation").values()]
 
 
 def computes_codes(graph: Graph) -> bool:

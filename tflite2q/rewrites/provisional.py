@@ -218,7 +218,7 @@ class _Maker:
             self._operand(op, name) if name is not None and op.operand(index).role == "activation" else name
             for index, name in enumerate(op.inputs)
         ]
-        for name in (n for i, n in enumerate(op.inputs) if n and op.operand(i).role in ("weights", "bias")):
+        for name in op.in_role("weights", "bias").values():
             if not np.isfinite(self.graph[name].data.astype(np.float64)).all():
                 raise InvalidGraph(f"{op.mnemonic} {op.name!r}: {name!r} holds numbers that are not finite")
         results = [self._result(name) for name in op.outputs]
@@ -302,8 +302,7 @@ class _Maker:
 
 def _numbers(op: Op) -> Iterable[str]:
     """Operands in an activation's role, and results."""
-    inputs = (n for index, n in enumerate(op.inputs) if op.operand(index).role == "activation")
-    return [name for name in (*inputs, *op.outputs) if name is not None]
+    return [*op.in_role("activation").values(), *op.outputs]
 
 
 def _within(value: Value, spans: Iterable[Span]) -> bool:

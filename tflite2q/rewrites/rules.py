@@ -97,10 +97,9 @@ def places(graph: Graph) -> list[Place]:
     """The place of each op of the graph."""
     weighted: dict[str, int] = {}
     for op in graph.ops:
-        for slot, name in enumerate(op.inputs):
-            if name is not None and op.operand(slot).role == "weights":
-                shape = graph[name].type.shape
-                weighted[op.name] = shape[op.channel_axis] if shape else 1
+        for name in op.in_role("weights").values():
+            shape = graph[name].type.shape
+            weighted[op.name] = shape[op.channel_axis] if shape else 1
     order = {name: position + 1 for position, name in enumerate(weighted)}
     return [
         Place(op, index, order[op.name], len(order) + 1 - order[op.name], weighted[op.name])

@@ -59,8 +59,7 @@ def restored(graph: Graph, stored: Stored, original: Graph, real: Iterable[str])
     ops: list[Op] = []
     for op in graph.ops:
         if op.name in layers:
-            slot = next(i for i, name in enumerate(op.inputs) if name and op.operand(i).role == "weights")
-            source = str(op.inputs[slot])
+            slot, source = next(iter(op.in_role("weights").items()))
             if graph[source].type.quantized:
                 if source not in made:
                     made[source] = _dequantize(editor, graph[source], stored)

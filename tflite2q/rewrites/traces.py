@@ -69,7 +69,7 @@ def traced(guarded: Graph, new: Graph, exact: Mapping[str, Exact], origins: Mapp
 
 def slot_of(op: Op, role: str = "weights") -> int | None:
     """Where an op has its operand of that role."""
-    return next((i for i, name in enumerate(op.inputs) if name and op.operand(i).role == role), None)
+    return next(iter(op.in_role(role)), None)
 
 
 def stored_weights(op: Op, graph: Graph) -> Value | None:

@@ -15,7 +15,7 @@ from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.types import Value
 from tflite2q.errors import DataError
-from tflite2q.evaluation import data
+from tflite2q.evaluation import coding
 from tflite2q.evaluation.data import Dataset
 from tflite2q.evaluation.figures import Change, ClassLine, Difference, Figure
 from tflite2q.evaluation.geometry import Fit
@@ -162,7 +162,7 @@ class Task(ABC, Generic[A]):
 
     def real(self, arrays: Sequence[Array], values: Sequence[Value], index: int) -> Array:
         """One output in real numbers."""
-        return data.real(arrays[index], values[index])
+        return coding.real(arrays[index], values[index])
 
 
 class Tally(ABC, Generic[A]):

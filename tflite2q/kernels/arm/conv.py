@@ -173,7 +173,7 @@ def _pack(conv: Conv2DContract, program: Program) -> Arrays:
     packed["bias"] = layout.folded_bias(conv, conv.x_zero_point - form.shift)[channels]
     if program.input_sums:
         packed["input factor"] = np.array([-layout.signed_weights(conv)[1]], np.int32)
-    return {**packed, **program.ending.pack(conv.rescale, channels)}
+    return {**packed, **program.ending.rounding.pack(conv.rescale, channels)}
 
 
 def _in_steps(weights: Array, form: Form) -> Array:

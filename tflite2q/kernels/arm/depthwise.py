@@ -154,7 +154,7 @@ def _pack(contract: DepthwiseConv2DContract, program: Program) -> Arrays:
     return {
         "weights": weights.reshape(declared.shape).astype(declared.dtype),
         "bias": layout.folded_bias(contract, contract.x_zero_point - program.shift)[vectors],
-        **program.ending.pack(contract.rescale, vectors),
+        **program.ending.rounding.pack(contract.rescale, vectors),
     }
 
 

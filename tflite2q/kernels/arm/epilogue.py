@@ -12,6 +12,7 @@ this does most of the clamping, and is exact because all of it is monotone and n
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,7 @@ from tflite2q.arithmetic.rescale import Rescale
 from tflite2q.arithmetic.rounding import code_range
 from tflite2q.kernels.arm.isa import LANES, intrinsic
 from tflite2q.kernels.contracts import Array, Tensor
-from tflite2q.kernels.epilogue import Epilogue, spread
+from tflite2q.kernels.epilogue import Epilogue, Fixed, Float32, Shift, spread
 from tflite2q.kernels.frame import Tensors
 from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, load, shuffle, store, vector
 
@@ -28,47 +29,67 @@ PACKED = (2 * LANES, 4 * LANES)  # numbers of channels that are stored at once
 
 
 @dataclass(frozen=True)
-class ArmEpilogue:
-    """An `Epilogue` on Arm; float64 keeps the portable text."""
+class Portable:
+    """From accumulators to int32, before zero point and clamp: the text for every processor."""
 
     epilogue: Epilogue
 
-    @staticmethod
-    def of(rescale: Rescale, bound: Array) -> ArmEpilogue:
-        """`bound`: the largest magnitude each output channel's accumulator can have."""
-        return ArmEpilogue(Epilogue.of(rescale, bound))
-
-    def constants(self, vectors: int) -> Tensors:
-        """The constants of so many vectors of accumulators."""
-        dtypes = dict(self.epilogue.constants)
-        if self.epilogue.arithmetic == "fixed":
-            dtypes = dict.fromkeys(("multiplier", "right", *(("left",) if self.epilogue.left else ())), "int32")
-        elif self.epilogue.arithmetic == "shift":
-            dtypes = {"left": "int32"}
-        return {name: Tensor((vectors, LANES), dtype) for name, dtype in dtypes.items()}
+    @property
+    def constants(self) -> Mapping[str, str]:
+        """Dtype of each constant, of which every lane has one."""
+        return self.epilogue.constants
 
     def pack(self, rescale: Rescale, channels: Array) -> dict[str, Array]:
         """Constants for accumulators whose lanes hold `channels` [vectors, 4]; counts of right shifts are negative."""
-        if self.epilogue.arithmetic == "fixed":
-            m, shift = rescale.fixed_point()
-            values = {"multiplier": m, "right": np.minimum(shift, 0), "left": np.maximum(shift, 0) & 31}
-        elif self.epilogue.arithmetic == "shift":
-            # srshl takes its count from eight bits; at 62 places nothing is left either way.
-            values = {"left": np.clip(-rescale.shifts(), -62, 62)}
-        else:
-            return self.epilogue.pack(rescale, channels)
-        return {name: spread(values[name].astype(np.int32), channels) for name in self.constants(0)}
+        return self.epilogue.pack(rescale, channels)
 
     def rounded(self, v: Expr, constants: Buffers, index: Expr) -> Expr:
-        """Rescaled accumulators of vector `index` as int32, before zero point and clamp."""
-        arithmetic = self.epilogue.arithmetic
-        if arithmetic == "float64":
-            return self.epilogue.rounded(v, constants, (index, 0), LANES)
-        loads = {name: load(constants[name], index, 0, lanes=LANES) for name in self.constants(0)}
-        if arithmetic == "float32":
-            return T.Bind(intrinsic("fcvtns", T.cast(v, vector("float32", LANES)) * loads["multiplier"]))
-        if arithmetic == "shift":
-            return T.Bind(intrinsic("sqrshl", v, loads["left"]))
+        """Rescaled accumulators of vector `index`."""
+        return self.epilogue.rounded(v, constants, (index, 0), LANES)
+
+
+@dataclass(frozen=True)
+class Converted(Portable):
+    """float32"""
+
+    def rounded(self, v: Expr, constants: Buffers, index: Expr) -> Expr:
+        product = T.cast(v, vector("float32", LANES)) * load(constants["multiplier"], index, 0, lanes=LANES)
+        return T.Bind(intrinsic("fcvtns", product))
+
+
+@dataclass(frozen=True)
+class Shifted(Portable):
+    """shift"""
+
+    @property
+    def constants(self) -> Mapping[str, str]:
+        return {"left": "int32"}
+
+    def pack(self, rescale: Rescale, channels: Array) -> dict[str, Array]:
+        # srshl takes its count from eight bits; at 62 places nothing is left either way.
+        return {"left": spread(np.clip(-rescale.shifts(), -62, 62).astype(np.int32), channels)}
+
+    def rounded(self, v: Expr, constants: Buffers, index: Expr) -> Expr:
+        return T.Bind(intrinsic("sqrshl", v, load(constants["left"], index, 0, lanes=LANES)))
+
+
+@dataclass(frozen=True)
+class Doubling(Portable):
+    """fixed"""
+
+    epilogue: Fixed
+
+    @property
+    def constants(self) -> Mapping[str, str]:
+        return dict.fromkeys(("multiplier", "right", *(("left",) if self.epilogue.left else ())), "int32")
+
+    def pack(self, rescale: Rescale, channels: Array) -> dict[str, Array]:
+        m, shift = rescale.fixed_point()
+        values = {"multiplier": m, "right": np.minimum(shift, 0), "left": np.maximum(shift, 0) & 31}
+        return {name: spread(values[name].astype(np.int32), channels) for name in self.constants}
+
+    def rounded(self, v: Expr, constants: Buffers, index: Expr) -> Expr:
+        loads = {name: load(constants[name], index, 0, lanes=LANES) for name in self.constants}
         if self.epilogue.left:
             v = T.shift_left(v, loads["left"])
         high = T.Bind(intrinsic("sqrdmulh", v, loads["multiplier"]))
@@ -78,6 +99,33 @@ class ArmEpilogue:
             minus_one = T.shift_right(T.bitwise_and(high, loads["right"]), T.Broadcast(T.int32(31), LANES))
             high = intrinsic("sqadd", high, minus_one)
         return T.Bind(intrinsic("srshl", high, loads["right"]))
+
+
+@dataclass(frozen=True)
+class ArmEpilogue:
+    """An `Epilogue` on Arm."""
+
+    epilogue: Epilogue
+
+    @staticmethod
+    def of(rescale: Rescale, bound: Array) -> ArmEpilogue:
+        """`bound`: the largest magnitude each output channel's accumulator can have."""
+        return ArmEpilogue(Epilogue.of(rescale, bound))
+
+    @property
+    def rounding(self) -> Portable:
+        """How it rescales."""
+        if isinstance(self.epilogue, Fixed):
+            return Doubling(self.epilogue)
+        return {Float32: Converted, Shift: Shifted}.get(type(self.epilogue), Portable)(self.epilogue)
+
+    def constants(self, vectors: int) -> Tensors:
+        """The constants of so many vectors of accumulators."""
+        return {name: Tensor((vectors, LANES), dtype) for name, dtype in self.rounding.constants.items()}
+
+    def rounded(self, v: Expr, constants: Buffers, index: Expr) -> Expr:
+        """Rescaled accumulators of vector `index` as int32, before zero point and clamp."""
+        return self.rounding.rounded(v, constants, index)
 
     def store(self, rounded: list[list[Expr]], stored: int, y: Buffer, rows: list[Expr], channel: Expr) -> None:
         """The first `stored` codes of each row's vectors, from `channel` on."""

@@ -16,7 +16,7 @@ import numpy as np
 from tflite2q.arithmetic.rescale import Rescale
 from tflite2q.arithmetic.rounding import code_range
 from tflite2q.kernels.contracts import Array
-from tflite2q.kernels.epilogue import Epilogue
+from tflite2q.kernels.epilogue import Epilogue, Fixed
 from tflite2q.kernels.fma_rescale import floating, prove
 from tflite2q.kernels.frame import Tensors
 from tflite2q.kernels.gemm import Section
@@ -139,8 +139,11 @@ class Rescaling:
             start = 0 if line.start is None else line.start.astype(np.int64)
             fma = Fma.of(line, level)
             return Rescaling(X86Epilogue(epilogue, level, fma), functools.partial(fma.pack, line), start)
-        kind = EvenOdd if EvenOdd.takes(epilogue) else Converted if Converted.takes(rescale, bound) else Portable
-        rounding = kind(epilogue, level)
+        rounding = Portable(epilogue, level)
+        if isinstance(epilogue, Fixed) and EvenOdd.takes(epilogue):
+            rounding = EvenOdd(epilogue, level)
+        elif Converted.takes(rescale, bound):
+            rounding = Converted(epilogue, level)
         return Rescaling(X86Epilogue(epilogue, level, rounding), functools.partial(rounding.pack, rescale))
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from tflite2q.arithmetic.rescale import Rescale
 from tflite2q.kernels.contracts import Array, Tensor
-from tflite2q.kernels.epilogue import Epilogue, shifts, spread
+from tflite2q.kernels.epilogue import Epilogue, Fixed, spread
 from tflite2q.kernels.fma_rescale import FmaRescale
 from tflite2q.kernels.frame import Tensors
 from tflite2q.kernels.tir import Buffers, Expr, T, broadcast, load, vector
@@ -82,10 +82,12 @@ class Converted(Portable):
 class EvenOdd(Portable):
     """Fixed point whose multipliers all shift to the right, in 32-bit accumulators."""
 
+    epilogue: Fixed
+
     @staticmethod
-    def takes(epilogue: Epilogue) -> bool:
+    def takes(epilogue: Fixed) -> bool:
         """Whether `epilogue` is such a fixed point."""
-        return epilogue.arithmetic == "fixed" and epilogue.right_everywhere and not (epilogue.left or epilogue.wide)
+        return epilogue.right_everywhere and not (epilogue.left or epilogue.wide)
 
     @property
     def one_shift(self) -> bool:
@@ -123,7 +125,7 @@ class EvenOdd(Portable):
 
     def pack(self, rescale: Rescale, channels: Array) -> dict[str, Array]:
         m, _ = rescale.fixed_point()
-        _, right = shifts(rescale)
+        _, right = self.epilogue.shifts(rescale)
         half = np.left_shift(np.int64(1), right - 1)
         wide = [spread(a.astype(np.int64), channels) for a in (m, 2**30 + (half << 31))]
         packed = dict(zip(_WIDE, (a[:, parity::2] for a in wide for parity in (0, 1)), strict=True))
