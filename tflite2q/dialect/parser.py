@@ -237,7 +237,9 @@ class Parser(Cursor):
         return data
 
     def refuse_elided(self) -> None:
-        self.fail(self.token, "the constants of this text are elided, so it cannot be read; print it with constants in full")
+        self.fail(
+            self.token, "the constants of this text are elided, so it cannot be read; print it with --constants full"
+        )
 
     # ---------------------------------------------------------------------------------------------------------- ops
 
