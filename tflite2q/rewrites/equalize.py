@@ -3,7 +3,7 @@
 Where y = f(W1 x + b1) feeds W2 alone and f(v) / s = f(v / s), dividing channel c of W1 and b1 by s[c] and multiplying
 W2's input channel c by it changes nothing in real numbers, but lets one scale serve all channels better.  That holds
 without an activation and for RELU.  Any other bound, such as RELU6's or an end of y's codes that cuts results off,
-would have to differ by channel.  So channels with such a bound are divided only if they were never observed to reach it.
+would have to differ by channel.  So channels with such a bound are divided only if they were never seen to reach it.
 
 A divisor below 1 lifts a channel that uses little of y's range, so that the weights that read it need not be large: the
 depthwise layers of MobileNets have such channels.  Observations tell how much room there is.
