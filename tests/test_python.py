@@ -117,9 +117,7 @@ WRONG: dict[str, Any] = {
     "limit = 0 is not a whole number of at least 1": lambda m, d: tflite2q.compare(m, m, data=d, limit=0),
     "limit = -1 is not a whole number of at least 1": lambda m, d: tflite2q.convert(m, "int8", data=d, limit=-1),
     "limit = 2.5 is not a whole number of at least 1": lambda m, d: tflite2q.search(m, d, limit=2.5),
-    "layer_samples = -1 is not a whole number of at least 0": lambda m, d: tflite2q.compare(
-        m, m, data=d, layer_samples=-1
-    ),
+    "layer_samples = -1 is not a whole number": lambda m, d: tflite2q.compare(m, m, data=d, layer_samples=-1),
     "labels needs data": lambda m, d: tflite2q.compare(m, m, labels=[1, 2]),
     "max_drop = nan is not a finite number": lambda m, d: tflite2q.search(m, d, max_drop=float("nan")),
     "max_drop = '1' is not a finite number": lambda m, d: tflite2q.search(m, d, max_drop="1"),

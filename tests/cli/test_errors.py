@@ -108,10 +108,7 @@ def test_unsupported_operators_are_named(cli: Cli, shared: Path, command: str, m
         (["search", "MODEL", "--data", "x.npy", "-o", "x.toml", "--target", "foo"], "target 'foo' is not known"),
         (["compare", "MODEL", "--scheme", "int8", "--target", "foo"], "target 'foo' is not known"),
         (["run", "MODEL", "--input", "x.npy", "--target", "foo"], "target 'foo' is not known"),
-        (
-            ["run", "lib.so", "--input", "x.npy", "--target", "x86-64"],
-            "a library runs on the target that it was compiled for",
-        ),
+        (["run", "lib.so", "--input", "x.npy", "--target", "x86-64"], "runs on the target that it was compiled for"),
         (
             ["convert", "MODEL", "--scheme", "int8", "--until", "convert", "--json", "x.json"],
             "--json is for conversions",

@@ -150,7 +150,7 @@ REFUSED: dict[str, tuple[Callable[[], ModelRecord], str, type[Tflite2qError]]] =
     ),
     "an initialization without data": (
         lambda: setup(tensors=(SETUP.tensors[0], replace(SETUP.tensors[1], buffer=0))),
-        "CALL_ONCE assigns 'start' of subgraph 1, which is not a constant",
+        "CALL_ONCE assigns 'start' of subgraph 1, which is not constant",
         UnsupportedError,
     ),
     "an initialization that comes late": (

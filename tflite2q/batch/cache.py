@@ -1,9 +1,9 @@
-"""Results kept by what they were made from.
+"""A cache of results, addressed by content.
 
 A key is the hash of everything that a result depends on; an entry names its files by the hashes of their contents,
 and begins with a hash of its own.
-Files are written before the entry that names them, and both by renaming, so that whatever is interrupted leaves an
-entry that is whole or none.  What is read is checked against its hash: a damaged cache costs time, never a result.
+Files are written before the entry that names them, and both by renaming, so that an interruption leaves a
+whole entry or none.  Everything read is checked against its hash: a damaged cache costs time, never a result.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def digest_of_data(path: str) -> str:
 def files_of(path: str) -> list[tuple[str, Path]]:
     """A file, a CSV with the files that it lists, or all files in a folder, with their names relative to where it lies.
 
-    Raises DataError for what is not a regular file.
+    Raises DataError for anything but a regular file.
     """
     where = Path(path)
     if where.is_dir():
@@ -107,7 +107,7 @@ def key(content: str, name: str, settings: Settings) -> str:
 
 @functools.cache
 def machine() -> list[str]:
-    """What the target `native` and measurements depend on."""
+    """What the target `native` and measurements depend on: system and processor."""
     from tflite2q.lower import targets
 
     return [*os.uname()[::4], *sorted(targets.reported_features())]

@@ -1,6 +1,6 @@
 """Jobs on a Dask cluster: models travel to its workers as content, and results come back the same way.
 
-On a worker every job is done by a keeper, in a process of its own, as on this machine.
+On a worker, a keeper does every job in its own process, as on this machine.
 """
 
 from __future__ import annotations

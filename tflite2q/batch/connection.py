@@ -1,4 +1,4 @@
-"""The connection to a Dask cluster, which does calls of functions and gives what they return on this machine.
+"""The connection to a Dask cluster: it calls functions there and returns their results here.
 
 Dask schedules the calls and gives those of a lost worker to another one.  Workers that would give other results get
 none: they may come at any time, so each call looks where it is, before it is unpacked.
@@ -33,7 +33,7 @@ class WorkersLostError(UsageError):
 
 
 def facts() -> dict[str, str]:
-    """What must be the same on all machines, so that results are."""
+    """What must be equal on all machines for equal results."""
     return {"version": cache.version(True), "processor": " ".join(cache.machine())}
 
 

@@ -1,4 +1,4 @@
-"""What the processes of a group use together."""
+"""The resources that the processes of a group use together."""
 
 from __future__ import annotations
 

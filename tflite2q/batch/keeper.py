@@ -1,11 +1,12 @@
 """`python -m tflite2q.batch.keeper`: runs jobs one after another, each in a process of its own.
 
 The keeper imports the program once and forks for every job, so that a job costs no start.  It has no threads, which
-makes forking safe.  It watches the job's whole process group, ends it at its limits, and ends it too when whoever asked
-is gone.  A request is a line of JSON (`folder`, `seconds`, `memory`, `running`), so is the answer (`how`, `reason`).
+makes forking safe.  It watches the job's whole process group, ends it at its limits, and also when the process that
+asked is gone.  A request is a line of JSON (`folder`, `seconds`, `memory`, `running`), and so is the answer (`how`,
+`reason`).
 
-Memory is the resident memory of the group.  A limit on address space (RLIMIT_AS) would refuse what TVM and LLVM only
-reserve; what brings a machine down is memory that is touched.
+Memory is the resident memory of the group.  A limit on address space (RLIMIT_AS) would count memory that TVM and LLVM
+only reserve; a machine runs out of memory that is touched.
 """
 
 from __future__ import annotations

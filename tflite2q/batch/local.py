@@ -27,7 +27,7 @@ LEAST = 1 << 28  # bytes of memory for a job: with less, not even the smallest m
 
 @dataclass(frozen=True)
 class Limits:
-    """What one job may take: seconds, and bytes of memory."""
+    """The limits of one job: seconds, and bytes of memory."""
 
     seconds: float
     memory: int

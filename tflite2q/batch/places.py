@@ -54,7 +54,7 @@ class Place(Protocol):
     """A folder whose files are named relative to it, with slashes.  All may raise OSError."""
 
     def name(self, relative: str = "") -> str:
-        """What people call a file, or the place itself."""
+        """The name of a file, or of the place itself, for messages."""
         ...
 
     def identity(self, relative: str = "") -> str:
@@ -303,7 +303,7 @@ def _opened(url: str) -> tuple[Any, str]:
 
 
 def unreachable(url: str, error: OSError) -> UsageError:
-    """What to say when a URL cannot be read."""
+    """The error for a URL that cannot be read."""
     if isinstance(error, FileNotFoundError):
         return UsageError(f"{url}: does not exist; check the URL")
     return UsageError(f"{url}: cannot be read: {error.strerror or error}; check the URL, network and credentials")
@@ -360,7 +360,7 @@ class Fetched:
 
     @property
     def urls(self) -> list[str]:
-        """What was fetched."""
+        """The files that were fetched."""
         return list(self._paths)
 
     def __call__(self, path: str) -> str:

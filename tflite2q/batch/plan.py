@@ -1,4 +1,4 @@
-"""From files, folders and a manifest to jobs, whose outputs have names of their own."""
+"""Jobs from files, folders and a manifest; each job's outputs have distinct names."""
 
 from __future__ import annotations
 
@@ -258,7 +258,7 @@ def _both(source: str) -> UsageError:
 
 
 def _objects(url: str, out: Place) -> Iterator[tuple[str, str]]:
-    """As `models`, of a store."""
+    """Like `models`, for an object store."""
     names = places.listed(url)
     if names is None:
         yield url, url.rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""What a batch is asked for and what became of it, as frozen values."""
+"""The jobs of a batch and their results, as frozen values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs jobs: what is kept is taken, the rest is done, and every result is kept before it is put in its place."""
+"""Runs jobs: cached results are taken, the rest is computed, and every result is cached before it is written."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Batch:
             raise _unwritable(out.name(), error) from error
 
     def run(self, engine: Engine, told: Told) -> Summary:
-        """Do all jobs; whatever is raised, what is done is kept."""
+        """Do all jobs; finished work is kept, whatever is raised."""
         started = time.monotonic()
         running: dict[Future[Done], _Working] = {}
         try:
@@ -150,7 +150,7 @@ class Batch:
             self._tell(working.index, record, told)
 
     def _ended(self, future: Future[Done]) -> Done:
-        """What became of a job.  Raises UsageError if nothing did, because the engine cannot go on."""
+        """The result of a job.  Raises UsageError if there is none, because the engine cannot go on."""
         try:
             return future.result()
         except OSError as error:

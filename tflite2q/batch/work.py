@@ -1,7 +1,7 @@
 """The work on one model, in a process that does nothing else.
 
 It runs in a folder that holds the model under its own name, so that messages and reports are the same wherever the
-model came from.  What it makes are the files `out/ENDING`; `result.json` comes last, and whole.
+model came from.  It writes the files `out/ENDING`; `result.json` is written last, and atomically.
 """
 
 from __future__ import annotations

@@ -109,9 +109,7 @@ def run_command(
     if library and target != NATIVE:
         raise UsageError("--target is for models; a library runs on the target that it was compiled for")
     if library and (shapes or signature is not None):
-        raise UsageError(
-            "--shape and --signature are for models; a library has the shapes and signature that it was compiled with"
-        )
+        raise UsageError("--shape and --signature are for models; a library has those that it was compiled with")
     if profile and (device is not None or library):
         raise UsageError("--profile times the ops of a .tflite model on this machine; give no library and no device")
     found = None if library else models.opened(model, shapes, signature=signature)

@@ -1,4 +1,4 @@
-"""NumPy's files: read only when what they claim to hold fits the file and the memory."""
+"""NumPy files: read only if the data that they declare fit the file and the memory."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Calibration: observing the original model's activations on the user's samples, or on noise if there are none.
 
-The original model is run, and its own codes are observed; real numbers as 16-bit codes of their range.
+The original model is run and its codes are observed; real numbers are observed as 16-bit codes of their range.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sets the engines of a comparison up: both models compiled, here or on a device, in LiteRT, and in the reference."""
+"""The engines of a comparison: both models compiled, here or on a device, in LiteRT, and in the reference."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""How a picture is laid into a model's input, and how coordinates go back.
+"""How a picture is fitted to a model's input, and how coordinates are mapped back.
 
 - `crop`: the central 87.5 % of the shorter side covers the input, the usual preprocessing of ImageNet classifiers;
 - `pad`: the whole picture, its proportions kept, in the middle of the input; the rest is black;
-- `stretch`: the whole picture, without regard to its proportions, as SSD detectors are trained.
+- `stretch`: the whole picture, whatever its proportions, as SSD detectors are trained.
 """
 
 from __future__ import annotations

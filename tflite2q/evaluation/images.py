@@ -1,6 +1,6 @@
-"""Pictures as samples: found, decoded ahead of the models in threads, and laid into the input.
+"""Pictures as samples: found, decoded in threads ahead of the models, and fitted to the input.
 
-A picture is what a viewer shows of it: the first frame, upright as its EXIF orientation says, with 8 bits a channel.
+A picture is what a viewer shows: the first frame, rotated by its EXIF orientation, with 8 bits a channel.
 Alpha is dropped, as TensorFlow's decoders do.
 """
 

@@ -124,7 +124,7 @@ def _effect(forecast: Forecast, scheme: Scheme) -> SchemeEffect:
 
 
 def _layers(graph: Graph) -> Iterator[LayerInfo]:
-    """Each op, and behind it those of the graphs that it runs, which have its index."""
+    """Each op, followed by the ops of the graphs that it runs, which have its index."""
     for index, op in enumerate(graph.ops):
         yield _layer(graph, index, op)
         for region in op.regions:

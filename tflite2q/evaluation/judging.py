@@ -1,4 +1,4 @@
-"""What the engines' outputs say: the table of engines, the headline, and the whole of one pair."""
+"""Results from the engines' outputs: the table of engines, the headline, and all figures of one pair."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Judging:
         )
 
     def _pairs(self, present: dict[Key, Contender]) -> list[tuple[Key, Key]]:
-        """What is compared with what: in each engine, with the judge of kernels, and along the headline."""
+        """The pairs that are compared: in each engine, with the judge of kernels, and along the headline."""
         wanted = [((engine, ORIGINAL), (engine, CONVERTED)) for engine, model in present if model == ORIGINAL]
         if self.judge is not None:
             wanted += [((self.judge, model), (engine, model)) for engine, model in present if engine != self.judge]

@@ -1,4 +1,4 @@
-"""Lists of files and of class numbers: text and arrays to one number for each sample."""
+"""Class labels: texts and arrays become one class number for each sample."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def whole_number(text: str) -> int | None:
 def rows(where: Path) -> list[list[str]]:
     """The cells of a list, without spaces and quotes around them.
 
-    Cells are parted by commas, semicolons or tabs; where there are none, a last number after spaces is a cell, too.
+    Cells are separated by commas, semicolons or tabs. Without those, a last number after spaces is a cell, too.
     Raises DataError.
     """
     try:
         text = limits.text(where)
         delimiter = next((mark for mark in DELIMITERS if mark in text.partition("\n")[0]), ",")
-        # Each line by itself: a quote that is not closed must not swallow those behind it.
+        # Each line by itself: a quote that is not closed must not swallow the lines after it.
         lines = [row for line in io.StringIO(text, newline=None) for row in csv.reader([line], delimiter=delimiter)]
         found = [[cell.strip().strip("'\"").strip() for cell in row] for row in lines]
     except OSError as error:

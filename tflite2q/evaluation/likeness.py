@@ -1,4 +1,4 @@
-"""Sums over samples of how alike two models are: answers, numbers, and right answers."""
+"""Sums over samples of how far two models agree: answers, numbers, and correct answers."""
 
 from __future__ import annotations
 

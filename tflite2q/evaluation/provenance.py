@@ -1,4 +1,4 @@
-"""What a comparison read, so that it can be measured again: names, sizes and SHA-256."""
+"""The inputs of a comparison, so that it can be repeated: names, sizes and SHA-256."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What a comparison found, as frozen values.
+"""The results of a comparison, as frozen values.
 
 Ratios lie between 0 and 1, times are milliseconds, sizes bytes; a *step* is the original tensor's scale, so that errors
-in steps count codes of the original.  Reports draw these values and compute nothing.
+in steps count codes of the original.  Reports show these values and compute nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Compiled models with the way from data to codes and back."""
+"""Compiled models, with preprocessing of data to codes and dequantization of results."""
 
 from __future__ import annotations
 

@@ -161,9 +161,7 @@ class _Finder:
                 raise UnsupportedError(f"CALL_ONCE runs {name} of subgraph {place}; it may only assign constants")
             tensor = _tensor(graph, op.inputs[1])
             if not self.has_data(tensor):
-                raise UnsupportedError(
-                    f"CALL_ONCE assigns {tensor.name!r} of subgraph {place}, which is not a constant"
-                )
+                raise UnsupportedError(f"CALL_ONCE assigns {tensor.name!r} of subgraph {place}, which is not constant")
             results[keys[op.inputs[0]]] = tensor
         return results
 

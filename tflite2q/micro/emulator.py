@@ -53,9 +53,7 @@ class Session:
     def __init__(self, graph: Graph, target: str, stream: bool = False, by: str = "a") -> None:
         found = targets.micro(target)
         if found is None:
-            raise TargetError(
-                f"{target!r} is not a microcontroller; these can be emulated: {', '.join(boards.EMULATED)}"
-            )
+            raise TargetError(f"{target!r} is not a microcontroller; emulated ones are {', '.join(boards.EMULATED)}")
         if not hasattr(os, "mkfifo"):
             raise TargetError("emulated microcontrollers need a system with named pipes, such as Linux")
         self.target, self.made = target, library.make(graph, "model", found)

@@ -1,7 +1,7 @@
 """Mixes where neighbouring layers of different types need a requantization between them.
 
-With a price of error, the best mix minimizes a sum of terms of layers (time and error) and of terms of neighbours (the
-time of a requantization if their types differ).  For two schemes that is a minimum cut, and exact; for more, one scheme
+For a given price of error, the best mix minimizes a sum of layer terms (time and error) and neighbour terms (the time
+of a requantization if their types differ).  For two schemes, a minimum cut solves this exactly.  For more, one scheme
 after the other is offered to all layers until nothing is gained (Boykov, Veksler and Zabih, 2001).
 """
 
@@ -141,7 +141,7 @@ def _cut(gain: Mapping[str, float], edges: Sequence[tuple[str, str, float]]) -> 
 
 
 def _path(rest: Mapping[object, Mapping[object, float]], source: object, sink: object) -> dict[object, object] | None:
-    """What each node on the way is reached from, if the sink can be reached."""
+    """The node from which each node on the way is reached, if the sink can be reached."""
     parents = {source: source}
     waiting = deque([source])
     while waiting and sink not in parents:

@@ -1,4 +1,4 @@
-"""A process that measures for a search: it answers calls of functions until the other side is gone."""
+"""A process that measures for a search: it answers function calls until the other side is gone."""
 
 from __future__ import annotations
 

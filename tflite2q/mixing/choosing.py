@@ -21,8 +21,8 @@ def choose(measured: Sequence[T], figures: Callable[[T], Figures], limit: float)
 
 
 def undominated(measured: Sequence[T], figures: Callable[[T], Figures]) -> list[T]:
-    """Those that no other one beats (at least as good in both figures, better in one), dearest first; of equal ones
-    the first."""
+    """The points that no other one beats (at least as good in both figures, better in one), highest cost
+    first; of equal ones the first."""
     found: list[T] = []
     for one in sorted(measured, key=figures):
         if not found or figures(one)[1] < figures(found[-1])[1]:

@@ -1,6 +1,6 @@
 """What workers need to measure any mix: the model, the schemes, and how a mix becomes a graph.
 
-Where schemes differ in nothing but weights, a mix is put together from whole conversions, layer by layer, which takes
+If schemes differ only in weights, a mix is assembled from whole conversions, layer by layer, which takes
 milliseconds.  Otherwise each mix is converted.
 """
 

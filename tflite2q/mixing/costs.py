@@ -1,4 +1,4 @@
-"""What a mix costs: a goal is a number of a graph, and how much of it each layer accounts for."""
+"""Costs of mixes: a goal is a number for a graph, and the share of each layer in it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Who does the measuring: this process, processes of this machine, or (tflite2q.batch.connection) a Dask cluster.
 
-What is measured is a pure function of its arguments, so all give the same results.
+A measurement is a pure function of its arguments, so all of them give the same results.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Inline:
         return future
 
     def close(self) -> None:
-        """Nothing runs on."""
+        """There is nothing to end."""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""What samples say about the points that a mix loses: a best estimate, its interval, and what they cannot decide.
+"""Evidence of the points that a mix loses: a best estimate, its interval, and what samples cannot decide.
 
-Counting answers that changed is noisy: of 100 samples each is a whole point.  Where the scores of the classes are known
+Counting changed answers is noisy: with 100 samples, each is a whole point.  If the scores of the classes are known,
 there is an estimate with less noise (docs/search.md has the equations).  A sample's margins tell how easily its answer
-changes, and the errors of all samples tell how large the changes are, so the errors that were seen on one sample are
-laid on the scores of every other one, rank by rank: the expected number of right answers over all pairs.
+changes, and the errors of all samples tell how large the changes are, so the errors of one sample are added
+to the scores of every other one, rank by rank: the expected number of correct answers over all pairs.
 """
 
 from __future__ import annotations

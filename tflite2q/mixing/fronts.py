@@ -1,8 +1,8 @@
 """Candidates: the errors of single layers, seen from both ends, and the mixes that they lead to, measured.
 
-Errors of layers add only to first order.  They are therefore measured twice: what each layer adds to the first scheme,
-and what the model gains if in the mix of all changes that layer alone is put back.  Both orders, their mean and the
-largest layers first are measured as whole mixes; the front is what no other one beats.
+Errors of layers add up only to first order.  They are therefore measured twice: the error that each layer adds to the
+first scheme, and the error that goes away if, in the mix of all changes, that layer alone is put back.  Both orders,
+their mean and the largest layers first are measured as whole mixes; the front holds the mixes that no other one beats.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Fronts:
     # --------------------------------------------------------------------------------------------------- single layers
 
     def savings(self, options: Mapping[str, Sequence[int]], clock: Clock | None) -> list[Option]:
-        """What each layer saves under each other scheme, its error unknown, the largest savings first."""
+        """The savings of each layer under each other scheme, largest first; errors are unknown."""
         parts = [self._parts(k, options, clock) for k in range(len(self.context.schemes))]
         if clock is not None:
             self.borders = self._borders(options, clock)
@@ -90,7 +90,7 @@ class Fronts:
         return dict(known)
 
     def _borders(self, options: Mapping[str, Sequence[int]], clock: Clock) -> list[borders.Border]:
-        """What requantizations take: measured where every second layer follows another scheme."""
+        """The time of requantizations, measured where every second layer follows another scheme."""
         pairs = borders.neighbours(self.context.original, options)
         layers = [scheme.layers(self.context.original) for scheme in self.context.schemes]
         if all(a[op].activations == layers[0][op].activations for a in layers for op in a):

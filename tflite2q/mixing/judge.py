@@ -1,4 +1,4 @@
-"""How much accuracy a mix loses, on the half of the samples that chooses or on the one that confirms."""
+"""How much accuracy a mix loses, on the half of the samples that chooses or on the held-out half."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Judge:
 
     @property
     def judges(self) -> str:
-        """What is lost: points of "top-1", or of "agreement" with the original."""
+        """The unit of the loss: points of "top-1", or of "agreement" with the original."""
         return "top-1" if self.classes is not None else "agreement"
 
     def pack(self, indices: tuple[int, ...]) -> Any:

@@ -1,4 +1,4 @@
-"""What is measured of a mix: pure functions of a context, a mix and samples, for any process to run."""
+"""Measurements of a mix: pure functions of a context, a mix and samples, which any process can run."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _value(graph: Graph, wanted: str, sample: Sample) -> Array:
 def results(
     context: Context, what: Mix | Graph | None, samples: Sequence[Sample], compiled: tuple[str, int] | None
 ) -> list[Result]:
-    """What the model gives for each sample: under a mix, as a graph made of one, or (None) the original.
+    """The outputs of the model for each sample: under a mix, as a graph made of one, or (None) the original.
 
     It runs in the reference, or compiled for (target, threads); both give the same codes.
     """

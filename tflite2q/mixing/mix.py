@@ -121,7 +121,7 @@ def _hull(options: Sequence[Option]) -> list[Option]:
     start = (0.0, 0.0)
     for option in sorted((o for o in options if o.saving > 0), key=lambda o: (o.saving, o.error)):
         if hull and option.saving == hull[-1].saving:
-            continue  # sorted behind one that saves as much for no more error
+            continue  # sorted after one that saves as much for no more error
         while hull:
             before = (hull[-2].saving, hull[-2].error) if len(hull) > 1 else start
             last = hull[-1]

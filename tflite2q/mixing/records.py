@@ -1,4 +1,4 @@
-"""What a search is asked for, and what it found."""
+"""The settings of a search, and its results."""
 
 from __future__ import annotations
 

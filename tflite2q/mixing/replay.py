@@ -36,7 +36,7 @@ class Replay:
         values.update(zip(variant.inputs, self.sample, strict=True))
         # A variable holds different data at different times, so what touches one is computed again.
         same = {v.name for v in variant.values if v == self.base.by_name.get(v.name) and not v.variable}
-        # Of values that are computed only the type is compared so far; they are the base's once their op proves equal.
+        # So far only the types of computed values are compared; they are the base's once their op proves equal.
         computed = {name for op in variant.ops for name in op.outputs}
         clean = same - computed
         for op in variant.ops:

@@ -1,7 +1,7 @@
 """The search: the first scheme, single layers, candidates, losses, the choice, and its confirmation.
 
 Half of the samples choose: on a few of them layers and candidates are compared by output error, which has little noise,
-and on all of them the candidates around the limit are judged.  The other half sees only what was chosen.
+and on all of them the candidates around the limit are judged.  The held-out half sees only the choice.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class _Search:
     # ----------------------------------------------------------------------------------------------------- preparation
 
     def _prepared(self) -> Context:
-        """What the original does with the samples that calibrate, and its whole conversions."""
+        """The original's observations on the calibration samples, and its whole conversions."""
         self.progress("observing the original", 0, 0)
         calibrating = tuple(self.samples.make(index) for index in self.halves.calibrating)
         (seen,) = self._must([(0, measure.observe, (self.original, calibrating))])

@@ -1,4 +1,4 @@
-"""What a search found, as plain values for JSON, as text, and as a picture."""
+"""The results of a search as plain values for JSON, as text, and as a picture."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def text(console: Console, found: Found, goal: str) -> None:
 
 
 def sentences(found: Found) -> list[str]:
-    """What the figures mean, and what they do not."""
+    """Sentences on what the figures prove, and what they do not."""
     said = [_evidence(found)]
     if found.refuted:
         said.append(

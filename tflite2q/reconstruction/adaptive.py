@@ -1,9 +1,9 @@
-"""Refining the codes of a layer with its activation in view: single steps, each the best of its channel (eq. R7).
+"""Refining the codes of a layer, activation included: single steps, each the best of its channel (eq. R7).
 
-The Hessian knows the errors of sums.  What the activation cuts off may be as wrong as it likes, so a layer with RELU
-can be rounded better than that: here the results behind the activation count.
+The Hessian measures errors of sums.  But sums that the activation cuts off may have any error, so a layer with RELU
+can be rounded better: here the results after the activation count.
 Related: Nagel et al., "Up or Down? Adaptive Rounding for Post-Training Quantization", 2020, which learns the same
-choice by gradients; from a start as good as the Hessian's, steps that are tried get further in the same time.
+choice by gradients.  From the Hessian's good start, trying single steps gets further in the same time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Task:
     high: float
 
     def errors(self, sums: Reals) -> Reals:
-        """Those of the results behind the activation."""
+        """The losses of the results after the activation."""
         return np.asarray(np.clip(sums, self.low, self.high) - np.clip(self.t, self.low, self.high))
 
     def losses(self, weights: Floats, bias: Floats) -> Floats:

@@ -1,8 +1,8 @@
-"""The numbers that weights of a layer can be: whole codes between two ends, times scales of a kind.
+"""The grid of a layer's weights: integer codes between two limits, times scales of one kind.
 
 Arrays of weights have the axes [groups, inputs, channels]: the channels of a group share the inputs that they read.
-Arrays of scales have the axes [groups, parts, channels]: a scale is that of a part of a channel's inputs, first to
-last.  There is one part, but in dense layers with a scale for each block.
+Arrays of scales have the axes [groups, parts, channels]: each part of a channel's inputs has a
+scale.  There is one part, except in dense layers with a scale for each block.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Grid:
         return np.concatenate([present[None], [self.fitted(each, present) for each in tried]]).astype(np.float32)
 
     def fitted(self, scales: Floats, present: Reals) -> Reals:
-        """Scales that are allowed, nearest to `scales`; `present` ones where those are none."""
+        """Scales that are allowed, nearest to `scales`; the `present` ones where `scales` cannot be used."""
         if self.powers:
             return present
         usable = np.isfinite(scales) & (scales > 1e-30)

@@ -1,4 +1,4 @@
-"""One layer of both networks: what its weights are to do, and new constants for it."""
+"""One layer in both networks: the results that its weights should give, and its new constants."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ JUDGE = 3  # of every four samples, the one to judge by
 
 @dataclass(frozen=True)
 class Skip:
-    """The addition behind a layer and its other operand in both networks: what went wrong there, the layer can mend."""
+    """The addition behind a layer and its other operand in both networks: the layer can compensate for its error."""
 
     old: str
     new: str

@@ -1,6 +1,6 @@
-"""Means and products of a layer's inputs and wanted results over the samples, and what they say of its weights.
+"""Means and covariances of a layer's inputs and wanted results over the samples, and the weights that follow from them.
 
-The samples are kept in two halves, so that what is learnt from one can be tried on the other.
+The samples are kept in two halves, so that what is learnt from one half is tested on the other.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Rounding the weights of a layer so that its results change least (docs/reconstruction.md).
 
 With inputs X and weights W, rounded ones V change the results by X (V - W).  The squared error of a channel is then
-e H e^T with e = V - W and H = X^T X, whatever the single errors are: errors of inputs that go together may cancel.
+e H e^T with e = V - W and H = X^T X, whatever the single errors are: errors of correlated inputs may cancel.
 Sources: Frantar and Alistarh, "Optimal Brain Compression", 2022; Frantar et al., "GPTQ", 2022 (rounding one input after
 the other, each error spread over those that follow); Behdin et al., "QuantEase", 2023 (descent by coordinates).
 """

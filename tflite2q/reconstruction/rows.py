@@ -86,7 +86,7 @@ class Rows:
         return np.ascontiguousarray(split.transpose(3, 0, 1, 2, 4).reshape(self.groups, n * count, self.inputs))
 
     def results(self, y: Array, kind: TensorType, positions: npt.NDArray[np.intp]) -> Reals:
-        """What stands at `positions` of each result in `y`, [groups, rows, channels]."""
+        """The values at `positions` of each result in `y`, [groups, rows, channels]."""
         taken = real(y.reshape(-1 if self.geometry is None else len(y), *self._places(), y.shape[-1]), kind)
         taken = taken[positions] if self.geometry is None else taken[:, positions].reshape(-1, y.shape[-1])
         return np.ascontiguousarray(taken.reshape(len(taken), self.groups, self.channels).swapaxes(0, 1))
@@ -105,7 +105,7 @@ def _patches(image: Array, geometry: Window) -> Array:
 
 
 def real(codes: Array, kind: TensorType) -> Reals:
-    """What codes of type `kind` stand for; real numbers as they are."""
+    """The real numbers of codes of type `kind`; real numbers stay as they are."""
     if not kind.quantized:
         return codes.astype(np.float32)
     centred = codes.astype(np.float32)

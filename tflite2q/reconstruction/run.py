@@ -1,7 +1,7 @@
 """The layers of a conversion, reconstructed one after the other (docs/reconstruction.md).
 
 Inputs of a layer come from the network whose earlier layers are already rounded, wanted results from the original:
-later layers so mend the errors of earlier ones.
+so later layers correct the errors of earlier ones.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def _changed(graph: Graph, changes: Sequence[Change]) -> Graph:
 
 
 def _remark(outcomes: Sequence[Outcome], used: int, given: int, source: str, left: int) -> str:
-    """What was done, on what, and what it was good for."""
+    """A note: what was reconstructed, on which samples, and what it gained."""
     changed = [o for o in outcomes if o.weights is not None and o.before > 0]
     looked = f"{used} of {given} {source}, as many as fit in memory" if used < given else f"{used} {source}"
     text = f"{len(changed)} layers reconstructed on {looked}"

@@ -1,7 +1,7 @@
-"""Both networks, run op after op over all samples, so that a layer can be changed before anything after it is run.
+"""Both networks, run op after op over all samples, so that a layer can change before any later op runs.
 
 Convolutions of codes are computed in float32 with one rounding: their results differ from the reference's by one code
-where that rounds twice, which is rare and says nothing about weights.  All else is computed by the reference.
+where that rounds twice, which is rare and says nothing about weights.  The reference computes everything else.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""rewrite: a q.requantize wherever neighbouring types may come to differ, before types are assigned.
+"""rewrite: a q.requantize wherever neighbouring values may get different types, before types are assigned.
 
     before: %y = q.conv2d(%x, ...)                  %x: the model's own input, which keeps its type
     after:  %x_0 = q.requantize(%x); %y = q.conv2d(%x_0, ...)

@@ -70,7 +70,7 @@ class Limits:
 
 
 def limits(graph: Graph) -> Limits:
-    """What the values of `graph` can be, by their names."""
+    """The spans of the values of `graph`, by their names."""
     found: dict[str, Cut] = {}
     known = {name: _given(graph[name]) for name in graph.by_name if name not in graph.producers}
     for op in (op for op in graph.ops if op.outputs):

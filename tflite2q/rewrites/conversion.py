@@ -89,7 +89,7 @@ class Conversion:
 
 
 def kernel_notes(graph: Graph) -> tuple[str, ...]:
-    """What LiteRT's kernels make of a model that is not what it says."""
+    """Notes on where LiteRT's kernels do not compute what the model says."""
     blocks = any(value.type.quantization is not None and value.type.quantization.block for value in graph.values)
     return (BLOCKS_IGNORED,) if blocks else ()
 

@@ -1,7 +1,7 @@
-"""Numbers that codes may stand for by the end of their range, because the results that they lead to are the same.
+"""Infinite or huge numbers that the end of the range of codes may represent, because the results stay the same.
 
 PyTorch's max pooling pads with -inf, and its softmax takes the larger of a number and -inf.  Attention has -inf or -1e9
-where it must not look: all that counts is that softmax makes nothing of it.
+at masked positions: it matters only that softmax turns it into 0.
 """
 
 from __future__ import annotations
@@ -90,5 +90,5 @@ def _outdone(op: Op, value: Value, graph: Graph) -> bool:
 
 
 def _fill(op: Pad) -> str | None:
-    """What an op pads with, if it is told."""
+    """The number that an op pads with, if it has one."""
     return op.inputs[2] if len(op.inputs) > 2 else None

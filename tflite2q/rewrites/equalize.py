@@ -2,11 +2,11 @@
 
 Where y = f(W1 x + b1) feeds W2 alone and f(v) / s = f(v / s), dividing channel c of W1 and b1 by s[c] and multiplying
 W2's input channel c by it changes nothing in real numbers, but lets one scale serve all channels better.  That holds
-for no activation and for RELU.  Any other bound would have to differ by channel, be it RELU6's or the end of y's codes
-where those cut something off: there only channels are divided that were never seen to reach it.
+without an activation and for RELU.  Any other bound, such as RELU6's or an end of y's codes that cuts results off,
+would have to differ by channel.  So channels with such a bound are divided only if they were never seen to reach it.
 
 A divisor below 1 lifts a channel that uses little of y's range, so that the weights that read it need not be large: the
-depthwise layers of MobileNets have such channels.  How much room there is, observations say.
+depthwise layers of MobileNets have such channels.  Observations tell how much room there is.
 Source: Nagel et al., "Data-Free Quantization through Weight Equalization and Bias Correction", 2019, section 4.1.
 """
 

@@ -1,6 +1,6 @@
 """The loss of each layer, predicted from types and the magnitude of weights without converting anything.
 
-It agrees with what `convert` reports at a small part of the cost, so that a model can be compared with every scheme.
+It agrees with the report of `convert` and costs much less, so that `inspect` can try every scheme.
 """
 
 from __future__ import annotations

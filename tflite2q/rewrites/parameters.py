@@ -156,9 +156,9 @@ def parameters(old: TensorType, settings: Activations, real_range: RealRange, ke
     """Parameters of `settings` for a value of type `old` that spans `real_range`.
 
     A dtype of the same width keeps the scale, unless it is not to be `kept`, and shifts the zero point (eq. S1), which
-    loses nothing; where the zero
-    point must be 0 and is not, or the scale a power of two and is not, they are chosen anew so that the range fits
-    (eq. S5).  A range that has both signs cannot have zero point 0 unsigned and gets the zero point it needs.
+    loses nothing.  Where the zero point must be 0 and is not, or the scale a power of two and is not, they are chosen
+    again so that the range fits (eq. S5).  A range that has both signs cannot have zero point 0 unsigned and gets the
+    zero point it needs.
     """
     low, high = rounding.code_range(settings.dtype)
     old_low, old_high = old.range

@@ -4,8 +4,8 @@
     after:  %x_codes: s16 = q.requantize(%x); %y_codes: s16 = q.conv2d(%x_codes, %w, %b)
             %y: f32 = q.dequantize(%y_codes)
 
-This is a step of a conversion, not a model that could run: the layers still have real weights and biases.  Every
-later step is that of quantized models.  Only ops that have a form in the scheme's codes take part.
+This is a step of a conversion, not a model that could run: the layers still have real weights and biases.  All later
+steps are those of quantized models.  Only ops that have a form in the scheme's codes take part.
 """
 
 from __future__ import annotations
@@ -270,7 +270,7 @@ class _Maker:
         return self.codes[name]
 
     def _source(self, name: str) -> str:
-        """What the codes of a real value are made of: the model's own codes, if it has only dequantized those."""
+        """The source of the codes of a real value: the model's own codes, if it only dequantizes those."""
         maker = self.graph.producers.get(name)
         codes = maker.inputs[0] if isinstance(maker, Dequantize) else None
         source = None if codes is None else self.graph[codes]

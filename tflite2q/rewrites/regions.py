@@ -3,7 +3,7 @@
     before: %y = q.while(%x) with a body  %a -> %c:  %b = q.conv2d(%a);   %c = q.add(%b, %a)
     after:  the same op, and inside  %a1 = q.requantize(%a);  ...;  %c = q.requantize(%c1)
 
-What a loop carries has one type before and after each iteration, and what two branches give has one type: that of the
+A loop variable has one type before and after each iteration, and so have the results of two branches: the type of the
 original.  Rules of a scheme that count ops do not apply there, and those that match nothing there are no errors.
 """
 
@@ -26,7 +26,7 @@ D = TypeVar("D")
 
 
 class Done(Protocol):
-    """What a conversion of one graph gives."""
+    """The result of converting one graph."""
 
     @property
     def graph(self) -> Graph: ...
@@ -97,6 +97,6 @@ def needs_samples(region: Graph, scheme: Scheme) -> bool:
 
 
 def _inside(scheme: Scheme) -> Scheme:
-    """What `scheme` says of regions."""
+    """The parts of `scheme` that apply to regions."""
     rules = [rule for rule in scheme.rules if not rule.match.counts]
     return replace(scheme, interface="keep", rules=tuple(replace(rule, optional=True) for rule in rules))

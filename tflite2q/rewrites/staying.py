@@ -1,7 +1,7 @@
-"""Which ops a scheme leaves as they are, beside those that have no form of its types.
+"""Ops that a scheme leaves as they are, besides those without a form of its types.
 
-Kernels do not take all scales, a variable has one type for all that use it, and QUANTIZE makes no int16 codes around
-another zero point than 0.
+Kernels do not take all scales, a variable has one type for all that use it, and QUANTIZE makes int16 codes only
+with a zero point of 0.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a conversion knows of each layer with weights, for steps that look at them again (reconstruction)."""
+"""What a conversion records about each layer with weights, for later steps (reconstruction)."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def slot_of(op: Op, role: str = "weights") -> int | None:
 
 
 def stored_weights(op: Op, graph: Graph) -> Value | None:
-    """The constant with an op's weights, also behind a q.dequantize; None if there is none."""
+    """The constant with an op's weights, also before a q.dequantize; None if there is none."""
     slot = slot_of(op)
     name = None if slot is None else op.inputs[slot]
     maker = graph.producers.get(name or "")

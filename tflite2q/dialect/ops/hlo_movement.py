@@ -63,9 +63,7 @@ class HloTranspose(HloMovement):
 
     def infer(self, ins: Values, outs: Sequence[Value]) -> tuple[Shape, ...]:
         shape = ins["x"].type.shape
-        require(
-            sorted(self.order) == list(range(len(shape))), f"{list(self.order)} is not an order of {len(shape)} axes"
-        )
+        require(sorted(self.order) == list(range(len(shape))), f"{list(self.order)} does not order {len(shape)} axes")
         return (tuple(shape[axis] for axis in self.order),)
 
     def meaning(self, core: Core[T], ins: Operands[T], outs: Sequence[Value]) -> tuple[T, ...]:

@@ -1,4 +1,4 @@
-"""What models do, and how their answers are read and compared: one class a task."""
+"""Tasks: how the answers of models are read and compared, one class for each task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a task is: how outputs become an answer, and how answers are compared with each other and with the truth."""
+"""The base of tasks: how outputs become answers, and how answers are compared with each other and with the truth."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Interface:
         return (shape[1], shape[2]) if fits else None
 
     def maker(self, output: Value) -> tuple[Op | None, Value]:
-        """The op that computes an output, and its result, behind conversions and reshapes."""
+        """The op that computes an output, and its result, before conversions and reshapes."""
         if self.graph is None:
             return None, output
         name = output.name

@@ -103,7 +103,7 @@ class Classification(Task[Classes]):
         if len(answer.best) != 1 or not answer.scores.size:
             return self.says(answer)
         scores = answer.scores[0]
-        # Of classes that share the lowest score, the order says nothing.
+        # The order of classes that share the lowest score means nothing.
         told = [k for rank, k in enumerate(answer.ranked()[:HIGHEST]) if rank == 0 or scores[k] > scores.min()]
         return ", ".join(f"{self.called(int(k))}: {scores[k]:.4g}" for k in told)
 

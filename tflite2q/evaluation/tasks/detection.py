@@ -30,7 +30,7 @@ class Boxes:
     scores: Array
 
     def from_score(self, least: float) -> Boxes:
-        """Those with at least this score."""
+        """The detections with at least this score."""
         kept = self.scores >= least
         return Boxes(self.corners[kept], self.classes[kept], self.scores[kept])
 

@@ -1,4 +1,4 @@
-"""Names of classes: from a file, or from the label files that are packed behind a model."""
+"""Names of classes: from a file, or from the label files that are appended to a model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import Value
 from tflite2q.errors import DataError
 
-NOTHING = ("", "???", "background", "__background__", "dummy")  # names of a class 0 that is none
+NOTHING = ("", "???", "background", "__background__", "dummy")  # names of a class 0 that is not a class
 
 
 def read(names: Any) -> tuple[str, ...]:
