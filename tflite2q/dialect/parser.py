@@ -238,7 +238,8 @@ class Parser(Cursor):
 
     def refuse_elided(self) -> None:
         self.fail(
-            self.token, "the constants of this text are elided, so it cannot be read; print it with --constants full"
+            self.token,
+            "the constants of this text are elided, so it cannot be read; print it with constants in full",
         )
 
     # ---------------------------------------------------------------------------------------------------------- ops
