@@ -76,6 +76,24 @@ def test_ties_go_away_from_zero() -> None:
     assert new.data.tolist() == [-3, -2, -1, 0, 1, 1, 2, 3]
 
 
+UNITS = st.floats(1e-12, 1.0)
+
+
+@given(
+    st.one_of(st.integers(-(2**31), LIMIT), st.floats(-100, 100)), UNITS, st.one_of(UNITS, st.none()),
+    st.one_of(st.just(0.0), st.floats(-1, 1)),
+)  # fmt: skip
+def test_any_bias_is_the_nearest_integer(code: float, old: float, new: float | None, correction: float) -> None:
+    """Of whatever units, twice the old ones (None) among them, where ties are; also from reals, and corrected."""
+    after = 2 * old if new is None else new
+    kind = TensorType((1,), "int32", Quantization.per_tensor(0.5, 0)) if isinstance(code, int) else None
+    value = Value("b", kind or TensorType((1,), "float64"), Constant(np.array([code], "int32" if kind else "float64")))
+    found = convert_bias(value, [old], [after], Quantization.per_tensor(1.0, 0), "int64", [correction])
+    exact = (Fraction(code) * Fraction(old) + Fraction(correction)) / Fraction(after)
+    nearest = floor(abs(exact) + Fraction(1, 2)) * (1 if exact >= 0 else -1)
+    assert found.data.tolist() == [min(max(nearest, -(2**63)), 2**63 - 1)]
+
+
 def test_a_scale_that_float32_does_not_hold_is_refused_where_it_would_be(digits: Path) -> None:
     """The product of an input's scale and a weight's can be less than the least float32."""
     graph = tflite2q.load(digits)

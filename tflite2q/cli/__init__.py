@@ -48,7 +48,11 @@ class _InOrder(click.Group):
 def tflite2q() -> None:
     """Convert quantized TensorFlow Lite models to other quantization schemes, compile them, and measure the difference.
 
-    Exit codes: 0 success; 1 a gate failed or `check` found a broken rule; 2 wrong usage; 3 an input cannot be used.
+    MODEL is a .tflite file, a graph in text form (*.q.txt, as `convert --until load --constants full` prints it), or '-'
+    for stdin.
+
+    Exit codes: 0 success; 1 a gate failed, a limit was exceeded, or `check` found a broken rule; 2 wrong usage; 3 an
+    input cannot be used.
     """
 
 

@@ -59,7 +59,7 @@ def excess(library: Library, max_arena: int | None, max_flash: int | None) -> li
     program, plan, found = library.program, library.plan, list[str]()
     if max_arena is not None and plan.bytes + program.state_bytes > max_arena:
         state = f" and the state {program.state_bytes}" if program.states else ""
-        found.append(f"the arena has {plan.bytes} bytes{state} and may have {max_arena}{_most(program, plan)}")
+        found.append(f"the arena takes {plan.bytes} bytes{state}, and the limit is {max_arena}{_most(program, plan)}")
     if max_flash is not None and library.constant_bytes > max_flash:
         total = sum(table.bytes for table in program.constants)
         first = ""
@@ -67,7 +67,7 @@ def excess(library: Library, max_arena: int | None, max_flash: int | None) -> li
             total += sum(table.bytes for table in step.tables)
             if total > max_flash and not first:
                 first = f"; {step.mnemonic} {short(step.layer)!r} is the first that does not fit"
-        found.append(f"constants have {library.constant_bytes} bytes and may have {max_flash}{first}")
+        found.append(f"constants take {library.constant_bytes} bytes, and the limit is {max_flash}{first}")
     return found
 
 
@@ -76,7 +76,7 @@ def _most(program: Program, plan: memory.Plan) -> str:
     if not plan.items:
         return ""
     layer = program.steps[plan.peak]
-    return f"; most of it is for {layer.mnemonic} {short(layer.layer)!r}, for which no plan is below {plan.bound}"
+    return f"; {layer.mnemonic} {short(layer.layer)!r} needs most, and no plan takes fewer than {plan.bound}"
 
 
 @dataclass(frozen=True)
