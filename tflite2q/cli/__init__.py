@@ -48,7 +48,7 @@ class _InOrder(click.Group):
 def tflite2q() -> None:
     """Convert quantized TensorFlow Lite models to other quantization schemes, compile them, and measure the difference.
 
-    MODEL is a .tflite file, a graph in text form (*.q.txt, as `convert --until load --constants full` prints it), or '-'
+    MODEL is a .tflite file, a graph in text form (*.q.txt, as `convert --until load --constants full` prints), or '-'
     for stdin.
 
     Exit codes: 0 success; 1 a gate failed, a limit was exceeded, or `check` found a broken rule; 2 wrong usage; 3 an
