@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,92 @@ def test_out_is_written(executable: Executable, images: list[Array], expected: l
         [found] = executable.run(image, out=[place])
         assert found is place
         np.testing.assert_array_equal(place, wanted)
+
+
+class Sealed(np.ndarray[Any, Any]):
+    """Memory to which no copy is made: only code that was given its address can write there."""
+
+    def __setitem__(self, *what: Any) -> None:
+        raise AssertionError("a copy was made")
+
+
+def placed(like: Array, start: int, width: int = 1) -> Array:
+    """An array that starts so many bytes behind a multiple of 64, with so many elements from one to the next."""
+    memory = np.zeros(like.nbytes * width + 128, np.uint8)
+    first = -memory.ctypes.data % 64 + start
+    return memory[first : first + like.nbytes * width].view(like.dtype).reshape(*like.shape, width)[..., 0]
+
+
+def test_code_writes_to_arrays_that_lie_as_it_needs(
+    executable: Executable, images: list[Array], expected: list[Array]
+) -> None:
+    bound = executable.bind()
+    for image, wanted in zip(images[:9], expected, strict=False):
+        places = [each.view(Sealed) for each in executable.empty_outputs()]
+        assert [place.ctypes.data % 64 for place in places] == [0]
+        assert executable.run(image, out=places)[0] is places[0]
+        np.testing.assert_array_equal(places[0], wanted)
+        places[0].view(np.ndarray).fill(77)
+        bound.inputs[0][...] = image
+        assert bound.run(out=places)[0] is places[0]
+        np.testing.assert_array_equal(places[0], wanted)
+    for other in (placed(expected[0], 1), placed(expected[0], 16), placed(expected[0], 0, 2)):
+        with pytest.raises(AssertionError, match="a copy was made"):
+            executable.run(images[0], out=[other.view(Sealed)])
+        for found in (executable.run(images[0], out=[other]), bound.run(out=[other])):
+            assert found[0] is other
+        np.testing.assert_array_equal(other, wanted)  # the last one of the bound inputs
+
+
+def test_outputs_may_lie_anywhere() -> None:
+    """Some as the code needs them and some not, one in the other, and in the memory of bound inputs and results."""
+    graph = parse_graph(
+        """graph "main" {
+          inputs (%x)
+          outputs (%y, %z)
+          values { %x : int8[1, 64] <0.5:0> %y : int8[1, 64] <1.0:0> %z : int8[1, 64] <0.25:0> }
+          ops { %y = q.add(%x, %x) version 2 %z = q.requantize(%x) }
+        }"""
+    )
+    executable = runtime.compile(graph)
+    given = np.arange(-32, 32, dtype=np.int8).reshape(1, 64)
+    y, z = reference.run(graph, given)
+    for starts in ((0, 0), (0, 1), (16, 0), (1, 63)):
+        places = [placed(each, start) for each, start in zip((y, z), starts, strict=True)]
+        executable.run(given, out=places)
+        np.testing.assert_array_equal(places, [y, z])
+    whole = placed(np.zeros(192, np.int8), 0)[None]
+    first, second, beside = whole[:, :64], whole[:, 32:96], whole[:, 128:]
+    executable.run(given, out=[first, second])
+    np.testing.assert_array_equal(second, z)  # as if one were copied after the other
+    np.testing.assert_array_equal(first[:, :32], y[:, :32])
+    second[...] = given
+    executable.run(second, out=[first, beside])  # an input is read before outputs are written
+    np.testing.assert_array_equal([first, beside], [y, z])
+
+    bound = executable.bind()
+    bound.inputs[0][...] = given
+    results = bound.run()
+    bound.run(out=results[::-1])  # each in the other's memory
+    np.testing.assert_array_equal(results[::-1], [y, z])
+    bound.run(out=[second, bound.inputs[0]])
+    np.testing.assert_array_equal([second, bound.inputs[0]], [y, z])
+    np.testing.assert_array_equal(bound.run(), reference.run(graph, z))
+
+
+def test_threads_write_to_arrays_of_their_own(
+    executable: Executable, images: list[Array], expected: list[Array]
+) -> None:
+    def work(number: int) -> int:
+        [place] = executable.empty_outputs()
+        wrong = 0
+        for image, wanted in zip(images[number:], expected[number:], strict=True):
+            executable.run(image, out=[place])
+            wrong += not np.array_equal(place, wanted)
+        return wrong
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(work, range(8))) == [0] * 8
 
 
 @pytest.mark.parametrize(

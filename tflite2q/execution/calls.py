@@ -68,6 +68,7 @@ class Bound:
         self._worker = worker
         count = len(executable.inputs)
         self.inputs = tuple(worker.places[:count])
+        self._gives = Outputs(executable.outputs)
         self._states = tuple(zip(worker.places[count:], executable.initial_states, strict=True))
         # What an input prescribes is checked for those that prescribe something, which few do.
         self._checked = [
@@ -76,13 +77,18 @@ class Bound:
             if value.constant is not None
         ]
 
-    def run(self) -> list[Array]:
-        """The outputs for what `inputs` hold, from the initial state; raises DataError as `Executable.run`."""
+    def run(self, out: Sequence[Array] | None = None) -> list[Array]:
+        """The outputs for what `inputs` hold, from the initial state; written to `out` if it is given, as
+        `Executable.run` does.  Raises DataError as that."""
+        places = None if out is None else self._gives.checked(out)
         for value, place in self._checked:
             check_prescribed(value, place)
         for place, initial in self._states:
             place[...] = initial
         try:
+            if out is not None and places is not None:
+                self._worker.results_in(places)
+                return list(out)
             return self._worker.results()[: len(self.executable.outputs)]
         except RuntimeError as error:
             raise_refusal(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from tflite2q.dialect.types import STORAGE, Value
 from tflite2q.errors import DataError
+from tflite2q.lower.entry import ALIGNMENT
 
 Array = npt.NDArray[Any]
 
@@ -84,8 +86,8 @@ class Outputs:
         self._kinds = kinds(self._values)
 
     def made(self) -> list[Array]:
-        """New arrays for all outputs."""
-        return [np.empty(shape, dtype) for shape, dtype in self._kinds]
+        """New arrays for all outputs, in memory that compiled code takes (`ALIGNMENT`)."""
+        return [_made(shape, dtype) for shape, dtype in self._kinds]
 
     def checked(self, given: Sequence[Any]) -> list[Array]:
         """The arrays that results are written to: NumPy's, or of other libraries that share memory by DLPack.
@@ -106,6 +108,14 @@ class Outputs:
             if not array.flags.writeable:
                 raise DataError(f"the array for output {value.name!r} is read-only")
         return [array for array in arrays if array is not None]
+
+
+def _made(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """A new array that starts at a multiple of ALIGNMENT; NumPy's own start at one of 16."""
+    size = prod(shape) * dtype.itemsize
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def _shared(given: object) -> Array | None:

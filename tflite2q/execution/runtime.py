@@ -154,8 +154,9 @@ class Executable:
     def run(self, *arrays: npt.ArrayLike, out: Sequence[Array] | None = None) -> list[Array]:
         """The model's outputs for `arrays`, one for each input, of its shape, dtype and, where it decides shapes, data.
 
-        They are written to `out`, if it is given: one array for each output, of its shape and dtype.  Other libraries'
-        arrays will do for both, if they share their memory by DLPack, as torch's do.
+        They are written to `out`, if it is given: one array for each output, of its shape and dtype; without a copy, if
+        its memory is as that of `empty_outputs`.  Other libraries' arrays will do for both, if they share their memory
+        by DLPack, as torch's do.
         A model with state starts from its initial one; `stream` keeps it from run to run.
 
         Raises DataError if they do not fit or have no defined result, such as an index out of range;
@@ -168,6 +169,10 @@ class Executable:
         if not self._initial:
             return self._call(checked)
         return self._call(checked + self._initial)[: len(self.manifest.outputs)]
+
+    def empty_outputs(self) -> list[Array]:
+        """New arrays for `out`, to which compiled code writes by itself: without gaps, at a multiple of 64 bytes."""
+        return self._gives.made()
 
     def bind(self) -> Bound:
         """Inputs and outputs that stay in place from run to run, for calls that copy nothing.  Raises TargetError."""

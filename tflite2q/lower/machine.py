@@ -10,17 +10,19 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import combinations
 from math import prod
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import tvm
+import tvm_ffi
 from tvm import relax
 
 from tflite2q.errors import DataError
 from tflite2q.kernels.x86 import amx
-from tflite2q.lower.entry import MAIN, MANY, REST, aligned
+from tflite2q.lower.entry import ALIGNMENT, MAIN, MANY, REST, aligned
 
 Array = npt.NDArray[Any]
 Kind = tuple[tuple[int, ...], np.dtype[Any]]  # shape and dtype
@@ -84,7 +86,26 @@ class Many:
         slots = [*self.taken, *self.given]
         if [each.rows.shape[1] for each in slots] != sizes.numpy().tolist():
             raise DataError("the library's manifest does not describe its code; compile it again")
-        self.call = partial(virtual.module.get_function(MANY, True), *[each.tensor for each in slots], *rest)
+        self._function, self._rest = virtual.module.get_function(MANY, True), rest
+        self._arguments, self.own = ([each.tensor for each in side] for side in (self.taken, self.given))
+        self.call = partial(self._function, *self._arguments, *self.own, *rest)
+        self._used = [_span(each.tensor, each.tensor.numel()) for each in slots]
+
+    def call_into(self, places: Sequence[Any]) -> None:
+        """One sample, its results in these tensors (`places`)."""
+        self._function(*self._arguments, *places, *self._rest, 1)
+
+    def places(self, out: Sequence[Array]) -> list[Any]:
+        """The tensors that the code is to write its results to: those of `out` that start where a tensor may, without
+        gaps, in memory that nothing else of the call lies in, and its own for the others."""
+        places, used = list(self.own), self._used
+        for index, array in enumerate(out):
+            if array.flags.c_contiguous and array.size:
+                lent = tvm_ffi.from_dlpack(array)
+                first, end = _span(lent, array.nbytes)
+                if first % ALIGNMENT == 0 and all(end <= low or high <= first for low, high in used):
+                    places[index], used = lent, [*used, (first, end)]
+        return places
 
     def run_all(self, samples: Sequence[Sequence[Array]]) -> list[list[Array]]:
         """All results for each of at most `capacity` samples."""
@@ -142,18 +163,33 @@ class Worker:
         """All results for `arrays`, one for each argument, of its shape and dtype: the first ones in `out`, the others
         copies."""
         self.fill(arrays)
-        found = self.results()
-        if not out:
-            # Their memory is the next call's, or that of arguments or constants of the code.
-            return [result.copy() for result in found]
-        for place, result in zip(out, found, strict=False):
-            place[...] = result
-        return [*out, *[result.copy() for result in found[len(out) :]]]
+        if out:
+            found = self.results_in(out)
+            return [*out, *[result.copy() for result in found[len(out) :]]]
+        # Their memory is the next call's, or that of arguments or constants of the code.
+        return [result.copy() for result in self.results()]
 
     def results(self) -> list[Array]:
         """All results for what the arguments hold, in memory that the next call may write to."""
         found = launched(self._threads, self._call)
         return self._found if found is None else [np.from_dlpack(found[index]) for index in range(len(found))]
+
+    def results_in(self, out: Sequence[Array]) -> list[Array]:
+        """As `results`, the first ones in `out`: written there by the code itself where the memory is as it needs it,
+        else copied."""
+        if self.many is None:
+            found = self.results()
+            copied = list(zip(out, found, strict=False))
+        else:
+            places, found = self.many.places(out), self._found
+            launched(self._threads, partial(self.many.call_into, places))
+            each = zip(out, found, places, self.many.own, strict=False)
+            copied = [(array, result) for array, result, place, own in each if place is own]
+        if any(np.may_share_memory(array, later) for (array, _), (_, later) in combinations(copied, 2)):
+            copied = [(array, result.copy()) for array, result in copied]
+        for array, result in copied:
+            array[...] = result
+        return [*out, *found[len(out) :]]
 
     def run_all(self, samples: Sequence[Sequence[Array]]) -> list[list[Array]]:
         """As `run`, for several samples, in one call if there is one for so many."""
@@ -172,6 +208,12 @@ class Worker:
             self._call()
             found.append((time.perf_counter() - start) * 1e3)
         return found
+
+
+def _span(tensor: Any, size: int) -> tuple[int, int]:
+    """The addresses of the first of a tensor's bytes, and behind its last."""
+    first: int = tensor.data_ptr()
+    return first, first + size
 
 
 def _parts(array: Array) -> Iterable[Array]:
