@@ -124,8 +124,8 @@ WRONG: dict[str, Any] = {
     "not bytes; .* write bytes to a file": lambda m, d: tflite2q.load(m.read_bytes()),
     "a model is the path of a file, a graph or a conversion, not NoneType": lambda m, d: tflite2q.load(None),
     "a model is .*, not int": lambda m, d: tflite2q.convert(3, "int8"),
-    "scheme = None is no scheme": lambda m, d: tflite2q.convert(m, None),
-    "scheme = 8 is no scheme": lambda m, d: tflite2q.search(m, d, schemes=["int8", 8]),
+    "scheme = None is not a scheme": lambda m, d: tflite2q.convert(m, None),
+    "scheme = 8 is not a scheme": lambda m, d: tflite2q.search(m, d, schemes=["int8", 8]),
     "schemes = ', ' names no scheme": lambda m, d: tflite2q.search(m, d, schemes=", "),
 }
 

@@ -251,7 +251,7 @@ def test_inspection() -> None:
     )
     shown = rendered(lambda console: text.inspection(console, found))
     for part in (
-        "a.tflite: 1,234 bytes, 1 layers, 216 parameters, 3.46 k multiply-accumulates",
+        "a.tflite: 1,234 bytes, 1 layer, 216 parameters, 3.46 k multiply-accumulates",
         "input x: float32[1x4x4x3]\n",
         "output y: int8[1x4x4x8] scale 0.25 zero point -3\n",
         "int8[8x3x3x3] 8 scales",

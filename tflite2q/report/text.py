@@ -201,9 +201,10 @@ def size(result: Size) -> str:
 
 def inspection(console: Console, result: Inspection) -> None:
     """The model's summary, its layers, and the effect of each scheme."""
+    layers = f"{len(result.layers)} layer" + "s" * (len(result.layers) != 1)
     _line(
         console,
-        f"{result.model}: {words.size_in_bytes(result.size)}, {len(result.layers)} layers, "
+        f"{result.model}: {words.size_in_bytes(result.size)}, {layers}, "
         f"{_count(result.parameters)} parameters, {_count(result.macs)} multiply-accumulates",
     )
     for kind, tensors in (("input", result.inputs), ("output", result.outputs)):

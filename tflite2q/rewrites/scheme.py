@@ -195,7 +195,7 @@ def find(scheme: str | os.PathLike[str] | Scheme, interface: str | None = None) 
         return scheme
     if not isinstance(scheme, str | os.PathLike):
         raise UsageError(
-            f"scheme = {scheme!r} is no scheme; give a Scheme, the name of a shipped one, or the path of a .toml"
+            f"scheme = {scheme!r} is not a scheme; give a Scheme, the name of a shipped one, or the path of a .toml"
         )
     text = os.fspath(scheme)
     if text in shipped():
@@ -272,7 +272,7 @@ def _scheme(table: dict[str, Any], name: str) -> Scheme:
             raise SchemeError(f"{key}.dtype is missing")
     interface = table.get("interface", "keep")
     if interface not in INTERFACES:
-        raise SchemeError(f"interface = {interface!r} is none of {', '.join(INTERFACES)}")
+        raise SchemeError(f"interface = {interface!r} is not one of {', '.join(INTERFACES)}")
     for key in ("summary", "when"):
         if not isinstance(table.get(key, ""), str):
             raise SchemeError(f"{key} = {table[key]!r} is not a text")
@@ -339,7 +339,7 @@ def _settings(role: str, table: Any, where: str) -> dict[str, Any]:
         choices, default = known[key].metadata["choices"], known[key].default
         if choices and (value not in choices or type(value) is not type(choices[0])):
             close = _nearest(str(value), [str(choice) for choice in choices])
-            raise SchemeError(f"{where}{key} = {value!r} is none of {', '.join(map(str, choices))}{close}")
+            raise SchemeError(f"{where}{key} = {value!r} is not one of {', '.join(map(str, choices))}{close}")
         if not choices and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise SchemeError(f"{where}{key} = {value!r} must be a number such as {default}")
     return dict(table)
@@ -377,7 +377,7 @@ def _check_layer(layer: Layer, where: str) -> None:
         raise SchemeError(f"{where}arithmetic = 'shift' needs scale = 'power-of-two' for activations and weights")
     if weights.block:
         if weights.block not in BLOCKS:
-            raise SchemeError(f"{where}weights.block = {weights.block} is none of 0, {', '.join(map(str, BLOCKS))}")
+            raise SchemeError(f"{where}weights.block = {weights.block} is not one of 0, {', '.join(map(str, BLOCKS))}")
         if (activations.dtype, weights.dtype, weights.compute) != ("float32", "int4", "integer"):
             raise SchemeError(f"{where}weights.block needs float32 activations, int4 weights and compute = 'integer'")
     highest = {"int8": 255, "int4": 16}.get(weights.dtype, 0)
