@@ -75,7 +75,7 @@ def test_data_count_by_content(tmp_path: Path, kind: str) -> None:
 
 def test_data_that_cannot_be_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(DataError, match="no regular file"):
+    with pytest.raises(DataError, match="not a regular file"):
         digest(tmp_path / "pipe")
 
 

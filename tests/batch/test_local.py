@@ -83,12 +83,12 @@ def test_a_model_may_have_any_name(digits: Path, digits_data: tuple[Path, Path],
 
 CRAMPED = """
 import resource, sys
-from tflite2q.batch import cache, cluster
+from tflite2q.batch import cluster
 from tflite2q.batch.records import Settings
 content = bytes(2000)
 sys.dont_write_bytecode = True  # Python would write as far as the limit, and believe in it afterwards
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-print(cluster.perform(content, "m.tflite", Settings("int8", ""), {}, 9.0, None, cache.version(True)))
+print(cluster.perform(content, "m.tflite", Settings("int8", ""), 9.0, None))
 """
 
 

@@ -84,8 +84,8 @@ MUTATIONS = {
     ),
     "biases round half down": Mutation(
         "tflite2q/rewrites/biases.py",
-        "whole = int(abs(x) + Fraction(1, 2))",
-        "whole = -int(-(abs(x) - Fraction(1, 2)) // 1)",
+        "whole = (2 * abs(over) + under) // (2 * under)",
+        "whole = -((under - 2 * abs(over)) // (2 * under))",
         ("tests/rewrites/test_biases.py",),
     ),
     "a percentile is taken of one tail": Mutation(

@@ -14,7 +14,7 @@ from judge import judge
 import tflite2q
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.text import parse_graph
-from tflite2q.evaluation import data
+from tflite2q.evaluation import coding
 from tflite2q.flatbuffer.writer import write
 
 RANDOM = np.random.default_rng(0)
@@ -89,7 +89,7 @@ def worst(graph: Graph, new: Graph, given: list[list[np.ndarray]]) -> float:
     """The largest difference of LiteRT's results for two models of probabilities."""
     told = judge([(write(each), sample) for sample in given for each in (graph, new)])
     pairs = zip(told[::2], told[1::2], strict=True)
-    return max(float(np.abs(data.real(codes, new[new.outputs[0]]) - real).max()) for (real,), (codes,) in pairs)
+    return max(float(np.abs(coding.real(codes, new[new.outputs[0]]) - real).max()) for (real,), (codes,) in pairs)
 
 
 @pytest.mark.parametrize(
