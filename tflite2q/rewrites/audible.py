@@ -25,7 +25,7 @@ from tflite2q.dialect.ops.shape import Movement
 from tflite2q.dialect.ops.softmax import Softmax
 from tflite2q.dialect.ops.state import AssignVariable, ReadVariable
 from tflite2q.dialect.types import Constant
-from tflite2q.rewrites.endless import FAINT
+from tflite2q.rewrites.endless import FAINT, loudest
 from tflite2q.rewrites.statistics import HEADROOM
 
 Array = npt.NDArray[np.floating]
@@ -71,10 +71,8 @@ class Listener:
                 self._row_by_row(name, array, _lowest_seen(name, self.graph, now))
 
     def _row_by_row(self, name: str, array: Array, lowest: float | None) -> None:
-        """Notes what is audible in the rows of what softmax reads.  A row of which all is masked counts for nothing,
-        nor does one of equal numbers, which stays one wherever they end."""
-        largest, least = array.max(-1, initial=-np.inf), array.min(-1, initial=np.inf)
-        loud = largest[largest > least]
+        """Notes what is audible in the rows of what softmax reads.  A row of which all is masked counts for nothing."""
+        loud = loudest(array)
         if lowest is not None:
             loud = loud[loud >= lowest - FAINT]
         if loud.size:

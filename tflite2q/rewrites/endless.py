@@ -49,13 +49,16 @@ def finite(array: Array) -> Array:
 
 
 def heard(array: Array) -> Array:
-    """`array` without what is so far below the largest of its row that softmax makes nothing of it.
-
-    A row of equal numbers stays one wherever they end.
-    """
-    largest, least = array.max(-1, initial=-np.inf), array.min(-1, initial=np.inf)
-    loud = largest[largest > least]
+    """`array` without what is so far below the largest of its row that softmax makes nothing of it."""
+    loud = loudest(array)
     return finite(np.maximum(array, loud.min() - FAINT) if loud.size else array)
+
+
+def loudest(array: Array) -> Array:
+    """The largest number of each row that softmax reads, but of rows of equal numbers, which stay such wherever they
+    end."""
+    largest, least = array.max(-1, initial=-np.inf), array.min(-1, initial=np.inf)
+    return np.asarray(largest[largest > least])
 
 
 def _masks(op: Op, graph: Graph) -> bool:
