@@ -13,7 +13,7 @@ import tvm
 
 from tflite2q.kernels.contracts import Tensor
 from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, function, load, local, store, vector
-from tflite2q.kernels.x86.isa import LEVELS, Level
+from tflite2q.kernels.x86.isa import LEVELS, DotProduct, Level
 from tflite2q.lower.machine import use_threads
 from tflite2q.lower.target import resolve, tvm_target
 
@@ -24,7 +24,7 @@ VARIED = 16  # different operands: few enough for the first cache
 
 def level(target: Any) -> Level | None:
     """The best level of dot-product instructions that `target` has; None if it has none."""
-    return next((isa for isa in LEVELS if isa.dots and isa.lacks(target) is None), None)
+    return next((isa for isa in LEVELS if isinstance(isa.bytes, DotProduct) and isa.lacks(target) is None), None)
 
 
 def gmacs(threads: int = 1) -> float | None:
@@ -43,7 +43,8 @@ def peak(isa: Level, target: Any, threads: int = 1) -> float:
     """
     chains, product = isa.accumulators, isa.unsaturated or isa.bytes
     count = 4 * isa.lanes
-    sets = 1 if isa.dots else VARIED
+    once = isinstance(product, DotProduct)
+    sets = 1 if once else VARIED
 
     def body(x: Buffer, w: Buffer, y: Buffer) -> None:
         with T.parallel(threads) if threads > 1 else T.serial(1) as thread:
@@ -57,7 +58,7 @@ def peak(isa: Level, target: Any, threads: int = 1) -> float:
             def weights(at: Expr | int) -> Any:
                 return product.weights(lambda offset, lanes: load(w, at, offset, lanes=lanes))
 
-            fixed = (inputs(0), weights(0)) if isa.dots else None
+            fixed = (inputs(0), weights(0)) if once else None
             with T.serial(ITERATIONS) as iteration:
                 # Products of two inputs by half as many weights as there are accumulators, as in a tile.
                 rows = [inputs((iteration + row) % sets) for row in range(2)] if fixed is None else []
