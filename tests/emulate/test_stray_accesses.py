@@ -160,7 +160,7 @@ def wrong_matrix_kernel(monkeypatch: pytest.MonkeyPatch) -> Built:
     functions = frame._function
     functions.cache_clear()
     monkeypatch.setattr(X86Epilogue, "store", stored_whole)
-    kernel = plans.built(X86Matrix(), contract, levels.target("amx"))
+    kernel = plans.built(X86Matrix(slow_too=True), contract, levels.target("amx"))
     functions.cache_clear()  # the wrong one must not be taken for the right one later
     return kernel
 

@@ -98,6 +98,19 @@ def accumulator_bound(contract: ConvolutionContract) -> Array:
     return np.asarray(weight_sums(contract, absolute=True) * float(reach) + bias, np.float64)
 
 
+def largest_sum_of_codes(contract: ConvolutionContract) -> Array:
+    """float64 [out_c]: the same, tighter, for accumulators that hold all products: on the way there they may be larger.
+
+    Inputs lie on both sides of their zero point, often on one alone, and weights of one sign take them to one side.
+    """
+    low, high = (float(code - contract.x_zero_point) for code in code_range(contract.x_dtype))
+    magnitudes, sums = weight_sums(contract, absolute=True), weight_sums(contract)
+    positive, negative = (magnitudes + sums) / 2, (magnitudes - sums) / 2
+    bias = 0.0 if contract.bias is None else contract.bias.astype(np.float64)
+    most, least = (bias + positive * a - negative * b for a, b in ((high, low), (low, high)))
+    return np.asarray(np.maximum(np.abs(most), np.abs(least)), np.float64)
+
+
 def code_reach(contract: ConvolutionContract) -> int:
     """Largest magnitude of an input code."""
     low, high = code_range(contract.x_dtype)

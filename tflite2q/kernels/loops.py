@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tflite2q.kernels.contracts import Tensor
@@ -27,6 +29,17 @@ def moving_zero(constants: Buffers, i: Expr) -> Expr:
     than there are and from there to the stack, where vectors of 64 bytes lie across cache lines.
     """
     return T.Bind(constants["zeros"][T.bitwise_and(i, ZEROS["zeros"].shape[0] - 1)])
+
+
+@contextmanager
+def fence(constants: Buffers, i: Expr) -> Iterator[None]:
+    """Statements that LLVM leaves between those before and after: a branch that is always taken, and it cannot know.
+
+    `i` differs from that of the fence before.  Within a basic block LLVM orders instructions as it likes.  With few
+    vectors of weights it multiplies one of them in all steps first, and keeps the inputs on the stack for the next.
+    """
+    with T.If(T.EQ(moving_zero(constants, i), 0)), T.Then():
+        yield
 
 
 def padded_image(x: Buffer, tensor: Tensor, padding: tuple[int, int, int, int], fill: int, slack: int = 0) -> Buffer:

@@ -20,7 +20,7 @@ Buffer = Any
 Buffers = Mapping[str, Buffer]
 
 __all__ = [
-    "Buffer", "Buffers", "Expr", "T", "broadcast", "demand", "function", "load", "local", "part", "shuffle",
+    "Buffer", "Buffers", "Expr", "T", "broadcast", "demand", "function", "load", "local", "part", "prefetch", "shuffle",
     "store", "store_first", "uncontracted", "vector", "view", "wrapping_add",
 ]  # fmt: skip
 
@@ -72,6 +72,12 @@ def store_first(codes: Expr, lanes: int, count: int, y: Buffer, *index: Expr) ->
         step = 1 << ((count - done).bit_length() - 1)
         store(y, codes if step == lanes else part(codes, done, step), *outer, last + done, lanes=step)
         done += step
+
+
+def prefetch(element: Expr) -> None:
+    """Ask for the cache line of a buffer's element, in the second-level cache; it may lie behind the buffer's end."""
+    place, read, second_level, data = T.address_of(element), T.int32(0), T.int32(2), T.int32(1)
+    T.evaluate(T.call_llvm_intrin("void", T.llvm_lookup_intrinsic_id("llvm.prefetch"), place, read, second_level, data))
 
 
 def local(size: int, dtype: str) -> Buffer:

@@ -28,23 +28,24 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from tflite2q.arithmetic.rounding import wrap32
 from tflite2q.kernels import gemm, layout, tiles
 from tflite2q.kernels.accumulators import Accumulators
 from tflite2q.kernels.contracts import Array, Conv2DContract, DenseContract, Tensor
 from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.gemm import GemmProgram, Geometry, Section, Span, by_section
-from tflite2q.kernels.loops import ZEROS, moving_zero
+from tflite2q.kernels.loops import ZEROS, fence, moving_zero
 from tflite2q.kernels.refusals import Because, Refusal
 from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load
 from tflite2q.kernels.x86 import epilogue, input_sums
 from tflite2q.kernels.x86.epilogue import Rescaling, X86Epilogue
-from tflite2q.kernels.x86.isa import UNIT, ByteProduct, Level
+from tflite2q.kernels.x86.isa import UNIT, ByteProduct, Level, idle
 from tflite2q.kernels.x86.saturation import MOST_EXTRA, UnsaturatedWeights
 
 P = TypeVar("P", bound="ByteProgram")
 
 MOST_PIXELS = 14  # of a tile
-ALL_AT_ONCE = 12  # steps that are not worth a loop
+ALL_AT_ONCE = 12
 UNROLLED = 2  # steps in one go of the loop otherwise
 
 
@@ -154,10 +155,12 @@ class X86Conv:
         if refused:
             return refused
         conv = contract.conv2d()
+        if idle(conv.out_c, self.level, target):
+            return Refusal(Because.SPEED, f"{conv.out_c} channels: half of each vector would be idle")
         fits = self.level.bytes.bits == 16 or layout.fits_eight_bits(conv)
         if not fits and len(conv.weight_zero_points) > 1:
             return Refusal(Because.NUMBERS, "weights have zero points by channel and need nine bits")
-        rescaling = Rescaling.of(conv.rescale, layout.accumulator_bound(conv), self.level)
+        rescaling = Rescaling.of(conv.rescale, layout.largest_sum_of_codes(conv), self.level, floats=True)
         geometry = Geometry.of(conv)
         sections = gemm.divide(
             conv.out_c, self.level.lanes, epilogue.PACKED, functools.partial(tile_pixels, geometry, self.level)
@@ -224,7 +227,9 @@ def _pack(conv: Conv2DContract, program: Program, rescaling: Rescaling, weights:
     packed = dict(weights())
     channels = np.concatenate([epilogue.lane_channels(s) for s in program.sections])
     shift = 128 if conv.x_dtype == "int8" else 0
-    packed["bias"] = layout.folded_bias(conv, conv.x_zero_point + shift)[channels]
+    packed["bias"] = wrap32(layout.wide_bias(conv, conv.x_zero_point + shift) + rescaling.start).astype(np.int32)[
+        channels
+    ]
     if program.input_sums:
         packed["input factor"] = np.array([-layout.signed_weights(conv)[1]], np.int32)
     return {**packed, **rescaling.pack(channels)}
@@ -255,8 +260,11 @@ class _Tile:
         sums.start(lambda p, v: self.ends.start(vectors[v], pixel + p))
         weights = constants[f"weights {number}"]
 
+        fenced = self.program.level.avx512 and s.vectors < epilogue.PACKED
+
         def step(offset: Expr, k: Expr) -> None:
-            self._step(weights, block, addresses, offset, k, sums)
+            with fence(constants, t + k) if fenced else nullcontext():
+                self._step(weights, block, addresses, offset, k, sums)
 
         tiles.each_step(self.program.geometry, UNIT, ALL_AT_ONCE, UNROLLED, step)
         if self.program.extras:

@@ -19,7 +19,7 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,7 @@ MOST_TAPS = 25  # of a kernel; larger ones would unroll too far
 CHUNKS = 8  # pieces into which a parallel layer's rows are cut, at most
 MOST_TILES = {16: 8, 8: 4}  # vectors of outputs in a tile, by lanes: what fits in registers
 MOST_COLUMNS = 4  # of them beside each other
+SCRATCH = 8192  # bytes of interleaved rows that leave the first-level cache to what they are made of
 OUTPUT_COST = 64  # multiply-accumulates of a convolution that take as long as one output
 
 
@@ -74,8 +75,11 @@ class Program(InterleavingProgram):
         """How a section's interleaved rows lie in scratch."""
         _, _, w, c = self.window.input.shape
         taps = tuple(t * self.window.dilation[1] for t in range(self.window.kernel[1]))
-        columns = Columns(w, self.window.padding[1], self.window.strides[1], taps, self.output.shape[2])
-        return InterleavedRows(self.level, columns, s.width, self.groups, c, self.window.input.dtype == "int8")
+        row = self.output.shape[2]
+        columns = Columns(w, self.window.padding[1], self.window.strides[1], taps, row, row)
+        whole = InterleavedRows(self.level, columns, s.width, self.groups, c, self.window.input.dtype == "int8")
+        most = max(SCRATCH // (4 * whole.pixel_size), 2 * s.side)
+        return replace(whole, columns=columns.in_strips(most))
 
     def emit(self, inputs: Sequence[Buffer], constants: Buffers, y: Buffer) -> None:
         image = view(inputs[0], (self.window.input.size,), self.window.input.dtype)
@@ -115,7 +119,7 @@ class X86Depthwise:
         refused = narrow_rows(contract, found)
         if refused:
             return refused
-        rescaling = Rescaling.of(contract.rescale, layout.accumulator_bound(contract), self.level, floats=True)
+        rescaling = Rescaling.of(contract.rescale, layout.largest_sum_of_codes(contract), self.level, floats=True)
         passes = 1 if self.level.bytes.bits == 16 else len(layout.byte_parts(layout.centered_weights(contract)))
         program = Program(
             window, rows, len(window.variants(rows)), found, contract.x_zero_point, passes, rescaling.epilogue
@@ -188,15 +192,15 @@ class _Tile:
         n, group = index // program.window.tiles(program.rows), T.Bind(index % program.window.tiles(program.rows))
         row = T.Bind(T.min(group * program.rows, out_h - program.rows))
         shift = 128 if program.window.input.dtype == "int8" else 0
-        source.fill(self.scratch, program.fill + shift, before=True)
-        source.pack(self.scratch, self.image, self._rows(n, row), channel)
-        source.fill(self.scratch, program.fill + shift, before=False)
         variant = T.Bind(self.constants["variants"][group] * program.blocks)
-        side = s.side
-        with T.serial(math.ceil(out_w / side)) as t:
-            column = T.Bind(T.min(t * side, out_w - side))
-            target = T.Bind(((n * out_h + row) * out_w + column) * c + channel)
-            self.tile(s, source, variant, T.Bind(block + moving_zero(self.constants, t)), column, target)
+        rows, columns, side = self._rows(n, row), source.columns, s.side
+        with T.serial(columns.strips) as strip:
+            start = T.Bind(T.min(strip * columns.outputs, columns.last))
+            source.pack(self.scratch, self.image, rows, channel, start, program.fill + shift)
+            with T.serial(math.ceil(columns.outputs / side)) as t:
+                column = T.Bind(T.min(t * side, columns.outputs - side))
+                target = T.Bind(((n * out_h + row) * out_w + start + column) * c + channel)
+                self.tile(s, source, variant, T.Bind(block + moving_zero(self.constants, t)), column, target)
 
     def _rows(self, n: Expr, row: Expr) -> list[list[Expr]]:
         """Where the rows that a tile packs begin in the image.

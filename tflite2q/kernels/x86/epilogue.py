@@ -29,8 +29,10 @@ from tflite2q.kernels.tir import (
     load,
     part,
     shuffle,
+    store,
     store_first,
     vector,
+    view,
     wrapping_add,
 )
 from tflite2q.kernels.x86.isa import Level
@@ -56,17 +58,32 @@ class X86Epilogue:
         return T.Bind(self.rounding.rounded(v, constants, index))
 
     def store(self, rounded: list[list[Expr]], stored: int, y: Buffer, rows: list[Expr], channel: Expr) -> None:
-        """The first `stored` codes of each row's vectors, from `channel` on: those that exist."""
+        """The first `stored` codes of each row's vectors, from `channel` on: those that exist.
+
+        `rows` are consecutive, so that several with all channels of y are one vector.
+        """
         lanes, vectors = self.level.lanes, len(rounded[0])
-        if vectors == PACKED:
-            block = PACKED * lanes
-            for row, values in zip(rows, rounded, strict=True):
-                store_first(self.packed(values, stored == block), block, stored, y, row, channel)
+        block = vectors * lanes
+        if PACKED % vectors:
+            codes = iter(self.pieces([value for values in rounded for value in values]))
+            for row in rows:
+                for v in range(vectors):
+                    store_first(next(codes), lanes, stored - v * lanes, y, row, channel + v * lanes)
             return
-        codes = iter(self.pieces([value for values in rounded for value in values]))
-        for row in rows:
-            for v in range(vectors):
-                store_first(next(codes), lanes, stored - v * lanes, y, row, channel + v * lanes)
+        group, order = PACKED // vectors, _unpacked(lanes, vectors)
+        for first in range(0, len(rows), group):
+            values = [value for n in range(first, min(first + group, len(rows))) for value in rounded[n]]
+            whole = stored == block and len(values) == PACKED and (group == 1 or y.shape[1] == block)
+            codes = self.packed((values * PACKED)[:PACKED], whole)
+            codes = codes if group == 1 else T.Bind(shuffle([codes], order))
+            if whole:
+                store(
+                    view(y, (y.shape[0] * y.shape[1],)), codes, rows[first] * y.shape[1] + channel, lanes=PACKED * lanes
+                )
+                continue
+            for n in range(len(values) // vectors):
+                each = codes if group == 1 else part(codes, n * block, block)
+                store_first(each, block, stored, y, rows[first + n], channel)
 
     def packed(self, rounded: list[Expr], whole: bool = True) -> Expr:
         """Codes of four vectors in `channel_order`, as one vector of 4 * lanes bytes in order.
@@ -150,12 +167,18 @@ class Rescaling:
 def channel_order(lanes: int, vectors: int) -> Array:
     """[vectors, lanes]: which of the block's channels each lane of its accumulators holds.
 
-    Four vectors are ordered for `packed`, others plainly.
+    One, two and four vectors are ordered for `packed`, three plainly.
     """
-    if vectors != 4:
+    if PACKED % vectors:
         return np.arange(vectors * lanes).reshape(vectors, lanes)
     lane = np.arange(lanes)
-    return 16 * (lane // 4) + lane % 4 + 4 * np.arange(4)[:, None]
+    return 4 * vectors * (lane // 4) + lane % 4 + 4 * np.arange(vectors)[:, None]
+
+
+def _unpacked(lanes: int, vectors: int) -> list[int]:
+    """Where each byte lies in a packed vector of several pixels' codes, `vectors` of each: pixel by pixel, in order."""
+    place = np.arange(PACKED * lanes).reshape(lanes // 4, PACKED // vectors, vectors, 4)  # by 128 bits
+    return [int(i) for i in place.transpose(1, 0, 2, 3).reshape(-1)]
 
 
 def lane_channels(section: Section) -> Array:

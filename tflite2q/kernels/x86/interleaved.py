@@ -11,8 +11,9 @@ stride has streams of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, load, shuffle, store, vector
@@ -21,12 +22,17 @@ from tflite2q.kernels.x86.isa import Level
 
 @dataclass(frozen=True)
 class Columns:
-    """Which input columns streams hold: position p of phase f is column p * stride + f - left, if 0 <= it < width."""
+    """Which input columns streams hold: from output column `start` on, position p of phase f is column
+    (start + p) * stride + f - left, if 0 <= it < width.
+
+    A row of `row` outputs is taken in strips of `outputs`, the last of which may overlap its neighbour.
+    """
 
     width: int
     left: int
     stride: int
     taps: tuple[int, ...]
+    row: int
     outputs: int
 
     @property
@@ -38,10 +44,37 @@ class Columns:
         """Length of a stream, in pixels."""
         return self.outputs + max(self.taps) // self.stride
 
-    def inside(self, phase: int) -> tuple[int, int]:
+    @property
+    def strips(self) -> int:
+        return math.ceil(self.row / self.outputs)
+
+    @property
+    def last(self) -> int:
+        """Where the last strip starts."""
+        return self.row - self.outputs
+
+    def in_strips(self, most: int) -> Columns:
+        """The same in strips of at most `most` outputs; in one, if more than the first would begin, or more than the
+        last end, outside the image."""
+        count = math.ceil(self.row / most)
+        found = replace(self, outputs=math.ceil(self.row / count))
+        starts = [min(strip * found.outputs, found.last) for strip in range(found.strips)]
+        begin = all(found._inside(phase, start)[0] == 0 for phase in found.phases for start in starts[1:])
+        end = all(found._inside(phase, start)[1] == found.positions for phase in found.phases for start in starts[:-1])
+        return found if begin and end else replace(self, outputs=self.row)
+
+    def before(self, phase: int) -> int:
+        """First position of the first strip that is a column of the image."""
+        return self._inside(phase, 0)[0]
+
+    def behind(self, phase: int) -> int:
+        """First position of the last strip behind those that are columns of the image."""
+        return self._inside(phase, self.last)[1]
+
+    def _inside(self, phase: int, start: int) -> tuple[int, int]:
         """First position of a phase that is a column of the image, and the first behind them."""
-        first, end = (-(-(at - phase) // self.stride) for at in (self.left, self.left + self.width))
-        return max(first, 0), min(max(end, first, 0), self.positions)
+        first, end = (-(-(at - phase) // self.stride) - start for at in (self.left, self.left + self.width))
+        return min(max(first, 0), self.positions), min(max(end, first, 0), self.positions)
 
 
 @dataclass(frozen=True)
@@ -69,6 +102,11 @@ class InterleavedRows:
         return -(-length // 16) * 16
 
     @property
+    def pixel_size(self) -> int:
+        """Elements of a pixel, in all its streams."""
+        return len(self.columns.phases) * self.packs * self.level.bytes.operands * self.channels
+
+    @property
     def size(self) -> int:
         return len(self.columns.phases) * self.packs * self.level.bytes.operands * 4 * self._stream
 
@@ -78,33 +116,47 @@ class InterleavedRows:
         places = self._places(phase, pack, u, v)
         return tuple(T.Bind(load(buffer, place, lanes=self.level.lanes)) for place in places)
 
-    def fill(self, buffer: Buffer, value: int, before: bool) -> None:
-        """`value` (a byte) at all positions before those inside the image, or behind them."""
+    def pack(
+        self, buffer: Buffer, image: Buffer, rows: list[list[Expr]], channel: Expr, start: Expr, fill: int
+    ) -> None:
+        """All columns of the strip from output column `start` on; `fill` (a byte) where the image has none.
+
+        `rows[pack]`: offsets in the image of the four rows' first bytes.
+        """
+        columns = self.columns
+        with T.If(T.EQ(start, 0)), T.Then():
+            self._fill(buffer, fill, lambda phase: (0, columns.before(phase)))
+        for phase in columns.phases:
+            self._pack_phase(buffer, image, rows, channel, start, phase)
+        with T.If(T.EQ(start, columns.last)), T.Then():
+            self._fill(buffer, fill, lambda phase: (columns.behind(phase), columns.positions))
+
+    def _fill(self, buffer: Buffer, value: int, places: Callable[[int], tuple[int, int]]) -> None:
+        """`value` at the positions of each phase from the first to the one before the second of `places`."""
         four = int.from_bytes(bytes([value] * 4), "little", signed=True)
         operands = self.level.bytes.inputs(broadcast(T.int32(four), self.level.lanes))
         for phase in self.columns.phases:
-            first, end = self.columns.inside(phase)
-            begin, stop = (0, first) if before else (end, self.columns.positions)
-            for at in range(begin, stop, self.pixels):
+            for at in range(*places(phase), self.pixels):
                 for pack in range(self.packs):
                     self._put(buffer, phase, pack, at, [operands] * 4)
 
-    def pack(self, buffer: Buffer, image: Buffer, rows: list[list[Expr]], channel: Expr) -> None:
-        """All columns inside the image.  `rows[pack]`: offsets in the image of the four rows' first bytes."""
-        for phase in self.columns.phases:
-            first, end = self.columns.inside(phase)
-            count = end - first
-            if count <= 0:
-                continue
-            column = first * self.columns.stride + phase - self.columns.left
-            if count < self.pixels:
-                self._pack_group(buffer, image, rows, (phase, first), channel + column * self.pixel_bytes, count)
-                continue
-            step = self.columns.stride * self.pixel_bytes
-            with T.serial(-(-count // self.pixels)) as i:
-                at = T.Bind(T.min(i * self.pixels, count - self.pixels))
-                offset = T.Bind(channel + column * self.pixel_bytes + at * step)
-                self._pack_group(buffer, image, rows, (phase, first + at), offset, self.pixels)
+    def _pack_phase(
+        self, buffer: Buffer, image: Buffer, rows: list[list[Expr]], channel: Expr, start: Expr, phase: int
+    ) -> None:
+        columns, (first, end) = self.columns, (self.columns.before(phase), self.columns.behind(phase))
+        if columns.strips > 1:
+            first = T.Bind(T.Select(T.EQ(start, 0), first, 0))
+            end = T.Bind(T.Select(T.EQ(start, columns.last), end, columns.positions))
+        elif end - first <= 0:
+            return
+        count, step = end - first, columns.stride * self.pixel_bytes
+        offset = channel + ((start + first) * columns.stride + phase - columns.left) * self.pixel_bytes
+        if columns.strips == 1 and count < self.pixels:
+            self._pack_group(buffer, image, rows, (phase, first), offset, count)
+            return
+        with T.serial((count + self.pixels - 1) // self.pixels) as i:
+            at = T.Bind(T.min(i * self.pixels, count - self.pixels))
+            self._pack_group(buffer, image, rows, (phase, first + at), T.Bind(offset + at * step), self.pixels)
 
     def _pack_group(
         self, buffer: Buffer, image: Buffer, rows: list[list[Expr]], place: tuple[int, Expr], offset: Expr, count: int

@@ -237,6 +237,11 @@ AVX2 = Level("avx2", 8, 8, 12, ("avx2", "fma"), WidenedProduct(8), MultiplyAdd(8
 LEVELS = (AVX512VNNI, AVXVNNI, AVX2)
 
 
+def idle(channels: int, level: Level, target: Any) -> bool:
+    """Whether so few output channels leave half of a vector idle, and `target` has dot products of half the length."""
+    return level is AVX512VNNI and channels <= level.lanes // 2 and AVXVNNI.lacks(target) is None
+
+
 def lacks(features: tuple[str, ...], target: Any) -> Refusal | None:
     """Why `target` (a tvm.target.Target) cannot run code that takes `features`, by LLVM's names."""
     if target.kind.name != "llvm" or not str(target.attrs["mtriple"]).startswith(("x86", "i386", "i686")):

@@ -30,7 +30,7 @@ from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, shuf
 from tflite2q.kernels.x86 import amx
 from tflite2q.kernels.x86.epilogue16 import Epilogue16, channel_order
 from tflite2q.kernels.x86.isa import AVX512VNNI
-from tflite2q.kernels.x86.matrix import LANES, VECTORS, Products, Tiling, TilingProgram, configuration, pack_weights
+from tflite2q.kernels.x86.tiling import LANES, VECTORS, Products, Tiling, TilingProgram, configuration, pack_weights
 
 PLANES = 2
 FEW_WEIGHTS = 1 << 15  # bytes that the first-level cache holds beside a tile's inputs and sums

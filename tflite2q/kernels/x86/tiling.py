@@ -1,0 +1,261 @@
+"""What kernels on the matrix unit (AMX) share: how a convolution is cut into tiles, and the products of a block.
+
+Four accumulator tiles, two of pixels by two of channels, take four multiplications to four loads of tiles.  A tile's
+pixels lie beside each other in a row of the image and are as many as cover rows evenly; its depth is a whole run of
+consecutive bytes (`tflite2q.kernels.gemm`) or an even part of one.  Weights that need nine bits once their zero point
+is subtracted are multiplied in two parts, block by block.
+
+A block's weights are fetched into the second-level cache while the block before is multiplied: those of a whole model
+exceed it, and the unit would wait for the last one.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tflite2q.kernels import layout, tiles
+from tflite2q.kernels.contracts import Array, Conv2DContract, DenseContract, Tensor
+from tflite2q.kernels.gemm import GemmProgram, Geometry, Section, by_section, divide
+from tflite2q.kernels.tir import Buffer, Expr, T, local, prefetch
+from tflite2q.kernels.x86 import amx
+from tflite2q.kernels.x86.epilogue import PACKED, lane_channels
+from tflite2q.kernels.x86.isa import AVX512VNNI
+
+LANES = AVX512VNNI.lanes
+DEPTH = 64  # bytes of a tile's row
+TALL = 16  # rows of a tile
+PIXELS, VECTORS = 2, 2  # tiles of pixels and of channels that are multiplied at once
+STEP = 11  # bytes that the dot product multiplies in the time of a step of four tiles
+LINE = 64  # bytes of a line of the caches
+MOST_FETCHED = 16  # lines that are fetched ahead at a step; more hold up the loads of its tiles
+INPUTS, WEIGHTS = PIXELS * VECTORS, PIXELS * VECTORS + PIXELS  # tile registers behind those of accumulators
+
+
+@dataclass(frozen=True)
+class Tiling(GemmProgram):
+    """How a convolution is cut into tiles: `height` pixels by `unit` bytes of input, four bytes by 16 channels.
+
+    `parts`: for each section, how many blocks of weights there are, those counted twice that need nine bits.
+    """
+
+    height: int
+    unit: int
+    parts: tuple[int, ...]
+
+    @staticmethod
+    def of(contract: Conv2DContract | DenseContract) -> Tiling:
+        conv = contract.conv2d()
+        geometry = Geometry.of(conv)
+        unit = 4 * math.ceil(geometry.run / math.ceil(geometry.run / DEPTH) / 4)
+        sections = divide(conv.out_c, LANES, PACKED, lambda vectors: 1)
+        counts = tuple(int(starts[-1]) for starts in map(functools.partial(part_starts, conv), sections))
+        return Tiling(
+            contract.inputs, contract.output, geometry, conv.x_zero_point, sections, _height(geometry), unit, counts
+        )
+
+    @property
+    def slow(self) -> bool:
+        """Whether the vectors' dot product takes less time.
+
+        In the time of a step of four tiles it multiplies eleven bytes for each output, and another eleven while the
+        unit stores sums that are loaded again (measured on Sapphire Rapids).
+        """
+        steps = self.steps(self.unit)
+        return steps * self.unit < STEP * (steps + 1)
+
+    @property
+    def units(self) -> int:
+        """Tiles of input along a run."""
+        return self.geometry.units(self.unit)
+
+    @property
+    def per_row(self) -> int:
+        return math.ceil(self.geometry.width / self.height)
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of pixels; the last one of a row overlaps its neighbour."""
+        return tiles.by_row(self.geometry, self.height)
+
+    def constants(self, start: str) -> dict[str, Tensor]:
+        """Weights, what sums start with, of dtype `start`, and the configuration of the unit."""
+        parts = dict(zip(self.sections, self.parts, strict=True))
+
+        def weights(s: Section) -> Tensor:
+            return Tensor((parts[s], self.steps(self.unit) * s.vectors, LANES * self.unit), "int8")
+
+        return {
+            **by_section(self.sections, "weights", weights),
+            "start": Tensor((self.vectors, LANES), start),
+            "configuration": Tensor((64,), "uint8"),
+        }
+
+    def position(self, tile: Expr) -> tuple[Expr, Expr]:
+        """First output pixel of a tile, and the offset in the image of what it reads."""
+        row = T.Bind(tile // self.per_row)
+        column = T.Bind(T.min(tile % self.per_row * self.height, self.geometry.width - self.height))
+        return T.Bind(row * self.geometry.width + column), T.Bind(self.geometry.address(row, column))
+
+
+@dataclass(frozen=True)
+class TilingProgram:
+    """What the text of every function on the matrix unit depends on."""
+
+    tiling: Tiling
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return self.tiling.inputs
+
+    @property
+    def output(self) -> Tensor:
+        return self.tiling.output
+
+
+def _height(geometry: Geometry) -> int:
+    """Pixels of a tile: those that cover all rows in the least time; a tile costs three pixels more than it has."""
+
+    def rows(height: int) -> int:
+        return math.ceil(tiles.by_row(geometry, height) / PIXELS) * PIXELS * (height + 3)
+
+    return min(range(min(TALL, geometry.width), 0, -1), key=rows)
+
+
+def part_starts(conv: Conv2DContract, s: Section) -> Array:
+    """int32 [blocks + 1]: of the blocks of weights as packed, those from [i] to [i + 1] are parts of block i.
+
+    Weights that fit eight bits after their zero point is subtracted are one part.  A block with others is the sum of
+    two, or of three if some weight is 255 above its zero point.
+    """
+    weights = layout.centered_weights(conv).reshape(conv.out_c, -1)
+    needed = np.maximum(1, np.maximum(-(-weights.max(axis=1) // 127), -(-weights.min(axis=1) // -128)))
+    return np.cumsum([0, *needed[lane_channels(s)].reshape(s.blocks, -1).max(axis=1)], dtype=np.int32)
+
+
+def pack_weights(tiling: Tiling, weights: Array, indices: Sequence[Array]) -> dict[str, Array]:
+    """Weights [out_c, kh, kw, in_c] of each section as its tiles, whose lanes hold channels as `indices` [blocks *
+    vectors, lanes] say, in parts of eight bits."""
+    quads = tiling.unit // 4
+    grouped = tiling.geometry.grouped(weights, tiling.unit).reshape(len(weights), tiling.steps(tiling.unit), quads, 4)
+    packed = {}
+    for number, (s, index) in enumerate(zip(tiling.sections, indices, strict=True)):
+        lanes = grouped[index].reshape(s.blocks, s.vectors, LANES, tiling.steps(tiling.unit), quads, 4)
+        blocks = lanes.transpose(0, 3, 1, 4, 2, 5)
+        together = [blocks[:, :, v : v + VECTORS] for v in range(0, s.vectors, VECTORS)]
+        blocks = np.concatenate([each.reshape(s.blocks, -1, LANES * tiling.unit) for each in together], axis=1)
+        packed[f"weights {number}"] = np.concatenate([layout.byte_parts(block) for block in blocks])
+    return packed
+
+
+def configuration(tiling: Tiling) -> Array:
+    """The 64 bytes that tell the matrix unit rows and bytes of a row of each tile register (palette 1)."""
+    shapes = {
+        **dict.fromkeys(range(INPUTS), (tiling.height, 4 * LANES)),
+        **dict.fromkeys(range(INPUTS, WEIGHTS), (tiling.height, tiling.unit)),
+        **dict.fromkeys(range(WEIGHTS, WEIGHTS + VECTORS), (tiling.unit // 4, 4 * LANES)),
+    }
+    encoded = np.zeros(64, np.uint8)
+    encoded[0] = 1
+    for register, (rows, row) in shapes.items():
+        encoded[16 + 2 * register] = row
+        encoded[48 + register] = rows
+    return encoded
+
+
+@dataclass(frozen=True)
+class Products:
+    """Up to two tiles of inputs times a block's tiles of weights, into scratch.
+
+    `inputs`: the type of each tile of inputs, and the buffer [vectors, lanes] that its sums start with, None for zero.
+    `turns`: how often a block's weights are used before the next block's, which are fetched meanwhile.
+    """
+
+    tiling: Tiling
+    image: Buffer
+    inputs: tuple[tuple[str, Buffer | None], ...]
+    scratch: Buffer
+    turns: int
+
+    @staticmethod
+    def of(tiling: Tiling, image: Buffer, inputs: Sequence[tuple[str, Buffer | None]], turns: int = 0) -> Products:
+        """With scratch for blocks of four vectors."""
+        scratch = local(len(inputs) * tiling.height * PACKED * LANES, "int32")
+        return Products(tiling, image, tuple(inputs), scratch, turns)
+
+    def block(
+        self, s: Section, weights: Buffer, block: Expr, at: Expr, addresses: Sequence[Expr],
+        starts: Buffer | None = None, turn: Expr = 0,
+    ) -> None:  # fmt: skip
+        """Sums of all vectors of a block, the first one's number being `at`, over inputs from `addresses` on.
+
+        `starts` says where the block's parts begin in `weights`; without it every block is one part.  `turn` is the
+        number of the block's use, from 0 to `turns`.
+        """
+        parts = None if starts is None or weights.shape[0] == s.blocks else starts
+        ahead = self._ahead(s, weights, block, turn) if parts is None else None
+        for v in range(0, s.vectors, VECTORS):
+            vectors = range(v, min(v + VECTORS, s.vectors))
+            accumulators = {(p, v): p * VECTORS + v % VECTORS for p in range(len(addresses)) for v in vectors}
+            for (p, v), register in accumulators.items():
+                start = self.inputs[p][1]
+                if start is None:
+                    amx.zero(register)
+                else:
+                    amx.load(register, start[at + v, 0], 0)
+            if parts is None:
+                self._multiply(weights, block, addresses, accumulators, ahead)
+            else:
+                with T.serial(parts[block + 1] - parts[block]) as part:
+                    self._multiply(weights, T.Bind(parts[block] + part), addresses, accumulators)
+            for (p, v), register in accumulators.items():
+                amx.store(register, self.scratch[self.place(s, p, 0, v)], 4 * LANES * s.vectors)
+
+    def place(self, s: Section, p: int, pixel: Expr, v: int) -> Expr:
+        """Where in the scratch a pixel's vector lies."""
+        return ((p * self.tiling.height + pixel) * s.vectors + v) * LANES
+
+    def _multiply(
+        self, weights: Buffer, block: Expr, addresses: Sequence[Expr], accumulators: dict[tuple[int, int], int],
+        ahead: Callable[[Expr], None] | None = None,
+    ) -> None:  # fmt: skip
+        """Add the products with one block of weights; `accumulators`: registers by tile of inputs and vector."""
+        tiling, g = self.tiling, self.tiling.geometry
+        vectors = sorted({v for _, v in accumulators})
+        first_tile = vectors[0] * tiling.steps(tiling.unit)
+
+        def step(offset: Expr, k: Expr) -> None:
+            tile = T.Bind(first_tile + k * len(vectors))
+            if ahead is not None:
+                ahead(tile)
+            for n, v in enumerate(vectors):
+                amx.load(WEIGHTS + v % VECTORS, weights[block, tile + n, 0], 4 * LANES)
+            for p, address in enumerate(addresses):
+                amx.load(INPUTS + p, self.image[address + offset], g.pixel_step)
+                for v in vectors:
+                    amx.multiply(accumulators[p, v], INPUTS + p, WEIGHTS + v % VECTORS, self.inputs[p][0])
+
+        for first, count, pitch in g.regular_runs():
+            with T.serial(count) as r, T.serial(tiling.units) as u:
+                inside = T.min(u * tiling.unit, max(g.run - tiling.unit, 0))
+                step(T.Bind(g.runs[first] + r * pitch + inside), T.Bind((first + r) * tiling.units + u))
+
+    def _ahead(self, s: Section, weights: Buffer, block: Expr, turn: Expr) -> Callable[[Expr], None] | None:
+        """What fetches, at the step of a block that begins with tile `tile`, a part of the next block's weights."""
+        lines = self.tiling.unit * LANES // LINE  # of a tile
+        each = math.ceil(VECTORS * lines / max(self.turns, 1))
+        tiles = s.vectors * self.tiling.steps(self.tiling.unit)
+        if s.blocks == 1 or not self.turns or each > MOST_FETCHED:
+            return None
+
+        def fetch(tile: Expr) -> None:
+            with T.If(block + 1 < s.blocks), T.Then():
+                first = T.Bind((turn * tiles + tile) * (each * LINE // VECTORS))
+                for i in range(each):
+                    prefetch(weights[block + 1, 0, first + i * LINE])
+
+        return fetch
