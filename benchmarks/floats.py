@@ -22,7 +22,7 @@ from benchmarks import environment
 from benchmarks.accuracy import Report
 from benchmarks.models import SPEED, Labelled
 from tflite2q.dialect.graph import Graph, Signature, used
-from tflite2q.dialect.ops import Extremum
+from tflite2q.dialect.ops.binary import Extremum
 from tflite2q.dialect.types import Value
 from tflite2q.evaluation import calibration, coding, data
 from tflite2q.flatbuffer import writer
@@ -140,8 +140,8 @@ def _theirs(source: Source, name: str, quantizer: str | None, place: Path, truth
     if quantizer is None:
         return Row(source.name, name, label, problem="not measured")
     path, given = place / f"{source.name}.{name}.theirs.tflite", place / "samples.npz"
-    named = zip(source.graph.inputs, zip(*source.samples[:CALIBRATION], strict=True), strict=True)
-    np.savez(given, **{key: np.stack(arrays) for key, arrays in named})
+    # Names are an array of their own: as keywords, an input called "file" would be taken for savez's own.
+    np.savez(given, np.array(source.graph.inputs), *map(np.stack, zip(*source.samples[:CALIBRATION], strict=True)))
     command = [quantizer, str(SCRIPT), str(source.path), THEIRS[name], str(given), str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -195,9 +195,11 @@ def _given(array: Array, detail: Mapping[str, Any]) -> Array:
     if detail["dtype"] is np.float32:
         return array
     (scale, zero), info = detail["quantization"], np.iinfo(detail["dtype"])
-    return np.clip(np.rint(array / scale) + zero, info.min, info.max).astype(detail["dtype"])
+    codes: Array = np.clip(np.rint(array / scale) + zero, info.min, info.max).astype(detail["dtype"])
+    return codes
 
 
 def _real(array: Array, detail: Mapping[str, Any]) -> Array:
     scale, zero = detail["quantization"]
-    return array if array.dtype == np.float32 else (array.astype(np.float32) - zero) * scale
+    real: Array = array if array.dtype == np.float32 else (array.astype(np.float32) - zero) * scale
+    return real
