@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import arm_tables, layout, tables
+from benchmarks import arm_tables, kept, layout, roofline_tables, tables
 from benchmarks.models import ROOT, SHARED, SPEED, labelled, sampled
 
 RENDER = {
@@ -20,7 +20,7 @@ RENDER = {
     "floats": tables.floats,
     "real": tables.real,
     "calls": tables.calls,
-    "roofline": tables.roofline,
+    "roofline": roofline_tables.roofline,
     "start": tables.start,
     "reconstruction": tables.reconstruction,
     "arm": arm_tables.arm,
@@ -44,10 +44,10 @@ def main(arguments: list[str]) -> int:
         if result is None:
             continue
         if options.only or options.scheme or options.way or options.processor:
-            result = tables.joined(what, result)
+            result = kept.joined(what, result)
         print(json.dumps(result, indent=1) if options.json else layout.text(RENDER[what](result)), flush=True)
         if options.write:
-            _report(f"wrote {tables.write(what, result).relative_to(ROOT)}")
+            _report(f"wrote {kept.write(what, result).relative_to(ROOT)}")
     if options.write:
         subprocess.run([sys.executable, str(ROOT / "docs" / "generate.py")], check=True)
     return 0
