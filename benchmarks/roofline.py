@@ -40,6 +40,7 @@ from tflite2q.dialect.ops.embedding import EmbeddingLookup
 from tflite2q.dialect.ops.pool import Pool
 from tflite2q.dialect.ops.shape import Movement
 from tflite2q.dialect.types import Value
+from tflite2q.dialect.window import Window
 from tflite2q.execution.times import OpTime
 from tflite2q.lower.graph import NOTHING
 from tflite2q.lower.target import resolve, tvm_target
@@ -197,18 +198,22 @@ def by_matrix(graph: Graph, op: Op) -> bool:
 
 
 def needed_bytes(graph: Graph, op: Op, value: Value) -> int:
-    """Bytes of an operand that an op reads at most."""
+    """Bytes of an operand that an op reads, each once."""
     size = bytes_of(value)
     if isinstance(op, (Movement, EmbeddingLookup)):
         return min(size, sum(map(bytes_of, graph.outs(op))))
     if not isinstance(op, (Convolution, Pool)) or value.name != op.reads("x"):
         return size
     window = op.window(value, graph[op.reads("weights")]) if isinstance(op, Convolution) else op.window(value)
-    for axis in range(2):
-        extent, reach = value.type.shape[1 + axis], (window.size[axis] - 1) * window.dilation[axis] + 1
-        read = min(extent, window.out[axis] * window.size[axis], (window.out[axis] - 1) * window.strides[axis] + reach)
-        size = size * read // extent
-    return size
+    height, width = (_reached(window, axis, value.type.shape[1 + axis]) for axis in range(2))
+    return size * height * width // (value.type.shape[1] * value.type.shape[2])
+
+
+def _reached(window: Window, axis: int, extent: int) -> int:
+    """Rows (axis 0) or columns (axis 1) of an image that some window reaches."""
+    firsts = range(0, window.out[axis] * window.strides[axis], window.strides[axis])
+    taps = range(0, window.size[axis] * window.dilation[axis], window.dilation[axis])
+    return len({first + tap - window.before[axis] for first in firsts for tap in taps} & set(range(extent)))
 
 
 def kind(graph: Graph, op: Op) -> str:
