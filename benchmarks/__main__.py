@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _main(options: argparse.Namespace) -> int:
-    for what in options.what or [name for name, table in TABLES.items() if not table.named]:
+    for what in _asked(options):
         render = TABLES[what].render
         if render is None:
             _micro(options)
@@ -104,15 +104,21 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if unknown := [what for what in options.what if what not in TABLES]:
         parser.error(f"there is no table {unknown[0]!r}; there are {', '.join(TABLES)}")
-    asked = [TABLES[what] for what in options.what] or [table for table in TABLES.values() if not table.named]
-    for name in {option for table in TABLES.values() for option in table.options}:
-        if getattr(options, name) and not any(name in table.options for table in asked):
-            able = ", ".join(what for what, table in TABLES.items() if name in table.options)
-            parser.error(f"--{name.replace('_', '-')} changes none of the tables asked for, but {able}")
+    asked = _asked(options)
+    for name in sorted({option for table in TABLES.values() for option in table.options}):
+        able = [what for what, table in TABLES.items() if name in table.options]
+        if getattr(options, name) and not set(able) & set(asked):
+            option, measured = f"--{name.replace('_', '-')}", ", ".join(asked)
+            parser.error(f"{option} would change nothing of {measured}; it is for {', '.join(able)}")
     if options.quantizer is not None and shutil.which(options.quantizer) is None:
         parser.error(f"--quantizer {options.quantizer}: there is no such program")
     _check_schemes(options.scheme or ())
     return options
+
+
+def _asked(options: argparse.Namespace) -> list[str]:
+    """The tables to measure."""
+    return options.what or [what for what, table in TABLES.items() if not table.named]
 
 
 def _positive(text: str) -> int:

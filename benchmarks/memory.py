@@ -60,13 +60,14 @@ def caches(folder: Path = CACHES) -> tuple[int, ...]:
 
 
 def working(sizes: Sequence[int], most: int = MOST) -> list[int]:
-    """For each cache of these sizes, bytes that lie there and in no nearer one; last, bytes that no cache holds.
+    """For each cache of these sizes, bytes that lie there and in no nearer one; last, bytes that no cache holds, if
+    they are no more than `most`, or a quarter of what there is.
 
     They are as few as that allows: a memory is fastest then, and limits are to be what it can do at best.
     """
     each = [min((below + size) // 2, 4 * below or size) for below, size in zip((0, *sizes), sizes, strict=False)]
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return [min(size, most) for size in (*each, min(4 * sizes[-1], physical // 8))]
+    return [min(size, most) for size in (*each, min(4 * sizes[-1], physical // 4))]
 
 
 def measured(target: Any, lanes: int, sizes: Sequence[int] | None = None, most: int = MOST) -> tuple[Memory, ...]:

@@ -43,7 +43,10 @@ def test_where_the_system_names_no_caches_they_are_typical_ones(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("sizes", [memory.TYPICAL, (48 << 10, 2 << 20, 480 << 20), (192 << 10, 256 << 10), (1 << 15,)])
-def test_each_memory_is_measured_where_no_nearer_one_holds_it_all(sizes: tuple[int, ...]) -> None:
+def test_each_memory_is_measured_where_no_nearer_one_holds_it_all(
+    sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sysconf", lambda name: 1 << 17)  # pages, and bytes of a page
     found = memory.working(sizes)
     assert len(found) == len(sizes) + 1
     for below, size, held in zip((0, *sizes), (*sizes, memory.MOST), found, strict=True):

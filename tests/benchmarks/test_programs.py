@@ -287,8 +287,8 @@ def test_micro_measures_nothing_of_what_is_not_there(folder: Path, capsys: pytes
     ("arguments", "why"),
     [
         (["sped"], "there is no table 'sped'; there are speed, "),
-        (["speed", "--scheme", "int8"], "--scheme changes none of the tables asked for, but accuracy, "),
-        (["calls", "--no-frontend"], "--no-frontend changes none of the tables asked for, but speed"),
+        (["speed", "--scheme", "int8"], "--scheme would change nothing of speed; it is for accuracy, "),
+        (["calls", "--no-frontend"], "--no-frontend would change nothing of calls; it is for speed"),
         (["accuracy", "--limit", "0"], "'0' is not a whole number of at least 1"),
         (["accuracy", "--limit", "two"], "'two' is not a whole number of at least 1"),
         (["floats", "--quantizer", "/no/python"], "--quantizer /no/python: there is no such program"),
