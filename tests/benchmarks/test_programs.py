@@ -262,6 +262,30 @@ def test_batches_do_the_same_work_in_one_process_and_as_a_batch(tmp_path: Path, 
     assert "MB at most" in str(cost)
 
 
+def test_the_memory_of_a_batch_is_that_of_the_process_that_works() -> None:
+    """A command is a process that watches another one, as here."""
+    worker = "x = b'1' * (200 << 20); print(flush=True); input()"
+    watcher = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {worker!r}], check=True)"
+    with subprocess.Popen([sys.executable, "-c", watcher], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdout.readline()
+        assert 200 < batches.resident(process.pid) < 400
+        process.stdin.close()
+    assert batches.resident(process.pid) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [(["none.tflite"], "none.tflite: there is no such file"), (["x", "--models", "2"], "3 or more")],
+)
+def test_batches_refuse_what_they_cannot_measure(
+    arguments: list[str], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        batches.main(arguments)
+    assert why in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_micro_tables_have_a_row_for_each_board_and_the_means() -> None:
     board = {
         "instructions": 1000, "ratio": 0.5, "arena": 100, "stack": 10, "memory_ratio": 0.9, "code": 5, "weights": 6,
