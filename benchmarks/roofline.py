@@ -9,7 +9,7 @@ speed of storing.  The speeds are those of the memory that the bytes lie in:
 
 - Constants lie in the nearest memory that holds all constants of the model, for each run reads them once.
 - An activation lies in the nearest memory that holds what the run writes from its first byte on until it is read; an
-  input of the model, in one that holds all that a run writes.
+  input of the model, in one that holds it and all that a run writes.
 - Results are stored in the nearest memory that holds them.
 
 Each byte of operands and results counts once.  Where an op does not need all of an operand (slices, look-ups, windows
@@ -116,7 +116,7 @@ class Limits:
 
 def measure(models: Sequence[Model], folder: Path, quick: bool, report: Report) -> dict[str, Any] | None:
     """All rows, ready for JSON; None on processors whose peak nobody measures."""
-    limits = limits_here()
+    where, limits = environment.here(), limits_here()
     if limits is None:
         report("roofline is not measured: this is no x86 processor with AVX2 or later")
         return None
@@ -130,7 +130,7 @@ def measure(models: Sequence[Model], folder: Path, quick: bool, report: Report) 
     limits = limits.or_faster(limits_here() or limits)
     return {
         "schema_version": 2,
-        "environment": asdict(environment.here()),
+        "environment": asdict(where),
         **asdict(limits),
         "rows": [asdict(row) for name, graph, times in profiles for row in rows(name, graph, times, limits)],
     }
@@ -167,7 +167,7 @@ def work(graph: Graph, free: Collection[str] = ()) -> Mapping[str, Work]:
     found: dict[str, Work] = {}
     same: dict[str, str] = {}  # results that are another value
     begun: dict[str, int] = {}  # of a value: what the run wrote before its first byte
-    written = 0
+    written, constants = 0, of_constants(graph)
     stored = {op.name: sum(map(bytes_of, graph.outs(op))) for op in graph.ops if op.name not in free}
     for op in graph.ops:
         if op.name in free:
@@ -177,10 +177,14 @@ def work(graph: Graph, free: Collection[str] = ()) -> Mapping[str, Work]:
         reads = []
         for name in dict.fromkeys(name for name in op.inputs if name is not None):
             value = graph[same.get(name, name)]
-            since = begun.get(value.name)
-            together = sum(stored.values()) if since is None else written - since
             size = min(bytes_of(value), needed_bytes(graph, op, graph[name]))
-            reads.append((size, together if value.constant is None else of_constants(graph)))
+            if value.constant is not None:
+                together = constants
+            elif value.name in begun:
+                together = written - begun[value.name]
+            else:
+                together = bytes_of(value) + sum(stored.values())
+            reads.append((size, together))
         begun.update(dict.fromkeys(op.outputs, written))
         written += stored[op.name]
         found[op.name] = Work(

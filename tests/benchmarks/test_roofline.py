@@ -105,7 +105,7 @@ def graph() -> Graph:
 def test_what_ops_read_and_where_it_lies(graph: Graph) -> None:
     """By hand: a, b and c have 48 bytes, padded 108, y 12; all constants have 6 + 27 + 4 * 8."""
     found = roofline.work(graph, {"flat"})
-    constants, run = 6 + 27 + 32, 3 * 48 + 108 + 12
+    constants, run = 6 + 27 + 32, 32 + 3 * 48 + 108 + 12
     assert list(found) == ["a", "b", "c", "padded", "y"]
     assert found["a"] == Work(16 * 3 * 2, True, ((32, run), (6, constants)), 48)
     assert found["b"] == Work(48 * 9, False, ((48, 48), (27, constants)), 48)
