@@ -155,8 +155,8 @@ docs: $(VENV)/.dev ## write the generated documents again (commands, ops, scheme
 	$(PY) docs/generate.py
 
 .PHONY: bench
-bench: $(VENV)/.dev ## measure speed against LiteRT and print the tables
-	$(PY) -m benchmarks
+bench: $(VENV)/.dev ## measure speed and accuracy, and print tables [BENCH='roofline --quick', BENCH=--help]
+	$(PY) -m benchmarks $(BENCH)
 
 .PHONY: bench-arm
 bench-arm: emulator ## count instructions on emulated Arm processors against LiteRT's; needs qemu-user and gcc too

@@ -137,6 +137,7 @@ def _row(model: Labelled, name: str, samples: Dataset, before: _Answers, after: 
         before.graph, after.graph, _replay(before.outputs), _replay(after.outputs), samples
     )
     assert found.top1 is not None and found.top5 is not None and found.agreement_top1 is not None
+    assert found.mean_abs_error is not None
     return Row(
         model=model.name,
         scheme=name,

@@ -74,11 +74,10 @@ class Row:
 
 def measure(models: Sequence[Model], folder: Path, named: Sequence[str], report: Report) -> dict[str, Any]:
     """All rows of processors whose name contains one of `named`, ready for JSON.  Raises SystemExit."""
+    for part in named:
+        if not any(part in each.name for each in PROCESSORS):
+            raise SystemExit(f"no processor is called {part!r}; there are {', '.join(p.name for p in PROCESSORS)}")
     processors = [each for each in PROCESSORS if any(part in each.name for part in named)]
-    if not processors:
-        raise SystemExit(
-            f"no processor is called {named[0]!r}; there are {', '.join(each.name for each in PROCESSORS)}"
-        )
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="tflite2q-bench-") as temporary:
         place = Path(temporary)

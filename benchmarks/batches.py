@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tflite2q.batch import work
+from tflite2q.batch import group, work
 from tflite2q.batch.plan import Asked
 
 
@@ -75,14 +75,12 @@ def one_after_another(paths: Sequence[Path], folder: Path) -> Cost:
 
 
 def resident(process: int) -> float:
-    """Resident MB of a process."""
+    """Resident MB of a command: what is started only watches a child, which does the work."""
     try:
-        for line in Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) / 1024
-    except OSError:
-        pass
-    return 0.0
+        children = Path(f"/proc/{process}/task/{process}/children").read_text(encoding="ascii").split()
+    except OSError:  # it has ended
+        children = []
+    return max(map(group.resident, (process, *map(int, children)))) / (1 << 20)
 
 
 def batch(how: str, models: Path, out: Path, arguments: Sequence[str]) -> Cost:
@@ -133,14 +131,20 @@ def cluster(folder: Path, workers: int) -> Iterator[str]:
             process.wait()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.batches", description=__doc__)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--models", type=int, default=100, help="conversions of each kind")
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.batches",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a .tflite model")
+    parser.add_argument("--models", type=int, default=100, metavar="N", help="conversions of each kind (default 100)")
     parser.add_argument("--dask", action="store_true", help="also on 1 and 2 Dask workers")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.models < 3:
         parser.error("--models: 3 or more, which are divided into three parts")
+    if not options.model.is_file():
+        parser.error(f"{options.model}: there is no such file")
     os.environ.pop("TFLITE2Q_CACHE", None)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

@@ -35,7 +35,8 @@ def litert(path: str) -> Callable[[], Any]:
     interpreter.allocate_tensors()
     for detail in interpreter.get_input_details():
         interpreter.set_tensor(detail["index"], codes(detail["shape"], detail["dtype"]))
-    return interpreter.invoke
+    invoke: Callable[[], Any] = interpreter.invoke
+    return invoke
 
 
 def ours(path: str) -> Callable[[], Any]:

@@ -20,9 +20,9 @@ from ai_edge_litert.interpreter import Interpreter
 import tflite2q
 from benchmarks import environment
 from benchmarks.accuracy import Report
-from benchmarks.models import SPEED, Labelled
+from benchmarks.models import Labelled, Model
 from tflite2q.dialect.graph import Graph, Signature, used
-from tflite2q.dialect.ops import Extremum
+from tflite2q.dialect.ops.binary import Extremum
 from tflite2q.dialect.types import Value
 from tflite2q.evaluation import calibration, coding, data
 from tflite2q.flatbuffer import writer
@@ -34,7 +34,7 @@ Samples = list[list[Array]]
 CALIBRATION, UNLABELLED = 50, 60
 OURS = ("int8", "dynamic-range", "weight-only")
 THEIRS = {"int8": "static_wi8_ai8", "dynamic-range": "dynamic_wi8_afp32", "weight-only": "weight_only_wi8_afp32"}
-OTHERS = ("kws", "vww_96", "ad01", "pretrainedResnet")  # of SPEED: models without labelled samples
+OTHERS = ("kws", "vww_96", "ad01", "pretrainedResnet")  # models.SPEED without labelled samples
 SIGNATURE = "serving_default"
 SCRIPT = Path(__file__).with_name("theirs.py")
 
@@ -67,12 +67,17 @@ class Row:
 
 
 def measure(
-    models: Sequence[Labelled], folder: Path, quantizer: str | None, limit: int | None, report: Report
+    models: Sequence[Labelled | Model], folder: Path, quantizer: str | None, limit: int | None, report: Report
 ) -> dict[str, Any]:
-    """Everything there is to know, ready for JSON; `quantizer` is the Python that has ai-edge-quantizer."""
+    """Everything there is to know, ready for JSON; `folder` has the models without samples, which get random ones;
+    `quantizer` is the Python that has ai-edge-quantizer."""
     where, rows = environment.here(), []
     with tempfile.TemporaryDirectory() as place:
-        for source in [*_labelled(models, Path(place), limit), *_unlabelled(folder, Path(place))]:
+        for model in models:
+            if isinstance(model, Model):
+                source = _unlabelled(model, folder, Path(place))
+            else:
+                source = _labelled(model, Path(place), limit)
             truth = _outputs(source.path, source.samples)
             rows.append(_row(source, "float32", "the model itself", source.path, truth))
             for name in OURS:
@@ -86,24 +91,17 @@ def measure(
     return {"schema_version": 1, "environment": asdict(where), "rows": [asdict(row) for row in rows]}
 
 
-def _labelled(models: Sequence[Labelled], place: Path, limit: int | None) -> list[Source]:
-    found = []
-    for model in models:
-        original = tflite2q.load(model.path)
-        given = data.load(str(model.data), [original[n] for n in original.inputs], str(model.labels), limit)
-        labels = None if given.labels is None else list(given.labels)
-        found.append(_source(model.name, original, [list(sample) for sample in given], labels, place))
-    return found
+def _labelled(model: Labelled, place: Path, limit: int | None) -> Source:
+    original = tflite2q.load(model.path)
+    given = data.load(str(model.data), [original[n] for n in original.inputs], str(model.labels), limit)
+    labels = None if given.labels is None else list(given.labels)
+    return _source(model.name, original, [list(sample) for sample in given], labels, place)
 
 
-def _unlabelled(folder: Path, place: Path) -> list[Source]:
-    found = []
-    for model in SPEED:
-        if model.name in OTHERS and model.path(folder).exists():
-            original = tflite2q.load(model.path(folder))
-            given = data.synthetic([original[n] for n in original.inputs], samples=UNLABELLED, seed=1)
-            found.append(_source(model.name, original, [list(sample) for sample in given], None, place))
-    return found
+def _unlabelled(model: Model, folder: Path, place: Path) -> Source:
+    original = tflite2q.load(model.path(folder))
+    given = data.synthetic([original[n] for n in original.inputs], samples=UNLABELLED, seed=1)
+    return _source(model.name, original, [list(sample) for sample in given], None, place)
 
 
 def _source(name: str, original: Graph, samples: Samples, labels: Sequence[int] | None, place: Path) -> Source:
@@ -140,8 +138,8 @@ def _theirs(source: Source, name: str, quantizer: str | None, place: Path, truth
     if quantizer is None:
         return Row(source.name, name, label, problem="not measured")
     path, given = place / f"{source.name}.{name}.theirs.tflite", place / "samples.npz"
-    named = zip(source.graph.inputs, zip(*source.samples[:CALIBRATION], strict=True), strict=True)
-    np.savez(given, **{key: np.stack(arrays) for key, arrays in named})
+    # Names are an array of their own: as keywords, an input called "file" would be taken for savez's own.
+    np.savez(given, np.array(source.graph.inputs), *map(np.stack, zip(*source.samples[:CALIBRATION], strict=True)))
     command = [quantizer, str(SCRIPT), str(source.path), THEIRS[name], str(given), str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -195,9 +193,11 @@ def _given(array: Array, detail: Mapping[str, Any]) -> Array:
     if detail["dtype"] is np.float32:
         return array
     (scale, zero), info = detail["quantization"], np.iinfo(detail["dtype"])
-    return np.clip(np.rint(array / scale) + zero, info.min, info.max).astype(detail["dtype"])
+    codes: Array = np.clip(np.rint(array / scale) + zero, info.min, info.max).astype(detail["dtype"])
+    return codes
 
 
 def _real(array: Array, detail: Mapping[str, Any]) -> Array:
     scale, zero = detail["quantization"]
-    return array if array.dtype == np.float32 else (array.astype(np.float32) - zero) * scale
+    real: Array = array if array.dtype == np.float32 else (array.astype(np.float32) - zero) * scale
+    return real

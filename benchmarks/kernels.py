@@ -1,24 +1,29 @@
 """Kernels alone on the layers of MobileNet: microseconds, 10^9 multiply-accumulates a second, share of the peak.
 
 `python -m benchmarks.kernels` measures one core with uint8 inputs and int8 weights, as converted models run inside;
-`--target`, `--arithmetic` choose others.
+`--target`, `--arithmetic` choose others.  The peak of depthwise layers is that of the vector unit, the peak of others
+that of the matrix unit where the target has it.
 """
 
 from __future__ import annotations
 
 import argparse
+import platform
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tvm
 
-from benchmarks.peak import fastest, level, peak
+from benchmarks.peak import fastest, level, peaks
 from tflite2q.arithmetic.rescale import ARITHMETICS, Rescale
+from tflite2q.errors import TargetError
 from tflite2q.kernels.contracts import Conv2DContract, DepthwiseConv2DContract
 from tflite2q.kernels.frame import Built
 from tflite2q.kernels.registry import select
+from tflite2q.lower import targets
 from tflite2q.lower.machine import use_threads
-from tflite2q.lower.target import resolve, tvm_target
+from tflite2q.lower.target import features, resolve, tvm_target
 
 # (height and width, input channels, output channels, kernel, stride); depthwise where the last field says so
 LAYERS = (
@@ -67,22 +72,40 @@ def seconds(built: Built, target: Any) -> float:
     return fastest(lambda: run(*inputs, *constants, output))
 
 
-def main() -> None:
+def here(name: str) -> Any:
+    """The target called `name`, which this machine can run.  Raises TargetError."""
+    target = tvm_target(resolve(name))
+    family, own = (targets.architecture(text) for text in (str(target.attrs["mtriple"]), platform.machine()))
+    if family != own:
+        raise TargetError(f"target {name}: this machine ({own}) cannot run code for {family}")
+    if missing := targets.missing_features(features(target) & targets.instruction_features()):
+        raise TargetError(f"target {name}: this processor lacks {', '.join(missing)}, which the code may use")
+    return target
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__)
     parser.add_argument("--target", default="native", help="a name of `tflite2q targets` that runs here")
     parser.add_argument("--arithmetic", choices=ARITHMETICS, default="fixed")
-    options = parser.parse_args()
-    target = tvm_target(resolve(options.target))
+    options = parser.parse_args(arguments)
+    try:
+        target = here(options.target)
+    except TargetError as error:
+        parser.error(str(error))
     use_threads(1)
     isa = level(target)
-    limit = peak(isa, target) if isa else None
-    print(f"peak of one core: {limit:.0f} G MAC/s ({isa.name})" if isa and limit else "no peak known for this target")
+    limits = peaks(isa, target) if isa else None
+    if isa is None or limits is None:
+        print("no peak known for this target")
+    else:
+        matrix = "" if limits.matrix is None else f", {limits.matrix:.0f} (amx)"
+        print(f"peak of one core: {limits.vector:.0f} G MAC/s ({isa.name}){matrix}")
     for layer in LAYERS:
         wanted = contract(layer, options.arithmetic)
         built = select(wanted, target).plan.build()
         took = seconds(built, target)
         rate = wanted.macs / took / 1e9
-        share = f"{100 * rate / limit:5.0f} %" if limit else ""
+        share = f"{100 * rate / limits.of(not layer[-1]):5.0f} %" if limits else ""
         size, in_c, out_c, *_ = layer
         print(f"{size:4}x{size:<4}{in_c:5} ->{out_c:5}  {took * 1e6:8.1f} us {rate:7.1f} G MAC/s {share}  {built.name}")
 

@@ -6,12 +6,12 @@ Its numbers were counted between the same marks on the same boards, both at thei
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.models import SHARED
 from tflite2q import convert, load
 from tflite2q.errors import Unchanged
 from tflite2q.lower import targets
@@ -28,12 +28,13 @@ THEIRS: Mapping[str, tuple[int, int, int]] = {
 BOARDS = ("cortex-m4", "cortex-m55")
 
 
-def measure(by: str = "a") -> dict[str, Any]:
-    """Rows of models: by board, instructions, arena, stack, code, weights with biases, tables, and ratios to theirs."""
+def measure(folder: Path, wanted: Callable[[str], bool] = lambda name: True, by: str = "a") -> dict[str, Any]:
+    """Rows of models in `folder`, those that are there and wanted: by board, instructions, arena, stack, code, weights
+    with biases, tables, and ratios to theirs."""
     rows = []
     for name, theirs in THEIRS.items():
-        path = SHARED / "models" / f"{name}.tflite"
-        if not path.exists():
+        path = folder / f"{name}.tflite"
+        if not wanted(name) or not path.exists():
             continue
         try:
             graph = convert(path, "int8").graph

@@ -1,11 +1,13 @@
-"""What one core can multiply: the rate of the dot-product instruction alone, in 10^9 multiply-accumulates a second.
+"""What one core can multiply: the rates of its instructions alone, in 10^9 multiply-accumulates of bytes a second.
 
-`python -m benchmarks.peak` prints it for the best level of this processor.  Efficiency is a rate over this one.
+There is one of the vector unit, and one of the matrix unit (AMX) where the processor has it.  `python -m
+benchmarks.peak` prints both for the best level of this processor.  Efficiency is a rate over one of them.
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import tvm
 
 from tflite2q.kernels.contracts import Tensor
 from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, function, load, local, store, vector
+from tflite2q.kernels.x86 import amx
 from tflite2q.kernels.x86.isa import LEVELS, DotProduct, Level
 from tflite2q.lower.machine import use_threads
 from tflite2q.lower.target import resolve, tvm_target
@@ -21,17 +24,38 @@ ITERATIONS = 4096
 REPEATS = 60
 VARIED = 16  # different operands: few enough for the first cache
 
+# A register of the matrix unit holds so many rows of so many bytes; it has eight of them.
+ROWS, ROW = 16, 64
+SUMS, INPUTS, WEIGHTS = 6, 6, 7  # so many of sums, then one of each operand
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """The peaks of one core: of its vector unit, and of its matrix unit, None where there is none."""
+
+    vector: float
+    matrix: float | None
+
+    def of(self, matrix: bool) -> float:
+        """The peak of products; `matrix`: they are ones that a matrix unit can do."""
+        return self.vector if self.matrix is None or not matrix else max(self.vector, self.matrix)
+
 
 def level(target: Any) -> Level | None:
-    """The best level of dot-product instructions that `target` has; None if it has none."""
-    return next((isa for isa in LEVELS if isinstance(isa.bytes, DotProduct) and isa.lacks(target) is None), None)
+    """The best level of x86 vector instructions that `target` has; None if it has none."""
+    return next((isa for isa in LEVELS if isa.lacks(target) is None), None)
 
 
 def gmacs(threads: int = 1) -> float | None:
-    """The peak of this processor on so many cores at once; None where it has no dot products."""
+    """The peak of this processor's dot products on so many cores at once; None where it has none."""
     target = tvm_target(resolve("native"))
     isa = level(target)
-    return None if isa is None else peak(isa, target, threads)
+    return peak(isa, target, threads) if isa is not None and isinstance(isa.bytes, DotProduct) else None
+
+
+def peaks(isa: Level, target: Any) -> Peaks:
+    """Both peaks of one core of this processor, which `target` is."""
+    return Peaks(peak(isa, target), None if amx.lacks(target) else matrix_peak(target))
 
 
 def peak(isa: Level, target: Any, threads: int = 1) -> float:
@@ -82,6 +106,41 @@ def peak(isa: Level, target: Any, threads: int = 1) -> float:
     return threads * chains * isa.lanes * 4 * ITERATIONS / seconds / 1e9
 
 
+def matrix_peak(target: Any) -> float:
+    """10^9 multiply-accumulates of bytes a second of the matrix unit, from registers into independent accumulators."""
+
+    def body(x: Buffer, w: Buffer, configuration: Buffer, y: Buffer) -> None:
+        amx.ask()
+        amx.configure(configuration)
+        for register in range(SUMS):
+            amx.zero(register)
+        amx.load(INPUTS, x[0, 0], T.int64(ROW))
+        amx.load(WEIGHTS, w[0, 0], T.int64(ROW))
+        with T.serial(ITERATIONS):
+            for register in range(SUMS):
+                amx.multiply(register, INPUTS, WEIGHTS, "uint8")
+        for register in range(SUMS):
+            amx.store(register, y[register * ROWS, 0], T.int64(ROW))
+        amx.release()
+
+    tensors = (
+        Tensor((ROWS, ROW), "uint8"),
+        Tensor((ROWS, ROW), "int8"),
+        Tensor((64,), "uint8"),
+        Tensor((SUMS * ROWS, ROW // 4), "int32"),
+    )
+    code = function(tensors[:1], tensors[1:3], tensors[3], body).with_attr("global_symbol", "peak")
+    run = tvm.compile(tvm.IRModule({"peak": code}), target=target)["peak"]
+    configuration = np.zeros(64, np.uint8)  # palette 1: bytes of a row from 16 on, rows from 48 on
+    configuration[0] = 1
+    configuration[16:32:2], configuration[48:56] = ROW, ROWS
+    x, w, y = (np.ones(t.shape, t.dtype) for t in (*tensors[:2], tensors[3]))
+    arrays = [tvm.runtime.tensor(array) for array in (x, w, configuration, y)]
+    use_threads(1)
+    seconds = fastest(lambda: run(*arrays))
+    return SUMS * ROWS * (ROW // 4) * ROW * ITERATIONS / seconds / 1e9
+
+
 def fastest(run: Any, repeats: int = REPEATS) -> float:
     """Seconds of the fastest of several runs: other processes only ever add."""
     times = []
@@ -96,9 +155,11 @@ def main() -> None:
     target = tvm_target(resolve("native"))
     isa = level(target)
     if isa is None:
-        print("this processor has no dot-product instructions")
-        return
-    print(f"{isa.name}: {peak(isa, target):.0f} G MAC/s on one core")
+        raise SystemExit("peak: only x86 processors with AVX2 or later are measured, and this is none")
+    found = peaks(isa, target)
+    print(f"{isa.name}: {found.vector:.0f} G MAC/s on one core")
+    if found.matrix is not None:
+        print(f"{amx.NAME}: {found.matrix:.0f} G MAC/s on one core")
 
 
 if __name__ == "__main__":

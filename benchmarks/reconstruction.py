@@ -102,16 +102,13 @@ def each(model: Sampled, schemes: Sequence[str], limit: int | None, ways: Sequen
     graph = tflite2q.load(model.path)
     labels_file = None if model.labels is None else str(model.labels)
     found = data.load(str(model.data), [graph[name] for name in graph.inputs], labels_file, limit)
-    samples, labels = [list(sample) for sample in found], None
+    samples = [list(sample) for sample in found]
     try:
         base = writer.write(calibration.convert(graph, scheme.find(BASE)).graph)
     except Unchanged:
         base = model.path.read_bytes()
     before = outputs(base, samples)
-    if found.labels is not None:
-        labels, given = np.array(found.labels), classes(before)
-        if given.max() > labels.max():  # some models have a class 0 for nothing at all
-            labels = labels + max((0, 1), key=lambda offset: (given == labels + offset).mean())
+    labels = None if found.labels is None else as_classes(np.array(found.labels), classes(before))
     for name in schemes:
         for way in ways:
             try:
@@ -154,6 +151,14 @@ def row(
     difference = paired_proportions(*right)
     top1 = float(right[0].mean()), float(right[1].mean())
     return replace(measured, top1=top1, low=difference.low, high=difference.high)
+
+
+def as_classes(labels: Array, given: Array) -> Array:
+    """Labels as the classes that a model gives: some have a class 0 for nothing at all."""
+    if given.max() <= labels.max():
+        return labels
+    shift = max((0, 1), key=lambda offset: float((given == labels + offset).mean()))
+    return labels + shift
 
 
 def classes(found: Array) -> Array:

@@ -80,7 +80,13 @@ def _row(model: Model, folder: Path, place: Path, rounds: int) -> Row:
         cold.append(_seconds(COMPILE, [path, *saved], cache))
         cached.append(_seconds(COMPILE, [path], cache))
         load.append(_seconds(LOAD, [library], cache))
-    return Row(model.name, *map(statistics.median, (cold, cached, load)), os.path.getsize(library))
+    return Row(
+        model.name,
+        cold_s=statistics.median(cold),
+        cached_s=statistics.median(cached),
+        load_s=statistics.median(load),
+        bytes=os.path.getsize(library),
+    )
 
 
 def _seconds(script: str, arguments: Sequence[str], cache: Path) -> float:

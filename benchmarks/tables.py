@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
+from benchmarks import kept
 from benchmarks.environment import Environment
+from benchmarks.kept import Result, Row
 from benchmarks.layout import MISSING, markdown, ms, percent, ratio
-from benchmarks.models import RESULTS
-
-Result = Mapping[str, Any]
-Row = Mapping[str, Any]
 
 UNCHANGED = "unchanged"
 TVM_HEAD = "TVM's frontend"
-
-
-def read(name: str) -> Result:
-    """A committed result: "speed" or "accuracy"."""
-    found: Result = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
-    return found
-
-
-def write(name: str, result: Result, folder: Path = RESULTS) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    return path
-
-
-# -------------------------------------------------------------------------------------------------------- Markdown
 
 
 def speed(result: Result) -> str:
@@ -86,10 +65,10 @@ def accuracy_summary(result: Result) -> str:
 
 def schemes(result: Result) -> str:
     """Times of every scheme on every labelled model, beside accuracy and size where `accuracy` was measured."""
-    about = {(row["model"], row["scheme"]): row for row in _kept("accuracy")}
+    about = {(row["model"], row["scheme"]): row for row in kept.rows("accuracy")}
     parts = [f"Times. {measured_on(result)}"]
     if about:
-        parts.append(f"Accuracy and size, the same on every machine. {measured_on(read('accuracy'))}")
+        parts.append(f"Accuracy and size, the same on every machine. {measured_on(kept.read('accuracy'))}")
     for model in dict.fromkeys(row["model"] for row in result["rows"]):
         rows = [row for row in result["rows"] if row["model"] == model]
         rows.sort(key=lambda row: (row["scheme"] != ORIGINAL, row["scheme"]))
@@ -227,31 +206,6 @@ def start(result: Result) -> str:
     return f"{measured_on(result)}\n{imported}\n{markdown(START_HEAD, cells)}"
 
 
-def roofline(result: Result) -> str:
-    """How near each kind of layer comes to its own limit."""
-    limits = ", ".join(f"{name} {value:.0f} GB/s" for name, value in result["bandwidth"].items())
-    parts = [f"{measured_on(result)}\nLimits of one core: {result['products']:.0f} G MAC/s of 8 bits, {limits}.\n"]
-    for model in dict.fromkeys(row["model"] for row in result["rows"]):
-        rows = [row for row in result["rows"] if row["model"] == model]
-        total, limit = (sum(row[key] for row in rows) for key in ("ms", "limit_ms"))
-        cells = [
-            (
-                row["kind"],
-                str(row["layers"]),
-                ms(row["ms"]),
-                f"{row['ms'] / total * 100:.0f} %",
-                row["bound"],
-                f"{row['limit_ms'] / row['ms'] * 100:.0f} %",
-            )
-            for row in rows
-            if row["ms"] >= SHOWN_SHARE * total
-        ]
-        layers = str(sum(row["layers"] for row in rows))
-        cells.append(("all", layers, ms(total), "100 %", "", f"{limit / total * 100:.0f} %"))
-        parts.append(f"`{model}`, int8:\n\n{markdown(ROOFLINE_HEAD, cells)}")
-    return "\n".join(parts)
-
-
 def _float_cells(row: Row) -> list[str]:
     return [
         MISSING if row["top1"] is None else percent(row["top1"]),
@@ -259,28 +213,6 @@ def _float_cells(row: Row) -> list[str]:
         "equal" if row["sqnr"] is None else f"{row['sqnr']:.1f} dB",
         str(row["size"]),
     ]
-
-
-def joined(name: str, new: Result, folder: Path = RESULTS) -> dict[str, Any]:
-    """`new` rows in place of the kept ones of the same model, scheme and option, the other kept ones as they are;
-    those measured on another processor or with other packages are dropped, for they do not compare."""
-    path = folder / f"{name}.json"
-    old: Result = json.loads(path.read_text("utf-8")) if path.exists() else {"environment": {}, "rows": []}
-    same = all(old["environment"].get(key) == new["environment"][key] for key in ("processor", "versions"))
-
-    def key(row: Row) -> tuple[Any, ...]:
-        return tuple(row.get(field) for field in ("model", "scheme", "option", "threads", "processor"))
-
-    rows = {key(row): row for row in (old["rows"] if same else [])} | {key(row): row for row in new["rows"]}
-    return {**new, "rows": list(rows.values())}
-
-
-def _kept(name: str) -> Sequence[Row]:
-    try:
-        rows: Sequence[Row] = read(name)["rows"]
-    except FileNotFoundError:
-        return []
-    return rows
 
 
 def measured_on(result: Result) -> str:
@@ -302,9 +234,6 @@ SPEED_HEAD = (
     "LiteRT original / that",
     "that, of VNNI peak",
 )
-SHOWN_SHARE = 0.01  # of a model's time, for a row of its own
-ROOFLINE_HEAD = ("layers", "number", "ms", "of the time", "limited by", "of the limit")
-
 ORIGINAL = "as imported"
 SCHEMES_HEAD = ("scheme", "top-1", "same answer", "bytes", "tflite2q, ms", "LiteRT, ms")
 REAL_HEAD = ("model", "scheme", "LiteRT, ms", "tflite2q, ms", "LiteRT / tflite2q")

@@ -126,13 +126,14 @@ def micros() -> str:
 def measured(name: str, render: str) -> str:
     """A table of measured results, made from what `python -m benchmarks` left in benchmarks/results."""
     sys.path.insert(0, str(ROOT))
-    from benchmarks import arm_tables, tables
+    from benchmarks import arm_tables, kept, roofline_tables, tables
 
+    modules = {"arm": arm_tables, "roofline": roofline_tables}
     try:
-        result = tables.read(name)
+        result = kept.read(name)
     except FileNotFoundError:
         return f"No results are recorded; `python -m benchmarks {name} --write` measures them.\n"
-    return str(getattr(arm_tables if name == "arm" else tables, render)(result))
+    return str(getattr(modules.get(name, tables), render)(result))
 
 
 def kernels() -> str:

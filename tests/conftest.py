@@ -21,7 +21,7 @@ settings.load_profile("repeatable")
 
 _MADE = pytest.StashKey[str]()
 LONG = ("test_docs.py", "test_packaging.py", "test_python.py")
-COMPILE_THE_SAME = {"batch", "cli", "e2e", "evaluation", "report", "runtimes", "search", *LONG}
+COMPILE_THE_SAME = {"batch", "benchmarks", "cli", "e2e", "evaluation", "report", "runtimes", "search", *LONG}
 
 HEADROOM = 1 << 30  # bytes that a small damaged model may take
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks import contenders, environment, layout, tables
+from benchmarks import contenders, environment, kept, layout, tables
 
 
-def speed_result() -> tables.Result:
+def speed_result() -> kept.Result:
     def row(model: str, dtype: str, threads: int, ours: float) -> dict[str, object]:
         return {
             "model": model,
@@ -113,12 +113,23 @@ def test_the_environment_names_machine_and_versions() -> None:
 
 def test_rows_measured_again_replace_those_kept(tmp_path: Path) -> None:
     where = speed_result()["environment"]
-    kept = {"environment": where, "rows": [{"model": "m", "scheme": s, "ms": 1.0} for s in ("a", "b")]}
-    tables.write("schemes", kept, tmp_path)
+    before = {"environment": where, "rows": [{"model": "m", "scheme": s, "ms": 1.0} for s in ("a", "b")]}
+    kept.write("schemes", before, tmp_path)
     new = {"environment": where, "rows": [{"model": "m", "scheme": "b", "ms": 2.0}]}
-    assert [row["ms"] for row in tables.joined("schemes", new, tmp_path)["rows"]] == [1.0, 2.0]
+    assert [row["ms"] for row in kept.joined("schemes", new, tmp_path)["rows"]] == [1.0, 2.0]
     elsewhere = {**new, "environment": {**where, "processor": "another"}}
-    assert [row["ms"] for row in tables.joined("schemes", elsewhere, tmp_path)["rows"]] == [2.0]
+    assert [row["ms"] for row in kept.joined("schemes", elsewhere, tmp_path)["rows"]] == [2.0]
+
+
+def test_all_rows_of_a_model_measured_again_replace_all_kept_ones(tmp_path: Path) -> None:
+    where = speed_result()["environment"]
+    before = [{"model": m, "kind": kind, "ms": 1.0} for m in ("m", "n") for kind in ("a", "b")]
+    kept.write("roofline", {"environment": where, "rows": before}, tmp_path)
+    new = {"environment": where, "rows": [{"model": "m", "kind": kind, "ms": 2.0} for kind in ("b", "c")]}
+    found = kept.joined("roofline", new, tmp_path)["rows"]
+    assert [(row["model"], row["kind"], row["ms"]) for row in found] == [
+        ("m", "b", 2.0), ("m", "c", 2.0), ("n", "a", 1.0), ("n", "b", 1.0)
+    ]  # fmt: skip
 
 
 def test_ratios_of_real_models_and_their_mean_by_scheme() -> None:
