@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +23,7 @@ from tflite2q.errors import DataError, UsageError
 from tflite2q.evaluation.models import load
 from tflite2q.execution import calls, reference, runtime
 from tflite2q.execution.runtime import Executable
+from tflite2q.lower import machine
 
 Array = np.ndarray[Any, Any]
 
@@ -65,9 +67,15 @@ def placed(like: Array, start: int, width: int = 1) -> Array:
     return memory[first : first + like.nbytes * width].view(like.dtype).reshape(*like.shape, width)[..., 0]
 
 
-def test_code_writes_to_arrays_that_lie_as_it_needs(
-    executable: Executable, images: list[Array], expected: list[Array]
-) -> None:
+@pytest.fixture
+def lent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small arrays are lent to the code, as large ones are."""
+    monkeypatch.setattr(machine, "LARGE", 1)
+
+
+@pytest.mark.usefixtures("lent")
+def test_code_writes_to_arrays_that_lie_as_it_needs(digits: Path, images: list[Array], expected: list[Array]) -> None:
+    executable = runtime.compile(load(digits))
     bound = executable.bind()
     for image, wanted in zip(images[:9], expected, strict=False):
         places = [each.view(Sealed) for each in executable.empty_outputs()]
@@ -86,7 +94,8 @@ def test_code_writes_to_arrays_that_lie_as_it_needs(
         np.testing.assert_array_equal(other, wanted)  # the last one of the bound inputs
 
 
-def test_outputs_may_lie_anywhere() -> None:
+@pytest.mark.parametrize("large", [1, machine.LARGE])
+def test_outputs_may_lie_anywhere(monkeypatch: pytest.MonkeyPatch, large: int) -> None:
     """Some as the code needs them and some not, one in the other, and in the memory of bound inputs and results."""
     graph = parse_graph(
         """graph "main" {
@@ -96,6 +105,7 @@ def test_outputs_may_lie_anywhere() -> None:
           ops { %y = q.add(%x, %x) version 2 %z = q.requantize(%x) }
         }"""
     )
+    monkeypatch.setattr(machine, "LARGE", large)
     executable = runtime.compile(graph)
     given = np.arange(-32, 32, dtype=np.int8).reshape(1, 64)
     y, z = reference.run(graph, given)
@@ -270,16 +280,30 @@ def test_samples_may_be_endless(executable: Executable, images: list[Array], exp
 
     found = [outputs[0] for outputs in itertools.islice(executable.map(endless(), 2), 150)]
     np.testing.assert_array_equal(found, [*expected, *expected[:50]])
-    assert taken < 150 + 5 * executable.capacity  # four pieces ahead, for two workers
+    assert taken < 150 + 5 * calls.PIECE_SAMPLES  # four pieces ahead, for two workers
+
+
+def test_samples_that_come_slowly_are_not_waited_for(executable: Executable, images: list[Array]) -> None:
+    taken = 0
+
+    def camera() -> Iterator[Array]:
+        nonlocal taken
+        for image in itertools.cycle(images):
+            time.sleep(2 * calls.PIECE_SECONDS)
+            taken += 1
+            yield image
+
+    next(executable.map(camera(), 2))
+    assert taken <= 5  # four pieces ahead, of a sample each
 
 
 def test_a_call_computes_few_samples_of_what_takes_or_gives_much() -> None:
     """A worker keeps memory for all samples of a call."""
     small = Value("x", TensorType((1, 4), "int8", Quantization.per_tensor(1.0, 0)))
     large = Value("y", TensorType((1, 1 << 17), "int8", Quantization.per_tensor(1.0, 0)))
-    assert calls.capacity([small]) == calls.PIECE_SAMPLES
+    assert calls.capacity([small]) == calls.CALL_SAMPLES
     assert calls.capacity([small, large]) == calls.capacity([large, small]) == 1
-    assert calls.capacity([]) == calls.PIECE_SAMPLES
+    assert calls.capacity([]) == calls.CALL_SAMPLES
 
 
 def test_a_sample_that_does_not_fit_is_an_error(executable: Executable, images: list[Array]) -> None:

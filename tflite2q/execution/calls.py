@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from math import prod
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -28,9 +28,12 @@ Sample = npt.ArrayLike | tuple[npt.ArrayLike, ...]
 
 # Samples that a call of the code computes at most: these many bytes of what goes in and out, or one sample, and no more
 # than so many.
-PIECE_BYTES = 1 << 18
-PIECE_SAMPLES = 256
-PIECE_SECONDS = 2e-3  # that a thread should be at a piece: to hand it over takes a twentieth of that
+CALL_BYTES = 1 << 18
+CALL_SAMPLES = 256
+# Samples that a thread takes at once, in one call or several: as many as take it so long, and no more than so many.
+# To hand them over takes a twentieth of that.
+PIECE_SECONDS = 2e-3
+PIECE_SAMPLES = 1024
 
 
 class Stream:
@@ -182,14 +185,14 @@ def capacity(values: Iterable[Value]) -> int:
     """How many samples of a model, which takes and gives `values`, one call computes at most: many small ones, which
     take less time than a call."""
     size = sum(prod(shape) * dtype.itemsize for shape, dtype in kinds(values))
-    return max(1, min(PIECE_SAMPLES, PIECE_BYTES // max(1, size)))
+    return max(1, min(CALL_SAMPLES, CALL_BYTES // max(1, size)))
 
 
 class _Pieces:
-    """Samples in pieces, which grow until one takes a thread long enough or is as large as a call takes.
+    """Samples in pieces, which grow until one takes a thread long enough.
 
-    They are copied when they come, for what makes samples may have one array for all of them; those of a list are all
-    there.  Where one does not fit, or cannot be had, the pieces end, and `error` is why.
+    They are copied when they come, for what makes samples may have one array for all of them, and a piece ends if they
+    come slowly; those of a list are all there.  Where one does not fit, or cannot be had, the pieces end, and `error` is why.
     """
 
     def __init__(self, executable: Executable, samples: Iterable[Sample]) -> None:
@@ -207,21 +210,24 @@ class _Pieces:
         piece: list[list[Array]] = []
         if self.error is not None:
             return piece
+        latest = time.perf_counter() + PIECE_SECONDS
         try:
             for sample in islice(self._samples, self._size):
                 arrays = self._executable.checked(sample if isinstance(sample, tuple) else (sample,))
                 piece.append([array.copy() for array in arrays] if self._made else arrays)
+                if self._made and time.perf_counter() > latest:
+                    break
         except Exception as error:  # of any kind: the samples are the caller's
             self.error = error
         return piece
 
     def run(self, piece: Sequence[list[Array]]) -> list[list[Array]]:
         """The results of a piece."""
-        started = time.perf_counter()
-        results = self._executable.run_all(piece)
+        started, most = time.perf_counter(), self._executable.capacity
+        calls = [self._executable.run_all(piece[first : first + most]) for first in range(0, len(piece), most)]
         if len(piece) == self._size and time.perf_counter() - started < PIECE_SECONDS / 2:
-            self._size = min(2 * len(piece), self._executable.capacity)
-        return results
+            self._size = min(2 * len(piece), PIECE_SAMPLES)
+        return list(chain.from_iterable(calls))
 
 
 def mapped(executable: Executable, samples: Iterable[Sample], workers: int) -> Iterator[list[Array]]:

@@ -37,6 +37,8 @@ MOST_THREADS = "TVM_NUM_THREADS"
 # processor, also for a model on one thread, whenever another thread first runs one; these cover the gaps within a run.
 PATIENCE = ("TVM_THREAD_POOL_SPIN_COUNT", "10000")
 
+LARGE = 1 << 14  # bytes of an array that take longer to copy than a call of Python's takes
+
 # What each thread was configured for: `count` threads.  `orphan`: the thread was forked, without those that help it.
 _configured = threading.local()
 
@@ -71,6 +73,15 @@ class Slots:
         self.tensor = tvm.runtime.empty((count, aligned(size)), "uint8")
         self.rows = np.from_dlpack(self.tensor)[:, :size]
         self.slots = self.rows.view(dtype).reshape(count, *shape)
+        self.large = size >= LARGE
+
+    def take(self, arrays: Sequence[Array]) -> None:
+        """Copy the arrays of samples into the first slots."""
+        if self.large:  # each by itself, while other threads go on
+            for index, array in enumerate(arrays):
+                self.slots[index] = array
+        else:
+            self.slots[: len(arrays)] = arrays
 
 
 class Many:
@@ -90,6 +101,7 @@ class Many:
         self._arguments, self.own = ([each.tensor for each in side] for side in (self.taken, self.given))
         self.call = partial(self._function, *self._arguments, *self.own, *rest)
         self._used = [_span(each.tensor, each.tensor.numel()) for each in slots]
+        self.lends = any(each.large for each in self.given)
 
     def call_into(self, places: Sequence[Any]) -> None:
         """One sample, its results in these tensors (`places`)."""
@@ -97,10 +109,10 @@ class Many:
 
     def places(self, out: Sequence[Array]) -> list[Any]:
         """The tensors that the code is to write its results to: those of `out` that start where a tensor may, without
-        gaps, in memory that nothing else of the call lies in, and its own for the others."""
+        gaps, in memory that nothing else of the call lies in, and its own for the others and for small ones."""
         places, used = list(self.own), self._used
         for index, array in enumerate(out):
-            if array.flags.c_contiguous and array.size:
+            if array.nbytes >= LARGE and array.flags.c_contiguous:
                 lent = tvm_ffi.from_dlpack(array)
                 first, end = _span(lent, array.nbytes)
                 if first % ALIGNMENT == 0 and all(end <= low or high <= first for low, high in used):
@@ -111,7 +123,7 @@ class Many:
         """All results for each of at most `capacity` samples."""
         count = len(samples)
         for slots, arrays in zip(self.taken, zip(*samples, strict=True), strict=True):
-            slots.slots[:count] = arrays
+            slots.take(arrays)
         launched(self._threads, partial(self.call, count))
         # Each result is a part of one copy: copies by themselves would take as long as a small layer.
         found = [_parts(slots.slots[:count].copy()) for slots in self.given]
@@ -177,7 +189,7 @@ class Worker:
     def results_in(self, out: Sequence[Array]) -> list[Array]:
         """As `results`, the first ones in `out`: written there by the code itself where the memory is as it needs it,
         else copied."""
-        if self.many is None:
+        if self.many is None or not self.many.lends:
             found = self.results()
             copied = list(zip(out, found, strict=False))
         else:
@@ -185,7 +197,7 @@ class Worker:
             launched(self._threads, partial(self.many.call_into, places))
             each = zip(out, found, places, self.many.own, strict=False)
             copied = [(array, result) for array, result, place, own in each if place is own]
-        if any(np.may_share_memory(array, later) for (array, _), (_, later) in combinations(copied, 2)):
+        if len(copied) > 1 and _overlap(copied):
             copied = [(array, result.copy()) for array, result in copied]
         for array, result in copied:
             array[...] = result
@@ -208,6 +220,11 @@ class Worker:
             self._call()
             found.append((time.perf_counter() - start) * 1e3)
         return found
+
+
+def _overlap(copied: Sequence[tuple[Array, Array]]) -> bool:
+    """Whether what one result is copied to may hold a later one."""
+    return any(np.may_share_memory(array, later) for (array, _), (_, later) in combinations(copied, 2))
 
 
 def _span(tensor: Any, size: int) -> tuple[int, int]:
