@@ -192,7 +192,8 @@ class _Pieces:
     """Samples in pieces, which grow until one takes a thread long enough.
 
     They are copied when they come, for what makes samples may have one array for all of them, and a piece ends if they
-    come slowly; those of a list are all there.  Where one does not fit, or cannot be had, the pieces end, and `error` is why.
+    come slowly; those of a list are all there.  Where one does not fit, or cannot be had, the pieces end, and `error`
+    is why.
     """
 
     def __init__(self, executable: Executable, samples: Iterable[Sample]) -> None:

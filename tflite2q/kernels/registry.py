@@ -34,6 +34,7 @@ from tflite2q.kernels.generic.concat import GenericConcat
 from tflite2q.kernels.generic.conv import GenericConv, GenericDepthwise
 from tflite2q.kernels.generic.dynamic_conv import GenericDynamicConv
 from tflite2q.kernels.generic.eltwise import GenericEltwise
+from tflite2q.kernels.generic.enlarged_argmax import GenericEnlargedArgMax
 from tflite2q.kernels.generic.float_conv import GenericFloatConv
 from tflite2q.kernels.generic.float_depthwise import FloatDepthwise
 from tflite2q.kernels.generic.float_gemm import FloatGemm
@@ -81,7 +82,7 @@ KERNELS: dict[type[Contract], tuple[Kernel, ...]] = {
     SoftmaxContract: (GenericSoftmax(),),
     ResizeBilinearContract: (GenericResize(),),
     ArgMaxContract: (GenericArgMax(),),
-    ResizedArgMaxContract: (GenericResizedArgMax(),),
+    ResizedArgMaxContract: (GenericEnlargedArgMax(), GenericResizedArgMax()),
     ConcatContract: (GenericConcat(),),
     TransposeConv2DContract: (GenericTransposeConv(lambda contract, target: select(contract, target).plan),),
 }

@@ -12,6 +12,7 @@ from tflite2q.kernels.gemm import Geometry
 from tflite2q.kernels.tir import Expr, T
 
 APART = 8  # pixels of a tile that may lie in different rows, each with an address in a register
+WORTH = 1.1  # times as many tiles as there could be, which take longer than addresses of all pixels
 FEW_RUNS = 3  # that are not worth a loop, in which LLVM would compute addresses anew
 
 
@@ -32,8 +33,12 @@ def in_row(g: Geometry, pixels: int, t: Expr) -> tuple[Expr, Expr]:
 
 
 def _across_rows(g: Geometry, pixels: int) -> bool:
-    """Whether tiles of so many pixels may begin in one row and end in another."""
-    return g.rows == 1 or g.width % pixels == 0 or pixels <= APART
+    """Whether tiles of so many pixels may begin in one row and end in another.
+
+    Where no row is full of tiles each pixel has an address of its own, which only pays if it saves many tiles.
+    """
+    saves = by_row(g, pixels) > WORTH * math.ceil(g.pixels / pixels)
+    return g.rows == 1 or g.width % pixels == 0 or (pixels <= APART and saves)
 
 
 def place(g: Geometry, pixels: int, t: Expr) -> tuple[Expr, list[Expr]]:

@@ -91,15 +91,7 @@ class Program:
 
     def row(self, x: Buffer, constants: Buffers, i: Expr) -> Callable[[Expr], Pixel]:
         """Row i of all images' rows: a function of the column, inside a loop over which it is to be called."""
-        n, in_h, in_w, c = self.inputs[0].shape
-        out_h = self.output.shape[1]
-        width = in_w * c
-        source = view(x, (n * in_h, width), self.inputs[0].dtype)
-        image, row = i // out_h * in_h, i % out_h
-        scratch = T.decl_buffer((2 if self.in_float32 else 1, width), self.weight_dtype)
-        down = constants["row weights"]
-        lines = [(T.Bind(image + constants["rows"][row, k]), T.Bind(down[row, k])) for k in (0, 1)]
-        chunks(width, MOST_LANES, functools.partial(_weigh, self, source, scratch, lines))
+        c, scratch = self.inputs[0].shape[3], weighed(self, x, constants, i)
 
         def pixel(column: Expr) -> Pixel:
             near, far = (T.Bind(constants["columns"][column, k] * c) for k in (0, 1))
@@ -118,6 +110,19 @@ class GenericResize:
         program = Program.of(contract, target)
         name = Name(contract.dtype, "resize_bilinear", arithmetic=program.weight_dtype)
         return Plan(name, program, functools.partial(program.pack, contract))
+
+
+def weighed(p: Program, x: Buffer, constants: Buffers, i: Expr) -> Buffer:
+    """Both input rows of row i of all images' rows, weighed: their sum, or for float32 each by itself."""
+    n, in_h, in_w, c = p.inputs[0].shape
+    out_h, width = p.output.shape[1], in_w * c
+    source = view(x, (n * in_h, width), p.inputs[0].dtype)
+    image, row = i // out_h * in_h, i % out_h
+    scratch = T.decl_buffer((2 if p.in_float32 else 1, width), p.weight_dtype)
+    down = constants["row weights"]
+    lines = [(T.Bind(image + constants["rows"][row, k]), T.Bind(down[row, k])) for k in (0, 1)]
+    chunks(width, MOST_LANES, functools.partial(_weigh, p, source, scratch, lines))
+    return scratch
 
 
 def each_block(channels: int, lanes: int, emit: Callable[[Expr, Expr], None]) -> None:
