@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cases
@@ -14,6 +15,7 @@ from tflite2q.dialect.graph import Graph, verify
 from tflite2q.dialect.text import parse_graph
 from tflite2q.errors import DataError, Unchanged, UnsupportedError
 from tflite2q.execution import reference
+from tflite2q.micro import steps
 
 pytestmark = pytest.mark.skipif(host.compiler() is None, reason="gcc is not installed")
 
@@ -77,6 +79,36 @@ def test_many_products(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", SLOW)
 def test_other_ops(name: str, tmp_path: Path) -> None:
     compare(name, 6, tmp_path)
+
+
+def side_by_side(names: Sequence[str], count: int, family: str) -> tuple[Graph, tuple[np.ndarray, ...]]:
+    """One graph of `count` models of each name, those that `family` has kernels for, and inputs for it."""
+    parts = [
+        case for name in names for case in cases.cases(name, count, seed=6) if not steps.refused(case.graph, family)
+    ]
+    values, ops, inputs, outputs = [], [], [], []
+    for number, case in enumerate(parts):
+        renamed = {value.name: f"{number}/{value.name}" for value in case.graph.values}
+        values += [value.with_(name=renamed[value.name]) for value in case.graph.values]
+        for op in case.graph.ops:
+            reads = tuple(None if name is None else renamed[name] for name in op.inputs)
+            ops.append(op.with_(inputs=reads, outputs=tuple(renamed[name] for name in op.outputs)))
+        inputs += [renamed[name] for name in case.graph.inputs]
+        outputs += [renamed[name] for name in case.graph.outputs]
+    graph = verify(Graph(tuple(inputs), tuple(outputs), tuple(values), tuple(ops)))
+    return graph, tuple(array for case in parts for array in case.inputs)
+
+
+@pytest.mark.parametrize("family", host.FAMILIES)
+def test_products_of_every_kind_in_one_program(family: str, tmp_path: Path) -> None:
+    """Kernels of a family get along with each other: no two have the same name."""
+    check(*side_by_side(QUICK, 4, family), family, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", host.FAMILIES)
+def test_everything_in_one_program(family: str, tmp_path: Path) -> None:
+    check(*side_by_side((*QUICK, *SLOW), 3, family), family, tmp_path)
 
 
 PARTIAL = {
