@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tflite2q.micro.program import ALIGNMENT, Program
+from tflite2q.micro.program import ALIGNMENT, POINTER, Program
 
 ROUNDS = 60  # of random orders
 MOST_PLACED = 60_000  # tensors that all orders together place: a bound on the time taken
@@ -106,7 +106,8 @@ def items_of(program: Program, whole: bool = False) -> list[Item]:
     items = [Item(n, b.bytes, b.alignment, first[n], last[n]) for n, b in known.items() if n in first and b.bytes]
     for index, step in enumerate(program.steps):
         if step.scratch:
-            items.append(Item(scratch_name(index), step.scratch, ALIGNMENT, index, index, True))
+            alignment = POINTER if step.pointers else ALIGNMENT
+            items.append(Item(scratch_name(index), step.scratch, alignment, index, index, True))
     return _with_ports(program, items, last) if whole else items
 
 

@@ -273,7 +273,7 @@ class _Maker:
             op.name, op.mnemonic, call.call, tuple(self.root(name) for name in names),
             (*(value.name for value in results), *updated), call.scratch,
             (call.gap,) * len(names) if gaps is None else tuple(gaps), call.kernels, call.text, call.tables,
-            op.macs(self.graph.ins(op), self.graph.outs(op)),
+            op.macs(self.graph.ins(op), self.graph.outs(op)), call.pointers,
         )  # fmt: skip
         self.steps.append(step)
 
