@@ -13,12 +13,17 @@ from micro import host
 from tflite2q import convert, load
 from tflite2q.dialect.graph import Graph, verify
 from tflite2q.dialect.text import parse_graph
+from tflite2q.dialect.types import Constant
 from tflite2q.errors import DataError, Unchanged, UnsupportedError
 from tflite2q.execution import reference
 from tflite2q.micro import steps
 
 pytestmark = pytest.mark.skipif(host.compiler() is None, reason="gcc is not installed")
 
+CONSTANT = (
+    "CONV_2D-int8", "CONV_2D-uint8", "TRANSPOSE_CONV-int8", "BATCH_MATMUL-int8", "AVERAGE_POOL_2D-uint8", "MEAN-int8",
+    "LOGISTIC-int8", "LOGISTIC-uint8", "SOFTMAX-uint8", "RESIZE_BILINEAR-int8", "ARG_MAX-int8", "TANH-int16",
+)  # fmt: skip
 PARTS = 15  # of all families of cases
 PLAIN = "%i : int32[1] %j : int32[1] %y : int32[1]"
 DIGITS = Path(__file__).parent.parent.parent / "models" / "digits_uint8.tflite"
@@ -121,6 +126,14 @@ def test_everything_that_is_not_refused(part: int, tmp_path: Path) -> None:
 def test_results_that_depend_on_no_operand(tmp_path: Path) -> None:
     """Compilers warn of parameters that a function has for nothing."""
     check(*side_by_side(("ZEROS_LIKE-int32",), 3, "plain"), "plain", tmp_path)
+
+
+def test_operands_that_are_constants(tmp_path: Path) -> None:
+    """They are in flash, whichever kernel reads them."""
+    graph, arrays = side_by_side(CONSTANT, 1, "plain")
+    known = dict(zip(graph.inputs, arrays, strict=True))
+    values = (v.with_(constant=Constant(known[v.name])) if v.name in known else v for v in graph.values)
+    check(verify(graph.with_(inputs=(), values=tuple(values))), (), "plain", tmp_path)
 
 
 def test_what_rescales_some_of_its_operands_is_refused() -> None:
