@@ -302,3 +302,29 @@ def test_biases_that_are_stored_as_integers(dtype: str, scheme: str) -> None:
     ((want,), (got,)) = judge([(write(each), [x]) for each in (graph, new)])
     step = float(np.abs(x).max()) / 127 if scheme == "dynamic-range" else 0.0  # which activations are rounded to
     np.testing.assert_allclose(got, want, rtol=1e-6, atol=step / 2 * 64 * 4)
+
+
+@pytest.mark.parametrize("scheme", ["dynamic-range", "dynamic-range-w4"])
+def test_groups_of_one_scale_compute_in_real_numbers(scheme: str, tmp_path: Path) -> None:
+    """LiteRT's kernel for them takes a scale for each channel; their integers stay as they are."""
+    graph = verify(
+        parse_graph(
+            """graph "main" {
+              inputs (%x) outputs (%y)
+              values {
+                %x : float32[1, 2, 2, 2] %y : float32[1, 2, 2, 2] %bias : float32[2] = [0.5, -1.5]
+                %w : int8[2, 1, 1, 1] <0.1:0> = [3, -127] %weights : float32[2, 1, 1, 1]
+              }
+              ops { %weights = q.dequantize(%w) version 2 %y = q.conv2d(%x, %weights, %bias) {padding = VALID} }
+            }"""
+        )
+    )
+    with pytest.raises(Unchanged):
+        tflite2q.convert(graph, scheme, "keep")
+    x = np.arange(8, dtype=np.float32).reshape(1, 1, 2, 2, 2)
+    np.savez(tmp_path / "data.npz", x=x)
+    per_tensor = settings.of({**settings.INT8, "weights.granularity": "per-tensor"})
+    new = tflite2q.convert(tflite2q.convert(graph, per_tensor, "keep", data=tmp_path / "data.npz").graph, scheme).graph
+    (want,), (got,) = judge([(write(each), [x[0]]) for each in (graph, new)])
+    step = float(np.ptp(want)) / 255  # of the codes between, to whose range results are kept
+    np.testing.assert_allclose(got, want, rtol=0, atol=step)
