@@ -48,7 +48,8 @@ def frontend(library: Path, model: Path, threads: int) -> Times:
     """A library of TVM's own frontend, on random input."""
     import tflite2q
     from tflite2q.dialect.types import STORAGE
-    from tflite2q.lower.machine import load, machine, tensor, use_threads
+    from tflite2q.lower.loading import load
+    from tflite2q.lower.machine import machine, tensor, use_threads
 
     main = machine(load(str(library)))["main"]
     graph = tflite2q.load(model)

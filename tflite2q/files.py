@@ -22,6 +22,14 @@ LONGEST = 255  # bytes of a file's name
 ROOM = 40  # of them for an owner
 FORGOTTEN = 7 * 24 * 3600.0  # seconds after which what another machine left is nobody's
 
+Mark = tuple[int, int, int, int]
+
+
+def mark(path: str | os.PathLike[str]) -> Mark:
+    """What a file is known by while nobody writes to it: device, number, bytes, and when it was written last."""
+    found = os.stat(path)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
 
 def owner() -> str:
     """This process, as the names of what it has for a while say it."""

@@ -123,7 +123,7 @@ def test_a_library_that_the_system_does_not_load_is_not_needed(
     def refused(path: str) -> None:
         raise DataError(f"{path}: cannot be loaded: failed to map segment from shared object")
 
-    monkeypatch.setattr("tflite2q.lower.machine.load", refused)
+    monkeypatch.setattr("tflite2q.lower.loading.load", refused)
     for _ in range(2):
         assert all(map(np.array_equal, run(graph, image), reference.run(graph, image)))
 

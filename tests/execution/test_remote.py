@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -202,6 +203,23 @@ def test_a_device_of_another_architecture(server: str, digits: Path, tmp_path: P
     tflite2q.compile(digits, target="riscv64").save(path)
     with remote.Session(device(server)) as session, pytest.raises(TargetError, match=r"riscv64.*compile it with"):
         session.load(path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the device runs Linux")
+def test_a_device_of_another_system(server: str, digits: Path, tmp_path: Path) -> None:
+    """Its loader would say so in words of its own."""
+    path = tmp_path / "windows.tar"
+    tflite2q.compile(digits, target=f"llvm -mtriple={platform.machine()}-pc-windows-msvc").save(path)
+    with remote.Session(device(server)) as session, pytest.raises(TargetError, match=r"is Linux.*\(Windows\)"):
+        session.load(path)
+
+
+def test_an_archive_is_linked_on_the_device(server: str, executable: Executable, image: Any, tmp_path: Path) -> None:
+    path = tmp_path / "digits.tar"
+    executable.save(path)
+    with remote.Session(device(server)) as session:
+        for got, want in zip(session.load(path).run(image), executable.run(image), strict=True):
+            np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize(

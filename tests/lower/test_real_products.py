@@ -96,3 +96,26 @@ def test_sums_that_others_read_stay_as_they_are() -> None:
 def test_clamped(bounds: tuple[float, float], want: tuple[float | None, float | None] | None) -> None:
     found = stored.contracts(network(False, shared=True), tvm_target(resolve("native")))[1].clamped(*bounds)
     assert (None if found is None else (found.low, found.high)) == want  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("layer", ["dense", "integers", "matmul"])
+def test_a_padded_image_that_is_read_as_rows(layer: str) -> None:
+    """Such layers are convolutions of single pixels, which have no borders of an image."""
+    rng = np.random.default_rng(3)
+    codes = rng.integers(-127, 128, (6, 5))
+    real = codes.T.astype(FLOAT) if layer == "matmul" else codes.astype(FLOAT)
+    weights = constant("weights", codes.astype("int8"), 0.02) if layer == "integers" else constant("weights", real)
+    made = {"image": (2, 6, 7, 5), "padded": (2, 9, 8, 5), "y": (2, 9, 8, 6)}
+    values = [*(Value(name, TensorType(shape, FLOAT)) for name, shape in made.items()), weights]
+    values.append(constant("amounts", np.array([[0, 0], [2, 1], [1, 0], [0, 0]], np.int32)))
+    product: ops.Op = ops.Dense(
+        inputs=("padded", "weights", None), outputs=("y",), keep_num_dims=True, version=12 if layer == "integers" else 1
+    )
+    if layer == "matmul":
+        product = ops.BatchMatmul(inputs=("padded", "weights"), outputs=("y",))
+    every = (ops.Pad(inputs=("image", "amounts"), outputs=("padded",)), product)
+    graph = verify(Graph(("image",), ("y",), tuple(values), every))
+    (got,), (want,) = runtime.compile(graph).run(image()), reference.run(graph, image())
+    terms = 5  # of a sum, each rounded once and added with an error of half a digit, in both
+    digits = 0 if layer == "integers" else 2 * terms * 2.0**-24
+    np.testing.assert_allclose(got, want, rtol=0, atol=digits * terms * 127 * np.abs(image()).max())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cases
@@ -12,11 +13,18 @@ from micro import host
 from tflite2q import convert, load
 from tflite2q.dialect.graph import Graph, verify
 from tflite2q.dialect.text import parse_graph
+from tflite2q.dialect.types import Constant
 from tflite2q.errors import DataError, Unchanged, UnsupportedError
 from tflite2q.execution import reference
+from tflite2q.micro import steps
 
 pytestmark = pytest.mark.skipif(host.compiler() is None, reason="gcc is not installed")
 
+CONSTANT = (
+    "CONV_2D-int8", "CONV_2D-uint8", "TRANSPOSE_CONV-int8", "BATCH_MATMUL-int8", "AVERAGE_POOL_2D-uint8", "MEAN-int8",
+    "LOGISTIC-int8", "LOGISTIC-uint8", "SOFTMAX-uint8", "RESIZE_BILINEAR-int8", "ARG_MAX-int8", "TANH-int16",
+)  # fmt: skip
+PARTS = 15  # of all families of cases
 PLAIN = "%i : int32[1] %j : int32[1] %y : int32[1]"
 DIGITS = Path(__file__).parent.parent.parent / "models" / "digits_uint8.tflite"
 SCHEMES = ("int8", "symmetric-int8", "int16x8", "int8-w4", "power-of-two", "asymmetric-uint8")
@@ -77,6 +85,66 @@ def test_many_products(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", SLOW)
 def test_other_ops(name: str, tmp_path: Path) -> None:
     compare(name, 6, tmp_path)
+
+
+def side_by_side(names: Sequence[str], count: int, family: str) -> tuple[Graph, tuple[np.ndarray, ...]]:
+    """One graph of `count` models of each name, those that `family` has kernels for, and inputs for it."""
+    parts = [
+        case
+        for name in names
+        for case in cases.cases(name, count, seed=6)
+        if not case.graph.states and not steps.refused(case.graph, family)
+    ]
+    assert parts
+    values, ops, inputs, outputs = [], [], [], []
+    for number, case in enumerate(parts):
+        renamed = {value.name: f"{number}/{value.name}" for value in case.graph.values}
+        values += [value.with_(name=renamed[value.name]) for value in case.graph.values]
+        for op in case.graph.ops:
+            reads = tuple(None if name is None else renamed[name] for name in op.inputs)
+            ops.append(op.with_(inputs=reads, outputs=tuple(renamed[name] for name in op.outputs)))
+        inputs += [renamed[name] for name in case.graph.inputs]
+        outputs += [renamed[name] for name in case.graph.outputs]
+    graph = verify(Graph(tuple(inputs), tuple(outputs), tuple(values), tuple(ops)))
+    return graph, tuple(array for case in parts for array in case.inputs)
+
+
+@pytest.mark.parametrize("family", host.FAMILIES)
+def test_products_of_every_kind_in_one_program(family: str, tmp_path: Path) -> None:
+    """Kernels of a family get along with each other: no two have the same name."""
+    check(*side_by_side(QUICK, 4, family), family, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(PARTS))
+def test_everything_that_is_not_refused(part: int, tmp_path: Path) -> None:
+    """Models of every operator: what has no kernel is refused, and everything else is exact."""
+    family = host.FAMILIES[part % 3]
+    check(*side_by_side(sorted(cases.FAMILIES)[part::PARTS], 3, family), family, tmp_path)
+
+
+def test_results_that_depend_on_no_operand(tmp_path: Path) -> None:
+    """Compilers warn of parameters that a function has for nothing."""
+    check(*side_by_side(("ZEROS_LIKE-int32",), 3, "plain"), "plain", tmp_path)
+
+
+def test_operands_that_are_constants(tmp_path: Path) -> None:
+    """They are in flash, whichever kernel reads them."""
+    graph, arrays = side_by_side(CONSTANT, 1, "plain")
+    known = dict(zip(graph.inputs, arrays, strict=True))
+    values = (v.with_(constant=Constant(known[v.name])) if v.name in known else v for v in graph.values)
+    check(verify(graph.with_(inputs=(), values=tuple(values))), (), "plain", tmp_path)
+
+
+def test_what_rescales_some_of_its_operands_is_refused() -> None:
+    """Codes of the others alone are moved."""
+    values = "%a : uint8[3] <0.5:3> %b : uint8[3] <0.25:7> %y : uint8[6] <0.5:3>"
+    for operands in ("%a, %b", "%b, %a"):
+        graph = parse_graph(
+            f'graph "g" {{ inputs (%a, %b) outputs (%y) values {{ {values} }} ops {{ %y = q.concat({operands}) }} }}'
+        )
+        (found,) = steps.refused(verify(graph), "plain")
+        assert found.why == "does more than move its uint8 operands"
 
 
 PARTIAL = {

@@ -9,7 +9,7 @@ from typing import Any
 import host
 import numpy as np
 import pytest
-from networks import everything
+from networks import Net, everything
 
 import tflite2q
 from tflite2q.dialect.graph import Graph
@@ -92,6 +92,14 @@ def test_outputs_that_are_inputs_are_copies(tmp_path: Path) -> None:
     kind = TensorType((2, 3), "int8", Quantization.per_tensor(0.5, 0))
     values = (Value("x", kind), Value("y", kind.with_(shape=(6,))))
     assert_same(Graph(("x",), ("y", "x"), values, (Reshape(inputs=("x",), outputs=("y",)),)), "plain", tmp_path)
+
+
+def test_the_last_layer_leaves_an_output_that_it_reads(tmp_path: Path) -> None:
+    """Its own result may not lie there, as it may where the operand is needed no more."""
+    net = Net("int8")
+    read = net.conv(net.input("x", (1, 5, 5, 3), (0.02, 0)), "read", 4, (0.1, 0))
+    assert_same(net.graph(read, net.max_pool(read, "last")), "plain", tmp_path)
+    assert_same(net.graph("last", read), "plain", tmp_path)
 
 
 def test_an_arena_with_all_is_smaller_than_all_apart(digits: Path) -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from networks import Net
 
 from tflite2q import convert, load
 from tflite2q.errors import LimitError
-from tflite2q.lower.targets import micro
+from tflite2q.lower.targets import Micro, micro
 from tflite2q.micro import library, memory, steps
 from tflite2q.micro.program import Buffer, Port, Program, Step
 
@@ -71,3 +72,21 @@ def test_what_does_not_fit_names_the_layer() -> None:
 
 def test_names_of_functions_are_identifiers() -> None:
     assert [steps.identifier(stem) for stem in ("kws", "my-model.v2", "2nd")] == ["kws", "my_model_v2", "m2nd"]
+
+
+def test_scratch_that_holds_pointers_is_aligned_to_them() -> None:
+    """On machines of 64 bits, where processors with Helium are simulated."""
+    places = []
+    for side in range(3, 9):
+        net = Net("int8")
+        first = net.conv(net.input("x", (1, side, side, 3), (0.02, 0)), "first", 3, (0.1, 0))
+        deep = net.depthwise(first, "deep", (0.2, 3))
+        graph = net.graph(net.add(first, net.conv(deep, "last", 3, (0.1, 0)), "sum", (0.2, 0)))
+        made = library.make(graph, "model", Micro("host", "this machine", "mve"))
+        places += [
+            made.plan.offsets[memory.scratch_name(index)]
+            for index, step in enumerate(made.program.steps)
+            if step.layer == "deep"
+        ]
+    assert len(places) == 6
+    assert all(place % 8 == 0 for place in places), places

@@ -11,6 +11,9 @@ from micro import host
 
 from tflite2q.arithmetic.numpy_core import NUMPY
 from tflite2q.arithmetic.rescale import ARITHMETICS, Rescale
+from tflite2q.dialect.graph import verify
+from tflite2q.dialect.text import parse_graph
+from tflite2q.execution import reference
 from tflite2q.micro import source
 from tflite2q.micro.lookup16 import bent, between, pieces
 from tflite2q.micro.rescaling import LOW_BITS, MOST_DOUBLE, Form, form_of
@@ -98,3 +101,19 @@ def test_pieces_are_the_table_or_none() -> None:
         table[int(rng.integers(1, 65535))] += 1
         again = pieces(table)
         assert again is None or np.array_equal(between(again.astype(np.int64)), table)
+
+
+@pytest.mark.skipif(host.compiler() is None, reason="gcc is not installed")
+def test_factors_beyond_32_bits_shift_as_the_reference_does(tmp_path: Path) -> None:
+    """C leaves shifts by 32 and more undefined, and processors differ in them."""
+    scales = [2.0**power for power in (17, 18, 19, 20, 34, 50)]
+    values = " ".join(f"%y{k} : int16[2, 5] <{2**-15}:0> %x{k} : int16[2, 5] <{s}:0>" for k, s in enumerate(scales))
+    inputs, outputs = (", ".join(f"%{letter}{k}" for k in range(len(scales))) for letter in "xy")
+    ops = "\n".join(f"%y{k} = q.softmax(%x{k}) version 3" for k in range(len(scales)))
+    graph = parse_graph(f'graph "g" {{ inputs ({inputs}) outputs ({outputs}) values {{ {values} }} ops {{ {ops} }} }}')
+    rng = np.random.default_rng(2)
+    arrays = [rng.integers(-32768, 32767, (2, 5), np.int16) for _ in scales]
+    arrays[0][0] = [32767, -32768, -1, 0, 1]
+    found = host.run(verify(graph), arrays, "plain", tmp_path)
+    for got, want in zip(found, reference.run(graph, *arrays), strict=True):
+        np.testing.assert_array_equal(got, want)

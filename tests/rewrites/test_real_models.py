@@ -19,6 +19,7 @@ import tflite2q
 from tflite2q.cli import run
 from tflite2q.dialect.graph import Graph, verify
 from tflite2q.dialect.ops import Dequantize
+from tflite2q.dialect.text import parse_graph
 from tflite2q.dialect.types import Constant, Value
 from tflite2q.errors import SchemeError, Unchanged
 from tflite2q.execution import reference
@@ -272,3 +273,58 @@ def test_halves_alone_are_no_reason_to_write_a_file(real: Graph) -> None:
     stored = halved(tflite2q.convert(real, "dynamic-range").graph)
     with pytest.raises(Unchanged):
         tflite2q.convert(stored, "dynamic-range")
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16"])
+@pytest.mark.parametrize("scheme", STAYS_REAL)
+def test_biases_that_are_stored_as_integers(dtype: str, scheme: str) -> None:
+    """Their codes have a scale of their own, which is not that of the layer's sums."""
+    graph = verify(
+        parse_graph(
+            f"""graph "main" {{
+              inputs (%x) outputs (%y)
+              values {{
+                %x : float32[2, 4] %y : float32[2, 3]
+                %w : int8[3, 4] <0.5:0> = [1, 2, -3, 127, -127, 5, 6, 7, 8, 9, 10, 11] %weights : float32[3, 4]
+                %b : {dtype}[3] <0.25:0> = [1, 50, 100] %bias : float32[3]
+              }}
+              ops {{
+                %weights = q.dequantize(%w) version 2 %bias = q.dequantize(%b) version 2
+                %y = q.dense(%x, %weights, %bias)
+              }}
+            }}"""
+        )
+    )
+    new = tflite2q.convert(graph, scheme, "keep").graph
+    bias = new[str(new.ops[-1].inputs[2])]
+    np.testing.assert_array_equal(bias.data, np.float32([0.25, 12.5, 25.0]))
+    x = np.random.default_rng(1).normal(size=(2, 4)).astype(np.float32)
+    ((want,), (got,)) = judge([(write(each), [x]) for each in (graph, new)])
+    step = float(np.abs(x).max()) / 127 if scheme == "dynamic-range" else 0.0  # which activations are rounded to
+    np.testing.assert_allclose(got, want, rtol=1e-6, atol=step / 2 * 64 * 4)
+
+
+@pytest.mark.parametrize("scheme", ["dynamic-range", "dynamic-range-w4"])
+def test_groups_of_one_scale_compute_in_real_numbers(scheme: str, tmp_path: Path) -> None:
+    """LiteRT's kernel for them takes a scale for each channel; their integers stay as they are."""
+    graph = verify(
+        parse_graph(
+            """graph "main" {
+              inputs (%x) outputs (%y)
+              values {
+                %x : float32[1, 2, 2, 2] %y : float32[1, 2, 2, 2] %bias : float32[2] = [0.5, -1.5]
+                %w : int8[2, 1, 1, 1] <0.1:0> = [3, -127] %weights : float32[2, 1, 1, 1]
+              }
+              ops { %weights = q.dequantize(%w) version 2 %y = q.conv2d(%x, %weights, %bias) {padding = VALID} }
+            }"""
+        )
+    )
+    with pytest.raises(Unchanged):
+        tflite2q.convert(graph, scheme, "keep")
+    x = np.arange(8, dtype=np.float32).reshape(1, 1, 2, 2, 2)
+    np.savez(tmp_path / "data.npz", x=x)
+    per_tensor = settings.of({**settings.INT8, "weights.granularity": "per-tensor"})
+    new = tflite2q.convert(tflite2q.convert(graph, per_tensor, "keep", data=tmp_path / "data.npz").graph, scheme).graph
+    (want,), (got,) = judge([(write(each), [x[0]]) for each in (graph, new)])
+    step = float(np.ptp(want)) / 255  # of the codes between, to whose range results are kept
+    np.testing.assert_allclose(got, want, rtol=0, atol=step)

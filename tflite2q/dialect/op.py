@@ -276,6 +276,10 @@ class Op:
         """Whether its weights may be of `dtype`; few operators take int4."""
         return dtype != "int4" or "int4" in self.builtin.versions
 
+    def takes_integers(self, ins: Values) -> bool:
+        """Whether the kernel for activations of real numbers takes integer weights of these shapes and scales."""
+        return True
+
     def takes_scales(self, ins: Values, outs: Sequence[Value]) -> bool:
         """Whether the kernels that interpreters choose by themselves take operands and results of these scales."""
         named = zip(ins.entries, map(self.operand, range(len(ins.entries))), strict=True)

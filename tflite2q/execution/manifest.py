@@ -27,9 +27,13 @@ MARK = b"\0tflite2q-manifest\0"
 MOST_BYTES = 100_000_000  # more than eight digits of length can announce
 
 # The end of a library's file: this and the SHA-256 of all bytes before it.  Loaders of ELF files do not read what
-# follows the last section; those of other systems may check the whole file, so only ELF files get it.
+# follows the last section, and readers of archives not what follows their end; loaders of other systems may check the
+# whole file, which gets none.
 SEAL = b"\0tflite2q-sha256\0"
+SEALED = len(SEAL) + hashlib.sha256().digest_size  # bytes
 ELF = b"\x7fELF"
+TAR, TAR_PLACE = b"ustar", 257  # where an archive says that it is one
+RECORD = 10240  # bytes of which an archive has a multiple
 BLOCK = 1 << 20
 
 
@@ -97,25 +101,34 @@ def decode(data: bytes) -> Manifest:
 
 
 def seal(path: str | os.PathLike[str]) -> None:
-    """Append to the library at `path` what tells later whether it is whole; other files than ELF stay as they are."""
+    """Append to the library at `path` what tells later whether it is whole; files that are neither ELF nor archives
+    stay as they are."""
     with open(path, "r+b") as file:
-        if file.read(len(ELF)) == ELF:
-            digest = _digest(file, os.fstat(file.fileno()).st_size)
-            file.seek(0, os.SEEK_END)
-            file.write(SEAL + digest)
+        kind = _sealed(file)
+        if kind is None:
+            return
+        size = file.seek(0, os.SEEK_END)
+        size += file.write(bytes(-(size + SEALED) % RECORD if kind == TAR else 0))
+        file.write(SEAL + _digest(file, size))
 
 
 def check_whole(path: str | os.PathLike[str]) -> None:
     """Raise DataError if the library at `path` is cut short or was changed: loading such a one can end the process."""
     with open(path, "rb") as file:
-        elf = file.read(len(ELF)) == ELF
-        end = os.fstat(file.fileno()).st_size - len(SEAL) - hashlib.sha256().digest_size
+        kind = _sealed(file)
+        end = os.fstat(file.fileno()).st_size - SEALED
         file.seek(max(end, 0))
         mark, digest = file.read(len(SEAL)), file.read()
-        if mark != SEAL and elf:
+        if mark != SEAL and kind is not None:
             raise DataError("is cut short, or of an earlier version; copy it again whole, or compile it again")
         if mark == SEAL and _digest(file, end) != digest:
             raise DataError("was changed after it was compiled; copy it again, or compile it again")
+
+
+def _sealed(file: BinaryIO) -> bytes | None:
+    """ELF or TAR, of which a file is; None for others, which are not sealed."""
+    head = file.read(TAR_PLACE + len(TAR))
+    return ELF if head.startswith(ELF) else TAR if head[TAR_PLACE:] == TAR else None
 
 
 def _digest(file: BinaryIO, size: int) -> bytes:

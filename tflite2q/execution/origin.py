@@ -17,14 +17,25 @@ from tflite2q.execution.manifest import Manifest
 from tflite2q.execution.source import Source
 from tflite2q.lower import targets
 
-# Shared libraries of the systems that code is compiled for, WebAssembly's object, and an archive of object files.
-ENDINGS = (".so", ".dylib", ".dll", ".wasm", ".o", ".tar")
+# Shared libraries of the systems that code is compiled for, an archive of object files, and WebAssembly's object.
+LOADED = (".so", ".dylib", ".dll", ".tar")
+OBJECTS = (".wasm", ".o")
+ENDINGS = (*LOADED, *OBJECTS)
 
 
-def check_ending(path: str | os.PathLike[str]) -> None:
-    """Raise UsageError if the name of a library has an ending that says nothing of what is written."""
-    if Path(path).suffix not in ENDINGS:
-        raise UsageError(f"{os.fspath(path)}: a library's name ends in {', '.join(ENDINGS)}; name it so")
+def check_ending(path: str | os.PathLike[str], target: targets.Target | None = None) -> None:
+    """Raise UsageError if the name of a library, for `target` if it is known, has an ending that is not of what is
+    written."""
+    endings = ENDINGS if target is None or targets.architecture(target.mtriple) == "wasm32" else LOADED
+    if Path(path).suffix not in endings:
+        told = "" if target is None else f"for {target.name}, "
+        raise UsageError(f"{os.fspath(path)}: {told}a library's name ends in {', '.join(endings)}; name it so")
+
+
+def check_loaded(path: str | os.PathLike[str]) -> None:
+    """Raise DataError if the system would not take a file of that name for a library."""
+    if Path(path).suffix not in LOADED:
+        raise DataError(f"{os.fspath(path)}: a library is loaded by a name in {', '.join(LOADED)}; rename it")
 
 
 class Origin(Protocol):
@@ -40,14 +51,18 @@ class Origin(Protocol):
 
 @dataclass(frozen=True)
 class Library:
-    """A library by its path."""
+    """A library by its path, and the mark of the file that was found there."""
 
     path: str
+    mark: files.Mark
     source: None = None
 
     def load(self) -> Any:
-        from tflite2q.lower.machine import load
+        from tflite2q.lower.loading import load
 
+        with suppress(OSError):  # which loading says better
+            if files.mark(self.path) != self.mark:
+                raise DataError(f"{self.path}: was replaced after it was opened; open it again")
         return load(self.path)
 
 
@@ -60,7 +75,7 @@ class Compiled:
 
     def load(self) -> Any:
         """The library of the cache, or what was compiled if that has none that can be loaded."""
-        from tflite2q.lower.machine import load
+        from tflite2q.lower.loading import load
 
         if self.library is None or not os.path.exists(self.library):  # another process may have removed it
             kept = libraries.find(self.source.key)  # saved since, or by another process
@@ -83,7 +98,7 @@ class Elsewhere:
 
 def save(source: Source, path: str | os.PathLike[str], force: bool) -> None:
     """Write a library, or object files; raises as `Executable.save`."""
-    check_ending(path)
+    check_ending(path, source.named)
     shared = Path(path).suffix == libraries.SUFFIX
     kept = libraries.find(source.key) if shared else None
     with files.replacing(Path(path), force) as temporary:
@@ -96,7 +111,7 @@ def save(source: Source, path: str | os.PathLike[str], force: bool) -> None:
 
 
 def check_runnable(description: Manifest) -> None:
-    """Raise TargetError unless this machine has the architecture and the features that the code needs."""
+    """Raise TargetError unless this machine has the architecture, system and features that the code needs."""
     obstacle = _obstacle(description)
     if obstacle is not None:
         raise TargetError(f"compiled for {description.target}, {obstacle}")
@@ -108,6 +123,9 @@ def _obstacle(description: Manifest) -> str | None:
     there, here = targets.architecture(triple), targets.architecture(platform.machine())
     if triple and there != here:
         return f"but this machine ({here}) cannot run code for {there}; load it there, or compile for native"
+    there, here = targets.system(triple), targets.system(platform.system())
+    if "" not in (there, here) and there != here:
+        return f"but this system ({here}) cannot run code for {there}; load it there, or compile for native"
     missing = targets.missing_features(description.features)
     if missing:
         return f"but this processor lacks {', '.join(missing)}, which the code may use; compile for native"

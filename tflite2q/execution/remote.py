@@ -25,7 +25,7 @@ from tflite2q.errors import DataError, TargetError, UsageError, hint, refusal
 from tflite2q.execution import manifest
 from tflite2q.execution.calls import Array, run_each
 from tflite2q.execution.manifest import Manifest
-from tflite2q.execution.origin import Elsewhere
+from tflite2q.execution.origin import Elsewhere, check_loaded
 from tflite2q.execution.runtime import Executable
 from tflite2q.execution.times import OpTime
 from tflite2q.lower import targets
@@ -99,14 +99,17 @@ class Session:
     def load(self, path: str | os.PathLike[str], threads: int = 1) -> RemoteExecutable:
         """The library at `path`, uploaded and ready."""
         description = manifest.read(path)
-        code = targets.architecture(str(description.spec.get("mtriple", "")) or platform.machine())
-        there = targets.architecture(self.triple)
-        if there not in ("", code):
-            self.close()
-            raise TargetError(
-                f"{self.device.name} is {there}, and the library was compiled for {description.target} ({code}); "
-                f"{hint('compile it with --target')} for {there}"
-            )
+        check_loaded(path)
+        triple = str(description.spec.get("mtriple", ""))
+        code = targets.architecture(triple or platform.machine()), targets.system(triple)
+        machine = targets.architecture(self.triple), targets.system(self.triple)
+        for there, needed in zip(machine, code, strict=True):
+            if "" not in (there, needed) and there != needed:
+                self.close()
+                raise TargetError(
+                    f"{self.device.name} is {there}, and the library was compiled for {description.target} ({needed}); "
+                    f"{hint('compile it with --target')} for {there}"
+                )
         model = self.ask("uploading and loading the library", "load", os.path.abspath(path), threads)
         return RemoteExecutable(description, threads, self, model)
 

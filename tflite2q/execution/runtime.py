@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from tflite2q import limits
+from tflite2q import files, limits
 from tflite2q.dialect import needs
 from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.types import STORAGE, Value
-from tflite2q.errors import UsageError
+from tflite2q.errors import DataError, UsageError
 from tflite2q.execution import libraries, manifest
 from tflite2q.execution.calls import Array, Batch, Bound, Sample, Stream, capacity, mapped, raise_refusal, run_each
 from tflite2q.execution.checks import Inputs, Outputs, kinds
 from tflite2q.execution.manifest import Manifest
-from tflite2q.execution.origin import Compiled, Library, Origin, check_runnable, save
+from tflite2q.execution.origin import Compiled, Library, Origin, check_loaded, check_runnable, save
 from tflite2q.execution.source import Source
 from tflite2q.execution.times import OpTime, Stats
 
@@ -82,9 +82,14 @@ def load_library(path: str | os.PathLike[str], threads: int = 1) -> Executable:
 def loaded(kind: type[E], path: str | os.PathLike[str], threads: int = 1) -> E:
     """As `load_library`, in a class of executables."""
     limits.check_threads(threads)
+    try:
+        mark = files.mark(path)  # before it is read: what is loaded later must be what was
+    except OSError as error:
+        raise DataError(f"{os.fspath(path)}: cannot be read: {error.strerror}") from error
     description = manifest.read(path)
     check_runnable(description)
-    return kind(description, threads, Library(os.path.abspath(path)))
+    check_loaded(path)
+    return kind(description, threads, Library(os.path.abspath(path), mark))
 
 
 def choices(graph: Graph, target: str = "native") -> tuple[Choice, ...]:

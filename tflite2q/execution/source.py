@@ -45,6 +45,11 @@ class Source:
         }
         return libraries.key(facts)
 
+    @property
+    def triple(self) -> str:
+        """LLVM's triple of the target, also of this machine."""
+        return str(self.target.attrs["mtriple"])
+
     @cached_property
     def lowered(self) -> Lowered:
         from tflite2q.lower.graph import lower
@@ -59,7 +64,7 @@ class Source:
             __version__,
             self.graph.name,
             self.named.name,
-            self.named.spec,
+            {**self.named.spec, "mtriple": self.triple},
             tuple(sorted(features(self.target) & targets.instruction_features())),
             manifest.bare([self.graph[name] for name in self.graph.inputs]),
             manifest.bare([self.graph[name] for name in self.graph.outputs]),

@@ -48,7 +48,7 @@ class Session:
 
     def load(self, path: str, threads: int) -> int:
         """Upload the library at `path` and prepare to run it; its number."""
-        name = f"tflite2q-{len(self._machines)}.so"
+        name = f"tflite2q-{len(self._machines)}{os.path.splitext(path)[1]}"
         self._remote.upload(path, name)
         module = self._remote.load_module(name)
         self._remote.get_function("runtime.config_threadpool")(FASTEST_CORES, threads)

@@ -43,15 +43,6 @@ LARGE = 1 << 14  # bytes of an array that take longer to copy than a call of Pyt
 _configured = threading.local()
 
 
-def load(path: str) -> Any:
-    """The code of a shared library.  Raises DataError if the system cannot load it."""
-    try:
-        return tvm.runtime.load_module(path)
-    except (RuntimeError, OSError, ValueError) as error:
-        why = str(error).strip().splitlines()[-1]
-        raise DataError(f"{path}: cannot be loaded: {why}") from error
-
-
 def machine(code: Any) -> Any:
     """A virtual machine on this processor for an executable or a loaded library; `machine["main"]` is the model."""
     return relax.VirtualMachine(code, tvm.cpu())

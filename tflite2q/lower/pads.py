@@ -43,7 +43,12 @@ def merged(graph: Graph, found: Mapping[int, Contract]) -> dict[int, Contract]:
         if amounts is None or op.outputs[0] in graph.outputs:
             continue
         readers = [i for i, other in enumerate(graph.ops) if op.outputs[0] in other.inputs]
-        padded = {i: contract.padded_by(amounts) for i in readers if isinstance(contract := found.get(i), CONVOLUTIONS)}
+        image = graph[op.outputs[0]].type.shape  # which dense layers, convolutions of single pixels, do not read as one
+        padded = {
+            i: contract.padded_by(amounts)
+            for i in readers
+            if isinstance(contract := found.get(i), CONVOLUTIONS) and contract.inputs[0].shape == image
+        }
         if not readers or len(padded) < len(readers):
             continue
         merged |= padded

@@ -140,6 +140,11 @@ _X86_FLAGS: Mapping[str, str] = {
     "avx512_bf16": "avx512bf16", "avx512_fp16": "avx512fp16", "avx_vnni": "avxvnni", "gfni": "gfni", "vaes": "vaes",
     "vpclmulqdq": "vpclmulqdq", "amx_tile": "amx-tile", "amx_int8": "amx-int8", "amx_bf16": "amx-bf16",
 }  # fmt: skip
+# Operating systems by how their names begin.  Android runs Linux's code where that needs nothing of a C library.
+_SYSTEMS: Mapping[str, str] = {
+    "linux": "Linux", "android": "Linux", "darwin": "macOS", "macos": "macOS", "ios": "iOS", "windows": "Windows",
+    "mingw": "Windows", "win32": "Windows", "freebsd": "FreeBSD", "netbsd": "NetBSD", "openbsd": "OpenBSD",
+}  # fmt: skip
 MATRIX_FEATURES = frozenset({"amx-tile", "amx-int8", "amx-bf16"})  # what Linux grants to processes that ask
 _ARM_FLAGS: Mapping[str, str] = {"asimddp": "dotprod", "i8mm": "i8mm", "asimdhp": "fullfp16", "sve": "sve"}
 
@@ -243,6 +248,12 @@ def architecture(triple: str) -> str:
     """The processor family of an LLVM triple or of Python's `platform.machine()`, under LLVM's name."""
     first = triple.split("-")[0].lower()
     return {"arm64": "aarch64", "amd64": "x86_64"}.get(first, first)
+
+
+def system(name: str) -> str:
+    """The operating system of an LLVM triple or of Python's `platform.system()`; "" if it names none that is known."""
+    parts = name.lower().split("-")
+    return next((system for part in parts for begin, system in _SYSTEMS.items() if part.startswith(begin)), "")
 
 
 def reported_features(path: str = "/proc/cpuinfo") -> frozenset[str]:

@@ -15,7 +15,8 @@ KINDS = {"fixed": "Q_APART", "linear": "Q_LINEAR", "double": "Q_DOUBLE", "exact"
 
 @dataclass(frozen=True)
 class Call:
-    """What a layer needs: C of the call, texts of kernels, own text, tables, scratch bytes, gap."""
+    """What a layer needs: C of the call, texts of kernels, own text, tables, scratch bytes and gap; `pointers`: scratch
+    begins with them."""
 
     call: str
     kernels: tuple[str, ...]
@@ -23,6 +24,7 @@ class Call:
     tables: tuple[Table, ...]
     scratch: int
     gap: int | None
+    pointers: bool = False
 
 
 def tied(form: Form, bias: Array) -> bool:

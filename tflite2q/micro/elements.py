@@ -43,8 +43,9 @@ def eltwise(name: str, contract: EltwiseContract) -> Function:
     body = "\n".join(f"    {line}" for line in (*core.needed(result), f"*y++ = ({CTYPES[output.dtype]}){result.text};"))
     heads = "\n  ".join(lines)
     parameters = [f"const {CTYPES[t.dtype]} *x{k}" for k, t in enumerate(operands)]
+    unused = "".join(f"  (void)x{k};\n" for k in range(len(operands)) if f"x{k}[" not in body)
     takes = ", ".join([*parameters, f"{CTYPES[output.dtype]} *y", *(["int *failed"] if core.fails else [])])
-    text = f"Q_KERNEL void {name}({takes}) {{\n  {heads} {{\n{body}\n  }}\n}}\n"
+    text = f"Q_KERNEL void {name}({takes}) {{\n{unused}  {heads} {{\n{body}\n  }}\n}}\n"
     width = np.dtype(output.dtype).itemsize
     gaps = tuple(
         max(0, t.size * (width - np.dtype(t.dtype).itemsize)) if t.size == output.size else None for t in operands

@@ -17,6 +17,7 @@ from tflite2q.errors import UnsupportedError
 from tflite2q.kernels.contracts import LookupContract, PoolContract
 from tflite2q.micro.calls import Call
 from tflite2q.micro.program import CTYPES, Table
+from tflite2q.micro.rescaling import within
 
 INTEGERS = ("int8", "uint8", "int16", "int32", "int64")
 
@@ -76,6 +77,7 @@ def softmax16(rows: int, classes: int, m: int, shift: int) -> Call:
     exponential, reciprocal = (pieces(table) for table in int16_tables())
     assert exponential is not None and reciprocal is not None  # which they are made of
     tables = (Table("q_exp16", exponential), Table("q_reciprocal16", reciprocal))
+    shift = int(within(shift))
     return Call(
         f"q_softmax16({{x0}}, {{y0}}, {rows}, {classes}, {m}, {shift});",
         ("lookup16", "softmax16"),

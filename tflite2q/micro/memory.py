@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tflite2q.micro.program import ALIGNMENT, Program
+from tflite2q.micro.program import ALIGNMENT, POINTER, Program
 
 ROUNDS = 60  # of random orders
 MOST_PLACED = 60_000  # tensors that all orders together place: a bound on the time taken
@@ -78,8 +78,11 @@ class Layout:
 
 def layout(program: Program, plan: Plan, target: str) -> Layout:
     """A plan as a picture shows it."""
-    blocks = (Block(i.name, plan.offsets[i.name], i.bytes, i.first, i.last) for i in plan.items)
-    return Layout(target, plan.bytes, tuple(step.layer for step in program.steps), tuple(blocks))
+    layers = tuple(step.layer for step in program.steps)
+    blocks = (
+        Block(i.name, plan.offsets[i.name], i.bytes, i.first, min(i.last, max(len(layers) - 1, 0))) for i in plan.items
+    )
+    return Layout(target, plan.bytes, layers, tuple(blocks))
 
 
 def scratch_name(step: int) -> str:
@@ -106,19 +109,20 @@ def items_of(program: Program, whole: bool = False) -> list[Item]:
     items = [Item(n, b.bytes, b.alignment, first[n], last[n]) for n, b in known.items() if n in first and b.bytes]
     for index, step in enumerate(program.steps):
         if step.scratch:
-            items.append(Item(scratch_name(index), step.scratch, ALIGNMENT, index, index, True))
+            alignment = POINTER if step.pointers else ALIGNMENT
+            items.append(Item(scratch_name(index), step.scratch, alignment, index, index, True))
     return _with_ports(program, items, last) if whole else items
 
 
 def _with_ports(program: Program, items: Sequence[Item], last: Mapping[str, int]) -> list[Item]:
     """Inputs from before the first step, outputs until after the last, beside the other items."""
-    end = max(len(program.steps) - 1, 0)
+    end = len(program.steps)  # after all steps: no result may take the place of an output that the last one reads
     kept = {port.source for port in program.outputs}
     ports = [Item(p.name, p.bytes, p.alignment, 0, last.get(p.name, 0)) for p in program.inputs if p.bytes]
     found = [replace(item, last=end) if item.name in kept else item for item in [*ports, *items]]
     copied = [port.source not in {item.name for item in items} for port in program.outputs]
     return found + [
-        Item(copy_name(number), port.bytes, port.alignment, end, end)
+        Item(copy_name(number), port.bytes, port.alignment, max(end - 1, 0), end)
         for number, port in enumerate(program.outputs)
         if copied[number] and port.bytes
     ]

@@ -6,7 +6,7 @@ element comes from, or which constant it is.  Equal steps along an axis become a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,34 @@ MOST_LINES = 400  # of one function: what moves without order is not supported
 
 Positions = npt.NDArray[np.int64]
 
+# Operands of the core vocabulary that may be positions: those that an operation moves.
+MOVED: Mapping[str, tuple[int, ...]] = {
+    "const": (0,), "reshape": (0,), "permute_dims": (0,), "broadcast_to": (0,), "concat": (0,), "pad": (0,),
+    "strided_slice": (0,), "take": (0,), "where": (1, 2),
+}  # fmt: skip
+
+
+class _Moves:
+    """NumPy's reading of the core vocabulary, which computes with no position: what came out would look like a code."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        function = getattr(NUMPY, name)
+
+        def guarded(*operands: Any, **options: Any) -> Any:
+            for index, operand in enumerate((*operands, *options.values())):
+                if index not in MOVED.get(name, ()) and _holds_positions(operand):
+                    raise UnsupportedError("computes with what it moves")
+            return function(*operands, **options)
+
+        return guarded
+
+
+def _holds_positions(operand: Any) -> bool:
+    if isinstance(operand, list | tuple):
+        return any(map(_holds_positions, operand))
+    wide = isinstance(operand, np.ndarray | np.generic) and operand.dtype == np.int64
+    return wide and not bool(np.all(_constant(operand)))
+
 
 def positions(op: Op, ins: Values, outs: Sequence[Value], moved: Sequence[int]) -> list[Positions] | None:
     """Where each element of each result comes from; None if the op does more than move the operands `moved`."""
@@ -38,7 +66,7 @@ def positions(op: Op, ins: Values, outs: Sequence[Value], moved: Sequence[int]) 
         else:
             tensors.append(Tensor(value, value.data))
     try:
-        results = op.compute(NUMPY, Operands(op, tensors), outs)
+        results = op.compute(_Moves(), Operands(op, tensors), outs)
     except (TypeError, ValueError, IndexError, UnsupportedError):
         return None
     return [np.asarray(r) for r in results] if all(np.asarray(r).dtype == np.int64 for r in results) else None
@@ -108,8 +136,9 @@ class _Writer:
             self.lines.append(f"{pad}for (int32_t k = 0; k < {count}; k++) *y++ = {value};")
 
 
-def _constant(at: np.int64) -> bool:
-    return bool(at < FIRST >> 1)
+def _constant(at: Any) -> Any:
+    """Whether codes at these places are constants."""
+    return at < FIRST >> 1
 
 
 def _source(at: np.int64) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from tflite2q.errors import UnsupportedError
 from tflite2q.kernels import layout
 from tflite2q.kernels.contracts import Conv2DContract, DenseContract, DepthwiseConv2DContract
 from tflite2q.micro.calls import MOST_TIED, Call, kind_of, rescale_text, tied, words, wrapper
-from tflite2q.micro.program import Array, Table, packed_nibbles, packed_words
+from tflite2q.micro.program import POINTER, Array, Table, packed_nibbles, packed_words
 from tflite2q.micro.rescaling import Form, form_of
 
 Convolution = Conv2DContract | DepthwiseConv2DContract
@@ -261,7 +261,7 @@ def _way(conv: DepthwiseConv2DContract, weights: Array, narrow: bool, family: st
         return _Way("q_depthwise_3x3", texts, packed, True, conv.out_c, scratch, 3)
     if family == "mve" and plain and weights.min() >= -127 and not of_bytes:
         room = -(-conv.out_c // 8) * 8
-        scratch = 8 * conv.kernel[0] * conv.kernel[1] + conv.in_c + (weights.size + 8 if narrow else 0)
+        scratch = POINTER * conv.kernel[0] * conv.kernel[1] + conv.in_c + (weights.size + 8 if narrow else 0)
         return _Way(
             "q_depthwise_lanes", ("conv", "depthwise", "depthwise_mve"), weights.reshape(-1), True, room, scratch, 0
         )
@@ -299,6 +299,7 @@ def _depthwise(
         (Table(f"{name}_w", data, True), Table(f"{name}_b", np.pad(bias, (0, more)), True), *tables),
         -(-way.scratch // 4) * 4,
         rows_gap(conv, way.ahead) if conv.batch == 1 else None,
+        way.kernel == "q_depthwise_lanes",
     )
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 ALIGNMENT = 4  # of buffers in the arena; those of 64-bit elements have 8
+POINTER = 8  # alignment of pointers: the C also runs on machines of 64 bits
 CTYPES = {
     "int8": "int8_t", "uint8": "uint8_t", "int16": "int16_t", "uint16": "uint16_t", "int32": "int32_t",
     "uint32": "uint32_t", "int64": "int64_t", "float32": "float", "bool": "uint8_t", "float64": "double",
@@ -43,7 +44,7 @@ class Step:
 
     `gaps` say of each buffer that is read how many bytes before it the first result may begin, so that no byte is
     overwritten that is still needed; None: results may not touch it.  `kernels` name the texts in `c/` that the call
-    needs, `text` is C of its own, `tables` are its constants.
+    needs, `text` is C of its own, `tables` are its constants.  `pointers`: scratch begins with pointers.
     """
 
     layer: str
@@ -57,6 +58,7 @@ class Step:
     text: str = ""
     tables: tuple[Table, ...] = ()
     macs: int = 0
+    pointers: bool = False
 
     def gap(self, name: str) -> int | None:
         """The gap of the buffer `name`, if the step reads it once."""

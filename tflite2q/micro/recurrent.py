@@ -18,7 +18,7 @@ from tflite2q.errors import UnsupportedError
 from tflite2q.micro.calls import Call, rescale_text
 from tflite2q.micro.expressions import CCore, Expr
 from tflite2q.micro.program import Array, Table
-from tflite2q.micro.rescaling import Form
+from tflite2q.micro.rescaling import Form, within
 
 MOST_BITS = 12  # integer bits of a function's argument: its polynomial needs the rest
 GATE_BITS = 3  # of gates before their activation
@@ -141,7 +141,8 @@ def _gate(name: str, ins: Values, gate: str) -> tuple[str, list[Table]]:
         bias = ins[f"bias_{gate}"].data if source == "input" else None
         tables.append(Table(f"{name}_{source[0]}", weights.data, True))
         tables.append(Table(f"{name}_{source[0]}b", _folded(weights.data, bias, x.zero_point), True))
-        factors.append([int(part[0]) for part in gate_multipliers([weights.type], x)])
+        m, shift = gate_multipliers([weights.type], x)
+        factors.append((int(m[0]), int(within(shift)[0])))
     (m0, shift0), (m1, shift1) = factors
     names = [table.name for table in tables]
     text = (
@@ -165,4 +166,4 @@ def _folded(weights: Array, bias: Array | None, zero_point: int) -> Array:
 def _exact(rescale: Rescale) -> Form:
     """Fixed point in 64 bits, which takes any sum of 32 bits."""
     m, shift = rescale.fixed_point()
-    return Form("exact", m, shift, rescale.zero_point, rescale.low, rescale.high)
+    return Form("exact", m, within(shift), rescale.zero_point, rescale.low, rescale.high)

@@ -89,7 +89,13 @@ def _fixed(rescale: Rescale, form: Form, channels: int, most: Any) -> Form:
         return replace(form, kind="fixed", m=m, n=n)
     if np.any(most * 2.0 ** np.maximum(shift, 0) >= 2.0**31):
         raise UnsupportedError("sums too large for 32 bits in their fixed-point rescaling")
-    return replace(form, kind="exact", m=m, n=shift)
+    return replace(form, kind="exact", m=m, n=within(shift))
+
+
+def within(shift: npt.ArrayLike) -> Ints:
+    """Shifts of eq. 8 as C may have them: to the left by less than 32, as which x86 takes larger ones."""
+    found = np.asarray(shift, np.int64)
+    return np.where(found > 0, found & 31, found)
 
 
 def _checked(form: Form, most: Any) -> Form:

@@ -116,7 +116,7 @@ def _reset(program: Program) -> str:
 def _places(program: Program, plan: Plan) -> dict[str, str]:
     """C expressions of where each tensor is."""
     places = {port.name: f"inputs[{number}]" for number, port in enumerate(program.inputs)}
-    places |= program.named
+    places |= {name: f"(const void *){table}" for name, table in program.named.items()}
     places |= {state.name: f"(void *)(s + {state.offset})" for state in program.states}
     places |= {name: _inside(offset) for name, offset in plan.offsets.items()}
     for number, port in enumerate(program.outputs):

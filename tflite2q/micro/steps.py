@@ -149,9 +149,9 @@ class _Maker:
     def _by_op(self, symbol: str, op: Op, ins: Values, y: Value) -> tuple[Call, list[str]] | None:
         """The call of an op for which there is a kernel, and what it reads."""
         if isinstance(op, BatchMatmul):
-            return matmul.matmul(symbol, op, ins, y), [self.graph_name(ins["a"]), self.graph_name(ins["b"])]
+            return matmul.matmul(symbol, op, ins, y), [ins["a"].name, ins["b"].name]
         if isinstance(op, Gather | GatherNd) and ins["indices"].constant is None:
-            return gather.gather(symbol, op, ins), [self.graph_name(ins["x"]), ins["indices"].name]
+            return gather.gather(symbol, op, ins), [ins["x"].name, ins["indices"].name]
         if isinstance(op, Lookup) and ins["x"].type.dtype == "int16":
             call = lookup16.lookup(symbol, op, ins["x"], y)
         elif isinstance(op, TransposeConv):
@@ -205,7 +205,7 @@ class _Maker:
         if found is None:
             raise UnsupportedError(f"does more than move its {dtype} operands")
         operands = list(moved.values())
-        names = [self.graph_name(value) for value in operands]
+        names = [value.name for value in operands]
         for result, place in zip(outs, found, strict=True):
             if movement.identity(place) and operands[0].type.size == place.size:
                 self._same(op, result, names[0])
@@ -222,7 +222,7 @@ class _Maker:
 
     def _elementwise(self, symbol: str, op: Op, contract: Contract | None, ins: Values, outs: Sequence[Value]) -> None:
         operands = [value for value in ins if value is not None]
-        names = [self.graph_name(value) for value in operands]
+        names = [value.name for value in operands]
         if isinstance(op, Add) and op.name not in self.clamped:
             call = maps.add(symbol, op, operands[0], operands[1], outs[0])
             if call is not None:
@@ -240,7 +240,7 @@ class _Maker:
 
     def _same(self, op: Op, result: Value, source: str) -> None:
         """`result` has the bytes of `source`; of a variable, those that it has now."""
-        root = self.root(source)
+        root = self.root(self.known(source))
         if root not in self.states:
             self.same[result.name] = root
             return
@@ -250,7 +250,7 @@ class _Maker:
 
     def _assign(self, op: Op, x: Value) -> None:
         variable = op.written[0]
-        if self.root(self.graph_name(x)) == variable:
+        if self.root(x.name) == variable:
             return
         copy = f"q_copy({{y0}}, {{x0}}, {self.states[variable].bytes});"
         self._step(op, Call(copy, (), "", (), 0, None), [x.name])
@@ -270,23 +270,24 @@ class _Maker:
             self.buffers.append(Buffer(value.name, value.type.size * width, max(ALIGNMENT, width)))
         updated = op.written[len(op.outputs) :] if outs is None else ()
         step = Step(
-            op.name, op.mnemonic, call.call, tuple(self.root(name) for name in names),
+            op.name, op.mnemonic, call.call, tuple(self.root(self.known(name)) for name in names),
             (*(value.name for value in results), *updated), call.scratch,
             (call.gap,) * len(names) if gaps is None else tuple(gaps), call.kernels, call.text, call.tables,
-            op.macs(self.graph.ins(op), self.graph.outs(op)),
+            op.macs(self.graph.ins(op), self.graph.outs(op)), call.pointers,
         )  # fmt: skip
         self.steps.append(step)
 
     def root(self, name: str) -> str:
         return self.same.get(name, name)
 
-    def graph_name(self, value: Value) -> str:
-        """The name of an operand; a constant becomes a table, and so does a variable that nothing updates."""
-        fixed = value.constant is not None or (value.variable and value.name not in self.states)
-        if fixed and value.name not in self.graph.inputs and value.name not in self.constants:
+    def known(self, name: str) -> str:
+        """The name of what a step reads; a constant becomes a table, and so does a variable that nothing updates."""
+        value = self.graph[name]
+        fixed = value.constant is not None or (value.variable and name not in self.states)
+        if fixed and name not in self.graph.inputs and name not in self.constants:
             data = value.initial if value.constant is None else value.data
-            self.constants[value.name] = Table(f"{self.name}_c{len(self.constants)}", data, True)
-        return value.name
+            self.constants[name] = Table(f"{self.name}_c{len(self.constants)}", data, True)
+        return name
 
     def program(self) -> Program:
         """What has been added, with the model's inputs and outputs."""
@@ -306,7 +307,7 @@ class _Maker:
     def _port(self, value: Value) -> Port:
         kind = value.type
         single = kind.quantized and kind.parameters.axis is None
-        self.graph_name(value)
+        self.known(value.name)
         return Port(
             value.name, STORAGE[kind.dtype], kind.shape, kind.size * np.dtype(STORAGE[kind.dtype]).itemsize,
             kind.scale if single else None, kind.zero_point if single else None, self.root(value.name),

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tflite2q.arithmetic import rounding
 from tflite2q.dialect.graph import Graph, located
-from tflite2q.dialect.op import Op
+from tflite2q.dialect.op import Op, Values
 from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
 from tflite2q.errors import InvalidGraph
 from tflite2q.rewrites.biases import BIAS_DTYPES, accumulator_units, convert_bias, real_bias
@@ -98,7 +98,8 @@ class Applier:
         """Whether `op`, whose operands may be new, is given integer weights with real numbers."""
         if not op.hybrid_weights or self.editor.values[op.name].type.dtype != "float32":
             return False
-        return self._weights_dtype(op) in op.hybrid_weights
+        ins = Values(op, (None if name is None else self.editor.values[name] for name in op.inputs))
+        return self._weights_dtype(op) in op.hybrid_weights and op.takes_integers(ins)
 
     def _weights_dtype(self, op: Op) -> str:
         return next((self.editor.values[name].type.dtype for name in op.in_role("weights").values()), "")

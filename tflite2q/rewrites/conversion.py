@@ -155,14 +155,16 @@ def _known_anew(graph: Graph) -> Graph:
 
 
 def _in_real_numbers(graph: Graph, plan: Plan, stored: Stored) -> list[str]:
-    """The ops of a converted graph whose integer weights are to be dequantized: as the scheme says, or as before."""
+    """The ops of a converted graph whose integer weights are to be dequantized: as the scheme says, or as before, or
+    because no kernel multiplies them."""
     found = []
     for op in graph.ops:
         weights, layer = weights_of(op, graph), plan.layer(op)
         if weights is None or not weights.type.quantized or graph[op.name].type.dtype != "float32":
             continue
         follows = layer.activations.dtype == "float32"
-        if layer.weights.compute == "float" if follows else weights.name in stored.ops:
+        real = layer.weights.compute == "float" if follows else weights.name in stored.ops
+        if real or not op.takes_integers(graph.ins(op)):
             found.append(op.name)
     return found
 

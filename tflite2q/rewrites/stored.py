@@ -19,7 +19,6 @@ from tflite2q.dialect.ops.eltwise import Dequantize
 from tflite2q.dialect.types import Value
 from tflite2q.rewrites.edit import Editor
 
-ROLES = ("weights", "bias")  # of operands that hold constants
 PER_CHANNEL = 5  # the version of DEQUANTIZE that takes a scale for each channel
 
 
@@ -32,7 +31,8 @@ class Stored:
 
 
 def lifted(graph: Graph) -> tuple[Graph, Stored]:
-    """`graph` with stored weights as operands of their layers, and halves as float32 constants; and what it lacks."""
+    """`graph` with stored weights as operands of their layers, and halves and biases as float32 constants; and what it
+    lacks."""
     graph = _widened(graph)
     found = {op.name: op for op in graph.ops if _stores(op, graph)}
     if not found:
@@ -73,9 +73,11 @@ def restored(graph: Graph, stored: Stored, original: Graph, real: Iterable[str])
 
 
 def _widened(graph: Graph) -> Graph:
-    """The graph with float16 constants, which only a q.dequantize can read, as the float32 ones that it makes."""
-    halves = [op for op in graph.ops if isinstance(op, Dequantize) and graph[str(op.inputs[0])].type.dtype == "float16"]
-    halves = [op for op in halves if graph[str(op.inputs[0])].constant is not None and op.name not in graph.outputs]
+    """The graph with constants that only a q.dequantize can read as the float32 ones that it makes: float16 ones, and
+    biases, whose codes would count in steps of the layer's sums."""
+    biases = {name for op in graph.ops for name in op.in_role("bias").values()}
+    halves = [op for op in graph.ops if _stores(op, graph) and op.name not in graph.outputs]
+    halves = [op for op in halves if op.name in biases or graph[str(op.inputs[0])].type.dtype == "float16"]
     if not halves:
         return graph
     known = dequantized(graph)
@@ -91,9 +93,9 @@ def _stores(op: Op, graph: Graph) -> bool:
 
 
 def _reading(op: Op, found: Mapping[str, Op]) -> Op:
-    """`op` with the constants behind its dequantized weights and bias."""
+    """`op` with the constants behind its dequantized weights."""
     inputs = [
-        found[name].inputs[0] if name is not None and name in found and op.operand(index).role in ROLES else name
+        found[name].inputs[0] if name is not None and name in found and op.operand(index).role == "weights" else name
         for index, name in enumerate(op.inputs)
     ]
     return op.with_(inputs=tuple(inputs))

@@ -246,8 +246,12 @@ class Conv2D(Convolution):
         fits = 0 < filters[3] <= channels and channels % filters[3] == 0 and filters[0] % (channels // filters[3]) == 0
         require(fits, f"{channels} input channels do not split into groups for weights {list(filters)}")
         if hybrid.is_hybrid(x.type, weights.type):
-            alone = self.groups(x.type, weights.type) == 1 or self.asymmetric(weights.type)
-            supported(alone, "there is no CONV_2D in groups of float32 activations and integer weights of one scale")
+            why = "there is no CONV_2D in groups of float32 activations and integer weights of one scale"
+            supported(self.takes_integers(ins), why)
+
+    def takes_integers(self, ins: Values) -> bool:
+        weights = ins["weights"].type
+        return self.groups(ins["x"].type, weights) == 1 or self.asymmetric(weights)
 
     def asymmetric(self, weights: TensorType) -> bool:
         """The kernel for several scales has zero points, the one for a single scale has none."""

@@ -34,8 +34,8 @@ Q_INLINE void q_widen(const int8_t *row, uint32_t *to, int32_t n, int32_t step, 
     if (c + 1 < last) (Y)[c + 1] = (int8_t)q_last(B, n1, &r, c + 1, kind);    \
   } while (0)
 
-Q_INLINE void q_block(const q_conv *l, const uint32_t *x, int8_t *y0, int8_t *y1, const int32_t *offsets, int8_t *unpacked,
-                      int kind, int narrow, int bytes) {
+Q_INLINE void q_block_dsp(const q_conv *l, const uint32_t *x, int8_t *y0, int8_t *y1, const int32_t *offsets,
+                          int8_t *unpacked, int kind, int narrow, int bytes) {
   const uint8_t *packed = (const uint8_t *)l->w;
   const uint32_t *w = (const uint32_t *)l->w;
   const q_rescale r = l->r;
@@ -106,7 +106,8 @@ Q_INLINE void q_by_pairs(const q_conv *l, const int8_t *x, int8_t *y, int8_t *sc
         if (++ox == l->out_w) ox = 0, oy++;
       }
       if (bytes && !pair) offsets[1] = offsets[0];
-      q_block(l, halves, y, pair ? y + l->out_c : y, offsets, scratch + (direct ? 4 : 5) * stride, kind, narrow, bytes);
+      q_block_dsp(l, halves, y, pair ? y + l->out_c : y, offsets, scratch + (direct ? 4 : 5) * stride, kind, narrow,
+                  bytes);
     }
     if (pixels & 1) y -= l->out_c;
   }

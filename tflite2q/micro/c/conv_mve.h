@@ -73,8 +73,8 @@ Q_INLINE void q_four(const int8_t *x, const int8_t *w, int32_t depth, int32_t *s
 }
 
 /* `count` pixels, `step` apart, by four channels at a time. */
-Q_INLINE void q_block(const q_conv *l, const int8_t *x, int32_t step, int8_t *y, int32_t count, int8_t *unpacked,
-                      const int32_t *offsets, int kind, int narrow, int bytes) {
+Q_INLINE void q_block_mve(const q_conv *l, const int8_t *x, int32_t step, int8_t *y, int32_t count, int8_t *unpacked,
+                          const int32_t *offsets, int kind, int narrow, int bytes) {
   const q_rescale r = l->r;
   const int32_t depth = l->depth, all = 4 * l->stride, columns = l->out_c;
   const int32_t *t = l->pairs;
@@ -132,7 +132,7 @@ Q_INLINE void q_pixels(const q_conv *l, const int8_t *x, int8_t *y, int8_t *scra
       const int8_t *const rows = direct ? x + p * l->in_c : scratch;
       int32_t offsets[Q_BAND];
       for (int32_t i = 0; bytes && i < count; i++) offsets[i] = q_offset(l, rows + i * l->depth, bytes);
-      q_block(l, rows, l->depth, y, count, unpacked, offsets, kind, narrow, bytes);
+      q_block_mve(l, rows, l->depth, y, count, unpacked, offsets, kind, narrow, bytes);
       y += count * l->out_c;
     }
   }

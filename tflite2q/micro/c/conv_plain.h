@@ -1,7 +1,7 @@
 /* Convolutions and dense layers on any processor: two pixels by two channels at a time. */
 
-Q_INLINE void q_block(const q_conv *l, const int8_t *x0, const int8_t *x1, int8_t *y0, int8_t *y1, int32_t first,
-                      int32_t last, int8_t *unpacked, int kind, int bytes) {
+Q_INLINE void q_block_plain(const q_conv *l, const int8_t *x0, const int8_t *x1, int8_t *y0, int8_t *y1, int32_t first,
+                            int32_t last, int8_t *unpacked, int kind, int bytes) {
   const int32_t s0 = q_offset(l, x0, bytes), s1 = q_offset(l, x1, bytes);
   int32_t c = first;
   for (; c + 1 < last; c += 2) {
@@ -50,8 +50,8 @@ Q_INLINE void q_by_rows(const q_conv *l, const int8_t *x, int8_t *y, int8_t *scr
           x0 = scratch;
           x1 = scratch + l->depth;
         }
-        q_block(l, x0, x1, y + p * l->out_c, y + q * l->out_c, g * per, (g + 1) * per,
-                scratch + (direct ? 0 : 2 * l->depth), kind, bytes);
+        q_block_plain(l, x0, x1, y + p * l->out_c, y + q * l->out_c, g * per, (g + 1) * per,
+                      scratch + (direct ? 0 : 2 * l->depth), kind, bytes);
       }
     }
   }

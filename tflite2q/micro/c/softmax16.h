@@ -6,8 +6,7 @@ Q_KERNEL void q_softmax16(const int16_t *x, int16_t *y, int32_t rows, int32_t n,
     uint32_t sum = 0;
     for (int32_t i = 1; i < n; i++) if (x[i] > top) top = x[i];
     for (int32_t i = 0; i < n; i++) {
-      const int32_t at = q_exact(x[i] - top, m, shift) + 32767;
-      y[i] = (int16_t)q_piece(q_exp16, q_clamp(at, -32768, 32767));
+      y[i] = (int16_t)q_piece(q_exp16, q_clamp(q_exact(x[i] - top, m, shift), -65535, 0) + 32767);
       sum += (uint32_t)y[i];
     }
     int32_t zeros = 0;
