@@ -31,28 +31,30 @@ SIZE = (9, 13)
 OPTIONS: tuple[dict[str, bool], ...] = ({}, {"align_corners": True}, {"half_pixel_centers": True})
 
 
-def network(shape: tuple[int, ...], dtype: str, steps: Sequence[str], **options: bool) -> Graph:
-    """Steps: "resize", "argmax" and "argmin" of x, "argmax of resized", and "both", which gives the map too."""
+def network(
+    shape: tuple[int, ...], dtype: str, steps: Sequence[str], size: tuple[int, int] = SIZE, **options: bool
+) -> Graph:
+    """Steps: "resize", "argmax" and "argmin" of x and of the resized map, and "both", which gives the map too."""
     q = None if dtype == "float32" else Quantization.per_tensor(0.1, 0 if dtype == "int16" else 3)
-    big = (shape[0], *SIZE, shape[3])
-    values = [Value("x", TensorType(shape, dtype, q)), constant("size", np.array(SIZE, np.int32))]
+    big = (shape[0], *size, shape[3])
+    values = [Value("x", TensorType(shape, dtype, q)), constant("size", np.array(size, np.int32))]
     values.append(constant("axis", np.array(3, np.int32)))
     made: list[Op] = []
     outputs: list[str] = []
     for step in steps:
         last = "x"
-        if step in ("resize", "argmax of resized", "both"):
+        if step in ("resize", "both") or step.endswith("of resized"):
             last = f"{step}: map"
             values.append(Value(last, TensorType(big, dtype, q)))
             made.append(ops.ResizeBilinear(inputs=("x", "size"), outputs=(last,), version=4, **options))
         if step in ("resize", "both"):
             outputs.append(last)
         if step != "resize":
-            kind = TensorType((shape if last == "x" else big)[:3], "int64" if step == "argmin" else "int32")
+            kind = TensorType((shape if last == "x" else big)[:3], "int64" if "argmin" in step else "int32")
             values.append(Value(step, kind))
             made.append(
                 ops.ArgExtremum(
-                    inputs=(last, "axis"), outputs=(step,), output_type=kind.dtype.upper(), smallest=step == "argmin",
+                    inputs=(last, "axis"), outputs=(step,), output_type=kind.dtype.upper(), smallest="argmin" in step,
                     version=2,
                 )
             )  # fmt: skip
@@ -105,6 +107,35 @@ def test_as_the_reference_does(dtype: str, channels: int) -> None:
         assert_same_bytes(ours, meant)
     for ours, theirs in zip(got, answer, strict=False):
         assert_same_bytes(ours, theirs)
+
+
+ENLARGED = [
+    ((1, 1, 1, 5), (7, 40), 0), ((2, 3, 4, 21), (5, 64), 1), ((1, 33, 9, 3), (40, 257), 1), ((1, 4, 3, 33), (9, 50), 2),
+    ((1, 2, 5, 300), (3, 130), 0), ((3, 1, 2, 1), (2, 33), 2), ((1, 5, 2, 40), (4, 17), 1),
+    ((1, 2, 6, 21), (4, 101), 2),
+]  # fmt: skip
+
+
+def enlarged(number: int, dtype: str) -> tuple[Graph, Array]:
+    shape, size, options = ENLARGED[number]
+    steps = ("argmax of resized", "argmin of resized")
+    x = numbers(np.random.default_rng([number, 78]), shape, dtype)
+    return network(shape, dtype, steps, size, **OPTIONS[options]), x
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_argmax_of_images_enlarged_many_times(dtype: str) -> None:
+    """Whole vectors of pixels between the same two of the input, and rows that end within one."""
+    made = [enlarged(number, dtype) for number in range(len(ENLARGED))]
+    answers = judge([(write(graph), [x]) for graph, x in made])
+    for (graph, x), answer in zip(made, answers, strict=True):
+        executable = runtime.compile(graph)
+        if dtype == "int8":  # uint8 is resized in float32
+            assert sum("enlarged_argmax" in choice.kernel for choice in executable.choices) == 2
+        assert not isinstance(answer, str), answer
+        for ours, meant, theirs in zip(executable.run(x), reference.run(graph, x), answer, strict=True):
+            assert_same_bytes(ours, meant)
+            assert_same_bytes(ours, theirs)
 
 
 @pytest.mark.parametrize("axis", [0, 1])
