@@ -76,12 +76,12 @@ def weight_sums(contract: ConvolutionContract, absolute: bool = False) -> Array:
     return np.asarray(weights.sum(axis=tuple(axis for axis in range(4) if axis != contract.channel_axis)))
 
 
-def folded_bias(contract: ConvolutionContract, x_zero_point: int) -> Array:
-    """int32 [out_c]: bias with the input zero point folded in, for accumulators of 32 bits.
+def folded_bias(contract: ConvolutionContract, x_zero_point: int, start: Array | int = 0) -> Array:
+    """int32 [out_c]: bias with the input zero point folded in, for accumulators of 32 bits, plus `start`.
 
     `x_zero_point` is that of the codes the kernel multiplies, which may be shifted from the contract's.
     """
-    return wrap32(wide_bias(contract, x_zero_point)).astype(np.int32)
+    return wrap32(wide_bias(contract, x_zero_point) + start).astype(np.int32)
 
 
 def wide_bias(contract: ConvolutionContract, x_zero_point: int) -> Array:

@@ -28,7 +28,6 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from tflite2q.arithmetic.rounding import wrap32
 from tflite2q.kernels import gemm, layout, tiles
 from tflite2q.kernels.accumulators import Accumulators
 from tflite2q.kernels.contracts import Array, Conv2DContract, DenseContract, Tensor
@@ -227,9 +226,7 @@ def _pack(conv: Conv2DContract, program: Program, rescaling: Rescaling, weights:
     packed = dict(weights())
     channels = np.concatenate([epilogue.lane_channels(s) for s in program.sections])
     shift = 128 if conv.x_dtype == "int8" else 0
-    packed["bias"] = wrap32(layout.wide_bias(conv, conv.x_zero_point + shift) + rescaling.start).astype(np.int32)[
-        channels
-    ]
+    packed["bias"] = layout.folded_bias(conv, conv.x_zero_point + shift, rescaling.start)[channels]
     if program.input_sums:
         packed["input factor"] = np.array([-layout.signed_weights(conv)[1]], np.int32)
     return {**packed, **rescaling.pack(channels)}

@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 
-from tflite2q.arithmetic.rounding import wrap32
 from tflite2q.kernels import layout
 from tflite2q.kernels.contracts import Conv2DContract, DenseContract, Tensor
 from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
@@ -127,7 +126,7 @@ def _pack(conv: Conv2DContract, tiling: Tiling, rescaling: Rescaling) -> Arrays:
     channels = np.concatenate(indices)
     return {
         **pack_weights(tiling, layout.centered_weights(conv), indices),
-        "start": wrap32(layout.wide_bias(conv, conv.x_zero_point) + rescaling.start).astype(np.int32)[channels],
+        "start": layout.folded_bias(conv, conv.x_zero_point, rescaling.start)[channels],
         "configuration": configuration(tiling),
         **{f"parts {number}": part_starts(conv, s) for number, s in enumerate(tiling.sections)},
         **rescaling.pack(channels),
