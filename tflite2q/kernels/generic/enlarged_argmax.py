@@ -1,20 +1,20 @@
 """Index of the first largest channel of each pixel of an image that grows to several times its width.
 
-Vectors hold neighbouring pixels of an output row, not channels: all of a vector lie between the same two input pixels
-a and b, so that a channel's results are a + (b - a) * f with one f for each lane, and the largest of all channels needs
-no maximum across lanes.  Each row is weighed first (`tflite2q.kernels.generic.resize`), into a and b - a for each pair
-of neighbours.
+Vectors hold neighbouring pixels of an output row, not channels: all of a vector lie between the same two input pixels,
+so that the largest of all channels needs no maximum across lanes.  Each row is weighed first
+(`tflite2q.kernels.generic.resize`).  In integers a channel's results are then a + (b - a) * f, with one f for each
+lane; in float32 they are four terms, rounded as the reference does.
 
-A result keeps its upper bits, rounded; the lower 20, which rounding leaves aside, take the complement of its channel.
-So one maximum finds the largest code and, of equal ones, the lowest channel.  A channel takes about eight instructions
-for a vector of pixels, and arithmetic limits it.
+A code takes the upper bits of an integer, and the complement of its channel the lower 20, which rounding leaves aside.
+So one maximum finds the largest code and, of equal ones, the lowest channel.  A channel takes eight to twelve
+instructions for a vector of pixels, and arithmetic limits it.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,11 +28,15 @@ from tflite2q.kernels.generic.resize import ONE
 from tflite2q.kernels.loops import chunks, region
 from tflite2q.kernels.real import Registers
 from tflite2q.kernels.refusals import Because, Refusal, other_types
-from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, local, store, vector, view
+from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, local, store, uncontracted, vector, view
 
 BITS = 20  # of a result that rounding leaves aside
 MOST_UNROLLED = 32  # channels
 MOST_IDLE = 1.5  # times as many lanes as there are pixels
+
+
+Codes = Callable[[Expr], Expr]  # of a channel, those of a vector of pixels in the upper bits of int32
+Between = Callable[[Expr], Codes]  # of vector v of a row
 
 
 @dataclass(frozen=True)
@@ -52,53 +56,90 @@ class Program:
 
     @property
     def constants(self) -> Tensors:
-        h = self.resize.output.shape[1]
+        h, numbers = self.resize.output.shape[1], self.resize.weight_dtype
+        weights = Tensor((self.vectors, self.lanes), numbers)
         return {
             "rows": Tensor((h, 2), "int32"),
-            "row weights": Tensor((h, 2), "int32"),
+            "row weights": Tensor((h, 2), numbers),
             "pairs": Tensor((self.pairs, 2), "int32"),
             "pair": Tensor((self.vectors,), "int32"),
             "first": Tensor((self.vectors,), "int32"),
-            "beyond": Tensor((self.vectors, self.lanes), "int32"),
+            "beyond": weights,
+            **({"before": weights, "rounding": Tensor((1,), numbers)} if self.resize.in_float32 else {}),
         }
 
     def emit(self, inputs: Sequence[Buffer], constants: Buffers, y: Buffer) -> None:
-        n, out_h, out_w, c = self.resize.output.shape
+        n, out_h, out_w, _ = self.resize.output.shape
         target = view(y, (n * out_h, out_w), self.output.dtype)
         with region(n * out_h, self.resize.output.size * 16) as i:
             line = resize.weighed(self.resize, inputs[0], constants, i)
-            near, apart = (T.decl_buffer((self.pairs * c,), "int32") for _ in range(2))
-            with T.serial(self.pairs) as pair:
-                chunks(c, self.lanes, functools.partial(self._pair, line, near, apart, constants["pairs"], pair))
+            between = self._real(line, constants) if self.resize.in_float32 else self._integer(line, constants)
             found = T.decl_buffer((out_w + self.lanes,), "int32")
             with T.serial(self.vectors) as v:
-                store(found, self._indices(near, apart, constants, v), constants["first"][v], lanes=self.lanes)
+                store(found, self._indices(between(v)), constants["first"][v], lanes=self.lanes)
             chunks(out_w, self.lanes, functools.partial(self._store, target, found, i))
 
-    def _pair(self, line: Buffer, near: Buffer, apart: Buffer, pairs: Buffer, pair: Expr, at: Expr, lanes: int) -> None:
+    def _integer(self, line: Buffer, constants: Buffers) -> Between:
+        c = self.resize.output.shape[3]
+        near, apart = (T.decl_buffer((self.pairs * c,), "int32") for _ in range(2))
+        with T.serial(self.pairs) as pair:
+            chunks(c, self.lanes, functools.partial(self._apart, line, near, apart, constants["pairs"], pair))
+
+        def between(v: Expr) -> Codes:
+            start = T.Bind(constants["pair"][v] * c)
+            beyond = T.Bind(load(constants["beyond"], v, 0, lanes=self.lanes))
+
+            def code(k: Expr) -> Expr:
+                a, step = (broadcast(each[start + k], self.lanes) for each in (near, apart))
+                total = T.Bind(a + step * beyond)
+                # Half up, but of a negative tie down, as resizing rounds.
+                half = broadcast(1 << (BITS - 1), self.lanes)
+                rounded = total + half + T.shift_right(total, broadcast(31, self.lanes))
+                return T.bitwise_and(rounded, broadcast(T.int32(-(1 << BITS)), self.lanes))
+
+            return code
+
+        return between
+
+    def _apart(
+        self, line: Buffer, near: Buffer, apart: Buffer, pairs: Buffer, pair: Expr, at: Expr, lanes: int
+    ) -> None:
         """Channels from `at` on of a pair of input columns: the first one's, and how far the second's lie from it."""
         c = self.resize.output.shape[3]
         a, b = (T.Bind(load(line, 0, pairs[pair, k] * c + at, lanes=lanes)) for k in (0, 1))
         store(near, a * broadcast(ONE, lanes), pair * c + at, lanes=lanes)
         store(apart, b - a, pair * c + at, lanes=lanes)
 
-    def _indices(self, near: Buffer, apart: Buffer, constants: Buffers, v: Expr) -> Expr:
-        """The indices for the pixels of vector v."""
+    def _real(self, line: Buffer, constants: Buffers) -> Between:
+        c, lanes = self.resize.output.shape[3], self.lanes
+
+        def between(v: Expr) -> Codes:
+            pair = T.Bind(constants["pair"][v])
+            places = [T.Bind(constants["pairs"][pair, side] * c) for side in (0, 1)]
+            weights = [T.Bind(load(constants[name], v, 0, lanes=lanes)) for name in ("before", "beyond")]
+
+            def code(k: Expr) -> Expr:
+                terms = [
+                    uncontracted(broadcast(line[row, place + k], lanes) * weight)
+                    for place, weight in zip(places, weights, strict=True)
+                    for row in (0, 1)
+                ]
+                total = terms[0] + terms[1] + terms[2] + terms[3] + broadcast(constants["rounding"][0], lanes)
+                return T.shift_left(T.cast(total, vector("int32", lanes)), broadcast(BITS, lanes))
+
+            return code
+
+        return between
+
+    def _indices(self, code: Codes) -> Expr:
+        """The channels of the first largest codes, or smallest ones."""
         lanes, c, low = self.lanes, self.resize.output.shape[3], (1 << BITS) - 1
-        start = T.Bind(constants["pair"][v] * c)
-        beyond = T.Bind(load(constants["beyond"], v, 0, lanes=lanes))
-        best = local(lanes, "int32")
-        ends = np.iinfo(np.int32)
+        best, ends = local(lanes, "int32"), np.iinfo(np.int32)
         store(best, broadcast(T.int32(int(ends.max if self.smallest else ends.min)), lanes), 0, lanes=lanes)
 
         def channel(k: Expr) -> None:
-            a, step = (broadcast(each[start + k], lanes) for each in (near, apart))
-            total = T.Bind(a + step * beyond)
-            # Half up, but of a negative tie down, as resizing rounds.
-            rounded = total + broadcast(1 << (BITS - 1), lanes) + T.shift_right(total, broadcast(31, lanes))
             tag = broadcast(T.int32(1) * k if self.smallest else low - k, lanes)
-            marked = T.bitwise_or(T.bitwise_and(rounded, broadcast(T.int32(-low - 1), lanes)), tag)
-            before = load(best, 0, lanes=lanes)
+            marked, before = T.bitwise_or(code(k), tag), load(best, 0, lanes=lanes)
             store(best, T.min(before, marked) if self.smallest else T.max(before, marked), 0, lanes=lanes)
 
         if c <= MOST_UNROLLED:
@@ -122,7 +163,7 @@ class GenericEnlargedArgMax:
 
     def plan(self, contract: ResizedArgMaxContract, target: Any) -> Plan | Refusal:
         resized, found = contract.resize, contract.argmax
-        if resized.in_float32 or resized.dtype not in ("int8", "uint8"):
+        if resized.dtype not in ("int8", "uint8"):
             return other_types(resized.dtype, found.dtype)
         full = Registers.of(target).lanes
         several = [_Columns.of(resized.columns, resized.in_w, lanes) for lanes in (full, full // 2)]
@@ -136,8 +177,8 @@ class GenericEnlargedArgMax:
             len(columns.pairs),
             *columns.beyond.shape,
         )
-        name = Name(resized.dtype, "enlarged_argmax", arithmetic="int32")
-        return Plan(name, program, functools.partial(_pack, resized.rows, columns))
+        name = Name(resized.dtype, "enlarged_argmax", arithmetic=program.resize.weight_dtype)
+        return Plan(name, program, functools.partial(_pack, program, resized.rows, columns))
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,14 +207,17 @@ class _Columns:
         return _Columns(pairs, pair[first], np.array(first), beyond[lane])
 
 
-def _pack(rows: tuple[Array, Array, Array], columns: _Columns) -> Arrays:
+def _pack(program: Program, rows: tuple[Array, Array, Array], columns: _Columns) -> Arrays:
     above, below, beyond = rows
-    packed = {
+    one = np.float32(1) if program.resize.in_float32 else np.int64(ONE)
+    packed: dict[str, Array] = {
         "rows": np.stack([above, below], axis=1),
-        "row weights": np.stack([ONE - beyond, beyond], axis=1),
+        "row weights": np.stack([one - beyond, beyond], axis=1),
         "pairs": columns.pairs,
         "pair": columns.pair,
         "first": columns.first,
         "beyond": columns.beyond,
+        "before": one - columns.beyond,
+        "rounding": np.array([0.5]),  # a literal would be folded into what is rounded before
     }
-    return {name: array.astype(np.int32) for name, array in packed.items()}
+    return {name: packed[name].astype(tensor.dtype) for name, tensor in program.constants.items()}

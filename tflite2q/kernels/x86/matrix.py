@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 
 from tflite2q.kernels import layout
-from tflite2q.kernels.contracts import Conv2DContract, DenseContract, Tensor
+from tflite2q.kernels.contracts import Conv2DContract, DenseContract
 from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
-from tflite2q.kernels.gemm import BY_CHANNELS, Section, Span, by_section, each_tile, pieces, refusal
+from tflite2q.kernels.gemm import BY_CHANNELS, Section, Span, each_tile, pieces, refusal
 from tflite2q.kernels.refusals import Because, Refusal
 from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, load
 from tflite2q.kernels.x86 import amx
@@ -41,7 +41,6 @@ from tflite2q.kernels.x86.tiling import (
     TilingProgram,
     configuration,
     pack_weights,
-    part_starts,
 )
 
 
@@ -60,7 +59,6 @@ class Program(TilingProgram):
     def constants(self) -> Tensors:
         return {
             **self.tiling.constants("int32"),
-            **by_section(self.tiling.sections, "parts", lambda s: Tensor((s.blocks + 1,), "int32")),
             **self.ending.constants(self.tiling.vectors),
         }
 
@@ -128,7 +126,6 @@ def _pack(conv: Conv2DContract, tiling: Tiling, rescaling: Rescaling) -> Arrays:
         **pack_weights(tiling, layout.centered_weights(conv), indices),
         "start": layout.folded_bias(conv, conv.x_zero_point, rescaling.start)[channels],
         "configuration": configuration(tiling),
-        **{f"parts {number}": part_starts(conv, s) for number, s in enumerate(tiling.sections)},
         **rescaling.pack(channels),
     }
 
@@ -148,9 +145,11 @@ class _Tile:
         at = T.Bind(first + block * s.vectors)
         numbers = [T.min(t * together + p, tiling.tiles - 1) for p in range(together)]
         pixels, addresses = zip(*(tiling.position(number) for number in numbers), strict=True)
-        weights, parts = self.constants[f"weights {number}"], self.constants[f"parts {number}"]
+        weights, extra = self.constants[f"weights {number}"], None
+        if tiling.extras[number]:
+            extra = tuple(self.constants[f"extra{name} {number}"] for name in ("", " offsets", " starts"))
         turn = T.Bind(t % max(self.products.turns, 1))
-        self.products.block(s, weights, block, at, addresses, parts, turn)
+        self.products.block(s, weights, block, at, addresses, extra, turn)
         for p, pixel in enumerate(pixels):
             self._finish(s, p, pixel, block, at)
 

@@ -2,8 +2,10 @@
 
 Four accumulator tiles, two of pixels by two of channels, take four multiplications to four loads of tiles.  A tile's
 pixels lie beside each other in a row of the image and are as many as cover rows evenly; its depth is a whole run of
-consecutive bytes (`tflite2q.kernels.gemm`) or an even part of one.  Weights that need nine bits once their zero point
-is subtracted are multiplied in two parts, block by block.
+consecutive bytes (`tflite2q.kernels.gemm`) or an even part of one.
+
+Weights may need nine bits once their zero point is subtracted.  They are clipped to eight, and what is left of them, a
+few tiles as a rule, takes extra steps.
 
 A block's weights are fetched into the second-level cache while the block before is multiplied: those of a whole model
 exceed it, and the unit would wait for the last one.
@@ -11,10 +13,9 @@ exceed it, and the unit would wait for the last one.
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -36,16 +37,20 @@ MOST_FETCHED = 16  # lines that are fetched ahead at a step; more hold up the lo
 INPUTS, WEIGHTS = PIXELS * VECTORS, PIXELS * VECTORS + PIXELS  # tile registers behind those of accumulators
 
 
+Accumulators = Mapping[tuple[int, int], int]  # registers by tile of inputs and vector
+Extra = tuple[Buffer, Buffer, Buffer]  # extra steps of a section: weights, offsets, where those of each pair start
+
+
 @dataclass(frozen=True)
 class Tiling(GemmProgram):
     """How a convolution is cut into tiles: `height` pixels by `unit` bytes of input, four bytes by 16 channels.
 
-    `parts`: for each section, how many blocks of weights there are, those counted twice that need nine bits.
+    `extras`: for each section, how many extra steps its weights take.
     """
 
     height: int
     unit: int
-    parts: tuple[int, ...]
+    extras: tuple[int, ...]
 
     @staticmethod
     def of(contract: Conv2DContract | DenseContract) -> Tiling:
@@ -53,10 +58,14 @@ class Tiling(GemmProgram):
         geometry = Geometry.of(conv)
         unit = 4 * math.ceil(geometry.run / math.ceil(geometry.run / DEPTH) / 4)
         sections = divide(conv.out_c, LANES, PACKED, lambda vectors: 1)
-        counts = tuple(int(starts[-1]) for starts in map(functools.partial(part_starts, conv), sections))
-        return Tiling(
-            contract.inputs, contract.output, geometry, conv.x_zero_point, sections, _height(geometry), unit, counts
+        found = Tiling(
+            contract.inputs, contract.output, geometry, conv.x_zero_point, sections, _height(geometry), unit, ()
         )
+        weights, nothing = layout.centered_weights(conv), (0,) * len(sections)
+        if weights.min(initial=0) >= -128 and weights.max(initial=0) <= 127:
+            return replace(found, extras=nothing)
+        packed = pack_weights(found, weights, [lane_channels(s) for s in sections])
+        return replace(found, extras=tuple(len(packed.get(f"extra {n}", ())) for n in range(len(sections))))
 
     @property
     def slow(self) -> bool:
@@ -84,13 +93,18 @@ class Tiling(GemmProgram):
 
     def constants(self, start: str) -> dict[str, Tensor]:
         """Weights, what sums start with, of dtype `start`, and the configuration of the unit."""
-        parts = dict(zip(self.sections, self.parts, strict=True))
-
-        def weights(s: Section) -> Tensor:
-            return Tensor((parts[s], self.steps(self.unit) * s.vectors, LANES * self.unit), "int8")
-
+        tile = LANES * self.unit
+        extra: dict[str, Tensor] = {}
+        for number, (s, steps) in enumerate(zip(self.sections, self.extras, strict=True)):
+            if steps:
+                extra[f"extra {number}"] = Tensor((steps, VECTORS, tile), "int8")
+                extra[f"extra offsets {number}"] = Tensor((steps,), "int32")
+                extra[f"extra starts {number}"] = Tensor((s.blocks * _pairs(s) + 1,), "int32")
         return {
-            **by_section(self.sections, "weights", weights),
+            **by_section(
+                self.sections, "weights", lambda s: Tensor((s.blocks, self.steps(self.unit) * s.vectors, tile), "int8")
+            ),
+            **extra,
             "start": Tensor((self.vectors, LANES), start),
             "configuration": Tensor((64,), "uint8"),
         }
@@ -126,30 +140,42 @@ def _height(geometry: Geometry) -> int:
     return min(range(min(TALL, geometry.width), 0, -1), key=rows)
 
 
-def part_starts(conv: Conv2DContract, s: Section) -> Array:
-    """int32 [blocks + 1]: of the blocks of weights as packed, those from [i] to [i + 1] are parts of block i.
-
-    Weights that fit eight bits after their zero point is subtracted are one part.  A block with others is the sum of
-    two, or of three if some weight is 255 above its zero point.
-    """
-    weights = layout.centered_weights(conv).reshape(conv.out_c, -1)
-    needed = np.maximum(1, np.maximum(-(-weights.max(axis=1) // 127), -(-weights.min(axis=1) // -128)))
-    return np.cumsum([0, *needed[lane_channels(s)].reshape(s.blocks, -1).max(axis=1)], dtype=np.int32)
-
-
 def pack_weights(tiling: Tiling, weights: Array, indices: Sequence[Array]) -> dict[str, Array]:
     """Weights [out_c, kh, kw, in_c] of each section as its tiles, whose lanes hold channels as `indices` [blocks *
-    vectors, lanes] say, in parts of eight bits."""
-    quads = tiling.unit // 4
-    grouped = tiling.geometry.grouped(weights, tiling.unit).reshape(len(weights), tiling.steps(tiling.unit), quads, 4)
-    packed = {}
+    vectors, lanes] say, and the extra steps of those that need more than eight bits."""
+    quads, steps = tiling.unit // 4, tiling.steps(tiling.unit)
+    grouped = tiling.geometry.grouped(weights, tiling.unit).reshape(len(weights), steps, quads, 4)
+    packed: dict[str, Array] = {}
     for number, (s, index) in enumerate(zip(tiling.sections, indices, strict=True)):
-        lanes = grouped[index].reshape(s.blocks, s.vectors, LANES, tiling.steps(tiling.unit), quads, 4)
-        blocks = lanes.transpose(0, 3, 1, 4, 2, 5)
-        together = [blocks[:, :, v : v + VECTORS] for v in range(0, s.vectors, VECTORS)]
-        blocks = np.concatenate([each.reshape(s.blocks, -1, LANES * tiling.unit) for each in together], axis=1)
-        packed[f"weights {number}"] = np.concatenate([layout.byte_parts(block) for block in blocks])
+        lanes = grouped[index].reshape(s.blocks, s.vectors, LANES, steps, quads, 4)
+        blocks = lanes.transpose(0, 3, 1, 4, 2, 5).reshape(s.blocks, steps, s.vectors, -1)
+        first, *rest = layout.byte_parts(blocks)
+        together = [first[:, :, v : v + VECTORS] for v in range(0, s.vectors, VECTORS)]
+        packed[f"weights {number}"] = np.concatenate([t.reshape(s.blocks, -1, t.shape[3]) for t in together], axis=1)
+        if rest:
+            packed |= _pack_extra(tiling, number, np.concatenate(rest, axis=1))
     return packed
+
+
+def _pack_extra(tiling: Tiling, number: int, rest: Array) -> dict[str, Array]:
+    """The steps of a section whose weights `rest` [blocks, parts * steps, vectors, bytes] are not all zero."""
+    g, s, steps = tiling.geometry, tiling.sections[number], tiling.steps(tiling.unit)
+    odd = -s.vectors % VECTORS
+    pairs = np.pad(rest, ((0, 0), (0, 0), (0, odd), (0, 0))).reshape(*rest.shape[:2], -1, VECTORS, rest.shape[3])
+    pairs = pairs.transpose(0, 2, 1, 3, 4)  # [blocks, pairs of vectors, parts * steps, vectors, bytes]
+    used = pairs.any(axis=(3, 4))
+    offsets = np.array([run + g.unit_start(u, tiling.unit) for run in g.runs for u in range(tiling.units)], np.int32)
+    counts = used.sum(axis=2).reshape(-1)
+    return {
+        f"extra {number}": pairs[used],
+        f"extra offsets {number}": offsets[np.nonzero(used)[2] % steps],
+        f"extra starts {number}": np.cumsum([0, *counts], dtype=np.int32),
+    }
+
+
+def _pairs(s: Section) -> int:
+    """Pairs of vectors in a block, the last of which may have one."""
+    return math.ceil(s.vectors / VECTORS)
 
 
 def configuration(tiling: Tiling) -> Array:
@@ -188,17 +214,15 @@ class Products:
         return Products(tiling, image, tuple(inputs), scratch, turns)
 
     def block(
-        self, s: Section, weights: Buffer, block: Expr, at: Expr, addresses: Sequence[Expr],
-        starts: Buffer | None = None, turn: Expr = 0,
+        self, s: Section, weights: Buffer, block: Expr, at: Expr, addresses: Sequence[Expr], extra: Extra | None = None,
+        turn: Expr = 0,
     ) -> None:  # fmt: skip
         """Sums of all vectors of a block, the first one's number being `at`, over inputs from `addresses` on.
 
-        `starts` says where the block's parts begin in `weights`; without it every block is one part.  `turn` is the
-        number of the block's use, from 0 to `turns`.
+        `turn` is the number of the block's use, from 0 to `turns`.
         """
-        parts = None if starts is None or weights.shape[0] == s.blocks else starts
-        ahead = self._ahead(s, weights, block, turn) if parts is None else None
-        for v in range(0, s.vectors, VECTORS):
+        ahead = self._ahead(s, weights, block, turn)
+        for pair, v in enumerate(range(0, s.vectors, VECTORS)):
             vectors = range(v, min(v + VECTORS, s.vectors))
             accumulators = {(p, v): p * VECTORS + v % VECTORS for p in range(len(addresses)) for v in vectors}
             for (p, v), register in accumulators.items():
@@ -207,11 +231,9 @@ class Products:
                     amx.zero(register)
                 else:
                     amx.load(register, start[at + v, 0], 0)
-            if parts is None:
-                self._multiply(weights, block, addresses, accumulators, ahead)
-            else:
-                with T.serial(parts[block + 1] - parts[block]) as part:
-                    self._multiply(weights, T.Bind(parts[block] + part), addresses, accumulators)
+            self._multiply(weights, block, addresses, accumulators, ahead)
+            if extra is not None:
+                self._multiply_extra(extra, block * _pairs(s) + pair, addresses, accumulators)
             for (p, v), register in accumulators.items():
                 amx.store(register, self.scratch[self.place(s, p, 0, v)], 4 * LANES * s.vectors)
 
@@ -220,29 +242,41 @@ class Products:
         return ((p * self.tiling.height + pixel) * s.vectors + v) * LANES
 
     def _multiply(
-        self, weights: Buffer, block: Expr, addresses: Sequence[Expr], accumulators: dict[tuple[int, int], int],
-        ahead: Callable[[Expr], None] | None = None,
+        self, weights: Buffer, block: Expr, addresses: Sequence[Expr], accumulators: Accumulators,
+        ahead: Callable[[Expr], None] | None,
     ) -> None:  # fmt: skip
-        """Add the products with one block of weights; `accumulators`: registers by tile of inputs and vector."""
+        """Add the products with one block of weights."""
         tiling, g = self.tiling, self.tiling.geometry
         vectors = sorted({v for _, v in accumulators})
         first_tile = vectors[0] * tiling.steps(tiling.unit)
-
-        def step(offset: Expr, k: Expr) -> None:
-            tile = T.Bind(first_tile + k * len(vectors))
-            if ahead is not None:
-                ahead(tile)
-            for n, v in enumerate(vectors):
-                amx.load(WEIGHTS + v % VECTORS, weights[block, tile + n, 0], 4 * LANES)
-            for p, address in enumerate(addresses):
-                amx.load(INPUTS + p, self.image[address + offset], g.pixel_step)
-                for v in vectors:
-                    amx.multiply(accumulators[p, v], INPUTS + p, WEIGHTS + v % VECTORS, self.inputs[p][0])
-
         for first, count, pitch in g.regular_runs():
             with T.serial(count) as r, T.serial(tiling.units) as u:
                 inside = T.min(u * tiling.unit, max(g.run - tiling.unit, 0))
-                step(T.Bind(g.runs[first] + r * pitch + inside), T.Bind((first + r) * tiling.units + u))
+                offset, k = T.Bind(g.runs[first] + r * pitch + inside), T.Bind((first + r) * tiling.units + u)
+                tile = T.Bind(first_tile + k * len(vectors))
+                if ahead is not None:
+                    ahead(tile)
+                self._step([weights[block, tile + n, 0] for n in range(len(vectors))], offset, addresses, accumulators)
+
+    def _multiply_extra(self, extra: Extra, pair: Expr, addresses: Sequence[Expr], accumulators: Accumulators) -> None:
+        """Add the products of the extra steps of a pair of vectors."""
+        weights, offsets, starts = extra
+        vectors = len({v for _, v in accumulators})
+        with T.serial(starts[pair + 1] - starts[pair]) as i:
+            k = T.Bind(starts[pair] + i)
+            self._step([weights[k, n, 0] for n in range(vectors)], T.Bind(offsets[k]), addresses, accumulators)
+
+    def _step(
+        self, weights: Sequence[Expr], offset: Expr, addresses: Sequence[Expr], accumulators: Accumulators
+    ) -> None:
+        """Add the products of inputs `offset` behind `addresses` and one tile of weights for each vector."""
+        vectors = sorted({v for _, v in accumulators})
+        for v, tile in zip(vectors, weights, strict=True):
+            amx.load(WEIGHTS + v % VECTORS, tile, 4 * LANES)
+        for p, address in enumerate(addresses):
+            amx.load(INPUTS + p, self.image[address + offset], self.tiling.geometry.pixel_step)
+            for v in vectors:
+                amx.multiply(accumulators[p, v], INPUTS + p, WEIGHTS + v % VECTORS, self.inputs[p][0])
 
     def _ahead(self, s: Section, weights: Buffer, block: Expr, turn: Expr) -> Callable[[Expr], None] | None:
         """What fetches, at the step of a block that begins with tile `tile`, a part of the next block's weights."""
