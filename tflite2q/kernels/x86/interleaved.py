@@ -145,8 +145,8 @@ class InterleavedRows:
     ) -> None:
         columns, (first, end) = self.columns, (self.columns.before(phase), self.columns.behind(phase))
         if columns.strips > 1:
-            first = T.Bind(T.Select(T.EQ(start, 0), first, 0))
-            end = T.Bind(T.Select(T.EQ(start, columns.last), end, columns.positions))
+            first = T.Bind(T.max(first - start, 0))
+            end = T.Bind(T.min(end + columns.last - start, columns.positions))
         elif end - first <= 0:
             return
         count, step = end - first, columns.stride * self.pixel_bytes
