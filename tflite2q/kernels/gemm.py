@@ -295,7 +295,7 @@ def pieces(sections: Sequence[Section], spans: Sequence[Sequence[Span]], macs: i
     """Into how many pieces `each_tile` cuts the pixels on x86."""
     # Where pixels are few, reading weights takes longer than multiplying them.
     tiles = spans[0][0].tiles
-    weights = macs // (tiles * sections[0].pixels)
+    weights = macs // (tiles * spans[0][0].pixels)
     if max(macs, weights * 8) < PARALLEL_MACS:
         return 1
     return min(CHUNKS, tiles) if tiles >= max(4, min(CHUNKS, sections[0].blocks)) else BY_CHANNELS

@@ -68,7 +68,7 @@ class Program(TilingProgram):
         slack = tiling.unit - tiling.geometry.run
         image, y = tiling.image(inputs[0], tiling.unit, slack), tiling.pixels(y)
         groups = math.ceil(tiling.tiles / self.together)
-        spans = [[Span(0, groups, tiling.height)]] * len(tiling.sections)
+        spans = [[Span(0, groups, self.together * tiling.height)]] * len(tiling.sections)
         count = pieces(tiling.sections, spans, tiling.macs)
 
         @contextmanager
