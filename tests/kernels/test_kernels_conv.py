@@ -19,7 +19,7 @@ from tflite2q.kernels.x86.conv import X86Conv
 from tflite2q.kernels.x86.depthwise import X86Depthwise
 from tflite2q.kernels.x86.isa import AVX2, AVX512VNNI, AVXVNNI, Level
 from tflite2q.kernels.x86.matrix import X86Matrix
-from tflite2q.kernels.x86.saturation import UnsaturatedWeights
+from tflite2q.kernels.x86.saturation import SplitWeights, in_eight_bits, unsaturated
 
 # (target, convolution kernel, depthwise kernel)
 LEVELS = {
@@ -236,6 +236,35 @@ def test_products_of_bytes_that_could_saturate(dtype: str, outliers: int) -> Non
         check(kernel, contract, target, x, varied=False)
 
 
+@pytest.mark.isa
+@pytest.mark.parametrize("outliers", [0, 1, 6, 200])
+@pytest.mark.parametrize("channels, out_c, kernel", [(20, 88, (3, 2)), (70, 24, (1, 1)), (9, 130, (2, 2))])
+def test_few_weights_of_nine_bits(
+    level: Any, outliers: int, channels: int, out_c: int, kernel: tuple[int, int]
+) -> None:
+    """Weights far from their zero point, on inputs at the ends of their range."""
+    facts = {"kernel": kernel, "padding": (1, 1, 1, 0), "dtype": "uint8", "weights": "uint8", "per_channel": False}
+    contract = made.conv(18, (5, 6, channels), out_c, **facts)
+    rng, low = np.random.default_rng([outliers, channels]), contract.weight_zero_points[0] < 128
+    zero = 30 if low else 220
+    weights = rng.integers(max(zero - 100, 0), min(zero + 100, 255), contract.weights.shape, endpoint=True)
+    weights.reshape(-1)[rng.choice(weights.size, outliers, replace=False)] = 255 if low else 0
+    contract = dataclasses.replace(contract, weights=weights.astype(np.uint8), weight_zero_points=(zero,))
+    x = rng.choice(np.array([0, 1, 254, 255], np.uint8), contract.inputs[0].shape)
+    check(level[1], contract, level[0], x, varied=False)
+
+
+@pytest.mark.isa
+@pytest.mark.parametrize("far", [(), (70,), (3, 190), tuple(range(192))])
+def test_depthwise_blocks_with_and_without_weights_of_nine_bits(level: Any, far: tuple[int, ...]) -> None:
+    facts = {"padding": (1, 1, 1, 1), "dtype": "uint8", "weights": "uint8", "per_channel": False, "depthwise": True}
+    contract = made.conv(19, (9, 10, 192), 192, (3, 3), **facts)
+    weights = np.random.default_rng(len(far)).integers(0, 140, contract.weights.shape)
+    weights[..., list(far)] = np.maximum(weights[..., list(far)] + 115, 180)
+    contract = dataclasses.replace(contract, weights=weights.astype(np.uint8), weight_zero_points=(30,))
+    check(level[2], contract, level[0], varied=False)
+
+
 @pytest.mark.parametrize("level", [AVX512VNNI, AVXVNNI, AVX2], ids=lambda level: level.name)
 def test_weights_that_do_not_fit_are_not_packed(level: Level) -> None:
     weights = np.zeros((level.lanes, 4), np.int64)
@@ -245,11 +274,24 @@ def test_weights_that_do_not_fit_are_not_packed(level: Level) -> None:
     np.testing.assert_array_equal(np.sort(level.bytes.arrange(-weights)), np.sort(-weights.reshape(-1)))
 
 
+def test_split_weights_sum_up_and_fit() -> None:
+    weights = np.random.default_rng(3).integers(-140, 141, (3, 5, 2, 8, 4))
+    weights[1] //= 2
+    pairs = SplitWeights.of(weights, in_eight_bits)
+    total = pairs.weights.copy()
+    for block, (begin, end) in enumerate(itertools.pairwise(pairs.starts)):
+        np.add.at(total[block], pairs.steps[begin:end], pairs.extra[begin:end])
+    np.testing.assert_array_equal(total, weights)
+    assert pairs.starts[1] == pairs.starts[2] > 0 and pairs.extra.any()
+    for part in (pairs.weights, pairs.extra):
+        assert part.min() >= -128 and part.max() <= 127
+
+
 def test_split_weights_sum_up_and_cannot_saturate() -> None:
     weights = np.random.default_rng(2).integers(-255, 256, (3, 5, 2, 8, 4))
     weights[:, 1:4] //= 4
     weights[0] //= 8
-    pairs = UnsaturatedWeights.of(weights)
+    pairs = SplitWeights.of(weights, unsaturated)
     total = pairs.weights.copy()
     for block, (begin, end) in enumerate(itertools.pairwise(pairs.starts)):
         np.add.at(total[block], pairs.steps[begin:end], pairs.extra[begin:end])

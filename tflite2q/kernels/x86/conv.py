@@ -10,8 +10,9 @@ with zero weights where they overlap.  Channels and pixels that fill no tile ove
 AVX2's products of bytes saturate.  Where few weights could make them, those are split, and what is left of them takes
 extra steps (`tflite2q.kernels.x86.saturation`); where many could, bytes are widened to 16 bits.
 
-Weight zero points disappear if every centered weight fits the instruction's weights (always on AVX2); otherwise the sum
-of the inputs each pixel reads is computed once for all channels and enters the accumulators' first values.
+Weight zero points are subtracted beforehand.  Dot products take weights of eight bits.  Where few need nine, those are
+split like the ones that could saturate.  Where many do, weights keep their zero point, and the sum of the inputs that
+each pixel reads is computed once for all channels and enters the accumulators' first values.
 
 With 6 x 4 vectors of 16 the inner loop is 24 multiply instructions to 10 loads, all accumulators in registers: what
 limits it is the multiplier's throughput, then weights that exceed the second-level cache.  Shallow layers (few input
@@ -39,7 +40,7 @@ from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load
 from tflite2q.kernels.x86 import epilogue, input_sums
 from tflite2q.kernels.x86.epilogue import Rescaling, X86Epilogue
 from tflite2q.kernels.x86.isa import UNIT, ByteProduct, Level, idle
-from tflite2q.kernels.x86.saturation import MOST_EXTRA, UnsaturatedWeights
+from tflite2q.kernels.x86.saturation import MOST_EXTRA, MOST_EXTRA_DOTS, SplitWeights, in_eight_bits, unsaturated
 
 P = TypeVar("P", bound="ByteProgram")
 
@@ -156,9 +157,6 @@ class X86Conv:
         conv = contract.conv2d()
         if idle(conv.out_c, self.level, target):
             return Refusal(Because.SPEED, f"{conv.out_c} channels: half of each vector would be idle")
-        fits = self.level.bytes.bits == 16 or layout.fits_eight_bits(conv)
-        if not fits and len(conv.weight_zero_points) > 1:
-            return Refusal(Because.NUMBERS, "weights have zero points by channel and need nine bits")
         rescaling = Rescaling.of(conv.rescale, layout.largest_sum_of_codes(conv), self.level, floats=True)
         geometry = Geometry.of(conv)
         sections = gemm.divide(
@@ -166,9 +164,12 @@ class X86Conv:
         )
         program = Program(
             contract.inputs, contract.output, geometry, conv.x_zero_point, sections, self.level, self.level.bytes, (),
-            not fits, rescaling.epilogue,
+            False, rescaling.epilogue,
         )  # fmt: skip
-        program, pack_weights = without_saturation(program, _weights(conv, program))
+        multiplied = _multiplied(conv, program)
+        if isinstance(multiplied, Refusal):
+            return multiplied
+        program, pack_weights = multiplied
         s = sections[0]
         types = f"{contract.x_dtype[0]}8s{program.product.bits}"
         tile = f"{s.pixels}x{s.block}"
@@ -182,9 +183,22 @@ def tile_pixels(g: Geometry, level: Level, vectors: int) -> int:
     return gemm.fastest_width(most, vectors, functools.partial(tiles.tiles, g))
 
 
-def _weights(conv: Conv2DContract, program: Program) -> list[Array]:
-    weights = layout.signed_weights(conv)[0] if program.input_sums else layout.centered_weights(conv)
-    return arranged_weights(program, weights, [epilogue.lane_channels(s) for s in program.sections])
+Weights = Callable[[], dict[str, Array]]  # packs a layer's weights
+
+
+def _multiplied(conv: Conv2DContract, program: Program) -> tuple[Program, Weights] | Refusal:
+    """How a program multiplies the weights of `conv`, and what packs them."""
+    channels = [epilogue.lane_channels(s) for s in program.sections]
+    weights = arranged_weights(program, layout.centered_weights(conv), channels)
+    if program.product.bits == 16 or layout.fits_eight_bits(conv):
+        return without_saturation(program, weights)
+    split = [SplitWeights.of(each, in_eight_bits) for each in weights]
+    if max(each.share for each in split) <= MOST_EXTRA_DOTS:
+        return with_extras(program, split)
+    if len(conv.weight_zero_points) > 1:
+        return Refusal(Because.NUMBERS, "weights have zero points by channel and need nine bits")
+    weights = arranged_weights(program, layout.signed_weights(conv)[0], channels)
+    return replace(program, input_sums=True), functools.partial(_pack_weights, program, weights)
 
 
 def arranged_weights(program: ByteProgram, weights: Array, channels: Sequence[Array]) -> list[Array]:
@@ -196,16 +210,20 @@ def arranged_weights(program: ByteProgram, weights: Array, channels: Sequence[Ar
     ]
 
 
-def without_saturation(program: P, weights: list[Array]) -> tuple[P, Callable[[], dict[str, Array]]]:
+def without_saturation(program: P, weights: list[Array]) -> tuple[P, Weights]:
     """The same by products that saturate, with weights split until none does, if the level has them and it pays; and
     what packs the weights."""
     if program.level.unsaturated is None:
         return program, functools.partial(_pack_weights, program, weights)
-    split = [UnsaturatedWeights.of(each) for each in weights]
+    split = [SplitWeights.of(each, unsaturated) for each in weights]
     if max(each.share for each in split) > MOST_EXTRA:
         return program, functools.partial(_pack_weights, program, weights)
-    extras = tuple(len(each.steps) for each in split)
-    program = replace(program, product=program.level.unsaturated, extras=extras)
+    return with_extras(replace(program, product=program.level.unsaturated), split)
+
+
+def with_extras(program: P, split: Sequence[SplitWeights]) -> tuple[P, Weights]:
+    """The same with the extra steps of weights that were split; and what packs them."""
+    program = replace(program, extras=tuple(len(each.steps) for each in split))
     return program, functools.partial(_pack_split, program, split)
 
 
@@ -213,7 +231,7 @@ def _pack_weights(program: ByteProgram, weights: Sequence[Array]) -> dict[str, A
     return {f"weights {number}": program.product.arrange(each) for number, each in enumerate(weights)}
 
 
-def _pack_split(program: ByteProgram, split: Sequence[UnsaturatedWeights]) -> dict[str, Array]:
+def _pack_split(program: ByteProgram, split: Sequence[SplitWeights]) -> dict[str, Array]:
     packed = _pack_weights(program, [each.weights for each in split])
     for number, each in enumerate(split):
         packed[f"extra weights {number}"] = program.product.arrange(each.extra)[None]
@@ -222,7 +240,7 @@ def _pack_split(program: ByteProgram, split: Sequence[UnsaturatedWeights]) -> di
     return packed
 
 
-def _pack(conv: Conv2DContract, program: Program, rescaling: Rescaling, weights: Callable[[], Arrays]) -> Arrays:
+def _pack(conv: Conv2DContract, program: Program, rescaling: Rescaling, weights: Weights) -> Arrays:
     packed = dict(weights())
     channels = np.concatenate([epilogue.lane_channels(s) for s in program.sections])
     shift = 128 if conv.x_dtype == "int8" else 0

@@ -47,12 +47,16 @@ OUTPUT_COST = 64  # multiply-accumulates of a convolution that take as long as o
 
 @dataclass(frozen=True)
 class Program(InterleavingProgram):
-    """What the text of the function depends on.  `passes`: summands of eight bits that weights are cut into."""
+    """What the text of the function depends on.
+
+    `passes`: summands of eight bits that weights are cut into; `mixed`: some blocks of channels need only one.
+    """
 
     group = 4
 
     fill: int
     passes: int
+    mixed: bool
     ending: X86Epilogue
 
     @property
@@ -67,6 +71,7 @@ class Program(InterleavingProgram):
             "variants": Tensor((self.window.tiles(self.rows),), "int32"),
             "weights": Tensor((each, steps * 4, 4 * lanes), f"int{self.level.bytes.bits}"),
             "bias": Tensor((each, self.rows * 4, lanes), "int32"),
+            **({"whole": Tensor((self.blocks,), "int32")} if self.mixed else {}),
             **ZEROS,
             **self.ending.constants(self.blocks * 4),
         }
@@ -122,11 +127,19 @@ class X86Depthwise:
         rescaling = Rescaling.of(contract.rescale, layout.largest_sum_of_codes(contract), self.level, floats=True)
         passes = 1 if self.level.bytes.bits == 16 else len(layout.byte_parts(layout.centered_weights(contract)))
         program = Program(
-            window, rows, len(window.variants(rows)), found, contract.x_zero_point, passes, rescaling.epilogue
+            window, rows, len(window.variants(rows)), found, contract.x_zero_point, passes, False, rescaling.epilogue
         )
+        program = replace(program, mixed=passes > 1 and bool(_whole(contract, program).any()))
         types, tile = f"{contract.x_dtype[0]}8s{self.level.bytes.bits}", f"{rows}x{found[0].side}x{found[0].width}"
         name = Name(types, f"depthwise{window.name}", self.level.name, contract.rescale.arithmetic, tile)
         return Plan(name, program, functools.partial(_pack, contract, program, rescaling))
+
+
+def _whole(contract: DepthwiseConv2DContract, program: Program) -> Array:
+    """Whether each block's weights are whole in eight bits."""
+    weights = layout.centered_weights(contract)[0].reshape(-1, contract.out_c)
+    fits = ((weights >= -128) & (weights <= 127)).all(axis=0)
+    return np.asarray(fits[program.channels(np.arange(4 * program.level.lanes))].all(axis=1))
 
 
 def _columns(most: int, vectors: int) -> int:
@@ -141,6 +154,7 @@ def _pack(contract: DepthwiseConv2DContract, program: Program, rescaling: Rescal
     weights, biases = (np.concatenate(arrays) for arrays in zip(*each, strict=True))
     return {
         "variants": program.variant_of_each_tile(),
+        **({"whole": _whole(contract, program).astype(np.int32)} if program.mixed else {}),
         "weights": weights,
         "bias": biases,
         **rescaling.pack(channels.reshape(-1, program.level.lanes)),
@@ -200,7 +214,16 @@ class _Tile:
             with T.serial(math.ceil(columns.outputs / side)) as t:
                 column = T.Bind(T.min(t * side, columns.outputs - side))
                 target = T.Bind(((n * out_h + row) * out_w + start + column) * c + channel)
-                self.tile(s, source, variant, T.Bind(block + moving_zero(self.constants, t)), column, target)
+                at = T.Bind(block + moving_zero(self.constants, t))
+                emit = functools.partial(self.tile, s, source, variant, at, column, target)
+                if program.mixed:
+                    with T.If(T.EQ(self.constants["whole"][block], 1)):
+                        with T.Then():
+                            emit(1)
+                        with T.Else():
+                            emit(program.passes)
+                else:
+                    emit(program.passes)
 
     def _rows(self, n: Expr, row: Expr) -> list[list[Expr]]:
         """Where the rows that a tile packs begin in the image.
@@ -214,22 +237,26 @@ class _Tile:
         starts = [T.Bind((n * h + each) * (w * c)) for each in inside]
         return [[starts[min(4 * g + i, program.taps - 1)] for i in range(4)] for g in range(program.groups)]
 
-    def tile(self, s: Section, source: InterleavedRows, variant: Expr, block: Expr, column: Expr, target: Expr) -> None:
+    def tile(
+        self, s: Section, source: InterleavedRows, variant: Expr, block: Expr, column: Expr, target: Expr, passes: int
+    ) -> None:
         """`rows` times `columns` vectors of outputs, a quarter of each vector's bytes after the other."""
         program = self.program
         _, _, out_w, c = program.output.shape
         places = [(r, g) for r in range(program.rows) for g in range(s.columns)]
         rounded: dict[tuple[int, int], list[Expr]] = {place: [] for place in places}
         for v in range(4):
-            sums = self._sums(s, source, T.Bind(variant + block), column, v)
+            sums = self._sums(s, source, T.Bind(variant + block), column, v, passes)
             for place in places:
                 value = program.ending.rounded(sums[place], self.constants, block * 4 + v)
                 rounded[place].append(value)
         for r, g in places:
             self._store(s, program.ending.packed(rounded[r, g]), target + (r * out_w + g * s.pixels) * c)
 
-    def _sums(self, s: Section, source: InterleavedRows, at: Expr, column: Expr, v: int) -> dict[tuple[int, int], Expr]:
-        """Accumulators of vector v of each row and group of pixels."""
+    def _sums(
+        self, s: Section, source: InterleavedRows, at: Expr, column: Expr, v: int, passes: int
+    ) -> dict[tuple[int, int], Expr]:
+        """Accumulators of vector v of each row and group of pixels, by the first `passes` summands of weights."""
         program, level = self.program, self.program.level
         shape = itertools.product(range(program.rows), range(s.columns))
         sums = {(r, g): load(self.constants["bias"], at, r * 4 + v, 0, lanes=level.lanes) for r, g in shape}
@@ -242,9 +269,7 @@ class _Tile:
             return found[key]
 
         taps = enumerate(source.columns.taps)
-        for (t, tap), pack, r, n in itertools.product(
-            taps, range(program.groups), range(program.rows), range(program.passes)
-        ):
+        for (t, tap), pack, r, n in itertools.product(taps, range(program.groups), range(program.rows), range(passes)):
             first, last = r * program.window.strides[0], r * program.window.strides[0] + program.window.kernel[0] - 1
             if not first // 4 <= pack <= last // 4:
                 continue

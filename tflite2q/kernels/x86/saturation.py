@@ -1,13 +1,17 @@
-"""Weights split so that vpmaddubsw multiplies them exactly, without saturating.
+"""Weights split so that an instruction multiplies them exactly.
 
-The instruction adds two products of an unsigned byte and a signed one in 16 bits, saturated.  Weights of one sign in a
-pair whose sum is at most `PAIR_LIMIT` cannot saturate.  Any other pair is the sum of two or more that cannot: the first
-takes its place, the rest go into extra steps of the block, each of which names the step whose inputs it multiplies.
+What the instruction can take of a weight stays in its place; the rest, where there is any, goes into extra steps of the
+block, each of which names the step whose inputs it multiplies.
+
+vpmaddubsw adds two products of an unsigned byte and a signed one in 16 bits, saturated: weights of one sign in a pair
+whose sum is at most `PAIR_LIMIT` cannot saturate (`unsaturated`).  Dot products do not saturate, but take eight bits,
+which do not hold all weights without their zero point (`in_eight_bits`).
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,11 +19,13 @@ import numpy as np
 from tflite2q.kernels.contracts import Array
 from tflite2q.kernels.x86.isa import PAIR_LIMIT
 
-MOST_EXTRA = 0.2  # extra steps in proportion to all, beyond which two instructions on 16 bits are as fast
+# Extra steps in proportion to all, beyond which two instructions on 16 bits, or sums of the inputs, are as fast.
+MOST_EXTRA = 0.2
+MOST_EXTRA_DOTS = 0.4
 
 
 @dataclass(frozen=True, eq=False)
-class UnsaturatedWeights:
+class SplitWeights:
     """A section's weights: int64 [blocks, steps, vectors, lanes, 4] and extra ones [count, vectors, lanes, 4].
 
     `steps` [count]: whose inputs the extra weights multiply; block i has those from `starts`[i] to `starts`[i + 1].
@@ -37,15 +43,15 @@ class UnsaturatedWeights:
         return float(self.starts[-1] / (self.weights.shape[0] * self.weights.shape[1]))
 
     @staticmethod
-    def of(weights: Array) -> UnsaturatedWeights:
-        """Split `weights`, of at most nine bits."""
-        whole = _exact(weights)
+    def of(weights: Array, taken: Callable[[Array], Array]) -> SplitWeights:
+        """Split `weights`, of at most nine bits; `taken` is the part of weights that the instruction can take."""
+        whole = taken(weights)
         rest = weights - whole
         found: list[list[tuple[int, Array]]] = []
         for block in rest:
             found.append([])
             while block.any():
-                part = _exact(block)
+                part = taken(block)
                 found[-1] += [(int(step), part[step]) for step in np.flatnonzero(part.any(axis=(1, 2, 3)))]
                 block = block - part
         starts = np.cumsum([0, *map(len, found)], dtype=np.int32)
@@ -53,10 +59,15 @@ class UnsaturatedWeights:
         extra, steps = np.zeros((count, *weights.shape[2:]), np.int64), np.zeros(count, np.int32)
         for i, (step, part) in enumerate(itertools.chain(*found)):
             extra[i], steps[i] = part, step
-        return UnsaturatedWeights(whole, extra, steps, starts)
+        return SplitWeights(whole, extra, steps, starts)
 
 
-def _exact(weights: Array) -> Array:
+def in_eight_bits(weights: Array) -> Array:
+    """The part of each weight that fits."""
+    return np.clip(weights, -128, 127)
+
+
+def unsaturated(weights: Array) -> Array:
     """The part of each pair that surely does not saturate: all of it, or else up to half the limit of each weight."""
     pairs = weights.reshape(*weights.shape[:-1], 2, 2)
     reach = np.maximum(np.maximum(pairs, 0).sum(axis=-1), -np.minimum(pairs, 0).sum(axis=-1))
