@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
 from math import prod
+from operator import length_hint
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -192,12 +193,12 @@ class _Pieces:
     """Samples in pieces, which grow until one takes a thread long enough.
 
     They are copied when they come, for what makes samples may have one array for all of them, and a piece ends if they
-    come slowly; those of a list are all there.  Where one does not fit, or cannot be had, the pieces end, and `error`
-    is why.
+    come slowly.  Those of a list are all there; its last pieces are smaller, so that threads end together.  Where one
+    does not fit, or cannot be had, the pieces end, and `error` is why.
     """
 
-    def __init__(self, executable: Executable, samples: Iterable[Sample]) -> None:
-        self._executable = executable
+    def __init__(self, executable: Executable, samples: Iterable[Sample], workers: int) -> None:
+        self._executable, self._workers = executable, workers
         self._made = not isinstance(samples, list | tuple)
         self._samples = iter(samples)
         self._size = min(8, executable.capacity)
@@ -211,9 +212,11 @@ class _Pieces:
         piece: list[list[Array]] = []
         if self.error is not None:
             return piece
-        latest = time.perf_counter() + PIECE_SECONDS
+        latest, size = time.perf_counter() + PIECE_SECONDS, self._size
+        if not self._made:
+            size = max(1, size // 8, min(size, length_hint(self._samples) // (2 * self._workers)))
         try:
-            for sample in islice(self._samples, self._size):
+            for sample in islice(self._samples, size):
                 arrays = self._executable.checked(sample if isinstance(sample, tuple) else (sample,))
                 piece.append([array.copy() for array in arrays] if self._made else arrays)
                 if self._made and time.perf_counter() > latest:
@@ -233,7 +236,7 @@ class _Pieces:
 
 def mapped(executable: Executable, samples: Iterable[Sample], workers: int) -> Iterator[list[Array]]:
     """The results for each sample, in order, by threads that are kept busy with pieces of the samples."""
-    cut = _Pieces(executable, samples)
+    cut = _Pieces(executable, samples, workers)
     yield from _in_order(executable, cut, workers)
     if cut.error is not None:
         raise cut.error

@@ -1,13 +1,15 @@
 """Depthwise convolution by interleaved rows.
 
 Four vertically adjacent input rows of one column are interleaved so that each 32-bit lane holds one channel's four
-bytes; one dot product then does four taps of a kernel column.  All columns of a row are interleaved first, each once,
-into scratch that stays in the first-level cache (`tflite2q.kernels.x86.interleaved`); then every output reads those of
-its taps.
+bytes; one dot product then does four taps of a kernel column.  All columns of a strip of a row are interleaved first,
+each once, into scratch (`tflite2q.kernels.x86.interleaved`); then every output reads those of its taps.  Strips are as
+long as leaves the first-level cache room for what they are made of.
 Two output rows at stride 1 with three-row kernels share them (weights w0 w1 w2 0 and 0 w0 w1 w2).
 
 Nothing copies the image to pad it.  Columns beyond it are vectors of the zero point in the scratch; rows beyond it have
 zero weights, and a bias without their zero point: constants for every way in which a tile's rows may lie.
+
+Weights that need nine bits without their zero point are two summands, in blocks of channels that have some.
 
 Per vector of outputs a 3x3 kernel takes three dot products, one or two unpacks and one or two stores and loads
 of what is interleaved; the epilogue takes more than each.  The two execution ports of 512-bit arithmetic limit it.
