@@ -22,6 +22,7 @@ from tflite2q.errors import NativeError, Tflite2qError, UsageError
 
 T = TypeVar("T")
 
+DYING = 10.0  # seconds that a system may take to end a process, which may write its memory to a file
 BLOCK = 1 << 20
 
 
@@ -47,16 +48,32 @@ def isolated(function: Callable[..., T], *arguments: Any, seconds: float | None 
         os.close(reading)
         _answer(parent, writing, lambda: function(*arguments, **keywords))
     os.close(writing)
+    answer, patience = None, 0.0
     try:
         answer = _received(reading, None if seconds is None else time.monotonic() + seconds)
+        if answer is not None and not _whole(answer):
+            patience = DYING  # it has closed its files, and why it dies is to be known
     finally:
         os.close(reading)
-        with suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)  # whatever it still does is not wanted; a death of its own came before
-        _, status = os.waitpid(child, 0)
+        status = _ended(child, patience)
     if answer is None:
         raise NativeError(f"the function took more than {seconds:g} s and was ended; give it more seconds")
     return cast(T, _result(answer, status))
+
+
+def _ended(child: int, patience: float) -> int:
+    """How a child ended: by itself within so many seconds, or killed, for whatever it still does is not wanted."""
+    latest = time.monotonic() + patience
+    while True:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return status
+        if time.monotonic() >= latest:
+            break
+        time.sleep(0.001)
+    with suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1]
 
 
 def _answer(parent: int, writing: int, work: Callable[[], Any]) -> NoReturn:
@@ -102,7 +119,7 @@ def _packed(found: tuple[bool, Any]) -> bytes:
 def _received(reading: int, deadline: float | None) -> bytes | None:
     """All that the child sends until it ends or has sent everything; None if that takes too long."""
     found = bytearray()
-    while len(found) < 8 or len(found) < 8 + int.from_bytes(found[:8], "little"):
+    while not _whole(found):
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and (left <= 0 or not select.select([reading], [], [], left)[0]):
             return None
@@ -113,8 +130,13 @@ def _received(reading: int, deadline: float | None) -> bytes | None:
     return bytes(found)
 
 
+def _whole(answer: bytes | bytearray) -> bool:
+    """Whether it is all that a child sends: the length, and then so much."""
+    return len(answer) >= 8 and len(answer) >= 8 + int.from_bytes(answer[:8], "little")
+
+
 def _result(answer: bytes, status: int) -> Any:
-    if len(answer) < 8 or len(answer) < 8 + int.from_bytes(answer[:8], "little"):
+    if not _whole(answer):
         raise NativeError(guard.why(status))
     returned, found = pickle.loads(answer[8:])  # from a fork of this process, through its own pipe
     if returned:
