@@ -274,14 +274,19 @@ def test_weights_that_do_not_fit_are_not_packed(level: Level) -> None:
     np.testing.assert_array_equal(np.sort(level.bytes.arrange(-weights)), np.sort(-weights.reshape(-1)))
 
 
+def together(split: SplitWeights) -> Any:
+    """The weights that were split."""
+    total = split.weights.copy()
+    for block, (begin, end) in enumerate(itertools.pairwise(split.starts)):
+        np.add.at(total[block], split.steps[begin:end], split.extra[begin:end])
+    return total
+
+
 def test_split_weights_sum_up_and_fit() -> None:
     weights = np.random.default_rng(3).integers(-140, 141, (3, 5, 2, 8, 4))
     weights[1] //= 2
     pairs = SplitWeights.of(weights, in_eight_bits)
-    total = pairs.weights.copy()
-    for block, (begin, end) in enumerate(itertools.pairwise(pairs.starts)):
-        np.add.at(total[block], pairs.steps[begin:end], pairs.extra[begin:end])
-    np.testing.assert_array_equal(total, weights)
+    np.testing.assert_array_equal(together(pairs), weights)
     assert pairs.starts[1] == pairs.starts[2] > 0 and pairs.extra.any()
     for part in (pairs.weights, pairs.extra):
         assert part.min() >= -128 and part.max() <= 127
@@ -292,10 +297,7 @@ def test_split_weights_sum_up_and_cannot_saturate() -> None:
     weights[:, 1:4] //= 4
     weights[0] //= 8
     pairs = SplitWeights.of(weights, unsaturated)
-    total = pairs.weights.copy()
-    for block, (begin, end) in enumerate(itertools.pairwise(pairs.starts)):
-        np.add.at(total[block], pairs.steps[begin:end], pairs.extra[begin:end])
-    np.testing.assert_array_equal(total, weights)
+    np.testing.assert_array_equal(together(pairs), weights)
     assert pairs.starts[1] == 0 and len(pairs.steps) >= pairs.starts[-1] > 0
     for part in (pairs.weights, pairs.extra):
         two = part.reshape(-1, 2)

@@ -113,6 +113,12 @@ class Geometry:
         """Where in its run unit `index` begins; the last one ends with the run if the run is that long."""
         return min(index * unit, max(self.run - unit, 0))
 
+    def offsets(self, unit: int) -> Array:
+        """int32 [runs * units]: where each unit is read, behind the first byte of a pixel."""
+        return np.array(
+            [run + self.unit_start(u, unit) for run in self.runs for u in range(self.units(unit))], np.int32
+        )
+
     def grouped(self, weights: Array, unit: int) -> Array:
         """Weights [out_c, kh, kw, in_c] as [out_c, runs * units, unit], zero where units overlap or overhang."""
         out_c, count = weights.shape[0], self.units(unit)

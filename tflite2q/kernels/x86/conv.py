@@ -45,7 +45,7 @@ from tflite2q.kernels.x86.saturation import MOST_EXTRA, MOST_EXTRA_DOTS, SplitWe
 P = TypeVar("P", bound="ByteProgram")
 
 MOST_PIXELS = 14  # of a tile
-ALL_AT_ONCE = 12
+ALL_AT_ONCE = 12  # steps that are not worth a loop
 UNROLLED = 2  # steps in one go of the loop otherwise
 
 
@@ -235,7 +235,7 @@ def _pack_split(program: ByteProgram, split: Sequence[SplitWeights]) -> dict[str
     packed = _pack_weights(program, [each.weights for each in split])
     for number, each in enumerate(split):
         packed[f"extra weights {number}"] = program.product.arrange(each.extra)[None]
-        packed[f"extra offsets {number}"] = _offsets(program.geometry)[each.steps]
+        packed[f"extra offsets {number}"] = program.geometry.offsets(UNIT)[each.steps]
         packed[f"extra starts {number}"] = each.starts
     return packed
 
@@ -248,11 +248,6 @@ def _pack(conv: Conv2DContract, program: Program, rescaling: Rescaling, weights:
     if program.input_sums:
         packed["input factor"] = np.array([-layout.signed_weights(conv)[1]], np.int32)
     return {**packed, **rescaling.pack(channels)}
-
-
-def _offsets(g: Geometry) -> Array:
-    """int32 [steps]: where a step reads, behind the first byte of a pixel."""
-    return np.array([run + g.unit_start(u, UNIT) for run in g.runs for u in range(g.units(UNIT))], np.int32)
 
 
 @dataclass(frozen=True)

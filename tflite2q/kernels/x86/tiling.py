@@ -159,16 +159,15 @@ def pack_weights(tiling: Tiling, weights: Array, indices: Sequence[Array]) -> di
 
 def _pack_extra(tiling: Tiling, number: int, rest: Array) -> dict[str, Array]:
     """The steps of a section whose weights `rest` [blocks, parts * steps, vectors, bytes] are not all zero."""
-    g, s, steps = tiling.geometry, tiling.sections[number], tiling.steps(tiling.unit)
+    s, steps = tiling.sections[number], tiling.steps(tiling.unit)
     odd = -s.vectors % VECTORS
     pairs = np.pad(rest, ((0, 0), (0, 0), (0, odd), (0, 0))).reshape(*rest.shape[:2], -1, VECTORS, rest.shape[3])
     pairs = pairs.transpose(0, 2, 1, 3, 4)  # [blocks, pairs of vectors, parts * steps, vectors, bytes]
     used = pairs.any(axis=(3, 4))
-    offsets = np.array([run + g.unit_start(u, tiling.unit) for run in g.runs for u in range(tiling.units)], np.int32)
     counts = used.sum(axis=2).reshape(-1)
     return {
         f"extra {number}": pairs[used],
-        f"extra offsets {number}": offsets[np.nonzero(used)[2] % steps],
+        f"extra offsets {number}": tiling.geometry.offsets(tiling.unit)[np.nonzero(used)[2] % steps],
         f"extra starts {number}": np.cumsum([0, *counts], dtype=np.int32),
     }
 
