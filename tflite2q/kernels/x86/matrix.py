@@ -39,8 +39,9 @@ from tflite2q.kernels.x86.tiling import (
     Products,
     Tiling,
     TilingProgram,
+    Weights,
     configuration,
-    pack_weights,
+    with_weights,
 )
 
 
@@ -104,10 +105,12 @@ class X86Matrix:
         if refused:
             return refused
         rescaling = Rescaling.of(conv.rescale, layout.largest_sum_of_codes(conv), AVX512VNNI, floats=True)
+        indices = [lane_channels(s) for s in tiling.sections]
+        tiling, weights = with_weights(tiling, layout.centered_weights(conv), indices)
         program = Program(tiling, rescaling.epilogue)
         tile = f"{program.together * tiling.height}x{min(VECTORS, tiling.sections[0].vectors) * LANES}"
         name = Name(f"{contract.x_dtype[0]}8s8", contract.operation, amx.NAME, conv.rescale.arithmetic, tile)
-        return Plan(name, program, functools.partial(_pack, conv, tiling, rescaling))
+        return Plan(name, program, functools.partial(_pack, conv, tiling, rescaling, weights))
 
 
 def _slow(tiling: Tiling, channels: int, target: Any) -> Refusal | None:
@@ -119,11 +122,10 @@ def _slow(tiling: Tiling, channels: int, target: Any) -> Refusal | None:
     return None
 
 
-def _pack(conv: Conv2DContract, tiling: Tiling, rescaling: Rescaling) -> Arrays:
-    indices = [lane_channels(s) for s in tiling.sections]
-    channels = np.concatenate(indices)
+def _pack(conv: Conv2DContract, tiling: Tiling, rescaling: Rescaling, weights: Weights) -> Arrays:
+    channels = np.concatenate([lane_channels(s) for s in tiling.sections])
     return {
-        **pack_weights(tiling, layout.centered_weights(conv), indices),
+        **weights(),
         "start": layout.folded_bias(conv, conv.x_zero_point, rescaling.start)[channels],
         "configuration": configuration(tiling),
         **rescaling.pack(channels),

@@ -30,7 +30,7 @@ from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, shuf
 from tflite2q.kernels.x86 import amx
 from tflite2q.kernels.x86.epilogue16 import Epilogue16, channel_order
 from tflite2q.kernels.x86.isa import AVX512VNNI
-from tflite2q.kernels.x86.tiling import LANES, VECTORS, Products, Tiling, TilingProgram, configuration, pack_weights
+from tflite2q.kernels.x86.tiling import LANES, VECTORS, Products, Tiling, TilingProgram, configuration, with_weights
 
 PLANES = 2
 FEW_WEIGHTS = 1 << 15  # bytes that the first-level cache holds beside a tile's inputs and sums
@@ -112,8 +112,9 @@ def _pack(sums: Sums, program: Program) -> Arrays:
     tiling = program.tiling
     indices = [s.channel_indices()[:, channel_order(AVX512VNNI, s.vectors)].reshape(-1, LANES) for s in tiling.sections]
     channels = np.concatenate(indices)
+    _, weights = with_weights(tiling, sums.weights, indices)  # which need eight bits
     return {
-        **pack_weights(tiling, sums.weights, indices),
+        **weights(),
         "start": sums.start[channels],
         "configuration": configuration(tiling),
         **program.ending.pack(sums, channels),

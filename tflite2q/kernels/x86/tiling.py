@@ -13,19 +13,21 @@ exceed it, and the unit would wait for the last one.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tflite2q.kernels import layout, tiles
+from tflite2q.kernels import tiles
 from tflite2q.kernels.contracts import Array, Conv2DContract, DenseContract, Tensor
 from tflite2q.kernels.gemm import GemmProgram, Geometry, Section, by_section, divide
 from tflite2q.kernels.tir import Buffer, Expr, T, local, prefetch
 from tflite2q.kernels.x86 import amx
-from tflite2q.kernels.x86.epilogue import PACKED, lane_channels
+from tflite2q.kernels.x86.epilogue import PACKED
 from tflite2q.kernels.x86.isa import AVX512VNNI
+from tflite2q.kernels.x86.saturation import SplitWeights, in_eight_bits
 
 LANES = AVX512VNNI.lanes
 DEPTH = 64  # bytes of a tile's row
@@ -37,6 +39,7 @@ MOST_FETCHED = 16  # lines that are fetched ahead at a step; more hold up the lo
 INPUTS, WEIGHTS = PIXELS * VECTORS, PIXELS * VECTORS + PIXELS  # tile registers behind those of accumulators
 
 
+Weights = Callable[[], dict[str, Array]]  # packs a layer's weights
 Accumulators = Mapping[tuple[int, int], int]  # registers by tile of inputs and vector
 Extra = tuple[Buffer, Buffer, Buffer]  # extra steps of a section: weights, offsets, where those of each pair start
 
@@ -58,14 +61,8 @@ class Tiling(GemmProgram):
         geometry = Geometry.of(conv)
         unit = 4 * math.ceil(geometry.run / math.ceil(geometry.run / DEPTH) / 4)
         sections = divide(conv.out_c, LANES, PACKED, lambda vectors: 1)
-        found = Tiling(
-            contract.inputs, contract.output, geometry, conv.x_zero_point, sections, _height(geometry), unit, ()
-        )
-        weights, nothing = layout.centered_weights(conv), (0,) * len(sections)
-        if weights.min(initial=0) >= -128 and weights.max(initial=0) <= 127:
-            return replace(found, extras=nothing)
-        packed = pack_weights(found, weights, [lane_channels(s) for s in sections])
-        return replace(found, extras=tuple(len(packed.get(f"extra {n}", ())) for n in range(len(sections))))
+        height, nothing = _height(geometry), (0,) * len(sections)
+        return Tiling(contract.inputs, contract.output, geometry, conv.x_zero_point, sections, height, unit, nothing)
 
     @property
     def slow(self) -> bool:
@@ -140,36 +137,33 @@ def _height(geometry: Geometry) -> int:
     return min(range(min(TALL, geometry.width), 0, -1), key=rows)
 
 
-def pack_weights(tiling: Tiling, weights: Array, indices: Sequence[Array]) -> dict[str, Array]:
-    """Weights [out_c, kh, kw, in_c] of each section as its tiles, whose lanes hold channels as `indices` [blocks *
-    vectors, lanes] say, and the extra steps of those that need more than eight bits."""
+def with_weights(tiling: Tiling, weights: Array, indices: Sequence[Array]) -> tuple[Tiling, Weights]:
+    """The tiling with the extra steps of weights [out_c, kh, kw, in_c] that need more than eight bits; and what packs
+    the weights.  `indices` [blocks * vectors, lanes] of each section: the channels that lanes hold."""
     quads, steps = tiling.unit // 4, tiling.steps(tiling.unit)
     grouped = tiling.geometry.grouped(weights, tiling.unit).reshape(len(weights), steps, quads, 4)
-    packed: dict[str, Array] = {}
-    for number, (s, index) in enumerate(zip(tiling.sections, indices, strict=True)):
+    split = []
+    for s, index in zip(tiling.sections, indices, strict=True):
         lanes = grouped[index].reshape(s.blocks, s.vectors, LANES, steps, quads, 4)
-        blocks = lanes.transpose(0, 3, 1, 4, 2, 5).reshape(s.blocks, steps, s.vectors, -1)
-        first, *rest = layout.byte_parts(blocks)
-        together = [first[:, :, v : v + VECTORS] for v in range(0, s.vectors, VECTORS)]
-        packed[f"weights {number}"] = np.concatenate([t.reshape(s.blocks, -1, t.shape[3]) for t in together], axis=1)
-        if rest:
-            packed |= _pack_extra(tiling, number, np.concatenate(rest, axis=1))
+        lanes = np.pad(lanes, ((0, 0), (0, -s.vectors % VECTORS), *[(0, 0)] * 4))
+        pairs = lanes.reshape(s.blocks * _pairs(s), VECTORS, LANES, steps, quads, 4).transpose(0, 3, 1, 4, 2, 5)
+        split.append(SplitWeights.of(pairs.reshape(*pairs.shape[:4], 4 * LANES), in_eight_bits))
+    tiling = replace(tiling, extras=tuple(len(each.steps) if each.starts[-1] else 0 for each in split))
+    return tiling, functools.partial(_pack_weights, tiling, split)
+
+
+def _pack_weights(tiling: Tiling, split: Sequence[SplitWeights]) -> dict[str, Array]:
+    """The weights of each section as its tiles; `split`: those of each pair of vectors."""
+    tile, packed = LANES * tiling.unit, dict[str, Array]()
+    for number, (s, each) in enumerate(zip(tiling.sections, split, strict=True)):
+        pairs = each.weights.astype(np.int8).reshape(s.blocks, _pairs(s), -1, VECTORS, tile)
+        there = [pairs[:, p, :, : s.vectors - p * VECTORS].reshape(s.blocks, -1, tile) for p in range(_pairs(s))]
+        packed[f"weights {number}"] = np.concatenate(there, axis=1)
+        if tiling.extras[number]:
+            packed[f"extra {number}"] = each.extra.astype(np.int8).reshape(-1, VECTORS, tile)
+            packed[f"extra offsets {number}"] = tiling.geometry.offsets(tiling.unit)[each.steps]
+            packed[f"extra starts {number}"] = each.starts
     return packed
-
-
-def _pack_extra(tiling: Tiling, number: int, rest: Array) -> dict[str, Array]:
-    """The steps of a section whose weights `rest` [blocks, parts * steps, vectors, bytes] are not all zero."""
-    s, steps = tiling.sections[number], tiling.steps(tiling.unit)
-    odd = -s.vectors % VECTORS
-    pairs = np.pad(rest, ((0, 0), (0, 0), (0, odd), (0, 0))).reshape(*rest.shape[:2], -1, VECTORS, rest.shape[3])
-    pairs = pairs.transpose(0, 2, 1, 3, 4)  # [blocks, pairs of vectors, parts * steps, vectors, bytes]
-    used = pairs.any(axis=(3, 4))
-    counts = used.sum(axis=2).reshape(-1)
-    return {
-        f"extra {number}": pairs[used],
-        f"extra offsets {number}": tiling.geometry.offsets(tiling.unit)[np.nonzero(used)[2] % steps],
-        f"extra starts {number}": np.cumsum([0, *counts], dtype=np.int32),
-    }
 
 
 def _pairs(s: Section) -> int:
