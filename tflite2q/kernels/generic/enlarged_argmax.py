@@ -21,19 +21,17 @@ from typing import Any
 import numpy as np
 
 from tflite2q.kernels import layout
-from tflite2q.kernels.contracts import Array, ResizedArgMaxContract, Tensor
+from tflite2q.kernels.contracts import Array, ResizeBilinearContract, ResizedArgMaxContract, Tensor
 from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.generic import resize
-from tflite2q.kernels.generic.resize import ONE
+from tflite2q.kernels.generic.resize import BITS, ONE
 from tflite2q.kernels.loops import chunks, region
 from tflite2q.kernels.real import Registers
 from tflite2q.kernels.refusals import Because, Refusal, other_types
 from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, local, store, uncontracted, vector, view
 
-BITS = 20  # of a result that rounding leaves aside
 MOST_UNROLLED = 32  # channels
 MOST_IDLE = 1.5  # times as many lanes as there are pixels
-
 
 Codes = Callable[[Expr], Expr]  # of a channel, those of a vector of pixels in the upper bits of int32
 Between = Callable[[Expr], Codes]  # of vector v of a row
@@ -56,16 +54,14 @@ class Program:
 
     @property
     def constants(self) -> Tensors:
-        h, numbers = self.resize.output.shape[1], self.resize.weight_dtype
-        weights = Tensor((self.vectors, self.lanes), numbers)
+        weights = Tensor((self.vectors, self.lanes), self.resize.weight_dtype)
         return {
-            "rows": Tensor((h, 2), "int32"),
-            "row weights": Tensor((h, 2), numbers),
+            **{name: tensor for name, tensor in self.resize.constants.items() if not name.startswith("column")},
             "pairs": Tensor((self.pairs, 2), "int32"),
             "pair": Tensor((self.vectors,), "int32"),
             "first": Tensor((self.vectors,), "int32"),
             "beyond": weights,
-            **({"before": weights, "rounding": Tensor((1,), numbers)} if self.resize.in_float32 else {}),
+            **({"before": weights} if self.resize.in_float32 else {}),
         }
 
     def emit(self, inputs: Sequence[Buffer], constants: Buffers, y: Buffer) -> None:
@@ -91,10 +87,7 @@ class Program:
 
             def code(k: Expr) -> Expr:
                 a, step = (broadcast(each[start + k], self.lanes) for each in (near, apart))
-                total = T.Bind(a + step * beyond)
-                # Half up, but of a negative tie down, as resizing rounds.
-                half = broadcast(1 << (BITS - 1), self.lanes)
-                rounded = total + half + T.shift_right(total, broadcast(31, self.lanes))
+                rounded = resize.rounded(T.Bind(a + step * beyond), self.lanes)
                 return T.bitwise_and(rounded, broadcast(T.int32(-(1 << BITS)), self.lanes))
 
             return code
@@ -171,14 +164,10 @@ class GenericEnlargedArgMax:
         if columns is None:
             return Refusal(Because.SPEED, "few pixels lie between the same two of the input")
         program = Program(
-            resize.Program.of(resized, target),
-            found.output,
-            found.smallest,
-            len(columns.pairs),
-            *columns.beyond.shape,
+            resize.Program.of(resized, target), found.output, found.smallest, len(columns.pairs), *columns.beyond.shape
         )
         name = Name(resized.dtype, "enlarged_argmax", arithmetic=program.resize.weight_dtype)
-        return Plan(name, program, functools.partial(_pack, program, resized.rows, columns))
+        return Plan(name, program, functools.partial(_pack, program, resized, columns))
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,17 +196,14 @@ class _Columns:
         return _Columns(pairs, pair[first], np.array(first), beyond[lane])
 
 
-def _pack(program: Program, rows: tuple[Array, Array, Array], columns: _Columns) -> Arrays:
-    above, below, beyond = rows
+def _pack(program: Program, contract: ResizeBilinearContract, columns: _Columns) -> Arrays:
     one = np.float32(1) if program.resize.in_float32 else np.int64(ONE)
     packed: dict[str, Array] = {
-        "rows": np.stack([above, below], axis=1),
-        "row weights": np.stack([one - beyond, beyond], axis=1),
+        **program.resize.pack(contract),
         "pairs": columns.pairs,
         "pair": columns.pair,
         "first": columns.first,
         "beyond": columns.beyond,
         "before": one - columns.beyond,
-        "rounding": np.array([0.5]),  # a literal would be folded into what is rounded before
     }
     return {name: packed[name].astype(tensor.dtype) for name, tensor in program.constants.items()}

@@ -28,6 +28,7 @@ from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, stor
 MOST_LANES = 16
 MOST_UNROLLED = 4  # blocks of a pixel
 ONE = 1 << 10  # pixel distance in the integer form
+BITS = 20  # of the integer form's sums that rounding leaves aside: they are ONE * ONE times a mean
 
 Pixel = Callable[[Expr], Expr]  # results of a pixel's channels from one on, as one vector
 
@@ -169,6 +170,9 @@ def _mix(p: Program, scratch: Buffer, at: tuple[Expr, Expr], weights: list[Expr]
         steps = T.Bind(total * broadcast(T.float64(1 / ONE**2), lanes))
         half = T.Select(steps < broadcast(T.float64(0), lanes), *(broadcast(T.float64(h), lanes) for h in (-0.5, 0.5)))
         return T.cast(T.cast(steps + half, vector("int32", lanes)), dtype)
-    # Half up, but of a negative tie down.
-    rounded = total + broadcast(ONE * ONE // 2, lanes) + T.shift_right(total, broadcast(31, lanes))
-    return T.cast(T.shift_right(rounded, broadcast(20, lanes)) + broadcast(p.offset, lanes), dtype)
+    return T.cast(T.shift_right(rounded(total, lanes), broadcast(BITS, lanes)) + broadcast(p.offset, lanes), dtype)
+
+
+def rounded(total: Expr, lanes: int) -> Expr:
+    """int32 sums whose bits from `BITS` on are means rounded half away from zero: half up, but of a negative tie down."""
+    return total + broadcast(1 << (BITS - 1), lanes) + T.shift_right(total, broadcast(31, lanes))
