@@ -174,5 +174,5 @@ def _mix(p: Program, scratch: Buffer, at: tuple[Expr, Expr], weights: list[Expr]
 
 
 def rounded(total: Expr, lanes: int) -> Expr:
-    """int32 sums whose bits from `BITS` on are means rounded half away from zero: half up, but of a negative tie down."""
+    """int32 sums whose bits from `BITS` on are means, rounded half away from zero: up, but of a negative tie down."""
     return total + broadcast(1 << (BITS - 1), lanes) + T.shift_right(total, broadcast(31, lanes))
