@@ -264,7 +264,8 @@ class _Tile:
         """Tile `t` of a block of section `number`: `pixels` x `vectors`, from bias to stored codes."""
         s, lanes, constants = self.program.sections[number], self.program.level.lanes, self.constants
         pixel, addresses = tiles.place(self.program.geometry, s.pixels, t)
-        at = T.Bind(first + block * s.vectors + moving_zero(constants, t))
+        block = T.Bind(block + moving_zero(constants, t))
+        at = T.Bind(first + block * s.vectors)
         vectors = [T.Bind(at + v) for v in range(s.vectors)]
         sums = Accumulators.by_pixel(s.pixels, s.vectors, lanes)
         sums.start(lambda p, v: self.ends.start(vectors[v], pixel + p))

@@ -99,7 +99,7 @@ class InterleavedRows:
     def _stream(self) -> int:
         """Elements of one stream, with room for a vector that hangs over."""
         length = -(-(self.columns.positions + 2 * self.pixels) * self.channels // 4)
-        return -(-length // 16) * 16
+        return -(-(length - 256) // 1024) * 1024 + 256
 
     @property
     def pixel_size(self) -> int:
