@@ -22,6 +22,8 @@ channels) are limited by the epilogue.
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -36,10 +38,10 @@ from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.gemm import GemmProgram, Geometry, Section, Span, by_section
 from tflite2q.kernels.loops import ZEROS, fence, moving_zero
 from tflite2q.kernels.refusals import Because, Refusal
-from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load
+from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, prefetch
 from tflite2q.kernels.x86 import epilogue, input_sums
 from tflite2q.kernels.x86.epilogue import Rescaling, X86Epilogue
-from tflite2q.kernels.x86.isa import UNIT, ByteProduct, Level, idle
+from tflite2q.kernels.x86.isa import LINE, UNIT, ByteProduct, Level, idle
 from tflite2q.kernels.x86.saturation import MOST_EXTRA, MOST_EXTRA_DOTS, SplitWeights, in_eight_bits, unsaturated
 
 P = TypeVar("P", bound="ByteProgram")
@@ -47,6 +49,8 @@ P = TypeVar("P", bound="ByteProgram")
 MOST_PIXELS = 14  # of a tile
 ALL_AT_ONCE = 12  # steps that are not worth a loop
 UNROLLED = 2  # steps in one go of the loop otherwise
+MANY_WEIGHTS = 1 << 17  # bytes of a layer's weights: models with such layers exceed the second-level cache
+MOST_FETCHED = 2  # lines that are fetched ahead in that go; more hold up the loads of its steps
 
 
 class Ends(Protocol):
@@ -91,11 +95,11 @@ class ByteProgram(GemmProgram):
 
     def emit_tiles(self, image: Buffer, constants: Buffers, y: Buffer, ends: Ends) -> None:
         """All results of the padded image, which is one axis."""
-        g, tile = self.geometry, _Tile(self, constants, image, ends, self.pixels(y))
+        g = self.geometry
         spans = [[Span(0, tiles.tiles(g, s.pixels), s.pixels)] for s in self.sections]
-        gemm.each_tile(
-            self.sections, spans, gemm.pieces(self.sections, spans, self.macs), lambda: nullcontext(tile.emit)
-        )
+        count = gemm.pieces(self.sections, spans, self.macs)
+        tile = _Tile(self, constants, image, ends, self.pixels(y), count)
+        gemm.each_tile(self.sections, spans, count, lambda: nullcontext(tile.emit))
 
 
 @dataclass(frozen=True)
@@ -259,8 +263,9 @@ class _Tile:
     image: Buffer
     ends: Ends
     y: Buffer
+    pieces: int
 
-    def emit(self, number: int, _span: Span, first: int, block: Expr, t: Expr) -> None:
+    def emit(self, number: int, span: Span, first: int, block: Expr, t: Expr) -> None:
         """Tile `t` of a block of section `number`: `pixels` x `vectors`, from bias to stored codes."""
         s, lanes, constants = self.program.sections[number], self.program.level.lanes, self.constants
         pixel, addresses = tiles.place(self.program.geometry, s.pixels, t)
@@ -273,7 +278,11 @@ class _Tile:
 
         fenced = self.program.level.avx512 and s.vectors < epilogue.PACKED
 
+        ahead = self._ahead(s, weights, block, t, span.tiles)
+
         def step(offset: Expr, k: Expr) -> None:
+            if ahead is not None:
+                ahead(k)
             with fence(constants, t + k) if fenced else nullcontext():
                 self._step(weights, block, addresses, offset, k, sums)
 
@@ -285,6 +294,28 @@ class _Tile:
                 self._step(extra, 0, addresses, T.Bind(offsets[k]), k, sums)
         rows = [pixel + p for p in range(s.pixels)]
         self.ends.finish(sums.values(), vectors, s.stored, self.y, rows, s.start(block))
+
+    def _ahead(self, s: Section, weights: Buffer, block: Expr, t: Expr, tiles: int) -> Callable[[Expr], None] | None:
+        """What fetches, at step `k` of tile `t` of a block, a part of the next block's weights; None if that does not
+        pay.
+
+        It is called at every step, and fetches once in `UNROLLED` of them.
+        """
+        steps, turns = self.program.steps(UNIT), max(tiles // max(self.pieces, 1), 1)
+        each = math.ceil(UNROLLED * s.vectors / turns)
+        lines = steps * s.vectors * UNIT * s.lanes * self.program.product.bits // 8 // LINE  # of a block
+        if s.blocks == 1 or s.blocks * lines * LINE < MANY_WEIGHTS or steps <= ALL_AT_ONCE or each > MOST_FETCHED:
+            return None
+        turn, following = T.Bind(t % turns * (steps // UNROLLED)), T.Bind(T.min(block + 1, s.blocks - 1))
+        called = itertools.count()
+
+        def fetch(k: Expr) -> None:
+            if next(called) % UNROLLED == 0:
+                first = T.Bind(T.min((turn + k // UNROLLED) * each, lines - each))
+                for i in range(each):
+                    prefetch(weights[following, 0, 0, (first + i) * (8 * LINE // self.program.product.bits)])
+
+        return fetch
 
     def _step(
         self, weights: Buffer, block: Expr, addresses: list[Expr], offset: Expr, k: Expr, sums: Accumulators

@@ -21,6 +21,7 @@ from tflite2q.kernels.refusals import Because, Refusal
 from tflite2q.kernels.tir import Expr, T, broadcast, shuffle, vector
 
 UNIT = 4  # bytes of a product
+LINE = 64  # bytes of a line of the caches
 
 Reader = Callable[[int, int], Expr]  # of so many elements of weights from one on
 

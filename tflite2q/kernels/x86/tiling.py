@@ -26,7 +26,7 @@ from tflite2q.kernels.gemm import GemmProgram, Geometry, Section, by_section, di
 from tflite2q.kernels.tir import Buffer, Expr, T, local, prefetch
 from tflite2q.kernels.x86 import amx
 from tflite2q.kernels.x86.epilogue import PACKED
-from tflite2q.kernels.x86.isa import AVX512VNNI
+from tflite2q.kernels.x86.isa import AVX512VNNI, LINE
 from tflite2q.kernels.x86.saturation import SplitWeights, in_eight_bits
 
 LANES = AVX512VNNI.lanes
@@ -34,7 +34,6 @@ DEPTH = 64  # bytes of a tile's row
 TALL = 16  # rows of a tile
 PIXELS, VECTORS = 2, 2  # tiles of pixels and of channels that are multiplied at once
 STEP = 11  # bytes that the dot product multiplies in the time of a step of four tiles
-LINE = 64  # bytes of a line of the caches
 MOST_FETCHED = 16  # lines that are fetched ahead at a step; more hold up the loads of its tiles
 INPUTS, WEIGHTS = PIXELS * VECTORS, PIXELS * VECTORS + PIXELS  # tile registers behind those of accumulators
 
