@@ -37,13 +37,13 @@ from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, load, part, store, vi
 from tflite2q.kernels.x86 import epilogue
 from tflite2q.kernels.x86.epilogue import Rescaling, X86Epilogue
 from tflite2q.kernels.x86.interleaved import Columns, InterleavedRows
-from tflite2q.kernels.x86.isa import Level
+from tflite2q.kernels.x86.isa import LINE, Level
 
 MOST_TAPS = 25  # of a kernel; larger ones would unroll too far
 CHUNKS = 8  # pieces into which a parallel layer's rows are cut, at most
 MOST_TILES = {16: 8, 8: 4}  # vectors of outputs in a tile, by lanes: what fits in registers
 MOST_COLUMNS = 4  # of them beside each other
-SCRATCH = 8192  # bytes of interleaved rows that leave the first-level cache to what they are made of
+STRIP = 40960  # bytes that a strip reads and writes in the first-level cache
 OUTPUT_COST = 64  # multiply-accumulates of a convolution that take as long as one output
 
 
@@ -84,9 +84,10 @@ class Program(InterleavingProgram):
         taps = tuple(t * self.window.dilation[1] for t in range(self.window.kernel[1]))
         row = self.output.shape[2]
         columns = Columns(w, self.window.padding[1], self.window.strides[1], taps, row, row)
-        whole = InterleavedRows(self.level, columns, s.width, self.groups, c, self.window.input.dtype == "int8")
-        most = max(SCRATCH // (4 * whole.pixel_size), 2 * s.side)
-        return replace(whole, columns=columns.in_strips(most))
+        found = InterleavedRows(self.level, columns, s.width, self.groups, c, self.window.input.dtype == "int8")
+        pixel = s.width + (LINE if c % LINE and c > s.width else 0)  # bytes of the lines that it lies in, at most
+        output = 4 * found.pixel_size + (self.taps * self.window.strides[1] + self.rows) * pixel
+        return replace(found, columns=columns.in_strips(max(STRIP // output, 2 * s.side), s.side))
 
     def emit(self, inputs: Sequence[Buffer], constants: Buffers, y: Buffer) -> None:
         image = view(inputs[0], (self.window.input.size,), self.window.input.dtype)

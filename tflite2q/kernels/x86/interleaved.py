@@ -19,6 +19,8 @@ from typing import Any
 from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, load, shuffle, store, vector
 from tflite2q.kernels.x86.isa import Level
 
+BEGINNING = 1.5  # tiles that take as long as the beginning of a strip
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -53,11 +55,13 @@ class Columns:
         """Where the last strip starts."""
         return self.row - self.outputs
 
-    def in_strips(self, most: int) -> Columns:
-        """The same in strips of at most `most` outputs; in one, if more than the first would begin, or more than the
-        last end, outside the image."""
-        count = math.ceil(self.row / most)
-        found = replace(self, outputs=math.ceil(self.row / count))
+    def in_strips(self, most: int, tile: int) -> Columns:
+        """The same in strips of at most `most` outputs, computed `tile` at a time; in one, if more than the first would
+        begin, or more than the last end, outside the image."""
+        if self.row <= most:
+            return replace(self, outputs=self.row)
+        lengths = [replace(self, outputs=outputs) for outputs in range(tile, most + 1, tile)]
+        found = min(lengths, key=lambda each: each.strips * (each.outputs / tile + BEGINNING))
         starts = [min(strip * found.outputs, found.last) for strip in range(found.strips)]
         begin = all(found._inside(phase, start)[0] == 0 for phase in found.phases for start in starts[1:])
         end = all(found._inside(phase, start)[1] == found.positions for phase in found.phases for start in starts[:-1])
