@@ -68,7 +68,7 @@ def _main(options: argparse.Namespace) -> int:
         if result is None:
             continue
         if options.only or options.scheme or options.way or options.processor:
-            result = kept.joined(what, result)
+            result = kept.joined(what, result, anywhere=what == "reconstruction")
         print(json.dumps(result, indent=1) if options.json else layout.text(render(result)), flush=True)
         if options.write:
             _report(f"wrote {kept.write(what, result).relative_to(ROOT)}")
