@@ -40,6 +40,7 @@ SCHEMES = (
     "int8-w4",
     "int8-w4-dw8",
     "mixed-depthwise",
+    "mixed-small",
     "int8-16-levels",
     "int8-w3",
     "int8-w2",
