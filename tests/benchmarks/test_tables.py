@@ -145,7 +145,16 @@ def test_ratios_of_real_models_and_their_mean_by_scheme() -> None:
 
 
 def reconstruction_result(processor: str, *rows: dict[str, object]) -> kept.Result:
-    empty = {"samples": 4, "top1": None, "low": 0.0, "high": 0.0, "error": None, "size": 9, "zipped": 8, "problem": None}
+    empty = {
+        "samples": 4,
+        "top1": None,
+        "low": 0.0,
+        "high": 0.0,
+        "error": None,
+        "size": 9,
+        "zipped": 8,
+        "problem": None,
+    }
     where = {**speed_result()["environment"], "processor": processor}
     return {"environment": where, "rows": [{"model": "m", **empty, **row} for row in rows]}
 

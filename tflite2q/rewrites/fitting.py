@@ -30,8 +30,10 @@ def are_whole(units: rounding.Floats) -> bool:
 
 
 def ends(settings: Weights) -> tuple[int, int]:
-    """The lowest and the highest code of weights: so many levels around 0, or all of the dtype.  Symmetric ones of 8 bits
-    leave out the lowest, because kernels multiply in 16 bits; of 16 codes that would be a waste."""
+    """The lowest and the highest code of weights: so many levels around 0, or all of the dtype.
+
+    Symmetric ones of 8 bits leave out the lowest, as the format demands; of 16 codes that would be a waste.
+    """
     low, high = rounding.code_range(settings.dtype)
     if settings.levels:
         return -(settings.levels // 2), settings.levels - 1 - settings.levels // 2
