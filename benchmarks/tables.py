@@ -104,8 +104,7 @@ def recovery(result: Result) -> str:
 
 def reconstruction(result: Result) -> str:
     """Accuracy of schemes with and without reconstruction, on samples that no conversion saw."""
-    here = Environment(**result["environment"]).sentence()
-    places = list(dict.fromkeys([here, *(row.get("measured") or here for row in result["rows"])]))
+    places = measured_at(result)
     parts = [f"Measured on {places[0]}\n"]
     if len(places) > 1:
         others = "; ".join(f"{mark(number)} {place.rstrip('.')}" for number, place in enumerate(places) if number)
@@ -116,7 +115,7 @@ def reconstruction(result: Result) -> str:
             continue
         cells = [
             (
-                f"`{row['scheme']}`{mark(places.index(row.get('measured') or here))}",
+                f"`{row['scheme']}`{mark(places.index(row.get('measured') or places[0]))}",
                 row["option"],
                 *_answers(row),
                 *(MISSING if row.get(key) is None else percent(row[key]) for key in ("agreement", "original")),
@@ -225,7 +224,14 @@ def _float_cells(row: Row) -> list[str]:
 
 
 def measured_on(result: Result) -> str:
-    return f"Measured on {Environment(**result['environment']).sentence()}\n"
+    first, *others = measured_at(result)
+    return f"Measured on {first}{' Some rows: ' if others else ''}{'; '.join(others)}\n"
+
+
+def measured_at(result: Result) -> list[str]:
+    """Where the result was measured, then where kept rows were that name another place."""
+    here = Environment(**result["environment"]).sentence()
+    return list(dict.fromkeys([here, *(row.get("measured") or here for row in result["rows"])]))
 
 
 SPEED_HEAD = (

@@ -172,6 +172,8 @@ def test_rows_of_accuracy_stay_when_others_are_measured_elsewhere_and_say_so(tmp
     assert "| `a`¹ | none | - | - | 50.0 % | - | - | 9 | 8 |" in lines
     assert "| `b` | none | - | - | 75.0 % | 25.0 % | - | 9 | 8 |" in lines
     assert "| `as imported` | moved | - | - | - | 87.5 % | - | - | - |" in lines
+    assert tables.measured_on(new).endswith("commit abc, 2026-01-02.\n")
+    assert " Some rows: an old one, 2 cores" in tables.measured_on(new)
     kept.write("reconstruction", new, tmp_path)  # a third place: the first rows still name the first
     third = kept.joined("reconstruction", reconstruction_result("a third", shaken), tmp_path, anywhere=True)
     assert [row["measured"].split(",")[0] for row in third["rows"]] == ["an old one", "a new one", "a third"]
