@@ -134,7 +134,7 @@ def shaken(model: str, content: bytes, samples: list[list[Array]], before: Array
         step = random.choice([-1, 1], sample.shape) * (random.integers(SHAKEN, size=sample.shape) == 0)
         moved.append([np.clip(sample.astype(np.int64) + step, limits.min, limits.max).astype(sample.dtype)])
     same = float((classes(before) == classes(outputs(content, moved))).mean())
-    return Row(model, IMPORTED, f"none, 1 of {SHAKEN} input codes moved by one", len(samples), original=same)
+    return Row(model, IMPORTED, f"1 of {SHAKEN} input codes moved by one", len(samples), original=same)
 
 
 def row(
