@@ -47,6 +47,7 @@ TABLES = {
     "arm": Table("instructions on emulated Arm processors, if named", arm_tables.arm, ("processor",), named=True),
     "micro": Table("instructions on emulated microcontrollers, if named; never kept", None, (), named=True),
 }
+ACCURATE = ("accuracy", "recovery", "reconstruction")  # what compares wherever it was measured
 TIMED = ("speed", "real", "calls", "roofline", "start", "arm")  # of models without samples
 
 
@@ -68,7 +69,7 @@ def _main(options: argparse.Namespace) -> int:
         if result is None:
             continue
         if options.only or options.scheme or options.way or options.processor:
-            result = kept.joined(what, result)
+            result = kept.joined(what, result, anywhere=what in ACCURATE)
         print(json.dumps(result, indent=1) if options.json else layout.text(render(result)), flush=True)
         if options.write:
             _report(f"wrote {kept.write(what, result).relative_to(ROOT)}")

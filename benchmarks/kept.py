@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.environment import Environment
 from benchmarks.models import RESULTS
 
 Result = Mapping[str, Any]
@@ -26,9 +27,12 @@ def write(name: str, result: Result, folder: Path = RESULTS) -> Path:
     return path
 
 
-def joined(name: str, new: Result, folder: Path = RESULTS) -> dict[str, Any]:
+def joined(name: str, new: Result, folder: Path = RESULTS, anywhere: bool = False) -> dict[str, Any]:
     """`new` rows in place of all kept ones of the same model, scheme and option, the other kept ones as they are;
-    those measured on another processor or with other packages are dropped, for they do not compare."""
+    those measured on another processor or with other packages are dropped, for they do not compare.
+
+    With `anywhere` they compare, as accuracy does: they stay, and `measured` says of each row where that was.
+    """
     path = folder / f"{name}.json"
     old: Result = json.loads(path.read_text("utf-8")) if path.exists() else {"environment": {}, "rows": []}
     same = all(old["environment"].get(key) == new["environment"][key] for key in ("processor", "versions"))
@@ -40,8 +44,19 @@ def joined(name: str, new: Result, folder: Path = RESULTS) -> dict[str, Any]:
             found.setdefault(key, []).append(row)
         return found
 
-    groups = by_key(old["rows"] if same else []) | by_key(new["rows"])
+    if anywhere:
+        groups = by_key(_placed(old)) | by_key(_placed(new))
+    else:
+        groups = by_key(old["rows"] if same else []) | by_key(new["rows"])
     return {**new, "rows": [row for group in groups.values() for row in group]}
+
+
+def _placed(result: Result) -> list[Row]:
+    """Rows that say where they were measured."""
+    if not result["rows"]:
+        return []
+    here = Environment(**result["environment"]).sentence()
+    return [{**row, "measured": row.get("measured") or here} for row in result["rows"]]
 
 
 def rows(name: str) -> Sequence[Row]:

@@ -4,7 +4,8 @@ The samples are split in two halves.  A conversion looks at one half (never at i
 then the other way round; so each photo is held out once.  LiteRT's default kernels run the written files.
 
 A model without labels that gives classes itself, such as one of a class for each pixel, is measured by the share of
-equal classes.
+equal classes.  How many classes the original itself changes, when a few codes of its input change by one, is the most
+that can be asked of any conversion.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ SCHEMES = (
     "int8-w4",
     "int8-w4-dw8",
     "mixed-depthwise",
+    "mixed-small",
     "int8-16-levels",
     "int8-w3",
     "int8-w2",
@@ -47,6 +49,7 @@ SCHEMES = (
     "int8-per-tensor",
     "int8",
 )
+IMPORTED, SHAKEN = "as imported", 1000
 # What is measured of each: the value of recover.reconstruct, and whether samples are given.
 WAYS = {
     "none": ("none", True),
@@ -62,9 +65,10 @@ class Row:
     """One model under one scheme and way.
 
     top1: of the model under `BASE` without reconstruction, and of this one; low and high bound the 95 % interval of
-    their difference; None without labels.  agreement: the share of equal answers of the two.  error: the mean squared
-    difference of their outputs, in parts of the outputs' variance; None where outputs are classes.  size: of the
-    .tflite, zipped: deflated.  seconds: of one conversion.  `problem`: why there is none.
+    their difference; None without labels.  agreement: the share of equal answers of the two; None for `IMPORTED`.
+    original: the share of this one's answers that the model as imported gives too; None where it was not measured.
+    error: the mean squared difference of their outputs, in parts of the outputs' variance; None where outputs are
+    classes.  size: of the .tflite, zipped: deflated.  seconds: of one conversion.  `problem`: why there is none.
     """
 
     model: str
@@ -74,7 +78,8 @@ class Row:
     top1: tuple[float, float] | None = None
     low: float = 0.0
     high: float = 0.0
-    agreement: float = 0.0
+    agreement: float | None = None
+    original: float | None = None
     error: float | None = None
     size: int = 0
     zipped: int = 0
@@ -92,7 +97,8 @@ def measure(
         raise SystemExit(f"--way {min(unknown)}: there are {', '.join(WAYS)}")
     for model in models:
         for row in each(model, schemes, limit, tuple(ways) or tuple(WAYS)):
-            report(f"{row.model} {row.scheme} {row.option}: {row.problem or f'{row.agreement:.1%} same answers'}")
+            same = row.original if row.agreement is None else row.agreement
+            report(f"{row.model} {row.scheme} {row.option}: {row.problem or f'{same or 0:.1%} same answers'}")
             rows.append(asdict(row))
     return {"schema_version": 1, "environment": asdict(where), "rows": rows}
 
@@ -107,18 +113,39 @@ def each(model: Sampled, schemes: Sequence[str], limit: int | None, ways: Sequen
         base = writer.write(calibration.convert(graph, scheme.find(BASE)).graph)
     except Unchanged:
         base = model.path.read_bytes()
-    before = outputs(base, samples)
+    before, imported = outputs(base, samples), outputs(model.path.read_bytes(), samples)
+    if not model.labels:
+        yield shaken(model.name, model.path.read_bytes(), samples, imported)
     labels = None if found.labels is None else as_classes(np.array(found.labels), classes(before))
     for name in schemes:
         for way in ways:
             try:
-                yield row(model.name, scheme.find(name), way, graph, samples, labels, before)
+                yield row(model.name, scheme.find(name), way, graph, samples, labels, before, imported)
             except Tflite2qError as error:
                 yield Row(model.name, name, way, problem=str(error))
 
 
+def shaken(model: str, content: bytes, samples: list[list[Array]], before: Array) -> Row:
+    """The model as imported beside itself, one of `SHAKEN` codes of its input being higher or lower by one."""
+    random = np.random.default_rng(0)
+    moved = []
+    for (sample,) in samples:
+        limits = np.iinfo(sample.dtype)
+        step = random.choice([-1, 1], sample.shape) * (random.integers(SHAKEN, size=sample.shape) == 0)
+        moved.append([np.clip(sample.astype(np.int64) + step, limits.min, limits.max).astype(sample.dtype)])
+    same = float((classes(before) == classes(outputs(content, moved))).mean())
+    return Row(model, IMPORTED, f"1 of {SHAKEN} input codes moved by one", len(samples), original=same)
+
+
 def row(
-    model: str, chosen: Scheme, way: str, graph: Any, samples: list[list[Array]], labels: Array | None, before: Array
+    model: str,
+    chosen: Scheme,
+    way: str,
+    graph: Any,
+    samples: list[list[Array]],
+    labels: Array | None,
+    before: Array,
+    imported: Array,
 ) -> Row:
     """One model under one scheme, both halves held out in turn."""
     how, given = WAYS[way]
@@ -140,6 +167,7 @@ def row(
         way,
         len(samples),
         agreement=float((answers[0] == answers[1]).mean()),
+        original=float((classes(imported) == answers[1]).mean()),
         error=None if before.dtype.kind in "iu" else float(((after - before) ** 2).mean() / before.var()),
         size=len(files[0]),
         zipped=len(zlib.compress(files[0], 9)),

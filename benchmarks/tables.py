@@ -104,30 +104,38 @@ def recovery(result: Result) -> str:
 
 def reconstruction(result: Result) -> str:
     """Accuracy of schemes with and without reconstruction, on samples that no conversion saw."""
-    parts = [measured_on(result)]
+    places = measured_at(result)
+    parts = [f"Measured on {places[0]}\n"]
+    if len(places) > 1:
+        others = "; ".join(f"{mark(number)} {place.rstrip('.')}" for number, place in enumerate(places) if number)
+        parts.append(f"Rows with a mark were measured on another machine or commit: {others}.\n")
     for model in dict.fromkeys(row["model"] for row in result["rows"]):
         rows = [row for row in result["rows"] if row["model"] == model and not row["problem"]]
         if not rows:
             continue
         cells = [
             (
-                f"`{row['scheme']}`",
+                f"`{row['scheme']}`{mark(places.index(row.get('measured') or places[0]))}",
                 row["option"],
                 *_answers(row),
-                percent(row["agreement"]),
+                *(MISSING if row.get(key) is None else percent(row[key]) for key in ("agreement", "original")),
                 MISSING if row["error"] is None else f"{row['error']:.4f}",
-                str(row["size"]),
-                str(row["zipped"]),
+                *(str(row[key] or MISSING) for key in ("size", "zipped")),
             )
             for row in rows
         ]
-        top1 = rows[0]["top1"]
-        base = "" if top1 is None else f"; `int8` has {percent(top1[0])}"
+        labelled = [row["top1"] for row in rows if row["top1"] is not None]
+        base = f"; `int8` has {percent(labelled[0][0])}" if labelled else ""
         parts.append(
             f"`{model}`, {rows[0]['samples']} samples, each held out once{base}:\n\n"
             f"{markdown(RECONSTRUCTION_HEAD, cells)}"
         )
     return "\n".join(parts)
+
+
+def mark(number: int) -> str:
+    """A raised number as a mark of a row; none for 0."""
+    return "".join("⁰¹²³⁴⁵⁶⁷⁸⁹"[int(digit)] for digit in str(number)) if number else ""
 
 
 def _answers(row: Row) -> tuple[str, str]:
@@ -216,7 +224,14 @@ def _float_cells(row: Row) -> list[str]:
 
 
 def measured_on(result: Result) -> str:
-    return f"Measured on {Environment(**result['environment']).sentence()}\n"
+    first, *others = measured_at(result)
+    return f"Measured on {first}{' Some rows: ' if others else ''}{'; '.join(others)}\n"
+
+
+def measured_at(result: Result) -> list[str]:
+    """Where the result was measured, then where kept rows were that name another place."""
+    here = Environment(**result["environment"]).sentence()
+    return list(dict.fromkeys([here, *(row.get("measured") or here for row in result["rows"])]))
 
 
 SPEED_HEAD = (
@@ -259,6 +274,7 @@ RECONSTRUCTION_HEAD = (
     "top-1",
     "95 %: points from int8",
     "same answer as int8",
+    "as the original",
     "squared error",
     "bytes",
     "zipped",

@@ -21,8 +21,21 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import accuracy, batches, calls, contenders, kernels, memory, micro, peak, recovery, start, theirs
-from benchmarks.models import Labelled
+from benchmarks import (
+    accuracy,
+    batches,
+    calls,
+    contenders,
+    kernels,
+    memory,
+    micro,
+    peak,
+    reconstruction,
+    recovery,
+    start,
+    theirs,
+)
+from benchmarks.models import Labelled, Sampled
 from tflite2q.lower.target import resolve, tvm_target
 from tflite2q.rewrites import scheme
 
@@ -188,6 +201,19 @@ def test_reconstruction(result: Result) -> None:
     assert 0.5 < row["top1"][1] <= 1
     assert row["low"] <= row["top1"][1] - row["top1"][0] <= row["high"]
     assert row["zipped"] < row["size"]
+    assert 0.5 < row["original"] <= 1
+
+
+def test_reconstruction_without_labels_says_how_steady_the_original_is(
+    digits: Path, digits_data: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Sampled("digits", digits, digits_data[0], None)
+    for moved_one_of, least, most in ((10**9, 1.0, 1.0), (1, 0.5, 1.0)):
+        monkeypatch.setattr(reconstruction, "SHAKEN", moved_one_of)
+        first, second = reconstruction.measure([model], ["int8"], 20, lambda line: None, ["none"])["rows"]
+        assert (first["scheme"], first["agreement"]) == ("as imported", None)
+        assert least <= first["original"] <= most
+        assert second["top1"] is None and second["original"] is not None and second["agreement"] == 1
 
 
 # As much of ai-edge-quantizer as theirs.py calls; it writes what it was given.

@@ -142,3 +142,38 @@ def test_ratios_of_real_models_and_their_mean_by_scheme() -> None:
     assert "| `big` | `float32` | 9.00 | 3.00 | 3.00 |" in text
     assert "| geometric mean of 2 | `float32` |  |  | 2.00 |" in text  # sqrt(3 * 4/3)
     assert "| geometric mean of 1 | `dynamic-range` |  |  | 0.50 |" in text
+
+
+def reconstruction_result(processor: str, *rows: dict[str, object]) -> kept.Result:
+    empty = {
+        "samples": 4,
+        "top1": None,
+        "low": 0.0,
+        "high": 0.0,
+        "error": None,
+        "size": 9,
+        "zipped": 8,
+        "problem": None,
+    }
+    where = {**speed_result()["environment"], "processor": processor}
+    return {"environment": where, "rows": [{"model": "m", **empty, **row} for row in rows]}
+
+
+def test_rows_of_accuracy_stay_when_others_are_measured_elsewhere_and_say_so(tmp_path: Path) -> None:
+    old = {"option": "none", "agreement": 0.5}
+    before = reconstruction_result("an old one", {**old, "scheme": "a"}, {**old, "scheme": "b"})
+    kept.write("reconstruction", before, tmp_path)
+    again = {"scheme": "b", "option": "none", "agreement": 0.75, "original": 0.25}
+    shaken = {"scheme": "as imported", "option": "moved", "agreement": None, "original": 0.875, "size": 0, "zipped": 0}
+    new = kept.joined("reconstruction", reconstruction_result("a new one", again, shaken), tmp_path, anywhere=True)
+    lines = tables.reconstruction(new).splitlines()
+    assert lines[0].startswith("Measured on a new one, ")
+    assert lines[2].startswith("Rows with a mark were measured on another machine or commit: ¹ an old one, ")
+    assert "| `a`¹ | none | - | - | 50.0 % | - | - | 9 | 8 |" in lines
+    assert "| `b` | none | - | - | 75.0 % | 25.0 % | - | 9 | 8 |" in lines
+    assert "| `as imported` | moved | - | - | - | 87.5 % | - | - | - |" in lines
+    assert tables.measured_on(new).endswith("commit abc, 2026-01-02.\n")
+    assert " Some rows: an old one, 2 cores" in tables.measured_on(new)
+    kept.write("reconstruction", new, tmp_path)  # a third place: the first rows still name the first
+    third = kept.joined("reconstruction", reconstruction_result("a third", shaken), tmp_path, anywhere=True)
+    assert [row["measured"].split(",")[0] for row in third["rows"]] == ["an old one", "a new one", "a third"]

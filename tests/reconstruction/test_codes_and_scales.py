@@ -11,7 +11,7 @@ from tflite2q.reconstruction.grid import Grid
 from tflite2q.reconstruction.rounding import Rounded, rounded, with_error
 
 GRIDS = {
-    "int4": Grid(-7, 7),
+    "int4": Grid(-8, 7),
     "int3": Grid(-4, 3),
     "int2": Grid(-2, 1),
     "int8": Grid(-127, 127),

@@ -162,15 +162,18 @@ def test_schemes_with_real_activations(compute: str) -> None:
 
 def test_what_is_written_is_what_litert_runs() -> None:
     models = []
+    lowest = 0
     for graph in (chain(), chain("int8"), everything(3)):
         found = made(graph, "hessian", smooth(graph, 8))
         content = writer.write(found.graph)
         assert reader.read(content) == found.graph
+        lowest = min(lowest, *(int(v.data.min()) for v in found.graph.values if v.type.dtype == "int4"))
         types = [[each[name] for name in each.inputs] for each in (graph, found.graph)]
         models += [(content, transfer(sample, *types)) for sample in smooth(graph, 3, seed=2)]
     for (content, given), answer in zip(models, judge(models), strict=True):
         assert not isinstance(answer, str), answer
         np.testing.assert_array_equal(reference.run(reader.read(content), *given)[0], answer[0])
+    assert lowest == -8  # all sixteen codes
 
 
 def test_what_need_not_be_rounded_stays() -> None:

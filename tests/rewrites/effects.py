@@ -169,6 +169,7 @@ def weights_of(dtype: str, percent: float = 100, highest: int | None = None) -> 
 
     def right(original: Graph, new: Graph) -> None:
         limit = highest or HIGHEST[dtype]
+        lowest = -limit - (dtype == "int4")
         for name in ("first", "logits"):
             after, before = weighted(new, name), weighted(original, name)
             assert new[str(new.producers[name].inputs[1])].type.dtype == dtype
@@ -179,7 +180,8 @@ def weights_of(dtype: str, percent: float = 100, highest: int | None = None) -> 
             np.testing.assert_array_equal(after.rows[fits], before.rows[fits])
             inside = np.abs(before.real) < limit * after.scales[:, None]
             assert (np.abs(after.real - before.real) <= after.scales[:, None])[inside].all()
-            assert np.abs(after.rows).max() == limit
+            assert lowest <= after.rows.min()
+            assert after.rows.max() <= limit <= np.abs(after.rows).max()
 
     return right
 
@@ -200,7 +202,7 @@ def least_squares_weights(original: Graph, new: Graph) -> None:
         for channel, real in enumerate(before.real):
 
             def error(step: float, real: Array = real) -> float:
-                return float(((np.clip(np.rint(real / step), -7, 7) * step - real) ** 2).sum())
+                return float(((np.clip(np.rint(real / step), -8, 7) * step - real) ** 2).sum())
 
             chosen = error(float(after.scales[channel]))
             assert chosen <= 1.05 * min(error(widest[channel] * part) for part in np.linspace(0.4, 1.0, 601))

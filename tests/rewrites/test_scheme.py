@@ -100,6 +100,8 @@ def test_later_rules_win_and_unmatched_ops_keep_the_settings() -> None:
         ("from_output = [2, 4]", ["body/a", "body/b", "head/a"]),
         ("channels = [8, 12]", ["body/a", "head/last"]),
         ("{op = '*conv2d', channels = [8, 12]}", ["body/a"]),
+        ("weights = [24, 64]", ["body/a", "head/a"]),
+        ("{op = 'dense', weights = [100, 200]}", ["head/last"]),
         ("op = '*'", ["body/a", "body/b", "head/a", "flat", "head/last", "scores"]),
     ],
 )

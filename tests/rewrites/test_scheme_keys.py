@@ -158,6 +158,7 @@ MATCHES = {
     "from_input": ("[2, 3]", {"deep", "point"}),
     "from_output": ("[1, 1]", {"logits"}),
     "channels": ("[10, 12]", {"point", "logits"}),
+    "weights": ("[96, 120]", {"point", "logits"}),
 }
 
 Cases = pytest.mark.parametrize("case", ENTRIES, ids=[f"{key}={value}" for key, value in ENTRIES])

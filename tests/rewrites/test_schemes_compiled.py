@@ -53,6 +53,7 @@ COMPILED_ALIKE = {
     "int8-w4-dw8",
     "mixed-depthwise",
     "mixed-first-last",
+    "mixed-small",
     "symmetric-uint8",
 }
 

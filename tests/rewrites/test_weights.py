@@ -280,3 +280,17 @@ def test_blocks_need_weights_in_reach_of_a_scale_of_float16(size: float, block: 
     steps = np.repeat(np.array(q.scale).reshape(6, -1), 64 * 6 // len(q.scale), axis=1)
     largest = np.abs(exact).max()
     assert np.abs(new.data * steps - exact).max() <= 1.001 * largest / 7
+
+
+def test_four_bits_use_all_sixteen_codes() -> None:
+    """A filter whose largest weights are negative gets the code -8, and so smaller steps than with 15 codes."""
+    random = np.random.default_rng(0)
+    codes = (128 - np.abs(random.normal(0, 40, (8, 3, 3, 16)))).clip(0, 255).astype(np.uint8)
+    old = weights(codes, Quantization.per_tensor(0.02, 128))
+    found = {}
+    for levels in (0, 15):
+        settings = Weights("int4", range="least-squares", rounding="nearest", levels=levels)
+        new = convert_weights(old, 0, settings).value
+        found[levels] = ((real(new, 0) - real(old, 0)) ** 2).sum(), int(new.data.min())
+    assert (found[0][1], found[15][1]) == (-8, -7)
+    assert found[0][0] < 0.95 * found[15][0]

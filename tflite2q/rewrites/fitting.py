@@ -30,12 +30,14 @@ def are_whole(units: rounding.Floats) -> bool:
 
 
 def ends(settings: Weights) -> tuple[int, int]:
-    """The lowest and the highest code of weights: so many levels around 0, or all of the dtype; symmetric ones leave
-    out its lowest."""
+    """The lowest and the highest code of weights: so many levels around 0, or all of the dtype.
+
+    Symmetric ones of 8 bits leave out the lowest, as the format demands; of 16 codes that would be a waste.
+    """
     low, high = rounding.code_range(settings.dtype)
     if settings.levels:
         return -(settings.levels // 2), settings.levels - 1 - settings.levels // 2
-    return (-high, high) if settings.symmetric else (low, high)
+    return (-high, high) if settings.symmetric and settings.dtype != "int4" else (low, high)
 
 
 def fit(units: rounding.Floats, base: rounding.Floats, settings: Weights, real: bool, integers: bool) -> Rows:

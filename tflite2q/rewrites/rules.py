@@ -30,7 +30,7 @@ class Match:
     `op` is a pattern for the mnemonic without "q.", `name` an op's name (its first result) as it is or as reports
     shorten it, or a pattern for names.  The others are ranges [first, last]: `index` among the ops, `from_input` and
     `from_output` among the ops with weights, counted from 1 at the nearer end, `channels` the output channels of an op
-    with weights.
+    with weights, `weights` how many it has.
     """
 
     op: str = "*"
@@ -39,6 +39,7 @@ class Match:
     from_input: Range | None = None
     from_output: Range | None = None
     channels: Range | None = None
+    weights: Range | None = None
 
     @property
     def counts(self) -> bool:
@@ -78,31 +79,34 @@ class Match:
                 (self.from_input, place.from_input),
                 (self.from_output, place.from_output),
                 (self.channels, place.channels),
+                (self.weights, place.weights),
             )
         )
 
 
 @dataclass(frozen=True)
 class Place:
-    """The position of an op in its graph; the last three fields only for ops with weights."""
+    """The position of an op in its graph; the last four fields only for ops with weights."""
 
     op: Op
     index: int
     from_input: int | None = None
     from_output: int | None = None
     channels: int | None = None
+    weights: int | None = None
 
 
 def places(graph: Graph) -> list[Place]:
     """The place of each op of the graph."""
-    weighted: dict[str, int] = {}
+    weighted: dict[str, tuple[int, int]] = {}
     for op in graph.ops:
-        for name in op.in_role("weights").values():
-            shape = graph[name].type.shape
-            weighted[op.name] = shape[op.channel_axis] if shape else 1
+        sizes = [graph[name].type for name in op.in_role("weights").values()]
+        if sizes:
+            channels = sizes[-1].shape[op.channel_axis] if sizes[-1].shape else 1
+            weighted[op.name] = channels, sum(kind.size for kind in sizes)
     order = {name: position + 1 for position, name in enumerate(weighted)}
     return [
-        Place(op, index, order[op.name], len(order) + 1 - order[op.name], weighted[op.name])
+        Place(op, index, order[op.name], len(order) + 1 - order[op.name], *weighted[op.name])
         if op.name in order
         else Place(op, index)
         for index, op in enumerate(graph.ops)

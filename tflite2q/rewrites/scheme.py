@@ -51,8 +51,8 @@ class Activations:
 
 @dataclass(frozen=True)
 class Weights:
-    """How weights are represented.  Symmetric ones use [-n, n], n being the dtype's highest code, or as many `levels`:
-    16 are [-8, 7]."""
+    """How weights are represented.  Symmetric int8 ones use [-127, 127], int4 ones [-8, 7], or as many codes as
+    `levels` says."""
 
     dtype: str = _setting("int8", "uint8", "int8", "int4", "float32", help="storage type")
     symmetric: bool = _setting(True, True, False, help="use zero point 0")
