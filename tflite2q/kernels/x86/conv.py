@@ -16,7 +16,8 @@ each pixel reads is computed once for all channels and enters the accumulators' 
 
 With 6 x 4 vectors of 16 the inner loop is 24 multiply instructions to 10 loads, all accumulators in registers: what
 limits it is the multiplier's throughput, then weights that exceed the second-level cache.  Shallow layers (few input
-channels) are limited by the epilogue.
+channels) are limited by the epilogue.  Where weights are many, those of the next block are fetched meanwhile into the
+second-level cache.
 """
 
 from __future__ import annotations
@@ -295,13 +296,13 @@ class _Tile:
         rows = [pixel + p for p in range(s.pixels)]
         self.ends.finish(sums.values(), vectors, s.stored, self.y, rows, s.start(block))
 
-    def _ahead(self, s: Section, weights: Buffer, block: Expr, t: Expr, tiles: int) -> Callable[[Expr], None] | None:
-        """What fetches, at step `k` of tile `t` of a block, a part of the next block's weights; None if that does not
-        pay.
+    def _ahead(self, s: Section, weights: Buffer, block: Expr, t: Expr, count: int) -> Callable[[Expr], None] | None:
+        """What fetches a part of the next block's weights, at step `k` of tile `t` of the `count` of a block; None if
+        that does not pay.
 
         It is called at every step, and fetches once in `UNROLLED` of them.
         """
-        steps, turns = self.program.steps(UNIT), max(tiles // max(self.pieces, 1), 1)
+        steps, turns = self.program.steps(UNIT), max(count // max(self.pieces, 1), 1)
         each = math.ceil(UNROLLED * s.vectors / turns)
         lines = steps * s.vectors * UNIT * s.lanes * self.program.product.bits // 8 // LINE  # of a block
         if s.blocks == 1 or s.blocks * lines * LINE < MANY_WEIGHTS or steps <= ALL_AT_ONCE or each > MOST_FETCHED:

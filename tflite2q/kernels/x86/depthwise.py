@@ -3,7 +3,7 @@
 Four vertically adjacent input rows of one column are interleaved so that each 32-bit lane holds one channel's four
 bytes; one dot product then does four taps of a kernel column.  All columns of a strip of a row are interleaved first,
 each once, into scratch (`tflite2q.kernels.x86.interleaved`); then every output reads those of its taps.  Strips are as
-long as leaves the first-level cache room for what they are made of.
+long as the first-level cache holds, with what they are made of and what they become.
 Two output rows at stride 1 with three-row kernels share them (weights w0 w1 w2 0 and 0 w0 w1 w2).
 
 Nothing copies the image to pad it.  Columns beyond it are vectors of the zero point in the scratch; rows beyond it have
