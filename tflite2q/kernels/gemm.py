@@ -25,6 +25,8 @@ from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, view
 
 FEW_TAPS = 9  # of a dilated kernel, each of which has a text of its own
 CHUNKS = 16  # pieces into which a parallel layer's pixels are cut, at most
+FEWEST = 4  # pieces that threads share evenly enough
+MANY_CHANNELS = 4  # times as many as pixels, so that weights are far more bytes than inputs
 
 
 @dataclass(frozen=True)
@@ -299,12 +301,17 @@ BY_CHANNELS = 0  # of `each_tile`'s pieces: threads share the channels
 
 def pieces(sections: Sequence[Section], spans: Sequence[Sequence[Span]], macs: int) -> int:
     """Into how many pieces `each_tile` cuts the pixels on x86."""
+    tiles, blocks = spans[0][0].tiles, sections[0].blocks
+    pixels = tiles * spans[0][0].pixels
+    weights = macs // pixels
     # Where pixels are few, reading weights takes longer than multiplying them.
-    tiles = spans[0][0].tiles
-    weights = macs // (tiles * spans[0][0].pixels)
     if max(macs, weights * 8) < PARALLEL_MACS:
         return 1
-    return min(CHUNKS, tiles) if tiles >= max(4, min(CHUNKS, sections[0].blocks)) else BY_CHANNELS
+    # Threads that share the pixels read all weights, and those that share the channels all inputs.
+    channels = sum(s.blocks * s.block for s in sections)
+    if blocks >= FEWEST and channels > MANY_CHANNELS * pixels:
+        return BY_CHANNELS
+    return min(CHUNKS, tiles) if tiles >= max(FEWEST, min(CHUNKS, blocks)) else BY_CHANNELS
 
 
 def each_tile(
