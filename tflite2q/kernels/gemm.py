@@ -314,6 +314,11 @@ def pieces(sections: Sequence[Section], spans: Sequence[Sequence[Span]], macs: i
     return min(CHUNKS, tiles) if tiles >= max(FEWEST, min(CHUNKS, blocks)) else BY_CHANNELS
 
 
+def turns(tiles: int, count: int) -> int:
+    """How often at least a thread of `each_tile` uses a block's weights before the next block's."""
+    return tiles if count == BY_CHANNELS else tiles // count
+
+
 def each_tile(
     sections: Sequence[Section], spans: Sequence[Sequence[Span]], count: int,
     scope: Callable[[], AbstractContextManager[Emit]],

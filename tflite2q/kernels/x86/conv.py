@@ -276,9 +276,7 @@ class _Tile:
         sums = Accumulators.by_pixel(s.pixels, s.vectors, lanes)
         sums.start(lambda p, v: self.ends.start(vectors[v], pixel + p))
         weights = constants[f"weights {number}"]
-
         fenced = self.program.level.avx512 and s.vectors < epilogue.PACKED
-
         ahead = self._ahead(s, weights, block, t, span.tiles)
 
         def step(offset: Expr, k: Expr) -> None:
@@ -302,7 +300,7 @@ class _Tile:
 
         It is called at every step, and fetches once in `UNROLLED` of them.
         """
-        steps, turns = self.program.steps(UNIT), max(count // max(self.pieces, 1), 1)
+        steps, turns = self.program.steps(UNIT), gemm.turns(count, self.pieces)
         each = math.ceil(UNROLLED * s.vectors / turns)
         lines = steps * s.vectors * UNIT * s.lanes * self.program.product.bits // 8 // LINE  # of a block
         if s.blocks == 1 or s.blocks * lines * LINE < MANY_WEIGHTS or steps <= ALL_AT_ONCE or each > MOST_FETCHED:

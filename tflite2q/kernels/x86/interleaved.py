@@ -19,6 +19,8 @@ from typing import Any
 from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, load, shuffle, store, vector
 from tflite2q.kernels.x86.isa import Level
 
+# int32 in 4 KiB.  A load waits for an earlier store at the same place of another page, so streams begin at other ones.
+PAGE = 1024
 BEGINNING = 1.5  # tiles that take as long as the beginning of a strip
 
 
@@ -101,9 +103,9 @@ class InterleavedRows:
 
     @property
     def _stream(self) -> int:
-        """Elements of one stream, with room for a vector that hangs over."""
+        """Elements of one stream, with room for a vector that hangs over; a page's quarter beyond whole pages."""
         length = -(-(self.columns.positions + 2 * self.pixels) * self.channels // 4)
-        return -(-(length - 256) // 1024) * 1024 + 256
+        return -(-(length - PAGE // 4) // PAGE) * PAGE + PAGE // 4
 
     @property
     def pixel_size(self) -> int:

@@ -26,7 +26,7 @@ import numpy as np
 from tflite2q.kernels import layout
 from tflite2q.kernels.contracts import Conv2DContract, DenseContract
 from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
-from tflite2q.kernels.gemm import BY_CHANNELS, Section, Span, each_tile, pieces, refusal
+from tflite2q.kernels.gemm import Section, Span, each_tile, pieces, refusal, turns
 from tflite2q.kernels.refusals import Because, Refusal
 from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, load
 from tflite2q.kernels.x86 import amx
@@ -75,8 +75,8 @@ class Program(TilingProgram):
         @contextmanager
         def scope() -> Iterator[Any]:
             amx.configure(constants["configuration"])
-            turns = groups if count == BY_CHANNELS else groups // count
-            products = Products.of(tiling, image, [(dtype, constants["start"])] * self.together, turns)
+            start = constants["start"]
+            products = Products.of(tiling, image, [(dtype, start)] * self.together, turns(groups, count))
             yield _Tile(self, products, constants, y).emit
             amx.release()
 
