@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from plans import assembly, built, refusal
 
+from tflite2q.kernels import gemm, loops
 from tflite2q.kernels.contracts import Conv2DContract, DenseContract, DepthwiseConv2DContract
 from tflite2q.kernels.generic.conv import GenericConv, GenericDepthwise
+from tflite2q.kernels.x86 import depthwise as x86_depthwise
 from tflite2q.kernels.x86.conv import X86Conv
 from tflite2q.kernels.x86.depthwise import X86Depthwise
 from tflite2q.kernels.x86.isa import AVX2, AVX512VNNI, AVXVNNI, Level
@@ -108,6 +110,29 @@ def test_convolution(level: Any, case: str) -> None:
 @pytest.mark.isa
 @pytest.mark.parametrize("case", DEPTHWISE)
 def test_depthwise(level: Any, case: str) -> None:
+    facts = DEPTHWISE[case]
+    check(level[2], made.conv(len(case), out_c=facts["size"][2], depthwise=True, **facts), level[0])
+
+
+@pytest.fixture
+def parallel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads share every layer, however small."""
+    for module in (loops, gemm, x86_depthwise):
+        monkeypatch.setattr(module, "PARALLEL_MACS", 1)
+
+
+@pytest.mark.isa
+@pytest.mark.usefixtures("parallel")
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_convolution_that_threads_share(level: Any, case: str) -> None:
+    """Pieces of the pixels may be more than the tiles of the blocks left over, whose tiles are taller."""
+    check(level[1], made.conv(len(case), **CONVOLUTIONS[case]), level[0])
+
+
+@pytest.mark.isa
+@pytest.mark.usefixtures("parallel")
+@pytest.mark.parametrize("case", DEPTHWISE)
+def test_depthwise_that_threads_share(level: Any, case: str) -> None:
     facts = DEPTHWISE[case]
     check(level[2], made.conv(len(case), out_c=facts["size"][2], depthwise=True, **facts), level[0])
 

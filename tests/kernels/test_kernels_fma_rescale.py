@@ -28,7 +28,7 @@ def fma_codes(rescale: Rescale, made: fma_rescale.FmaRescale, v: np.ndarray) -> 
 
 
 @pytest.mark.parametrize("zero_point", [-128, 0, 3, 127])
-@pytest.mark.parametrize("largest", [0.4, 0.01, 0.001])
+@pytest.mark.parametrize("largest", [80.0, 6.9, 0.9, 0.4, 0.01, 0.001])
 def test_equal_for_every_accumulator(zero_point: int, largest: float) -> None:
     """All accumulators between the saturated ends, not only the steps that the proof looks at."""
     rng = np.random.default_rng(zero_point + 200)
@@ -52,7 +52,7 @@ def test_channels_that_reach_few_steps_or_none(low: int) -> None:
     rng = np.random.default_rng(low + 128)
     proven = 0
     for _ in range(200):
-        real = rng.uniform(0.2, 1.0, 6) * 10.0 ** rng.uniform(-4, -0.5, 6)
+        real = rng.uniform(0.2, 1.0, 6) * 10.0 ** rng.uniform(-4, 1.0, 6)
         zero_point = int(rng.integers(-128, 128)) if low < 20 else int(rng.integers(-128, 20))
         rescale = Rescale(tuple(map(float, real)), zero_point, low, int(rng.integers(max(low, 21), 128)), "int8")
         bound = np.floor(rng.uniform(0, 2.5, 6) / real)
@@ -79,7 +79,7 @@ def test_floats_from_the_start_are_equal_for_every_accumulator(dtype: str) -> No
     rng = np.random.default_rng(4)
     proven = folded = 0
     for _ in range(40):
-        real = float(rng.uniform(0.2, 1.0) * 10.0 ** rng.uniform(-3.3, -0.4))
+        real = float(rng.uniform(0.2, 1.0) * 10.0 ** rng.uniform(-3.3, 1.0))
         low, high = code_range(dtype)
         zero_point = int(rng.integers(low, low + 20))
         rescale = Rescale((real,), zero_point, zero_point, high, dtype)
@@ -118,24 +118,34 @@ def test_channels_are_proven_together_or_not_at_all() -> None:
 def test_first_accumulators_by_exact_search() -> None:
     """The closed form of where steps lie, against the function itself just before and at the step."""
     rng = np.random.default_rng(2)
-    m, shift = rounding.quantize_multiplier(rng.uniform(1e-4, 0.49, 50))
+    m, shift = rounding.quantize_multiplier(np.concatenate([rng.uniform(1e-4, 0.49, 50), rng.uniform(0.5, 40, 50)]))
     levels = np.arange(-140, 300)
-    first = fma_rescale._first_accumulators(m, -shift, levels)
+    first = fma_rescale._first_accumulators(m, shift, levels)
     m, shift = m[:, None], shift[:, None]
     assert (fixed_array(first, m, shift) >= levels).all()
     assert (fixed_array(first - 1, m, shift) < levels).all()
 
 
-def test_evaluate_rounds_once() -> None:
+@pytest.mark.parametrize("largest", [300.0, 0.5, 1e-7])
+def test_evaluate_rounds_once(largest: float) -> None:
     """The emulated fused multiply-add against exact fractions."""
     rng = np.random.default_rng(3)
     v = rng.integers(-(2**20), 2**20, 300)
-    slope = rng.uniform(1e-5, 0.5, 1).astype(np.float32)
+    slope = (largest * rng.uniform(0.1, 1, 1)).astype(np.float32)
     offset = rng.uniform(-128, 0.6, 1).astype(np.float32)
     ours = fma_rescale.evaluate(v[None], slope, offset, signed=False)[0]
     for x, y in zip(v, ours, strict=True):
         exact = Fraction(int(x)) * Fraction(float(slope[0])) + Fraction(float(offset[0]))
         assert y == np.rint(nearest_float32(exact))
+
+
+def test_a_sum_that_float64_cannot_hold_rounds_once() -> None:
+    """2**24 + 1 and 2**24 + 3 lie halfway between two float32 numbers: what float64 drops decides."""
+    x, one = np.array([2.0**24 + 1, 2.0**24 + 1, 2.0**24 + 3, 2.0**24 + 3]), np.ones(4, np.float32)
+    little = np.array([2.0**-40, -(2.0**-40)] * 2, np.float32)
+    exact = [nearest_float32(Fraction(int(v)) + Fraction(float(o))) for v, o in zip(x, little, strict=True)]
+    np.testing.assert_array_equal(fma_rescale._fused(x, one, little), exact)
+    assert (exact[0], exact[1]) == (2.0**24 + 2, 2.0**24)
 
 
 def nearest_float32(exact: Fraction) -> np.float32:
@@ -146,8 +156,10 @@ def nearest_float32(exact: Fraction) -> np.float32:
 
 def test_refuses_what_it_cannot_prove() -> None:
     bound = np.array([1e6])
-    assert fma_rescale.prove(Rescale((0.7,), 0, -128, 127, "int8"), bound) is None  # no right shift
+    # A left shift by 3 drops the top bits of such accumulators, as the reference's does.
+    assert fma_rescale.prove(Rescale((4.5,), 0, -128, 127, "int8"), np.array([2.0**28])) is None
     assert fma_rescale.prove(Rescale((0.01,), 0, -128, 127, "int8", "float32"), bound) is None
     assert fma_rescale.prove(Rescale((0.01,), 0, -32768, 32767, "int16"), bound) is None
+    assert fma_rescale.prove(Rescale((2.0**80,), 0, -128, 127, "int8"), np.array([0.0])) is None
     # Steps every 2**22 accumulators: beyond what float32 counts exactly.
     assert fma_rescale.prove(Rescale((2.0**-23,), 0, -128, 127, "int8"), np.array([2.0**31])) is None

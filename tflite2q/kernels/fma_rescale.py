@@ -58,15 +58,15 @@ class FmaRescale:
 def prove(rescale: Rescale, bound: Array) -> FmaRescale | None:
     """A line equal to `rescale` for accumulators up to `bound` (one per channel) in magnitude, or None."""
     m, shift = (np.broadcast_to(a, bound.shape) for a in rescale.fixed_point())
-    if rescale.arithmetic != "fixed" or (shift > -1).any() or (shift < -24).any() or (m == 0).any():
+    if rescale.arithmetic != "fixed" or (shift < -24).any() or (shift > 30).any() or (m == 0).any():
         return None
     low, high = rescale.low - rescale.zero_point, rescale.high - rescale.zero_point
-    if high - low > 255:
+    if high - low > 255 or (np.ldexp(bound, np.maximum(shift, 0)) >= 2.0**31).any():
         return None
     signed = low < 0
     middle = 0 if signed else (low + high + 1) // 2
     levels = np.arange(low + 1, high + 1)
-    steps = _Steps(levels - middle, _first_accumulators(m, -shift, levels), bound, signed)
+    steps = _Steps(levels - middle, _first_accumulators(m, shift, levels), bound, signed)
     real = np.ldexp(m.astype(np.float64), shift - 31)
     best = steps.fit(real.astype(np.float32))
     for ulps in (1, -1, 2, -2, 3, -3):
@@ -90,7 +90,7 @@ def floating(line: FmaRescale, rescale: Rescale, bound: Array) -> FmaRescale | N
         return None
     m, shift = (np.broadcast_to(a, bound.shape) for a in rescale.fixed_point())
     levels = np.arange(rescale.low - rescale.zero_point + 1, rescale.high - rescale.zero_point + 1)
-    first = _first_accumulators(m, -shift, levels)
+    first = _first_accumulators(m, shift, levels)
     for middle in (-rescale.zero_point, line.middle):
         steps = _Steps(levels - middle, first, bound, False)
         found = steps.floating(line.slope, line.offset.astype(np.float64) + (line.middle - middle))
@@ -99,15 +99,16 @@ def floating(line: FmaRescale, rescale: Rescale, bound: Array) -> FmaRescale | N
     return None
 
 
-def _first_accumulators(m: Array, n: Array, levels: Array) -> Array:
-    """[channels, levels]: the smallest v whose rescaled value reaches the level (eq. 8 with right shift n >= 1).
+def _first_accumulators(m: Array, shift: Array, levels: Array) -> Array:
+    """[channels, levels]: the smallest v whose rescaled value reaches the level (eq. 8).
 
-    The second rounding, (H + half - (H < 0)) >> n, reaches k from H = k * 2**n - half on, one later for k <= 0; the
-    first, (v * m + 2**30) >> 31, reaches H from v = ceil((H * 2**31 - 2**30) / m) on.
+    With n = -shift >= 1, the second rounding, (H + half - (H < 0)) >> n, reaches k from H = k * 2**n - half on, one
+    later for k <= 0; without a right shift H is k.  The first, (v * M + 2**30) >> 31 where M is m shifted left,
+    reaches H from v = ceil((H * 2**31 - 2**30) / M) on.
     """
-    m, n, k = m[:, None], n[:, None], levels[None, :]
-    high = (k << n) - (np.int64(1) << (n - 1)) + (k <= 0)
-    return np.asarray(-((-((high << 31) - (1 << 30))) // m))
+    left, n, k = np.maximum(shift, 0)[:, None], np.maximum(-shift, 0)[:, None], levels[None, :]
+    high = np.where(n > 0, (k << n) - (np.int64(1) << np.maximum(n - 1, 0)) + (k <= 0), k)
+    return np.asarray(-((-((high << 31) - (1 << 30))) // (m[:, None] << left)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,24 +217,30 @@ class _Steps:
 
 
 def evaluate(v: Array, slope: Array, offset: Array, signed: bool) -> Array:
-    """The line at integers v [channels, n], exactly as the fused instruction computes it.
-
-    float64 holds the product of two float32 numbers exactly, and here the sum too: it is below 2**9 and a multiple of
-    the slope's last bit, which is at least 2**-48.  So the one rounding is the last one, to float32.
-    """
+    """The line at integers v [channels, n], exactly as the fused instruction computes it."""
     x = v.astype(np.float32)
     moved = np.broadcast_to(offset[:, None], x.shape)
-    moved = np.copysign(moved, x) if signed else moved
-    total = x.astype(np.float64) * slope.astype(np.float64)[:, None] + moved
-    return np.asarray(np.rint(total.astype(np.float32)))
+    return np.rint(_fused(x, slope[:, None], np.copysign(moved, x) if signed else moved))
 
 
 def evaluate_floating(v: Array, slope: Array, offset: Array, move: Array) -> Array:
-    """The line at integers v [channels, n] whose accumulators are floats, exactly as the fused instruction computes it.
-
-    The product of two float32 numbers has 48 bits, and the offset ends no lower than it and is about as large: float64
-    holds their sum exactly.
-    """
+    """The line at integers v [channels, n] whose accumulators are floats, exactly as the fused instruction computes
+    it."""
     x = v.astype(np.float64) + (_ONE_AND_A_HALF + move[:, None])
-    total = x * slope.astype(np.float64)[:, None] + offset.astype(np.float64)[:, None]
-    return np.asarray(np.rint(total.astype(np.float32)))
+    return np.rint(_fused(x, slope[:, None], offset[:, None]))
+
+
+def _fused(x: Array, slope: Array, offset: Array) -> Array:
+    """x * slope + offset of float32 numbers, rounded once.
+
+    float64 holds the product exactly.  A sum that it cannot hold is rounded to odd, so that rounding it once more, to
+    float32, does what rounding the exact sum does (Boldo and Melquiond, 2008); its error is Knuth's two-sum.
+    """
+    product, addend = x.astype(np.float64) * slope.astype(np.float64), offset.astype(np.float64)
+    total = np.asarray(product + addend)
+    part = total - product
+    error = (product - (total - part)) + (addend - part)
+    inexact = (error != 0) & (total.view(np.int64) & 1 == 0)
+    if inexact.any():
+        total[inexact] = np.nextafter(total[inexact], np.copysign(np.inf, error[inexact]))
+    return total.astype(np.float32)

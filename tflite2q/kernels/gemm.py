@@ -315,8 +315,9 @@ def pieces(sections: Sequence[Section], spans: Sequence[Sequence[Span]], macs: i
 
 
 def turns(tiles: int, count: int) -> int:
-    """How often at least a thread of `each_tile` uses a block's weights before the next block's."""
-    return tiles if count == BY_CHANNELS else tiles // count
+    """How often at least a thread of `each_tile` that has any of the `tiles` uses a block's weights before the next
+    block's."""
+    return tiles if count == BY_CHANNELS else max(tiles // count, 1)
 
 
 def each_tile(

@@ -150,7 +150,7 @@ class _Tile:
         weights, extra = self.constants[f"weights {number}"], None
         if tiling.extras[number]:
             extra = tuple(self.constants[f"extra{name} {number}"] for name in ("", " offsets", " starts"))
-        turn = T.Bind(t % max(self.products.turns, 1))
+        turn = T.Bind(t % self.products.turns)
         self.products.block(s, weights, block, at, addresses, extra, turn)
         for p, pixel in enumerate(pixels):
             self._finish(s, p, pixel, block, at)
