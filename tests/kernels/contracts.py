@@ -149,7 +149,7 @@ def convolutions_of_16_bits() -> Named:
     for name, (size, out_c, facts) in SHAPES.items():
         yield name, conv(name, size, out_c, **{**facts, **wide})
     for name, kind in KINDS_OF_16_BITS.items():
-        yield f"pointwise, {name}", conv(name, (3, 5, 20), 36, **{**wide, **kind})
+        yield f"pointwise, {name}", conv(name, (3, 5, 40), 36, **{**wide, **kind})
     for name, depth in (("32 bits next to the limit", 516), ("beyond 32 bits", 1600)):
         full = conv(name, (1, 3, depth), 16, bias="none", **wide)
         yield name, replace(full, weights=np.full(full.weights.shape, 127, np.int8))

@@ -29,7 +29,7 @@ from tflite2q.kernels.x86.matrix16 import X86Matrix16
 # (target, convolution kernel, depthwise kernel; None where it is that of another level)
 LEVELS = {
     "generic": (made.NATIVE, GenericConv(), GenericDepthwise()),
-    "amx": ("x86-64-amx", X86Matrix16(), None),
+    "amx": ("x86-64-amx", X86Matrix16(slow_too=True), None),
     "avx512vnni": ("x86-64-vnni", X86Conv16(AVX512VNNI), X86Depthwise16(AVX512VNNI)),
     "avxvnni": ("x86-64-avxvnni", X86Conv16(AVXVNNI), X86Depthwise16(AVXVNNI)),
     "avx2": ("x86-64-v3", X86Conv16(AVX2), X86Depthwise16(AVX2)),
@@ -260,7 +260,7 @@ def test_8_bit_kernels_leave_16_bits_alone() -> None:
                 assert "16" in who or "int16" in why or "needs" in why or "the target" in why or "only Linux" in why, (
                     why
                 )
-    for kernel in (X86Conv16(AVX2), X86Matrix16()):
+    for kernel in (X86Conv16(AVX2), X86Matrix16(slow_too=True)):
         assert refusal(kernel, made.conv(1, (9, 9, 32), 32), made.target("x86-64-amx")) == "int8 to int8"
 
 

@@ -9,10 +9,14 @@ is cut into halves, v = high * 2**16 + low with low signed, whose products with 
 because a floor of a floor is one floor.  Two multiplications of 16-bit numbers, which every vector unit has, take the
 place of 64-bit ones.
 
-Bias and rounding need no instruction either.  With B * m + 2**(n - 1) = lift * 2**n + start * m + rest, 0 <= rest < m,
-accumulators start at `start`, `rest` is the d above, and the result is raised by `lift` codes: 0, unless a channel's
-bias alone exceeds 32 bits, as those of channels with nearly no weights do.  Multipliers above a half (n < 16) are
-halved until they are not, and the weights, which have 16 bits to grow in, doubled as often.
+Accumulators start at the bias B, and d is 2**(n - 1).  Where n >= 17 that is a whole multiple of 2**16, so that the
+upper half of low * m, low unsigned, is all that is needed of it (`SplitRescale.even`).  A bias beyond 32 bits, as
+channels with nearly no weights have, is taken apart:
+
+    B * m + 2**(n - 1)  =  lift * 2**n + start * m + rest,  0 <= rest < m:
+
+accumulators start at `start`, `rest` is the d above, and the result is raised by `lift` codes.  Multipliers above a
+half (n < 16) are halved until they are not, and the weights, which have 16 bits to grow in, doubled as often.
 """
 
 from __future__ import annotations
@@ -29,12 +33,15 @@ from tflite2q.kernels.tir import Buffers, Expr, T, broadcast, load
 
 LIMIT = 2**31 - 2**15  # what v must stay below in magnitude, so that rounding it to its upper half cannot overflow
 _FARTHEST_LIFT = 2**30
+_LEAST, _MOST = 17, 31  # n of channels whose rounding is half a unit: 2**(n - 1) and low * m sum into 32 bits
 
 
 @dataclass(frozen=True, eq=False)
 class SplitRescale:
     """Constants of the rescale, one entry per channel (int64): weights times 2**`double` are summed onto `start`, then
-    ((high * m + ((low * m + rest) >> 16)) >> shift) + lift is the code before the clamp."""
+    ((high * m + ((low * m + rest) >> 16)) >> shift) + lift is the code before the clamp.
+
+    `even`: each `rest` is half a unit of the last shift: 2**(shift + 15), and `shift` is at least 1."""
 
     double: Array
     start: Array
@@ -42,6 +49,7 @@ class SplitRescale:
     rest: Array
     shift: Array
     lift: Array
+    even: bool
 
 
 def prove(rescale: Rescale, sums: Array, largest: Array, bias: Array) -> SplitRescale | None:
@@ -53,6 +61,7 @@ def prove(rescale: Rescale, sums: Array, largest: Array, bias: Array) -> SplitRe
     if rescale.arithmetic != "fixed16":
         return None
     m, n = (np.broadcast_to(a, bias.shape) for a in rescale.fixed16())
+    n = np.where(m > 0, n, _LEAST)
     double = np.maximum(16 - n, 0)
     grown = np.abs(bias) * 2.0**double
     if (double > 15).any() or (largest * 2.0**double > 2**15 - 1).any() or (grown >= MOST).any():
@@ -64,26 +73,31 @@ def prove(rescale: Rescale, sums: Array, largest: Array, bias: Array) -> SplitRe
     left = total - (lift << n)
     start = np.where(m > 0, left // np.maximum(m, 1), 0)
     rest = np.where(m > 0, left - start * m, 0)
+    half = np.int64(1) << (n - 1)
+    even = bool(((n >= _LEAST) & (n <= _MOST) & (grown + sums < LIMIT)).all())
+    if even:
+        start, rest, lift = bias << double, half, np.zeros_like(lift)
     reach = sums + np.abs(start)
     if (reach >= LIMIT).any() or ((lift != 0) & (np.ldexp(reach * m, -n) > _FARTHEST_LIFT / 2)).any():
         return None
     lift = lift + rescale.zero_point
     if (np.abs(lift) > _FARTHEST_LIFT).any():  # the result may outgrow 32 bits and wrap
         return None
-    return SplitRescale(double, start, m, rest, n - 16, lift)
+    return SplitRescale(double, start, m, rest, n - 16, lift, even)
 
 
 @dataclass(frozen=True)
 class SplitEpilogue:
-    """What the portable text of the rescale in 32 bits depends on."""
+    """What the portable text of the rescale in 32 bits depends on; `even` is what kernels may do otherwise."""
 
     low: int
     high: int
     lifted: bool
+    even: bool
 
     @staticmethod
     def of(rescale: Rescale, split: SplitRescale) -> SplitEpilogue:
-        return SplitEpilogue(rescale.low, rescale.high, bool(split.lift.any()))
+        return SplitEpilogue(rescale.low, rescale.high, bool(split.lift.any()), split.even)
 
     @property
     def constants(self) -> Mapping[str, str]:

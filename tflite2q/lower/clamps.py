@@ -3,8 +3,8 @@
     before: y = conv2d(x); z = maximum(y, c)
     after:  y = conv2d(x) clamped at c; z = y
 
-Every kernel of 8-bit codes clamps what it stores anyway, and those of float32 products can.  A clamp of codes whose
-operand others read too, or whose maker has no kernel, becomes a look-up; one of real numbers stays.
+Kernels of codes clamp what they store anyway, and those of float32 products can.  A clamp of 8-bit codes whose operand
+others read too, or whose maker has no kernel, becomes a look-up; one of wider numbers stays.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tflite2q.dialect.types import TensorType
 from tflite2q.kernels.contracts import Contract, CopyContract, LookupContract, Tensor
 
 EIGHT_BITS = ("int8", "uint8")
+CODES = (*EIGHT_BITS, "int16")
 REAL = "float32"
 
 Bounds = tuple[float, float]
@@ -50,7 +51,7 @@ def merged(graph: Graph, found: Mapping[int, Contract]) -> dict[int, Contract]:
 
 def _clamp(kind: TensorType, bounds: Bounds, done: bool) -> Contract | None:
     """What is left of a clamp of a value of type `kind`, which may be `done` already; None: all of it."""
-    if kind.dtype == REAL:
+    if kind.dtype not in EIGHT_BITS:
         return CopyContract(Tensor(kind.shape, kind.dtype)) if done else None
     codes = np.arange(kind.range[0], kind.range[1] + 1).astype(kind.dtype)
     return LookupContract(kind.shape, kind.dtype, codes if done else codes.clip(*bounds))
@@ -68,7 +69,7 @@ def _bounds(graph: Graph, op: Op) -> Bounds | None:
     if x.type.dtype == REAL:
         limit = float(bound.data.reshape(-1)[0])
         low, high = -math.inf, math.inf
-    elif x.type.dtype in EIGHT_BITS:
+    elif x.type.dtype in CODES:
         limit = int(bound.data.reshape(-1)[0])
         low, high = code_range(x.type.dtype)
     else:

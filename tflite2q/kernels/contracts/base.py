@@ -65,6 +65,6 @@ class Contract:
         raise NotImplementedError
 
     def clamped(self, low: float, high: float) -> Contract | None:
-        """The same with its 8-bit codes, or its real numbers, clamped to [low, high] as well; None where kernels would
+        """The same with its codes, or its real numbers, clamped to [low, high] as well; None where kernels would
         not clamp."""
         return None

@@ -168,14 +168,18 @@ class EltwiseContract(Contract):
         )  # fmt: skip
 
     def clamped(self, low: float, high: float) -> EltwiseContract | None:
-        if self.result.dtype not in ("int8", "uint8"):
+        if self.result.dtype not in ("int8", "uint8", "int16"):
             return None
-        meaning = self.meaning
+        meaning, total = self.meaning, self.fixed_sum
+        if total is not None:
+            total = replace(total, low=int(max(total.low, low)), high=int(min(total.high, high)))
+            if total.low > total.high:
+                return None
 
         def both(core: Any, *data: Any) -> Any:
             return core.clip(meaning(core, *data), low, high)
 
-        return replace(self, key=(self.key, low, high), meaning=both)
+        return replace(self, key=(self.key, low, high), meaning=both, fixed_sum=total)
 
 
 @dataclass(frozen=True, eq=False)

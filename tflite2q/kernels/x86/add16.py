@@ -103,7 +103,7 @@ class X86Add16:
         if unfit:
             return Refusal(Because.NUMBERS, unfit)
         halved = (total.terms[0] == HALF, total.terms[1] == HALF)
-        ending = SplitEpilogue16(SplitEpilogue(total.low, total.high, False), self.level, True)
+        ending = SplitEpilogue16(SplitEpilogue(total.low, total.high, lifted=False, even=False), self.level, True)
         rescales = [term for term, half in zip(total.terms, halved, strict=True) if not half] + [total.result]
         packed = {"rescales": np.concatenate([_constants(*each) for each in rescales])}
         program = Program(contract.inputs, total.subtract, halved, ending)

@@ -6,6 +6,8 @@ lane and add both products to the lane's accumulator.
 split   the rescale of `tflite2q.kernels.split_rescale`.  The upper and the lower half of an accumulator are 16-bit
         numbers that already lie in its lane, so the same instruction multiplies them, by (m, 0) and (0, m): five
         instructions for 16 outputs with VNNI, where a 64-bit fixed point takes eight.
+even    where the rounding is half a unit, the upper half of the lower product is one instruction, vpmulhuw: four.
+halved  where codes are not negative besides, packing rounds them: three, and a half for vpavgw.
 plain   the portable text, in 64 bits where sums need them.
 
 A saturating pack makes one vector of the codes of two, and does most of the clamping.  It interleaves 128-bit lanes;
@@ -64,8 +66,11 @@ class Epilogue16:
 
     @staticmethod
     def of(sums: Sums, level: Level) -> Epilogue16:
-        kind = Epilogue16 if sums.split is None else SplitEpilogue16
-        return kind(sums.epilogue, level, sums.proven)
+        epilogue, kind = sums.epilogue, Epilogue16
+        if isinstance(epilogue, SplitEpilogue):
+            unsigned = epilogue.low == 0 and not epilogue.lifted
+            kind = SplitEpilogue16 if not epilogue.even else HalvedEpilogue16 if unsigned else EvenEpilogue16
+        return kind(epilogue, level, sums.proven)
 
     def add(self, accumulator: Expr, pairs: Expr, weights: Expr) -> Expr:
         """accumulator + two products per lane."""
@@ -135,12 +140,67 @@ class SplitEpilogue16(Epilogue16):
 
     def rounded(self, v: Expr, constants: Buffers, index: Expr) -> Expr:
         level, lanes = self.level, self.level.lanes
-        loads = {name: load(constants[name], index, 0, lanes=lanes) for name in self.constants(0)}
+        loads = self._loads(constants, index)
         v = T.Bind(v)
         m_low, m_high = level.as_pairs(loads["multiplier"]), level.as_pairs(loads["raised multiplier"])
         low = T.Bind(level.pairs.add(loads["rest"], level.as_pairs(v), m_low, proven=True))
         raised = T.Bind(v + broadcast(T.int32(1 << 15), lanes))
         carry = T.shift_right(low, broadcast(T.int32(16), lanes))
         high = level.pairs.add(carry, level.as_pairs(raised), m_high, proven=True)
-        scaled = T.shift_right(high, loads["right"])
+        return self._lifted(T.shift_right(high, loads["right"]), loads)
+
+    def _loads(self, constants: Buffers, index: Expr) -> dict[str, Expr]:
+        return {name: load(constants[name], index, 0, lanes=self.level.lanes) for name in self.constants(0)}
+
+    def _lifted(self, scaled: Expr, loads: dict[str, Expr]) -> Expr:
         return T.Bind(scaled + loads["lift"] if "lift" in loads else scaled)
+
+    def _product(self, v: Expr, loads: dict[str, Expr]) -> Expr:
+        """(v * m) >> 16, where m is what `rest` is a whole multiple of 2**16 for."""
+        level = self.level
+        pairs = level.as_pairs(T.Bind(v))
+        carry = level.high_products(pairs, level.as_pairs(loads["multiplier"]))
+        carry = T.reinterpret(vector("int32", level.lanes), carry)
+        return level.pairs.add(carry, pairs, level.as_pairs(loads["raised multiplier"]), proven=True)
+
+
+@dataclass(frozen=True)
+class EvenEpilogue16(SplitEpilogue16):
+    """The same where the rounding is half a unit of the last shift (`tflite2q.kernels.split_rescale`): the upper half
+    of the lower product needs no rounding of its own."""
+
+    def pack(self, sums: Sums, channels: Array) -> dict[str, Array]:
+        packed = super().pack(sums, channels)
+        return {**packed, "rest": packed["rest"] >> 16}
+
+    def rounded(self, v: Expr, constants: Buffers, index: Expr) -> Expr:
+        loads = self._loads(constants, index)
+        return self._lifted(T.shift_right(self._product(v, loads) + loads["rest"], loads["right"]), loads)
+
+
+@dataclass(frozen=True)
+class HalvedEpilogue16(SplitEpilogue16):
+    """The same where codes are not negative: the last bit is taken off, and rounded, when they are packed."""
+
+    def constants(self, vectors: int) -> Tensors:
+        return {name: tensor for name, tensor in super().constants(vectors).items() if name != "rest"}
+
+    def pack(self, sums: Sums, channels: Array) -> dict[str, Array]:
+        packed = super().pack(sums, channels)
+        return {**{name: packed[name] for name in self.constants(0)}, "right": packed["right"] - 1}
+
+    def rounded(self, v: Expr, constants: Buffers, index: Expr) -> Expr:
+        """Twice the codes, before rounding and clamp."""
+        loads = self._loads(constants, index)
+        return T.Bind(T.shift_right(self._product(v, loads), loads["right"]))
+
+    def codes(self, rounded: list[Expr], whole: bool) -> Expr:
+        level, one = self.level, broadcast(T.int32(1), self.level.lanes)
+        if len(rounded) == 1:
+            return super().codes([T.Bind(T.shift_right(rounded[0] + one, one))], whole)
+        if not whole:  # clamped before packing, as `Epilogue16` does
+            most = broadcast(T.int32(2 * self.epilogue.high), level.lanes)
+            return level.halves(level.pack32_unsigned(*(T.Bind(T.min(v, most)) for v in rounded)))
+        codes = T.reinterpret(vector("uint16", 2 * level.lanes), level.halves(level.pack32_unsigned(*rounded)))
+        codes = T.min(codes, broadcast(T.uint16(self.epilogue.high), 2 * level.lanes))
+        return T.Bind(T.reinterpret(vector("int16", 2 * level.lanes), codes))

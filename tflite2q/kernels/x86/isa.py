@@ -210,6 +210,21 @@ class Level:
         name = "llvm.x86.avx512.packssdw.512" if self.avx512 else "llvm.x86.avx2.packssdw"
         return T.Bind(_call(name, vector("int16", 2 * self.lanes), a, b))
 
+    def pack32_unsigned(self, a: Expr, b: Expr) -> Expr:
+        """The same to uint16, in a vector of int16."""
+        name = "llvm.x86.avx512.packusdw.512" if self.avx512 else "llvm.x86.avx2.packusdw"
+        return T.Bind(_call(name, vector("int16", 2 * self.lanes), a, b))
+
+    def high_products(self, a: Expr, b: Expr) -> Expr:
+        """(a * b) >> 16 of unsigned numbers of 16 bits, all in vectors of int16."""
+        name = "llvm.x86.avx512.pmulhu.w.512" if self.avx512 else "llvm.x86.avx2.pmulhu.w"
+        return T.Bind(_call(name, vector("int16", 2 * self.lanes), a, b))
+
+    def halves(self, a: Expr) -> Expr:
+        """(a + 1) >> 1 of unsigned numbers of 16 bits, in vectors of int16."""
+        name = "llvm.x86.avx512.pavg.w.512" if self.avx512 else "llvm.x86.avx2.pavg.w"
+        return T.Bind(_call(name, vector("int16", 2 * self.lanes), a, broadcast(T.int16(0), 2 * self.lanes)))
+
     def pack16(self, a: Expr, b: Expr, dtype: str) -> Expr:
         """Two vectors of int16 to one of `dtype` (int8 or uint8), saturated, interleaved by 128 bits."""
         stem = "packuswb" if dtype == "uint8" else "packsswb"

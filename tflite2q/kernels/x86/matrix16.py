@@ -4,7 +4,7 @@ x = 256 * high + low with high a signed and low an unsigned byte, so a sum of pr
 bytes plus that of the low ones.  The image is taken apart into two planes of bytes first, of which the unit multiplies
 neighbouring tiles as it does two tiles of pixels of 8 bits (`tflite2q.kernels.x86.matrix`): twice the multiplications,
 with weights of the same size.  Pointwise layers of few weights take tile after tile apart, in the first-level cache,
-and multiply all weights by it.
+and multiply all weights by it.  Layers of few products for each output, or of one pixel, are left to the vectors.
 
 The epilogue puts both sums together.  Each of them fits 32 bits, and so does the whole where the weights prove it;
 where they do not, it is put together in 64 bits.
@@ -34,6 +34,7 @@ from tflite2q.kernels.x86.tiling import LANES, VECTORS, Products, Tiling, Tiling
 
 PLANES = 2
 FEW_WEIGHTS = 1 << 15  # bytes that the first-level cache holds beside a tile's inputs and sums
+STEP = 17  # inputs that the dot product multiplies in the time of a step of four tiles (measured on Sapphire Rapids)
 MOST_DEPTH = 2**31 // (255 * 128)  # products of bytes that certainly sum into 32 bits
 
 
@@ -83,7 +84,12 @@ class Program(TilingProgram):
 
 @dataclass(frozen=True)
 class X86Matrix16:
-    """Conv2D and Dense contracts of int16 activations on the matrix unit."""
+    """Conv2D and Dense contracts of int16 activations on the matrix unit.
+
+    `slow_too`: also those that other kernels compute faster.
+    """
+
+    slow_too: bool = False
 
     @property
     def name(self) -> str:
@@ -98,10 +104,12 @@ class X86Matrix16:
             return Refusal(Because.NUMBERS, f"input zero point {conv.x_zero_point}")
         if conv.weights[0].size > MOST_DEPTH:
             return Refusal(Because.GEOMETRY, f"{conv.weights[0].size} products do not certainly sum into 32 bits")
+        tiling = Tiling.of(contract)
+        if not self.slow_too and (tiling.geometry.pixels == 1 or tiling.slow(STEP)):
+            return Refusal(Because.SPEED, "few products for each output: vectors take less time")
         sums = Sums.of(conv)
         if sums.weights.min() < -128 or sums.weights.max() > 127:
             return Refusal(Because.NUMBERS, "weights need nine bits")
-        tiling = Tiling.of(contract)
         program = Program(tiling, sums.wide, Epilogue16.of(sums, AVX512VNNI))
         tile = f"{tiling.height}x{min(VECTORS, tiling.sections[0].vectors) * LANES}"
         name = Name("s16s8", contract.operation, amx.NAME, conv.rescale.arithmetic, tile)

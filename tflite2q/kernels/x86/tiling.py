@@ -33,7 +33,6 @@ LANES = AVX512VNNI.lanes
 DEPTH = 64  # bytes of a tile's row
 TALL = 16  # rows of a tile
 PIXELS, VECTORS = 2, 2  # tiles of pixels and of channels that are multiplied at once
-STEP = 11  # bytes that the dot product multiplies in the time of a step of four tiles
 MOST_FETCHED = 16  # lines that are fetched ahead at a step; more hold up the loads of its tiles
 INPUTS, WEIGHTS = PIXELS * VECTORS, PIXELS * VECTORS + PIXELS  # tile registers behind those of accumulators
 
@@ -63,15 +62,14 @@ class Tiling(GemmProgram):
         height, nothing = _height(geometry), (0,) * len(sections)
         return Tiling(contract.inputs, contract.output, geometry, conv.x_zero_point, sections, height, unit, nothing)
 
-    @property
-    def slow(self) -> bool:
+    def slow(self, step: int) -> bool:
         """Whether the vectors' dot product takes less time.
 
-        In the time of a step of four tiles it multiplies eleven bytes for each output, and another eleven while the
-        unit stores sums that are loaded again (measured on Sapphire Rapids).
+        In the time of a step of four tiles it multiplies `step` inputs for each output, and as many while the unit
+        stores sums that are loaded again.
         """
         steps = self.steps(self.unit)
-        return steps * self.unit < STEP * (steps + 1)
+        return steps * self.unit < step * (steps + 1)
 
     @property
     def units(self) -> int:
