@@ -21,11 +21,11 @@ def refusal(kernel: Kernel, contract: Contract, target: Any) -> str | None:
     return answer.reason if isinstance(answer, Refusal) else None
 
 
-def built(kernel: Kernel, contract: Contract, target: Any) -> Built:
-    """What `kernel`, which must take it, builds for `contract`."""
+def built(kernel: Kernel, contract: Contract, target: Any, parts: bool = False) -> Built:
+    """What `kernel`, which must take it, builds for `contract`; `parts`: threads made its inputs."""
     answer = kernel.plan(contract, target)
     assert not isinstance(answer, Refusal), answer
-    return answer.build()
+    return answer.build(parts)
 
 
 # By target and key.  Compiling takes most of the tests' time, and that equal keys are equal texts is what the lowering

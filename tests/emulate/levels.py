@@ -87,16 +87,17 @@ class Step:
     built: Built
 
 
-def kernels(graph: Graph, made: Any) -> Iterator[Step]:
-    """The kernels of a graph for a tvm.target.Target, in order, as `lower` chooses them."""
+def kernels(graph: Graph, made: Any, parts: bool = False) -> Iterator[Step]:
+    """The kernels of a graph for a tvm.target.Target, in order, as `lower` chooses them; `parts`: as behind layers that
+    threads shared."""
     for index, contract in sorted(stored.contracts(graph, made).items()):
         if not contract.copies:
-            yield Step(index, contract, select(contract, made).plan.build())
+            yield Step(index, contract, select(contract, made).plan.build(parts))
 
 
-def check_bounds(graph: Graph, level: str) -> int:
+def check_bounds(graph: Graph, level: str, parts: bool = False) -> int:
     """Raise Wrong if a kernel of `graph` may access what is not its own; how many kernels there are."""
-    steps = list(kernels(graph, target(level)))
+    steps = list(kernels(graph, target(level), parts))
     for step in steps:
         found = faults(step.built)
         if found:

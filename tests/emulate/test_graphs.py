@@ -15,6 +15,8 @@ from emulate import levels
 from emulate.campaign import level_of
 from emulate.graphs import graph
 
+from tflite2q.kernels import loops
+
 QUICK = 3  # graphs for each level
 BOUNDS = 6  # graphs whose accesses are followed on all levels
 SLOW, CHUNK = 3000, 50
@@ -35,6 +37,14 @@ def test_kernels_of_every_processor_stay_within_their_buffers(seed: int) -> None
     case = graph(seed)
     for level in levels.LEVELS:
         levels.check_bounds(case.graph, level)
+
+
+@pytest.mark.parametrize("seed", range(200, 200 + 4 * BOUNDS))
+def test_kernels_that_threads_share_stay_within_their_buffers(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops, "PARALLEL_WORK_OF_PARTS", 1)
+    case = graph(seed)
+    for level in levels.LEVELS:
+        levels.check_bounds(case.graph, level, parts=True)
 
 
 @pytest.mark.parametrize("count", [1, pytest.param(10, marks=pytest.mark.slow)])

@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 from plans import assembly, built, refusal
 
-from tflite2q.kernels import gemm, loops
+from tflite2q.kernels import loops
 from tflite2q.kernels.contracts import Conv2DContract, DenseContract, DepthwiseConv2DContract
 from tflite2q.kernels.generic.conv import GenericConv, GenericDepthwise
-from tflite2q.kernels.x86 import depthwise as x86_depthwise
 from tflite2q.kernels.x86.conv import X86Conv
 from tflite2q.kernels.x86.depthwise import X86Depthwise
 from tflite2q.kernels.x86.isa import AVX2, AVX512VNNI, AVXVNNI, Level
@@ -82,12 +81,13 @@ def check(
     target: str,
     x: Any = None,
     varied: bool = True,
+    parts: bool = False,
 ) -> None:
     compiled_for = made.target(target)
     refused = refusal(kernel, contract, compiled_for)
     assert refused is None
     x = made.codes(np.random.default_rng(99), contract.inputs[0]) if x is None else x
-    y = made.run(built(kernel, contract, compiled_for), compiled_for, x)
+    y = made.run(built(kernel, contract, compiled_for, parts), compiled_for, x)
     expected = integer.dense(contract, x) if isinstance(contract, DenseContract) else integer.conv(contract, x)
     np.testing.assert_array_equal(y, expected)
     assert len(np.unique(expected)) > 5 or not varied, "this case would not notice much"
@@ -116,9 +116,8 @@ def test_depthwise(level: Any, case: str) -> None:
 
 @pytest.fixture
 def parallel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads share every layer, however small."""
-    for module in (loops, gemm, x86_depthwise):
-        monkeypatch.setattr(module, "PARALLEL_MACS", 1)
+    """Threads share every layer, however small, whose inputs they made."""
+    monkeypatch.setattr(loops, "PARALLEL_WORK_OF_PARTS", 1)
 
 
 @pytest.mark.isa
@@ -126,7 +125,7 @@ def parallel(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("case", CONVOLUTIONS)
 def test_convolution_that_threads_share(level: Any, case: str) -> None:
     """Pieces of the pixels may be more than the tiles of the blocks left over, whose tiles are taller."""
-    check(level[1], made.conv(len(case), **CONVOLUTIONS[case]), level[0])
+    check(level[1], made.conv(len(case), **CONVOLUTIONS[case]), level[0], parts=True)
 
 
 @pytest.mark.isa
@@ -134,7 +133,7 @@ def test_convolution_that_threads_share(level: Any, case: str) -> None:
 @pytest.mark.parametrize("case", DEPTHWISE)
 def test_depthwise_that_threads_share(level: Any, case: str) -> None:
     facts = DEPTHWISE[case]
-    check(level[2], made.conv(len(case), out_c=facts["size"][2], depthwise=True, **facts), level[0])
+    check(level[2], made.conv(len(case), out_c=facts["size"][2], depthwise=True, **facts), level[0], parts=True)
 
 
 @pytest.mark.isa

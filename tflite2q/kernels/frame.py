@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tflite2q.kernels.contracts import Array, Tensor
-from tflite2q.kernels.loops import ZEROS
+from tflite2q.kernels.loops import ZEROS, Threads, threads
 from tflite2q.kernels.refusals import Refusal
 from tflite2q.kernels.tir import Buffer, Buffers, function
 
@@ -82,7 +82,10 @@ class Name:
 
 @dataclass(frozen=True, eq=False)
 class Built:
-    """A kernel made for a contract.  `key` is all that `func` (a tvm.tirx.PrimFunc) depends on."""
+    """A kernel made for a contract.  `key` is all that `func` (a tvm.tirx.PrimFunc) depends on.
+
+    `parts`: threads make the output, each a part.
+    """
 
     name: str
     key: Hashable
@@ -90,6 +93,7 @@ class Built:
     inputs: tuple[Tensor, ...]
     constants: tuple[Array, ...]
     output: Tensor
+    parts: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,9 +104,10 @@ class Plan:
     program: Program
     pack: Callable[[], Arrays]
 
-    def build(self) -> Built:
+    def build(self, parts: bool = False) -> Built:
         """The function, made once for all equal programs, and this contract's constants.
 
+        `parts`: threads made the inputs, each a part.
         Raises ValueError if the constants are not what the program declares.
         """
         program, declared = self.program, dict(self.program.constants)
@@ -112,18 +117,22 @@ class Plan:
         if found != declared:
             raise ValueError(f"{self.name}: constants are {found}, declared are {declared}")
         arrays = tuple(np.ascontiguousarray(packed[name]) for name in declared)
-        return Built(str(self.name), (self.name, program), _function(program), program.inputs, arrays, program.output)
+        made, found_out = _function(program, parts)
+        key = self.name, program, parts and found_out.decisive
+        return Built(str(self.name), key, made, program.inputs, arrays, program.output, found_out.used)
 
 
 @functools.lru_cache(MOST_FUNCTIONS)
-def _function(program: Program) -> Any:
+def _function(program: Program, parts: bool) -> tuple[Any, Threads]:
     names, count = list(program.constants), len(program.inputs)
 
     def body(*buffers: Buffer) -> None:
         constants = dict(zip(names, buffers[count:-1], strict=True))
         program.emit(buffers[:count], constants, buffers[-1])
 
-    return function(program.inputs, list(program.constants.values()), program.output, body)
+    with threads(parts) as found:
+        made = function(program.inputs, list(program.constants.values()), program.output, body)
+    return made, found
 
 
 class Kernel(Protocol):

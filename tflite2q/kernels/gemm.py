@@ -19,7 +19,7 @@ import numpy as np
 from tflite2q.kernels import layout
 from tflite2q.kernels.contracts import Array, Conv2DContract, DenseContract, FloatConv2DContract, Tensor
 from tflite2q.kernels.frame import Tensors
-from tflite2q.kernels.loops import PARALLEL_MACS, padded_image
+from tflite2q.kernels.loops import padded_image, pays
 from tflite2q.kernels.refusals import Because, Refusal, other_types
 from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, view
 
@@ -305,7 +305,7 @@ def pieces(sections: Sequence[Section], spans: Sequence[Sequence[Span]], macs: i
     pixels = tiles * spans[0][0].pixels
     weights = macs // pixels
     # Where pixels are few, reading weights takes longer than multiplying them.
-    if max(macs, weights * 8) < PARALLEL_MACS:
+    if not pays(max(macs, weights * 8)):
         return 1
     # Threads that share the pixels read all weights, and those that share the channels all inputs.
     channels = sum(s.blocks * s.block for s in sections)

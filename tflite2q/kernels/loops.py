@@ -4,19 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 from tflite2q.kernels.contracts import Tensor
 from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, store, view
 
-# Regions of fewer multiply-accumulates stay serial.  Starting one takes about a microsecond, and its inputs must come
-# from the cache of the core that wrote them: small models lost up to half of their speed to smaller regions.
-PARALLEL_MACS = 1 << 22
+# Regions of less work stay serial: multiply-accumulates, or bytes moved times eight.  Starting one takes about a
+# microsecond, and its inputs must come from the cache of the core that wrote them: small models lost up to half of
+# their speed to smaller regions.  Where threads wrote the inputs, a serial region waits for the caches of all the
+# others, and smaller ones pay.
+PARALLEL_WORK, PARALLEL_WORK_OF_PARTS = 1 << 22, 1 << 20
+
+
+@dataclass
+class Threads:
+    """Threads and a function under construction.
+
+    `parts`: threads made the function's inputs, each a part; `used`: they share its work; `decisive`: whether `parts`
+    is what decided about that.
+    """
+
+    parts: bool = False
+    used: bool = False
+    decisive: bool = False
+
+
+_threads: ContextVar[Threads] = ContextVar("threads")
+
+
+@contextmanager
+def threads(parts: bool) -> Iterator[Threads]:
+    """While a function is emitted whose inputs threads made in `parts`, or did not."""
+    token = _threads.set(Threads(parts))
+    try:
+        yield _threads.get()
+    finally:
+        _threads.reset(token)
+
+
+def pays(work: int) -> bool:
+    """Whether so much work (multiply-accumulates, or bytes moved times eight) is worth to be shared by threads."""
+    current = _threads.get()
+    found = work >= (PARALLEL_WORK_OF_PARTS if current.parts else PARALLEL_WORK)
+    current.used |= found
+    current.decisive |= PARALLEL_WORK_OF_PARTS <= work < PARALLEL_WORK
+    return found
 
 
 def region(extent: int, work: int) -> Any:
-    """A loop that runs on all threads if `work` (multiply-accumulates, or bytes moved times eight) makes that pay."""
-    return T.parallel(extent) if work >= PARALLEL_MACS and extent > 1 else T.serial(extent)
+    """A loop that runs on all threads if so much work pays."""
+    return T.parallel(extent) if extent > 1 and pays(work) else T.serial(extent)
 
 
 ZEROS = {"zeros": Tensor((16,), "int32")}  # what programs declare that call `moving_zero`; plans pack it

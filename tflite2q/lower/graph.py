@@ -14,6 +14,7 @@ from tflite2q.dialect.fold import folded
 from tflite2q.dialect.graph import Graph, inner_name
 from tflite2q.dialect.op import Op, Operands, Tensor
 from tflite2q.dialect.ops.opaque import check_runnable
+from tflite2q.dialect.ops.shape import Reshape
 from tflite2q.dialect.types import STORAGE, TensorType
 from tflite2q.kernels.contracts import Contract
 from tflite2q.kernels.contracts import Tensor as ContractTensor
@@ -68,12 +69,16 @@ class _Module:
 
 @dataclass
 class _State:
-    """What is known while ops are lowered one after another; `inner` are the choices in the graphs that they run."""
+    """What is known while ops are lowered one after another.
+
+    `inner` are the choices in the graphs that they run, `parts` the values that threads make, each a part.
+    """
 
     graph: Graph
     module: _Module
     values: dict[str, Any]
     inner: list[Choice] = field(default_factory=list)
+    parts: set[str] = field(default_factory=set)
 
 
 def lower(graph: Graph, target: Any, use_kernels: bool = True, made: Made | None = None) -> Lowered:
@@ -143,19 +148,25 @@ def _lower_op(state: _State, op: Op, contract: Contract | None, hint: str) -> Ch
     ins, outs = graph.ins(op), graph.outs(op)
     core = RelaxCore(state.module.builder, hint, partial(_region, state, op, hint))
     macs = op.macs(ins, outs)
+    read: Sequence[str] = () if contract is None else activations(op, contract)
+    parts = not state.parts.isdisjoint(read)
     if contract is not None and contract.copies:
-        state.values[op.outputs[0]] = state.values[activations(op, contract)[0]]
+        state.values[op.outputs[0]] = state.values[read[0]]
+        state.parts.update(op.outputs if parts else ())
         return Choice(op.name, op.mnemonic, NOTHING, (), macs)
     if contract is not None:
         selection = select(contract, state.module.target)
-        built = selection.plan.build()
-        result = _call(state.module, core, built, [state.values[name] for name in activations(op, contract)])
+        built = selection.plan.build(parts)
+        result = _call(state.module, core, built, [state.values[name] for name in read])
+        state.parts.update(op.outputs if built.parts else ())
         state.values[op.outputs[0]] = core.reshape(result, outs[0].type.shape)
         return Choice(op.name, op.mnemonic, built.name, selection.refusals, macs)
     operands = Operands(op, [None if n is None else Tensor(graph[n], state.values[n]) for n in op.inputs])
     results = op.compute(core, operands, outs)
     state.values.update(zip(op.written, results, strict=True))
     moved = all(any(x is not None and result is x.data for x in operands) for result in results)
+    if isinstance(op, Reshape) and op.inputs[0] in state.parts:
+        state.parts.update(op.outputs)
     return Choice(op.name, op.mnemonic, NOTHING if moved else CORE_OPERATIONS, (), macs)
 
 

@@ -42,7 +42,7 @@ from tflite2q.kernels.gemm import (
     finish,
     refusal,
 )
-from tflite2q.kernels.loops import PARALLEL_MACS, ZEROS, moving_zero
+from tflite2q.kernels.loops import ZEROS, moving_zero, pays
 from tflite2q.kernels.refusals import Because, Refusal
 from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, load, wrapping_add
 
@@ -80,7 +80,7 @@ class Program(GemmProgram):
             image = pixel_pairs(g, image)
         tile = _Tile(self, constants, image, sums, self.pixels(y))
         pieces, pixels = 1, self.sections[0].pixels
-        if self.macs >= PARALLEL_MACS:
+        if pays(self.macs):
             pieces = min(CHUNKS, math.ceil(g.pixels / pixels)) if g.pixels >= 4 * pixels else BY_CHANNELS
         each_tile(self.sections, [self._spans(s) for s in self.sections], pieces, lambda: nullcontext(tile.emit))
 

@@ -27,7 +27,7 @@ from tflite2q.kernels.accumulators import Accumulators
 from tflite2q.kernels.contracts import Array, FloatConv2DContract, Tensor
 from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
 from tflite2q.kernels.gemm import GemmProgram, Geometry, Section, Span, by_section
-from tflite2q.kernels.loops import PARALLEL_MACS, ZEROS, moving_zero
+from tflite2q.kernels.loops import ZEROS, moving_zero, pays
 from tflite2q.kernels.real import FLOAT, ClampedSums, Ending, Registers, bias_of, finish
 from tflite2q.kernels.refusals import Because, Refusal
 from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load
@@ -86,7 +86,7 @@ class Program(GemmProgram):
         """
         blocks = sum(s.blocks for s in self.sections)
         weights = self.macs // self.geometry.pixels
-        if max(self.macs, weights * BYTES * 8) < PARALLEL_MACS:
+        if not pays(max(self.macs, weights * BYTES * 8)):
             return 1
         near = math.ceil(math.prod(self.geometry.image) * BYTES / NEAR)
         if near < FEWEST and blocks >= FEWEST:

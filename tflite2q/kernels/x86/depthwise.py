@@ -31,7 +31,7 @@ from tflite2q.kernels import layout
 from tflite2q.kernels.contracts import Array, DepthwiseConv2DContract, Tensor
 from tflite2q.kernels.depthwise import InterleavingProgram, Section, Window, narrow_rows, refusal, sections
 from tflite2q.kernels.frame import Arrays, Name, Plan, Tensors
-from tflite2q.kernels.loops import PARALLEL_MACS, ZEROS, moving_zero
+from tflite2q.kernels.loops import ZEROS, moving_zero, pays
 from tflite2q.kernels.refusals import Refusal
 from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, load, part, store, view
 from tflite2q.kernels.x86 import epilogue
@@ -93,7 +93,7 @@ class Program(InterleavingProgram):
         image = view(inputs[0], (self.window.input.size,), self.window.input.dtype)
         y = view(y, (self.output.size,), self.output.dtype)
         total = self.output.shape[0] * self.window.tiles(self.rows)
-        parallel = self.output.size * OUTPUT_COST >= PARALLEL_MACS and total > 1
+        parallel = total > 1 and pays(self.output.size * OUTPUT_COST)
         chunks = min(CHUNKS, total) if parallel else 1
         with T.parallel(chunks) if parallel else T.serial(1) as chunk:
             scratch = T.decl_buffer((max(self.interleaved(s).size for s in self.sections),), "int32")
