@@ -22,6 +22,7 @@ from tflite2q.kernels.contracts import Conv2DContract, DepthwiseConv2DContract
 from tflite2q.kernels.frame import Built
 from tflite2q.kernels.registry import select
 from tflite2q.lower import targets
+from tflite2q.lower.codegen import KERNEL, Compiler
 from tflite2q.lower.machine import use_threads
 from tflite2q.lower.target import features, resolve, tvm_target
 
@@ -64,8 +65,8 @@ def contract(layer: tuple[int, int, int, int, int, bool], arithmetic: str) -> Co
 
 def seconds(built: Built, target: Any) -> float:
     """The fastest of several runs of one kernel on one thread."""
-    code = built.func.with_attr("global_symbol", "kernel")
-    run = tvm.compile(tvm.IRModule({"kernel": code}), target=target)["kernel"]
+    code = built.func.with_attrs({"global_symbol": "kernel", KERNEL: True})
+    run = Compiler(target).module({"kernel": code})["kernel"]
     tensors = (*built.inputs, built.output)
     *inputs, output = (tvm.runtime.tensor(np.ones(t.shape, t.dtype)) for t in tensors)
     constants = [tvm.runtime.tensor(array) for array in built.constants]

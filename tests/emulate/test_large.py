@@ -17,6 +17,10 @@ def _pointwise(d: Growth) -> str:
     return d.product(ops.Conv2D, d.source((1, 29, 31, 67)), (121, 1, 1, 67), 0, 67)
 
 
+def _many_weights(d: Growth) -> str:
+    return d.product(ops.Conv2D, d.source((1, 13, 15, 257)), (203, 1, 1, 257), 0, 257)
+
+
 def _convolution(d: Growth) -> str:
     return d.product(ops.Conv2D, d.source((2, 27, 29, 13)), (56, 3, 3, 13), 0, 117, padding="SAME", stride_w=1)
 
@@ -36,6 +40,7 @@ def _elements(d: Growth) -> str:
 
 LARGE: dict[str, Callable[[Growth], str]] = {
     "pointwise": _pointwise,
+    "many weights": _many_weights,
     "convolution": _convolution,
     "few pixels": _few_pixels,
     "depthwise": _depthwise,

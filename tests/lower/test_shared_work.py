@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import tvm
 from networks import Net
@@ -15,8 +16,11 @@ from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.ops.shape import Reshape
 from tflite2q.kernels import frame, loops
 from tflite2q.kernels.contracts import Tensor
-from tflite2q.kernels.tir import Buffer, Buffers, load, store
+from tflite2q.kernels.tir import Buffer, Buffers, T, function, load, store
+from tflite2q.kernels.x86.isa import AVX2
+from tflite2q.lower.codegen import KERNEL, Compiler
 from tflite2q.lower.graph import lower
+from tflite2q.lower.machine import use_threads
 
 Q = (0.05, 3)
 SIDE = 64  # of images
@@ -67,6 +71,53 @@ def test_without_a_layer_worth_it_threads_share_none() -> None:
     x = net.conv(net.input("x", (1, SIDE, SIDE, 8), Q), "little", 40, Q)
     graph = net.graph(net.conv(x, "more", 24, Q))
     assert shared(graph) == {"little": False, "more": False}
+
+
+@pytest.mark.parametrize("size", [(14, 14), (13, 15), (29, 27)])
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_threads_share_the_pixels_of_each_block(size: tuple[int, int], dtype: str) -> None:
+    """Weights that leave the first cache pass by each thread once; tiles are seldom a multiple of the threads."""
+    net = Net(dtype)
+    x = net.conv(
+        net.input("x", (1, *size, 192), (0.05, 128 if dtype == "uint8" else 3)),
+        "many",
+        203,
+        (40.0, 128 * (dtype == "uint8")),
+    )
+    graph = net.graph(x)
+    kernels = [function.script() for function in lower(graph, target()).module.functions.values()]
+    if _dot_products():
+        assert any("parallel_launch_point" in text for text in kernels)
+    for threads in (1, 2, 3):
+        assert_exact(graph, True, seeds=5, threads=threads)
+
+
+def _dot_products() -> bool:
+    """Whether this machine has a kernel of x86 for convolutions; others share pieces of the pixels."""
+    return AVX2.lacks(target()) is None
+
+
+@pytest.mark.parametrize("size", [16, 4096])
+def test_scratch_of_threads_at_once_is_their_own(size: int) -> None:
+    """Each of two threads tells where its scratch lies, in the half of the loop that it takes."""
+
+    def body(constant: Buffer, y: Buffer) -> None:
+        with loops.threads_at_once():
+            scratch = T.decl_buffer((size,), "int32")
+            with T.serial(2), T.parallel(4) as i:
+                store(scratch, load(constant, 0), i)
+                store(y, T.reinterpret("int64", T.address_of(scratch[0])), i)
+
+    with loops.threads(False) as found:
+        made = function([], [Tensor((4,), "int32")], Tensor((4,), "int64"), body)
+    assert found.at_once
+    attributes = {"global_symbol": "kernel", KERNEL: True, loops.AT_ONCE: True}
+    module = Compiler(target()).module({"kernel": made.with_attrs(attributes)})
+    y = tvm.runtime.tensor(np.zeros(4, np.int64))
+    use_threads(2)
+    module["kernel"](tvm.runtime.tensor(np.zeros(4, np.int32)), y)
+    first, second, third, last = y.numpy().tolist()
+    assert first == second != third == last
 
 
 @dataclass(frozen=True)

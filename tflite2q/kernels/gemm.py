@@ -19,13 +19,14 @@ import numpy as np
 from tflite2q.kernels import layout
 from tflite2q.kernels.contracts import Array, Conv2DContract, DenseContract, FloatConv2DContract, Tensor
 from tflite2q.kernels.frame import Tensors
-from tflite2q.kernels.loops import padded_image, pays
+from tflite2q.kernels.loops import padded_image, pays, threads_at_once
 from tflite2q.kernels.refusals import Because, Refusal, other_types
 from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, view
 
 FEW_TAPS = 9  # of a dilated kernel, each of which has a text of its own
 CHUNKS = 16  # pieces into which a parallel layer's pixels are cut, at most
 FEWEST = 4  # pieces that threads share evenly enough
+NEAR_WEIGHTS = 1 << 15  # bytes that stay in the first cache while pixels pass by
 MANY_CHANNELS = 4  # times as many as pixels, so that weights are far more bytes than inputs
 
 
@@ -296,7 +297,9 @@ class Span:
 
 # Number of a section, span, index of the section's first vector among all sections', block, tile of the span.
 Emit = Callable[[int, Span, int, Expr, Expr], None]
-BY_CHANNELS = 0  # of `each_tile`'s pieces: threads share the channels
+Scope = Callable[[], AbstractContextManager[Emit]]  # opens what a thread needs for itself
+# Instead of a number of pieces: threads share the channels, or the pixels of one block of channels after the other.
+BY_CHANNELS, BY_BLOCK = 0, -1
 
 
 def pieces(sections: Sequence[Section], spans: Sequence[Sequence[Span]], macs: int) -> int:
@@ -311,25 +314,32 @@ def pieces(sections: Sequence[Section], spans: Sequence[Sequence[Span]], macs: i
     channels = sum(s.blocks * s.block for s in sections)
     if blocks >= FEWEST and channels > MANY_CHANNELS * pixels:
         return BY_CHANNELS
+    # All weights pass by each piece of the pixels, so those that leave the first cache do so once for each thread.
+    if tiles >= FEWEST and weights > NEAR_WEIGHTS:
+        return BY_BLOCK
     return min(CHUNKS, tiles) if tiles >= max(FEWEST, min(CHUNKS, blocks)) else BY_CHANNELS
 
 
 def turns(tiles: int, count: int) -> int:
     """How often at least a thread of `each_tile` that has any of the `tiles` uses a block's weights before the next
     block's."""
+    if count == BY_BLOCK:
+        return max(tiles // 2, 1)  # with two threads
     return tiles if count == BY_CHANNELS else max(tiles // count, 1)
 
 
-def each_tile(
-    sections: Sequence[Section], spans: Sequence[Sequence[Span]], count: int,
-    scope: Callable[[], AbstractContextManager[Emit]],
-) -> None:  # fmt: skip
+def each_tile(sections: Sequence[Section], spans: Sequence[Sequence[Span]], count: int, scope: Scope) -> None:
     """Loops over all blocks of all sections and their tiles of pixels, which are the `spans` of each section.
 
-    `scope` opens what a thread needs for itself and gives the function that emits a tile.  A block's weights are used
-    for all tiles of a thread before the next block's.  Threads share the pixels, cut into `count` pieces, or the
-    channels.
+    A block's weights are used for all tiles of a thread, or of a piece, before the next block's.  Threads share the
+    pixels, cut into `count` pieces, or the channels, or the pixels of each block.
     """
+    if count == BY_BLOCK:
+        with threads_at_once(), scope() as emit:
+            for number in range(len(sections)):
+                for span in spans[number]:
+                    _shared_blocks(sections, number, span, emit)
+        return
     if count != BY_CHANNELS:
         if count == 1:
             with scope() as emit:
@@ -344,6 +354,19 @@ def each_tile(
             for span in spans[number]:
                 with T.serial(span.tiles) as t:
                     emit(number, span, _first_vector(sections, number), block, t)
+
+
+def _shared_blocks(sections: Sequence[Section], number: int, span: Span, emit: Emit) -> None:
+    """Blocks of a section one after another, the tiles of each shared by all threads.
+
+    Where tiles cannot be cut evenly, the cut moves from block to block, so that threads have the same number in all.
+    """
+    s = sections[number]
+    with T.serial(s.blocks) as block, T.parallel(CHUNKS) as piece:
+        moved = T.Bind(block * CHUNKS // s.blocks)
+        begin, end = (T.Bind((i * span.tiles + moved) // CHUNKS) for i in (piece, piece + 1))
+        with T.serial(end - begin) as t:
+            emit(number, span, _first_vector(sections, number), block, begin + t)
 
 
 def _piece(sections: Sequence[Section], spans: Sequence[Sequence[Span]], emit: Emit, index: Expr, count: int) -> None:

@@ -23,14 +23,16 @@ class Threads:
     """Threads and a function under construction.
 
     `parts`: threads made the function's inputs, each a part; `used`: they share its work; `decisive`: whether `parts`
-    is what decided about that.
+    is what decided about that; `at_once`: it has `threads_at_once`.
     """
 
     parts: bool = False
     used: bool = False
     decisive: bool = False
+    at_once: bool = False
 
 
+AT_ONCE = "tflite2q.threads_at_once"  # attribute of functions
 _threads: ContextVar[Threads] = ContextVar("threads")
 
 
@@ -51,6 +53,16 @@ def pays(work: int) -> bool:
     current.used |= found
     current.decisive |= PARALLEL_WORK_OF_PARTS <= work < PARALLEL_WORK
     return found
+
+
+def threads_at_once() -> Any:
+    """Statements that each thread runs; it takes its share of every `T.parallel` among them, and waits for no other.
+
+    Scratch that they declare is a thread's own.  TVM's StorageRewrite would move it out of the threads, which then
+    shared it, so functions with the attribute `AT_ONCE` are compiled without that pass.
+    """
+    _threads.get().at_once = True
+    return T.attr(T.int32(0), "pragma_parallel_launch_point", T.int32(1))
 
 
 def region(extent: int, work: int) -> Any:

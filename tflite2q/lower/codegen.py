@@ -16,6 +16,7 @@ from tvm import relax, tirx
 from tvm.relax.vm_build import VMExecutable, _ffi_api, _vmcodegen
 
 from tflite2q import files
+from tflite2q.kernels.loops import AT_ONCE
 from tflite2q.lower.entry import ALIGNMENT
 from tflite2q.lower.machine import processors
 
@@ -93,7 +94,13 @@ class Compiler:
         explicit = {name: f for name, f in functions.items() if KERNEL in f.attrs}
         others = {name: f for name, f in functions.items() if name not in explicit}
         lowered = tvm.IRModule()
-        for part, passes in ((explicit, _kernel_passes()), (others, full)):
+        at_once = {name: f for name, f in explicit.items() if AT_ONCE in f.attrs}
+        explicit = {name: f for name, f in explicit.items() if name not in at_once}
+        for part, passes in (
+            (explicit, _kernel_passes()),
+            (at_once, _kernel_passes(moved_scratch=False)),
+            (others, full),
+        ):
             if part:
                 lowered.update(passes(tirx.transform.BindTarget(self._host)(tvm.IRModule(part))))
         for variable, function in lowered.functions.items():
@@ -178,14 +185,17 @@ class Objects:
             return tvm.runtime.load_static_library(path, [symbol(name) for name in functions])
 
 
-def _kernel_passes() -> Any:
-    """What functions without blocks need: they are loops over explicit vectors already."""
+def _kernel_passes(moved_scratch: bool = True) -> Any:
+    """What functions without blocks need: they are loops over explicit vectors already.
+
+    `moved_scratch`: scratch may be declared elsewhere than where it is.
+    """
     return tvm.transform.Sequential(
         [
             tirx.transform.FlattenBuffer(),
             tirx.transform.NarrowDataType(32),
             tirx.transform.VectorizeLoop(True),
-            tirx.transform.StorageRewrite(),
+            *([tirx.transform.StorageRewrite()] if moved_scratch else []),
             tirx.transform.UnrollLoop(),
             tirx.transform.StmtSimplify(),
             tirx.transform.RemoveNoOp(),
