@@ -20,9 +20,8 @@ from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.binary import Extremum
 from tflite2q.dialect.types import TensorType
 from tflite2q.kernels.contracts import Contract, CopyContract, LookupContract, Tensor
+from tflite2q.lower.contracts import CODES, EIGHT_BITS
 
-EIGHT_BITS = ("int8", "uint8")
-CODES = (*EIGHT_BITS, "int16")
 REAL = "float32"
 
 Bounds = tuple[float, float]
