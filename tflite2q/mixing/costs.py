@@ -9,15 +9,19 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from tflite2q.dialect.graph import Graph
+from tflite2q.evaluation.results import Progress
 from tflite2q.execution import remote, runtime
 from tflite2q.flatbuffer import writer
 from tflite2q.micro import peak
 from tflite2q.mixing.context import maker
 from tflite2q.mixing.crew import Budget
+from tflite2q.mixing.mix import Mix, key
+from tflite2q.mixing.state import State
 
 T = TypeVar("T")
 
 ROUNDS, RUNS = 9, 6  # of timing whole models
+SECONDS = "seconds to time a mix"  # where a search keeps them
 LEVEL = 9  # of zlib, whose format zip and gzip have
 
 
@@ -144,6 +148,39 @@ class Clock:
     def close(self) -> None:
         if self.session is not None:
             self.session.close()
+
+
+class Meter:
+    """The cost of whole mixes under a goal: counted, or timed once and kept.
+
+    The first mix that is timed must be the first scheme (an empty one): all others are multiples of its time.
+    """
+
+    def __init__(self, goal: Goal, clock: Clock | None, budget: Budget, state: State, progress: Progress) -> None:
+        self.goal, self.clock, self.budget, self.state, self.progress = goal, clock, budget, state, progress
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that one more cost takes, as the last one tells."""
+        return 0.0 if self.clock is None else self.clock.seconds
+
+    def cost(self, mix: Mix, graph: Graph) -> float:
+        """Bytes or milliseconds of a mix, whose graph is `graph`.  Raises UsageError if the budget would end."""
+        return self._timed(mix, graph) if self.goal.cost is None else self.goal.cost(graph)
+
+    def _timed(self, mix: Mix, graph: Graph) -> float:
+        assert self.clock is not None  # as for every goal that counts nothing
+        name = f"time {self.clock.name} {key(mix)}"
+        known = self.state.get(name)
+        if known is not None and mix:
+            return float(known)
+        self.progress("timing a mix", 0, 0)
+        cost = self.clock.within(self.budget, lambda clock: clock.time(graph) if mix else clock.start(graph))
+        if known is not None:
+            cost = self.clock.base_ms = float(known)
+        self.state.put(name, cost)
+        self.state.put(SECONDS, self.clock.seconds)
+        return cost
 
 
 def _in_turns(ready: Sequence[runtime.Executable]) -> list[float]:

@@ -48,6 +48,11 @@ class Candidate:
             self.estimated_error if self.error is None else self.error,
         )
 
+    def beats(self, other: Candidate) -> bool:
+        """Whether cost and error are at least as good as another's, and one of them is better."""
+        mine, its = self.figures, other.figures
+        return mine != its and mine[0] <= its[0] and mine[1] <= its[1]
+
 
 class Fronts:
     """Measures layers and whole mixes on a few samples; `handle` and `pack` are the crew's for context and samples."""

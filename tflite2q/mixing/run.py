@@ -1,4 +1,4 @@
-"""The search: the first scheme, single layers, candidates, losses, the choice, and its confirmation.
+"""The search: the first scheme, single layers, candidates, and the choice with its confirmation.
 
 Half of the samples choose: on a few of them layers and candidates are compared by output error, which has little noise,
 and on all of them the candidates around the limit are judged.  The held-out half sees only the choice.
@@ -20,22 +20,21 @@ from tflite2q.errors import LimitError, UnsupportedError, UsageError, either
 from tflite2q.evaluation.data import Dataset
 from tflite2q.evaluation.results import Progress, quiet
 from tflite2q.mixing import measure
-from tflite2q.mixing.choosing import choose, undominated
+from tflite2q.mixing.choice import Choice
+from tflite2q.mixing.choosing import undominated
 from tflite2q.mixing.context import Context, reconstructs, with_conversions
-from tflite2q.mixing.costs import GOALS, Clock
+from tflite2q.mixing.costs import GOALS, SECONDS, Clock, Meter
 from tflite2q.mixing.crew import Budget, Crew, Inline, Processes, done
 from tflite2q.mixing.evidence import Loss
 from tflite2q.mixing.fronts import Candidate, Fronts
 from tflite2q.mixing.judge import CHOOSING, CONFIRMING, Halves, Judge
-from tflite2q.mixing.mix import Mix, Option, choices, key
+from tflite2q.mixing.mix import choices, key
 from tflite2q.mixing.records import DEFAULTS, Found, Judged, Point, Settings
 from tflite2q.mixing.state import State, fingerprint
 from tflite2q.rewrites.rules import places
 from tflite2q.rewrites.scheme import Scheme, dump
 from tflite2q.version import __version__
 
-FURTHER_STEPS = 8  # steps beyond the chosen mix that are each tried on their own
-CONFIRMATIONS = 4  # mixes at most that the confirming half may refute
 MEMORY = 512e6  # bytes for the runs of the first scheme that are kept
 
 
@@ -113,9 +112,8 @@ class _Search:
         self.judge = Judge(original, samples, self.halves, settings.label_offset, settings.threads, crew, budget, state)
         self.samples = samples
         self.goal = GOALS[settings.goal]
-        self.judged: dict[str, Judged] = {}
         self.clock: Clock | None = None
-        self._converting = 0.0  # seconds that whole conversions took
+        self._converting: float | None = None  # seconds of a whole conversion, where mixes are only put together
 
     def run(self) -> Found:
         try:
@@ -130,7 +128,7 @@ class _Search:
         base = self._base()
         if self.goal.cost is None:
             self.clock = Clock(self.settings.target, self.settings.threads, self.settings.device)
-            self.clock.seconds = float(self.state.get("seconds to time a mix") or 0.0)
+            self.clock.seconds = float(self.state.get(SECONDS) or 0.0)
         fronts = self._fronts()
         options = fronts.savings(self.options, self.clock)
         if not options:
@@ -139,17 +137,16 @@ class _Search:
                 f"no layer has less {self.goal.label} under {others} than under {self.schemes[0].name}; choose other "
                 "schemes, or put the most expensive one first"
             )
-        start = self._measured_base(fronts, base)
-        added = fronts.errors(options, self.budget.part(0.3, self._kept()))
-        back = fronts.put_back(added, self.budget.part(0.3, self._kept())) if added else []
-        candidates = fronts.candidates(added, back, self.budget.part(0.5, self._kept()))
+        choice = self._choice(fronts, base)
+        added = fronts.errors(options, self.budget.part(0.3, choice.kept()))
+        back = fronts.put_back(added, self.budget.part(0.3, choice.kept())) if added else []
+        candidates = fronts.candidates(added, back, self.budget.part(0.5, choice.kept()))
         candidates = [c for c in candidates if c.error is not None] or candidates
-        front = undominated([start.candidate, *candidates], lambda c: c.figures)
-        self._halve(front)
-        self._further(fronts, added)
-        simple = self._largest_first(candidates)
-        chosen, confirmed, refuted = self._confirmed(front)
-        return self._found(fronts, front, chosen, confirmed, refuted, simple)
+        simple = choice.settle(fronts, added, candidates)
+        chosen, confirmed, refuted = choice.confirmed(candidates, bool(self.halves.confirming))
+        front = undominated([choice.base.candidate, *candidates], lambda c: c.figures)
+        complete = fronts.complete and choice.complete
+        return self._found(choice, front, simple, chosen, confirmed, refuted, complete)
 
     # ----------------------------------------------------------------------------------------------------- preparation
 
@@ -163,8 +160,10 @@ class _Search:
         self.progress("converting to each scheme", 0, 0)
         began = self.budget.now()
         whole = self._must([(k, measure.converted, (handle, k)) for k in range(len(self.schemes))])
-        self._converting = self.budget.now() - began
-        return with_conversions(context, whole, self.options)
+        ready = with_conversions(context, whole, self.options)
+        if ready.spliced and any(reconstructs(self.original, scheme) for scheme in self.schemes):
+            self._converting = self.budget.now() - began
+        return ready
 
     def _must(self, calls: list[tuple[int, Callable[..., Any], tuple[Any, ...]]]) -> list[Any]:
         """The results of all calls.  Raises UsageError if the budget ends."""
@@ -202,197 +201,56 @@ class _Search:
             self.context, self.handle, pack, self.goal, self.crew, self.budget, self.state, self.progress
         )  # fmt: skip
 
-    def _measured_base(self, fronts: Fronts, loss: Loss) -> Judged:
-        graph = self.context.whole[0]
-        cost = self.goal.cost(graph) if self.goal.cost is not None else self._timed({}, graph)
-        fronts.base_cost = cost
+    def _choice(self, fronts: Fronts, loss: Loss) -> Choice:
+        """What chooses, with the first scheme measured, whose loss is `loss`."""
+        meter = Meter(self.goal, self.clock, self.budget, self.state, self.progress)
+        cost = fronts.base_cost = meter.cost({}, self.context.whole[0])
         floor = fronts.floor(lambda: self.budget.left)
-        found = Judged(Candidate({}, cost, floor or 0.0, cost, floor), loss, cost)
-        self.judged[""] = found
-        return found
-
-    def _timed(self, mix: Mix, graph: Graph) -> float:
-        """Milliseconds of a mix; the first scheme comes first, and all others are multiples of its time."""
-        assert self.clock is not None  # as for every goal that counts nothing
-        name = f"time {self.clock.name} {key(mix)}"
-        known = self.state.get(name)
-        if known is not None and mix:
-            return float(known)
-        self.progress("timing a mix", 0, 0)
-        cost = self.clock.within(self.budget, lambda clock: clock.time(graph) if mix else clock.start(graph))
-        if known is not None:
-            cost = self.clock.base_ms = float(known)
-        self.state.put(name, cost)
-        self.state.put("seconds to time a mix", self.clock.seconds)
-        return cost
-
-    def _kept(self) -> float:
-        """Seconds to keep for the end: judging a mix or two on the confirming half, and timing them."""
-        return 2.5 * self.judge.seconds + (0.0 if self.clock is None else self.clock.seconds) + self._conversion()
-
-    def _conversion(self) -> float:
-        """Seconds that converting and judging again take, where mixes are only put together for measuring."""
-        return self._converting + self.judge.seconds if self._approximate else 0.0
-
-    @property
-    def _approximate(self) -> bool:
-        return self.context.spliced and any(reconstructs(self.original, scheme) for scheme in self.schemes)
-
-    # ---------------------------------------------------------------------------------------------------------- choice
-
-    def _enough(self) -> bool:
-        """Whether there is time for one more mix, and for the end."""
-        one = 1.1 * self.judge.seconds + (0.0 if self.clock is None else self.clock.seconds)
-        return self.budget.left > one + self._kept()
-
-    def _judge(self, candidate: Candidate) -> Judged | None:
-        """A candidate's loss on the choosing half, and its cost; None if there is no time."""
-        name = key(candidate.mix)
-        if name not in self.judged:
-            if not self._enough():
-                return None
-            graph = self.context.graph(candidate.mix)
-            loss = self.judge.loss(candidate.mix, graph, CHOOSING, False, lambda: self.budget.left - self._kept())
-            if loss is None:
-                return None
-            cost = candidate.cost
-            if cost is None:
-                cost = self._timed(candidate.mix, graph) if self.goal.cost is None else self.goal.cost(graph)
-            self.judged[name] = Judged(candidate, loss, cost)
-        return self.judged[name]
-
-    def _halve(self, front: Sequence[Candidate]) -> None:
-        """Judge mixes of the front around the limit, by binary search; the first scheme may be beaten, and not be on
-        it."""
-        low, high = -1, len(front) - 1
-        while low < high:
-            middle = (low + high + 1) // 2
-            self.progress(f"judging mixes, {len(front[middle].mix)} layers changed", 0, 0)
-            found = self._judge(front[middle])
-            if found is None:
-                return
-            if found.loss.points <= self.settings.max_drop:
-                low = middle
-            else:
-                high = middle - 1
-
-    def _best(self) -> Judged:
-        found = choose(list(self.judged.values()), lambda one: one.figures, self.settings.max_drop)
-        return found or self.judged[""]  # the first scheme is within the limit
-
-    def _further(self, fronts: Fronts, added: Sequence[Option]) -> None:
-        """Try single further steps from the best mix so far, those first that save most for their error."""
-        known = {(o.op, o.scheme): o for o in added}
-        order = sorted(added, key=lambda o: (-o.saving / max(o.error, 1e-12), o.op))
-        tried: set[str] = set()
-        for number in range(FURTHER_STEPS):
-            best = self._best()
-            step = next((o for o in order if o.op not in best.candidate.mix and o.op not in tried), None)
-            if step is None:
-                return
-            tried.add(step.op)
-            self.progress("trying further steps", number, FURTHER_STEPS)
-            mix = {**best.candidate.mix, step.op: step.scheme}
-            if self._judge(fronts.candidate(mix, known, lambda: self.budget.left - self._kept())) is None:
-                return
-
-    def _largest_first(self, candidates: Sequence[Candidate]) -> Judged | None:
-        """The simple mix to beat: the first of the largest-first ones that costs no more than the best; it is judged
-        like any other, and chosen if it is better."""
-        self.progress("measuring the largest-first mix", 0, 0)
-        best = self._best()
-        simple = [c for c in candidates if c.largest_first and c.mix and c.figures[0] <= best.cost]
-        if not simple or not best.candidate.mix:
-            return None
-        return self._judge(max(simple, key=lambda c: c.figures[0]))
-
-    # ---------------------------------------------------------------------------------------------------- confirmation
-
-    def _confirmed(self, front: Sequence[Candidate]) -> tuple[Judged, Loss | None, int]:
-        """The best mix that the confirming half does not refute, its loss there, and how many it refuted."""
-        refuted: set[str] = set()
-        true: dict[str, Graph] = {"": self.context.whole[0]}
-        late = False
-        while len(refuted) < CONFIRMATIONS:
-            known = [(name, one) for name, one in self.judged.items() if name not in refuted]
-            # Where mixes are only put together for measuring, without time to convert one those converted are left.
-            open_to = [one for name, one in known if not late or name in true]
-            best = choose(open_to, lambda one: one.figures, self.settings.max_drop) or self.judged[""]
-            mix, name = best.candidate.mix, key(best.candidate.mix)
-            if self._approximate and name not in true:
-                graph = self._truly(mix)
-                late = graph is None or len(true) > CONFIRMATIONS
-                if graph is not None:  # its figures change, and with them perhaps the choice
-                    true[name] = graph
-                    self._converted(best, graph)
-                continue
-            if not self.halves.confirming:
-                return best, None, len(refuted)
-            self.progress("confirming the choice", 0, 0)
-            approximate = self._approximate and bool(mix)
-            graph = true[name] if approximate else self.context.graph(mix)
-            found = self.judge.loss(mix, graph, CONFIRMING, approximate, lambda: self.budget.left)
-            if not mix or found is None or found.low <= self.settings.max_drop:
-                return best, found, len(refuted)
-            refuted.add(name)
-        return self.judged[""], self.judge.loss({}, self.context.whole[0], CONFIRMING, False, lambda: 0.0), len(refuted)
-
-    def _truly(self, mix: Mix) -> Graph | None:
-        """The model as converting to a mix makes it; None if there is no time."""
-        self.progress("converting the chosen mix", 0, 0)
-        if self.budget.left < self._converting:
-            return None
-        call = 0, measure.true_graph, (self.handle, mix)
-        return dict(done(self.crew, [call], self.budget, lambda: self.budget.left)).get(0)
-
-    def _converted(self, best: Judged, graph: Graph) -> None:
-        """Judge a mix that was put together once more, now converted as `convert` will do it."""
-        mix = best.candidate.mix
-        loss = self.judge.loss(mix, graph, CHOOSING, True, lambda: self.budget.left) or best.loss
-        cost = self._timed(mix, graph) if self.goal.cost is None else self.goal.cost(graph)
-        self.judged[key(mix)] = Judged(replace(best.candidate, cost=cost), loss, cost)
+        base = Judged(Candidate({}, cost, floor or 0.0, cost, floor), loss, cost)
+        return Choice(
+            self.context, self.handle, self.judge, meter, self.crew, self.budget, self.settings.max_drop,
+            self._converting, base, self.progress,
+        )  # fmt: skip
 
     def _found(
-        self, fronts: Fronts, front: Sequence[Candidate], chosen: Judged, confirmed: Loss | None, refuted: int,
-        simple: Judged | None,
+        self, choice: Choice, front: Sequence[Candidate], simple: Judged | None, chosen: Judged,
+        confirmed: Loss | None, refuted: int, complete: bool,
     ) -> Found:  # fmt: skip
+        def point(one: Judged) -> Point:
+            return _point(one.candidate, one)
+
         mix = chosen.candidate.mix
         scheme = replace(
             self.context.scheme(mix),
             summary=f"A mix of {', '.join(s.name for s in self.schemes)} found by measuring one model.",
             when=f"For that model, for {self.settings.goal}; {len(mix)} layers differ from {self.schemes[0].name}.",
         )
-        base = self.judged[""]
-        known = (
-            None
-            if not self.halves.confirming
-            else self.judge.loss({}, self.context.whole[0], CONFIRMING, False, lambda: 0.0)
-        )
+        known = choice.base_confirmed() if self.halves.confirming else None
         return Found(
             scheme=scheme,
             text=dump(scheme),
             mix=mix,
-            chosen=replace(self._point(chosen.candidate), confirmed=confirmed),
-            base=replace(self._point(base.candidate), confirmed=known),
-            largest_first=None if simple is None else self._point(simple.candidate),
-            points=tuple(self._point(candidate) for candidate in front),
-            judged=tuple(self._point(one.candidate) for one in self.judged.values()),
+            chosen=replace(point(chosen), confirmed=confirmed),
+            base=replace(point(choice.base), confirmed=known),
+            largest_first=None if simple is None else point(choice.judged[key(simple.candidate.mix)]),
+            points=tuple(_point(candidate, choice.judged.get(key(candidate.mix))) for candidate in front),
+            judged=tuple(point(one) for one in choice.judged.values()),
             limit=self.settings.max_drop,
             judges=self.judge.judges,
             calibration=len(self.halves.calibrating),
             refuted=refuted,
-            complete=fronts.complete,
+            complete=complete,
             seconds=self.budget.spent,
         )
 
-    def _point(self, candidate: Candidate) -> Point:
-        judged = self.judged.get(key(candidate.mix))
-        return Point(
-            layers=len(candidate.mix),
-            cost=candidate.estimated_cost,
-            estimated_error=candidate.estimated_error,
-            measured_error=candidate.error,
-            measured_cost=candidate.cost if judged is None else judged.cost,
-            loss=None if judged is None else judged.loss,
-            mix=dict(candidate.mix),
-        )
+
+def _point(candidate: Candidate, judged: Judged | None) -> Point:
+    return Point(
+        layers=len(candidate.mix),
+        cost=candidate.estimated_cost,
+        estimated_error=candidate.estimated_error,
+        measured_error=candidate.error,
+        measured_cost=candidate.cost if judged is None else judged.cost,
+        loss=None if judged is None else judged.loss,
+        mix=dict(candidate.mix),
+    )
