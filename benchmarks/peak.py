@@ -14,6 +14,7 @@ import numpy as np
 import tvm
 
 from tflite2q.kernels.contracts import Tensor
+from tflite2q.kernels.loops import threads
 from tflite2q.kernels.tir import Buffer, Expr, T, broadcast, function, load, local, store, vector
 from tflite2q.kernels.x86 import amx
 from tflite2q.kernels.x86.isa import LEVELS, DotProduct, Level
@@ -129,7 +130,8 @@ def matrix_peak(target: Any) -> float:
         Tensor((64,), "uint8"),
         Tensor((SUMS * ROWS, ROW // 4), "int32"),
     )
-    code = function(tensors[:1], tensors[1:3], tensors[3], body).with_attr("global_symbol", "peak")
+    with threads(parts=False):
+        code = function(tensors[:1], tensors[1:3], tensors[3], body).with_attr("global_symbol", "peak")
     run = tvm.compile(tvm.IRModule({"peak": code}), target=target)["peak"]
     configuration = np.zeros(64, np.uint8)  # palette 1: bytes of a row from 16 on, rows from 48 on
     configuration[0] = 1

@@ -54,9 +54,9 @@ def test_only_what_a_caller_gives_is_checked(built: Any) -> None:
     found = re.finditer(r"^define [^\n]*@(\w+)\((.*?)^}", text, re.MULTILINE | re.DOTALL)
     checks = {match[1]: "@__tvm_set_raised" in match[2] for match in found}
     assert len([name for name in checks if name.startswith("tflite2q_") and "conv2d" in name]) > 1
-    # Kernels on the matrix unit check that the system grants it.
-    checking = [name for name, checked in checks.items() if checked and "__amx" not in name]
-    assert checking == ["__tvm_ffi_main_call"]
+    # A run of kernels on the matrix unit checks that the system grants it.
+    asks = {"tflite2q_main_model_compute"} if any("__amx" in name for name in checks) else set()
+    assert {name for name, checked in checks.items() if checked} == {"__tvm_ffi_main_call"} | asks
     assert set(re.findall(r'c"(\w+)\.(?:byte_offset|shape\[0\])', text)) == {"in0"}  # of what errors are left
     assert ".strides on argument" in text
 

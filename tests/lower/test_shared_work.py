@@ -110,7 +110,7 @@ def test_scratch_of_threads_at_once_is_their_own(size: int) -> None:
 
     with loops.threads(False) as found:
         made = function([], [Tensor((4,), "int32")], Tensor((4,), "int64"), body)
-    assert found.at_once
+    assert found.attributes == {loops.AT_ONCE}
     attributes = {"global_symbol": "kernel", KERNEL: True, loops.AT_ONCE: True}
     module = Compiler(target()).module({"kernel": made.with_attrs(attributes)})
     y = tvm.runtime.tensor(np.zeros(4, np.int64))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tflite2q.errors import DataError
 from tflite2q.evaluation.models import load
 from tflite2q.execution import reference, runtime
 from tflite2q.lower import entry
+from tflite2q.lower.codegen import Compiler
 from tflite2q.lower.machine import Worker, machine
 
 Array = np.ndarray[Any, Any]
@@ -96,6 +98,24 @@ def test_models_without_branches_are_one_function(family: str, whole: bool) -> N
     executable = runtime.compile(next(cases(name, 1)).graph)
     executable.times(1)
     assert machine(executable._code).module.implements_function(entry.MANY, True) == whole
+
+
+def test_a_run_asks_for_the_matrix_unit_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system call for each layer takes longer than the epilogue of a small one."""
+    texts: list[str] = []
+    lowered = Compiler._lowered
+
+    def recorded(compiler: Compiler, functions: Mapping[str, Any]) -> Any:
+        texts.append(str(made := lowered(compiler, functions)))
+        return made
+
+    monkeypatch.setattr(Compiler, "_lowered", recorded)
+    net = Net("int8")
+    first = net.conv(net.input("x", (1, 8, 8, 64), (0.05, 3)), "first", 64, (0.1, 3), size=3)
+    graph = net.graph(net.conv(first, "second", 128, (0.1, 3)))
+    runtime.compile(graph, "x86-64-amx").save(tmp_path / "small.tar")
+    assert sum(text.count("ldtilecfg") for text in texts) == len(graph.ops)
+    assert sum(text.count('"syscall"') for text in texts) == 1
 
 
 def test_a_manifest_that_does_not_describe_the_code_is_refused(digits: Path) -> None:

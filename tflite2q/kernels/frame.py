@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tflite2q.kernels.contracts import Array, Tensor
-from tflite2q.kernels.loops import AT_ONCE, ZEROS, Threads, threads
+from tflite2q.kernels.loops import ZEROS, Threads, threads
 from tflite2q.kernels.refusals import Refusal
 from tflite2q.kernels.tir import Buffer, Buffers, function
 
@@ -132,7 +132,7 @@ def _function(program: Program, parts: bool) -> tuple[Any, Threads]:
 
     with threads(parts) as found:
         made = function(program.inputs, list(program.constants.values()), program.output, body)
-    return made.with_attr(AT_ONCE, True) if found.at_once else made, found
+    return made.with_attrs(dict.fromkeys(sorted(found.attributes), True)), found
 
 
 class Kernel(Protocol):

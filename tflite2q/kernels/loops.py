@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tflite2q.kernels.contracts import Tensor
@@ -23,16 +23,18 @@ class Threads:
     """Threads and a function under construction.
 
     `parts`: threads made the function's inputs, each a part; `used`: they share its work; `decisive`: whether `parts`
-    is what decided about that; `at_once`: it has `threads_at_once`.
+    is what decided about that; `attributes`: names of those that the function is to have.
     """
 
     parts: bool = False
     used: bool = False
     decisive: bool = False
-    at_once: bool = False
+    attributes: set[str] = field(default_factory=set)
 
 
-AT_ONCE = "tflite2q.threads_at_once"  # attribute of functions
+# Attributes of functions.  They have `threads_at_once`; they begin with a demand on the machine, which need not be made
+# again in the same run.
+AT_ONCE, DEMANDS_FIRST = "tflite2q.threads_at_once", "tflite2q.demands_first"
 _threads: ContextVar[Threads] = ContextVar("threads")
 
 
@@ -55,13 +57,18 @@ def pays(work: int) -> bool:
     return found
 
 
+def mark(attribute: str) -> None:
+    """Give an attribute to the function that is being emitted."""
+    _threads.get().attributes.add(attribute)
+
+
 def threads_at_once() -> Any:
     """Statements that each thread runs; it takes its share of every `T.parallel` among them, and waits for no other.
 
     Scratch that they declare is a thread's own.  TVM's StorageRewrite would move it out of the threads, which then
     shared it, so functions with the attribute `AT_ONCE` are compiled without that pass.
     """
-    _threads.get().at_once = True
+    mark(AT_ONCE)
     return T.attr(T.int32(0), "pragma_parallel_launch_point", T.int32(1))
 
 

@@ -16,7 +16,7 @@ from tvm import relax, tirx
 from tvm.relax.vm_build import VMExecutable, _ffi_api, _vmcodegen
 
 from tflite2q import files
-from tflite2q.kernels.loops import AT_ONCE
+from tflite2q.kernels.loops import AT_ONCE, DEMANDS_FIRST
 from tflite2q.lower.entry import ALIGNMENT
 from tflite2q.lower.machine import processors
 
@@ -239,13 +239,15 @@ def _reads(statement: Any, variables: Collection[str]) -> bool:
 
 
 def _bare(function: Any) -> Any:
-    """A function of buffers as one of bare pointers.
+    """A function of buffers as one of bare pointers, without the demand on the machine that it may begin with: its
+    caller makes that.
 
     It has no symbol yet: those that have one get TVM's calling convention.
     """
     pointers = [tirx.Var(buffer.name, buffer.data.ty) for buffer in function.params]
     buffers = [tirx.DeclBuffer(buffer, data=p) for buffer, p in zip(function.params, pointers, strict=True)]
-    body = tirx.SeqStmt([*buffers, function.body])
+    statements = function.body.seq[1:] if DEMANDS_FIRST in function.attrs else [function.body]
+    body = tirx.SeqStmt([*buffers, *statements])
     attributes = {key: value for key, value in function.attrs.items() if str(key) != "global_symbol"}
     made = tirx.PrimFunc(pointers, body, tvm.ir.PrimType("int32"))
     return made.with_attrs({**attributes, "tirx.is_host_func": True})

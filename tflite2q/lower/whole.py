@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 import tvm
+import tvm_ffi
 from tvm import relax, tirx
 from tvm.relax.op import memory
 
+from tflite2q.kernels.loops import DEMANDS_FIRST
 from tflite2q.lower.codegen import BARE, KERNEL, bare, symbol
 from tflite2q.lower.entry import MAIN, MANY, REST, aligned
 from tflite2q.lower.sequence import Plan, plan, size
@@ -29,7 +31,7 @@ def whole(module: Any) -> Any:
     plans = {name: found for name, f in functions.items() if (found := plan(module, f)) is not None}
     builder = relax.BlockBuilder(module)
     for name, found in plans.items():
-        _emit(builder, name, found)
+        _emit(builder, name, found, _demands(module, found))
     made = builder.get()
     for name in plans:
         one_call = made.get_global_var(name + ONE_CALL)
@@ -61,9 +63,20 @@ def _bare(module: Any, names: set[str]) -> None:
             del module[name]
 
 
-def _emit(builder: Any, name: str, plan: Plan) -> None:
+def _demands(module: Any, plan: Plan) -> list[Any]:
+    """What the functions that a plan calls demand of the machine, each demand once."""
+    found: list[Any] = []
+    for name in dict.fromkeys(name for name, _ in plan.calls):
+        if DEMANDS_FIRST in module[name].attrs:
+            demand = module[name].body.seq[0]
+            if not any(tvm_ffi.structural_equal(demand, other) for other in found):
+                found.append(demand)
+    return found
+
+
+def _emit(builder: Any, name: str, plan: Plan, demands: Sequence[Any]) -> None:
     """The functions that carry out a plan, and one for the virtual machine that takes the place of `name`."""
-    model = builder.add_func(_model(plan), name + MODEL).name_hint
+    model = builder.add_func(_model(plan, demands), name + MODEL).name_hint
     call = builder.add_func(_call(plan, model), name + CALL)
     parameters = [relax.Var(each, kind) for each, kind in plan.inputs.items()]
     with builder.function(name + ONE_CALL, parameters):
@@ -88,12 +101,15 @@ def _new(builder: Any, kind: Any) -> Any:
     return builder.emit(memory.alloc_tensor(storage, 0, kind.shape, str(kind.dtype)))
 
 
-def _model(plan: Plan) -> Any:
-    """One run, as a bare function."""
+def _model(plan: Plan, demands: Sequence[Any]) -> Any:
+    """One run, as a bare function, which makes the `demands` of those that it calls."""
     buffers = _bytes(plan)
     body = [
-        _checked(bare(name), [tirx.handle_add_byte_offset(buffers[p.buffer].data, p.offset) for p in places])
-        for name, places in plan.calls
+        *demands,
+        *(
+            _checked(bare(name), [tirx.handle_add_byte_offset(buffers[p.buffer].data, p.offset) for p in places])
+            for name, places in plan.calls
+        ),
     ]
     body += [_copy(buffers[place.buffer], place.offset, buffers[name]) for place, name in plan.copies]
     return _function(list(buffers.values()), body, {BARE: True, "tirx.noalias": True})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tflite2q.kernels.loops import DEMANDS_FIRST, mark
 from tflite2q.kernels.refusals import Because, Refusal
 from tflite2q.kernels.tir import Buffer, Expr, T, demand
 from tflite2q.kernels.x86 import isa
@@ -29,7 +30,8 @@ def lacks(target: Any) -> Refusal | None:
 
 
 def ask() -> None:
-    """Ask Linux for the unit, which a process must once, and may again."""
+    """Ask Linux for the unit, which a process must once, and may again; the first statement of a function."""
+    mark(DEMANDS_FIRST)
     granted = T.call_extern("int64", "syscall", *(T.int64(number) for number in PERMISSION))
     with demand(T.EQ(granted, T.int64(0)), "the system does not grant the matrix unit (AMX)"):
         T.evaluate(0)
