@@ -8,8 +8,8 @@ them as vectors.
 What limits it are the instructions around the multiplications.  A tile takes 8 cycles to load and 16 to store, in
 which hardly anything else begins, and while the unit is in use only one port computes with 512-bit real numbers: the
 epilogue takes two to three cycles for each vector of 16 outputs.  The multiplications limit deep layers only, memory
-those whose weights exceed the caches.  Linux grants the matrix unit to a process that asks.  The function of a layer asks
-in a tenth of a microsecond; that of a whole model asks for all its layers.
+those whose weights exceed the caches.  Linux grants the matrix unit to a process that asks.  The function of a layer
+asks in a tenth of a microsecond; that of a whole model asks for all its layers.
 """
 
 from __future__ import annotations
