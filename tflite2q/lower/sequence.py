@@ -13,7 +13,7 @@ import tvm
 from tvm import relax, tirx
 from tvm.ir import GenericConst
 
-from tflite2q.lower.entry import aligned
+from tflite2q.lower.entry import ALIGNMENT, aligned
 
 WORKSPACE, SMALL = "workspace", "small"
 # A constant of so many bytes is an argument by itself; smaller ones lie one after the other in one argument.
@@ -103,6 +103,7 @@ class _Layout:
         self.workspace = 0
         self._places = {parameter: Place(f"in{index}") for index, parameter in enumerate(function.params)}
         self._storages: dict[Any, Place] = {}
+        self._rooms: dict[Any, int] = {}  # bytes of storages of the workspace
         self._large: dict[str, Any] = {}
         self._small: list[tuple[int, Any]] = []
         self._small_size = 0
@@ -132,16 +133,27 @@ class _Layout:
         if _is(value, ALLOC_STORAGE):
             if variable not in self._storages:
                 self._storages[variable] = Place(WORKSPACE, self.workspace)
-                self.workspace += aligned(prod(map(int, value.args[0])))
+                self._rooms[variable] = aligned(prod(map(int, value.args[0])))
+                self.workspace += self._rooms[variable]
             return True
         if _is(value, ALLOC_TENSOR):
-            storage = self._storages[value.args[0]]
-            self._places[variable] = Place(storage.buffer, storage.offset + int(value.args[1].value))
+            assert int(value.args[1].value) == 0  # TVM's planner puts one tensor at a time into a storage
+            self._places[variable] = self._centred(value.args[0], aligned(size(variable.ty)))
             return True
         place = self.place(value.args[0] if _is(value, RESHAPE) else value)
         if place is not None:
             self._places[variable] = place
         return place is not None
+
+    def _centred(self, storage: Any, taken: int) -> Place:
+        """The place of a tensor of so many bytes, which for some time is the only one of its storage.
+
+        Its middle is that of the storage.  Two threads that share a layer write a half each, so each writes the same
+        half of all tensors that come to lie there: where the other one wrote last, a line comes from its cache.
+        """
+        start = self._storages[storage]
+        before = (self._rooms.get(storage, taken) - taken) // 2 // ALIGNMENT * ALIGNMENT
+        return Place(start.buffer, start.offset + before)
 
     def place(self, expression: Any) -> Place | None:
         """Where a tensor is; None for what is none."""
