@@ -13,9 +13,9 @@ from tflite2q.kernels.tir import Buffer, Buffers, Expr, T, broadcast, load, stor
 
 # Regions of less work stay serial: multiply-accumulates, or bytes moved times eight.  Starting one takes about a
 # microsecond, and its inputs must come from the cache of the core that wrote them: small models lost up to half of
-# their speed to smaller regions.  Where threads wrote the inputs, a serial region waits for the caches of all the
-# others, and smaller ones pay.
-PARALLEL_WORK, PARALLEL_WORK_OF_PARTS = 1 << 22, 1 << 20
+# their speed to smaller regions.  Where threads wrote the inputs, it is the serial region that waits for the caches of
+# all the others, and so does the next one that is shared: nearly all pay.
+PARALLEL_WORK, PARALLEL_WORK_OF_PARTS = 1 << 22, 1 << 16
 
 
 @dataclass
