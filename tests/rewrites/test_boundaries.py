@@ -305,6 +305,29 @@ def test_two_readers_with_the_same_wish_share_a_requantization(tmp_path: Path) -
     assert [source for source, _ in requantizations(graph)] == ["a"]
 
 
+@pytest.mark.parametrize("first", ["int16", "int8", "uint8"])
+def test_readers_of_an_input_of_the_scheme_may_want_different_types(first: str, tmp_path: Path) -> None:
+    """The input becomes what its first reader wants, and the others read it behind a requantization."""
+    net = Net(seed=3)
+    x = net.input("x", (1, 4, 4, 3), (0.02, 120))
+    a = net.conv(x, "a", 4, (0.1, 0), activation="RELU")
+    b = net.conv(x, "b", 4, (0.2, 130))
+    rules = {
+        "int16": "activations.dtype = 'int16'\nactivations.symmetric = true\n",
+        "int8": "activations.symmetric = true\n",
+        "uint8": "activations.dtype = 'uint8'\nweights.dtype = 'uint8'\nweights.symmetric = false\n"
+        "weights.granularity = 'per-tensor'\n",
+    }
+    for own in ("a", "b"):
+        chosen = mixed(f"[[rules]]\nmatch.name = '{own}'\n{rules[first]}")
+        (tmp_path / own).mkdir()
+        made = saved(tflite2q.convert(net.graph(a, b), chosen, "scheme"), tmp_path / own)
+        other = "b" if own == "a" else "a"
+        assert (made[own].type.dtype, made[other].type.dtype) == (first, "int8")
+        assert made["x"].type.dtype == made["a"].type.dtype
+        assert len(requantizations(made)) == (first != "int8")
+
+
 def test_a_symmetric_max_pool_keeps_the_parameters_of_what_it_pools(tmp_path: Path) -> None:
     net = Net(seed=4)
     x = net.input("x", (1, 4, 4, 3), (0.02, 120))
