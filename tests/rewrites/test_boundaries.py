@@ -19,7 +19,7 @@ from tflite2q.dialect.ops.normalize import LogSoftmax
 from tflite2q.dialect.text import parse_graph
 from tflite2q.dialect.types import Quantization
 from tflite2q.errors import Unchanged
-from tflite2q.evaluation import calibration
+from tflite2q.evaluation import calibration, coding
 from tflite2q.execution import reference
 from tflite2q.flatbuffer.reader import read
 from tflite2q.flatbuffer.writer import write
@@ -106,6 +106,26 @@ def test_requantizations_of_the_original_that_become_identities_are_dropped() ->
     assert requantizations(conversion.graph) == []
     assert conversion.requantizations == -1
     assert conversion.graph["x"].type.dtype == "int8"
+
+
+@pytest.mark.parametrize("name", ["float32", "weight-only", "int16x8", "asymmetric-uint8"])
+@pytest.mark.parametrize("interface", ["keep", "scheme"])
+@pytest.mark.parametrize("outputs", [("sum",), ("sum", "same"), ("same",)])
+def test_a_requantization_that_changed_nothing_hinders_no_scheme(
+    name: str, interface: str, outputs: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Some converters leave a QUANTIZE between equal parameters, which real numbers have no cast for."""
+    net = Net("int8")
+    x = net.input("x", (1, 4), (0.05, 3))
+    net.op(Requantize(inputs=(x,), outputs=(net.value("same", (1, 4), (0.05, 3)),), version=2))
+    net.add("same", x, "sum", (0.1, 3))
+    before = net.graph(*outputs)
+    after = saved(tflite2q.convert(before, name, interface), tmp_path)
+    codes = np.array([[-128, -7, 3, 127]], np.int8)
+    moved = coding.transfer([codes], [before["x"]], [after["x"]])
+    for output, got, want in zip(outputs, reference.run(after, *moved), reference.run(before, codes), strict=True):
+        error = coding.real(got, after[output]) - coding.real(want, before[output])
+        assert np.abs(error).max() <= 0.6 * before[output].type.scale
 
 
 @pytest.mark.parametrize("name", ["asymmetric-uint8", "symmetric-int8", "int16x8", "float32"])

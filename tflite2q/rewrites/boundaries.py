@@ -151,11 +151,18 @@ class _Guard:
 
 
 def drop_identities(graph: Graph, original: Graph) -> Graph:
-    """The graph without requantizations between equal types, or to what the next one takes, that `original` lacks."""
+    """The graph without requantizations between equal types, or to what the next one takes, that `original` lacks.
+
+    Those that it has stay, unless their codes became real numbers, which no cast takes to real numbers.
+    """
     editor = Editor(graph)
     renamed: dict[str, str] = {}
     kept: list[Op] = []
-    before = {op.name for op in original.ops if isinstance(op, CASTS) and _is_identity(op, original)}
+    before = {
+        op.name
+        for op in original.ops
+        if isinstance(op, CASTS) and _is_identity(op, original) and graph[op.name].type.dtype != "float32"
+    }
     for op in graph.ops:
         if isinstance(op, CASTS) and op.name not in before and _is_idle(op, graph, original):
             source, target = op.reads("x"), op.outputs[0]
