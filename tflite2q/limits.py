@@ -48,7 +48,7 @@ def machine_memory() -> int:
 
 def check_threads(threads: object) -> None:
     """Raise UsageError for a number of threads that no machine has."""
-    if isinstance(threads, bool) or not isinstance(threads, numbers.Integral) or not 1 <= threads <= THREADS:
+    if isinstance(threads, bool) or not isinstance(threads, numbers.Integral) or not 1 <= int(threads) <= THREADS:
         raise UsageError(f"threads must be 1 to {THREADS}, got {threads!r}")
 
 
