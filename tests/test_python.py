@@ -126,6 +126,9 @@ WRONG: dict[str, Any] = {
     "a model is .*, not int": lambda m, d: tflite2q.convert(3, "int8"),
     "scheme = None is not a scheme": lambda m, d: tflite2q.convert(m, None),
     "scheme = 8 is not a scheme": lambda m, d: tflite2q.search(m, d, schemes=["int8", 8]),
+    "threads must be 1 to [0-9]*, got '2'": lambda m, d: tflite2q.compile(m, threads="2"),
+    "threads must be 1 to [0-9]*, got True": lambda m, d: tflite2q.compile(m, threads=True),
+    "batch = '3' is not a whole number of at least 1": lambda m, d: tflite2q.compile(m, batch="3"),
     "schemes = ', ' names no scheme": lambda m, d: tflite2q.search(m, d, schemes=", "),
 }
 

@@ -6,6 +6,7 @@ The limits are variables of the environment, so that child processes have the sa
 
 from __future__ import annotations
 
+import numbers
 import os
 import sys
 from typing import TypeVar
@@ -45,10 +46,10 @@ def machine_memory() -> int:
     return whole if granted is None else min(whole, granted)
 
 
-def check_threads(threads: int) -> None:
+def check_threads(threads: object) -> None:
     """Raise UsageError for a number of threads that no machine has."""
-    if not 1 <= threads <= THREADS:
-        raise UsageError(f"threads must be 1 to {THREADS}, got {threads}")
+    if isinstance(threads, bool) or not isinstance(threads, numbers.Integral) or not 1 <= int(threads) <= THREADS:
+        raise UsageError(f"threads must be 1 to {THREADS}, got {threads!r}")
 
 
 def require_memory(size: int, what: str, error: type[E]) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, overload
 
 import numpy.typing as npt
 
+from tflite2q import limits
 from tflite2q.dialect.graph import Graph
 from tflite2q.errors import Tflite2qError, require_count, require_one_of
 from tflite2q.evaluation import calibration
@@ -189,6 +190,9 @@ def compile(model: Model, target: str = "native", threads: int = 1, batch: int |
     from tflite2q.evaluation.serving import Served
     from tflite2q.execution import runtime
 
+    if batch is not None:
+        require_count("batch", batch, 1)
+        limits.check_threads(threads)
     each = threads if batch is None or batch < threads else 1  # threads of one sample
     found = runtime.compiled(Served, graph_of(model), target=target, threads=each)
     return found if batch is None else found.batch(batch, threads // each)

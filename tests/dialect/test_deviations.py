@@ -38,3 +38,32 @@ def test_sums_with_a_multiplier_of_one_or_more(scale: float, subtract: bool) -> 
     assert equal == (scale > 0.028 / 2**20)
     if subtract:
         assert (ours == 5).all()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("dtype", ["int8", "int16"])
+def test_depthwise_layers_of_16_bits_with_4_bit_weights(dtype: str, bits: int) -> None:
+    wide = "int64" if dtype == "int16" else "int32"
+    graph = parse_graph(
+        f"""graph "main" {{
+          inputs (%x)
+          outputs (%y)
+          values {{
+            %x : {dtype}[1, 1, 3, 4] <0.5:0>
+            %w : int{bits}[1, 1, 2, 4] <axis 3, 0.5:0, 0.5:0, 0.5:0, 0.5:0> = [1, -2, 3, 4, 5, -6, 7, -7]
+            %b : {wide}[4] <axis 0, 0.25:0, 0.25:0, 0.25:0, 0.25:0> = [1, 2, 3, 4]
+            %y : {dtype}[1, 1, 2, 4] <0.5:0>
+          }}
+          ops {{ %y = q.depthwise_conv2d(%x, %w, %b) {{padding = VALID}} version {5 if bits == 8 else 6} }}
+        }}"""
+    )
+    (op,) = graph.ops
+    x = np.arange(-6, 6).astype(dtype).reshape(1, 1, 3, 4)
+    (ours,) = reference.run(graph, x)
+    real, weights = x[0, 0].astype(int), graph["w"].data[0, 0].astype(int)
+    sums = real[:-1] * weights[0] + real[1:] * weights[1] + np.arange(1, 5)
+    assert np.abs(ours[0, 0] - sums / 2).max() <= 0.5
+    told = judge([(write(graph), [x])])[0]
+    equal = not isinstance(told, str) and np.array_equal(told[0], ours)
+    assert equal == (not op.deviates(graph.ins(op), graph.outs(op)))
+    assert equal == ((dtype, bits) != ("int16", 4))

@@ -405,6 +405,10 @@ def test_mapped_samples_may_be_numbers(workers: int) -> None:
         for got, want in zip(results, reference.run(graph, np.asarray(a), b, c), strict=True):
             assert (got.dtype, got.shape) == (want.dtype, want.shape)
             np.testing.assert_array_equal(got, want)
+    as_lists = executable.map([[*sample] for sample in samples], workers)
+    assert [[each.tolist() for each in results] for results in as_lists] == [
+        [each.tolist() for each in results] for results in found
+    ]
 
 
 @pytest.mark.parametrize("workers", [1, 3])

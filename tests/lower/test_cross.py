@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -132,3 +134,18 @@ def test_a_linker_that_fails_in_silence_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("CC", "false")
     with pytest.raises(TargetError, match="false failed: it ended with 1 and said nothing"):
         link.link(str(tmp_path / "x.so"), [], None)
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
+def test_a_place_that_cannot_be_written_is_what_the_message_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gcc ends with a line that its linker failed; the linker's own line says why."""
+    monkeypatch.setenv("CC", "gcc")
+    (tmp_path / "x.c").write_text("int x;\n")
+    subprocess.run(["gcc", "-fPIC", "-c", "x.c"], cwd=tmp_path, check=True)
+    place = str(tmp_path / "none" / "x.so")
+    with pytest.raises(TargetError) as error:
+        link.link(place, [str(tmp_path / "x.o")], None)
+    assert place in str(error.value)
+    assert "\n" not in str(error.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,9 +56,11 @@ def test_features(name: str, has: set[str], lacks: set[str]) -> None:
         ("nvidia/jetson-nano", "cuda"),
         ("raspberry-pi/4b", "raspberry-pi-4"),
         ('{"kind": "llvm", "mtriple": "no-such-triple"}', "no-such"),
+        (None, "not NoneType"),
+        ({"kind": "llvm"}, "not dict"),
     ],
 )
-def test_unusable_targets(name: str, says: str) -> None:
+def test_unusable_targets(name: Any, says: str) -> None:
     with pytest.raises(TargetError) as error:
         tvm_target(resolve(name))
     assert says in str(error.value)

@@ -9,6 +9,7 @@ import cases
 import numpy as np
 import pytest
 from micro import host
+from networks import Net
 
 from tflite2q import convert, load
 from tflite2q.dialect.graph import Graph, verify
@@ -126,6 +127,16 @@ def test_everything_that_is_not_refused(part: int, tmp_path: Path) -> None:
 def test_results_that_depend_on_no_operand(tmp_path: Path) -> None:
     """Compilers warn of parameters that a function has for nothing."""
     check(*side_by_side(("ZEROS_LIKE-int32",), 3, "plain"), "plain", tmp_path)
+
+
+@pytest.mark.parametrize("family", host.FAMILIES)
+def test_a_model_of_one_layer_compiles_without_a_warning_with_all_optimization(family: str, tmp_path: Path) -> None:
+    """Where a compiler knows all of the only layer, it looks at how far its loops may go."""
+    net = Net("int8")
+    graph = net.graph(net.dense(net.input("x", (1, 1), (0.02, 3)), "y", 10, (0.1, -4)))
+    x = np.array([[7]], np.int8)
+    (got,) = host.run(graph, [x], family, tmp_path, ("-O2",))
+    np.testing.assert_array_equal(got, reference.run(graph, x)[0])
 
 
 def test_operands_that_are_constants(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tflite2q.dialect.ops.normalize import LogSoftmax
 from tflite2q.dialect.text import parse_graph
 from tflite2q.dialect.types import Quantization
 from tflite2q.errors import Unchanged
-from tflite2q.evaluation import calibration
+from tflite2q.evaluation import calibration, coding
 from tflite2q.execution import reference
 from tflite2q.flatbuffer.reader import read
 from tflite2q.flatbuffer.writer import write
@@ -106,6 +106,26 @@ def test_requantizations_of_the_original_that_become_identities_are_dropped() ->
     assert requantizations(conversion.graph) == []
     assert conversion.requantizations == -1
     assert conversion.graph["x"].type.dtype == "int8"
+
+
+@pytest.mark.parametrize("name", ["float32", "weight-only", "int16x8", "asymmetric-uint8"])
+@pytest.mark.parametrize("interface", ["keep", "scheme"])
+@pytest.mark.parametrize("outputs", [("sum",), ("sum", "same"), ("same",)])
+def test_a_requantization_that_changed_nothing_hinders_no_scheme(
+    name: str, interface: str, outputs: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Some converters leave a QUANTIZE between equal parameters, which real numbers have no cast for."""
+    net = Net("int8")
+    x = net.input("x", (1, 4), (0.05, 3))
+    net.op(Requantize(inputs=(x,), outputs=(net.value("same", (1, 4), (0.05, 3)),), version=2))
+    net.add("same", x, "sum", (0.1, 3))
+    before = net.graph(*outputs)
+    after = saved(tflite2q.convert(before, name, interface), tmp_path)
+    codes = np.array([[-128, -7, 3, 127]], np.int8)
+    moved = coding.transfer([codes], [before["x"]], [after["x"]])
+    for output, got, want in zip(outputs, reference.run(after, *moved), reference.run(before, codes), strict=True):
+        error = coding.real(got, after[output]) - coding.real(want, before[output])
+        assert np.abs(error).max() <= 0.6 * before[output].type.scale
 
 
 @pytest.mark.parametrize("name", ["asymmetric-uint8", "symmetric-int8", "int16x8", "float32"])
@@ -303,6 +323,29 @@ def test_two_readers_with_the_same_wish_share_a_requantization(tmp_path: Path) -
     """
     graph = saved(tflite2q.convert(net.graph("sum"), mixed(rules), "scheme"), tmp_path)
     assert [source for source, _ in requantizations(graph)] == ["a"]
+
+
+@pytest.mark.parametrize("first", ["int16", "int8", "uint8"])
+def test_readers_of_an_input_of_the_scheme_may_want_different_types(first: str, tmp_path: Path) -> None:
+    """The input becomes what its first reader wants, and the others read it behind a requantization."""
+    net = Net(seed=3)
+    x = net.input("x", (1, 4, 4, 3), (0.02, 120))
+    a = net.conv(x, "a", 4, (0.1, 0), activation="RELU")
+    b = net.conv(x, "b", 4, (0.2, 130))
+    rules = {
+        "int16": "activations.dtype = 'int16'\nactivations.symmetric = true\n",
+        "int8": "activations.symmetric = true\n",
+        "uint8": "activations.dtype = 'uint8'\nweights.dtype = 'uint8'\nweights.symmetric = false\n"
+        "weights.granularity = 'per-tensor'\n",
+    }
+    for own in ("a", "b"):
+        chosen = mixed(f"[[rules]]\nmatch.name = '{own}'\n{rules[first]}")
+        (tmp_path / own).mkdir()
+        made = saved(tflite2q.convert(net.graph(a, b), chosen, "scheme"), tmp_path / own)
+        other = "b" if own == "a" else "a"
+        assert (made[own].type.dtype, made[other].type.dtype) == (first, "int8")
+        assert made["x"].type.dtype == made["a"].type.dtype
+        assert len(requantizations(made)) == (first != "int8")
 
 
 def test_a_symmetric_max_pool_keeps_the_parameters_of_what_it_pools(tmp_path: Path) -> None:

@@ -244,10 +244,13 @@ class Op:
 
     def deviates(self, ins: Values, outs: Sequence[Value]) -> str:
         """Where results may differ from the reference kernels', with types like these; "" if nowhere."""
-        present = [value.type for value in ins if value is not None]
-        hybrid = any(t.dtype == "float32" for t in present) and any(t.quantized for t in present)
-        parts = (self.builtin.deviation or self.deviation, self.hybrid_deviation if hybrid else "")
-        return "; ".join(part for part in parts if part)
+        return "; ".join(filter(None, (self.builtin.deviation or self.deviation, self.of_hybrid(ins))))
+
+    def of_hybrid(self, ins: Values) -> str:
+        """The part of `deviates` that is about float32 activations with integer weights."""
+        kinds = [value.type for value in ins if value is not None]
+        hybrid = any(kind.dtype == "float32" for kind in kinds) and any(kind.quantized for kind in kinds)
+        return self.hybrid_deviation if hybrid else ""
 
     def accepts(self, dtype: str) -> bool:
         """Whether its activations may be of `dtype`: codes TFLite has a kernel for, or float32."""

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tflite2q.errors import DataError, UsageError
 from tflite2q.evaluation.data import Dataset
 from tflite2q.evaluation.geometry import Frame
-from tflite2q.evaluation.images import decoded
+from tflite2q.evaluation.images import decoded, require_pillow
 from tflite2q.evaluation.tasks.base import Task
 from tflite2q.evaluation.tasks.detection import SHOWN, Boxes
 from tflite2q.evaluation.tasks.keypoints import SHOWN as SHOWN_POINT
@@ -46,6 +46,7 @@ def mask_png(answer: Mask) -> bytes:
 
     Raises DataError for classes beyond 255.
     """
+    require_pillow()
     from PIL import Image
 
     if answer.classes.min() < 0 or answer.classes.max() > 255:
@@ -57,6 +58,7 @@ def mask_png(answer: Mask) -> bytes:
 
 def drawn(task: Task[Any], answer: Any, samples: Dataset, index: int) -> bytes:
     """The answer on the sample's photo, as a PNG.  Raises UsageError if the sample is no photo."""
+    require_pillow()
     from PIL import ImageDraw
 
     if samples.pictures is None:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tflite2q import limits
-from tflite2q.errors import DataError, Tflite2qError, hint
+from tflite2q.errors import DataError, Tflite2qError, UsageError, hint
 from tflite2q.evaluation.geometry import Fit, Frame, frame
 
 if TYPE_CHECKING:
@@ -59,14 +59,21 @@ class Pictures:
             return frame(upright(found), (self.shape[2], self.shape[1]), self.fit)
 
 
+def require_pillow() -> None:
+    """Raise UsageError where the package that reads and writes pictures is not installed."""
+    try:
+        import PIL  # noqa: F401 - whether it is there
+    except ImportError as error:
+        raise UsageError("pictures need Pillow: pip install 'tflite2q[images]'") from error
+
+
 @contextmanager
 def opened(file: Path) -> Iterator[Image.Image]:
     """The open image file.  Raises DataError if it cannot be read, in the block too, or has more pixels than
     `limits.pixels()`, before it is decoded."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise DataError("reading images needs Pillow: pip install 'tflite2q[images]'") from error
+    require_pillow()
+    from PIL import Image
+
     most = limits.pixels()
     if most > (Image.MAX_IMAGE_PIXELS or most):
         Image.MAX_IMAGE_PIXELS = most  # Pillow's own limit, which is lower, and a warning
@@ -99,6 +106,7 @@ def _too_large(file: Path, claim: str, most: int) -> DataError:
 
 def decoded(file: Path, mode: str) -> Image.Image:
     """The picture upright, of 8 bits a channel, in Pillow's `mode` "L" or "RGB".  Raises DataError."""
+    require_pillow()
     from PIL import ImageOps
 
     with opened(file) as found:

@@ -200,6 +200,7 @@ class _Pieces:
     def __init__(self, executable: Executable, samples: Iterable[Sample], workers: int) -> None:
         self._executable, self._workers = executable, workers
         self._made = not isinstance(samples, list | tuple)
+        self._parts = tuple if len(executable.inputs) == 1 else (tuple, list)  # a list may be an array, but not several
         self._samples = iter(samples)
         self._size = min(8, executable.capacity)
         self.error: Exception | None = None
@@ -217,7 +218,7 @@ class _Pieces:
             size = max(1, size // 8, min(size, length_hint(self._samples) // (2 * self._workers)))
         try:
             for sample in islice(self._samples, size):
-                arrays = self._executable.checked(sample if isinstance(sample, tuple) else (sample,))
+                arrays = self._executable.checked(sample if isinstance(sample, self._parts) else (sample,))
                 piece.append([array.copy() for array in arrays] if self._made else arrays)
                 if self._made and time.perf_counter() > latest:
                     break

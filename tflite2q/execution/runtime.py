@@ -184,7 +184,7 @@ class Executable:
         return Bound(self, self._new_worker())
 
     def map(self, samples: Iterable[Sample], workers: int | None = None) -> Iterator[list[Array]]:
-        """The outputs for each sample, in order: an array, or a tuple of one array for each input.
+        """The outputs for each sample, in order: an array, or a tuple or list of one array for each of several inputs.
 
         Samples are spread over `workers` threads; by default as many as there are processors for the `threads` of
         each.  They are taken a little ahead of the outputs that are asked for, so they may be endless.  They are copied

@@ -21,6 +21,8 @@ from tflite2q.lower.targets import architecture
 COMPILERS = ("cc", "gcc", "clang", "g++", "c++", "clang++")
 ZIG = (sys.executable, "-m", "ziglang")
 
+LONGEST = 300  # characters of what a linker says
+
 HOW = {
     "host": "install a C compiler (Debian: apt install gcc) or run: pip install 'tflite2q[cross]'",
     "cross": "install one: pip install 'tflite2q[cross]'",
@@ -40,11 +42,12 @@ def link(output: str, objects: Sequence[str], triple: str | None, folder: Path |
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **place})
     if done.returncode != 0:
         name = "zig" if command[0] == sys.executable else command[0]
-        lines = done.stderr.splitlines()
-        # The linker says "No space left on device" in a line of its own, and the compiler that the linker failed.
+        lines = done.stderr.strip().splitlines()
+        # The linker says what went wrong in a line of its own, and the compiler that the linker failed.
+        lines = [line for line in lines if not line.startswith("collect2:")] or lines
         causes = [line for mark in ("No space", "error") for line in lines if mark in line]
         silent = f"it ended with {done.returncode} and said nothing; check that it is a C compiler"
-        why = causes[0] if causes else done.stderr.strip()[-200:] or silent
+        why = (*causes, *lines[-1:], silent)[0][-LONGEST:]
         raise TargetError(f"linking for {triple or 'this machine'} with {name} failed: {why}")
 
 

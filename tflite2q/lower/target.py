@@ -17,6 +17,8 @@ def resolve(name: str) -> targets.Target:
 
     TVM's terms are JSON, "llvm -mcpu=NAME ..." and TVM's own names of targets, such as "raspberry-pi/4b-aarch64".
     """
+    if not isinstance(name, str):
+        raise TargetError(f"a target is the name of one, or TVM's JSON as text, not {type(name).__name__}")
     found = _tagged(name) if "/" in name and not name.lstrip().startswith("{") else targets.find(name)
     if found.name != targets.NATIVE.name:
         return found

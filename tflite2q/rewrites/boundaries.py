@@ -20,7 +20,7 @@ from tflite2q.dialect.ops.slicing import Slice
 from tflite2q.dialect.types import Constant, Quantization, TensorType, Value
 from tflite2q.rewrites.edit import Editor
 from tflite2q.rewrites.parameters import Boundaries
-from tflite2q.rewrites.plan import Plan, casts, is_activation
+from tflite2q.rewrites.plan import Plan, activation_operands, casts, is_activation
 from tflite2q.rewrites.scheme import Activations
 
 CASTS = (Requantize, Dequantize)
@@ -41,7 +41,7 @@ class _Guard:
         self.wants = {op.name: plan.wanted(op, graph) for op in graph.ops}
         self.pinned = self._kept()
         self.asked: dict[str, Activations] = {}
-        self.made_for: dict[str, Activations | None] = {}  # what the maker of a value computes with
+        self.made_for = self._inputs()  # what the maker of a value computes with
         self.made: dict[tuple[str, Activations | None, TensorType], str] = {}
 
     def _kept(self) -> set[str]:
@@ -55,6 +55,16 @@ class _Guard:
                 kept.update(v.name for v in self.graph.outs(op) if is_activation(v))
                 kept.update(n for n in op.inputs if n is not None and self._made_for_fixed(n))
         return kept
+
+    def _inputs(self) -> dict[str, Activations | None]:
+        """What the first reader of each input that follows the scheme computes with: inputs get the type that it
+        wants."""
+        found: dict[str, Activations | None] = {}
+        for op in self.graph.ops:
+            for value in activation_operands(op, self.graph) if self.wants[op.name] is not None else ():
+                if value.name in self.graph.inputs:
+                    found.setdefault(value.name, self.wants[op.name])
+        return found
 
     def _made_for_fixed(self, name: str) -> bool:
         """Whether a value is a conversion that only unchanged ops read: the boundary exists already."""
@@ -141,11 +151,18 @@ class _Guard:
 
 
 def drop_identities(graph: Graph, original: Graph) -> Graph:
-    """The graph without requantizations between equal types, or to what the next one takes, that `original` lacks."""
+    """The graph without requantizations between equal types, or to what the next one takes, that `original` lacks.
+
+    Those that it has stay, unless their codes became real numbers, which no cast takes to real numbers.
+    """
     editor = Editor(graph)
     renamed: dict[str, str] = {}
     kept: list[Op] = []
-    before = {op.name for op in original.ops if isinstance(op, CASTS) and _is_identity(op, original)}
+    before = {
+        op.name
+        for op in original.ops
+        if isinstance(op, CASTS) and _is_identity(op, original) and graph[op.name].type.dtype != "float32"
+    }
     for op in graph.ops:
         if isinstance(op, CASTS) and op.name not in before and _is_idle(op, graph, original):
             source, target = op.reads("x"), op.outputs[0]

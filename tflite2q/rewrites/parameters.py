@@ -164,7 +164,7 @@ def parameters(old: TensorType, settings: Activations, real_range: RealRange, ke
     old_low, old_high = old.range
     bottom, top = min(real_range[0], 0.0), max(real_range[1], 0.0)
     symmetric = settings.symmetric and (low < 0 or bottom == 0.0)
-    if kept and high - low == old_high - old_low and _allowed(old.scale, settings):
+    if kept and _shifts(old, settings):
         shifted = old.zero_point + low - old_low
         if shifted == 0 or not symmetric:
             return Quantization.per_tensor(old.scale, shifted)
@@ -177,8 +177,20 @@ def parameters(old: TensorType, settings: Activations, real_range: RealRange, ke
     return Quantization.per_tensor(scale, zero_point)
 
 
-def _allowed(scale: float, settings: Activations) -> bool:
-    return settings.scale == "any" or power_of_two_at_least(scale) == scale
+def _shifts(old: TensorType, settings: Activations) -> bool:
+    """Whether codes of `old` may become those of `settings` by a shift of all of them, zero points aside."""
+    low, high = rounding.code_range(settings.dtype)
+    allowed = settings.scale == "any" or power_of_two_at_least(old.scale) == old.scale
+    return high - low == old.range[1] - old.range[0] and allowed
+
+
+def only_shifts(old: TensorType, settings: Activations) -> bool:
+    """Whether codes of `old` become those of `settings` by the shift that all codes of its dtype get (eq. S1),
+    whatever real numbers they stand for."""
+    if settings.dtype == "float32" or not _shifts(old, settings):
+        return False
+    shifted = old.zero_point + rounding.code_range(settings.dtype)[0] - old.range[0]
+    return shifted == 0 or not settings.symmetric
 
 
 def arithmetic(layer: Layer, kinds: Iterable[TensorType]) -> str:

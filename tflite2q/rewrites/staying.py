@@ -1,7 +1,7 @@
 """Ops that a scheme leaves as they are, besides those without a form of its types.
 
-Kernels do not take all scales, a variable has one type for all that use it, and QUANTIZE makes int16 codes only
-with a zero point of 0.
+Kernels do not take all scales, codes that are copied to other parameters stand for other numbers, a variable has one
+type for all that use it, and QUANTIZE makes int16 codes only with a zero point of 0.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from tflite2q.dialect.graph import Graph
 from tflite2q.dialect.op import Op, Values
 from tflite2q.dialect.ops.opaque import shared_variables
 from tflite2q.dialect.spans import Span
-from tflite2q.dialect.types import Quantization, Value
+from tflite2q.dialect.types import Quantization, TensorType, Value
 from tflite2q.rewrites.fitting import ends
-from tflite2q.rewrites.parameters import parameters
+from tflite2q.rewrites.parameters import only_shifts, parameters
 from tflite2q.rewrites.plan import Plan, activations_of, is_activation
 from tflite2q.rewrites.scheme import Activations, Layer, Weights
+
+SAME = 1 / 32  # of a step: parameters that differ by less are one set that was rounded twice
 
 
 def planned(plan: Plan, graph: Graph, spans: Mapping[str, Span], provisional: bool = False) -> Plan:
@@ -34,6 +36,11 @@ def planned(plan: Plan, graph: Graph, spans: Mapping[str, Span], provisional: bo
         op.name: f"the kernels of {op.builtin.name} do not take the scales that it would get"
         for op in scaled
         if _outgrows(op, graph, spans, settings, plan.layer(op).weights)
+    }
+    kept |= {
+        op.name: f"{op.builtin.name} copies codes to other parameters, which changes the numbers that they stand for"
+        for op in scaled
+        if _recodes(op, graph, plan.layer(op).activations)
     }
     plan = replace(plan, kept=kept)
     plan = replace(plan, kept={**_held(graph, plan), **kept})
@@ -86,6 +93,29 @@ def _without_casts(graph: Graph, plan: Plan) -> dict[str, str]:
         reason = "no cast makes the int16 codes of {}, whose zero point is not 0"
         kept.update((op.name, reason.format(op.builtin.name)) for op in more)
     return kept
+
+
+def _recodes(op: Op, graph: Graph, wish: Activations) -> bool:
+    """Whether `op` copies codes between values of other parameters, as LiteRT's kernels let it, and that would not
+    remain: only a shift of all codes by the same number leaves what they come to stand for.
+
+    A constant is coded anew, with the parameters of what it is compared with.
+    """
+    dtypes = {value.type.dtype for value in activations_of(op, graph)}
+    for group in (group for dtype in sorted(dtypes) for group in op.ties(dtype)):
+        values = [graph[name] for name in group if is_activation(graph[name])]
+        if all(_same_numbers(value.type, values[0].type) for value in values):
+            continue
+        return any(value.constant is not None or not only_shifts(value.type, wish) for value in values)
+    return False
+
+
+def _same_numbers(a: TensorType, b: TensorType) -> bool:
+    """Whether every code stands for the same number in both types, to a small part of a step."""
+    return a.dtype == b.dtype and all(
+        abs(a.scale * (code - a.zero_point) - b.scale * (code - b.zero_point)) <= SAME * min(a.scale, b.scale)
+        for code in a.range
+    )
 
 
 def _outgrows(

@@ -16,7 +16,7 @@ from tflite2q.evaluation import arrays, statistics
 from tflite2q.evaluation.data import Dataset
 from tflite2q.evaluation.figures import Change, ClassLine, Difference, Figure
 from tflite2q.evaluation.geometry import Fit
-from tflite2q.evaluation.images import IMAGE_SUFFIXES, opened
+from tflite2q.evaluation.images import IMAGE_SUFFIXES, opened, require_pillow
 from tflite2q.evaluation.tasks.base import MOST_CHANGES, Array, Grade, Graded, Interface, Likeness, Tally, Task, Truth
 from tflite2q.evaluation.tasks.classification import SURE
 
@@ -218,6 +218,7 @@ class _Truth(Truth[Mask, "_Grade"]):
 
     def _file(self, index: int) -> Array:
         """A mask file laid into the input as its picture is, then taken to the output's size, by nearest pixels."""
+        require_pillow()
         from PIL import Image
 
         place = self.samples.frame(index, self.task.model.inputs[0].type.shape)

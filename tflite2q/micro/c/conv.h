@@ -85,7 +85,7 @@ Q_INLINE int32_t q_offset(const q_conv *l, const int8_t *row, int bytes) {
 
 /* A row of weights as bytes; those of 4 bits fill up the last eight, which may be four more than the row's stride. */
 Q_INLINE const int8_t *q_row(const q_conv *l, int32_t c, int8_t *unpacked) {
-  if (!l->narrow) return (const int8_t *)l->w + c * l->stride;
+  if (!l->narrow) return (const int8_t *)l->w + (size_t)c * (size_t)l->stride;
   q_unpack((const uint8_t *)l->w + c * ((l->depth + 7) / 8 * 4), unpacked, l->depth);
   return unpacked;
 }
