@@ -38,6 +38,7 @@ TABLES = {
     "recovery": Table("what each way of recovering accuracy does", tables.recovery, ("scheme", "limit")),
     "floats": Table("float models quantized here and by ai-edge-quantizer", tables.floats, ("quantizer", "limit")),
     "real": Table("times with float32 activations beside LiteRT's", tables.real, ("scheme", "quick")),
+    "sequences": Table("times of recurrent layers and attention beside LiteRT's", tables.real, ("quick",)),
     "calls": Table("what a call costs beside the code it runs", tables.calls, ("quick",)),
     "roofline": Table("how near layers come to what the processor can do", roofline_tables.roofline, ("quick",)),
     "start": Table("what comes before the first result", tables.start, ("quick",)),
@@ -48,7 +49,7 @@ TABLES = {
     "micro": Table("instructions on emulated microcontrollers, if named; never kept", None, (), named=True),
 }
 ACCURATE = ("accuracy", "recovery", "reconstruction")  # what compares wherever it was measured
-TIMED = ("speed", "real", "calls", "roofline", "start", "arm")  # of models without samples
+TIMED = ("speed", "real", "sequences", "calls", "roofline", "start", "arm")  # of models without samples
 
 
 def main(arguments: list[str]) -> int:
@@ -163,9 +164,15 @@ def _micro(options: argparse.Namespace) -> None:
 
 
 def _timed(what: str, options: argparse.Namespace) -> dict[str, Any] | None:
-    from benchmarks import arm, calls, real, roofline, speed, start
+    from benchmarks import arm, calls, real, roofline, sequences, speed, start
 
-    models, folder = _models(what, options), options.shared / "models"
+    folder = options.shared / "models"
+    if what == "sequences":
+        names = [name for name in sequences.NAMES if _wanted(name, options)]
+        if not names:
+            _report(f"{what} is not measured: --only fits none of {', '.join(sequences.NAMES)}")
+        return sequences.measure(names, folder, options.quick, _report) if names else None
+    models = _models(what, options)
     if not models:
         return None
     if what == "real":

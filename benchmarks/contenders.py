@@ -32,6 +32,9 @@ def litert(path: Path, threads: int) -> Times:
     interpreter.allocate_tensors()
     generator = np.random.default_rng(0)
     for detail in interpreter.get_input_details():
+        if np.issubdtype(detail["dtype"], np.floating):
+            interpreter.set_tensor(detail["index"], generator.normal(0, 1, detail["shape"]).astype(detail["dtype"]))
+            continue
         codes = generator.integers(0, 256, detail["shape"], dtype=np.uint8)
         interpreter.set_tensor(detail["index"], codes.view(detail["dtype"]) if codes.size else codes)
     return lambda runs: timed(interpreter.invoke, runs)

@@ -219,6 +219,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "reconstruction": partial(measured, "reconstruction", "reconstruction"),
     "float-models": partial(measured, "floats", "floats"),
     "real": partial(measured, "real", "real"),
+    "sequences": partial(measured, "sequences", "real"),
     "calls": partial(measured, "calls", "calls"),
     "roofline": partial(measured, "roofline", "roofline"),
     "start": partial(measured, "start", "start"),

@@ -19,6 +19,7 @@ from typing import Any
 import levels
 import numpy as np
 import pytest
+from judge import judge
 
 from benchmarks import __main__ as program
 from benchmarks import (
@@ -32,10 +33,13 @@ from benchmarks import (
     peak,
     reconstruction,
     recovery,
+    sequences,
     start,
     theirs,
 )
 from benchmarks.models import Labelled, Sampled
+from tflite2q.execution import reference
+from tflite2q.flatbuffer.writer import write
 from tflite2q.lower.target import resolve, tvm_target
 from tflite2q.rewrites import scheme
 
@@ -135,6 +139,21 @@ def test_real(result: Result) -> None:
     rows = result("real", "--quick", "--scheme", "dynamic-range")["rows"]
     assert ("ad01", "dynamic-range") in [(row["model"], row["scheme"]) for row in rows]
     assert positive(rows, "litert_ms", "ours_ms")
+
+
+def test_sequences(result: Result) -> None:
+    rows = result("sequences", "--quick", "--only", "gru")["rows"]
+    assert {("gru", "float32"), ("gru", "int8")} <= {(row["model"], row["scheme"]) for row in rows}
+    assert positive(rows, "litert_ms", "ours_ms")
+
+
+@pytest.mark.parametrize("name", sequences.MADE)
+def test_models_of_sequences_compute_what_litert_computes(name: str) -> None:
+    graph = sequences.MADE[name]()
+    x = np.random.default_rng(3).normal(0, 1, graph["x"].type.shape).astype(np.float32)
+    (found,) = reference.run(graph, x)
+    ((wanted,),) = judge([(write(graph), [x])])
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_start(result: Result, monkeypatch: pytest.MonkeyPatch) -> None:

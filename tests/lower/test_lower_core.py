@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -274,3 +275,18 @@ def test_rescaling_equals_numpy(arithmetic: str, reals_: list[float], zero_point
 def test_shift_rescaling_equals_numpy(shift: float) -> None:
     rescale = Rescale((shift,), 3, 0, 255, "uint8", "shift")
     assert_same(lambda core, x: rescale.meaning(core, x), integers((11, 5), "int32", -(2**15), 2**15))
+
+
+@pytest.mark.parametrize("target", ["llvm", {"kind": "llvm", "mcpu": "haswell"}])
+def test_exp_of_all_kinds_of_numbers(target: str | dict[str, Any]) -> None:
+    """Of every exponent and sign, at both ends of what float32 holds, infinite, and none."""
+    if target != "llvm" and platform.machine() != "x86_64":
+        pytest.skip("a processor of x86")
+    random = np.random.default_rng(0)
+    x = random.integers(0, 1 << 32, 1 << 16, dtype=np.uint32).view(np.float32)
+    x[: 1 << 15] = random.normal(0, 30, 1 << 15)
+    ends = [np.nan, np.inf, -np.inf, 0, -0.0, 88.72283, 88.72284, -87.33655, -103.97208, -103.97209, 1e-45]
+    x[: len(ends)] = ends
+    with np.errstate(all="ignore"):
+        expected = np.exp(x.astype(np.float64)).astype(np.float32)
+    np.testing.assert_array_equal(compiled(lambda core, x: core.exp(x), x, target=target), expected)

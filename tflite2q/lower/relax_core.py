@@ -20,6 +20,7 @@ from tflite2q.kernels.contracts import Tensor
 from tflite2q.lower import control
 from tflite2q.lower.codegen import KERNEL, OPAQUE
 from tflite2q.lower.demand import demanding
+from tflite2q.lower.exponential import exponential
 from tflite2q.lower.scatter import scattering
 
 Array = npt.NDArray[Any]
@@ -136,7 +137,9 @@ class RelaxCore:
         return self._apply("sqrt", (x,), R.sqrt)
 
     def exp(self, x: Value) -> Value:
-        return self._in_double("exp", x, R.exp)
+        if dtype_of(x) != "float32":
+            return self._in_double("exp", x, R.exp)
+        return self._apply("exp", (x,), lambda e: self._builder.call_te(exponential, e))
 
     def log(self, x: Value) -> Value:
         return self._in_double("log", x, R.log)

@@ -181,6 +181,7 @@ class SquaredDifference(Binary):
         Builtin("SQUARED_DIFFERENCE", "SquaredDifferenceOptions", INT8_VERSION_2),
     )
     dtypes: ClassVar[tuple[str, ...]] = ("int8",)
+    contract: ClassVar[str | None] = "eltwise"
 
     def reach(self, ins: Values, spans: Named[Span], outs: Sequence[Value]) -> Span:
         return square(minus(spans["a"], spans["b"]))
