@@ -6,16 +6,14 @@ and a GRU whose steps are written out, both of float32 and converted to int8 ove
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import tflite2q
-from benchmarks import contenders, environment
+from benchmarks.real import Report, beside_litert
 from tflite2q.dialect.graph import Graph, verify
 from tflite2q.dialect.op import Op
 from tflite2q.dialect.ops.binary import SquaredDifference
@@ -35,18 +33,6 @@ LENGTH, WIDTH, HEADS, WIDER, LAYERS = 64, 128, 4, 4, 2  # of the encoder
 STEPS, INPUTS, UNITS = 28, 28, 64  # of the GRU
 SAMPLES = 8
 SCHEMES = ("float32", "int8")
-
-Report = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One model, in milliseconds."""
-
-    model: str
-    scheme: str
-    litert_ms: float
-    ours_ms: float
 
 
 class _Net:
@@ -151,17 +137,13 @@ NAMES = ("lstm", *MADE)
 
 def measure(names: Sequence[str], folder: Path, quick: bool, report: Report) -> dict[str, Any]:
     """All rows, ready for JSON.  `folder` has the public models."""
-    rounds, round_ms = (4, 20.0) if quick else (15, 50.0)
-    rows = []
-    with tempfile.TemporaryDirectory(prefix="tflite2q-bench-") as temporary:
+
+    def files(temporary: Path) -> Iterator[tuple[str, str, Path]]:
         for name in names:
-            for scheme, path in _files(name, folder, Path(temporary)).items():
-                executable = tflite2q.compile(path)
-                timed = {"litert": contenders.litert(path, 1), "ours": executable.times}
-                found = contenders.medians(timed, rounds, round_ms)
-                rows.append(Row(name, scheme, found["litert"], found["ours"]))
-                report(f"{name}, {scheme}: {found['ours']:.3f} ms, LiteRT {found['litert']:.3f} ms")
-    return {"schema_version": 1, "environment": asdict(environment.here()), "rows": [asdict(row) for row in rows]}
+            for scheme, path in _files(name, folder, temporary).items():
+                yield name, scheme, path
+
+    return beside_litert(files, quick, report)
 
 
 def _files(name: str, folder: Path, temporary: Path) -> dict[str, Path]:
