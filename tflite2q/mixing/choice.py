@@ -9,7 +9,7 @@ from typing import Any
 from tflite2q.dialect.graph import Graph
 from tflite2q.evaluation.results import Progress
 from tflite2q.mixing import measure
-from tflite2q.mixing.choosing import choose, undominated
+from tflite2q.mixing.choosing import choose
 from tflite2q.mixing.context import Context
 from tflite2q.mixing.costs import Meter
 from tflite2q.mixing.crew import Budget, Crew, done
@@ -53,9 +53,12 @@ class Choice:
 
     # --------------------------------------------------------------------------------------------------------- judging
 
-    def settle(self, fronts: Fronts, added: Sequence[Option], measured: Sequence[Candidate]) -> Judged | None:
-        """Judge those of the measured mixes that may be the best; gives the largest-first one to compare it with."""
-        self._halve(undominated([self.base.candidate, *measured], lambda one: one.figures))
+    def settle(
+        self, fronts: Fronts, added: Sequence[Option], measured: Sequence[Candidate], front: Sequence[Candidate]
+    ) -> Judged | None:
+        """Judge those of the measured mixes, of which none beats those of `front`, that may be the best; gives the
+        largest-first one to compare it with."""
+        self._halve(front)
         self._further(fronts, added)
         self._rivals(measured, ())
         return self._largest_first(measured)

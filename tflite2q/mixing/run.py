@@ -142,9 +142,9 @@ class _Search:
         back = fronts.put_back(added, self.budget.part(0.3, choice.kept())) if added else []
         candidates = fronts.candidates(added, back, self.budget.part(0.5, choice.kept()))
         candidates = [c for c in candidates if c.error is not None] or candidates
-        simple = choice.settle(fronts, added, candidates)
-        chosen, confirmed, refuted = choice.confirmed(candidates, bool(self.halves.confirming))
         front = undominated([choice.base.candidate, *candidates], lambda c: c.figures)
+        simple = choice.settle(fronts, added, candidates, front)
+        chosen, confirmed, refuted = choice.confirmed(candidates, bool(self.halves.confirming))
         complete = fronts.complete and choice.complete
         return self._found(choice, front, simple, chosen, confirmed, refuted, complete)
 
